@@ -1,0 +1,160 @@
+"""Every exception the harness raises on purpose, drawn in one place.
+
+Imports nothing from the package, so that every module may import it.
+
+::
+
+    HarnessError                what happened, what was expected, what to do next
+    ├── UsageError              the user's input cannot be acted on
+    │   ├── SelectorError       a kernel selector is malformed, empty or ambiguous
+    │   └── KernelFileError     a kernel file or package given or found is not usable
+    ├── InfrastructureError     the machine, the network or a tool failed; says nothing about a kernel
+    │   ├── ToolMissing         a program the harness needs is not installed
+    │   ├── MirrorError         a package source could not be reached or was not believed
+    │   ├── CacheError          the cache folder cannot be written, or an entry is damaged
+    │   ├── BuildError          a kernel, image or BPF object could not be built
+    │   ├── AccelError          the acceleration asked for cannot run a guest
+    │   ├── BootError           a guest did not reach "agent ready"
+    │   ├── StateError          an operation was asked of a machine in the wrong state
+    │   └── LinkBroken          the channel ended and the kernel gave no sign of a crash
+    └── GuestError              the guest was reached, and this is what it did
+        ├── GuestCallError      the function called in the guest raised; its traceback is kept
+        ├── GuestProcessDied    the guest process of the test ended before it answered
+        ├── KernelCrashed       the kernel panicked, or stopped after an oops
+        └── GuestHung           no answer within the time-out
+"""
+
+from __future__ import annotations
+
+
+class HarnessError(Exception):
+    """Base of all errors raised on purpose.
+
+    Args:
+        what: What happened, one sentence.
+        expected: What the harness needed instead, or "".
+        hint: What the user can do next, or "".
+        detail: Lines of evidence (tool output, console tail), or "".
+    """
+
+    exit_status = 1
+
+    def __init__(self, what: str, *, expected: str = "", hint: str = "", detail: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.expected = expected
+        self.hint = hint
+        self.detail = detail
+
+    def __str__(self) -> str:
+        parts = [self.what]
+        if self.expected:
+            parts.append(f"  expected: {self.expected}")
+        if self.hint:
+            parts.append(f"  next step: {self.hint}")
+        if self.detail:
+            parts.append("\n".join(f"  | {line}" for line in self.detail.rstrip("\n").split("\n")))
+        return "\n".join(parts)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Keyword-only arguments do not survive the default protocol, and xdist carries errors between processes.
+        return (_rebuild, (type(self), self.what, self.__dict__.copy()))
+
+
+def _rebuild(cls: type[HarnessError], what: str, state: dict[str, object]) -> HarnessError:
+    error = cls.__new__(cls)
+    Exception.__init__(error, what)
+    error.__dict__.update(state)
+    return error
+
+
+class UsageError(HarnessError):
+    """The user's input cannot be acted on."""
+
+    exit_status = 2
+
+
+class SelectorError(UsageError):
+    """A kernel selector is malformed, matches nothing or is ambiguous."""
+
+
+class KernelFileError(UsageError):
+    """A kernel file or package is not one, is damaged or cannot be booted."""
+
+
+class InfrastructureError(HarnessError):
+    """The machine, the network or a tool failed; this says nothing about the kernel under test."""
+
+    exit_status = 3
+
+
+class ToolMissing(InfrastructureError):
+    """A program the harness needs is not installed."""
+
+
+class MirrorError(InfrastructureError):
+    """A package source could not be reached, or its signature or checksum did not verify."""
+
+
+class CacheError(InfrastructureError):
+    """The cache folder cannot be used, or an entry in it is damaged."""
+
+
+class BuildError(InfrastructureError):
+    """A kernel, a guest image or a BPF object could not be built."""
+
+
+class AccelError(InfrastructureError):
+    """The acceleration asked for cannot run a guest on this machine."""
+
+
+class BootError(InfrastructureError):
+    """A guest did not reach "agent ready"; the detail holds the console's last lines."""
+
+
+class StateError(InfrastructureError):
+    """An operation was asked of a machine in a state that does not allow it."""
+
+
+class LinkBroken(InfrastructureError):
+    """The channel to the guest ended and the console shows no crash of the kernel."""
+
+
+class GuestError(HarnessError):
+    """The guest was reached, and this is what it did."""
+
+
+class GuestCallError(GuestError):
+    """A function called in the guest raised.
+
+    Attributes:
+        type_name: Name of the exception's class in the guest.
+        traceback: The guest's traceback, as text.
+        errno: The error number, when the exception was an OSError; else 0.
+    """
+
+    def __init__(self, what: str, *, type_name: str, traceback: str, errno: int = 0) -> None:
+        super().__init__(what, detail=traceback)
+        self.type_name = type_name
+        self.traceback = traceback
+        self.errno = errno
+
+
+class GuestProcessDied(GuestError):
+    """The guest process that served the test ended before it answered.
+
+    Attributes:
+        status: Its wait status, as os.waitpid gives it.
+    """
+
+    def __init__(self, what: str, *, status: int, detail: str = "") -> None:
+        super().__init__(what, detail=detail)
+        self.status = status
+
+
+class KernelCrashed(GuestError):
+    """The kernel under test panicked, or died after an oops."""
+
+
+class GuestHung(GuestError):
+    """The guest gave no answer within the time-out."""

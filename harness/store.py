@@ -1,0 +1,151 @@
+"""The harness's folders on disk: where they are, and how entries get into them whole or not at all.
+
+An entry is made in a temporary sibling and renamed into place, so a reader never sees half of one; a lock
+file beside it keeps two processes from making it twice. Temporary siblings name the process that makes
+them, and whoever comes next removes those whose maker is gone.
+
+Imports :mod:`harness.errors` and :mod:`harness.proc`.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+import platformdirs
+
+from harness.errors import CacheError
+from harness.proc import start_time
+
+TEMPORARY = ".tmp-"
+
+
+def cache_root() -> Path:
+    """Return the cache folder: $HARNESS_CACHE, or kernel-harness in the user's cache folder. It may not exist yet."""
+    named = os.environ.get("HARNESS_CACHE")
+    return Path(named).expanduser().absolute() if named else platformdirs.user_cache_path("kernel-harness")
+
+
+def digest_file(path: Path) -> str:
+    """Return the sha256 of a file's content, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def locked(path: Path, *, timeout: float = 1800.0) -> Iterator[None]:
+    """Hold the lock file `path` while the body runs; the kernel drops it when the process dies.
+
+    Args:
+        path: The lock file; made when missing, left in place afterwards.
+        timeout: Seconds to wait for another holder.
+
+    Raises:
+        CacheError: Another process holds it for longer than that, or it cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(path, timeout=timeout):
+            yield
+    except filelock.Timeout as error:
+        raise CacheError(
+            f"another process has held {path} for {timeout:g} s",
+            expected="the other harness process to finish",
+            hint="see who holds it (fuser, lsof), end it or wait",
+        ) from error
+    except PermissionError as error:
+        if error.filename is not None and Path(str(error.filename)) not in (path, path.parent):
+            raise
+        raise _unusable(path.parent, error) from error
+
+
+@contextmanager
+def new_folder(final: Path) -> Iterator[Path]:
+    """Make the folder `final` whole or not at all: yields a temporary sibling, renamed when the body succeeds.
+
+    Raises:
+        CacheError: The disk is full or the folder cannot be written.
+    """
+    with _temporary(final) as folder:
+        folder.mkdir()
+        yield folder
+        if final.exists():
+            shutil.rmtree(final)
+        folder.rename(final)
+
+
+@contextmanager
+def new_file(final: Path) -> Iterator[Path]:
+    """Make the file `final` whole or not at all: yields a temporary sibling's path, renamed on success.
+
+    Raises:
+        CacheError: The disk is full or the folder cannot be written.
+    """
+    with _temporary(final) as path:
+        yield path
+        path.replace(final)
+
+
+@contextmanager
+def _temporary(final: Path) -> Iterator[Path]:
+    temporary = final.parent / f"{TEMPORARY}{os.getpid()}-{start_time(os.getpid())}-{os.urandom(3).hex()}-{final.name}"
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        sweep(final.parent)
+        yield temporary
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise CacheError(
+                f"no space left while writing {final}",
+                expected="room in the cache folder",
+                hint="`harness kernels prune`, or name a larger disk with HARNESS_CACHE",
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+            raise _unusable(final.parent, error) from error
+        raise
+    finally:
+        _remove(temporary)
+
+
+def sweep(folder: Path) -> list[Path]:
+    """Remove what makers that are gone left half-made in `folder`; return what was removed."""
+    removed = []
+    for path in folder.glob(f"{TEMPORARY}*"):
+        pid, _, rest = path.name[len(TEMPORARY) :].partition("-")
+        started = rest.partition("-")[0]
+        if pid.isdigit() and started.isdigit() and start_time(int(pid)) != int(started):
+            _remove(path)
+            removed.append(path)
+    return removed
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _unusable(folder: Path, error: OSError) -> CacheError:
+    return CacheError(
+        f"the cache folder {folder} cannot be written: {error.strerror}",
+        expected="a folder this user may write",
+        hint="set HARNESS_CACHE to one",
+    )
+
+
+def private_folder(prefix: str) -> Path:
+    """Make a new folder only this user can enter, with a path short enough for unix sockets in it."""
+    base = os.environ.get("XDG_RUNTIME_DIR", "")
+    # A socket's whole path has room for 107 bytes (struct sockaddr_un).
+    return Path(tempfile.mkdtemp(prefix=prefix, dir=base if base and len(base) < 60 and Path(base).is_dir() else None))
