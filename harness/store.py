@@ -13,6 +13,7 @@ import errno
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -144,8 +145,46 @@ def _unusable(folder: Path, error: OSError) -> CacheError:
     )
 
 
-def private_folder(prefix: str) -> Path:
-    """Make a new folder only this user can enter, with a path short enough for unix sockets in it."""
-    base = os.environ.get("XDG_RUNTIME_DIR", "")
-    # A socket's whole path has room for 107 bytes (struct sockaddr_un).
-    return Path(tempfile.mkdtemp(prefix=prefix, dir=base if base and len(base) < 60 and Path(base).is_dir() else None))
+_RUN_PREFIX = "vm-"
+
+
+def runs_root() -> Path:
+    """Return the folder that holds what running machines need (sockets, logs), made for this user alone.
+
+    Raises:
+        CacheError: A folder of that name belongs to somebody else.
+    """
+    # A socket's whole path has room for 107 bytes (struct sockaddr_un), so a long TMPDIR is no place for it.
+    base = next(
+        Path(name)
+        for name in (os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir(), "/tmp")  # noqa: S108
+        if name and len(name) < 50 and os.access(name, os.W_OK)
+    )
+    root = base / f"kernel-harness-{os.getuid()}"
+    root.mkdir(mode=0o700, exist_ok=True)
+    found = root.lstat()
+    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o077:
+        raise CacheError(
+            f"{root} is not a folder that only this user can enter",
+            expected="a folder of mode 0700 that belongs to this user",
+            hint=f"remove {root}, or set XDG_RUNTIME_DIR",
+        )
+    return root
+
+
+def run_folder() -> Path:
+    """Make a new folder below :func:`runs_root` that names this process as its owner."""
+    name = f"{_RUN_PREFIX}{os.getpid()}-{start_time(os.getpid())}-{os.urandom(3).hex()}"
+    folder = runs_root() / name
+    folder.mkdir(mode=0o700)
+    return folder
+
+
+def abandoned_runs() -> list[Path]:
+    """Return the run folders whose owner is gone, killed before it could clean up."""
+    found = []
+    for folder in runs_root().glob(f"{_RUN_PREFIX}*"):
+        pid, started, _ = folder.name[len(_RUN_PREFIX) :].split("-")
+        if start_time(int(pid)) != int(started):
+            found.append(folder)
+    return found

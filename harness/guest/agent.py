@@ -1,0 +1,295 @@
+"""The first process of the guest: sets the machine up, answers the host, keeps one process per test.
+
+The host's requests come as frames over a channel of their own. The agent serves a few itself; all others carry the
+number of a guest process and go to it unread. A guest process is a fork of the agent with the loader already
+imported; one spare is always forked ahead, so that a test does not wait for it. Nothing is judged here: the agent
+observes and says what it saw.
+
+Runs in the guest. Imports the standard library and its neighbours in harness.guest.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import termios
+import time
+import tty
+
+from harness.guest import process, wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
+CLOCK_REALTIME = 0
+RNDADDENTROPY, RNDRESEEDCRNG = 0x40085203, 0x5207
+
+# (source and type, target, flags, options); what a kernel was built without is left out and reported as absent.
+_MOUNTS = (
+    ("proc", "/proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, ""),
+    ("sysfs", "/sys", MS_NOSUID | MS_NODEV | MS_NOEXEC, ""),
+    ("devtmpfs", "/dev", MS_NOSUID, "mode=0755"),
+    ("tmpfs", "/tmp", MS_NOSUID | MS_NODEV, "mode=1777"),  # noqa: S108 - the guest's own, memory-only
+    ("tmpfs", "/run", MS_NOSUID | MS_NODEV, "mode=0755"),
+    ("bpf", "/sys/fs/bpf", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0700"),
+    ("cgroup2", "/sys/fs/cgroup", MS_NOSUID | MS_NODEV | MS_NOEXEC, ""),
+    ("debugfs", "/sys/kernel/debug", MS_NOSUID | MS_NODEV | MS_NOEXEC, ""),
+    ("tracefs", "/sys/kernel/tracing", MS_NOSUID | MS_NODEV | MS_NOEXEC, ""),
+)
+
+
+def mount_all() -> list[str]:
+    """Mount the guest's file systems; return the types this kernel does not have."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    absent = []
+    for kind, target, flags, options in _MOUNTS:
+        try:
+            os.makedirs(target, exist_ok=True)
+        except OSError:
+            absent.append(kind)  # the kernel makes no such folder in sysfs when it lacks the file system
+            continue
+        if libc.mount(kind.encode(), target.encode(), kind.encode(), flags, options.encode()) != 0:
+            absent.append(kind)
+    return absent
+
+
+def parse_command_line(text: str) -> dict[str, str]:
+    """Return the harness.NAME=VALUE words of a kernel command line, without the prefix."""
+    words = (word[len("harness.") :] for word in text.split() if word.startswith("harness."))
+    return {name: value for name, _, value in (word.partition("=") for word in words)}
+
+
+def open_channel(path: str) -> int:
+    """Open the channel's device and make it carry bytes unchanged."""
+    fd = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    if os.isatty(fd):
+        tty.setraw(fd, termios.TCSANOW)
+    return fd
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write every byte."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+class Child:
+    """One guest process: its pid and the agent's end of the socket to it."""
+
+    def __init__(self, pid: int, link: socket.socket) -> None:
+        self.pid = pid
+        self.link = link
+        self.splitter = wire.Splitter()
+
+
+class Agent:
+    """Serves the host over one channel until the machine ends."""
+
+    def __init__(self, channel: int, *, kernel_log: int) -> None:
+        self.channel = channel
+        self.kernel_log = kernel_log
+        self.children: dict[int, Child] = {}
+        self.spare: Child | None = None
+        self.splitter = wire.Splitter()
+        self.poll = select.poll()
+        self.poll.register(channel, select.POLLIN)
+        self.wake, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.signal(signal.SIGCHLD, lambda _signal, _frame: None)
+        signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+        self.poll.register(self.wake, select.POLLIN)
+        self.statuses: dict[int, int] = {}
+
+    def send(self, kind: int, number: int, tag: int, value: object) -> None:
+        """Send one frame to the host."""
+        write_all(self.channel, wire.frame(kind, number, tag, value))
+
+    def serve(self) -> NoReturn:
+        """Answer the host for as long as the machine runs."""
+        while True:
+            if self.spare is None:
+                self.spare = self._fork()
+            for fd, _ in self.poll.poll():
+                if fd == self.channel:
+                    for frame in self.splitter.feed(os.read(self.channel, 1 << 16)):
+                        self._route(*frame)
+                elif fd == self.wake:
+                    os.read(self.wake, 4096)
+                    self._reap()
+                else:
+                    self._forward(fd)
+
+    def _route(self, kind: int, number: int, tag: int, payload: bytes) -> None:
+        if number != wire.AGENT:
+            child = self.children.get(number)
+            if child is None:
+                self.send(wire.EVENT, number, tag, {"event": "exit", "status": self.statuses.get(number, 0)})
+                return
+            try:
+                child.link.sendall(wire.pack(kind, number, tag, payload))
+            except OSError:
+                return  # it died; its exit is reported when it is reaped
+            return
+        name, arguments = wire.decode(payload)
+        try:
+            result = getattr(self, f"do_{name}")(**arguments)
+        except Exception as error:  # noqa: BLE001 - whatever it was, the host is told
+            self.send(wire.FAILURE, number, tag, process.describe(error))
+        else:
+            self.send(wire.REPLY, number, tag, result)
+
+    def _forward(self, fd: int) -> None:
+        number, child = next((n, c) for n, c in self.children.items() if c.link.fileno() == fd)
+        if not self._pump(number, child):
+            self._close(child)
+
+    def _pump(self, number: int, child: Child) -> bool:
+        """Forward what a process has written; return whether more can come."""
+        try:
+            data = child.link.recv(1 << 16, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except ConnectionResetError:
+            data = b""
+        for kind, _, tag, payload in child.splitter.feed(data):
+            write_all(self.channel, wire.pack(kind, number, tag, payload))
+        return bool(data)
+
+    def _close(self, child: Child) -> None:
+        if child.link.fileno() >= 0:
+            self.poll.unregister(child.link.fileno())
+            child.link.close()
+
+    def _fork(self) -> Child:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        pid = os.fork()
+        if pid == 0:
+            status = 70
+            try:
+                signal.set_wakeup_fd(-1)
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                ours.close()
+                for child in (*self.children.values(), *([self.spare] if self.spare else [])):
+                    child.link.close()
+                for fd in (self.channel, self.wake, self.kernel_log):
+                    if fd >= 0:
+                        os.close(fd)
+                process.serve(theirs)
+                status = 0
+            finally:
+                os._exit(status)
+        theirs.close()
+        return Child(pid, ours)
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if self.spare is not None and pid == self.spare.pid:
+                self.spare.link.close()
+                self.spare = None
+                continue
+            for number, child in list(self.children.items()):
+                if child.pid == pid:
+                    while child.link.fileno() >= 0 and self._pump(number, child):
+                        pass  # its last words come before the news of its end
+                    self._close(child)
+                    del self.children[number]
+                    self.statuses[number] = status
+                    self.send(wire.EVENT, number, 0, {"event": "exit", "status": status})
+
+    # What the host can ask of the agent itself.
+
+    def do_ping(self) -> float:
+        """Answer, so that the host can tell a hung test from a hung kernel."""
+        return time.monotonic()
+
+    def do_start(self, number: int) -> int:
+        """Give the spare process the number `number`; return its pid."""
+        child = self.spare or self._fork()
+        self.spare = None
+        self.children[number] = child
+        self.poll.register(child.link.fileno(), select.POLLIN)
+        return child.pid
+
+    def do_signal(self, number: int, signum: int) -> None:
+        """Send a signal to a guest process and all that it started in its session."""
+        child = self.children.get(number)
+        if child is None:
+            return
+        try:
+            os.killpg(child.pid, signum)
+        except ProcessLookupError:
+            os.kill(child.pid, signum)  # not yet the leader of a group of its own
+
+    def do_identify(self, realtime: float, entropy: bytes, hostname: str) -> None:
+        """Give this machine an identity of its own: clock, entropy and host name."""
+        time.clock_settime(CLOCK_REALTIME, realtime)
+        with open("/dev/urandom", "wb", buffering=0) as pool:
+            fcntl.ioctl(pool, RNDADDENTROPY, struct.pack("ii", len(entropy) * 8, len(entropy)) + entropy)
+            try:
+                fcntl.ioctl(pool, RNDRESEEDCRNG)
+            except OSError:
+                pool.write(entropy)  # before 4.17 there is no such request; a write is mixed in all the same
+        socket.sethostname(hostname)
+
+    def do_kernel_log(self) -> list[bytes]:
+        """Return the kernel's log records since the last call, as /dev/kmsg gives them."""
+        records: list[bytes] = []
+        while True:
+            try:
+                records.append(os.read(self.kernel_log, 8192))
+            except BlockingIOError:
+                return records
+            except BrokenPipeError:
+                records.append(b"4,0,0,-;harness: the kernel's log buffer overran, records were lost")
+
+    def do_power_off(self) -> None:
+        """Stop the machine at once."""
+        os.sync()
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.reboot(0x4321FEDC)
+
+
+def describe_machine(absent: list[str]) -> dict[str, Any]:
+    """Return what the host needs to know about the machine it reached."""
+    name = os.uname()
+    with open("/proc/uptime") as file:
+        uptime = float(file.read().split()[0])
+    return {
+        "event": "ready",
+        "release": name.release,
+        "version": name.version,
+        "machine": name.machine,
+        "uptime": uptime,
+        "cpus": os.cpu_count() or 1,
+        "absent": absent,
+    }
+
+
+def main() -> NoReturn:
+    """Set the machine up, say "ready", serve."""
+    absent = mount_all()
+    sys.path.append("/usr/lib/python-rest.zip")  # what of the standard library is not there as files
+    os.environ.update(PATH="/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", HOME="/root", LANG="C.UTF-8")
+    with open("/proc/cmdline") as file:
+        options = parse_command_line(file.read())
+    process.raise_limits()
+    channel = open_channel(options["channel"])
+    kernel_log = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    agent = Agent(channel, kernel_log=kernel_log)
+    agent.spare = agent._fork()
+    agent.send(wire.EVENT, wire.AGENT, 0, describe_machine(absent))
+    agent.serve()

@@ -1,0 +1,127 @@
+"""A guest process: what serves one test, with file descriptors and memory of its own.
+
+It answers requests one after the other: a function of a loader by name, a Python function shipped by the host, or
+what it has printed so far.
+
+Runs in the guest. Imports the standard library and its neighbours in harness.guest.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+import resource
+import socket
+import sys
+import types
+
+from harness.guest import bpf, wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+LOADERS: dict[str, Any] = {"bpf": bpf}
+
+_TRACEBACK_LIMIT = 40
+
+
+def raise_limits() -> None:
+    """Let maps be created: RLIMIT_MEMLOCK counts for them before 5.11."""
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+def describe(error: BaseException) -> dict[str, Any]:
+    """Return an exception as plain data."""
+    import traceback  # only a failure pays for this import
+
+    return {
+        "type": type(error).__name__,
+        "message": str(error),
+        "errno": getattr(error, "errno", None) or 0,
+        "traceback": "".join(traceback.format_exception(type(error), error, error.__traceback__, _TRACEBACK_LIMIT)),
+    }
+
+
+class Capture:
+    """Standard output and standard error of this process, kept in memory."""
+
+    def __init__(self) -> None:
+        self._files = {}
+        for fd, name in ((1, "stdout"), (2, "stderr")):
+            file = os.memfd_create(name)
+            os.dup2(file, fd)
+            self._files[name] = file
+        null = os.open("/dev/null", os.O_RDONLY)
+        os.dup2(null, 0)
+        os.close(null)
+
+    def take(self) -> dict[str, bytes]:
+        """Return what was printed since the last call."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        taken = {}
+        for name, file in self._files.items():
+            size = os.fstat(file).st_size
+            taken[name] = os.pread(file, size, 0)
+            os.ftruncate(file, 0)
+            os.lseek(file, 0, os.SEEK_SET)
+        return taken
+
+
+def serve(link: socket.socket) -> None:
+    """Answer requests until the link closes."""
+    os.setsid()
+    capture = Capture()
+    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+    splitter = wire.Splitter()
+    while True:
+        data = link.recv(1 << 16)
+        if not data:
+            return
+        for _, number, tag, payload in splitter.feed(data):
+            try:
+                name, arguments, keywords = wire.decode(payload)
+                value = capture.take() if name == "output" else _answer(name, arguments, keywords)
+                reply = wire.frame(wire.REPLY, number, tag, value)
+            except BaseException as error:  # noqa: BLE001 - whatever it was, the host is told
+                reply = wire.frame(wire.FAILURE, number, tag, describe(error))
+            link.sendall(reply)
+
+
+def _answer(name: str, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+    if name == "function":
+        return _run_function(*arguments)
+    if name == "close":
+        for fd in arguments:
+            os.close(fd)
+        return None
+    loader, _, function = name.partition(".")
+    return getattr(LOADERS[loader], function)(*arguments, **keywords)
+
+
+def _run_function(
+    code: bytes,
+    names: dict[str, Any],
+    imports: dict[str, tuple[str, str]],
+    arguments: tuple[Any, ...],
+    keywords: dict[str, Any],
+) -> Any:
+    """Run a function that the host shipped.
+
+    Args:
+        code: The marshalled code of a module that defines it (and the functions it calls) and assigns it to `shipped`.
+        names: Plain values it uses from its module.
+        imports: Modules it uses, and members of modules, by the name it knows them under.
+        arguments: Positional arguments.
+        keywords: Keyword arguments.
+    """
+    scope: dict[str, Any] = {"__name__": "shipped", "__builtins__": __builtins__, **names}
+    for alias, (module, member) in imports.items():
+        __import__(module)
+        scope[alias] = getattr(sys.modules[module], member) if member else sys.modules[module]
+    module_code = marshal.loads(code)  # noqa: S302 - the host made it, for this interpreter
+    assert isinstance(module_code, types.CodeType)
+    exec(module_code, scope)  # noqa: S102 - this is what the request asks for
+    return scope["shipped"](*arguments, **keywords)

@@ -1,0 +1,203 @@
+"""The wire format between host and guest: plain values, and frames that carry one each.
+
+Plain values are None, bool, int of any size, float, str, bytes, list, tuple, set, frozenset and dict of those;
+they arrive as what they were (a tuple as a tuple, an int key as an int). A frame is a 20-byte header (magic, kind,
+guest process, tag, length, CRC-32 of the payload) and one encoded value; the agent routes by the header alone.
+
+Imports the standard library alone: this file runs on both sides.
+"""
+
+from __future__ import annotations
+
+import struct
+from binascii import crc32
+
+# Not typing.TYPE_CHECKING: importing typing costs the guest more than this whole module.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    Frame = tuple[int, int, int, bytes]
+
+MAGIC = b"khw1"
+HEADER = struct.Struct("<4sHHHHII")
+MAX_PAYLOAD = 64 * 1024 * 1024
+
+REQUEST, REPLY, FAILURE, EVENT = range(1, 5)
+KINDS = (REQUEST, REPLY, FAILURE, EVENT)
+
+AGENT = 0
+"""The agent itself, where a frame's process number names whom it is for or from."""
+
+_LENGTH = struct.Struct("<I")
+_INT64 = struct.Struct("<q")
+_DOUBLE = struct.Struct("<d")
+_MAX_DEPTH = 64
+
+
+class WireError(ValueError):
+    """A value that cannot cross, or bytes that are no frame; says which and where."""
+
+
+def encode(value: object) -> bytes:
+    """Return `value` as bytes.
+
+    Raises:
+        WireError: Part of it is no plain value; the message names the part by its path.
+    """
+    out: list[bytes] = []
+    _encode(value, out.append, "value", 0)
+    return b"".join(out)
+
+
+def _encode(value: Any, emit: Callable[[bytes], None], path: str, depth: int) -> None:
+    kind = type(value)
+    if kind is int:
+        if -0x8000000000000000 <= value <= 0x7FFFFFFFFFFFFFFF:
+            emit(b"i" + _INT64.pack(value))
+        else:
+            data = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+            emit(b"I" + _LENGTH.pack(len(data)) + data)
+    elif kind is str:
+        data = value.encode("utf-8", "surrogatepass")
+        emit(b"s" + _LENGTH.pack(len(data)) + data)
+    elif kind is bytes or kind is bytearray or kind is memoryview:
+        emit(b"b" + _LENGTH.pack(len(value)))
+        emit(bytes(value))
+    elif value is None:
+        emit(b"n")
+    elif kind is bool:
+        emit(b"t" if value else b"f")
+    elif kind is float:
+        emit(b"d" + _DOUBLE.pack(value))
+    elif depth >= _MAX_DEPTH:
+        raise WireError(f"{path} is nested more than {_MAX_DEPTH} deep, or contains itself")
+    elif kind in _SEQUENCES:
+        emit(_SEQUENCES[kind] + _LENGTH.pack(len(value)))
+        for index, item in enumerate(value):
+            _encode(item, emit, f"{path}[{index}]", depth + 1)
+    elif kind is dict:
+        emit(b"m" + _LENGTH.pack(len(value)))
+        for key, item in value.items():
+            _encode(key, emit, f"key {key!r} of {path}", depth + 1)
+            _encode(item, emit, f"{path}[{key!r}]", depth + 1)
+    else:
+        raise WireError(
+            f"{path} is a {kind.__module__}.{kind.__qualname__} ({value!r:.80}), which cannot cross between host and "
+            "guest; only None, bool, int, float, str, bytes, list, tuple, set and dict can"
+        )
+
+
+_SEQUENCES: dict[type, bytes] = {list: b"l", tuple: b"u", set: b"e", frozenset: b"z"}
+_BUILDERS: dict[int, type] = {code[0]: kind for kind, code in _SEQUENCES.items()}
+
+
+def decode(data: bytes) -> Any:
+    """Return the value that :func:`encode` made `data` from.
+
+    Raises:
+        WireError: The bytes are no encoded value.
+    """
+    try:
+        value, end = _decode(data, 0, 0)
+    except (struct.error, IndexError, UnicodeDecodeError, TypeError) as error:
+        raise WireError(f"the payload is damaged: {error}") from error
+    if end != len(data):
+        raise WireError(f"the payload has {len(data) - end} bytes after its value")
+    return value
+
+
+def _decode(data: bytes, at: int, depth: int) -> tuple[Any, int]:
+    code = data[at]
+    at += 1
+    if code == 0x69:  # i
+        return _INT64.unpack_from(data, at)[0], at + 8
+    if code == 0x6E:  # n
+        return None, at
+    if code == 0x74:  # t
+        return True, at
+    if code == 0x66:  # f
+        return False, at
+    if code == 0x64:  # d
+        return _DOUBLE.unpack_from(data, at)[0], at + 8
+    length = _LENGTH.unpack_from(data, at)[0]
+    at += 4
+    if code in (0x73, 0x62, 0x49):  # s, b, I: `length` bytes
+        end = at + length
+        if end > len(data):
+            raise WireError("the payload ends inside a value")
+        raw = bytes(data[at:end])
+        if code == 0x62:
+            return raw, end
+        return (
+            raw.decode("utf-8", "surrogatepass") if code == 0x73 else int.from_bytes(raw, "little", signed=True)
+        ), end
+    if depth >= _MAX_DEPTH:
+        raise WireError(f"the payload is nested more than {_MAX_DEPTH} deep")
+    if code == 0x6D:  # m
+        mapping: dict[Any, Any] = {}
+        for _ in range(length):
+            key, at = _decode(data, at, depth + 1)
+            mapping[key], at = _decode(data, at, depth + 1)
+        return mapping, at
+    if code not in _BUILDERS:
+        raise WireError(f"unknown type code {code:#x} in the payload")
+    items: list[Any] = []
+    for _ in range(length):
+        item, at = _decode(data, at, depth + 1)
+        items.append(item)
+    return _BUILDERS[code](items), at
+
+
+def pack(kind: int, process: int, tag: int, payload: bytes) -> bytes:
+    """Return one frame around an encoded value.
+
+    Args:
+        kind: One of KINDS.
+        process: The guest process it is for or from, AGENT or 1 to 65535.
+        tag: Number of the request, 0 to 65535; a reply repeats it.
+        payload: What :func:`encode` gave.
+
+    Raises:
+        WireError: The payload is larger than MAX_PAYLOAD bytes.
+    """
+    if len(payload) > MAX_PAYLOAD:
+        raise WireError(f"a message of {len(payload)} bytes is larger than the limit of {MAX_PAYLOAD}")
+    return HEADER.pack(MAGIC, kind, process, tag, 0, len(payload), crc32(payload)) + payload
+
+
+def frame(kind: int, process: int, tag: int, value: object) -> bytes:
+    """Return one frame that carries `value`; arguments and errors as :func:`pack` and :func:`encode`."""
+    return pack(kind, process, tag, encode(value))
+
+
+class Splitter:
+    """Cuts a stream of bytes into frames; keeps what is not complete yet."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """Take bytes as they came; return the complete (kind, process, tag, encoded payload) among them.
+
+        Raises:
+            WireError: The stream is not one of frames, or a frame is damaged or too large.
+        """
+        self._buffer += data
+        found: list[Frame] = []
+        while len(self._buffer) >= HEADER.size:
+            magic, kind, process, tag, _, length, check = HEADER.unpack_from(self._buffer)
+            if magic != MAGIC or kind not in KINDS:
+                raise WireError(f"not a frame: {bytes(self._buffer[:32])!r}")
+            if length > MAX_PAYLOAD:
+                raise WireError(f"a frame announces {length} bytes, over the limit of {MAX_PAYLOAD}")
+            end = HEADER.size + length
+            if len(self._buffer) < end:
+                break
+            payload = bytes(self._buffer[HEADER.size : end])
+            del self._buffer[:end]
+            if crc32(payload) != check:
+                raise WireError("a frame's payload does not match its checksum")
+            found.append((kind, process, tag, payload))
+        return found

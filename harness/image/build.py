@@ -1,0 +1,282 @@
+"""Builds the guest image from this machine's Python and keeps it in the cache.
+
+The image is keyed by what went into it: path, size and time of every source file. It holds the interpreter, its
+shared libraries, the standard library as bytecode (what the agent imports as files, the rest in one zip archive),
+the agent and the loader.
+
+Imports the cpio and ELF helpers beside it, :mod:`harness.store`, :mod:`harness.proc`, :mod:`harness.errors`. It
+reads the files of harness.guest and never imports them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import io
+import json
+import logging
+import os
+import stat
+import sys
+import sysconfig
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+import harness
+from harness import store
+from harness.errors import BuildError
+from harness.image import cpio, elf
+from harness.proc import find_tool, run
+
+log = logging.getLogger("harness.image")
+
+FORMAT = 1
+"""Part of every key: raise it when the same sources give another image."""
+
+# Modules a test's function may well use, kept as files beside what the agent itself imports; any other module of the
+# standard library comes from the zip archive, which costs some time at its first import.
+_READY_MODULES = (
+    "contextlib",
+    "ctypes",
+    "json",
+    "mmap",
+    "random",
+    "re",
+    "subprocess",
+    "tempfile",
+    "threading",
+    "traceback",
+)
+
+REST = "usr/lib/python-rest.zip"
+
+# Folders of the standard library that are of no use in the guest.
+_LEFT_OUT = {
+    "__pycache__",
+    "ensurepip",
+    "idlelib",
+    "lib2to3",
+    "site-packages",
+    "test",
+    "tests",
+    "tkinter",
+    "turtledemo",
+}
+
+# The options: isolated, without site, without the environment. The path is the one the interpreter has on this
+# machine, because that is where it looks for its library.
+_INIT = """#!{interpreter} -ISE
+from harness.guest import agent
+agent.main()
+"""
+
+_ACCOUNTS = {
+    "etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
+    "etc/group": "root:x:0:\nnogroup:x:65534:\n",
+    "etc/hosts": "127.0.0.1 localhost\n",
+    "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
+}
+
+# Loaded by name at run time, so that no program's list of libraries shows them.
+_EXTRA_LIBRARIES = ("libgcc_s.so.1",)
+
+
+@dataclass(frozen=True)
+class Image:
+    """A guest image in the cache.
+
+    Attributes:
+        path: The initramfs.
+        digest: sha256 of its content.
+    """
+
+    path: Path
+    digest: str
+
+
+def guest_image() -> Image:
+    """Return the guest image for this interpreter, built if its sources changed since the last time.
+
+    Raises:
+        BuildError: This machine's Python cannot be packed.
+        CacheError: The cache folder cannot be written.
+    """
+    folder = store.cache_root() / "images"
+    name = hashlib.sha256(f"{FORMAT}\0{sys.executable}\0{_base_interpreter()}\0{Path(__file__)}".encode()).hexdigest()[
+        :16
+    ]
+    record = folder / f"{name}.json"
+    found = _read_record(record)
+    if found is None:
+        with store.locked(folder / f"{name}.lock"):
+            found = _read_record(record) or _build(folder, record)
+    return found
+
+
+def _read_record(record: Path) -> Image | None:
+    """Return the image the record names, if it is there and every source is as it was."""
+    try:
+        known = json.loads(record.read_text())
+        image = Image(record.parent / known["image"], known["digest"])
+        if image.path.stat().st_size != known["size"]:
+            return None
+        if all(_signature(Path(path)) == signature for path, signature in known["sources"].items()):
+            return image
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
+        # Absent, from another version or damaged: built anew.
+        return None
+    return None
+
+
+def _signature(path: Path) -> list[int]:
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns]
+
+
+def _build(folder: Path, record: Path) -> Image:
+    log.info("building the guest image from %s", _base_interpreter())
+    sources: set[Path] = set(Path(__file__).parent.glob("*.py"))
+    data = b"".join(cpio.archive(cpio.with_parents(_entries(sources))))
+    digest = hashlib.sha256(data).hexdigest()
+    path = folder / f"{digest[:16]}.cpio"
+    with store.new_file(path) as temporary:
+        temporary.write_bytes(data)
+    known = {
+        "image": path.name,
+        "digest": digest,
+        "size": len(data),
+        "sources": {str(source): _signature(source) for source in sorted(sources)},
+    }
+    with store.new_file(record) as temporary:
+        temporary.write_text(json.dumps(known))
+    return Image(path, digest)
+
+
+def _entries(sources: set[Path]) -> Iterable[cpio.Entry]:
+    interpreter = _base_interpreter()
+    stdlib = Path(sysconfig.get_path("stdlib"))
+    dynload = Path(sysconfig.get_config_var("DESTSHARED") or stdlib / "lib-dynload")
+    library = str(stdlib).lstrip("/")
+    guest = Path(harness.__file__).parent / "guest"
+
+    yield cpio.link("bin", "usr/bin")
+    yield cpio.link("sbin", "usr/bin")
+    yield cpio.link("usr/sbin", "bin")
+    for empty in ("dev", "proc", "sys", "run", "root", "mnt", "var"):
+        yield cpio.folder(empty)
+    yield cpio.folder("tmp", 0o1777)
+    # The kernel opens it for the first process's standard streams, before that mounts devtmpfs.
+    yield cpio.Entry("dev/console", stat.S_IFCHR | 0o600, device=(5, 1))
+    yield cpio.Entry("dev/null", stat.S_IFCHR | 0o666, device=(1, 3))
+    yield cpio.file("init", _INIT.format(interpreter=interpreter).encode(), 0o755)
+    for account, text in _ACCOUNTS.items():
+        yield cpio.file(account, text.encode())
+
+    ready = _modules_of_agent(interpreter, guest)
+    extensions = [path for path in sorted(dynload.glob("*.so")) if _extension_name(path) in ready]
+    yield cpio.file(str(interpreter).lstrip("/"), _object(interpreter, sources), 0o755)
+    if str(interpreter) != "/usr/bin/python3":
+        yield cpio.link("usr/bin/python3", str(interpreter))
+    for path in extensions:
+        yield cpio.file(str(path).lstrip("/"), _object(path, sources), 0o755)
+    yield from _libraries([interpreter, *extensions], sources)
+
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as rest:
+        for source in _stdlib_files(stdlib):
+            relative = source.relative_to(stdlib)
+            code = _bytecode(source, f"/{library}/{relative}", sources)
+            name = ".".join(relative.with_suffix("").parts).removesuffix(".__init__")
+            if name in ready:
+                yield cpio.file(f"{library}/{relative.with_suffix('.pyc')}", code)
+            else:
+                rest.writestr(zipfile.ZipInfo(str(relative.with_suffix(".pyc"))), code, zipfile.ZIP_DEFLATED)
+    yield cpio.file(REST, archive.getvalue())
+
+    for source in (guest.parent / "__init__.py", *sorted(guest.glob("*.py"))):
+        shown_as = f"{library}/harness/{source.relative_to(guest.parent)}"
+        yield cpio.file(f"{shown_as}c", _bytecode(source, f"/{shown_as}", sources))
+
+
+def _libraries(objects: list[Path], sources: set[Path]) -> Iterable[cpio.Entry]:
+    found = elf.shared_libraries(objects)
+    libc = next((path.parent for name, path in found.items() if name.startswith("libc.so")), None)
+    for name in _EXTRA_LIBRARIES:
+        if libc is not None and (libc / name).exists():
+            found[name] = libc / name
+    for name, path in found.items():
+        if name.startswith("/"):
+            # The dynamic loader, at the very path that programs name.
+            yield cpio.file(name.lstrip("/"), _object(path, sources), 0o755)
+        else:
+            yield cpio.file(f"usr/lib/{name}", _object(path, sources), 0o755)
+    if not any(name.startswith("/lib/") for name in found):
+        yield cpio.link("lib", "usr/lib")
+
+
+def _object(path: Path, sources: set[Path]) -> bytes:
+    sources.add(path)
+    return elf.strip(path.read_bytes())
+
+
+def _bytecode(source: Path, shown_as: str, sources: set[Path]) -> bytes:
+    """Return the content of a .pyc file, which the guest uses without its source."""
+    import marshal
+
+    sources.add(source)
+    code = compile(source.read_bytes(), shown_as, "exec", dont_inherit=True, optimize=0)
+    # Flags 0b01: validated by hash, and never checked against a source file.
+    return (
+        importlib.util.MAGIC_NUMBER + (1).to_bytes(4, "little") + importlib.util.source_hash(b"") + marshal.dumps(code)
+    )
+
+
+def _stdlib_files(stdlib: Path) -> Iterable[Path]:
+    for folder, names, files in os.walk(stdlib):
+        names[:] = sorted(name for name in names if name not in _LEFT_OUT and not name.startswith("config-"))
+        for name in sorted(files):
+            if name.endswith(".py"):
+                yield Path(folder) / name
+
+
+def _modules_of_agent(interpreter: Path, guest: Path) -> set[str]:
+    """Return the names of the standard library's modules that the agent needs, found by importing it."""
+    modules = [f"harness.guest.{path.stem}" for path in guest.glob("*.py") if path.stem != "__init__"]
+    imports = ", ".join(sorted([*modules, *_READY_MODULES]))
+    code = (
+        f"import sys; sys.path.insert(0, {str(guest.parent.parent)!r}); import {imports}, encodings.utf_8; "
+        "import encodings.ascii; print(*sys.modules)"
+    )
+    done = run([interpreter, "-ISE", "-X", "utf8", "-c", code], timeout=60)
+    if done.status != 0:
+        raise BuildError(
+            f"{interpreter} cannot import what the guest's agent needs",
+            expected="a complete Python standard library, ctypes included",
+            hint="install the full package of this Python (Debian: python3-full)",
+            detail=done.tail(),
+        )
+    return set(done.stdout.split())
+
+
+def _extension_name(path: Path) -> str:
+    for suffix in EXTENSION_SUFFIXES:
+        if path.name.endswith(suffix):
+            return path.name.removesuffix(suffix)
+    return path.stem
+
+
+def _base_interpreter() -> Path:
+    """Return the interpreter's binary, outside any virtual environment."""
+    return Path(getattr(sys, "_base_executable", sys.executable)).resolve()
+
+
+def check_tools() -> None:
+    """Fail early, with the package's name, when a program that building needs is missing.
+
+    Raises:
+        ToolMissing: `ldd` is not there.
+    """
+    find_tool("ldd", package="libc-bin", purpose="find the interpreter's shared libraries")

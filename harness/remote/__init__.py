@@ -1,0 +1,1 @@
+"""What a test sees of its guest: plain objects on the host that act there."""

@@ -1,0 +1,154 @@
+"""Takes a plain Python function of a test module to the guest.
+
+The function's source is compiled here, without pytest's rewriting of asserts, together with the functions of its
+module that it calls; plain values and modules that it uses from its module go along by name. What cannot go is
+refused with its name.
+
+Imports :mod:`harness.errors` and the wire format.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import inspect
+import marshal
+import sys
+import textwrap
+import types
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.errors import UsageError
+from harness.guest import wire
+
+
+@dataclass(frozen=True)
+class Shipment:
+    """What the guest needs to run a function.
+
+    Attributes:
+        code: Marshalled code of a module that defines the functions and names the first one `shipped`.
+        names: Plain values by the name the functions know them under.
+        imports: Modules, and members of modules, by that name: ("os", "") or ("os.path", "join").
+    """
+
+    code: bytes
+    names: dict[str, Any]
+    imports: dict[str, tuple[str, str]]
+
+
+@dataclass
+class _Packing:
+    function: str
+    definitions: dict[str, ast.stmt] = field(default_factory=dict)
+    names: dict[str, Any] = field(default_factory=dict)
+    imports: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+
+def pack(function: Callable[..., Any]) -> Shipment:
+    """Return what the guest needs to run `function`.
+
+    Raises:
+        UsageError: It is no plain function, or uses something that cannot cross; the message names it.
+    """
+    if not isinstance(function, types.FunctionType):
+        raise UsageError(
+            f"{function!r} cannot run in the guest",
+            expected="a plain function, defined with def in a file",
+            hint="wrap what you want to call into such a function",
+        )
+    packing = _Packing(function.__qualname__)
+    _add(packing, function.__name__, function)
+    module = ast.Module(
+        [*packing.definitions.values(), ast.parse(f"shipped = {function.__name__}").body[0]], type_ignores=[]
+    )
+    code = compile(ast.fix_missing_locations(module), inspect.getsourcefile(function) or "shipped", "exec")
+    return Shipment(marshal.dumps(code), packing.names, packing.imports)
+
+
+def _add(packing: _Packing, name: str, function: types.FunctionType) -> None:
+    if function.__code__.co_freevars:
+        raise UsageError(
+            f"{function.__qualname__} cannot run in the guest: it uses {', '.join(function.__code__.co_freevars)} from "
+            "the function around it",
+            expected="a function at the top level of its module",
+            hint="pass such values as arguments",
+        )
+    try:
+        lines, first = inspect.getsourcelines(function)
+    except OSError as error:
+        raise UsageError(
+            f"the source of {function.__qualname__} cannot be read: {error}",
+            expected="a function defined with def in a file",
+        ) from error
+    definition = ast.parse(textwrap.dedent("".join(lines))).body[0]
+    if not isinstance(definition, ast.FunctionDef):
+        raise UsageError(f"{function.__qualname__} cannot run in the guest", expected="a function defined with def")
+    definition.decorator_list = []
+    # Annotations would be evaluated in the guest, where the names they use may not exist.
+    definition.returns = None
+    for argument in ast.walk(definition.args):
+        if isinstance(argument, ast.arg):
+            argument.annotation = None
+    ast.increment_lineno(definition, first - 1)
+    packing.definitions[name] = definition
+    code = compile(ast.Module([definition], type_ignores=[]), "shipped", "exec")
+    for used in sorted(_global_names(code)):
+        if used in packing.definitions or used in packing.names or used in packing.imports:
+            continue
+        if used in function.__globals__:
+            _add_value(packing, used, function.__globals__[used])
+        elif not hasattr(builtins, used):
+            raise UsageError(
+                f"{function.__qualname__} uses {used}, which its module does not define",
+                expected="names of its module, of builtins, or its own",
+            )
+
+
+def _global_names(code: types.CodeType) -> set[str]:
+    """Return the names that the functions inside a module's code look up globally."""
+    import dis
+
+    found = set()
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            found |= {i.argval for i in dis.get_instructions(constant) if i.opname == "LOAD_GLOBAL"}
+            found |= _global_names(constant)
+    return found
+
+
+def _add_value(packing: _Packing, name: str, value: Any) -> None:
+    if isinstance(value, types.ModuleType):
+        _check_module(packing, name, value.__name__)
+        packing.imports[name] = (value.__name__, "")
+        return
+    module = getattr(value, "__module__", None)
+    if isinstance(module, str) and _is_in_guest(module) and getattr(sys.modules.get(module), name, None) is value:
+        packing.imports[name] = (module, name)
+    elif isinstance(value, types.FunctionType):
+        _add(packing, name, value)
+    else:
+        try:
+            wire.encode(value)
+        except wire.WireError as error:
+            raise UsageError(
+                f"{packing.function} cannot run in the guest: it uses {name}, and {error}",
+                expected="plain values, functions and modules",
+                hint="make it inside the function, or pass plain data as an argument",
+            ) from error
+        packing.names[name] = value
+
+
+def _is_in_guest(module: str) -> bool:
+    return module.partition(".")[0] in sys.stdlib_module_names or module.startswith("harness.guest")
+
+
+def _check_module(packing: _Packing, name: str, module: str) -> None:
+    if not _is_in_guest(module):
+        raise UsageError(
+            f"{packing.function} cannot run in the guest: it uses the module {name} ({module}), which is not there",
+            expected="modules of the standard library and harness.guest",
+            hint="keep that part on the host",
+        )

@@ -1,0 +1,162 @@
+"""The host's end of the channel: requests out, replies and events in, a time-out on every wait.
+
+Imports the wire format from harness.guest, and :mod:`harness.errors`.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from harness.errors import GuestCallError, GuestHung, GuestProcessDied, LinkBroken
+from harness.guest import wire
+
+
+class ChannelClosed(LinkBroken):
+    """The other end closed the channel, or what came over it is no frame."""
+
+
+def wait_for(source: socket.socket, events: int, deadline: float) -> bool:
+    """Wait until the socket is ready for `events` or closed; False when time.monotonic() passes `deadline` first."""
+    poll = select.poll()
+    poll.register(source, events)
+    return bool(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
+
+
+class Listener:
+    """A unix socket that one QEMU connects to."""
+
+    def __init__(self, path: Path) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.bind(str(path))
+        self._socket.listen(1)
+
+    def accept(self, timeout: float) -> Channel | None:
+        """Take the connection and stop listening; None when nobody connects within `timeout` seconds."""
+        if not wait_for(self._socket, select.POLLIN, time.monotonic() + timeout):
+            return None
+        connection, _ = self._socket.accept()
+        self.close()
+        return Channel(connection)
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._socket.close()
+
+
+class Channel:
+    """Frames to and from one guest; a request is answered before the next one is sent."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._connection.setblocking(False)
+        self._splitter = wire.Splitter()
+        self._pending: list[wire.Frame] = []
+        self._tag = 0
+        self.exits: dict[int, int] = {}
+
+    def fileno(self) -> int:
+        """Return the descriptor that becomes readable when the guest has said something."""
+        return self._connection.fileno()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def wait_event(self, timeout: float) -> Any:
+        """Return the next event of the agent.
+
+        Args:
+            timeout: Seconds.
+
+        Raises:
+            GuestHung: None came in time.
+            ChannelClosed: The channel ended.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            kind, _, _, payload = self._next(deadline)
+            if kind == wire.EVENT:
+                return wire.decode(payload)
+
+    def request(self, process: int, name: str, value: object, *, timeout: float) -> Any:
+        """Ask and return the answer.
+
+        Args:
+            process: The guest process that is asked, or wire.AGENT.
+            name: What is asked, for messages.
+            value: The request.
+            timeout: Seconds from now until the answer has arrived.
+
+        Raises:
+            GuestCallError: What was asked raised in the guest.
+            GuestProcessDied: The guest process ended before it answered.
+            GuestHung: No answer in time.
+            ChannelClosed: The channel ended.
+            WireError: The request holds a value that cannot cross.
+        """
+        self._tag = self._tag % 0xFFFF + 1
+        deadline = time.monotonic() + timeout
+        self._send(wire.frame(wire.REQUEST, process, self._tag, value), deadline, name)
+        while True:
+            if process in self.exits:
+                status = self.exits[process]
+                raise GuestProcessDied(
+                    f"the guest process ended ({describe_status(status)}) during {name}", status=status
+                )
+            try:
+                kind, number, tag, payload = self._next(deadline)
+            except GuestHung:
+                raise GuestHung(f"no answer to {name} within {timeout:g} s") from None
+            if kind == wire.EVENT:
+                event = wire.decode(payload)
+                if event["event"] == "exit":
+                    self.exits[number] = event["status"]
+            elif number == process and tag == self._tag:
+                answer = wire.decode(payload)
+                if kind == wire.FAILURE:
+                    raise GuestCallError(
+                        f"{answer['type']}: {answer['message']}",
+                        type_name=answer["type"],
+                        traceback=answer["traceback"],
+                        errno=answer["errno"],
+                    )
+                return answer
+            # Anything else is the late answer to a request that was given up.
+
+    def _send(self, data: bytes, deadline: float, name: str) -> None:
+        view = memoryview(data)
+        while view:
+            if not wait_for(self._connection, select.POLLOUT, deadline):
+                raise GuestHung(f"the guest did not take the request {name} in time")
+            try:
+                view = view[self._connection.send(view) :]
+            except (BrokenPipeError, ConnectionResetError) as error:
+                raise ChannelClosed(f"the channel to the guest closed while {name} was sent") from error
+
+    def _next(self, deadline: float) -> wire.Frame:
+        while not self._pending:
+            if not wait_for(self._connection, select.POLLIN, deadline):
+                raise GuestHung("the guest said nothing in time")
+            try:
+                data = self._connection.recv(1 << 18)
+            except ConnectionResetError:
+                data = b""
+            if not data:
+                raise ChannelClosed("the channel to the guest closed")
+            try:
+                self._pending += self._splitter.feed(data)
+            except wire.WireError as error:
+                raise ChannelClosed(f"the guest sent what is no frame: {error}") from error
+        return self._pending.pop(0)
+
+
+def describe_status(status: int) -> str:
+    """Return a wait status in words."""
+    signal_number = status & 0x7F
+    if signal_number:
+        return f"killed by signal {signal_number}"
+    return f"exit status {status >> 8}"

@@ -1,0 +1,125 @@
+"""Composes the `vng` command that boots a guest. Pure: records in, argument lists and script text out.
+
+Imports only the standard library.
+"""
+
+from __future__ import annotations
+
+import enum
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class Accel(enum.Enum):
+    """How the guest's instructions run."""
+
+    KVM = "kvm"
+    TCG = "tcg"
+
+
+@dataclass(frozen=True)
+class MachineSpec:
+    """Everything that decides what a booted guest is.
+
+    Attributes:
+        image: The kernel's boot image (bzImage or PVH vmlinux).
+        initrd: The guest image.
+        accel: Acceleration.
+        memory: MiB of guest memory, at least 128.
+        cpus: Number of virtual CPUs, 1 or more.
+        append: Further words of the kernel command line.
+    """
+
+    image: Path
+    initrd: Path
+    accel: Accel
+    memory: int = 256
+    cpus: int = 1
+    append: tuple[str, ...] = ()
+
+
+CONSOLE, CHANNEL, QMP = "/dev/ttyS0", "/dev/ttyS1", "qmp"
+
+
+def kernel_words(spec: MachineSpec) -> tuple[str, ...]:
+    """Return the words added to the kernel command line, each with its reason."""
+    return (
+        f"console={CONSOLE.removeprefix('/dev/')}",
+        # Warnings and worse reach the console (an oops is printed at the default level, 4); the rest costs boot time.
+        "loglevel=5",
+        # A panic ends QEMU at once (with -no-reboot), so that the host learns of it without a time-out.
+        "panic=-1",
+        f"harness.channel={CHANNEL}",
+        *spec.append,
+    )
+
+
+def qemu_options(run_dir: Path) -> tuple[str, ...]:
+    """Return the options added to the QEMU command that vng composes.
+
+    Args:
+        run_dir: The machine's private folder, where the harness listens on `channel.sock` and `qmp.sock`.
+    """
+    return (
+        "-no-reboot",
+        # The second serial port: the one device that every kernel has a driver for without loading a module.
+        f"-chardev socket,id=harness,path={run_dir / 'channel.sock'}",
+        "-serial chardev:harness",
+    )
+
+
+def vng_argv(spec: MachineSpec, *, vng: Path, qemu: Path, run_dir: Path) -> list[str]:
+    """Return the command that boots the guest.
+
+    Args:
+        spec: What to boot.
+        vng: The `vng` program.
+        qemu: The QEMU program or wrapper that vng is to start.
+        run_dir: The machine's private folder; its empty `root` is what vng takes for the guest's root.
+    """
+    argv = [str(vng), "--run", str(spec.image), "--qemu", str(qemu)]
+    argv += ["--root", str(run_dir / "root"), "--cwd", str(run_dir / "root")]  # never the host's own root
+    argv += ["--force-9p"]  # no virtiofsd process: nothing is exported, see wrapper_script
+    argv += ["--user", "root"]
+    argv += ["--memory", f"{spec.memory}M", "--cpus", str(spec.cpus)]
+    argv += ["--disable-microvm"]  # it hung on one kernel in software emulation, and q35 is as fast
+    argv += ["--disable-monitor"]  # the console is the kernel's alone
+    if spec.accel is Accel.TCG:
+        argv += ["--disable-kvm"]
+    for word in kernel_words(spec):
+        argv += ["--append", word]
+    # One option an argument: vng splits each again as a shell would.
+    for option in (*qemu_options(run_dir), f"-initrd {shlex.quote(str(spec.initrd))}"):
+        argv += [f"--qemu-opts={option}"]
+    return argv
+
+
+# Devices of vng's own that a guest without a file system from the host has no use for, and pays for at every boot.
+_DROPPED = ("virtio-9p-pci,*", "virtio-serial-pci", "virtconsole,*", "i6300esb,*")
+
+
+def wrapper_script(qemu: Path, run_dir: Path) -> str:
+    """Return a shell script that stands in for QEMU: it drops the exports vng adds, notes the command, and starts QEMU.
+
+    vng has no option to boot without exporting a folder, and no folder of the host is to be reachable from the guest.
+
+    Args:
+        qemu: The real QEMU.
+        run_dir: Where the final command is written, one argument a line, to `qemu.argv`.
+    """
+    dropped = "|".join(f"-device:{device}" for device in _DROPPED)
+    return f"""#!/bin/sh
+if [ "$1" = --version ]; then exec {shlex.quote(str(qemu))} "$@"; fi
+left=$#
+while [ "$left" -gt 0 ]; do
+    option=$1; shift; left=$((left - 1))
+    case "$option:$1" in
+    -fsdev:*|{dropped}) shift; left=$((left - 1)) ;;
+    *) set -- "$@" "$option" ;;
+    esac
+done
+printf '%s\\0' {shlex.quote(str(qemu))} "$@" > {shlex.quote(str(run_dir / "qemu.argv"))}
+echo "$$" > {shlex.quote(str(run_dir / "qemu.pid"))}
+exec {shlex.quote(str(qemu))} "$@"
+"""

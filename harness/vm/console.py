@@ -1,0 +1,81 @@
+"""The guest's console: read all the time, kept, and searched for how a kernel died.
+
+Imports pexpect, and nothing of the package.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import deque
+from pathlib import Path
+from typing import IO
+
+import pexpect
+
+_KEPT_LINES = 2000
+_ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1bc|[\x00-\x08\x0b-\x1f\x7f]")
+
+# The kernel's own last words. An oops in the guest's only CPU's idle or interrupt context ends in the first of them.
+_DEATH = re.compile(r"Kernel panic - not syncing: .*|KVM internal error.*|Kernel Offset: .*\]---")
+
+
+def clean(line: str) -> str:
+    """Return a console line without escape sequences and control characters."""
+    return _ESCAPE.sub("", line)
+
+
+def cause_of_death(lines: list[str]) -> str | None:
+    """Return the line in which the kernel says that it died, or None."""
+    for line in lines:
+        match = _DEATH.search(line)
+        if match is not None:
+            return match[0]
+    return None
+
+
+class Console:
+    """Drains a pexpect child in a thread of its own, so that a full terminal never stops the guest.
+
+    Args:
+        child: The program whose terminal is the console.
+        log: File that keeps every byte.
+    """
+
+    def __init__(self, child: pexpect.spawn[bytes], log: Path) -> None:
+        self._child = child
+        self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        self._partial = b""
+        self._lock = threading.Lock()
+        self._log: IO[bytes] = log.open("wb")
+        self.ended = threading.Event()
+        self._thread = threading.Thread(target=self._drain, name="harness-console", daemon=True)
+        self._thread.start()
+
+    def _drain(self) -> None:
+        while True:
+            try:
+                data = self._child.read_nonblocking(65536, timeout=None)
+            except (pexpect.EOF, OSError, ValueError):
+                # The program ended, or its terminal was closed under us by `close`: either way nothing more comes.
+                break
+            with self._lock:
+                self._log.write(data)
+                self._log.flush()
+                *whole, self._partial = (self._partial + data).split(b"\n")
+                self._lines.extend(clean(line.decode(errors="replace")).rstrip() for line in whole)
+        with self._lock:
+            if self._partial:
+                self._lines.append(clean(self._partial.decode(errors="replace")))
+            self._log.close()
+        self.ended.set()
+
+    def lines(self) -> list[str]:
+        """Return the last lines, oldest first."""
+        with self._lock:
+            tail = [clean(self._partial.decode(errors="replace"))] if self._partial else []
+            return [*self._lines, *tail]
+
+    def tail(self, count: int = 25) -> str:
+        """Return the last `count` lines that are not empty, as one text."""
+        return "\n".join([line for line in self.lines() if line][-count:])
