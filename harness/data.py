@@ -5,9 +5,16 @@ Imports only :mod:`harness.errors`.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import Any
 
 from harness.errors import InfrastructureError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -26,3 +33,23 @@ def data_folder(name: str) -> Path:
         expected=f"{_PACKAGE / '_data' / name}, or {_PACKAGE.parent / name} in a checkout",
         hint="reinstall kernel-harness",
     )
+
+
+def read_toml(folder: str, file: str) -> dict[str, Any]:
+    """Return what a data file says.
+
+    Args:
+        folder: The data folder, as in :func:`data_folder`.
+        file: The file's name in it.
+
+    Raises:
+        InfrastructureError: The installation lacks it, or it is damaged.
+    """
+    path = data_folder(folder) / file
+    try:
+        parsed: dict[str, Any] = tomllib.loads(path.read_text())
+        return parsed
+    except (OSError, ValueError) as error:
+        raise InfrastructureError(
+            f"the data file {path} cannot be read: {error}", expected="a TOML file", hint="reinstall kernel-harness"
+        ) from error

@@ -99,11 +99,26 @@ def new_file(final: Path) -> Iterator[Path]:
 
 @contextmanager
 def _temporary(final: Path) -> Iterator[Path]:
-    temporary = final.parent / f"{TEMPORARY}{os.getpid()}-{start_time(os.getpid())}-{os.urandom(3).hex()}-{final.name}"
+    temporary = final.parent / temporary_name(final.name)
     try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        sweep(final.parent)
-        yield temporary
+        with disk_errors(final):
+            final.parent.mkdir(parents=True, exist_ok=True)
+            sweep(final.parent)
+            yield temporary
+    finally:
+        _remove(temporary)
+
+
+def temporary_name(name: str) -> str:
+    """Return a new name that says which process makes `name`, for :func:`sweep` to know it by."""
+    return f"{TEMPORARY}{os.getpid()}-{start_time(os.getpid())}-{os.urandom(3).hex()}-{name}"
+
+
+@contextmanager
+def disk_errors(final: Path) -> Iterator[None]:
+    """Turn a full or unwritable disk, met while writing `final`, into a :class:`CacheError`."""
+    try:
+        yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise CacheError(
@@ -114,8 +129,6 @@ def _temporary(final: Path) -> Iterator[Path]:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
             raise _unusable(final.parent, error) from error
         raise
-    finally:
-        _remove(temporary)
 
 
 def sweep(folder: Path) -> list[Path]:

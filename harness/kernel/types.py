@@ -5,10 +5,15 @@ Imports only the standard library and :mod:`harness.kernel.version`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from harness.kernel.version import KernelVersion
+
+Progress = Callable[[str], None]
+"""Told, one line at a time, what is being done that a person may have to wait for or should know."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,9 @@ class Choice:
         provider: Name of the provider that offers it.
         key: What the provider knows it by (a package name and version, a path); stable and exact.
         flavour: "cloud", "generic", "minimal", "debug", ...
+        alternatives: What to take instead, best first, when this one cannot be had; only for selectors that left
+            the release open.
+        sha256: Digest that the boot image must have, from a lock file; "" when any will do.
     """
 
     label: str
@@ -28,6 +36,37 @@ class Choice:
     provider: str
     key: str
     flavour: str = ""
+    alternatives: tuple[Choice, ...] = ()
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """One exact kernel that a provider can bring.
+
+    Attributes:
+        version: The upstream version.
+        provider: The provider's name.
+        key: As in :class:`Choice`.
+        flavour: As in :class:`Choice`.
+        release: What `uname -r` prints on it, "" when not known beforehand.
+        revision: The package version ("6.1.192-2"), "" when it comes from no package.
+        rank: Orders offers of one upstream version and flavour; the greatest is the newest.
+        size: Bytes to download, 0 when nothing has to be.
+        where: Suites or folder it is found in, for people.
+        cached: Whether it is on this machine already.
+    """
+
+    version: KernelVersion
+    provider: str
+    key: str
+    flavour: str = ""
+    release: str = ""
+    revision: str = ""
+    rank: int = 0
+    size: int = 0
+    where: str = ""
+    cached: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,3 +107,25 @@ class Kernel:
         image = self.bzimage or self.vmlinux
         assert image is not None, "a Kernel has at least one image"
         return image
+
+
+class Provider(Protocol):
+    """A source of kernels. Providers are tried in the order of :data:`harness.kernel.catalog.ORDER`."""
+
+    name: str
+
+    def offers(self, *, progress: Progress) -> list[Offer]:
+        """Return everything it can bring, in order of version.
+
+        Raises:
+            InfrastructureError: Why it cannot serve now.
+        """
+        ...
+
+    def acquire(self, choice: Choice, *, progress: Progress) -> Kernel | None:
+        """Bring one kernel onto this machine; None when its source no longer has it.
+
+        Raises:
+            HarnessError: Why it could not be brought.
+        """
+        ...

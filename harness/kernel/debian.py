@@ -1,0 +1,264 @@
+"""The Debian provider: released kernels from the mirror that this machine's apt uses.
+
+The signed indexes of all suites in `kernels/debian.toml` are boiled down to one small JSON file, so that a warm
+run reads no package list. It is used for `index_hours`, then the mirror is asked again; when the mirror
+does not answer, the old index serves on and says so.
+
+Imports the foundations and its siblings.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from harness import store
+from harness.errors import KernelFileError, MirrorError
+from harness.kernel import debarchive, shelf
+from harness.kernel.download import Meter, no_meter
+from harness.kernel.types import Choice, Kernel, Offer, Progress
+from harness.kernel.version import KernelVersion
+
+INDEX_FORMAT = 1
+
+
+class DebianProvider:
+    """Kernels as Debian packages them.
+
+    Args:
+        meter: Told how far each download is.
+        refresh: Ask the mirror even when the index is fresh.
+    """
+
+    name = "debian"
+
+    def __init__(self, *, meter: Meter = no_meter, refresh: bool = False) -> None:
+        self.meter = meter
+        self.must_refresh = refresh
+        self.folder = shelf.folder() / "debian"
+        self.index_file = self.folder / "index.json"
+        self.settings = debarchive.settings()
+
+    def offers(self, *, progress: Progress) -> list[Offer]:
+        """Return every packaged kernel, in order of version.
+
+        Raises:
+            MirrorError: There is no index, and none can be fetched.
+        """
+        index = self.index(progress=progress)
+        return [
+            Offer(
+                version=KernelVersion.parse(kernel["version"]),
+                provider=self.name,
+                key=kernel["key"],
+                flavour=kernel["flavour"],
+                release=kernel["release"],
+                revision=kernel["revision"],
+                rank=rank,
+                size=kernel["size"],
+                where=" ".join(kernel["suites"]),
+                cached=shelf.entry_folder(self.name, kernel["key"]).is_dir(),
+            )
+            for rank, kernel in enumerate(index["kernels"])
+        ]
+
+    def index(self, *, progress: Progress) -> dict[str, Any]:
+        """Return the index, asking the mirror first when it is due.
+
+        Raises:
+            MirrorError: There is no index, and none can be fetched.
+        """
+        index = self._read()
+        mirror = _mirror_settings()
+        now = time.time()
+        if index is not None and index["settings"] == mirror and not self.must_refresh:
+            age = now - index["updated"]
+            if 0 <= age < self.settings["index_hours"] * 3600:
+                return index
+            if 0 <= now - index["tried"] < self.settings["retry_minutes"] * 60:
+                return index
+        with store.locked(self.folder / "lock"):
+            again = self._read()
+            if again is not None and again != index and again["settings"] == mirror:
+                return again
+            try:
+                fresh = self._refresh(progress)
+            except MirrorError as error:
+                # A mirror that someone named on purpose must not be stood in for by what another one said.
+                if index is None or index["settings"] != mirror:
+                    raise
+                hours = (now - index["updated"]) / 3600
+                progress(f"debian: {error.what}; going on with the package index of {hours:.0f} hours ago")
+                fresh = index | {"tried": now}
+            self.must_refresh = False
+            with store.new_file(self.index_file) as path:
+                path.write_text(json.dumps(fresh))
+            return fresh
+
+    def _read(self) -> dict[str, Any] | None:
+        try:
+            index = json.loads(self.index_file.read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+        return index if isinstance(index, dict) and index.get("format") == INDEX_FORMAT else None
+
+    def _refresh(self, progress: Progress) -> dict[str, Any]:
+        from harness.kernel import aptsources, debindex
+
+        found = debarchive.mirrors(self.settings, aptsources.read_machine())
+        progress("debian: fetching package indexes from " + ", ".join(mirror.uri for mirror in found))
+        archive = debarchive.best_archive(
+            self.folder, component=self.settings["component"], architecture=self.settings["architecture"]
+        )
+        refreshed = archive.refresh(found)
+        if not refreshed.files:
+            raise MirrorError(
+                "no package index could be fetched from " + ", ".join(mirror.uri for mirror in found),
+                expected="a Debian mirror that answers and whose signature verifies",
+                hint=f"check the network and the address, or name another mirror with {debarchive.MIRROR_VARIABLE}",
+                detail="\n".join(refreshed.troubles[:12]),
+            )
+        for trouble in refreshed.troubles:
+            progress(f"debian: {trouble}")
+        packages = []
+        for file in refreshed.files:
+            packages += debindex.scan(debarchive.read_index(file.path), base=file.uri, suite=file.suite)
+        suffixes = {flavour["suffix"]: flavour["name"] for flavour in self.settings["flavour"]}
+        now = time.time()
+        return {
+            "format": INDEX_FORMAT,
+            "updated": now,
+            "tried": now,
+            "settings": _mirror_settings(),
+            "mirrors": [mirror.uri for mirror in found],
+            "suites": [file.suite for file in refreshed.files],
+            "kernels": [
+                {
+                    "key": kernel.key,
+                    "version": str(kernel.version),
+                    "release": kernel.release,
+                    "revision": kernel.revision,
+                    "flavour": kernel.flavour,
+                    "suites": kernel.suites,
+                    "size": kernel.size,
+                    "sets": [[dataclasses.asdict(package) for package in one] for one in kernel.sets],
+                }
+                for kernel in debindex.kernels(packages, suffixes)
+            ],
+            "sources": [dataclasses.asdict(package) for package in debindex.sources(packages)],
+        }
+
+    def acquire(self, choice: Choice, *, progress: Progress) -> Kernel | None:
+        """Bring one kernel; None when the mirror no longer has its packages.
+
+        Raises:
+            MirrorError: The mirror does not answer, or sends something else than its index names.
+            KernelFileError: A package holds no usable kernel.
+            CacheError: The cache cannot be written.
+        """
+        kernel = next((one for one in self.index(progress=progress)["kernels"] if one["key"] == choice.key), None)
+        if kernel is None:
+            return None
+        with shelf.new_entry(self.name, choice.key) as made:
+            if made is not None:
+                packages = self._fetch(kernel, progress)
+                if packages is None:
+                    return None
+                for path in packages:
+                    unpack(path, str(kernel["release"]), made)
+                origin = f"debian {kernel['key']} ({', '.join(kernel['suites'])})"
+                if not (made / "vmlinuz").is_file():
+                    raise KernelFileError(f"the packages of {origin} hold no kernel image", expected="a vmlinuz in one")
+                shelf.seal(
+                    made,
+                    version=choice.version,
+                    provider=self.name,
+                    key=choice.key,
+                    flavour=choice.flavour,
+                    origin=origin,
+                    packages={path.name: store.digest_file(path) for path in packages},
+                )
+        for path in (shelf.folder() / "downloads").glob(f"*{kernel['release']}*_{_file_revision(kernel)}_*.deb*"):
+            path.unlink(missing_ok=True)
+        return shelf.load(choice, progress=progress)
+
+    def _fetch(self, kernel: Mapping[str, Any], progress: Progress) -> list[Path] | None:
+        from harness.kernel.download import fetch
+
+        for packages in kernel["sets"]:
+            size = sum(package["size"] for package in packages)
+            progress(f"debian: fetching {packages[0]['name']} {kernel['revision']} ({size / 1e6:.0f} MB)")
+            paths = []
+            for package in packages:
+                path = shelf.folder() / "downloads" / package["url"].rpartition("/")[2]
+                if not fetch(package["url"], path, size=package["size"], sha256=package["sha256"], meter=self.meter):
+                    progress(f"debian: {package['name']} {package['version']} is indexed but not served (404)")
+                    break
+                paths.append(path)
+            else:
+                return paths
+        return None
+
+
+def _mirror_settings() -> list[str]:
+    import os
+
+    variables = (debarchive.MIRROR_VARIABLE, debarchive.SECURITY_VARIABLE, debarchive.KEYRING_VARIABLE)
+    return [os.environ.get(variable, "") for variable in variables]
+
+
+def _file_revision(kernel: Mapping[str, Any]) -> str:
+    return str(kernel["revision"]).split(":", 1)[-1]
+
+
+def unpack(package: Path, release: str, target: Path) -> None:
+    """Take image, configuration and modules of one kernel out of a package.
+
+    Args:
+        package: The .deb file.
+        release: The kernel's release.
+        target: Folder to put `vmlinuz`, `config` and `lib/modules/RELEASE` into.
+
+    Raises:
+        KernelFileError: It is no Debian package, or a damaged one.
+    """
+    import lzma
+    import tarfile
+    import zlib
+
+    from debian.arfile import ArError
+    from debian.debfile import DebError, DebFile
+
+    plain = {f"boot/vmlinuz-{release}": "vmlinuz", f"boot/config-{release}": "config"}
+    tree = f"lib/modules/{release}/"
+    try:
+        with DebFile(package) as deb, deb.data.tgz() as members:
+            for member in members:
+                if not member.isfile():
+                    continue
+                name = member.name.removeprefix("./").removeprefix("usr/")
+                inner = name.removeprefix(tree)
+                if name in plain:
+                    place = target / plain[name]
+                elif inner in ("vmlinuz", "config"):
+                    place = target / inner
+                elif inner != name and ".." not in Path(inner).parts:
+                    place = target / name
+                else:
+                    continue
+                place.parent.mkdir(parents=True, exist_ok=True)
+                content = members.extractfile(member)
+                assert content is not None, "a regular file has content"
+                with place.open("wb") as stream:
+                    shutil.copyfileobj(content, stream, 1 << 20)
+    except (ArError, DebError, tarfile.TarError, lzma.LZMAError, zlib.error, EOFError) as error:
+        raise KernelFileError(
+            f"{package.name} is not a whole Debian package: {error or type(error).__name__}",
+            expected="an ar archive with a data.tar in it",
+            hint="fetch it again",
+        ) from error

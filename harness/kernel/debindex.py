@@ -1,0 +1,179 @@
+"""From a Debian package index to the kernels in it.
+
+Pure: text in, records out. Debian has packaged kernels in two ways: `linux-image-RELEASE` with everything in
+it, and since late 6.19 a meta-package of that name beside `linux-binary-RELEASE` (the image),
+`linux-modules-RELEASE` and `linux-base-RELEASE` (its configuration and module lists). Either has an unsigned
+twin, for a machine without secure boot the same kernel.
+
+Imports :mod:`harness.kernel.version`; the Debian version order is imported where it is used.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from harness.errors import SelectorError
+from harness.kernel.version import KernelVersion
+
+META_PACKAGE_BYTES = 100_000
+"""A linux-image package smaller than this holds no kernel."""
+
+_STANZA = re.compile(
+    rb"(?:\A|\n)Package: (linux-(?:image|binary(?:-unsigned)?|modules|base|source)-\d[^\n]*)\n(.*?)(?=\n\n|\Z)",
+    re.DOTALL,
+)
+_NAME = re.compile(r"linux-(image|binary-unsigned|binary|modules|base|source)-(\d.*?)(-unsigned)?")
+
+
+@dataclass(frozen=True)
+class Package:
+    """One binary package in one suite.
+
+    Attributes:
+        name: Package name.
+        version: Debian version.
+        url: Where it is.
+        size: Bytes.
+        sha256: Digest.
+        suite: The suite whose index names it.
+    """
+
+    name: str
+    version: str
+    url: str
+    size: int
+    sha256: str
+    suite: str
+
+
+@dataclass(frozen=True)
+class DebianKernel:
+    """One exact kernel that Debian packages.
+
+    Attributes:
+        release: What `uname -r` prints.
+        revision: Debian version of its packages.
+        version: Upstream version.
+        flavour: The harness's name for it.
+        suites: Where it is found.
+        sets: The packages that hold it, in the ways in which it can be had, best first.
+    """
+
+    release: str
+    revision: str
+    version: KernelVersion
+    flavour: str
+    suites: tuple[str, ...]
+    sets: tuple[tuple[Package, ...], ...]
+
+    @property
+    def key(self) -> str:
+        """What the harness knows it by."""
+        return f"{self.release}={self.revision}"
+
+    @property
+    def size(self) -> int:
+        """Bytes to download."""
+        return sum(package.size for package in self.sets[0])
+
+
+def scan(text: bytes, *, base: str, suite: str) -> list[Package]:
+    """Pick the kernel packages out of a Packages file.
+
+    Args:
+        text: The file, decompressed.
+        base: The archive's address, without a trailing slash.
+        suite: Which suite's file it is.
+    """
+    packages = []
+    for match in _STANZA.finditer(text):
+        name = match[1].decode()
+        fields = dict(
+            line.split(": ", 1) for line in match[2].decode(errors="replace").split("\n") if ": " in line[:40]
+        )
+        if name.endswith("-dbg") or not {"Version", "Filename", "Size", "SHA256"} <= fields.keys():
+            continue
+        packages.append(
+            Package(
+                name, fields["Version"], f"{base}/{fields['Filename']}", int(fields["Size"]), fields["SHA256"], suite
+            )
+        )
+    return packages
+
+
+def upstream(revision: str) -> KernelVersion | None:
+    """Return the upstream version in a Debian kernel package's version; None when it has another form.
+
+    "6.12.43-1~bpo12+1" is 6.12.43, "7.3~rc7-1~exp1" is 7.3-rc7.
+    """
+    try:
+        return KernelVersion.parse(revision.split(":", 1)[-1].rpartition("-")[0])
+    except SelectorError:
+        return None
+
+
+def kernels(packages: Iterable[Package], suffixes: Mapping[str, str]) -> list[DebianKernel]:
+    """Put packages together to kernels, in order of version.
+
+    Args:
+        packages: All kernel packages of all suites.
+        suffixes: Flavour by the suffix of its package names ("cloud-amd64": "cloud").
+    """
+    from debian.debian_support import Version
+
+    found: dict[tuple[str, str], dict[str, list[Package]]] = {}
+    for package in packages:
+        match = _NAME.fullmatch(package.name)
+        if match is None or match[1] == "source":
+            continue
+        kind, release, unsigned = match.groups()
+        if kind == "image" and package.size < META_PACKAGE_BYTES:
+            continue
+        found.setdefault((release, package.version), {}).setdefault(kind + (unsigned or ""), []).append(package)
+    result = []
+    # The longest suffix wins: "amd64" ends every name.
+    by_length = sorted(suffixes, key=len, reverse=True)
+    for (release, revision), parts in found.items():
+        version = upstream(revision)
+        suffix = next((suffix for suffix in by_length if release.endswith(f"-{suffix}")), None)
+        sets = _sets(parts)
+        # linux-image-6.12-amd64 and the like follow the newest release: their names hold no exact one.
+        if version is None or suffix is None or not sets:
+            continue
+        suites = dict.fromkeys(package.suite for one in sets for package in one)
+        result.append(DebianKernel(release, revision, version, suffixes[suffix], tuple(suites), tuple(sets)))
+    return sorted(result, key=lambda kernel: (kernel.version, Version(kernel.revision), kernel.release))
+
+
+def _sets(parts: Mapping[str, list[Package]]) -> list[tuple[Package, ...]]:
+    sets: list[tuple[Package, ...]] = []
+    seen: set[str] = set()
+    for kind in ("image", "image-unsigned"):
+        for package in parts.get(kind, ()):
+            if package.url not in seen:
+                seen.add(package.url)
+                sets.append((package,))
+    for kind in ("binary", "binary-unsigned"):
+        for package in parts.get(kind, ()):
+            if package.url not in seen:
+                seen.add(package.url)
+                companions = [parts[other][0] for other in ("modules", "base") if parts.get(other)]
+                sets.append((package, *companions))
+    return sets
+
+
+def sources(packages: Iterable[Package]) -> list[Package]:
+    """Return the `linux-source-SERIES` packages, newest of each series, in order of version."""
+    from debian.debian_support import Version
+
+    newest: dict[str, Package] = {}
+    for package in packages:
+        match = _NAME.fullmatch(package.name)
+        if match is None or match[1] != "source":
+            continue
+        known = newest.get(package.name)
+        if known is None or Version(package.version) > Version(known.version):
+            newest[package.name] = package
+    return sorted(newest.values(), key=lambda package: upstream(package.version) or KernelVersion(0, 0))

@@ -1,0 +1,306 @@
+"""The grammar of kernel selectors, and what they mean given what is on offer.
+
+Pure: text and records in, records out. One grammar serves `--kernel`, the ini option and the command line::
+
+    selection   item, or items separated by blanks or commas
+    item        [PROVIDER:] what [:FLAVOUR]
+    what        6.12                  the newest known release of a series
+                6.12.94, 7.3-rc7      that release
+                6.12.*                every release of a series
+                6.12.94-1~bpo12+1     that Debian package version
+                6.1.0-56-cloud-amd64  the kernel that `uname -r` calls so
+                >=5.10,<6.13          a range: the newest release of each series in it (>= > <= < == !=)
+                all oldest newest lts the newest release of each, the first, the last, each longterm series
+    item        a path (anything with a "/"): bzImage, vmlinux, a built tree, a folder with boot/ and modules
+                host                  the running kernel's image
+                @lock, @FILE          what a lock file names; FILE as a path, @lock is kernels.lock
+
+Comparisons that follow each other make one range, so two ranges are two items given apart (repeat the option).
+
+Imports :mod:`harness.errors`, :mod:`harness.kernel.types` and :mod:`harness.kernel.version`.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any
+
+from harness.errors import SelectorError
+from harness.kernel.types import Choice, Offer
+from harness.kernel.version import KernelVersion
+
+GRAMMAR = (
+    "a series (6.12), a release (6.12.94), a Debian package version, a range (>=5.10,<6.13), "
+    "all, oldest, newest, lts, host, a path with a '/', or @lock"
+)
+
+
+class Kind(Enum):
+    """What sort of thing an item names."""
+
+    SERIES = "series"
+    RELEASE = "release"
+    EVERY = "every release of a series"
+    PACKAGE = "package version or uname -r"
+    RANGE = "range"
+    ALL = "all"
+    OLDEST = "oldest"
+    NEWEST = "newest"
+    LTS = "lts"
+    PATH = "path"
+    HOST = "host"
+    LOCK = "lock"
+
+
+SINGLE = frozenset({Kind.SERIES, Kind.RELEASE, Kind.PACKAGE, Kind.PATH, Kind.HOST})
+"""Kinds that name one kernel, whose words become its label."""
+
+OPEN = frozenset({Kind.SERIES, Kind.RANGE, Kind.ALL, Kind.OLDEST, Kind.NEWEST, Kind.LTS})
+"""Kinds that leave the release open, so that another of the series may stand in for one that cannot be had."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One item of a selection.
+
+    Attributes:
+        text: The user's words.
+        kind: What they name.
+        word: The part between provider and flavour.
+        provider: The provider asked for, or "".
+        flavour: The flavour asked for, or "".
+        bounds: For a range, its comparisons.
+    """
+
+    text: str
+    kind: Kind
+    word: str
+    provider: str = ""
+    flavour: str = ""
+    bounds: tuple[tuple[str, str], ...] = ()
+
+
+_PROVIDERS = ("local", "debian", "ubuntu")
+_WORDS = {kind.value: kind for kind in (Kind.ALL, Kind.OLDEST, Kind.NEWEST, Kind.LTS, Kind.HOST)}
+_BOUND = re.compile(r"(>=|<=|==|!=|>|<)\s*(v?\d[\w.~-]*)")
+_SERIES = re.compile(r"v?(\d{1,3}\.\d{1,3})")
+_EVERY = re.compile(r"v?(\d{1,3}\.\d{1,3})\.\*")
+_RELEASE = re.compile(r"v?\d{1,3}\.\d{1,3}(?:\.\d{1,4}|(?:\.\d{1,4})?[-~]?rc\d{1,2})")
+_PACKAGE = re.compile(r"(?:\d+:)?\d{1,3}\.\d{1,3}[\w.+~]*-[\w.+~-]+")
+_COMPARE: dict[str, Callable[[Any, Any], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    "==": operator.eq,
+    "!=": operator.ne,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+
+
+def parse(text: str) -> list[Item]:
+    """Read one selection.
+
+    Raises:
+        SelectorError: It is empty or malformed.
+    """
+    # A blank inside a comparison belongs to it: ">= 5.10".
+    words = [word for word in re.split(r"[,\s]+", re.sub(r"([<>=!]=?)\s+", r"\1", text.strip())) if word]
+    if not words:
+        raise SelectorError(
+            "a kernel selection is empty", expected=GRAMMAR, hint="leave --kernel out for the default kernel"
+        )
+    items: list[Item] = []
+    for word in words:
+        item = _item(word)
+        last = items[-1] if items else None
+        if item.kind is Kind.RANGE and last is not None and last.kind is Kind.RANGE and not last.flavour:
+            if item.provider:
+                raise _malformed(text, f"a provider may stand only before a range's first comparison, not at {word!r}")
+            items[-1] = replace(
+                last, text=f"{last.text},{word}", bounds=last.bounds + item.bounds, flavour=item.flavour
+            )
+        else:
+            items.append(item)
+    return items
+
+
+def _malformed(text: str, why: str = "") -> SelectorError:
+    return SelectorError(
+        f"{text!r} is no kernel selector" + (f": {why}" if why else ""),
+        expected=GRAMMAR,
+        hint="`harness kernels list` prints what is available",
+    )
+
+
+def _item(word: str) -> Item:
+    if word.startswith("@"):
+        if word == "@":
+            raise _malformed(word, "a lock file's name should follow the @")
+        return Item(word, Kind.LOCK, word[1:])
+    if "/" in word or word in (".", "..", "~"):
+        return Item(word, Kind.PATH, word)
+    rest, provider, flavour = word, "", ""
+    head, colon, tail = rest.partition(":")
+    if colon and head in _PROVIDERS:
+        provider, rest = head, tail
+    # An epoch ("1:6.1-2") is the one other thing that a colon can follow.
+    before, colon, after = rest.rpartition(":")
+    if colon and not before.isdigit():
+        rest, flavour = before, after
+        if not re.fullmatch(r"[a-z][a-z0-9-]*", flavour):
+            raise _malformed(word, f"{flavour!r} is no flavour")
+    named = Item(word, Kind.ALL, rest, provider, flavour)
+    if rest in _WORDS:
+        return replace(named, kind=_WORDS[rest])
+    if rest[:1] in "<>=!":
+        match = _BOUND.fullmatch(rest)
+        if match is None:
+            raise _malformed(word, "a comparison is one of >= > <= < == != and a version")
+        KernelVersion.parse(match[2])
+        return replace(named, kind=Kind.RANGE, bounds=((match[1], match[2]),))
+    if match := _SERIES.fullmatch(rest):
+        return replace(named, kind=Kind.SERIES, word=match[1])
+    if match := _EVERY.fullmatch(rest):
+        return replace(named, kind=Kind.EVERY, word=match[1])
+    if _RELEASE.fullmatch(rest):
+        return replace(named, kind=Kind.RELEASE)
+    if _PACKAGE.fullmatch(rest):
+        return replace(named, kind=Kind.PACKAGE)
+    if re.fullmatch(r"v?\d{1,3}(\.\*?)?", rest):
+        raise SelectorError(
+            f"{word!r} is ambiguous: it names no series",
+            expected="a series such as 6.12",
+            hint=f"every series of it is the range >={rest.strip('v.*')}.0,<{int(rest.strip('v.*')) + 1}.0",
+        )
+    hint = "for a file of that name" if not re.search(r"\s", rest) else ""
+    raise _malformed(word, f"write ./{rest} {hint}" if hint and re.match(r"[\w.-]+$", rest) else "")
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What is known beforehand, from data.
+
+    Attributes:
+        longterm: Longterm series.
+        flavours: Flavours in the order in which they are tried when none is asked for.
+        oldest: Series below this one are not supported.
+    """
+
+    longterm: frozenset[tuple[int, int]]
+    flavours: tuple[str, ...]
+    oldest: tuple[int, int]
+
+
+def select(item: Item, offers: Iterable[Offer], policy: Policy) -> list[Choice]:
+    """Resolve one item that is no path, host or lock file.
+
+    Where no flavour is asked for, each series is served in the first flavour of the policy that it has.
+
+    Args:
+        item: The item.
+        offers: What the providers offer.
+        policy: What is known beforehand.
+
+    Returns:
+        The choices in order of version; none when nothing fits.
+    """
+    pool = [
+        offer
+        for offer in offers
+        if (not item.provider or offer.provider == item.provider)
+        and (not item.flavour or offer.flavour == item.flavour)
+        and _matches(item, offer, policy)
+    ]
+    groups: dict[object, list[Offer]] = {}
+    for offer in pool:
+        group: object = offer.version.series
+        if item.kind is Kind.EVERY:
+            group = offer.version
+        groups.setdefault(group, []).append(offer)
+    chosen = [_best(group, policy) for group in groups.values()]
+    chosen.sort(key=lambda ranked: ranked[0].version)
+    if item.kind is Kind.OLDEST:
+        chosen = chosen[:1]
+    elif item.kind is Kind.NEWEST:
+        # A candidate counts as newest only where there is no final release at all.
+        final = [ranked for ranked in chosen if ranked[0].version.rc == KernelVersion(0, 0).rc]
+        chosen = (final or chosen)[-1:]
+    return [_choice(ranked, item) for ranked in chosen]
+
+
+def _best(group: Sequence[Offer], policy: Policy) -> list[Offer]:
+    """Return a group's offers of the best flavour, best first; others stay out: a stand-in is of the same flavour."""
+
+    def preference(offer: Offer) -> int:
+        return policy.flavours.index(offer.flavour) if offer.flavour in policy.flavours else len(policy.flavours)
+
+    first = min(preference(offer) for offer in group)
+    same = [offer for offer in group if preference(offer) == first]
+    # Sorts are stable: among equals, the provider that was asked first.
+    return sorted(same, key=lambda offer: (offer.version, offer.rank), reverse=True)
+
+
+def _choice(ranked: Sequence[Offer], item: Item) -> Choice:
+    suffix = f":{item.flavour}" if item.flavour else ""
+    if item.kind in SINGLE:
+        label = item.text
+    elif item.kind is Kind.EVERY:
+        label = f"{ranked[0].version}{suffix}"
+    else:
+        label = "{}.{}".format(*ranked[0].version.series) + suffix
+    stand_ins = ranked[1:] if item.kind in OPEN else ()
+
+    def choice(offer: Offer) -> Choice:
+        return Choice(label, offer.version, offer.provider, offer.key, offer.flavour)
+
+    return replace(choice(ranked[0]), alternatives=tuple(choice(offer) for offer in stand_ins))
+
+
+def _matches(item: Item, offer: Offer, policy: Policy) -> bool:
+    if offer.version.series < policy.oldest:
+        return False
+    series = "{}.{}".format(*offer.version.series)
+    if item.kind in (Kind.SERIES, Kind.EVERY):
+        return series == item.word
+    if item.kind is Kind.RELEASE:
+        return offer.version == KernelVersion.parse(item.word)
+    if item.kind is Kind.PACKAGE:
+        return item.word in (offer.revision, offer.release)
+    if item.kind is Kind.RANGE:
+        return all(_within(offer.version, sign, bound) for sign, bound in item.bounds)
+    if item.kind is Kind.LTS:
+        return offer.version.series in policy.longterm
+    return True
+
+
+def _within(version: KernelVersion, sign: str, bound: str) -> bool:
+    # A bound of two numbers is about whole series: 6.12.94 is <=6.12 and not >6.12.
+    limit = KernelVersion.parse(bound)
+    if _SERIES.fullmatch(bound):
+        return _COMPARE[sign](version.series, limit.series)
+    return _COMPARE[sign](version, limit)
+
+
+def arrange(choices: Iterable[Choice]) -> list[Choice]:
+    """Put choices in order of version, each kernel once, with labels that differ.
+
+    A kernel that several selectors named keeps the first one's label; two kernels under one label get their
+    versions (then providers and flavours) added.
+    """
+    unique: dict[tuple[str, str], Choice] = {}
+    for choice in choices:
+        unique.setdefault((choice.provider, choice.key), choice)
+    ordered = sorted(unique.values(), key=lambda choice: choice.version)
+    for more in ("={choice.version}", ":{choice.flavour}", "@{choice.provider}:{choice.key}"):
+        labels = [choice.label for choice in ordered]
+        ordered = [
+            replace(choice, label=choice.label + more.format(choice=choice))
+            if labels.count(choice.label) > 1
+            else choice
+            for choice in ordered
+        ]
+    return ordered
