@@ -147,9 +147,12 @@ class Agent:
             self.send(wire.REPLY, number, tag, result)
 
     def _forward(self, fd: int) -> None:
-        number, child = next((n, c) for n, c in self.children.items() if c.link.fileno() == fd)
-        if not self._pump(number, child):
-            self._close(child)
+        for number, child in self.children.items():
+            if child.link.fileno() == fd:
+                if not self._pump(number, child):
+                    self._close(child)
+                return
+        # Reaped since poll returned, in the same round: its last words have been forwarded already.
 
     def _pump(self, number: int, child: Child) -> bool:
         """Forward what a process has written; return whether more can come."""

@@ -5,6 +5,7 @@ Imports only the standard library.
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import shlex
 from dataclasses import dataclass
@@ -37,6 +38,10 @@ class MachineSpec:
     memory: int = 256
     cpus: int = 1
     append: tuple[str, ...] = ()
+
+    def running_under(self, accel: Accel) -> MachineSpec:
+        """Return the same with another acceleration."""
+        return dataclasses.replace(self, accel=accel)
 
 
 CONSOLE, CHANNEL, QMP = "/dev/ttyS0", "/dev/ttyS1", "qmp"

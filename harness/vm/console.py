@@ -34,6 +34,19 @@ def cause_of_death(lines: list[str]) -> str | None:
     return None
 
 
+_AGENT_EXIT = re.compile(r"Attempted to kill init! exitcode=0x0000[0-9a-f]{2}00")
+
+
+def agent_exited(lines: list[str]) -> bool:
+    """Whether the panic says that the guest's first process exited by itself: the harness's fault, not the kernel's."""
+    return any(_AGENT_EXIT.search(line) for line in lines)
+
+
+def tail_of(lines: list[str], count: int = 25) -> str:
+    """Return the last `count` lines that are not empty, as one text."""
+    return "\n".join([line for line in lines if line][-count:]) or "(the console is empty)"
+
+
 class Console:
     """Drains a pexpect child in a thread of its own, so that a full terminal never stops the guest.
 
@@ -75,7 +88,3 @@ class Console:
         with self._lock:
             tail = [clean(self._partial.decode(errors="replace"))] if self._partial else []
             return [*self._lines, *tail]
-
-    def tail(self, count: int = 25) -> str:
-        """Return the last `count` lines that are not empty, as one text."""
-        return "\n".join([line for line in self.lines() if line][-count:])

@@ -1,0 +1,216 @@
+"""The pytest plugin: options, fixtures, test parameters, and what became of the guest in the report.
+
+The top of the package: it may import everything below and is imported by nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from harness.errors import HarnessError, InfrastructureError
+
+if TYPE_CHECKING:
+    from harness.kernel.types import Choice, Kernel
+    from harness.remote.bpf import Bpf
+    from harness.remote.guest import Guest
+    from harness.run.pool import Pool
+    from harness.vm.machine import Machine
+
+DEFAULT_KERNEL = "6.12"
+"""The kernel that tests run on when neither the command line nor the configuration names one."""
+
+_STATE = pytest.StashKey["State"]()
+_GUESTS = pytest.StashKey["Guest"]()
+
+KERNEL_PARAMETER = "kernel_choice"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare the command line options and ini settings."""
+    group = parser.getgroup("kernel-harness", "tests on Linux kernels")
+    group.addoption(
+        "--kernel",
+        action="append",
+        default=[],
+        metavar="SELECTOR",
+        help="kernel to test on: a series (6.1), an exact release (6.1.170), a range (>=5.10,<6.13), a path, ...; "
+        f"repeat it for several kernels (default: the ini setting harness_kernels, else {DEFAULT_KERNEL})",
+    )
+    group.addoption(
+        "--accel",
+        choices=("auto", "kvm", "tcg"),
+        default="auto",
+        help="run guests with hardware virtualisation (kvm), in software (tcg), or with kvm where a guest has been "
+        "seen to run under it (auto, the default)",
+    )
+    group.addoption(
+        "--boot-timeout",
+        type=float,
+        default=120.0,
+        metavar="SECONDS",
+        help="how long a kernel may take from start to a guest that answers (default: 120)",
+    )
+    parser.addini("harness_kernels", "kernels to test on when --kernel is not given", type="args", default=[])
+
+
+class State:
+    """What the plugin keeps for one pytest process."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self._choices: list[Choice] | None = None
+        self._pool: Pool | None = None
+
+    @property
+    def named(self) -> list[str]:
+        """The selectors that the user gave, on the command line or in the configuration."""
+        return list(self.config.getoption("kernel") or self.config.getini("harness_kernels"))
+
+    def choices(self) -> list[Choice]:
+        """Return the kernels to test on, resolved once."""
+        from harness import kernel as kernels
+
+        if self._choices is None:
+            self._choices = kernels.resolve(self.named or [DEFAULT_KERNEL], progress=self.say)
+        return self._choices
+
+    def pool(self) -> Pool:
+        """Return the machines of this process."""
+        from harness.run.pool import Pool, Settings
+
+        if self._pool is None:
+            settings = Settings(
+                accel=self.config.getoption("accel"), boot_timeout=self.config.getoption("boot_timeout")
+            )
+            self._pool = Pool(settings, self.say)
+        return self._pool
+
+    def say(self, line: str) -> None:
+        """Print a line that says what takes time."""
+        reporter: Any = self.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None:
+            reporter.ensure_newline()
+            reporter.write_line(f"harness: {line}")
+
+    def close(self) -> None:
+        """End every machine."""
+        if self._pool is not None:
+            self._pool.close()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the plugin's state."""
+    config.stash[_STATE] = State(config)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End every machine."""
+    if _STATE in config.stash:
+        config.stash[_STATE].close()
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Prepare the kernels that the user named, and say what they are and how they run."""
+    state = config.stash[_STATE]
+    if not state.named or config.getoption("help", default=False):
+        return []
+    with _clear_errors():
+        return [line for choice in state.choices() for line in _describe(state, choice)]
+
+
+def _describe(state: State, choice: Choice) -> list[str]:
+    prepared = state.pool().prepare(choice)
+    kernel = prepared.kernel
+    return [f"kernel {choice.label}: {kernel.version} ({kernel.origin}), {prepared.verdict}"]
+
+
+class _clear_errors:  # noqa: N801 - used like a function
+    """Turns an error of the harness, outside any test, into one message and an exit status of its own."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if isinstance(error, HarnessError):
+            pytest.exit(f"kernel-harness: {error}", returncode=error.exit_status)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Make each kernel a parameter of the tests that use one."""
+    if KERNEL_PARAMETER in metafunc.fixturenames:
+        with _clear_errors():
+            choices = metafunc.config.stash[_STATE].choices()
+        metafunc.parametrize(
+            KERNEL_PARAMETER, choices, ids=[choice.label for choice in choices], indirect=True, scope="session"
+        )
+
+
+@pytest.fixture(scope="session")
+def kernel_choice(request: pytest.FixtureRequest) -> Choice:
+    """The kernel this test runs on, as it was chosen; every test that uses a kernel is parametrised with it."""
+    choice: Choice = request.param
+    return choice
+
+
+@pytest.fixture(scope="session")
+def kernel(kernel_choice: Choice, request: pytest.FixtureRequest) -> Kernel:
+    """The kernel this test runs on: version, release, where it came from."""
+    return request.config.stash[_STATE].pool().prepare(kernel_choice).kernel
+
+
+@pytest.fixture
+def vm(kernel_choice: Choice, request: pytest.FixtureRequest) -> Machine:
+    """A healthy machine that runs the kernel."""
+    machine = request.config.stash[_STATE].pool().machine(kernel_choice)
+    request.node.user_properties.append(("kernel", machine.release))
+    return machine
+
+
+@pytest.fixture
+def guest(vm: Machine, request: pytest.FixtureRequest) -> Iterator[Guest]:
+    """The guest as a test sees it: call functions there, read its kernel log."""
+    from harness.remote.guest import Guest
+
+    guest = Guest(vm)
+    request.node.stash[_GUESTS] = guest
+    yield guest
+    guest.close()
+
+
+@pytest.fixture
+def bpf(guest: Guest) -> Bpf:
+    """Return the bpf system call, in a guest process of this test's own."""
+    from harness.remote.bpf import Bpf
+
+    return Bpf(guest.process)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add what guest functions printed, and mark trouble that says nothing about the kernel."""
+    report = yield
+    if call.when == "call" and _GUESTS in item.stash:
+        for output in item.stash[_GUESTS].outputs:
+            for stream, text in (("stdout", output.stdout), ("stderr", output.stderr)):
+                if text:
+                    report.sections.append((f"Guest {stream} of {output.function}", text))
+    if call.excinfo is not None and isinstance(call.excinfo.value, HarnessError):
+        error = call.excinfo.value
+        # The message says it all; the harness's own frames would bury it.
+        report.longrepr = f"{type(error).__name__}: {error}" if report.when != "call" else report.longrepr
+        if isinstance(error, InfrastructureError):
+            report.user_properties.append(("outcome", "infrastructure"))
+    return report
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
+    """Show infrastructure trouble as an error, never as a failed test."""
+    if report.failed and ("outcome", "infrastructure") in getattr(report, "user_properties", []):
+        return "error", "I", "INFRASTRUCTURE"
+    return None

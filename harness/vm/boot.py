@@ -1,0 +1,105 @@
+"""Boots a machine through virtme-ng, from nothing to "agent ready".
+
+Imports the command, channel, process and machine beside it, :mod:`harness.store`, :mod:`harness.errors`.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from pathlib import Path
+
+from harness import store
+from harness.errors import BootError, GuestHung
+from harness.proc import quote
+from harness.vm.channel import Channel, ChannelClosed, Listener
+from harness.vm.command import MachineSpec, vng_argv, wrapper_script
+from harness.vm.console import cause_of_death, tail_of
+from harness.vm.machine import Machine
+from harness.vm.process import QemuProcess, VngProcess, find_qemu, find_vng
+
+log = logging.getLogger("harness.vm")
+
+BOOT_TIMEOUT = 120.0
+"""Seconds a guest may take to "agent ready"; three to five is what it takes in software emulation."""
+
+_POLL_INTERVAL = 0.25
+_END_TIMEOUT = 5.0
+
+
+def boot(spec: MachineSpec, *, label: str, timeout: float = BOOT_TIMEOUT) -> Machine:
+    """Boot a guest and return it when its agent is ready.
+
+    Args:
+        spec: What to boot.
+        label: What messages call the kernel.
+        timeout: Seconds until it has to be ready.
+
+    Raises:
+        BootError: It did not get there; the message holds the console's last lines.
+        ToolMissing: vng or QEMU is not installed.
+    """
+    vng, qemu = find_vng(), find_qemu()
+    folder = store.run_folder()
+    process: QemuProcess | None = None
+    channel: Channel | None = None
+    listener = Listener(folder / "channel.sock")
+    try:
+        argv = _prepare(spec, folder, vng=vng, qemu=qemu)
+        log.info("+ %s", quote(argv))
+        deadline = time.monotonic() + timeout
+        process = VngProcess(argv, folder)
+        channel = _connect(listener, process, deadline)
+        about = channel.wait_event(deadline - time.monotonic()) if channel is not None else None
+        if channel is None or about is None:
+            raise _boot_error(label, process, argv, timeout)
+        return Machine(spec, label, folder=folder, process=process, channel=channel, about=about)
+    except BaseException as error:
+        failed = process is not None and isinstance(error, (GuestHung, ChannelClosed))
+        explained = _boot_error(label, process, argv, timeout) if failed and process is not None else None
+        for part in (channel, listener):
+            if part is not None:
+                part.close()
+        if process is not None:
+            process.kill()
+        shutil.rmtree(folder, ignore_errors=True)
+        if explained is not None:
+            raise explained from error
+        raise
+
+
+def _prepare(spec: MachineSpec, folder: Path, *, vng: Path, qemu: Path) -> list[str]:
+    (folder / "root").mkdir()
+    wrapper = folder / "qemu"
+    wrapper.write_text(wrapper_script(qemu, folder))
+    wrapper.chmod(0o700)
+    return vng_argv(spec, vng=vng, qemu=wrapper, run_dir=folder)
+
+
+def _connect(listener: Listener, process: QemuProcess, deadline: float) -> Channel | None:
+    """Return the channel when QEMU has connected; None when it ended instead, or the time is over."""
+    while time.monotonic() < deadline:
+        channel = listener.accept(_POLL_INTERVAL)
+        if channel is not None or process.wait(0):
+            return channel
+    return None
+
+
+def _boot_error(label: str, process: QemuProcess, argv: list[str], timeout: float) -> BootError:
+    # A panic ends QEMU; its last words may still be on their way.
+    ended = process.wait(_END_TIMEOUT if cause_of_death(process.console()) else 0.5)
+    lines = process.console()
+    cause = cause_of_death(lines)
+    if cause is not None:
+        what = f"the kernel {label} died while it booted: {cause}"
+    elif ended:
+        what = f"QEMU ended before the guest of {label} was ready"
+    else:
+        what = f"the guest of {label} was not ready within {timeout:.0f} s"
+    return BootError(
+        what,
+        expected="the guest's agent to report that it is ready",
+        hint=f"look at the console below; by hand: {quote(argv)}",
+        detail=tail_of(lines),
+    )

@@ -1,0 +1,118 @@
+"""The programs that run a machine: QEMU, and vng where it started QEMU.
+
+Imports the console beside it, :mod:`harness.proc`, :mod:`harness.errors`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import pexpect
+
+from harness.errors import StateError
+from harness.proc import find_tool, kill_group
+from harness.vm.console import Console
+
+QEMU_NAME = "qemu-system-x86_64"
+
+_END_TIMEOUT = 5.0
+
+
+class QemuProcess(Protocol):
+    """A running QEMU and its console."""
+
+    def wait(self, timeout: float) -> bool:
+        """Wait until QEMU has ended, `timeout` seconds at most; return whether it has."""
+
+    def pid(self) -> int:
+        """Return QEMU's pid."""
+
+    def console(self) -> list[str]:
+        """Return the console's last lines, oldest first."""
+
+    def kill(self) -> None:
+        """End QEMU at once; nothing happens when it has ended already."""
+
+
+def find_qemu() -> Path:
+    """Return the QEMU program.
+
+    Raises:
+        ToolMissing: It is not installed.
+    """
+    return find_tool(QEMU_NAME, package="qemu-system-x86", purpose="run kernels")
+
+
+def find_vng() -> Path:
+    """Return virtme-ng's `vng`: the one beside this interpreter, else the one on PATH.
+
+    Raises:
+        ToolMissing: It is not installed.
+    """
+    beside = Path(sys.executable).with_name("vng")
+    return beside if os.access(beside, os.X_OK) else find_tool("vng", purpose="boot kernels (pip install virtme-ng)")
+
+
+class VngProcess:
+    """QEMU started by vng, which runs on a terminal of its own.
+
+    When the harness dies without warning the terminal closes, and the kernel's SIGHUP ends vng and QEMU.
+
+    Args:
+        argv: The vng command.
+        folder: The machine's private folder.
+    """
+
+    def __init__(self, argv: Sequence[str], folder: Path) -> None:
+        self._pid_file = folder / "qemu.pid"
+        # vng looks for its own helpers on PATH, where a virtual environment that is not activated is missing.
+        path = os.pathsep.join((str(Path(argv[0]).parent), os.environ.get("PATH", os.defpath)))
+        self._child: pexpect.spawn[bytes] = pexpect.spawn(
+            argv[0],
+            list(argv[1:]),
+            env={**os.environ, "PATH": path, "TERM": "dumb"},
+            timeout=None,
+            encoding=None,
+            dimensions=(50, 400),
+            echo=False,
+        )
+        self._console = Console(self._child, folder / "console.log")
+
+    def wait(self, timeout: float) -> bool:
+        """Wait until QEMU and vng have ended; see :class:`QemuProcess`."""
+        return self._console.ended.wait(timeout)
+
+    def pid(self) -> int:
+        """Return QEMU's pid.
+
+        Raises:
+            StateError: vng has not started QEMU yet.
+        """
+        try:
+            return int(self._pid_file.read_text())
+        except (FileNotFoundError, ValueError) as error:
+            raise StateError("vng has not started QEMU yet", expected="a running QEMU") from error
+
+    def console(self) -> list[str]:
+        """Return the console's last lines; see :class:`QemuProcess`."""
+        return self._console.lines()
+
+    def kill(self) -> None:
+        """Kill QEMU; vng then ends by itself and removes its own temporary files."""
+        assert self._child.pid is not None
+        try:
+            os.kill(self.pid(), signal.SIGKILL)
+            ended = self.wait(_END_TIMEOUT)
+        except ProcessLookupError:
+            ended = self.wait(_END_TIMEOUT)
+        except StateError:
+            ended = False
+        if not ended:
+            kill_group(self._child.pid)
+            self.wait(_END_TIMEOUT)
+        self._child.close(force=True)
