@@ -18,11 +18,10 @@ import signal
 import socket
 import struct
 import sys
-import termios
 import time
-import tty
 
 from harness.guest import process, wire
+from harness.guest.link import Link
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,21 +66,6 @@ def parse_command_line(text: str) -> dict[str, str]:
     return {name: value for name, _, value in (word.partition("=") for word in words)}
 
 
-def open_channel(path: str) -> int:
-    """Open the channel's device and make it carry bytes unchanged."""
-    fd = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
-    if os.isatty(fd):
-        tty.setraw(fd, termios.TCSANOW)
-    return fd
-
-
-def write_all(fd: int, data: bytes) -> None:
-    """Write every byte."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
-
-
 class Child:
     """One guest process: its pid and the agent's end of the socket to it."""
 
@@ -94,14 +78,14 @@ class Child:
 class Agent:
     """Serves the host over one channel until the machine ends."""
 
-    def __init__(self, channel: int, *, kernel_log: int) -> None:
-        self.channel = channel
+    def __init__(self, link: Link, *, kernel_log: int) -> None:
+        self.link = link
         self.kernel_log = kernel_log
         self.children: dict[int, Child] = {}
         self.spare: Child | None = None
         self.splitter = wire.Splitter()
         self.poll = select.poll()
-        self.poll.register(channel, select.POLLIN)
+        self.poll.register(link.fileno(), select.POLLIN)
         self.wake, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.signal(signal.SIGCHLD, lambda _signal, _frame: None)
         signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
@@ -110,7 +94,7 @@ class Agent:
 
     def send(self, kind: int, number: int, tag: int, value: object) -> None:
         """Send one frame to the host."""
-        write_all(self.channel, wire.frame(kind, number, tag, value))
+        self.link.send(wire.frame(kind, number, tag, value))
 
     def serve(self) -> NoReturn:
         """Answer the host for as long as the machine runs."""
@@ -118,8 +102,8 @@ class Agent:
             if self.spare is None:
                 self.spare = self._fork()
             for fd, _ in self.poll.poll():
-                if fd == self.channel:
-                    for frame in self.splitter.feed(os.read(self.channel, 1 << 16)):
+                if fd == self.link.fileno():
+                    for frame in self.splitter.feed(self.link.receive()):
                         self._route(*frame)
                 elif fd == self.wake:
                     os.read(self.wake, 4096)
@@ -163,7 +147,7 @@ class Agent:
         except ConnectionResetError:
             data = b""
         for kind, _, tag, payload in child.splitter.feed(data):
-            write_all(self.channel, wire.pack(kind, number, tag, payload))
+            self.link.send(wire.pack(kind, number, tag, payload))
         return bool(data)
 
     def _close(self, child: Child) -> None:
@@ -179,12 +163,9 @@ class Agent:
             try:
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                ours.close()
-                for child in (*self.children.values(), *([self.spare] if self.spare else [])):
-                    child.link.close()
-                for fd in (self.channel, self.wake, self.kernel_log):
-                    if fd >= 0:
-                        os.close(fd)
+                # Its descriptors are the test's own: the agent's, the mapped memory's included, are not among them.
+                os.closerange(3, theirs.fileno())
+                os.closerange(theirs.fileno() + 1, 1024)
                 process.serve(theirs)
                 status = 0
             finally:
@@ -290,9 +271,8 @@ def main() -> NoReturn:
     with open("/proc/cmdline") as file:
         options = parse_command_line(file.read())
     process.raise_limits()
-    channel = open_channel(options["channel"])
     kernel_log = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    agent = Agent(channel, kernel_log=kernel_log)
+    agent = Agent(Link(options["channel"]), kernel_log=kernel_log)
     agent.spare = agent._fork()
     agent.send(wire.EVENT, wire.AGENT, 0, describe_machine(absent))
     agent.serve()

@@ -4,6 +4,10 @@ Plain values are None, bool, int of any size, float, str, bytes, list, tuple, se
 they arrive as what they were (a tuple as a tuple, an int key as an int). A frame is a 20-byte header (magic, kind,
 guest process, tag, length, CRC-32 of the payload) and one encoded value; the agent routes by the header alone.
 
+A stream of frames travels through two rings in memory that host and guest share, one a direction, with a byte on a
+serial port to say that there is something to read; where the guest cannot map that memory the frames themselves go
+over the serial port, some hundred times slower.
+
 Imports the standard library alone: this file runs on both sides.
 """
 
@@ -201,3 +205,53 @@ class Splitter:
                 raise WireError("a frame's payload does not match its checksum")
             found.append((kind, process, tag, payload))
         return found
+
+
+DOORBELL = b"!"
+"""What is sent over the serial port when a ring holds something new; no frame begins with it."""
+
+SHARED_SIZE = 4 * 1024 * 1024
+_RING_SIZE = 1024 * 1024  # a power of two, so that the 32-bit counters may wrap
+
+TO_GUEST, TO_HOST = 0, 1
+
+
+class Ring:
+    """One direction of a byte stream, in memory that both sides map.
+
+    Two counters, of bytes written and bytes read, run freely; each has one writer and is stored whole. Neither side
+    keeps a copy of them, so a machine that is restored beside fresh memory finds an empty ring.
+
+    Args:
+        memory: The shared memory, SHARED_SIZE bytes.
+        direction: TO_GUEST or TO_HOST.
+    """
+
+    def __init__(self, memory: memoryview, direction: int) -> None:
+        self._counters = memory[direction * 128 : direction * 128 + 128].cast("I")
+        start = (direction + 1) * _RING_SIZE
+        self._data = memory[start : start + _RING_SIZE]
+
+    def write(self, data: memoryview) -> int:
+        """Take as many of the bytes as there is room for; return how many."""
+        written = self._counters[0]
+        room = _RING_SIZE - ((written - self._counters[16]) & 0xFFFFFFFF)
+        count = min(room, len(data))
+        at = written % _RING_SIZE
+        first = min(count, _RING_SIZE - at)
+        self._data[at : at + first] = data[:first]
+        self._data[: count - first] = data[first:count]
+        self._counters[0] = (written + count) & 0xFFFFFFFF
+        return count
+
+    def read(self) -> bytes:
+        """Return and remove all that is there."""
+        read = self._counters[16]
+        count = (self._counters[0] - read) & 0xFFFFFFFF
+        if count > _RING_SIZE:
+            raise WireError(f"a ring of {_RING_SIZE} bytes claims to hold {count}")
+        at = read % _RING_SIZE
+        first = min(count, _RING_SIZE - at)
+        data = bytes(self._data[at : at + first]) + bytes(self._data[: count - first])
+        self._counters[16] = (read + count) & 0xFFFFFFFF
+        return data

@@ -14,7 +14,7 @@ from harness import store
 from harness.errors import BootError, GuestHung
 from harness.proc import quote
 from harness.vm.channel import Channel, ChannelClosed, Listener
-from harness.vm.command import MachineSpec, vng_argv, wrapper_script
+from harness.vm.command import SHARED, MachineSpec, vng_argv, wrapper_script
 from harness.vm.console import cause_of_death, tail_of
 from harness.vm.machine import Machine
 from harness.vm.process import QemuProcess, VngProcess, find_qemu, find_vng
@@ -44,7 +44,7 @@ def boot(spec: MachineSpec, *, label: str, timeout: float = BOOT_TIMEOUT) -> Mac
     folder = store.run_folder()
     process: QemuProcess | None = None
     channel: Channel | None = None
-    listener = Listener(folder / "channel.sock")
+    listener = Listener(folder / "channel.sock", folder / SHARED)
     try:
         argv = _prepare(spec, folder, vng=vng, qemu=qemu)
         log.info("+ %s", quote(argv))

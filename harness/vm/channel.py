@@ -5,6 +5,7 @@ Imports the wire format from harness.guest, and :mod:`harness.errors`.
 
 from __future__ import annotations
 
+import mmap
 import select
 import socket
 import time
@@ -13,6 +14,8 @@ from typing import Any
 
 from harness.errors import GuestCallError, GuestHung, GuestProcessDied, LinkBroken
 from harness.guest import wire
+
+_FULL_PAUSE = 0.0002
 
 
 class ChannelClosed(LinkBroken):
@@ -27,9 +30,17 @@ def wait_for(source: socket.socket, events: int, deadline: float) -> bool:
 
 
 class Listener:
-    """A unix socket that one QEMU connects to."""
+    """A unix socket that one QEMU connects to, and the memory it will share with its guest.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: The socket; made.
+        shared: The file of the shared memory; made, empty.
+    """
+
+    def __init__(self, path: Path, shared: Path) -> None:
+        with shared.open("xb+") as file:
+            file.truncate(wire.SHARED_SIZE)
+            self._memory = mmap.mmap(file.fileno(), wire.SHARED_SIZE)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.bind(str(path))
         self._socket.listen(1)
@@ -40,7 +51,7 @@ class Listener:
             return None
         connection, _ = self._socket.accept()
         self.close()
-        return Channel(connection)
+        return Channel(connection, self._memory)
 
     def close(self) -> None:
         """Stop listening."""
@@ -50,8 +61,13 @@ class Listener:
 class Channel:
     """Frames to and from one guest; a request is answered before the next one is sent."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, memory: mmap.mmap) -> None:
         self._connection = connection
+        view = memoryview(memory)
+        self._incoming = wire.Ring(view, wire.TO_HOST)
+        self._outgoing = wire.Ring(view, wire.TO_GUEST)
+        # How the guest speaks shows in its very first byte.
+        self._in_memory: bool | None = None
         self._connection.setblocking(False)
         self._splitter = wire.Splitter()
         self._pending: list[wire.Frame] = []
@@ -130,25 +146,43 @@ class Channel:
     def _send(self, data: bytes, deadline: float, name: str) -> None:
         view = memoryview(data)
         while view:
-            if not wait_for(self._connection, select.POLLOUT, deadline):
-                raise GuestHung(f"the guest did not take the request {name} in time")
-            try:
-                view = view[self._connection.send(view) :]
-            except (BrokenPipeError, ConnectionResetError) as error:
-                raise ChannelClosed(f"the channel to the guest closed while {name} was sent") from error
+            if self._in_memory:
+                count = self._outgoing.write(view)
+                view = view[count:]
+                if count:
+                    self._put(memoryview(wire.DOORBELL), deadline, name)
+                elif time.monotonic() > deadline:
+                    raise GuestHung(f"the guest did not take the request {name} in time")
+                else:
+                    time.sleep(_FULL_PAUSE)
+            else:
+                view = view[self._put(view, deadline, name) :]
+
+    def _put(self, data: memoryview, deadline: float, name: str) -> int:
+        if not wait_for(self._connection, select.POLLOUT, deadline):
+            raise GuestHung(f"the guest did not take the request {name} in time")
+        try:
+            return self._connection.send(data)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise ChannelClosed(f"the channel to the guest closed while {name} was sent") from error
+
+    def _get(self, deadline: float) -> bytes:
+        if not wait_for(self._connection, select.POLLIN, deadline):
+            raise GuestHung("the guest said nothing in time")
+        try:
+            data = self._connection.recv(1 << 18)
+        except ConnectionResetError:
+            data = b""
+        if not data:
+            raise ChannelClosed("the channel to the guest closed")
+        if self._in_memory is None:
+            self._in_memory = data.startswith(wire.DOORBELL)
+        return self._incoming.read() if self._in_memory else data
 
     def _next(self, deadline: float) -> wire.Frame:
         while not self._pending:
-            if not wait_for(self._connection, select.POLLIN, deadline):
-                raise GuestHung("the guest said nothing in time")
             try:
-                data = self._connection.recv(1 << 18)
-            except ConnectionResetError:
-                data = b""
-            if not data:
-                raise ChannelClosed("the channel to the guest closed")
-            try:
-                self._pending += self._splitter.feed(data)
+                self._pending += self._splitter.feed(self._get(deadline))
             except wire.WireError as error:
                 raise ChannelClosed(f"the guest sent what is no frame: {error}") from error
         return self._pending.pop(0)

@@ -1,6 +1,6 @@
 """Composes the `vng` command that boots a guest. Pure: records in, argument lists and script text out.
 
-Imports only the standard library.
+Imports the wire format from harness.guest.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import enum
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+
+from harness.guest.wire import SHARED_SIZE
 
 
 class Accel(enum.Enum):
@@ -44,7 +46,10 @@ class MachineSpec:
         return dataclasses.replace(self, accel=accel)
 
 
-CONSOLE, CHANNEL, QMP = "/dev/ttyS0", "/dev/ttyS1", "qmp"
+CONSOLE, CHANNEL = "/dev/ttyS0", "/dev/ttyS1"
+
+SHARED = "shared"
+"""Name of the file, in the machine's folder, of the memory that host and guest share."""
 
 
 def kernel_words(spec: MachineSpec) -> tuple[str, ...]:
@@ -71,6 +76,10 @@ def qemu_options(run_dir: Path) -> tuple[str, ...]:
         # The second serial port: the one device that every kernel has a driver for without loading a module.
         f"-chardev socket,id=harness,path={run_dir / 'channel.sock'}",
         "-serial chardev:harness",
+        # Memory that host and guest both map, through a PCI device that needs no driver either. Without master=on a
+        # machine that has it cannot be saved.
+        f"-object memory-backend-file,id=harness-shared,mem-path={run_dir / SHARED},size={SHARED_SIZE},share=on",
+        "-device ivshmem-plain,memdev=harness-shared,master=on",
     )
 
 
