@@ -146,6 +146,10 @@ def start_time(pid: int) -> int | None:
     return None if fields[0] == "Z" else int(fields[19])
 
 
+# Loaded here, because a child between fork and exec should do as little as possible.
+_libc = ctypes.CDLL(None)
+
+
 def die_with_parent() -> None:
-    """In a forked child before exec: ask the kernel to kill it when its parent's thread ends."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    """In a forked child before exec: ask the kernel to kill it when the thread that forked it ends."""
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

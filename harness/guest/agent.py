@@ -31,6 +31,9 @@ MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
 CLOCK_REALTIME = 0
 RNDADDENTROPY, RNDRESEEDCRNG = 0x40085203, 0x5207
 
+_HELD_POLL_MS = 5
+_IDLE_MS = 30
+
 # (source and type, target, flags, options); what a kernel was built without is left out and reported as absent.
 _MOUNTS = (
     ("proc", "/proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, ""),
@@ -91,6 +94,7 @@ class Agent:
         signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
         self.poll.register(self.wake, select.POLLIN)
         self.statuses: dict[int, int] = {}
+        self.held = False
 
     def send(self, kind: int, number: int, tag: int, value: object) -> None:
         """Send one frame to the host."""
@@ -99,9 +103,19 @@ class Agent:
     def serve(self) -> NoReturn:
         """Answer the host for as long as the machine runs."""
         while True:
-            if self.spare is None:
-                self.spare = self._fork()
-            for fd, _ in self.poll.poll():
+            if self.held:
+                # A clone wakes up here, beside fresh memory in which its first request may lie already: whatever was
+                # on its way over the serial port is lost.
+                events = self.poll.poll(_HELD_POLL_MS)
+                for frame in self.splitter.feed(self.link.poll()):
+                    self.held = False
+                    self._route(*frame)
+            else:
+                # The spare is forked when nothing else is to be done.
+                events = self.poll.poll(_IDLE_MS if self.spare is None else None)
+                if not events and self.spare is None:
+                    self.spare = self._fork()
+            for fd, _ in events:
                 if fd == self.link.fileno():
                     for frame in self.splitter.feed(self.link.receive()):
                         self._route(*frame)
@@ -218,16 +232,29 @@ class Agent:
         except ProcessLookupError:
             os.kill(child.pid, signum)  # not yet the leader of a group of its own
 
-    def do_identify(self, realtime: float, entropy: bytes, hostname: str) -> None:
-        """Give this machine an identity of its own: clock, entropy and host name."""
+    def do_hold(self) -> None:
+        """Look for requests without being told of them, until one comes: the machine is about to be saved."""
+        self.held = True
+
+    def do_health(self) -> dict[str, int]:
+        """Return what tells whether this machine is as good as new."""
+        with open("/proc/sys/kernel/tainted") as file:
+            return {"tainted": int(file.read())}
+
+    def do_wake(self, realtime: float, entropy: bytes, hostname: str, number: int) -> int:
+        """Make a machine of its own of a clone: clock, entropy and host name; start its first guest process."""
         time.clock_settime(CLOCK_REALTIME, realtime)
-        with open("/dev/urandom", "wb", buffering=0) as pool:
+        pool = os.open("/dev/urandom", os.O_WRONLY | os.O_CLOEXEC)
+        try:
             fcntl.ioctl(pool, RNDADDENTROPY, struct.pack("ii", len(entropy) * 8, len(entropy)) + entropy)
             try:
                 fcntl.ioctl(pool, RNDRESEEDCRNG)
             except OSError:
-                pool.write(entropy)  # before 4.17 there is no such request; a write is mixed in all the same
+                os.write(pool, entropy)  # before 4.17 there is no such request; a write is mixed in all the same
+        finally:
+            os.close(pool)
         socket.sethostname(hostname)
+        return self.do_start(number)
 
     def do_kernel_log(self) -> list[bytes]:
         """Return the kernel's log records since the last call, as /dev/kmsg gives them."""

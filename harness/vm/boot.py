@@ -14,7 +14,7 @@ from harness import store
 from harness.errors import BootError, GuestHung
 from harness.proc import quote
 from harness.vm.channel import Channel, ChannelClosed, Listener
-from harness.vm.command import SHARED, MachineSpec, vng_argv, wrapper_script
+from harness.vm.command import CHANNEL_SOCKET, SHARED, MachineSpec, vng_argv, wrapper_script
 from harness.vm.console import cause_of_death, tail_of
 from harness.vm.machine import Machine
 from harness.vm.process import QemuProcess, VngProcess, find_qemu, find_vng
@@ -44,13 +44,13 @@ def boot(spec: MachineSpec, *, label: str, timeout: float = BOOT_TIMEOUT) -> Mac
     folder = store.run_folder()
     process: QemuProcess | None = None
     channel: Channel | None = None
-    listener = Listener(folder / "channel.sock", folder / SHARED)
+    listener = Listener(folder / CHANNEL_SOCKET, folder / SHARED)
     try:
         argv = _prepare(spec, folder, vng=vng, qemu=qemu)
         log.info("+ %s", quote(argv))
         deadline = time.monotonic() + timeout
         process = VngProcess(argv, folder)
-        channel = _connect(listener, process, deadline)
+        channel = connect(listener, process, deadline)
         about = channel.wait_event(deadline - time.monotonic()) if channel is not None else None
         if channel is None or about is None:
             raise _boot_error(label, process, argv, timeout)
@@ -77,7 +77,7 @@ def _prepare(spec: MachineSpec, folder: Path, *, vng: Path, qemu: Path) -> list[
     return vng_argv(spec, vng=vng, qemu=wrapper, run_dir=folder)
 
 
-def _connect(listener: Listener, process: QemuProcess, deadline: float) -> Channel | None:
+def connect(listener: Listener, process: QemuProcess, deadline: float) -> Channel | None:
     """Return the channel when QEMU has connected; None when it ended instead, or the time is over."""
     while time.monotonic() < deadline:
         channel = listener.accept(_POLL_INTERVAL)

@@ -17,6 +17,9 @@ from harness.guest import wire
 
 _FULL_PAUSE = 0.0002
 
+FIRST_TAG = 0
+"""Tag of the request that a clone finds when it wakes up; all others count from 1."""
+
 
 class ChannelClosed(LinkBroken):
     """The other end closed the channel, or what came over it is no frame."""
@@ -44,6 +47,12 @@ class Listener:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.bind(str(path))
         self._socket.listen(1)
+
+    def leave(self, process: int, value: object) -> None:
+        """Put a request where a clone finds it when it wakes up; its answer has the tag FIRST_TAG."""
+        request = memoryview(wire.frame(wire.REQUEST, process, FIRST_TAG, value))
+        written = wire.Ring(memoryview(self._memory), wire.TO_GUEST).write(request)
+        assert written == len(request), "the first request fits into an empty ring"
 
     def accept(self, timeout: float) -> Channel | None:
         """Take the connection and stop listening; None when nobody connects within `timeout` seconds."""
@@ -117,21 +126,40 @@ class Channel:
         self._tag = self._tag % 0xFFFF + 1
         deadline = time.monotonic() + timeout
         self._send(wire.frame(wire.REQUEST, process, self._tag, value), deadline, name)
+        try:
+            return self.collect(process, self._tag, name, deadline)
+        except GuestHung:
+            raise GuestHung(f"no answer to {name} within {timeout:g} s") from None
+
+    def expect_memory(self) -> None:
+        """Speak through the shared memory from the start, as the template of this machine did."""
+        self._in_memory = True
+
+    def post(self, process: int, tag: int, value: object, deadline: float) -> None:
+        """Send a request with a tag of the caller's; its answer is for :meth:`collect`."""
+        self._send(wire.frame(wire.REQUEST, process, tag, value), deadline, "the first request")
+
+    def collect(self, process: int, tag: int, name: str, deadline: float) -> Any:
+        """Return the answer to a request that was sent; arguments and errors as :meth:`request`.
+
+        Args:
+            process: The guest process that was asked.
+            tag: The request's tag.
+            name: What was asked, for messages.
+            deadline: When time.monotonic() passes it, the wait is over.
+        """
         while True:
             if process in self.exits:
                 status = self.exits[process]
                 raise GuestProcessDied(
                     f"the guest process ended ({describe_status(status)}) during {name}", status=status
                 )
-            try:
-                kind, number, tag, payload = self._next(deadline)
-            except GuestHung:
-                raise GuestHung(f"no answer to {name} within {timeout:g} s") from None
+            kind, number, found, payload = self._next(deadline)
             if kind == wire.EVENT:
                 event = wire.decode(payload)
                 if event["event"] == "exit":
                     self.exits[number] = event["status"]
-            elif number == process and tag == self._tag:
+            elif number == process and found == tag:
                 answer = wire.decode(payload)
                 if kind == wire.FAILURE:
                     raise GuestCallError(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,8 @@ class MachineSpec:
         memory: MiB of guest memory, at least 128.
         cpus: Number of virtual CPUs, 1 or more.
         append: Further words of the kernel command line.
+        ram: File that is to hold the guest's memory, so that the machine can become a template; None for anonymous
+            memory.
     """
 
     image: Path
@@ -40,6 +43,7 @@ class MachineSpec:
     memory: int = 256
     cpus: int = 1
     append: tuple[str, ...] = ()
+    ram: Path | None = None
 
     def running_under(self, accel: Accel) -> MachineSpec:
         """Return the same with another acceleration."""
@@ -47,6 +51,12 @@ class MachineSpec:
 
 
 CONSOLE, CHANNEL = "/dev/ttyS0", "/dev/ttyS1"
+
+CHANNEL_SOCKET, QMP_SOCKET = "channel.sock", "qmp.sock"
+"""Names of the sockets in the machine's folder: the harness listens on the first, QEMU on the second."""
+
+CONSOLE_LOG = "console.log"
+"""Name of the file, in the machine's folder, that keeps the console."""
 
 SHARED = "shared"
 """Name of the file, in the machine's folder, of the memory that host and guest share."""
@@ -65,21 +75,33 @@ def kernel_words(spec: MachineSpec) -> tuple[str, ...]:
     )
 
 
-def qemu_options(run_dir: Path) -> tuple[str, ...]:
+def qemu_options(spec: MachineSpec, run_dir: Path) -> tuple[str, ...]:
     """Return the options added to the QEMU command that vng composes.
 
     Args:
-        run_dir: The machine's private folder, where the harness listens on `channel.sock` and `qmp.sock`.
+        spec: What to boot.
+        run_dir: The machine's private folder, where the harness listens on the channel's socket.
     """
+    memory = (
+        (
+            f"-object memory-backend-file,id=harness-ram,size={spec.memory}M,mem-path={spec.ram},share=on",
+            "-machine memory-backend=harness-ram",
+        )
+        if spec.ram is not None
+        else ()
+    )
     return (
+        *memory,
+        f"-initrd {spec.initrd}",
         "-no-reboot",
         # The second serial port: the one device that every kernel has a driver for without loading a module.
-        f"-chardev socket,id=harness,path={run_dir / 'channel.sock'}",
+        f"-chardev socket,id=harness,path={run_dir / CHANNEL_SOCKET}",
         "-serial chardev:harness",
         # Memory that host and guest both map, through a PCI device that needs no driver either. Without master=on a
         # machine that has it cannot be saved.
         f"-object memory-backend-file,id=harness-shared,mem-path={run_dir / SHARED},size={SHARED_SIZE},share=on",
         "-device ivshmem-plain,memdev=harness-shared,master=on",
+        f"-qmp unix:{run_dir / QMP_SOCKET},server=on,wait=off",
     )
 
 
@@ -104,7 +126,7 @@ def vng_argv(spec: MachineSpec, *, vng: Path, qemu: Path, run_dir: Path) -> list
     for word in kernel_words(spec):
         argv += ["--append", word]
     # One option an argument: vng splits each again as a shell would.
-    for option in (*qemu_options(run_dir), f"-initrd {shlex.quote(str(spec.initrd))}"):
+    for option in qemu_options(spec, run_dir):
         argv += [f"--qemu-opts={option}"]
     return argv
 
@@ -137,3 +159,62 @@ printf '%s\\0' {shlex.quote(str(qemu))} "$@" > {shlex.quote(str(run_dir / "qemu.
 echo "$$" > {shlex.quote(str(run_dir / "qemu.pid"))}
 exec {shlex.quote(str(qemu))} "$@"
 """
+
+
+# Options of a recorded command that a clone must not repeat: what the kernel was loaded from is in its memory already,
+# and reading it again would cost more than all the rest.
+_BOOT_OPTIONS = ("-kernel", "-initrd", "-append")
+
+
+def clone_argv(recorded: list[str], *, template: Path, run_dir: Path, monitor: int) -> list[str]:
+    """Return the command that starts a clone from a template's recorded QEMU command.
+
+    Args:
+        recorded: The command, with TEMPLATE and RUN in place of the two folders.
+        template: The template's folder.
+        run_dir: The clone's private folder.
+        monitor: Descriptor of a connected socket that QEMU inherits, its monitor's.
+    """
+    argv = [recorded[0]]
+    rest = iter(recorded[1:])
+    for option in rest:
+        if option in _BOOT_OPTIONS:
+            next(rest)
+            continue
+        value = option.replace(RUN, str(run_dir)).replace(TEMPLATE, str(template))
+        if value.startswith("memory-backend-file,id=harness-ram,"):
+            # Copy on write: the template's file is never written again.
+            value = value.replace(",share=on", ",share=off")
+        elif value.startswith("stdio,id=console,"):
+            # A file needs nobody to drain it.
+            value = f"file,id=console,path={run_dir / CONSOLE_LOG}"
+        elif value.startswith("unix:") and option.endswith("server=on,wait=off"):
+            value = "chardev:monitor"
+            argv[-1:] = ["-chardev", f"socket,id=monitor,fd={monitor}", "-qmp"]
+        argv.append(value)
+    return [*argv, "-incoming", "defer"]
+
+
+def clone_commands(state: Path, *, whole_stream: bool) -> bytes:
+    """Return the monitor commands that have a clone load its state, as they lie ready when QEMU starts.
+
+    Args:
+        state: The saved state.
+        whole_stream: Whether it holds the guest's memory too; else that is the template's RAM file.
+    """
+    capability = {"capability": "x-ignore-shared", "state": not whole_stream}
+    commands: list[dict[str, object]] = [
+        {"execute": "qmp_capabilities"},
+        {"execute": "migrate-set-capabilities", "arguments": {"capabilities": [capability]}},
+        {"execute": "migrate-incoming", "arguments": {"uri": f"exec:cat {shlex.quote(str(state))}"}},
+    ]
+    return b"".join(json.dumps(command).encode() + b"\n" for command in commands)
+
+
+RUN, TEMPLATE = "{run}", "{template}"
+"""What stands for a machine's own folder, and its template's, in a recorded command."""
+
+
+def record_argv(argv: list[str], *, run_dir: Path, template: Path) -> list[str]:
+    """Return a QEMU command with placeholders for the two folders, as :func:`clone_argv` takes it."""
+    return [arg.replace(str(run_dir), RUN).replace(str(template), TEMPLATE) for arg in argv]

@@ -25,6 +25,11 @@ def clean(line: str) -> str:
     return _ESCAPE.sub("", line)
 
 
+def read_lines(log: Path) -> list[str]:
+    """Return the last lines of a console that QEMU writes to a file."""
+    return [clean(line.decode(errors="replace")).rstrip() for line in log.read_bytes().split(b"\n")][-_KEPT_LINES:]
+
+
 def cause_of_death(lines: list[str]) -> str | None:
     """Return the line in which the kernel says that it died, or None."""
     for line in lines:

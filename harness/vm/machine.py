@@ -34,11 +34,23 @@ _END_TIMEOUT = 5.0
 
 
 class State(enum.Enum):
-    """Where a machine is in its life; it only moves forward."""
+    """Where a machine is in its life."""
 
+    STARTING = "starting"
     READY = "ready"
+    SAVED = "saved as a template"
     DEAD = "dead"
     CLOSED = "closed"
+
+
+MOVES = {
+    State.STARTING: {State.READY, State.DEAD, State.CLOSED},
+    State.READY: {State.SAVED, State.DEAD, State.CLOSED},
+    State.SAVED: {State.DEAD, State.CLOSED},
+    State.DEAD: {State.CLOSED},
+    State.CLOSED: set[State](),
+}
+"""The legal moves; a machine never goes back."""
 
 
 def sweep_abandoned() -> list[int]:
@@ -65,6 +77,10 @@ class Machine:
         label: What messages call the kernel.
         folder: Its private folder, removed when it is closed.
         about: What the agent said of the machine when it was ready.
+
+    Args:
+        state: STARTING until the first answer has come, or READY.
+        started: How many guest processes have been started already.
     """
 
     def __init__(
@@ -76,6 +92,8 @@ class Machine:
         process: QemuProcess,
         channel: Channel,
         about: dict[str, Any],
+        state: State = State.READY,
+        started: int = 0,
     ) -> None:
         self.spec = spec
         self.label = label
@@ -83,8 +101,9 @@ class Machine:
         self.process = process
         self.about = about
         self._channel = channel
-        self._state = State.READY
-        self._processes = 0
+        self._state = state
+        self._processes = started
+        self._unused = [GuestProcess(self, number) for number in range(1, started + 1)]
 
     def __enter__(self) -> Machine:  # noqa: PYI034 - never subclassed
         return self
@@ -97,6 +116,31 @@ class Machine:
         """Where the machine is in its life."""
         return self._state
 
+    def move(self, to: State) -> None:
+        """Go to another state.
+
+        Raises:
+            StateError: No move leads there from this one.
+        """
+        if to not in MOVES[self._state]:
+            self.require(*(state for state, targets in MOVES.items() if to in targets))
+        self._state = to
+
+    def why_not_cloned(self) -> str | None:
+        """Return why no template can be made of this machine, or None when one can."""
+        if self.spec.ram is None:
+            return "its memory is not in a file"
+        if self._state is not State.READY:
+            return f"it is {self._state.value}"
+        if self._processes:
+            return "tests have run on it"
+        return None
+
+    @property
+    def channel(self) -> Channel:
+        """The channel to its agent."""
+        return self._channel
+
     @property
     def release(self) -> str:
         """What `uname -r` prints in the guest."""
@@ -106,7 +150,12 @@ class Machine:
         """Return the console's last lines."""
         return tail_of(self.process.console(), count)
 
-    def _require(self, *states: State) -> None:
+    def require(self, *states: State) -> None:
+        """Refuse an operation that needs the machine in one of these states.
+
+        Raises:
+            StateError: It is in another one; the message names both.
+        """
         if self.state not in states:
             raise StateError(
                 f"the machine {self.label} is {self.state.value}",
@@ -120,6 +169,9 @@ class Machine:
 
     def new_process(self) -> GuestProcess:
         """Return a fresh guest process."""
+        self.require(State.READY)
+        if self._unused:
+            return self._unused.pop()
         self._processes += 1
         self.ask_agent("start", number=self._processes)
         return GuestProcess(self, self._processes)
@@ -129,7 +181,7 @@ class Machine:
         return process in self._channel.exits
 
     def _ask(self, process: int, name: str, value: object, timeout: float) -> Any:
-        self._require(State.READY)
+        self.require(State.READY)
         try:
             return self._channel.request(process, name, value, timeout=timeout)
         except ChannelClosed as error:
@@ -142,7 +194,7 @@ class Machine:
 
     def _explain_end(self, what: str) -> HarnessError:
         """The channel is closed: find out whether the kernel died or the link to it."""
-        self._state = State.DEAD
+        self.move(State.DEAD)
         self.process.wait(_END_TIMEOUT)
         lines = self.process.console()
         if agent_exited(lines):
@@ -171,7 +223,7 @@ class Machine:
                     wire.AGENT, "signal", ("signal", {"number": process, "signum": 9}), timeout=_PING_TIMEOUT
                 )
                 return GuestHung(f"{error.what}; the kernel {self.release} is alive, the guest process was killed")
-        self._state = State.DEAD
+        self.move(State.DEAD)
         return GuestHung(
             f"{error.what}; the kernel {self.release} stopped answering altogether",
             detail=self.console_tail(),
@@ -181,7 +233,7 @@ class Machine:
         """End QEMU and remove the machine's folder; may be called in any state, and again."""
         if self.state is State.CLOSED:
             return
-        self._state = State.CLOSED
+        self.move(State.CLOSED)
         self._channel.close()
         self.process.kill()
         shutil.rmtree(self.folder, ignore_errors=True)

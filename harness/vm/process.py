@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +16,9 @@ from typing import Protocol
 import pexpect
 
 from harness.errors import StateError
-from harness.proc import find_tool, kill_group
-from harness.vm.console import Console
+from harness.proc import die_with_parent, find_tool, kill_group
+from harness.vm.command import CONSOLE_LOG
+from harness.vm.console import Console, read_lines
 
 QEMU_NAME = "qemu-system-x86_64"
 
@@ -58,6 +60,58 @@ def find_vng() -> Path:
     return beside if os.access(beside, os.X_OK) else find_tool("vng", purpose="boot kernels (pip install virtme-ng)")
 
 
+class ClonedProcess:
+    """QEMU started directly, from a template's recorded command.
+
+    The kernel kills it when the harness dies.
+
+    Args:
+        argv: The QEMU command.
+        folder: The machine's private folder.
+        inherited: Descriptors that QEMU inherits.
+    """
+
+    def __init__(self, argv: Sequence[str], folder: Path, inherited: Sequence[int] = ()) -> None:
+        self._log = folder / CONSOLE_LOG
+        self._errors = folder / "qemu.log"
+        with self._errors.open("wb") as errors:
+            self._child = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=errors,
+                stderr=errors,
+                preexec_fn=die_with_parent,
+                pass_fds=inherited,
+                start_new_session=True,
+            )
+        (folder / "qemu.pid").write_text(str(self._child.pid))
+
+    def wait(self, timeout: float) -> bool:
+        """Wait until QEMU has ended; see :class:`QemuProcess`."""
+        try:
+            self._child.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def pid(self) -> int:
+        """Return QEMU's pid."""
+        return self._child.pid
+
+    def console(self) -> list[str]:
+        """Return the console's last lines, and QEMU's own; see :class:`QemuProcess`."""
+        lines: list[str] = []
+        for path in (self._log, self._errors):
+            if path.exists():
+                lines += read_lines(path)
+        return lines
+
+    def kill(self) -> None:
+        """Kill QEMU."""
+        self._child.kill()
+        self._child.wait()
+
+
 class VngProcess:
     """QEMU started by vng, which runs on a terminal of its own.
 
@@ -81,7 +135,7 @@ class VngProcess:
             dimensions=(50, 400),
             echo=False,
         )
-        self._console = Console(self._child, folder / "console.log")
+        self._console = Console(self._child, folder / CONSOLE_LOG)
 
     def wait(self, timeout: float) -> bool:
         """Wait until QEMU and vng have ended; see :class:`QemuProcess`."""

@@ -1,0 +1,393 @@
+"""Templates: a booted machine's memory and state on disk, from which clones start in tens of milliseconds.
+
+A machine whose memory is a file is stopped and its state saved beside that file; a clone is a QEMU that maps the file
+copy-on-write and loads the state. A template is keyed by everything that it depends on, made once under a lock,
+checked before it is used, and made anew when it is damaged.
+
+Imports boot, channel, command, machine, process and qmp beside it, :mod:`harness.store`, :mod:`harness.errors`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import re
+import shutil
+import socket
+import struct
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness import store
+from harness.errors import GuestHung, InfrastructureError
+from harness.guest import wire
+from harness.proc import quote
+from harness.vm.boot import boot, connect
+from harness.vm.channel import FIRST_TAG, ChannelClosed, Listener
+from harness.vm.command import (
+    CHANNEL_SOCKET,
+    QMP_SOCKET,
+    SHARED,
+    Accel,
+    MachineSpec,
+    clone_argv,
+    clone_commands,
+    qemu_options,
+    record_argv,
+)
+from harness.vm.console import tail_of
+from harness.vm.machine import Machine, State
+from harness.vm.process import ClonedProcess, find_qemu
+from harness.vm.qmp import MonitorError, save_state, wait_running
+
+log = logging.getLogger("harness.vm")
+
+FORMAT = 1
+"""Part of every key: raise it when a template of before must not be used any more."""
+
+CLONE_TIMEOUT = 30.0
+"""Seconds a clone may take to its first answer; a fifth of one is usual."""
+
+_SAVE_TIMEOUT = 60.0
+_UNUSED_DAYS = 14.0
+_CHECKED_DAYS = 1.0
+_DAY = 86400.0
+
+RAM, STATE, RECORD = "ram", "state", "template.json"
+
+
+class TemplateError(InfrastructureError):
+    """No template can be made of a machine, or a template is damaged."""
+
+
+@dataclass(frozen=True)
+class Template:
+    """A saved machine.
+
+    Attributes:
+        folder: Where its files are.
+        about: What its agent said when it was ready.
+        argv: QEMU's command, with placeholders for the folders.
+        whole_stream: Whether the state file holds the memory too.
+    """
+
+    folder: Path
+    about: dict[str, Any]
+    argv: list[str]
+    whole_stream: bool
+
+
+def key_of(spec: MachineSpec, content: str) -> str:
+    """Return the key of the template of a machine: a digest of all that decides what it would be.
+
+    Args:
+        spec: What to boot; its acceleration is part of the key.
+        content: Digests of the kernel and the guest image.
+    """
+    qemu = find_qemu()
+    found = qemu.stat()
+    parts = (
+        FORMAT,
+        content,
+        f"{qemu} {found.st_size} {found.st_mtime_ns}",
+        importlib.metadata.version("virtme-ng"),
+        spec.accel.value,
+        spec.memory,
+        spec.cpus,
+        spec.append,
+        # The template of the command, whose folders and files are named elsewhere.
+        qemu_options(dataclasses.replace(spec, ram=Path("ram"), initrd=Path("initrd")), Path("run")),
+        _host_cpu(spec.accel),
+    )
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
+
+
+def _host_cpu(accel: Accel) -> str:
+    """Return what of the host's processor shows in the guest: nothing under software emulation."""
+    if accel is Accel.TCG:
+        return platform.machine()
+    lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+    return "\n".join(line for line in lines if line.startswith(("model", "flags", "microcode", "stepping")))
+
+
+def folder_of(key: str) -> Path:
+    """Return where the template with this key is kept."""
+    return store.cache_root() / "templates" / key
+
+
+def find_or_make(
+    spec: MachineSpec, content: str, *, label: str, boot_timeout: float, progress: Callable[[str], None]
+) -> Template:
+    """Return the template for a machine, made if there is none that can be used.
+
+    Args:
+        spec: What to boot; `ram` is chosen here.
+        content: Digests of the kernel and the guest image.
+        label: What messages call the kernel.
+        boot_timeout: Seconds a boot may take.
+        progress: Called with a line when something takes time.
+
+    Raises:
+        TemplateError: The machine boots and cannot be saved.
+        BootError: It does not boot.
+        CacheError: The cache folder cannot be used.
+    """
+    folder = folder_of(key_of(spec, content))
+    found = _load(folder)
+    if found is None:
+        with store.locked(folder.with_suffix(".lock")):
+            found = _load(folder)
+            if found is None:
+                if folder.exists():
+                    progress(f"the saved machine of {label} is damaged; booting it anew")
+                found = _make(folder, spec, label=label, boot_timeout=boot_timeout)
+                _drop_unused(folder.parent)
+    return found
+
+
+def _make(folder: Path, spec: MachineSpec, *, label: str, boot_timeout: float) -> Template:
+    with store.new_folder(folder) as temporary:
+        booted = dataclasses.replace(spec, ram=temporary / RAM)
+        with boot(booted, label=label, timeout=boot_timeout) as machine:
+            reason = machine.why_not_cloned()
+            if reason is not None:
+                raise TemplateError(f"no template can be made of the machine of {label}: {reason}")
+            recorded = (machine.folder / "qemu.argv").read_bytes().decode().split("\0")[:-1]
+            argv = record_argv(recorded, run_dir=machine.folder, template=temporary)
+            machine.ask_agent("hold")
+            machine.move(State.SAVED)
+            whole_stream = _save(machine.folder / QMP_SOCKET, temporary / STATE, label)
+            about = machine.about
+        if whole_stream:
+            (temporary / RAM).unlink()
+        record = {
+            "about": about,
+            "argv": argv,
+            "whole_stream": whole_stream,
+            "checked": time.time(),
+            "boot": _boot_id(),
+            "files": {name: _facts(temporary / name) for name in (RAM, STATE) if (temporary / name).exists()},
+        }
+        (temporary / RECORD).write_text(json.dumps(record))
+    template = _load(folder)
+    if template is None:
+        raise TemplateError(f"the template of {label} was damaged while it was written", hint="run it again")
+    return template
+
+
+def _save(monitor: Path, state: Path, label: str) -> bool:
+    """Save the state, without the memory where QEMU can; return whether the memory went into it."""
+    try:
+        save_state(monitor, state, ignore_shared=True, timeout=_SAVE_TIMEOUT)
+    except MonitorError as error:
+        log.info("saving %s without its memory: %s", label, error)
+    else:
+        _forget_address(state)
+        return False
+    try:
+        save_state(monitor, state, ignore_shared=False, timeout=_SAVE_TIMEOUT)
+    except MonitorError as error:
+        raise TemplateError(f"the machine of {label} cannot be saved: {error.what}") from error
+    return True
+
+
+_SHARED_BLOCK = re.compile(
+    rb"[0-9a-f:.]+/harness-shared" + re.escape(struct.pack(">Q", wire.SHARED_SIZE)) + rb"(.{8})", re.DOTALL
+)
+
+
+def _forget_address(state: Path) -> None:
+    """Clear the guest address of the shared memory in a saved state.
+
+    QEMU compares the addresses of memory that it left out, so that nobody restores a machine beside another one's
+    memory. This memory is a PCI device's: in a QEMU that has not loaded its state yet the device is not mapped, at 0,
+    and the comparison would fail though the state that is loaded next maps it (QEMU's migration/ram.c, ram_save_setup
+    and parse_ramblock).
+    """
+    data = state.read_bytes()
+    found = list(_SHARED_BLOCK.finditer(data))
+    if len(found) != 1:
+        raise TemplateError(
+            f"the saved state names the shared memory {len(found)} times",
+            expected="the layout that QEMU 4.0 to 10 write: name, size and address of each block of memory, once",
+            hint="use --isolation=fork or boot, and report the version of QEMU",
+        )
+    state.write_bytes(data[: found[0].start(1)] + bytes(8) + data[found[0].end(1) :])
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    return {"sha256": store.digest_file(path), "mark": _mark(path)}
+
+
+def _mark(path: Path) -> list[int]:
+    """Return what changes with every write to the file; nobody can set the time of the last change (st_ctime)."""
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _load(folder: Path) -> Template | None:
+    """Return the template if it is there and whole.
+
+    Its files are read in full when the host was booted since, when they seem to have been touched, and once a day.
+    """
+    path = folder / RECORD
+    try:
+        record = json.loads(path.read_text())
+        fresh = record["boot"] == _boot_id() and time.time() - record["checked"] < _CHECKED_DAYS * _DAY
+        for name, facts in record["files"].items():
+            if fresh and _mark(folder / name) == facts["mark"]:
+                continue
+            fresh = False
+            if store.digest_file(folder / name) != facts["sha256"]:
+                return None
+        if not fresh:
+            files = {name: {**facts, "mark": _mark(folder / name)} for name, facts in record["files"].items()}
+            record = {**record, "files": files, "checked": time.time(), "boot": _boot_id()}
+            with store.new_file(path) as temporary:
+                temporary.write_text(json.dumps(record))
+        os.utime(path)
+        return Template(folder, record["about"], record["argv"], record["whole_stream"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        # Not there, or not whole: made anew by the caller.
+        return None
+
+
+def _drop_unused(parent: Path) -> None:
+    """Remove templates that nothing has used for two weeks: kernels and images move on, and each takes 150 MB."""
+    for record in parent.glob(f"*/{RECORD}"):
+        if time.time() - record.stat().st_mtime > _UNUSED_DAYS * _DAY:
+            shutil.rmtree(record.parent, ignore_errors=True)
+
+
+def start_clone(template: Template, spec: MachineSpec, *, label: str) -> Clone:
+    """Start a clone; it loads while the caller does something else.
+
+    Args:
+        template: What to clone.
+        spec: What was booted.
+        label: What messages call the kernel.
+    """
+    folder = store.run_folder()
+    try:
+        listener = Listener(folder / CHANNEL_SOCKET, folder / SHARED)
+        if not template.whole_stream:
+            listener.leave(wire.AGENT, _identity())
+        monitor, theirs = socket.socketpair()
+        with theirs:
+            argv = clone_argv(template.argv, template=template.folder, run_dir=folder, monitor=theirs.fileno())
+            log.info("+ %s", quote(argv))
+            # Written before QEMU starts: nobody needs to wait for it to be ready for them.
+            monitor.sendall(clone_commands(template.folder / STATE, whole_stream=template.whole_stream))
+            process = ClonedProcess(argv, folder, inherited=[theirs.fileno()])
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return Clone(template, spec, label, folder, process, listener, monitor)
+
+
+_FIRST_PROCESS = 1
+
+
+def _identity() -> tuple[str, dict[str, Any]]:
+    """Return the request that makes a clone a machine of its own, and has its first guest process started."""
+    entropy = os.urandom(64)
+    return "wake", {
+        "realtime": time.time(),
+        "entropy": entropy,
+        "hostname": f"kh-{entropy[:4].hex()}",
+        "number": _FIRST_PROCESS,
+    }
+
+
+class Clone:
+    """A clone on its way to being a machine. Made by :func:`start_clone`; finish it, or abandon it."""
+
+    def __init__(
+        self,
+        template: Template,
+        spec: MachineSpec,
+        label: str,
+        folder: Path,
+        process: ClonedProcess,
+        listener: Listener,
+        monitor: socket.socket,
+    ) -> None:
+        self._template = template
+        self._spec = spec
+        self._label = label
+        self._folder = folder
+        self._process = process
+        self._listener = listener
+        self._monitor = monitor
+
+    def finish(self, timeout: float = CLONE_TIMEOUT) -> Machine:
+        """Wait for its first answer and return the machine.
+
+        Args:
+            timeout: Seconds from now.
+
+        Raises:
+            TemplateError: The clone does not come to life: its template is damaged or was removed.
+        """
+        machine: Machine | None = None
+        try:
+            deadline = time.monotonic() + timeout
+            channel = connect(self._listener, self._process, deadline)
+            if channel is None:
+                raise self._failure("QEMU did not start")
+            machine = Machine(
+                self._spec,
+                self._label,
+                folder=self._folder,
+                process=self._process,
+                channel=channel,
+                about=self._template.about,
+                state=State.STARTING,
+                started=_FIRST_PROCESS,
+            )
+            channel.expect_memory()
+            if self._template.whole_stream:
+                wait_running(self._folder / QMP_SOCKET, timeout=timeout)
+                channel.post(wire.AGENT, FIRST_TAG, _identity(), deadline)
+            channel.collect(wire.AGENT, FIRST_TAG, "wake", deadline)
+            machine.move(State.READY)
+        except (GuestHung, ChannelClosed, MonitorError) as error:
+            failure = self._failure(error.what)
+            self.abandon()
+            raise failure from error
+        except BaseException:
+            self.abandon()
+            raise
+        return machine
+
+    def _failure(self, why: str) -> TemplateError:
+        self._process.wait(0.2)
+        return TemplateError(
+            f"a clone of the saved machine of {self._label} did not come to life: {why}",
+            expected="an answer from its agent",
+            hint=f"remove {self._template.folder} and run it again",
+            detail=tail_of(self._process.console()),
+        )
+
+    def abandon(self) -> None:
+        """End it."""
+        self._listener.close()
+        self._process.kill()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def discard(template: Template) -> None:
+    """Remove a template that did not do; machines that run from it keep what they have mapped."""
+    shutil.rmtree(template.folder, ignore_errors=True)
