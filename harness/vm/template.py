@@ -290,11 +290,11 @@ def start_clone(template: Template, spec: MachineSpec, *, label: str) -> Clone:
             log.info("+ %s", quote(argv))
             # Written before QEMU starts: nobody needs to wait for it to be ready for them.
             monitor.sendall(clone_commands(template.folder / STATE, whole_stream=template.whole_stream))
-            process = ClonedProcess(argv, folder, inherited=[theirs.fileno()])
+            process = ClonedProcess(argv, folder, monitor=monitor, inherited=theirs)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    return Clone(template, spec, label, folder, process, listener, monitor)
+    return Clone(template, spec, label, folder, process, listener)
 
 
 _FIRST_PROCESS = 1
@@ -322,7 +322,6 @@ class Clone:
         folder: Path,
         process: ClonedProcess,
         listener: Listener,
-        monitor: socket.socket,
     ) -> None:
         self._template = template
         self._spec = spec
@@ -330,7 +329,6 @@ class Clone:
         self._folder = folder
         self._process = process
         self._listener = listener
-        self._monitor = monitor
 
     def finish(self, timeout: float = CLONE_TIMEOUT) -> Machine:
         """Wait for its first answer and return the machine.
