@@ -5,12 +5,16 @@ The top of the package: it may import everything below and is imported by nothin
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator, Iterator
+from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.errors import HarnessError, InfrastructureError
+from harness.errors import GuestHung, HarnessError, InfrastructureError, KernelCrashed
+from harness.run.verdicts import Outcome, Result, table
 
 if TYPE_CHECKING:
     from harness.kernel.types import Choice, Kernel
@@ -59,6 +63,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=120.0,
         metavar="SECONDS",
         help="how long a kernel may take from start to a guest that answers (default: 120)",
+    )
+    group.addoption(
+        "--verdicts",
+        action="store_true",
+        help="end with a table of verdicts: a line for each behaviour, a column a kernel",
     )
     parser.addini("harness_kernels", "kernels to test on when --kernel is not given", type="args", default=[])
 
@@ -117,6 +126,8 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "vm(memory, cpus, parameters): MiB, virtual CPUs and kernel command line words of the test's machine"
     )
     config.stash[_STATE] = State(config)
+    if config.getoption("verdicts") and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_Verdicts(), "harness-verdicts")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -191,6 +202,13 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     item.config.stash[_STATE].next = _wanted(nextitem)
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Put the kernel that a test runs on into its reports, whatever becomes of it."""
+    parameters = getattr(item, "callspec", None)
+    if parameters is not None and KERNEL_PARAMETER in parameters.params:
+        item.user_properties.append(("kernel", parameters.params[KERNEL_PARAMETER].label))
+
+
 @pytest.fixture(scope="session")
 def kernel_choice(request: pytest.FixtureRequest) -> Choice:
     """The kernel this test runs on, as it was chosen; every test that uses a kernel is parametrised with it."""
@@ -213,7 +231,7 @@ def vm(kernel_choice: Choice, request: pytest.FixtureRequest) -> Iterator[Machin
     wanted = Wanted(kernel_choice, _needs(request.node))
     pool = state.pool()
     machine = pool.take(wanted)
-    request.node.user_properties.append(("kernel", machine.release))
+    request.node.user_properties.append(("release", machine.release))
     if state.next is not None:
         pool.expect(state.next)
     yield machine
@@ -243,25 +261,111 @@ def bpf(guest: Guest) -> Bpf:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Add what guest functions printed, and mark trouble that says nothing about the kernel."""
+    """Add what guest functions printed, and say what sort of trouble it is that ended the test."""
+    if call.excinfo is not None and not item.config.getoption("fulltrace"):
+        call.excinfo = _ending_in_test(call.excinfo)
     report = yield
     if call.when == "call" and _GUESTS in item.stash:
         for output in item.stash[_GUESTS].outputs:
             for stream, text in (("stdout", output.stdout), ("stderr", output.stderr)):
                 if text:
                     report.sections.append((f"Guest {stream} of {output.function}", text))
-    if call.excinfo is not None and isinstance(call.excinfo.value, HarnessError):
+    if call.excinfo is not None and report.failed and isinstance(call.excinfo.value, HarnessError):
         error = call.excinfo.value
-        # The message says it all; the harness's own frames would bury it.
-        report.longrepr = f"{type(error).__name__}: {error}" if report.when != "call" else report.longrepr
-        if isinstance(error, InfrastructureError):
-            report.user_properties.append(("outcome", "infrastructure"))
+        if report.when != "call":
+            report.longrepr = f"{type(error).__name__}: {error}"  # no line of the test's own is to blame
+        trouble = next((word for kind, word in _TROUBLES.items() if isinstance(error, kind)), None)
+        if trouble is not None:
+            report.user_properties.append(("trouble", trouble))
+            item.user_properties.append(("trouble", trouble))  # for JUnit's file, which is written from the last report
     return report
+
+
+_TROUBLES: dict[type[HarnessError], str] = {
+    InfrastructureError: "infrastructure",
+    KernelCrashed: "crashed",
+    GuestHung: "hung",
+}
+
+
+def _ending_in_test(excinfo: pytest.ExceptionInfo[BaseException]) -> pytest.ExceptionInfo[BaseException]:
+    """Return the same error as seen from the test's own line: the harness's frames say no more than its message."""
+    error = excinfo.value
+    if not isinstance(error, (HarnessError, AssertionError)):
+        return excinfo
+    frames = [(entry.tb_frame, entry.tb_lasti, entry.tb_lineno) for entry in _entries(excinfo.tb)]
+    while frames and _is_below(frames[-1][0].f_code.co_filename):
+        frames.pop()
+    if not frames:
+        return excinfo
+    traceback = None
+    for frame in reversed(frames):
+        traceback = TracebackType(traceback, *frame)
+    if isinstance(error.__cause__, HarnessError):
+        error.__cause__, error.__suppress_context__ = None, True
+    return pytest.ExceptionInfo.from_exception(error.with_traceback(traceback))
+
+
+def _entries(traceback: TracebackType | None) -> Iterator[TracebackType]:
+    while traceback is not None:
+        yield traceback
+        traceback = traceback.tb_next
+
+
+def _is_below(file: str) -> bool:
+    # contextlib's frame lies between the body of a with statement and the context managers of this package.
+    return Path(__file__).parent in Path(file).parents or Path(file).name == "contextlib.py"
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
     """Show infrastructure trouble as an error, never as a failed test."""
-    if report.failed and ("outcome", "infrastructure") in getattr(report, "user_properties", []):
+    if report.failed and ("trouble", "infrastructure") in getattr(report, "user_properties", []):
         return "error", "I", "INFRASTRUCTURE"
     return None
+
+
+class _Verdicts:
+    """Collects what tests reported, and prints the table of verdicts at the end."""
+
+    def __init__(self) -> None:
+        self._results: dict[str, Result] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep the worst of what a test's phases report."""
+        kernel = next((str(value) for name, value in report.user_properties if name == "kernel"), None)
+        if kernel is None:
+            return
+        result = Result(report.nodeid.partition("[")[0], kernel, _outcome(report))
+        known = self._results.get(report.nodeid, result)
+        self._results[report.nodeid] = min(known, result, key=lambda one: list(Outcome).index(one.outcome))
+
+    def pytest_terminal_summary(
+        self, terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config
+    ) -> None:
+        """Print the table."""
+        if not self._results:
+            return
+        results = [self._results[nodeid] for nodeid in sorted(self._results, key=self._order)]
+        found = {result.kernel for result in results}
+        kernels = [choice.label for choice in config.stash[_STATE].choices() if choice.label in found]
+        marks = "UTF" in (getattr(sys.stdout, "encoding", None) or "").upper()
+        terminalreporter.section("verdicts")
+        for line in table(results, kernels=kernels, marks=marks):
+            terminalreporter.write_line(line)
+        if exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+            terminalreporter.write_line("The run was not completed: tests that did not run are not counted above.")
+
+    def _order(self, nodeid: str) -> int:
+        behaviours = list(dict.fromkeys(result.behaviour for result in self._results.values()))
+        return behaviours.index(self._results[nodeid].behaviour)
+
+
+def _outcome(report: pytest.TestReport) -> Outcome:
+    properties = dict(report.user_properties)
+    if report.failed:
+        by_trouble = {"infrastructure": Outcome.INFRASTRUCTURE, "crashed": Outcome.CRASHED, "hung": Outcome.HUNG}
+        return by_trouble.get(str(properties.get("trouble")), Outcome.FAILED)
+    if report.skipped:
+        return Outcome.EXPECTED if hasattr(report, "wasxfail") else Outcome.UNSUPPORTED
+    return Outcome.PASSED

@@ -77,7 +77,10 @@ class Guest:
         process = self._machine.new_process()
         try:
             return process.call(  # type: ignore[no-any-return]
-                "function", shipment.code, shipment.names, shipment.imports, arguments, keywords, timeout=timeout
+                "function",
+                *(shipment.code, shipment.names, shipment.imports, arguments, keywords),
+                timeout=timeout,
+                shown=f"{function.__name__}()",
             )
         finally:
             self._take_output(process, function.__name__)

@@ -15,7 +15,7 @@ from harness.errors import BootError, GuestHung
 from harness.proc import quote
 from harness.vm.channel import Channel, ChannelClosed, Listener
 from harness.vm.command import CHANNEL_SOCKET, SHARED, MachineSpec, vng_argv, wrapper_script
-from harness.vm.console import cause_of_death, tail_of
+from harness.vm.console import agent_exited, cause_of_death, tail_of
 from harness.vm.machine import Machine
 from harness.vm.process import QemuProcess, VngProcess, find_qemu, find_vng
 
@@ -91,7 +91,9 @@ def _boot_error(label: str, process: QemuProcess, argv: list[str], timeout: floa
     ended = process.wait(_END_TIMEOUT if cause_of_death(process.console()) else 0.5)
     lines = process.console()
     cause = cause_of_death(lines)
-    if cause is not None:
+    if agent_exited(lines):
+        what = f"the agent in the guest of {label} ended by itself while the guest booted, a defect of kernel-harness"
+    elif cause is not None:
         what = f"the kernel {label} died while it booted: {cause}"
     elif ended:
         what = f"QEMU ended before the guest of {label} was ready"
@@ -101,5 +103,5 @@ def _boot_error(label: str, process: QemuProcess, argv: list[str], timeout: floa
         what,
         expected="the guest's agent to report that it is ready",
         hint=f"look at the console below; by hand: {quote(argv)}",
-        detail=tail_of(lines),
+        detail=tail_of(lines, 60 if agent_exited(lines) else 25),  # the agent's traceback comes before the kernel's
     )

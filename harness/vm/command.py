@@ -84,7 +84,8 @@ def qemu_options(spec: MachineSpec, run_dir: Path) -> tuple[str, ...]:
     """
     memory = (
         (
-            f"-object memory-backend-file,id=harness-ram,size={spec.memory}M,mem-path={spec.ram},share=on",
+            "-object "
+            + shlex.quote(f"memory-backend-file,id=harness-ram,size={spec.memory}M,mem-path={spec.ram},share=on"),
             "-machine memory-backend=harness-ram",
         )
         if spec.ram is not None
@@ -92,7 +93,7 @@ def qemu_options(spec: MachineSpec, run_dir: Path) -> tuple[str, ...]:
     )
     return (
         *memory,
-        f"-initrd {spec.initrd}",
+        f"-initrd {shlex.quote(str(spec.initrd))}",
         # No CD-ROM drive, no parallel port: each costs start-up time and nothing uses them.
         "-nodefaults",
         "-no-reboot",

@@ -85,6 +85,7 @@ class Console:
         with self._lock:
             if self._partial:
                 self._lines.append(clean(self._partial.decode(errors="replace")))
+                self._partial = b""
             self._log.close()
         self.ended.set()
 

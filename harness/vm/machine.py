@@ -246,13 +246,14 @@ class GuestProcess:
         self.machine = machine
         self.number = number
 
-    def call(self, name: str, *arguments: Any, timeout: float = 30.0, **keywords: Any) -> Any:
+    def call(self, name: str, *arguments: Any, timeout: float = 30.0, shown: str = "", **keywords: Any) -> Any:
         """Call a function of a guest-side loader, such as "bpf.map_create".
 
         Args:
             name: Loader and function.
             *arguments: Positional arguments, plain values.
             timeout: Seconds.
+            shown: What messages call it, when not by its name.
             **keywords: Keyword arguments, plain values.
 
         Raises:
@@ -262,7 +263,7 @@ class GuestProcess:
             GuestHung: No answer in time.
             LinkBroken: QEMU ended for another reason.
         """
-        return self.machine._ask(self.number, name, (name, arguments, keywords), timeout)
+        return self.machine._ask(self.number, shown or name, (name, arguments, keywords), timeout)
 
     @property
     def alive(self) -> bool:

@@ -1,0 +1,110 @@
+"""The command that boots a guest: what vng is asked for, and what is left of that for QEMU."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from harness.vm.command import Accel, MachineSpec, kernel_words, vng_argv, wrapper_script
+
+SPEC = MachineSpec(Path("/k/vmlinux"), Path("/i/guest image.cpio"), Accel.TCG, memory=512, cpus=2, append=("quiet",))
+RUN_DIR = Path("/run/vm-1")
+
+
+def argv_of(spec: MachineSpec) -> list[str]:
+    return vng_argv(spec, vng=Path("/bin/vng"), qemu=Path("/run/vm-1/qemu"), run_dir=RUN_DIR)
+
+
+def value_after(argv: list[str], option: str) -> str:
+    return argv[argv.index(option) + 1]
+
+
+def test_the_kernel_the_memory_and_the_processors_are_the_specs() -> None:
+    argv = argv_of(SPEC)
+    assert value_after(argv, "--run") == "/k/vmlinux"
+    assert value_after(argv, "--memory") == "512M"
+    assert value_after(argv, "--cpus") == "2"
+    assert value_after(argv, "--qemu") == "/run/vm-1/qemu"
+
+
+def test_the_hosts_root_is_never_the_guests() -> None:
+    argv = argv_of(SPEC)
+    assert value_after(argv, "--root") == value_after(argv, "--cwd") == "/run/vm-1/root"
+
+
+def test_kvm_is_switched_off_for_software_emulation_alone() -> None:
+    assert "--disable-kvm" in argv_of(SPEC)
+    assert "--disable-kvm" not in argv_of(SPEC.running_under(Accel.KVM))
+
+
+def test_every_word_of_the_kernel_command_line_is_handed_over() -> None:
+    argv = argv_of(SPEC)
+    appended = [argv[at + 1] for at, word in enumerate(argv) if word == "--append"]
+    assert appended == list(kernel_words(SPEC))
+    assert "panic=-1" in appended
+    assert appended[-1] == "quiet"
+
+
+def test_a_path_with_a_blank_stays_one_word() -> None:
+    # vng splits each of these again as a shell would.
+    argv = argv_of(dataclasses.replace(SPEC, ram=Path("/my ram")))
+    options = [shlex.split(word.removeprefix("--qemu-opts=")) for word in argv if word.startswith("--qemu-opts=")]
+    assert ["-initrd", "/i/guest image.cpio"] in options
+    assert ["-object", "memory-backend-file,id=harness-ram,size=512M,mem-path=/my ram,share=on"] in options
+
+
+def test_a_spec_under_another_acceleration_is_the_same_otherwise() -> None:
+    assert SPEC.running_under(Accel.KVM) == dataclasses.replace(SPEC, accel=Accel.KVM)
+
+
+@pytest.fixture
+def wrapper(tmp_path: Path) -> Path:
+    qemu = tmp_path / "fake qemu"
+    qemu.write_text("""#!/bin/sh\nfor word in "$@"; do printf '<%s>\\n' "$word"; done\n""")
+    qemu.chmod(0o755)
+    wrapper = tmp_path / "qemu"
+    wrapper.write_text(wrapper_script(qemu, tmp_path))
+    wrapper.chmod(0o700)
+    return wrapper
+
+
+def what_qemu_gets(wrapper: Path, *words: str) -> list[str]:
+    done = subprocess.run([wrapper, *words], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    return [line[1:-1] for line in done.stdout.splitlines()]
+
+
+def test_exports_of_the_hosts_files_do_not_reach_qemu(wrapper: Path) -> None:
+    words = [
+        "-fsdev",
+        "local,id=root,path=/,security_model=none",
+        "-device",
+        "virtio-9p-pci,fsdev=root,mount_tag=/dev/root",
+    ]
+    assert what_qemu_gets(wrapper, "-m", "256M", *words, "-smp", "1") == ["-m", "256M", "-smp", "1"]
+
+
+def test_all_else_reaches_qemu_unchanged_and_in_order(wrapper: Path) -> None:
+    words = ["-append", "a 'b' \"c\" $d *", "-device", "e1000,netdev=n", "", "-kernel", "/k/vm linux", "-no-reboot"]
+    assert what_qemu_gets(wrapper, *words) == words
+
+
+def test_an_export_may_come_first_and_last(wrapper: Path) -> None:
+    export = ["-device", "virtconsole,chardev=c"]
+    assert what_qemu_gets(wrapper, *export, "-m", "1", *export) == ["-m", "1"]
+
+
+def test_the_command_and_the_pid_are_noted(wrapper: Path, tmp_path: Path) -> None:
+    what_qemu_gets(wrapper, "-append", "two words", "-fsdev", "x")
+    noted = (tmp_path / "qemu.argv").read_bytes().split(b"\0")
+    assert noted == [str(tmp_path / "fake qemu").encode(), b"-append", b"two words", b""]
+    assert int((tmp_path / "qemu.pid").read_text()) > 1
+
+
+def test_a_question_for_the_version_starts_no_machine(wrapper: Path, tmp_path: Path) -> None:
+    assert what_qemu_gets(wrapper, "--version") == ["--version"]
+    assert not (tmp_path / "qemu.pid").exists()

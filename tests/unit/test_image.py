@@ -1,0 +1,222 @@
+"""The guest image: its archive, its programs, and when it is built anew."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.errors import BuildError
+from harness.image import build, cpio, elf
+
+
+class Read(NamedTuple):
+    path: str
+    mode: int
+    links: int
+    device: tuple[int, int]
+    data: bytes
+
+
+def read_archive(data: bytes) -> Iterator[Read]:
+    """Read a newc archive as Documentation/driver-api/early-userspace/buffer-format.rst of the kernel describes it."""
+    at = 0
+    while True:
+        assert data[at : at + 6] == b"070701"
+        assert at % 4 == 0
+        fields = [int(data[at + 6 + 8 * n : at + 14 + 8 * n], 16) for n in range(13)]
+        _, mode, uid, gid, links, _, size, _, _, major, minor, name_size, check = fields
+        assert (uid, gid, check) == (0, 0, 0)
+        raw = data[at + 110 : at + 110 + name_size]
+        assert raw.endswith(b"\0")
+        at += (110 + name_size + 3) & ~3
+        if raw == b"TRAILER!!!\0":
+            assert not any(data[at:])
+            return
+        yield Read(raw[:-1].decode(), mode, links, (major, minor), data[at : at + size])
+        at += (size + 3) & ~3
+
+
+def test_an_archive_reads_back_as_what_went_in() -> None:
+    entries = [
+        cpio.folder("tmp", 0o1777),
+        cpio.file("etc/hosts", b"127.0.0.1 localhost\n"),
+        cpio.file("init", b"#!/bin/python\n", 0o755),
+        cpio.link("bin", "usr/bin"),
+        cpio.Entry("dev/null", stat.S_IFCHR | 0o666, device=(1, 3)),
+    ]
+    found = {read.path: read for read in read_archive(b"".join(cpio.archive(cpio.with_parents(entries))))}
+    assert list(found) == ["bin", "dev", "dev/null", "etc", "etc/hosts", "init", "tmp"]
+    assert found["tmp"].mode == stat.S_IFDIR | 0o1777
+    assert found["tmp"].links == 2
+    assert found["etc"].mode == stat.S_IFDIR | 0o755
+    assert found["etc/hosts"].data == b"127.0.0.1 localhost\n"
+    assert found["init"].mode == stat.S_IFREG | 0o755
+    assert stat.S_ISLNK(found["bin"].mode)
+    assert found["bin"].data == b"usr/bin"
+    assert found["dev/null"].device == (1, 3)
+
+
+@given(st.lists(st.tuples(st.from_regex(r"[a-z]{1,9}(/[a-z]{1,9}){0,3}", fullmatch=True), st.binary(max_size=9))))
+def test_every_folder_comes_before_what_is_in_it(files: list[tuple[str, bytes]]) -> None:
+    entries = [cpio.file(f"{path}.txt", data) for path, data in dict(files).items()]
+    seen: set[str] = set()
+    for read in read_archive(b"".join(cpio.archive(cpio.with_parents(entries)))):
+        parent = read.path.rpartition("/")[0]
+        assert parent == "" or parent in seen
+        seen.add(read.path)
+    assert {entry.path for entry in entries} <= seen
+
+
+INTERPRETER = build._base_interpreter()
+
+
+def test_a_stripped_program_runs(tmp_path: Path) -> None:
+    whole = INTERPRETER.read_bytes()
+    stripped = elf.strip(whole)
+    assert elf.strip(stripped) == stripped
+    assert struct.unpack_from("<Q", stripped, 40) == (0,)  # e_shoff
+    program = tmp_path / "python3"
+    program.write_bytes(stripped)
+    program.chmod(0o755)
+    # Its library is where the original one's is; only the file itself is on trial.
+    environment = {"PYTHONHOME": sys.base_prefix, "PATH": ""}
+    done = subprocess.run(
+        [program, "-ISc", "import ctypes; print(6 * 7)"], capture_output=True, text=True, env=environment, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "42\n"), done.stderr
+
+
+@pytest.mark.parametrize("data", [b"", b"\x7fELF", b"#!/bin/sh\n", b"\x7fELF\x01\x01" + bytes(60)])
+def test_what_is_no_64_bit_object_stays_as_it_is(data: bytes) -> None:
+    assert elf.strip(data) == data
+
+
+def test_the_interpreters_libraries_are_found() -> None:
+    found = elf.shared_libraries([INTERPRETER])
+    assert "libc.so.6" in found
+    assert any(name.startswith("/lib") and "ld-linux" in name for name in found)
+    assert all(path.is_file() for path in found.values())
+
+
+def fake_ldd(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    (folder / "ldd").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "ldd").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_ldd(tmp_path, monkeypatch, "printf '\\tlinux-vdso.so.1 (0x7ff)\\n\\tlibfoo.so.9 => not found\\n'; exit 1")
+    with pytest.raises(BuildError, match=r"libfoo\.so\.9 is missing"):
+        elf.shared_libraries([INTERPRETER])
+
+
+def test_a_static_program_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_ldd(tmp_path, monkeypatch, "echo '	not a dynamic executable' >&2; exit 1")
+    with pytest.raises(BuildError, match="no shared library") as caught:
+        elf.shared_libraries([INTERPRETER])
+    assert "not a dynamic executable" in str(caught.value)
+
+
+class Builds:
+    """Stands in for the slow part: the entries of an image from one source file, counted."""
+
+    def __init__(self, source: Path) -> None:
+        self.source = source
+        self.count = 0
+
+    def entries(self, sources: set[Path]) -> list[cpio.Entry]:
+        self.count += 1
+        sources.add(self.source)
+        return [cpio.file("source", self.source.read_bytes())]
+
+
+@pytest.fixture
+def builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Builds:
+    source = tmp_path / "source.py"
+    source.write_text("one")
+    builds = Builds(source)
+    monkeypatch.setattr(build, "_entries", builds.entries)
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
+    return builds
+
+
+def record_of(image: build.Image) -> Path:
+    (record,) = image.path.parent.glob("*.json")
+    return record
+
+
+def test_an_image_is_built_once(builds: Builds) -> None:
+    first = build.guest_image()
+    assert build.guest_image() == first
+    assert builds.count == 1
+    assert [read.data for read in read_archive(first.path.read_bytes())] == [b"one"]
+
+
+def test_an_image_is_built_anew_when_a_source_changes(builds: Builds) -> None:
+    first = build.guest_image()
+    builds.source.write_text("two!")
+    second = build.guest_image()
+    assert builds.count == 2
+    assert second.digest != first.digest
+    assert first.path.exists()  # another process may be about to boot it
+
+
+def test_a_source_of_the_same_size_that_is_newer_counts_as_changed(builds: Builds) -> None:
+    build.guest_image()
+    builds.source.write_text("two")
+    os.utime(builds.source, ns=(0, builds.source.stat().st_mtime_ns + 1_000_000))
+    build.guest_image()
+    assert builds.count == 2
+
+
+def test_an_image_is_built_anew_when_a_source_is_gone(builds: Builds) -> None:
+    build.guest_image()
+    builds.source = builds.source.rename(builds.source.with_name("moved.py"))
+    build.guest_image()
+    assert builds.count == 2
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", "{}", '{"image": 1}', '{"image": "x.cpio"}'])
+def test_a_damaged_record_is_as_none(builds: Builds, content: str) -> None:
+    image = build.guest_image()
+    record_of(image).write_text(content)
+    assert build.guest_image() == image
+    assert builds.count == 2
+
+
+def test_a_record_in_which_one_entry_is_of_another_kind_is_as_none(builds: Builds) -> None:
+    image = build.guest_image()
+    known = json.loads(record_of(image).read_text())
+    for number, (name, wrong) in enumerate([("image", 1), ("size", "big"), ("sources", []), ("sources", {"\0": [1]})]):
+        record_of(image).write_text(json.dumps({**known, name: wrong}))
+        assert build.guest_image() == image
+        assert builds.count == number + 2
+
+
+def test_an_image_that_was_cut_short_is_built_anew(builds: Builds) -> None:
+    image = build.guest_image()
+    whole = image.path.read_bytes()
+    image.path.write_bytes(whole[:-1])
+    assert build.guest_image() == image
+    assert image.path.read_bytes() == whole
+
+
+def test_a_build_that_fails_leaves_nothing(builds: Builds, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fail(sources: set[Path]) -> list[cpio.Entry]:
+        raise BuildError("no")
+
+    monkeypatch.setattr(build, "_entries", fail)
+    with pytest.raises(BuildError):
+        build.guest_image()
+    assert [path.suffix for path in (tmp_path / "cache" / "images").iterdir()] == [".lock"]
