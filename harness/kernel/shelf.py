@@ -16,8 +16,11 @@ Imports the foundations, :mod:`harness.kernel.types` and, to fill an entry, :mod
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -120,7 +123,7 @@ def seal(
         "boot": "vmlinux" if pvh or not compressed.exists() else "vmlinuz",
         "files": files,
         "modules": modules.is_dir(),
-        "modules_digest": tree_digest(modules) if modules.is_dir() else "",
+        "modules_digest": modules_digest(modules) if modules.is_dir() else "",
         **facts,
     }
     (made / RECORD).write_text(json.dumps(record, indent=1) + "\n")
@@ -140,14 +143,16 @@ def require_bpf(config: str, name: str) -> None:
         )
 
 
-def tree_digest(top: Path) -> str:
-    """Return one sha256 over the names and contents of all files under a folder."""
+def modules_digest(top: Path) -> str:
+    """Return one sha256 over the names and contents of all modules under lib/modules/RELEASE.
+
+    The indexes beside them do not count: virtme-ng has depmod write them anew.
+    """
     import hashlib
 
     digest = hashlib.sha256()
-    for path in sorted(top.rglob("*")):
-        if path.is_file() and not path.is_symlink():
-            digest.update(f"{path.relative_to(top)}\0{store.digest_file(path)}\n".encode())
+    for path in sorted(top.rglob("*.ko*")):
+        digest.update(f"{path.relative_to(top)}\0{store.digest_file(path)}\n".encode())
     return digest.hexdigest()
 
 
@@ -173,6 +178,28 @@ class Entry:
         """The sha256 of the image that is booted."""
         return str(self.record["files"][self.record["boot"]]["sha256"])
 
+    @property
+    def version(self) -> KernelVersion:
+        """The upstream version."""
+        return KernelVersion.parse(str(self.record["version"]))
+
+    @property
+    def group(self) -> tuple[str, str, tuple[int, int]]:
+        """What a newer release replaces it in: provider, flavour and series."""
+        return (str(self.record["provider"]), str(self.record["flavour"]), self.version.series)
+
+    @property
+    def last_used(self) -> float:
+        """When it was last used, to the day, in seconds since the epoch."""
+        return (self.path / RECORD).stat().st_mtime
+
+    def touch(self) -> None:
+        """Note that it is used."""
+        # Once a day is enough to know what is idle, and a cache that cannot be written can still be used.
+        if time.time() - self.last_used > 86400:
+            with contextlib.suppress(OSError):
+                os.utime(self.path / RECORD)
+
     def damage(self, *, thorough: bool = False) -> str:
         """Say in a few words what is wrong with the entry, or "".
 
@@ -195,7 +222,7 @@ class Entry:
             modules = self.path / "lib" / "modules" / str(self.record["release"])
             if not modules.is_dir():
                 return "its modules are missing"
-            if thorough and tree_digest(modules) != self.record["modules_digest"]:
+            if thorough and modules_digest(modules) != self.record["modules_digest"]:
                 return "its modules differ from their record"
         return ""
 
@@ -208,7 +235,7 @@ class Entry:
 
         return Kernel(
             label=label,
-            version=KernelVersion.parse(str(self.record["version"])),
+            version=self.version,
             release=release,
             bzimage=there("vmlinuz"),
             vmlinux=there("vmlinux"),
@@ -252,6 +279,7 @@ def load(choice: Choice, *, progress: Progress) -> Kernel | None:
         progress(f"{choice.label}: the cache entry {path.name} is damaged ({damage}); making it again")
         discard(path)
         return None
+    entry.touch()
     return entry.kernel(choice.label)
 
 
