@@ -237,15 +237,13 @@ def build(
         progress(f"warning: {compiler.doubt}")
     key = f"{version}-{flavour}"
     choice = Choice(f"{version}:{flavour}", version, PROVIDER, key, flavour)
-    if again:
-        shelf.discard(shelf.entry_folder(PROVIDER, key))
-    elif (kernel := shelf.load(choice, progress=progress)) is not None:
+    if not again and (kernel := shelf.load(choice, progress=progress)) is not None:
         entry = shelf.read_entry(shelf.entry_folder(PROVIDER, key))
         assert entry is not None, "a kernel that was loaded has an entry"
         return Built(kernel, kconfig.Gaps(**entry.record["gaps"]), float(entry.record["seconds"]), compiler)
     asked = kconfig.applicable(settings, version, lambda tool: shutil.which(tool) is not None)
     work = shelf.folder() / "build" / key
-    with shelf.new_entry(PROVIDER, key) as made, store.locked(work.with_name(f"{key}.lock")):
+    with shelf.new_entry(PROVIDER, key, again=again) as made, store.locked(work.with_name(f"{key}.lock")):
         if made is not None:
             job = _Job(tree, work, compiler, jobs or os.cpu_count() or 1, progress)
             seconds, gaps = job.run(version, flavour, asked)

@@ -52,8 +52,13 @@ def _safe(key: str) -> str:
 
 
 @contextmanager
-def new_entry(provider: str, key: str) -> Iterator[Path | None]:
+def new_entry(provider: str, key: str, *, again: bool = False) -> Iterator[Path | None]:
     """Make one kernel's entry under its lock.
+
+    Args:
+        provider: As in :class:`Choice`.
+        key: As in :class:`Choice`.
+        again: Make it even when it is there; the old one stays until the new one is whole.
 
     Yields:
         A temporary folder to put `vmlinuz` or `vmlinux`, `config` and `lib/modules/RELEASE` into and to
@@ -64,7 +69,7 @@ def new_entry(provider: str, key: str) -> Iterator[Path | None]:
     """
     final = entry_folder(provider, key)
     with store.locked(folder() / "locks" / f"{final.name}.lock"):
-        if (final / RECORD).is_file():
+        if (final / RECORD).is_file() and not again:
             yield None
         else:
             with store.new_folder(final) as made:

@@ -270,7 +270,13 @@ def _extract(tarball: Path, target: Path) -> None:
             names = members.getnames()
             top = names[0].split("/", 1)[0] if names else ""
             strip = all(name == top or name.startswith(f"{top}/") for name in names)
-            members.extractall(target, members=_stripped(members.getmembers(), top) if strip else None, filter="data")
+            chosen = _stripped(members.getmembers(), top) if strip else members.getmembers()
+            # Python before 3.11.4 may lack the filter that keeps members inside the folder.
+            outside = [one.name for one in chosen if one.name.startswith("/") or ".." in Path(one.name).parts]
+            if outside:
+                raise tarfile.TarError(f"it has a member outside of itself: {outside[0]}")
+            options: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+            members.extractall(target, members=chosen, **options)  # noqa: S202 - checked above
     except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError) as error:
         raise _damaged(tarball, error) from error
 
