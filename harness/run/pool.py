@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import kernel as kernels
-from harness.errors import GuestError, InfrastructureError
+from harness.errors import GuestError, InfrastructureError, TemplateError
 from harness.image.build import guest_image
 from harness.kernel.types import Choice, Kernel
 from harness.vm import accel, template
@@ -162,7 +162,7 @@ class Pool:
             return boot(self._wanted_spec(wanted), label=wanted.choice.label, timeout=self._settings.boot_timeout)
         try:
             return self._clone(saved, wanted)
-        except template.TemplateError as error:
+        except TemplateError as error:
             # Damaged or removed since it was checked: made anew, once.
             self._progress(f"{error.what}; booting {wanted.choice.label} anew")
             template.discard(saved)
@@ -210,7 +210,7 @@ class Pool:
                     boot_timeout=self._settings.boot_timeout,
                     progress=self._progress,
                 )
-            except template.TemplateError as error:
+            except TemplateError as error:
                 self._progress(f"{error.what}; every test boots {wanted.choice.label} instead")
                 self._templates[wanted] = None
         return self._templates[wanted]

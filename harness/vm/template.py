@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import store
-from harness.errors import GuestHung, InfrastructureError
+from harness.errors import GuestHung, MonitorError, TemplateError
 from harness.guest import wire
 from harness.proc import quote
 from harness.vm.boot import boot, connect
@@ -46,7 +46,6 @@ from harness.vm.command import (
 from harness.vm.console import tail_of
 from harness.vm.machine import Machine, State
 from harness.vm.process import ClonedProcess, find_qemu
-from harness.vm.qmp import MonitorError, save_state, wait_running
 
 log = logging.getLogger("harness.vm")
 
@@ -62,10 +61,6 @@ _CHECKED_DAYS = 1.0
 _DAY = 86400.0
 
 RAM, STATE, RECORD = "ram", "state", "template.json"
-
-
-class TemplateError(InfrastructureError):
-    """No template can be made of a machine, or a template is damaged."""
 
 
 @dataclass(frozen=True)
@@ -185,6 +180,8 @@ def _make(folder: Path, spec: MachineSpec, *, label: str, boot_timeout: float) -
 
 def _save(monitor: Path, state: Path, label: str) -> bool:
     """Save the state, without the memory where QEMU can; return whether the memory went into it."""
+    from harness.vm.qmp import save_state  # clones do without, and asyncio takes long to import
+
     try:
         save_state(monitor, state, ignore_shared=True, timeout=_SAVE_TIMEOUT)
     except MonitorError as error:
@@ -357,6 +354,8 @@ class Clone:
             )
             channel.expect_memory()
             if self._template.whole_stream:
+                from harness.vm.qmp import wait_running
+
                 wait_running(self._folder / QMP_SOCKET, timeout=timeout)
                 channel.post(wire.AGENT, FIRST_TAG, _identity(), deadline)
             channel.collect(wire.AGENT, FIRST_TAG, "wake", deadline)
