@@ -16,6 +16,8 @@ Imports nothing from the package, so that every module may import it.
     │   ├── AccelError          the acceleration asked for cannot run a guest
     │   ├── BootError           a guest did not reach "agent ready"
     │   ├── StateError          an operation was asked of a machine in the wrong state
+    │   ├── MonitorError        QEMU's monitor could not be reached, or refused a command
+    │   ├── TemplateError       no template can be made of a machine, or one is damaged
     │   └── LinkBroken          the channel ended and the kernel gave no sign of a crash
     └── GuestError              the guest was reached, and this is what it did
         ├── GuestCallError      the function called in the guest raised; its traceback is kept
@@ -114,6 +116,14 @@ class BootError(InfrastructureError):
 
 class StateError(InfrastructureError):
     """An operation was asked of a machine in a state that does not allow it."""
+
+
+class MonitorError(InfrastructureError):
+    """QEMU's monitor could not be reached, or refused a command."""
+
+
+class TemplateError(InfrastructureError):
+    """No template can be made of a machine, or a template is damaged."""
 
 
 class LinkBroken(InfrastructureError):

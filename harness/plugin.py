@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from harness.kernel.types import Choice, Kernel
     from harness.remote.bpf import Bpf
     from harness.remote.guest import Guest
-    from harness.run.pool import Pool
+    from harness.run.pool import Needs, Pool, Wanted
     from harness.vm.machine import Machine
 
 DEFAULT_KERNEL = "6.12"
@@ -51,6 +51,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "seen to run under it (auto, the default)",
     )
     group.addoption(
+        "--isolation",
+        choices=("vm", "fork", "boot"),
+        default="vm",
+        help="what tests share: nothing, each runs on a clone of a booted machine (vm, the default); the machine, each "
+        "runs in a guest process of its own (fork); nothing, each boots (boot)",
+    )
+    group.addoption(
         "--boot-timeout",
         type=float,
         default=120.0,
@@ -72,6 +79,7 @@ class State:
         self.config = config
         self._choices: list[Choice] | None = None
         self._pool: Pool | None = None
+        self.next: Wanted | None = None
 
     @property
     def named(self) -> list[str]:
@@ -88,11 +96,13 @@ class State:
 
     def pool(self) -> Pool:
         """Return the machines of this process."""
-        from harness.run.pool import Pool, Settings
+        from harness.run.pool import Isolation, Pool, Settings
 
         if self._pool is None:
             settings = Settings(
-                accel=self.config.getoption("accel"), boot_timeout=self.config.getoption("boot_timeout")
+                isolation=Isolation(self.config.getoption("isolation")),
+                accel=self.config.getoption("accel"),
+                boot_timeout=self.config.getoption("boot_timeout"),
             )
             self._pool = Pool(settings, self.say)
         return self._pool
@@ -111,7 +121,10 @@ class State:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the plugin's state."""
+    """Make the plugin's state and declare its markers."""
+    config.addinivalue_line(
+        "markers", "vm(memory, cpus, parameters): MiB, virtual CPUs and kernel command line words of the test's machine"
+    )
     config.stash[_STATE] = State(config)
     if config.getoption("verdicts") and not hasattr(config, "workerinput"):
         config.pluginmanager.register(_Verdicts(), "harness-verdicts")
@@ -159,6 +172,36 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         )
 
 
+def _wanted(item: pytest.Item | None) -> Wanted | None:
+    """Return the machine that a test runs on; None when it runs on none."""
+    from harness.run.pool import Wanted
+
+    if item is None or "vm" not in getattr(item, "fixturenames", ()):
+        return None
+    callspec: Any = getattr(item, "callspec", None)
+    return Wanted(callspec.params[KERNEL_PARAMETER], _needs(item))
+
+
+def _needs(item: pytest.Item) -> Needs:
+    """Return what a test's markers ask of its machine."""
+    from harness.run.pool import Needs
+
+    asked: dict[str, Any] = {}
+    for mark in reversed(list(item.iter_markers("vm"))):
+        asked.update(mark.kwargs)
+    asked["parameters"] = tuple(asked.get("parameters", ()))
+    try:
+        return Needs(**asked)
+    except TypeError as error:
+        raise pytest.UsageError(f"{item.nodeid}: the marker vm takes memory, cpus and parameters: {error}") from error
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Note which machine comes next, so that it can be prepared while this test runs."""
+    item.config.stash[_STATE].next = _wanted(nextitem)
+
+
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Put the kernel that a test runs on into its reports, whatever becomes of it."""
     parameters = getattr(item, "callspec", None)
@@ -180,11 +223,19 @@ def kernel(kernel_choice: Choice, request: pytest.FixtureRequest) -> Kernel:
 
 
 @pytest.fixture
-def vm(kernel_choice: Choice, request: pytest.FixtureRequest) -> Machine:
-    """A healthy machine that runs the kernel."""
-    machine = request.config.stash[_STATE].pool().machine(kernel_choice)
+def vm(kernel_choice: Choice, request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """A machine that runs the kernel: by default one of this test's own, as it was right after boot."""
+    from harness.run.pool import Wanted
+
+    state = request.config.stash[_STATE]
+    wanted = Wanted(kernel_choice, _needs(request.node))
+    pool = state.pool()
+    machine = pool.take(wanted)
     request.node.user_properties.append(("release", machine.release))
-    return machine
+    if state.next is not None:
+        pool.expect(state.next)
+    yield machine
+    pool.give_back(wanted, machine)
 
 
 @pytest.fixture

@@ -141,14 +141,17 @@ def disk_errors(final: Path) -> Iterator[None]:
 
 def sweep(folder: Path) -> list[Path]:
     """Remove what makers that are gone left half-made in `folder`; return what was removed."""
-    removed = []
-    for path in folder.glob(f"{TEMPORARY}*"):
-        pid, _, rest = path.name[len(TEMPORARY) :].partition("-")
-        started = rest.partition("-")[0]
-        if pid.isdigit() and started.isdigit() and start_time(int(pid)) != int(started):
-            _remove(path)
-            removed.append(path)
+    removed = [path for path in folder.glob(f"{TEMPORARY}*") if is_abandoned(path)]
+    for path in removed:
+        _remove(path)
     return removed
+
+
+def is_abandoned(path: Path) -> bool:
+    """Tell whether a temporary's maker is gone."""
+    pid, _, rest = path.name[len(TEMPORARY) :].partition("-")
+    started = rest.partition("-")[0]
+    return pid.isdigit() and started.isdigit() and start_time(int(pid)) != int(started)
 
 
 def _remove(path: Path) -> None:

@@ -238,8 +238,7 @@ class Agent:
 
     def do_health(self) -> dict[str, int]:
         """Return what tells whether this machine is as good as new."""
-        with open("/proc/sys/kernel/tainted") as file:
-            return {"tainted": int(file.read())}
+        return {"tainted": tainted()}
 
     def do_wake(self, realtime: float, entropy: bytes, hostname: str, number: int) -> int:
         """Make a machine of its own of a clone: clock, entropy and host name; start its first guest process."""
@@ -274,6 +273,12 @@ class Agent:
         libc.reboot(0x4321FEDC)
 
 
+def tainted() -> int:
+    """Return the kernel's taint flags."""
+    with open("/proc/sys/kernel/tainted") as file:
+        return int(file.read())
+
+
 def describe_machine(absent: list[str]) -> dict[str, Any]:
     """Return what the host needs to know about the machine it reached."""
     name = os.uname()
@@ -287,6 +292,7 @@ def describe_machine(absent: list[str]) -> dict[str, Any]:
         "uptime": uptime,
         "cpus": os.cpu_count() or 1,
         "absent": absent,
+        "tainted": tainted(),
     }
 
 

@@ -8,9 +8,9 @@ Providers are tried in this order, and one that cannot serve says why:
 1. local: a path, the running kernel, kernels built here;
 2. debian: the mirror of this machine's apt sources;
 3. ubuntu: Ubuntu's mainline builds, by virtme-ng's mechanism; asked only for a named series or release that
-   the others do not have.
-
-A kernel built from source is made by `harness kernels build`, never as a side effect of a test run.
+   the others do not have;
+4. source: never built as a side effect of a test run; `harness kernels build` makes a kernel, and then it is
+   local.
 
 Imports the foundations and its siblings.
 """
@@ -22,12 +22,16 @@ from pathlib import Path
 
 from harness.data import read_toml
 from harness.errors import CacheError, HarnessError, MirrorError, SelectorError
-from harness.kernel import selector, shelf
+from harness.kernel import lockfile, selector, shelf
 from harness.kernel.download import Meter, no_meter
 from harness.kernel.types import Choice, Kernel, Offer, Progress, Provider
 from harness.kernel.version import KernelVersion
 
-ORDER = ("local", "debian")
+INDEXED = ("local", "debian")
+"""Providers that know all they have, whose offers make up `all`, `newest` and ranges."""
+
+ON_REQUEST = "ubuntu"
+"""The provider that is asked only for what was named and nobody else has."""
 
 
 def silent(line: str) -> None:
@@ -58,12 +62,18 @@ class Catalog:
     def __init__(self, *, progress: Progress = silent, meter: Meter = no_meter, refresh: bool = False) -> None:
         from harness.kernel.debian import DebianProvider
         from harness.kernel.local import LocalProvider
+        from harness.kernel.ubuntu import UbuntuProvider
 
         self.progress = progress
         self.local = LocalProvider()
         self.debian = DebianProvider(meter=meter, refresh=refresh)
+        self.ubuntu = UbuntuProvider()
         self.troubles: dict[str, HarnessError] = {}
         self._offers: list[Offer] | None = None
+
+    def providers(self) -> tuple[Provider, ...]:
+        """Return the providers in the order in which they are tried."""
+        return (self.local, self.debian, self.ubuntu)
 
     def provider(self, name: str) -> Provider:
         """Return a provider by its name.
@@ -71,16 +81,19 @@ class Catalog:
         Raises:
             SelectorError: There is none of that name.
         """
-        for provider in (self.local, self.debian):
+        for provider in self.providers():
             if provider.name == name:
                 return provider
-        raise SelectorError(f"there is no provider {name!r}", expected="one of " + ", ".join(ORDER))
+        raise SelectorError(
+            f"there is no provider {name!r}",
+            expected="one of " + ", ".join(provider.name for provider in self.providers()),
+        )
 
     def offers(self) -> list[Offer]:
         """Return what the providers offer, in order of version; a provider that cannot serve is in `troubles`."""
         if self._offers is None:
             found: list[Offer] = []
-            for name in ORDER:
+            for name in INDEXED:
                 found += self._ask(name)
             self._offers = sorted(found, key=lambda offer: (offer.version, offer.rank))
         return self._offers
@@ -116,29 +129,56 @@ class Catalog:
             from harness.kernel.local import host_image
 
             return [self.local.choose(host_image(), label="host")]
+        if item.kind is selector.Kind.LOCK:
+            return lockfile.read(lockfile.path_of(item.word))
         chosen = selector.select(item, self.offers(), rules)
+        if not chosen and self._may_be_on_request(item):
+            chosen = selector.select(item, self._ask(ON_REQUEST), rules)
         if not chosen:
             raise self._nothing(item)
         return chosen
 
+    def _may_be_on_request(self, item: selector.Item) -> bool:
+        if item.provider:
+            return item.provider == ON_REQUEST
+        return item.kind in (selector.Kind.SERIES, selector.Kind.RELEASE) and item.flavour in ("", "generic")
+
     def _nothing(self, item: selector.Item) -> HarnessError:
+        asked = [*INDEXED, *([ON_REQUEST] if self._may_be_on_request(item) else [])]
         lines = []
-        for name in ORDER:
+        for name in asked:
             trouble = self.troubles.get(name)
-            reason = trouble.what if trouble else "nothing of that kind among its kernels"
-            lines.append(f"{name}: {reason}")
+            lines.append(f"{name}: {trouble.what if trouble else 'has no such kernel'}")
+        lines.append("source: not built here")
         series = sorted({offer.version.series for offer in self.offers()})
         known = ", ".join("{}.{}".format(*one) for one in series)
-        kind = MirrorError if self.troubles else SelectorError
-        return kind(
+        build = "`harness kernels build` makes others"
+        # Without Debian's index nobody knows whether such a kernel exists; that is the mirror's fault.
+        trouble = self.troubles.get("debian")
+        if trouble is not None:
+            return MirrorError(
+                f"no kernel for {item.text!r} can be found: {trouble.what}",
+                expected=trouble.expected,
+                hint=trouble.hint or build,
+                detail="\n".join([*lines, *trouble.detail.splitlines()]),
+            )
+        return SelectorError(
             f"no kernel matches {item.text!r}",
-            expected=f"one of the series {known}" if known else "a reachable provider",
-            hint="`harness kernels list` prints what is available; `harness kernels build` makes others",
-            detail="\n".join(lines) + "".join(f"\n{trouble}" for trouble in self.troubles.values()),
+            expected=f"one of the series {known}" if known else "a kernel that some provider has",
+            hint=f"`harness kernels list` prints what is available; {build}",
+            detail="\n".join(lines),
         )
 
     def acquire(self, choice: Choice) -> Kernel:
         """Bring a chosen kernel onto this machine, or the next best one when the choice left that open.
+
+        Raises:
+            HarnessError: It cannot be had.
+        """
+        return self.acquire_which(choice)[0]
+
+    def acquire_which(self, choice: Choice) -> tuple[Kernel, Choice]:
+        """Like :meth:`acquire`, and also say which of the choice and its alternatives it is.
 
         Raises:
             HarnessError: It cannot be had.
@@ -152,7 +192,7 @@ class Catalog:
                         expected=f"{choice.sha256}, as the lock file says",
                         hint="`harness kernels info --verify` checks the cache; `harness kernels lock` locks anew",
                     )
-                return kernel
+                return kernel, candidate
             if choice.alternatives and candidate is not choice.alternatives[-1]:
                 self.progress(f"{choice.label}: {candidate.key} is not served any more; trying the next release")
         raise MirrorError(

@@ -2,9 +2,9 @@
 
 Where apt is installed it does the work, under a private configuration: own sources, lists and cache, nothing
 of the system's touched, no root needed; the machine's proxy settings hold. Elsewhere :class:`PlainArchive`
-does the same with gpgv, from the same mirrors.
+does the same: gpgv checks each suite's InRelease, which names the sha256 of its indexes.
 
-Imports the foundations and :mod:`harness.kernel.aptsources`.
+Imports the foundations, :mod:`harness.kernel.aptsources` and :mod:`harness.kernel.download`.
 """
 
 from __future__ import annotations
@@ -12,15 +12,19 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Protocol
 
 from harness import proc
 from harness.data import read_toml
-from harness.errors import MirrorError, ToolMissing
+from harness.errors import MirrorError
 from harness.kernel import aptsources
+from harness.kernel.download import fetch
 
 MIRROR_VARIABLE = "HARNESS_DEBIAN_MIRROR"
 SECURITY_VARIABLE = "HARNESS_DEBIAN_SECURITY_MIRROR"
@@ -141,7 +145,7 @@ class AptArchive:
         config = self._configure(mirrors)
         environment = os.environ | {"APT_CONFIG": str(config), "LC_ALL": "C"}
         done = proc.run(["apt-get", "--quiet", "update"], timeout=900, env=environment)
-        result = Refreshed(list(self._files(environment)))
+        result = Refreshed(list(self._files(mirrors)))
         for line in (done.stderr + done.stdout).splitlines():
             if match := re.match(r"(?:[WE]: |Err:\d+ )(.+)", line):
                 result.troubles.append(match[1])
@@ -170,7 +174,8 @@ class AptArchive:
             f'Dir::State::Lists "{self.folder}/lists";\n'
             f'Dir::State::status "{self.folder}/status";\n'
             f'Dir::Cache "{self.folder}/cache";\n'
-            # The lists are read once; building apt's own cache of them would take longer than that.
+            # The lists are read once, by the harness; apt's own cache of them would take longer than fetching them.
+            'pkgCacheFile::Generate "false";\n'
             'Dir::Cache::pkgcache "";\n'
             'Dir::Cache::srcpkgcache "";\n'
             'APT::Sandbox::User "";\n'
@@ -187,28 +192,116 @@ class AptArchive:
         )
         return config
 
-    def _files(self, environment: dict[str, str]) -> Iterator[IndexFile]:
-        done = proc.run(
-            [
-                "apt-get",
-                "indextargets",
-                "--no-release-info",
-                "--format",
-                "$(FILENAME)|$(REPO_URI)|$(RELEASE)|$(ARCHITECTURE)",
-                "Created-By: Packages",
-            ],
-            timeout=120,
-            env=environment,
-        )
-        for line in done.stdout.splitlines():
-            name, uri, suite, architecture = line.split("|")
-            if architecture != self.architecture:
-                continue
-            # apt names the file as if it were not compressed, whatever it did.
-            for path in (Path(name), *Path(name).parent.glob(f"{Path(name).name}.*")):
-                if path.is_file():
-                    yield IndexFile(path, uri.rstrip("/"), suite)
+    def _files(self, mirrors: Sequence[Mirror]) -> Iterator[IndexFile]:
+        # `apt-get indextargets` tells the names, and takes three seconds for it. apt removes the lists of sources
+        # that are no longer configured, and no two mirrors are asked for the same suite.
+        for mirror in mirrors:
+            for suite in mirror.suites:
+                name = f"*_dists_{suite}_{self.component}_binary-{self.architecture}_Packages"
+                for path in (*self.folder.glob(f"lists/{name}"), *self.folder.glob(f"lists/{name}.*")):
+                    yield IndexFile(path, mirror.uri, suite)
                     break
+
+
+class PlainArchive:
+    """The archive by hand, for machines without apt.
+
+    Args:
+        folder: Where the indexes are kept.
+        component: Component of the archive.
+        architecture: Architecture of the packages.
+    """
+
+    def __init__(self, folder: Path, *, component: str, architecture: str) -> None:
+        self.folder = folder
+        self.component = component
+        self.architecture = architecture
+
+    def refresh(self, mirrors: Sequence[Mirror]) -> Refreshed:
+        """Fetch and verify each suite's InRelease, and the index that it names.
+
+        Raises:
+            ToolMissing: gpgv is not installed.
+        """
+        gpgv = proc.find_tool("gpgv", package="gpgv", purpose="check the signatures of Debian's package indexes")
+        result = Refreshed()
+        for mirror in mirrors:
+            for suite in mirror.suites:
+                self._try_suite(gpgv, mirror, suite, result)
+        wanted = {file.path for file in result.files}
+        for path in self.folder.glob("*_Packages_*"):
+            if path not in wanted and not path.name.endswith(".lock"):
+                path.unlink(missing_ok=True)
+        return result
+
+    def _try_suite(self, gpgv: Path, mirror: Mirror, suite: str, result: Refreshed) -> None:
+        try:
+            result.files.append(IndexFile(self._suite(gpgv, mirror, suite), mirror.uri, suite))
+        except MirrorError as error:
+            result.troubles.append(error.what)
+
+    def _suite(self, gpgv: Path, mirror: Mirror, suite: str) -> Path:
+        base = f"{mirror.uri}/dists/{suite}"
+        with tempfile.TemporaryDirectory(prefix="harness-release-") as folder:
+            signed, text = Path(folder, "InRelease"), Path(folder, "Release")
+            if not fetch(f"{base}/InRelease", signed):
+                raise MirrorError(f"{mirror.uri} has no suite {suite} (404)")
+            # Only what gpgv itself puts out is signed; the file may hold more.
+            done = proc.run([gpgv, "--keyring", mirror.keyring, "--output", text, signed], timeout=60)
+            if done.status != 0:
+                raise MirrorError(
+                    f"the signature of {base}/InRelease is not valid: {done.tail(1)}",
+                    expected=f"a signature by a key in {mirror.keyring}",
+                )
+            release = text.read_text(errors="replace")
+        digest, size, name = named_index(release, f"{self.component}/binary-{self.architecture}/Packages", suite)
+        target = self.folder / f"{suite}_Packages_{digest[:16]}{Path(name).suffix}"
+        # By its digest: a mirror that is being updated still has the old one under that name.
+        by_hash = f"{name.rpartition('/')[0]}/by-hash/SHA256/{digest}"
+        places = [by_hash, name] if re.search(r"^Acquire-By-Hash: yes$", release, re.MULTILINE) else [name]
+        for place in places:
+            if fetch(f"{base}/{place}", target, size=size, sha256=digest):
+                return target
+        raise MirrorError(f"{base}/{name} is not served (404)")
+
+
+def named_index(release: str, name: str, suite: str, *, now: datetime | None = None) -> tuple[str, int, str]:
+    """Find an index in a Release file.
+
+    Args:
+        release: The file's signed text.
+        name: The index's path without the ending of its compression.
+        suite: The suite that was asked for.
+        now: The time, when it is not the present.
+
+    Returns:
+        Its sha256, its size in bytes, and its path.
+
+    Raises:
+        MirrorError: The file is for another suite or too old, or names no such index.
+    """
+    fields = dict(re.findall(r"^(Suite|Codename|Valid-Until): (.*)$", release, re.MULTILINE))
+    if suite not in (fields.get("Suite"), fields.get("Codename")):
+        raise MirrorError(
+            f"the Release file of {suite} is one of {fields.get('Codename', 'an unnamed suite')}",
+            expected=f"Suite or Codename {suite}",
+        )
+    if "Valid-Until" in fields:
+        try:
+            until = parsedate_to_datetime(fields["Valid-Until"].replace("UTC", "+0000"))
+        except ValueError as error:
+            raise MirrorError(f"the Release file of {suite} has a malformed Valid-Until: {error}") from error
+        if until < (now or datetime.now(timezone.utc)):
+            raise MirrorError(
+                f"the Release file of {suite} was valid until {fields['Valid-Until']}",
+                expected="a mirror that is up to date, and a clock that is right",
+            )
+    checksums = release.partition("\nSHA256:")[2]
+    for ending in (".xz", ".gz", ""):
+        found = re.search(rf"^ ([0-9a-f]{{64}}) +(\d+) {re.escape(name + ending)}$", checksums, re.MULTILINE)
+        if found:
+            return found[1], int(found[2]), name + ending
+    raise MirrorError(f"the Release file of {suite} names no {name}", expected="an index of that component")
 
 
 def best_archive(folder: Path, *, component: str, architecture: str) -> Archive:
@@ -219,12 +312,9 @@ def best_archive(folder: Path, *, component: str, architecture: str) -> Archive:
         component: Component of the archive.
         architecture: Architecture of the packages.
 
-    Raises:
-        ToolMissing: There is none.
     """
-    if shutil.which("apt-get") is None:
-        raise ToolMissing("apt-get is not installed; it is needed to read Debian's package indexes")
-    return AptArchive(folder / "apt", component=component, architecture=architecture)
+    kind = PlainArchive if shutil.which("apt-get") is None else AptArchive
+    return kind(folder / ("plain" if kind is PlainArchive else "apt"), component=component, architecture=architecture)
 
 
 def read_index(path: Path) -> bytes:

@@ -144,6 +144,10 @@ def extract_vmlinux(image: bytes, name: str) -> tuple[bytes, str]:
         kernel = decompress(payload)
     except _library_errors() as error:
         raise _damaged(name, compression, str(error)) from error
+    # The kernel's build appends the uncompressed size, and gzip ends in it anyway; lz4 has no other check.
+    (expected,) = struct.unpack_from("<I", payload, len(payload) - 4)
+    if len(kernel) != expected:
+        raise _damaged(name, compression, f"it unpacks to {len(kernel)} bytes, not {expected}")
     check_elf(kernel, f"the kernel inside {name}")
     return kernel, compression
 

@@ -16,8 +16,11 @@ Imports the foundations, :mod:`harness.kernel.types` and, to fill an entry, :mod
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,8 +52,13 @@ def _safe(key: str) -> str:
 
 
 @contextmanager
-def new_entry(provider: str, key: str) -> Iterator[Path | None]:
+def new_entry(provider: str, key: str, *, again: bool = False) -> Iterator[Path | None]:
     """Make one kernel's entry under its lock.
+
+    Args:
+        provider: As in :class:`Choice`.
+        key: As in :class:`Choice`.
+        again: Make it even when it is there; the old one stays until the new one is whole.
 
     Yields:
         A temporary folder to put `vmlinuz` or `vmlinux`, `config` and `lib/modules/RELEASE` into and to
@@ -61,7 +69,7 @@ def new_entry(provider: str, key: str) -> Iterator[Path | None]:
     """
     final = entry_folder(provider, key)
     with store.locked(folder() / "locks" / f"{final.name}.lock"):
-        if (final / RECORD).is_file():
+        if (final / RECORD).is_file() and not again:
             yield None
         else:
             with store.new_folder(final) as made:
@@ -120,7 +128,7 @@ def seal(
         "boot": "vmlinux" if pvh or not compressed.exists() else "vmlinuz",
         "files": files,
         "modules": modules.is_dir(),
-        "modules_digest": tree_digest(modules) if modules.is_dir() else "",
+        "modules_digest": modules_digest(modules) if modules.is_dir() else "",
         **facts,
     }
     (made / RECORD).write_text(json.dumps(record, indent=1) + "\n")
@@ -140,14 +148,16 @@ def require_bpf(config: str, name: str) -> None:
         )
 
 
-def tree_digest(top: Path) -> str:
-    """Return one sha256 over the names and contents of all files under a folder."""
+def modules_digest(top: Path) -> str:
+    """Return one sha256 over the names and contents of all modules under lib/modules/RELEASE.
+
+    The indexes beside them do not count: virtme-ng has depmod write them anew.
+    """
     import hashlib
 
     digest = hashlib.sha256()
-    for path in sorted(top.rglob("*")):
-        if path.is_file() and not path.is_symlink():
-            digest.update(f"{path.relative_to(top)}\0{store.digest_file(path)}\n".encode())
+    for path in sorted(top.rglob("*.ko*")):
+        digest.update(f"{path.relative_to(top)}\0{store.digest_file(path)}\n".encode())
     return digest.hexdigest()
 
 
@@ -173,6 +183,28 @@ class Entry:
         """The sha256 of the image that is booted."""
         return str(self.record["files"][self.record["boot"]]["sha256"])
 
+    @property
+    def version(self) -> KernelVersion:
+        """The upstream version."""
+        return KernelVersion.parse(str(self.record["version"]))
+
+    @property
+    def group(self) -> tuple[str, str, tuple[int, int]]:
+        """What a newer release replaces it in: provider, flavour and series."""
+        return (str(self.record["provider"]), str(self.record["flavour"]), self.version.series)
+
+    @property
+    def last_used(self) -> float:
+        """When it was last used, to the day, in seconds since the epoch."""
+        return (self.path / RECORD).stat().st_mtime
+
+    def touch(self) -> None:
+        """Note that it is used."""
+        # Once a day is enough to know what is idle, and a cache that cannot be written can still be used.
+        if time.time() - self.last_used > 86400:
+            with contextlib.suppress(OSError):
+                os.utime(self.path / RECORD)
+
     def damage(self, *, thorough: bool = False) -> str:
         """Say in a few words what is wrong with the entry, or "".
 
@@ -195,7 +227,7 @@ class Entry:
             modules = self.path / "lib" / "modules" / str(self.record["release"])
             if not modules.is_dir():
                 return "its modules are missing"
-            if thorough and tree_digest(modules) != self.record["modules_digest"]:
+            if thorough and modules_digest(modules) != self.record["modules_digest"]:
                 return "its modules differ from their record"
         return ""
 
@@ -208,7 +240,7 @@ class Entry:
 
         return Kernel(
             label=label,
-            version=KernelVersion.parse(str(self.record["version"])),
+            version=self.version,
             release=release,
             bzimage=there("vmlinuz"),
             vmlinux=there("vmlinux"),
@@ -252,6 +284,7 @@ def load(choice: Choice, *, progress: Progress) -> Kernel | None:
         progress(f"{choice.label}: the cache entry {path.name} is damaged ({damage}); making it again")
         discard(path)
         return None
+    entry.touch()
     return entry.kernel(choice.label)
 
 

@@ -1,20 +1,40 @@
-"""Machines for the tests of one process: booted when first asked for, shared while healthy, replaced when not.
+"""Machines for the tests of one process: a pristine one for each test, or one shared by all, as the user chose.
 
 Imports kernels, images and machines below it; knows nothing of pytest.
 """
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from harness import kernel as kernels
+from harness.errors import GuestError, InfrastructureError, TemplateError
 from harness.image.build import guest_image
 from harness.kernel.types import Choice, Kernel
-from harness.vm import accel
+from harness.vm import accel, template
 from harness.vm.boot import BOOT_TIMEOUT, boot
 from harness.vm.command import Accel, MachineSpec
 from harness.vm.machine import Machine, State, sweep_abandoned
+
+_CLONE_MIB = 96
+"""What a clone takes at once: QEMU, its translated code, the pages that a short test writes."""
+
+_SPARE_MIB = 512
+"""Memory that is left alone when a clone is prepared ahead."""
+
+
+class Isolation(enum.Enum):
+    """What tests share."""
+
+    VM = "vm"
+    """Nothing: each test has a clone of its own."""
+    FORK = "fork"
+    """The machine: each test has a guest process of its own."""
+    BOOT = "boot"
+    """Nothing, not even a template: each test boots."""
 
 
 @dataclass(frozen=True)
@@ -22,16 +42,29 @@ class Settings:
     """What the user asked for.
 
     Attributes:
+        isolation: What tests share.
         accel: "auto", "kvm" or "tcg".
         boot_timeout: Seconds a boot may take.
-        memory: MiB of a guest's memory.
-        cpus: Virtual CPUs of a guest.
     """
 
+    isolation: Isolation = Isolation.VM
     accel: str = "auto"
     boot_timeout: float = BOOT_TIMEOUT
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a test asks of its machine.
+
+    Attributes:
+        memory: MiB, at least 128.
+        cpus: Virtual CPUs, at least 1.
+        parameters: Words added to the kernel command line.
+    """
+
     memory: int = 256
     cpus: int = 1
+    parameters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -40,17 +73,23 @@ class Prepared:
 
     Attributes:
         kernel: The kernel.
-        spec: What to boot.
         verdict: How it runs, and why.
     """
 
     kernel: Kernel
-    spec: MachineSpec
     verdict: accel.Verdict
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """A kernel and what is asked of its machine; names a template."""
+
+    choice: Choice
+    needs: Needs = Needs()
+
+
 class Pool:
-    """The machines of one test process, one per kernel.
+    """The machines of one test process.
 
     Args:
         settings: What the user asked for.
@@ -61,7 +100,9 @@ class Pool:
         self._settings = settings
         self._progress = progress
         self._prepared: dict[Choice, Prepared] = {}
-        self._machines: dict[Choice, Machine] = {}
+        self._templates: dict[Wanted, template.Template | None] = {}
+        self._shared: dict[Wanted, Machine] = {}
+        self._ahead: tuple[Wanted, template.Clone] | None = None
 
     def prepare(self, choice: Choice) -> Prepared:
         """Bring a kernel onto this machine and find out how to run it.
@@ -74,36 +115,134 @@ class Pool:
             if not self._prepared:
                 sweep_abandoned()
             kernel = kernels.acquire(choice, progress=self._progress)
-            spec = MachineSpec(
-                kernel.boot_image,
-                guest_image().path,
-                Accel.TCG,
-                memory=self._settings.memory,
-                cpus=self._settings.cpus,
-            )
-            verdict = accel.decide(self._settings.accel, spec, label=choice.label)
-            found = Prepared(kernel, spec.running_under(verdict.accel), verdict)
+            spec = self._spec(kernel, Needs(), Accel.TCG)
+            found = Prepared(kernel, accel.decide(self._settings.accel, spec, label=choice.label))
             self._prepared[choice] = found
         return found
 
-    def machine(self, choice: Choice) -> Machine:
-        """Return a machine that runs this kernel and is healthy.
+    def take(self, wanted: Wanted) -> Machine:
+        """Return a machine for one test; give it back afterwards.
 
         Raises:
-            HarnessError: As :meth:`prepare`, and BootError.
+            HarnessError: As :meth:`prepare`; BootError; InfrastructureError when there is no memory for it.
         """
-        machine = self._machines.get(choice)
-        if machine is not None and machine.state is State.READY:
-            return machine
-        if machine is not None:
-            machine.close()
-        prepared = self.prepare(choice)
-        machine = boot(prepared.spec, label=choice.label, timeout=self._settings.boot_timeout)
-        self._machines[choice] = machine
+        if self._settings.isolation is not Isolation.FORK:
+            return self._new(wanted)
+        machine = self._shared.get(wanted)
+        if machine is None:
+            machine = self._shared[wanted] = self._new(wanted)
         return machine
+
+    def give_back(self, wanted: Wanted, machine: Machine) -> None:
+        """Take a machine back when its test is over."""
+        if self._shared.get(wanted) is machine:
+            if is_healthy(machine):
+                return
+            del self._shared[wanted]
+        machine.close()
+
+    def expect(self, wanted: Wanted) -> None:
+        """Start the machine of the test after this one, if there is memory for it."""
+        if self._settings.isolation is not Isolation.VM or self._ahead is not None:
+            return
+        saved = self._templates.get(wanted)
+        if saved is not None and available_mib() > wanted.needs.memory + _SPARE_MIB:
+            self._ahead = (wanted, self._start(saved, wanted))
 
     def close(self) -> None:
         """End every machine."""
-        for machine in self._machines.values():
+        self._drop_ahead()
+        for machine in self._shared.values():
             machine.close()
-        self._machines.clear()
+        self._shared.clear()
+
+    def _new(self, wanted: Wanted) -> Machine:
+        saved = self._template(wanted)
+        if saved is None:
+            return boot(self._wanted_spec(wanted), label=wanted.choice.label, timeout=self._settings.boot_timeout)
+        try:
+            return self._clone(saved, wanted)
+        except TemplateError as error:
+            # Damaged or removed since it was checked: made anew, once.
+            self._progress(f"{error.what}; booting {wanted.choice.label} anew")
+            template.discard(saved)
+            del self._templates[wanted]
+            again = self._template(wanted)
+            if again is None:
+                raise
+            return self._clone(again, wanted)
+
+    def _clone(self, saved: template.Template, wanted: Wanted) -> Machine:
+        if self._ahead is not None:
+            found, clone = self._ahead
+            self._ahead = None
+            if found == wanted:
+                return clone.finish()
+            clone.abandon()
+        available = available_mib()
+        if available < _CLONE_MIB:
+            raise InfrastructureError(
+                f"there is no memory for another guest: {available} MiB are available",
+                expected=f"{_CLONE_MIB} MiB at the least, and up to {wanted.needs.memory} MiB as the guest uses them",
+                hint="end other programs, or run with fewer workers (-n)",
+            )
+        return self._start(saved, wanted).finish()
+
+    def _start(self, saved: template.Template, wanted: Wanted) -> template.Clone:
+        return template.start_clone(saved, self._wanted_spec(wanted), label=wanted.choice.label)
+
+    def _drop_ahead(self) -> None:
+        if self._ahead is not None:
+            self._ahead[1].abandon()
+            self._ahead = None
+
+    def _template(self, wanted: Wanted) -> template.Template | None:
+        """Return the template of a machine; None where none is to be used, or none can be made."""
+        if self._settings.isolation is Isolation.BOOT:
+            return None
+        if wanted not in self._templates:
+            kernel = self.prepare(wanted.choice).kernel
+            try:
+                self._templates[wanted] = template.find_or_make(
+                    self._wanted_spec(wanted),
+                    f"{kernel.digest} {guest_image().digest}",
+                    label=wanted.choice.label,
+                    boot_timeout=self._settings.boot_timeout,
+                    progress=self._progress,
+                )
+            except TemplateError as error:
+                self._progress(f"{error.what}; every test boots {wanted.choice.label} instead")
+                self._templates[wanted] = None
+        return self._templates[wanted]
+
+    def _wanted_spec(self, wanted: Wanted) -> MachineSpec:
+        prepared = self.prepare(wanted.choice)
+        return self._spec(prepared.kernel, wanted.needs, prepared.verdict.accel)
+
+    @staticmethod
+    def _spec(kernel: Kernel, needs: Needs, running_under: Accel) -> MachineSpec:
+        return MachineSpec(
+            kernel.boot_image,
+            guest_image().path,
+            running_under,
+            memory=needs.memory,
+            cpus=needs.cpus,
+            append=needs.parameters,
+        )
+
+
+def is_healthy(machine: Machine) -> bool:
+    """Whether a machine that tests have run on can serve another: it answers, and its kernel has not been tainted."""
+    if machine.state is not State.READY:
+        return False
+    try:
+        health = machine.ask_agent("health")
+    except (GuestError, InfrastructureError):
+        return False  # whatever it is, another machine takes its place
+    return bool(health["tainted"] == machine.about["tainted"])
+
+
+def available_mib(meminfo: Path = Path("/proc/meminfo")) -> int:
+    """Return how much memory programs can still get, in MiB."""
+    fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+    return int(fields["MemAvailable"].split()[0]) // 1024

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -68,10 +69,12 @@ class ClonedProcess:
     Args:
         argv: The QEMU command.
         folder: The machine's private folder.
-        inherited: Descriptors that QEMU inherits.
+        monitor: The harness's end of the socket to QEMU's monitor.
+        inherited: QEMU's end.
     """
 
-    def __init__(self, argv: Sequence[str], folder: Path, inherited: Sequence[int] = ()) -> None:
+    def __init__(self, argv: Sequence[str], folder: Path, *, monitor: socket.socket, inherited: socket.socket) -> None:
+        self._monitor = monitor
         self._log = folder / CONSOLE_LOG
         self._errors = folder / "qemu.log"
         with self._errors.open("wb") as errors:
@@ -81,7 +84,7 @@ class ClonedProcess:
                 stdout=errors,
                 stderr=errors,
                 preexec_fn=die_with_parent,
-                pass_fds=inherited,
+                pass_fds=[inherited.fileno()],
                 start_new_session=True,
             )
         (folder / "qemu.pid").write_text(str(self._child.pid))
@@ -108,6 +111,7 @@ class ClonedProcess:
 
     def kill(self) -> None:
         """Kill QEMU."""
+        self._monitor.close()
         self._child.kill()
         self._child.wait()
 

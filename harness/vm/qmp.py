@@ -15,13 +15,9 @@ from qemu.qmp import QMPClient
 from qemu.qmp.error import QMPError
 from qemu.qmp.qmp_client import ExecuteError
 
-from harness.errors import InfrastructureError
+from harness.errors import MonitorError
 
 _POLL_SECONDS = 0.01
-
-
-class MonitorError(InfrastructureError):
-    """QEMU's monitor could not be reached, or refused a command."""
 
 
 def save_state(socket: Path, state: Path, *, ignore_shared: bool, timeout: float) -> None:

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import store
-from harness.errors import GuestHung, InfrastructureError
+from harness.errors import GuestHung, MonitorError, TemplateError
 from harness.guest import wire
 from harness.proc import quote
 from harness.vm.boot import boot, connect
@@ -46,7 +46,6 @@ from harness.vm.command import (
 from harness.vm.console import tail_of
 from harness.vm.machine import Machine, State
 from harness.vm.process import ClonedProcess, find_qemu
-from harness.vm.qmp import MonitorError, save_state, wait_running
 
 log = logging.getLogger("harness.vm")
 
@@ -62,10 +61,6 @@ _CHECKED_DAYS = 1.0
 _DAY = 86400.0
 
 RAM, STATE, RECORD = "ram", "state", "template.json"
-
-
-class TemplateError(InfrastructureError):
-    """No template can be made of a machine, or a template is damaged."""
 
 
 @dataclass(frozen=True)
@@ -185,6 +180,8 @@ def _make(folder: Path, spec: MachineSpec, *, label: str, boot_timeout: float) -
 
 def _save(monitor: Path, state: Path, label: str) -> bool:
     """Save the state, without the memory where QEMU can; return whether the memory went into it."""
+    from harness.vm.qmp import save_state  # clones do without, and asyncio takes long to import
+
     try:
         save_state(monitor, state, ignore_shared=True, timeout=_SAVE_TIMEOUT)
     except MonitorError as error:
@@ -290,11 +287,11 @@ def start_clone(template: Template, spec: MachineSpec, *, label: str) -> Clone:
             log.info("+ %s", quote(argv))
             # Written before QEMU starts: nobody needs to wait for it to be ready for them.
             monitor.sendall(clone_commands(template.folder / STATE, whole_stream=template.whole_stream))
-            process = ClonedProcess(argv, folder, inherited=[theirs.fileno()])
+            process = ClonedProcess(argv, folder, monitor=monitor, inherited=theirs)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    return Clone(template, spec, label, folder, process, listener, monitor)
+    return Clone(template, spec, label, folder, process, listener)
 
 
 _FIRST_PROCESS = 1
@@ -322,7 +319,6 @@ class Clone:
         folder: Path,
         process: ClonedProcess,
         listener: Listener,
-        monitor: socket.socket,
     ) -> None:
         self._template = template
         self._spec = spec
@@ -330,7 +326,6 @@ class Clone:
         self._folder = folder
         self._process = process
         self._listener = listener
-        self._monitor = monitor
 
     def finish(self, timeout: float = CLONE_TIMEOUT) -> Machine:
         """Wait for its first answer and return the machine.
@@ -359,6 +354,8 @@ class Clone:
             )
             channel.expect_memory()
             if self._template.whole_stream:
+                from harness.vm.qmp import wait_running
+
                 wait_running(self._folder / QMP_SOCKET, timeout=timeout)
                 channel.post(wire.AGENT, FIRST_TAG, _identity(), deadline)
             channel.collect(wire.AGENT, FIRST_TAG, "wake", deadline)

@@ -1,0 +1,139 @@
+"""What of the kernels' cache can go, and how large it is.
+
+Imports :mod:`harness.store` and :mod:`harness.kernel.shelf`.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness import store
+from harness.errors import CacheError
+from harness.kernel import shelf
+from harness.kernel.version import KernelVersion
+
+DAY = 86400.0
+
+FOLDERS = {
+    "store": "kernels",
+    "downloads": "downloads on their way",
+    "sources": "unpacked source trees",
+    "build": "build folders",
+    "debian": "Debian's package indexes",
+}
+"""The parts of the cache, and what to call them."""
+
+
+@dataclass(frozen=True)
+class Victim:
+    """Something that can be removed.
+
+    Attributes:
+        path: File or folder.
+        reason: Why it is not needed.
+        size: Bytes on disk.
+        entry: Whether it is a kernel's entry.
+    """
+
+    path: Path
+    reason: str
+    size: int
+    entry: bool = False
+
+
+def size_of(path: Path) -> int:
+    """Return the bytes on disk of a file or of all files in a folder; 0 when there is none."""
+    if not path.is_dir():
+        return path.lstat().st_blocks * 512 if path.exists() else 0
+    total = 0
+    for one in path.rglob("*"):
+        try:
+            total += one.lstat().st_blocks * 512
+        except FileNotFoundError:  # another process is at work there
+            continue
+    return total
+
+
+def report() -> list[tuple[str, int]]:
+    """Return the size of each part of the cache."""
+    return [(what, size_of(shelf.folder() / name)) for name, what in FOLDERS.items()]
+
+
+def victims(*, unused_days: float | None, everything: bool, now: float) -> Iterator[Victim]:
+    """Choose what to remove: leftovers, kernels that a newer release of their series replaced, and more on request.
+
+    Args:
+        unused_days: Also kernels that were not used for so many days.
+        everything: Also every kernel.
+        now: The time, in seconds since the epoch.
+    """
+    top = shelf.folder()
+    for part, reason in (
+        ("downloads", "a download that is done or was left"),
+        ("sources", "can be unpacked again"),
+        ("build", "a build that failed or is done"),
+    ):
+        for path in sorted((top / part).glob("*")):
+            if not path.name.endswith(".lock") and not is_busy(path):
+                yield Victim(path, reason, size_of(path))
+    for path in sorted((top / "store").glob("*")):
+        if path.name.startswith(store.TEMPORARY):
+            if store.is_abandoned(path):
+                yield Victim(path, "left half made", size_of(path))
+        elif shelf.read_entry(path) is None:
+            yield Victim(path, "has no usable record", size_of(path), entry=True)
+    newest: dict[tuple[str, str, tuple[int, int]], KernelVersion] = {}
+    entries = shelf.entries()
+    for entry in entries:
+        newest[entry.group] = max(entry.version, newest.get(entry.group, entry.version))
+    for entry in entries:
+        idle = (now - entry.last_used) / DAY
+        if everything:
+            reason = "everything was asked for"
+        elif entry.version < newest[entry.group]:
+            reason = f"{newest[entry.group]} is newer"
+        elif unused_days is not None and idle > unused_days:
+            reason = f"not used for {idle:.0f} days"
+        else:
+            continue
+        yield Victim(entry.path, reason, size_of(entry.path), entry=True)
+
+
+def remove(victim: Victim) -> None:
+    """Remove it.
+
+    Raises:
+        CacheError: It cannot be removed.
+    """
+    if victim.entry:
+        shelf.discard(victim.path)
+        return
+    with store.locked(_lock_of(victim.path)):
+        try:
+            if victim.path.is_dir():
+                shutil.rmtree(victim.path)
+            else:
+                victim.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise CacheError(
+                f"{victim.path} cannot be removed: {error.strerror}", hint=f"remove it by hand: rm -r {victim.path}"
+            ) from error
+
+
+def is_busy(path: Path) -> bool:
+    """Tell whether a process downloads, unpacks or builds it now: whoever does holds its lock."""
+    lock = _lock_of(path)
+    if not lock.exists():
+        return False
+    try:
+        with store.locked(lock, timeout=0.0):
+            return False
+    except CacheError:
+        return True
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(f"{path.name.removesuffix('.part')}.lock")

@@ -1,0 +1,135 @@
+"""The Ubuntu provider: mainline builds, by virtme-ng's own mechanism (`vng -r v6.6.17`) and from its cache.
+
+What virtme-ng downloads is protected by https alone: it checks no signature. So this provider comes last, and is
+asked only for a series or release that was named and that nobody else has.
+
+Imports the foundations and its siblings; virtme-ng is imported when something is fetched.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+from harness import store
+from harness.errors import MirrorError
+from harness.kernel import shelf
+from harness.kernel.types import Choice, Kernel, Offer, Progress
+from harness.kernel.version import KernelVersion
+
+MIRROR_VARIABLE = "HARNESS_UBUNTU_MAINLINE"
+TIMEOUT = 10.0
+"""Seconds to wait for the list of builds."""
+
+_LINK = re.compile(r'href=["\'](?:[^"\']*/)?(v\d+\.\d+(?:\.\d+)?(?:-rc\d+)?)/?["\']')
+
+
+def listed(page: str) -> list[KernelVersion]:
+    """Return the versions that the page of all builds links to, in order."""
+    return sorted({KernelVersion.parse(name) for name in _LINK.findall(page)})
+
+
+class UbuntuProvider:
+    """Mainline kernels as Ubuntu builds them, unpatched."""
+
+    name = "ubuntu"
+
+    def __init__(self) -> None:
+        self._offers: list[Offer] | None = None
+
+    def offers(self, *, progress: Progress) -> list[Offer]:
+        """Return every build, in order of version.
+
+        Raises:
+            MirrorError: The list of builds cannot be fetched.
+        """
+        if self._offers is None:
+            import requests
+
+            address = self._address()
+            progress(f"ubuntu: asking {address} for its builds")
+            try:
+                answer = requests.get(f"{address}/", timeout=TIMEOUT)
+                answer.raise_for_status()
+            except requests.RequestException as error:
+                raise MirrorError(
+                    f"Ubuntu's mainline builds at {address} cannot be listed: {type(error).__name__}",
+                    expected="a server that answers",
+                    hint=f"check the network, or name a mirror with {MIRROR_VARIABLE}",
+                    detail=str(error),
+                ) from error
+            self._offers = [
+                Offer(
+                    version,
+                    self.name,
+                    f"v{version}",
+                    "generic",
+                    where="ubuntu mainline",
+                    cached=shelf.entry_folder(self.name, f"v{version}").is_dir(),
+                )
+                for version in listed(answer.text)
+            ]
+        return self._offers
+
+    def acquire(self, choice: Choice, *, progress: Progress) -> Kernel | None:
+        """Bring one build; None when the server no longer has it.
+
+        Raises:
+            MirrorError: The server cannot be reached, or has no kernel for x86-64 in that build.
+            KernelFileError: What it sent is no usable kernel.
+            CacheError: The cache cannot be written.
+        """
+        with shelf.new_entry(self.name, choice.key) as made:
+            if made is not None:
+                folder = self._download(choice.key, progress)
+                image = next(iter(sorted((folder / "boot").glob("vmlinuz*generic"))))
+                shutil.copyfile(image, made / "vmlinuz")
+                release = image.name.removeprefix("vmlinuz-")
+                config = folder / "boot" / f"config-{release}"
+                if config.is_file():
+                    shutil.copyfile(config, made / "config")
+                for modules in (folder / "lib/modules" / release, folder / "usr/lib/modules" / release):
+                    if modules.is_dir():
+                        shutil.copytree(modules, made / "lib/modules" / release, symlinks=True)
+                        break
+                shelf.seal(
+                    made,
+                    version=choice.version,
+                    provider=self.name,
+                    key=choice.key,
+                    flavour=choice.flavour,
+                    origin=f"ubuntu mainline {choice.key}",
+                )
+        return shelf.load(choice, progress=progress)
+
+    def _address(self) -> str:
+        from virtme_ng import mainline
+
+        return str(os.environ.get(MIRROR_VARIABLE, mainline.BASE_URL)).rstrip("/")
+
+    def _download(self, name: str, progress: Progress) -> Path:
+        import requests
+        from virtme_ng import mainline
+
+        mainline.BASE_URL = self._address()
+        folder = Path(mainline.CACHE_DIR, name, "amd64")
+        progress(f"ubuntu: fetching {name} from {mainline.BASE_URL} with virtme-ng")
+        with store.locked(shelf.folder() / "locks" / f"virtme-ng-{name}.lock"):
+            try:
+                mainline.KernelDownloader(name, "amd64")
+            except (requests.RequestException, OSError, subprocess.CalledProcessError) as error:
+                raise MirrorError(
+                    f"virtme-ng could not fetch Ubuntu's build {name}: {error}",
+                    expected="its linux-image package for amd64",
+                    hint=f"check the network, or name a mirror with {MIRROR_VARIABLE}",
+                ) from error
+            finally:
+                # virtme-ng takes a package that is there for whole, even when its download was cut off.
+                if not list(folder.glob("boot/vmlinuz*generic")):
+                    shutil.rmtree(folder, ignore_errors=True)
+        if not folder.is_dir():
+            raise MirrorError(f"Ubuntu's build {name} has no kernel for amd64", expected="boot/vmlinuz-*-generic in it")
+        return folder

@@ -1,0 +1,56 @@
+"""A cache of its own for each test, a web server, and a signed archive."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from kernel_fakes import Archive, Server, Signer, serve
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The cache folder; nothing here touches the user's."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("HARNESS_CACHE", str(folder))
+    for variable in ("HARNESS_DEBIAN_MIRROR", "HARNESS_DEBIAN_SECURITY_MIRROR", "HARNESS_DEBIAN_KEYRING"):
+        monkeypatch.delenv(variable, raising=False)
+    # Nothing outside of 127.0.0.1 is asked, whatever a test does.
+    monkeypatch.setenv("HARNESS_KERNEL_ORG", "http://127.0.0.1:9")
+    monkeypatch.setenv("HARNESS_UBUNTU_MAINLINE", "http://127.0.0.1:9")
+    return folder
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """A web server over an empty folder."""
+    root = tmp_path / "www"
+    root.mkdir()
+    with serve(root) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def signers() -> Iterator[tuple[Signer, Signer]]:
+    """Two keys: the archive's, and a stranger's."""
+    if shutil.which("gpg") is None:
+        pytest.skip("gpg is not installed: no archive can be signed")
+    # gpg's socket needs a short path.
+    home = Path(tempfile.mkdtemp(prefix="harness-gpg-"))
+    both = Signer(home / "a"), Signer(home / "b", "stranger")
+    yield both
+    for signer in both:
+        signer.stop()
+    shutil.rmtree(home)
+
+
+@pytest.fixture
+def archive(server: Server, signers: tuple[Signer, Signer], monkeypatch: pytest.MonkeyPatch) -> Archive:
+    """A Debian archive that the settings name as the mirror."""
+    monkeypatch.setenv("HARNESS_DEBIAN_MIRROR", f"{server.url}/debian")
+    monkeypatch.setenv("HARNESS_DEBIAN_SECURITY_MIRROR", f"{server.url}/debian")
+    monkeypatch.setenv("HARNESS_DEBIAN_KEYRING", str(signers[0].keyring))
+    return Archive(server.root / "debian", signers[0])

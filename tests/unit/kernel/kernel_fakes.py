@@ -1,0 +1,260 @@
+"""Small stand-ins for what the kernel code reads: images, packages, a signed archive, and a web server with moods."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import lzma
+import shutil
+import struct
+import subprocess
+import tarfile
+import threading
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+EM_X86_64 = 62
+EM_AARCH64 = 183
+RELEASE = "6.1.7-fake-amd64"
+CONFIG = "CONFIG_BPF=y\nCONFIG_BPF_SYSCALL=y\n"
+
+
+def elf(
+    *, machine: int = EM_X86_64, pvh: bool = True, align: int = 0x200000, content: bytes = b"", release: str = RELEASE
+) -> bytes:
+    """A vmlinux with one loadable segment and, with `pvh`, the note that QEMU boots it by."""
+    note = struct.pack("<III", 4, 4, 18) + b"Xen\0" + struct.pack("<I", 0x1000000) if pvh else b""
+    body = f"Linux version {release} (fake@host) (gcc) #1 SMP\n\0".encode() + content
+    start = 64 + 56 * 2
+    header = (
+        b"\x7fELF\x02\x01\x01"
+        + bytes(9)
+        + struct.pack("<HHIQQQIHHHHHH", 2, machine, 1, 0x1000000, 64, 0, 0, 64, 56, 2, 64, 0, 0)
+    )
+    load = struct.pack("<IIQQQQQQ", 1, 5, start, 0, 0, len(body), len(body), align)
+    notes = struct.pack("<IIQQQQQQ", 4, 4, start + len(body), 0, 0, len(note), len(note), 4)
+    return header + load + notes + body + note
+
+
+def gzipped(data: bytes) -> bytes:
+    return gzip.compress(data, mtime=0)
+
+
+def bzimage(payload: bytes, *, release: str = RELEASE, build: str = "#1 SMP", protocol: int = 0x020F) -> bytes:
+    """A bzImage with four setup sectors around a compressed payload."""
+    image = bytearray(5 * 512)
+    image[0x1F1] = 4
+    image[0x1FE:0x200] = b"\x55\xaa"
+    image[0x202:0x206] = b"HdrS"
+    struct.pack_into("<H", image, 0x206, protocol)
+    struct.pack_into("<H", image, 0x20E, 0x300 - 0x200)
+    struct.pack_into("<II", image, 0x248, 32, len(payload))
+    banner = f"{release} (fake@host) {build}\0".encode()
+    image[0x300 : 0x300 + len(banner)] = banner
+    return bytes(image) + bytes(32) + payload + bytes(64)
+
+
+def kernel_image(**about: str) -> bytes:
+    """A whole bzImage that the harness takes for good."""
+    return bzimage(gzipped(elf(release=about.get("release", RELEASE))), **about)
+
+
+def module(depends: str = "", name: str = "m") -> bytes:
+    """A kernel module that holds nothing but what modinfo reads."""
+    info = f"license=GPL\0depends={depends}\0name={name}\0".encode()
+    names = b"\0.modinfo\0.shstrtab\0"
+    sections = [(0, 0, 0), (1, 64, len(info)), (10, 64 + len(info), len(names))]
+    table = b"".join(
+        struct.pack("<IIQQQQIIQQ", name_at, 1, 0, 0, offset, size, 0, 0, 1, 0) for name_at, offset, size in sections
+    )
+    header = (
+        b"\x7fELF\x02\x01\x01"
+        + bytes(9)
+        + struct.pack("<HHIQQQIHHHHHH", 1, EM_X86_64, 1, 0, 0, 64 + len(info) + len(names), 0, 64, 0, 0, 64, 3, 2)
+    )
+    return header + info + names + table
+
+
+def deb(files: Mapping[str, bytes]) -> bytes:
+    """A Debian package with these files."""
+    members = {"debian-binary": b"2.0\n", "control.tar.gz": _tar({"./control": b"Package: x\n"}, "gz")}
+    members["data.tar.xz"] = _tar({f"./{name}": data for name, data in files.items()}, "xz")
+    archive = b"!<arch>\n"
+    for name, data in members.items():
+        archive += (
+            f"{name:<16}{0:<12}{0:<6}{0:<6}{'100644':<8}{len(data):<10}`\n".encode() + data + b"\n" * (len(data) % 2)
+        )
+    return archive
+
+
+def _tar(files: Mapping[str, bytes], compression: str) -> bytes:
+    plain = io.BytesIO()
+    with tarfile.open(fileobj=plain, mode="w") as members:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            members.addfile(member, io.BytesIO(data))
+    return lzma.compress(plain.getvalue()) if compression == "xz" else gzipped(plain.getvalue())
+
+
+def tarball(files: Mapping[str, bytes]) -> bytes:
+    """A .tar.xz with these files."""
+    return _tar(files, "xz")
+
+
+@dataclass
+class Server:
+    """A web server on 127.0.0.1 over a folder.
+
+    Attributes:
+        root: The folder.
+        url: Its address.
+        cut: For a path, the bytes after which its answers break off.
+        requests: The paths asked for, each with the Range header or "".
+        ranges: Whether it honours Range.
+    """
+
+    root: Path
+    url: str = ""
+    cut: dict[str, int] = field(default_factory=dict)
+    requests: list[tuple[str, str]] = field(default_factory=list)
+    ranges: bool = True
+
+
+@contextmanager
+def serve(root: Path) -> Iterator[Server]:
+    """Serve a folder until the body ends."""
+    state = Server(root)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            wanted = self.headers.get("Range", "")
+            state.requests.append((self.path, wanted))
+            path = state.root / self.path.strip("/")
+            if path.is_dir():
+                path /= "index.html"
+            if not path.is_file():
+                self.send_error(404)
+                return
+            data = path.read_bytes()
+            start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and state.ranges else 0
+            if start and start >= len(data):
+                self.send_error(416)
+                return
+            self.send_response(206 if start else 200)
+            self.send_header("Content-Length", str(len(data) - start))
+            self.end_headers()
+            self.wfile.write(data[start : state.cut.get(self.path, len(data))])
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's name
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    state.url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield state
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+class Signer:
+    """A throwaway key, to sign an archive with.
+
+    Args:
+        home: A folder for gpg, with a path short enough for its socket.
+        who: Whose key it is.
+    """
+
+    def __init__(self, home: Path, who: str = "archive") -> None:
+        self.home = home
+        self.keyring = home / f"{who}.gpg"
+        home.mkdir(mode=0o700, exist_ok=True)
+        self._gpg("--quick-generate-key", f"{who} <{who}@example.org>", "ed25519", "sign", "never")
+        self._gpg("--output", str(self.keyring), "--export", who)
+
+    def sign(self, text: str) -> bytes:
+        return self._gpg("--clearsign", data=text.encode())
+
+    def stop(self) -> None:
+        """End the agent that gpg started for this key."""
+        subprocess.run(["gpgconf", "--homedir", str(self.home), "--kill", "gpg-agent"], check=True)
+
+    def _gpg(self, *words: str, data: bytes = b"") -> bytes:
+        argv = [
+            "gpg",
+            "--homedir",
+            str(self.home),
+            "--batch",
+            "--yes",
+            "--quiet",
+            "--pinentry-mode",
+            "loopback",
+            "--passphrase",
+            "",
+        ]
+        return subprocess.run(
+            [*argv, *words], input=data, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=True
+        ).stdout
+
+
+@dataclass
+class Archive:
+    """A Debian archive under a folder that a :class:`Server` serves.
+
+    Attributes:
+        root: The folder.
+        signer: Whose key signs it.
+        suites: Packages by suite: name, version, content.
+    """
+
+    root: Path
+    signer: Signer
+    suites: dict[str, list[tuple[str, str, bytes]]] = field(default_factory=dict)
+
+    def add(self, suite: str, name: str, version: str, files: Mapping[str, bytes], *, padding: int = 0) -> Path:
+        """Add a package; `padding` makes it as large as one that holds a kernel."""
+        content = deb({**files, "usr/share/doc/padding": _noise(padding)} if padding else files)
+        self.suites.setdefault(suite, []).append((name, version, content))
+        path = self.root / "pool" / f"{name}_{version}_amd64.deb"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        return path
+
+    def publish(self, *, valid_until: str = "") -> None:
+        """Write and sign the indexes."""
+        for suite, packages in self.suites.items():
+            index = "\n".join(
+                f"Package: {name}\nVersion: {version}\nArchitecture: amd64\nMaintainer: nobody\nDescription: d\n"
+                f"Filename: pool/{name}_{version}_amd64.deb\nSize: {len(content)}\n"
+                f"SHA256: {hashlib.sha256(content).hexdigest()}\n"
+                for name, version, content in packages
+            ).encode()
+            folder = self.root / "dists" / suite
+            shutil.rmtree(folder, ignore_errors=True)
+            (folder / "main/binary-amd64").mkdir(parents=True)
+            lines = []
+            for name, data in (("Packages", index), ("Packages.xz", lzma.compress(index))):
+                (folder / "main/binary-amd64" / name).write_bytes(data)
+                lines.append(f" {hashlib.sha256(data).hexdigest()} {len(data)} main/binary-amd64/{name}")
+            release = (
+                f"Origin: Fake\nSuite: {suite}\nCodename: {suite}\nDate: Thu, 01 Jan 2026 00:00:00 UTC\n"
+                + (f"Valid-Until: {valid_until}\n" if valid_until else "")
+                + "Architectures: amd64\nComponents: main\nSHA256:\n"
+                + "\n".join(lines)
+                + "\n"
+            )
+            (folder / "InRelease").write_bytes(self.signer.sign(release))
+
+
+def _noise(size: int) -> bytes:
+    # Does not compress, and is the same every time.
+    return b"".join(hashlib.sha256(str(number).encode()).digest() for number in range(size // 32 + 1))[:size]
