@@ -351,7 +351,7 @@ def _ending_in_test(excinfo: pytest.ExceptionInfo[BaseException]) -> pytest.Exce
     traceback = None
     for frame in reversed(frames):
         traceback = TracebackType(traceback, *frame)
-    if isinstance(error.__cause__, HarnessError):
+    if error.__cause__ is not None and (isinstance(error, HarnessError) or isinstance(error.__cause__, HarnessError)):
         error.__cause__, error.__suppress_context__ = None, True
     return pytest.ExceptionInfo.from_exception(error.with_traceback(traceback))
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import shippable
 
 from harness.errors import UsageError
 from harness.guest import process, wire
 from harness.remote import ship
+from tests.unit import shippable
 
 
 def run(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
