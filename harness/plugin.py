@@ -224,10 +224,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def _wanted(item: pytest.Item | None) -> Wanted | None:
     """Return the machine that a test runs on; None when it runs on none."""
-    from harness.run.pool import Wanted
-
     if item is None or "vm" not in getattr(item, "fixturenames", ()):
         return None
+    from harness.run.pool import Wanted
+
     callspec: Any = getattr(item, "callspec", None)
     return Wanted(callspec.params[KERNEL_PARAMETER], _needs(item))
 
