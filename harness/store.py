@@ -29,9 +29,17 @@ TEMPORARY = ".tmp-"
 
 
 def cache_root() -> Path:
-    """Return the cache folder: $HARNESS_CACHE, or kernel-harness in the user's cache folder. It may not exist yet."""
+    """Return the cache folder: $HARNESS_CACHE, or kernel-harness in the user's cache folder. It may not exist yet.
+
+    Raises:
+        CacheError: Something that is no folder is in its place.
+    """
     named = os.environ.get("HARNESS_CACHE")
-    return Path(named).expanduser().absolute() if named else platformdirs.user_cache_path("kernel-harness")
+    root = Path(named).expanduser().absolute() if named else platformdirs.user_cache_path("kernel-harness")
+    nearest = next(path for path in (root, *root.parents) if path.exists())
+    if not nearest.is_dir():
+        raise _unusable(root, NotADirectoryError(errno.ENOTDIR, f"{nearest} is no folder"))
+    return root
 
 
 def digest_file(path: Path) -> str:

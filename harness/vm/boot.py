@@ -109,7 +109,7 @@ def _boot_error(label: str, process: QemuProcess, argv: list[str], timeout: floa
     elif ended:
         what = f"QEMU ended before the guest of {label} was ready"
     else:
-        what = f"the guest of {label} was not ready within {timeout:.0f} s"
+        what = f"the guest of {label} was not ready within {timeout:g} s"
     return BootError(
         what,
         expected="the guest's agent to report that it is ready",

@@ -162,6 +162,14 @@ def test_the_cache_is_where_the_user_says(monkeypatch: pytest.MonkeyPatch) -> No
     assert store.cache_root() == Path("/elsewhere/kernel-harness")
 
 
+@pytest.mark.parametrize("below", ["", "one/two"])
+def test_a_cache_in_the_place_of_a_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, below: str) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "file" / below))
+    with pytest.raises(CacheError, match="file is no folder"):
+        store.cache_root()
+
+
 @pytest.fixture
 def runs(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     # Not below pytest's folder, whose name may be too long for a socket's.
