@@ -234,6 +234,7 @@ class Agent:
 
     def do_hold(self) -> None:
         """Look for requests without being told of them, until one comes: the machine is about to be saved."""
+        self.link.rewind()
         self.held = True
 
     def do_health(self) -> dict[str, int]:

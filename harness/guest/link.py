@@ -48,6 +48,14 @@ class Link:
         """Return what lies in the shared memory, told of or not; nothing where there is none."""
         return b"" if self._memory is None else self._incoming.read()
 
+    def rewind(self) -> None:
+        """Make the state of what comes in the same as that of fresh memory.
+
+        The machine may be saved at any moment from now on, in the middle of a read too.
+        """
+        if self._memory is not None:
+            self._incoming.rewind()
+
     def send(self, data: bytes) -> None:
         """Send every byte, waiting for room as long as it takes."""
         view = memoryview(data)

@@ -232,6 +232,10 @@ class Ring:
         start = (direction + 1) * _RING_SIZE
         self._data = memory[start : start + _RING_SIZE]
 
+    def rewind(self) -> None:
+        """Set an empty ring back to its beginning, where fresh memory begins too."""
+        self._counters[0] = self._counters[16] = 0
+
     def write(self, data: memoryview) -> int:
         """Take as many of the bytes as there is room for; return how many."""
         written = self._counters[0]

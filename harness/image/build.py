@@ -124,6 +124,7 @@ def _read_record(record: Path) -> Image | None:
         if image.path.stat().st_size != known["size"]:
             return None
         if all(_signature(Path(path)) == signature for path, signature in known["sources"].items()):
+            os.utime(image.path)  # it is in use: see store.drop_unused
             return image
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
         # Absent, from another version or damaged: built anew.
@@ -152,6 +153,7 @@ def _build(folder: Path, record: Path) -> Image:
     }
     with store.new_file(record) as temporary:
         temporary.write_text(json.dumps(known))
+    store.drop_unused(folder.glob("*.cpio"))
     return Image(path, digest)
 
 

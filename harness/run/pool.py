@@ -5,6 +5,7 @@ Imports kernels, images and machines below it; knows nothing of pytest.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -95,14 +96,23 @@ class Pool:
     Args:
         settings: What the user asked for.
         progress: Called with a line when something takes time.
+        acquire: Brings a kernel onto this machine; the kernel providers do, by default.
     """
 
-    def __init__(self, settings: Settings, progress: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        progress: Callable[[str], None],
+        *,
+        acquire: Callable[[Choice], Kernel] | None = None,
+    ) -> None:
         self._settings = settings
         self._progress = progress
+        self._acquire = acquire or (lambda choice: kernels.acquire(choice, progress=progress))
         self._prepared: dict[Choice, Prepared] = {}
         self._templates: dict[Wanted, template.Template | None] = {}
         self._shared: dict[Wanted, Machine] = {}
+        self._open: list[Machine] = []
         self._ahead: tuple[Wanted, template.Clone] | None = None
 
     def prepare(self, choice: Choice) -> Prepared:
@@ -116,7 +126,7 @@ class Pool:
             if not self._prepared:
                 find_vng(), find_qemu()  # before anything is downloaded
                 sweep_abandoned()
-            kernel = kernels.acquire(choice, progress=self._progress)
+            kernel = self._acquire(choice)
             spec = self._spec(kernel, Needs(), Accel.TCG)
             found = Prepared(kernel, accel.decide(self._settings.accel, spec, label=choice.label))
             self._prepared[choice] = found
@@ -128,11 +138,12 @@ class Pool:
         Raises:
             HarnessError: As :meth:`prepare`; BootError; InfrastructureError when there is no memory for it.
         """
-        if self._settings.isolation is not Isolation.FORK:
-            return self._new(wanted)
         machine = self._shared.get(wanted)
         if machine is None:
-            machine = self._shared[wanted] = self._new(wanted)
+            machine = self._new(wanted)
+            if self._settings.isolation is Isolation.FORK:
+                self._shared[wanted] = machine
+            self._open.append(machine)
         return machine
 
     def give_back(self, wanted: Wanted, machine: Machine) -> None:
@@ -141,6 +152,7 @@ class Pool:
             if is_healthy(machine):
                 return
             del self._shared[wanted]
+        self._open.remove(machine)
         machine.close()
 
     def expect(self, wanted: Wanted) -> None:
@@ -149,14 +161,16 @@ class Pool:
             return
         saved = self._templates.get(wanted)
         if saved is not None and available_mib() > wanted.needs.memory + _SPARE_MIB:
-            self._ahead = (wanted, self._start(saved, wanted))
+            # Damage is dealt with when the machine is asked for.
+            with contextlib.suppress(TemplateError):
+                self._ahead = (wanted, self._start(saved, wanted))
 
     def close(self) -> None:
         """End every machine."""
         self._drop_ahead()
-        for machine in self._shared.values():
-            machine.close()
         self._shared.clear()
+        while self._open:
+            self._open.pop().close()
 
     def _new(self, wanted: Wanted) -> Machine:
         saved = self._template(wanted)

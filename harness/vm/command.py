@@ -198,14 +198,13 @@ def clone_argv(recorded: list[str], *, template: Path, run_dir: Path, monitor: i
     return [*argv, "-incoming", "defer"]
 
 
-def clone_commands(state: Path, *, whole_stream: bool) -> bytes:
+def clone_commands(state: Path) -> bytes:
     """Return the monitor commands that have a clone load its state, as they lie ready when QEMU starts.
 
     Args:
-        state: The saved state.
-        whole_stream: Whether it holds the guest's memory too; else that is the template's RAM file.
+        state: The saved state, without the guest's memory.
     """
-    capability = {"capability": "x-ignore-shared", "state": not whole_stream}
+    capability = {"capability": "x-ignore-shared", "state": True}
     commands: list[dict[str, object]] = [
         {"execute": "qmp_capabilities"},
         {"execute": "migrate-set-capabilities", "arguments": {"capabilities": [capability]}},

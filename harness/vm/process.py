@@ -74,7 +74,7 @@ class ClonedProcess:
     """
 
     def __init__(self, argv: Sequence[str], folder: Path, *, monitor: socket.socket, inherited: socket.socket) -> None:
-        self._monitor = monitor
+        self.monitor = monitor
         self._log = folder / CONSOLE_LOG
         self._errors = folder / "qemu.log"
         with self._errors.open("wb") as errors:
@@ -111,7 +111,7 @@ class ClonedProcess:
 
     def kill(self) -> None:
         """Kill QEMU."""
-        self._monitor.close()
+        self.monitor.close()
         self._child.kill()
         self._child.wait()
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import shlex
+import socket
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,11 @@ from harness.errors import MonitorError
 _POLL_SECONDS = 0.01
 
 
-def save_state(socket: Path, state: Path, *, ignore_shared: bool, timeout: float) -> None:
+def save_state(monitor: Path, state: Path, *, ignore_shared: bool, timeout: float) -> None:
     """Save the machine's state into a file; QEMU keeps running, and the machine stands still.
 
     Args:
-        socket: QEMU's monitor.
+        monitor: QEMU's monitor.
         state: The file; made.
         ignore_shared: Leave out memory that is in a file of its own (capability x-ignore-shared).
         timeout: Seconds.
@@ -32,20 +33,21 @@ def save_state(socket: Path, state: Path, *, ignore_shared: bool, timeout: float
     Raises:
         MonitorError: QEMU refused, or did not get it done in time.
     """
-    _run(_save(socket, state, ignore_shared), "save the machine", timeout)
+    _run(_save(monitor, state, ignore_shared), "save the machine", timeout)
 
 
-def wait_running(socket: Path, *, timeout: float) -> None:
-    """Wait until a machine that loads its state runs.
+def load_state(monitor: socket.socket, state: Path, *, timeout: float) -> None:
+    """Have a machine that waits for its state load it, memory included, and wait until it runs.
 
     Args:
-        socket: QEMU's monitor.
+        monitor: Connected to QEMU's monitor; closed afterwards.
+        state: The saved state.
         timeout: Seconds.
 
     Raises:
         MonitorError: It did not get there.
     """
-    _run(_wait_running(socket), "start the machine", timeout)
+    _run(_load(monitor, state), "load the machine", timeout)
 
 
 def _run(work: Coroutine[Any, Any, None], what: str, timeout: float) -> None:
@@ -59,10 +61,11 @@ def _run(work: Coroutine[Any, Any, None], what: str, timeout: float) -> None:
         raise MonitorError(f"QEMU did not {what} within {timeout:g} s") from error
 
 
-async def _wait_running(socket: Path) -> None:
+async def _load(monitor: socket.socket, state: Path) -> None:
     client = QMPClient("kernel-harness")
-    await client.connect(str(socket))
+    await client.connect(monitor)
     try:
+        await client.execute("migrate-incoming", {"uri": f"exec:cat {shlex.quote(str(state))}"})
         while True:
             answer: Any = await client.execute("query-status")
             if answer["running"]:
@@ -72,9 +75,9 @@ async def _wait_running(socket: Path) -> None:
         await client.disconnect()
 
 
-async def _save(socket: Path, state: Path, ignore_shared: bool) -> None:
+async def _save(monitor: Path, state: Path, ignore_shared: bool) -> None:
     client = QMPClient("kernel-harness")
-    await client.connect(str(socket))
+    await client.connect(str(monitor))
     try:
         # It is not stopped first: QEMU does that at the end, and notes in the state that it ran, so that clones run.
         capability = {"capability": "x-ignore-shared", "state": ignore_shared}

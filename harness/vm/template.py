@@ -31,7 +31,7 @@ from harness.errors import GuestHung, MonitorError, TemplateError
 from harness.guest import wire
 from harness.proc import quote
 from harness.vm.boot import boot, connect
-from harness.vm.channel import FIRST_TAG, ChannelClosed, Listener
+from harness.vm.channel import FIRST_TAG, Channel, ChannelClosed, Listener
 from harness.vm.command import (
     CHANNEL_SOCKET,
     QMP_SOCKET,
@@ -56,7 +56,6 @@ CLONE_TIMEOUT = 30.0
 """Seconds a clone may take to its first answer; a fifth of one is usual."""
 
 _SAVE_TIMEOUT = 60.0
-_UNUSED_DAYS = 14.0
 _CHECKED_DAYS = 1.0
 _DAY = 86400.0
 
@@ -72,12 +71,14 @@ class Template:
         about: What its agent said when it was ready.
         argv: QEMU's command, with placeholders for the folders.
         whole_stream: Whether the state file holds the memory too.
+        marks: What tells, file by file, that it is as it was when it was checked.
     """
 
     folder: Path
     about: dict[str, Any]
     argv: list[str]
     whole_stream: bool
+    marks: dict[str, list[int]]
 
 
 def key_of(spec: MachineSpec, content: str) -> str:
@@ -144,11 +145,12 @@ def find_or_make(
                 if folder.exists():
                     progress(f"the saved machine of {label} is damaged; booting it anew")
                 found = _make(folder, spec, label=label, boot_timeout=boot_timeout)
-                _drop_unused(folder.parent)
+                store.drop_unused(folder.parent.glob("*/"))
     return found
 
 
 def _make(folder: Path, spec: MachineSpec, *, label: str, boot_timeout: float) -> Template:
+    _require_room(folder, spec.memory, label)
     with store.new_folder(folder) as temporary:
         booted = dataclasses.replace(spec, ram=temporary / RAM)
         with boot(booted, label=label, timeout=boot_timeout) as machine:
@@ -176,6 +178,18 @@ def _make(folder: Path, spec: MachineSpec, *, label: str, boot_timeout: float) -
     if template is None:
         raise TemplateError(f"the template of {label} was damaged while it was written", hint="run it again")
     return template
+
+
+def _require_room(folder: Path, memory: int, label: str) -> None:
+    """Refuse to start what would end in the middle: a guest whose memory file cannot grow dies without a word."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder.parent).free >> 20
+    if free < memory:
+        raise TemplateError(
+            f"there is no room to save the machine of {label}: {free} MiB are free in {folder.parent}",
+            expected=f"{memory} MiB, the guest's memory",
+            hint="`harness kernels prune`, or name a larger disk with HARNESS_CACHE",
+        )
 
 
 def _save(monitor: Path, state: Path, label: str) -> bool:
@@ -254,18 +268,12 @@ def _load(folder: Path) -> Template | None:
             record = {**record, "files": files, "checked": time.time(), "boot": _boot_id()}
             with store.new_file(path) as temporary:
                 temporary.write_text(json.dumps(record))
-        os.utime(path)
-        return Template(folder, record["about"], record["argv"], record["whole_stream"])
+        os.utime(folder)  # it is in use: see store.drop_unused
+        marks = {name: facts["mark"] for name, facts in record["files"].items()}
+        return Template(folder, record["about"], record["argv"], record["whole_stream"], marks)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         # Not there, or not whole: made anew by the caller.
         return None
-
-
-def _drop_unused(parent: Path) -> None:
-    """Remove templates that nothing has used for two weeks: kernels and images move on, and each takes 150 MB."""
-    for record in parent.glob(f"*/{RECORD}"):
-        if time.time() - record.stat().st_mtime > _UNUSED_DAYS * _DAY:
-            shutil.rmtree(record.parent, ignore_errors=True)
 
 
 def start_clone(template: Template, spec: MachineSpec, *, label: str) -> Clone:
@@ -275,7 +283,17 @@ def start_clone(template: Template, spec: MachineSpec, *, label: str) -> Clone:
         template: What to clone.
         spec: What was booted.
         label: What messages call the kernel.
+
+    Raises:
+        TemplateError: The template's files were changed or removed since they were checked.
     """
+    for name, mark in template.marks.items():
+        if not (template.folder / name).exists() or _mark(template.folder / name) != mark:
+            raise TemplateError(
+                f"the saved machine of {label} was changed or removed while it was in use",
+                expected=f"{template.folder / name} as it was when it was checked",
+                hint="run it again",
+            )
     folder = store.run_folder()
     try:
         listener = Listener(folder / CHANNEL_SOCKET, folder / SHARED)
@@ -285,8 +303,9 @@ def start_clone(template: Template, spec: MachineSpec, *, label: str) -> Clone:
         with theirs:
             argv = clone_argv(template.argv, template=template.folder, run_dir=folder, monitor=theirs.fileno())
             log.info("+ %s", quote(argv))
-            # Written before QEMU starts: nobody needs to wait for it to be ready for them.
-            monitor.sendall(clone_commands(template.folder / STATE, whole_stream=template.whole_stream))
+            if not template.whole_stream:
+                # Written before QEMU starts: nobody needs to wait for it to be ready for them.
+                monitor.sendall(clone_commands(template.folder / STATE))
             process = ClonedProcess(argv, folder, monitor=monitor, inherited=theirs)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -326,6 +345,7 @@ class Clone:
         self._folder = folder
         self._process = process
         self._listener = listener
+        self._channel: Channel | None = None
 
     def finish(self, timeout: float = CLONE_TIMEOUT) -> Machine:
         """Wait for its first answer and return the machine.
@@ -339,7 +359,7 @@ class Clone:
         machine: Machine | None = None
         try:
             deadline = time.monotonic() + timeout
-            channel = connect(self._listener, self._process, deadline)
+            channel = self._channel = connect(self._listener, self._process, deadline)
             if channel is None:
                 raise self._failure("QEMU did not start")
             machine = Machine(
@@ -354,9 +374,9 @@ class Clone:
             )
             channel.expect_memory()
             if self._template.whole_stream:
-                from harness.vm.qmp import wait_running
+                from harness.vm.qmp import load_state
 
-                wait_running(self._folder / QMP_SOCKET, timeout=timeout)
+                load_state(self._process.monitor, self._template.folder / STATE, timeout=timeout)
                 channel.post(wire.AGENT, FIRST_TAG, _identity(), deadline)
             channel.collect(wire.AGENT, FIRST_TAG, "wake", deadline)
             machine.move(State.READY)
@@ -380,7 +400,9 @@ class Clone:
 
     def abandon(self) -> None:
         """End it."""
-        self._listener.close()
+        for link in (self._channel, self._listener):
+            if link is not None:
+                link.close()
         self._process.kill()
         shutil.rmtree(self._folder, ignore_errors=True)
 

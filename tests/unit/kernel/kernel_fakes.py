@@ -11,7 +11,6 @@ import struct
 import subprocess
 import tarfile
 import threading
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field

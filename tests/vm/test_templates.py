@@ -1,0 +1,366 @@
+"""Templates and clones on real machines: what they promise, and what becomes of a damaged one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from harness import store
+from harness.errors import InfrastructureError, LinkBroken, MonitorError, StateError, TemplateError
+from harness.guest import bpf as raw
+from harness.kernel.types import Choice, Kernel
+from harness.remote.guest import Guest
+from harness.run import pool as pools
+from harness.run.pool import Isolation, Needs, Pool, Settings, Wanted
+from harness.testing import Bpf
+from harness.vm import template
+from harness.vm.machine import Machine, State
+
+
+@pytest.fixture(scope="module")
+def filled_cache(kernel_choice: Choice, kernel: Kernel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder with an image and a template in it, to be copied."""
+    assert kernel.boot_image.exists()
+    cache = tmp_path_factory.mktemp("filled") / "cache"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HARNESS_CACHE", str(cache))
+        pool = Pool(Settings(accel="tcg"), print, acquire=lambda _choice: kernel)
+        pool.give_back(Wanted(kernel_choice), pool.take(Wanted(kernel_choice)))
+        pool.close()
+    return cache
+
+
+@pytest.fixture
+def own_cache(filled_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A cache folder of the test's own, which holds what the filled one does."""
+    cache = tmp_path / "cache"
+    subprocess.run(["cp", "-a", "--sparse=always", filled_cache, cache], check=True)
+    monkeypatch.setenv("HARNESS_CACHE", str(cache))
+    yield cache
+    shutil.rmtree(cache)
+
+
+class Said(list[str]):
+    """The lines that a pool printed."""
+
+    def has(self, words: str) -> bool:
+        return any(words in line for line in self)
+
+
+@pytest.fixture
+def said() -> Said:
+    return Said()
+
+
+class MakePool:
+    """Makes pools that use the test's own cache for images and templates, and the user's for the kernel."""
+
+    def __init__(self, said: Said, choice: Choice, kernel: Kernel) -> None:
+        self.said = said
+        self.choice = choice
+        self.kernel = kernel
+        self.made: list[Pool] = []
+
+    def __call__(self, isolation: Isolation = Isolation.VM) -> Pool:
+        pool = Pool(Settings(isolation=isolation, accel="tcg"), self.said.append, acquire=lambda _choice: self.kernel)
+        self.made.append(pool)
+        return pool
+
+
+@pytest.fixture
+def make_pool(said: Said, kernel_choice: Choice, kernel: Kernel, own_cache: Path) -> Iterator[MakePool]:
+    maker = MakePool(said, kernel_choice, kernel)
+    yield maker
+    for pool in maker.made:
+        pool.close()
+
+
+@pytest.fixture
+def wanted(kernel_choice: Choice) -> Wanted:
+    return Wanted(kernel_choice)
+
+
+def only_template(cache: Path) -> Path:
+    (record,) = (cache / "templates").glob(f"*/{template.RECORD}")
+    return record.parent
+
+
+def works(machine: Machine) -> bool:
+    return isinstance(machine.new_process().call("bpf.map_create", "hash", 4, 4, 8), int)
+
+
+def machine_facts() -> dict[str, object]:
+    facts: dict[str, object] = {
+        "hostname": os.uname().nodename,
+        "time": time.time(),
+        "entropy": os.urandom(16),
+        "boot_id": Path("/proc/sys/kernel/random/boot_id").read_text(),
+    }
+    Path("/run/dirt").write_text("left by a test")
+    raw.map_create("hash", 4, 4, 8)
+    return facts
+
+
+def leftovers() -> list[object]:
+    return [Path("/run/dirt").exists(), raw.ids("map")]
+
+
+def test_every_clone_is_pristine_and_has_an_identity_of_its_own(make_pool: MakePool, wanted: Wanted) -> None:
+    pool = make_pool()
+    seen = []
+    for _ in range(2):
+        machine = pool.take(wanted)
+        guest = Guest(machine)
+        assert guest.call(leftovers) == [False, []]
+        facts = guest.call(machine_facts)
+        assert abs(float(str(facts["time"])) - time.time()) < 2
+        seen.append(facts)
+        pool.give_back(wanted, machine)
+    assert seen[0]["hostname"] != seen[1]["hostname"]
+    assert seen[0]["entropy"] != seen[1]["entropy"]
+    assert seen[0]["boot_id"] != seen[1]["boot_id"]
+
+
+def test_a_template_is_made_once_and_used_by_later_runs(make_pool: MakePool, wanted: Wanted, own_cache: Path) -> None:
+    before = (only_template(own_cache) / template.RAM).stat().st_ino
+    assert works(make_pool().take(wanted))
+    assert (only_template(own_cache) / template.RAM).stat().st_ino == before
+
+
+def command_line() -> str:
+    return Path("/proc/cmdline").read_text()
+
+
+def test_other_needs_are_another_template(make_pool: MakePool, wanted: Wanted, own_cache: Path) -> None:
+    bigger = make_pool().take(Wanted(wanted.choice, Needs(memory=320, cpus=2, parameters=("harness.mark=here",))))
+    assert bigger.about["cpus"] == 2
+    assert "harness.mark=here" in Guest(bigger).call(command_line)
+    assert len(list((own_cache / "templates").glob(f"*/{template.RECORD}"))) == 2
+
+
+def flip(path: Path) -> None:
+    """Turn one bit over, where the file holds data, and put its time back."""
+    times = path.stat()
+    with path.open("r+b") as file:
+        at = os.lseek(file.fileno(), path.stat().st_size // 2, os.SEEK_DATA)
+        (byte,) = os.pread(file.fileno(), 1, at)
+        os.pwrite(file.fileno(), bytes([byte ^ 1]), at)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def spoil(path: Path) -> None:
+    (path / template.RECORD).write_text('{"argv": []')
+
+
+@pytest.mark.parametrize(
+    ("damage", "name"),
+    [(flip, template.RAM), (flip, template.STATE), (cut, template.RAM), (Path.unlink, template.STATE), (spoil, "")],
+)
+def test_a_damaged_template_is_made_anew(
+    make_pool: MakePool, wanted: Wanted, own_cache: Path, said: Said, damage: Callable[[Path], None], name: str
+) -> None:
+    damage(only_template(own_cache) / name)
+    assert works(make_pool().take(wanted))
+    assert said.has("is damaged"), said
+    assert template._load(only_template(own_cache)) is not None
+
+
+@pytest.mark.parametrize("damage", [flip, Path.unlink])
+def test_a_template_that_is_damaged_while_in_use_is_made_anew(
+    make_pool: MakePool, wanted: Wanted, own_cache: Path, said: Said, damage: Callable[[Path], None]
+) -> None:
+    pool = make_pool()
+    pool.give_back(wanted, pool.take(wanted))
+    damage(only_template(own_cache) / template.STATE)
+    assert works(pool.take(wanted))
+    assert said.has("changed or removed"), said
+
+
+def test_a_state_from_another_qemu_is_not_believed(
+    make_pool: MakePool, wanted: Wanted, own_cache: Path, said: Said
+) -> None:
+    """A state whose files match their record and that this QEMU cannot load."""
+    folder = only_template(own_cache)
+    state = folder / template.STATE
+    state.write_bytes(state.read_bytes().replace(b"pc-q35-", b"pc-q99-"))
+    record = json.loads((folder / template.RECORD).read_text())
+    record["files"][template.STATE] = template._facts(state)
+    (folder / template.RECORD).write_text(json.dumps(record))
+    assert works(make_pool().take(wanted))
+    assert said.has("did not come to life"), said
+
+
+def test_without_room_on_the_disk_tests_boot_instead(
+    make_pool: MakePool, wanted: Wanted, own_cache: Path, said: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(own_cache / "templates")
+
+    def small(_path: object) -> object:
+        return type("Usage", (), {"free": 10 << 20})
+
+    monkeypatch.setattr(shutil, "disk_usage", small)
+    pool = make_pool()
+    machine = pool.take(wanted)
+    assert works(machine)
+    assert said.has("no room"), said
+    assert machine.why_not_cloned() == "its memory is not in a file"
+
+
+def test_without_memory_for_a_clone_there_is_one_clear_error(
+    make_pool: MakePool, wanted: Wanted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = make_pool()
+    pool.give_back(wanted, pool.take(wanted))
+    monkeypatch.setattr(pools, "available_mib", lambda: 40)
+    pool.expect(wanted)
+    with pytest.raises(InfrastructureError, match="no memory for another guest: 40 MiB"):
+        pool.take(wanted)
+
+
+def use_until_it_breaks(machine: Machine) -> None:
+    for _ in range(100):
+        machine.new_process().call("bpf.ids", "map")
+
+
+def test_a_clone_whose_memory_file_shrinks_is_lost_and_not_a_verdict(
+    make_pool: MakePool, wanted: Wanted, own_cache: Path
+) -> None:
+    pool = make_pool()
+    machine = pool.take(wanted)
+    os.truncate(only_template(own_cache) / template.RAM, 0)
+    with pytest.raises(LinkBroken):
+        use_until_it_breaks(machine)
+    assert works(pool.take(wanted))
+
+
+def test_the_next_machine_is_prepared_while_this_one_runs(make_pool: MakePool, wanted: Wanted) -> None:
+    pool = make_pool()
+    machine = pool.take(wanted)
+    pool.expect(wanted)
+    folders = {path for path in store.runs_root().glob(f"vm-{os.getpid()}-*") if path != machine.folder}
+    prepared = [path for path in folders if (path / "qemu.pid").exists()]
+    assert prepared
+    assert pool.take(wanted).folder in prepared
+
+
+def test_fork_shares_a_machine_while_it_is_healthy(make_pool: MakePool, wanted: Wanted) -> None:
+    pool = make_pool(Isolation.FORK)
+    machine = pool.take(wanted)
+    pool.give_back(wanted, machine)
+    assert pool.take(wanted) is machine
+    os.kill(machine.process.pid(), signal.SIGKILL)
+    pool.give_back(wanted, machine)
+    other = pool.take(wanted)
+    assert other is not machine
+    assert works(other)
+
+
+def taint() -> None:
+    Path("/dev/kmsg").write_text("<4>tainted by a test")
+    Path("/proc/sys/kernel/tainted").write_text("64")
+
+
+def test_a_tainted_machine_is_not_shared_any_more(make_pool: MakePool, wanted: Wanted) -> None:
+    pool = make_pool(Isolation.FORK)
+    machine = pool.take(wanted)
+    Guest(machine).call(taint)
+    pool.give_back(wanted, machine)
+    assert pool.take(wanted) is not machine
+
+
+def test_what_cannot_be_cloned_says_why(make_pool: MakePool, wanted: Wanted) -> None:
+    machine = make_pool(Isolation.BOOT).take(wanted)
+    assert machine.why_not_cloned() == "its memory is not in a file"
+    machine.close()
+    assert machine.state is State.CLOSED
+    with pytest.raises(StateError, match="closed"):
+        machine.new_process()
+    with pytest.raises(StateError, match="closed"):
+        machine.move(State.READY)
+
+
+_SECOND_RUN = """
+import sys
+from harness.kernel import resolve
+from harness.run.pool import Pool, Settings, Wanted
+pool = Pool(Settings(accel="tcg"), print)
+machine = pool.take(Wanted(resolve([sys.argv[1]])[0]))
+print("ready", machine.release)
+pool.close()
+"""
+
+
+@pytest.fixture
+def user_kernels() -> Path:
+    return store.cache_root() / "kernels"
+
+
+def test_two_runs_at_once_make_one_template(user_kernels: Path, kernel_choice: Choice, own_cache: Path) -> None:
+    """Both start without one; the user's kernels are linked into their cache."""
+    (own_cache / "kernels").symlink_to(user_kernels)
+    shutil.rmtree(own_cache / "templates")
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", _SECOND_RUN, kernel_choice.label], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        for _ in range(2)
+    ]
+    for run in runs:
+        output, _ = run.communicate(timeout=120)
+        assert run.returncode == 0, output.decode()
+    only_template(own_cache)
+
+
+def test_the_stream_carries_the_memory_where_it_cannot_be_left_out(
+    make_pool: MakePool, wanted: Wanted, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from harness.vm import qmp
+
+    shutil.rmtree(own_cache / "templates")
+    save = qmp.save_state
+
+    def refuse(socket: Path, state: Path, *, ignore_shared: bool, timeout: float) -> None:
+        if ignore_shared:
+            raise MonitorError("QEMU refused to save the machine: no such capability")
+        save(socket, state, ignore_shared=False, timeout=timeout)
+
+    monkeypatch.setattr(qmp, "save_state", refuse)
+    pool = make_pool()
+    assert works(pool.take(wanted))
+    assert not (only_template(own_cache) / template.RAM).exists()
+    assert works(pool.take(wanted))
+
+
+def test_a_machine_that_cannot_be_saved_is_booted_for_every_test(
+    make_pool: MakePool, wanted: Wanted, own_cache: Path, said: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(own_cache / "templates")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise TemplateError("no state today")
+
+    monkeypatch.setattr(template, "_save", refuse)
+    pool = make_pool()
+    assert works(pool.take(wanted))
+    assert works(pool.take(wanted))
+    assert len([line for line in said if "no state today" in line]) == 1, "said once"
+
+
+def test_nothing_of_the_host_is_exported(bpf: Bpf, vm: Machine) -> None:
+    assert bpf.map_ids() == []
+    command = Path(f"/proc/{vm.process.pid()}/cmdline").read_bytes().decode()
+    assert "fsdev" not in command
+    assert "9p" not in command
