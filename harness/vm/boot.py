@@ -16,7 +16,7 @@ from harness import store
 from harness.errors import BootError, GuestHung
 from harness.proc import quote
 from harness.vm.channel import Channel, ChannelClosed, Listener
-from harness.vm.command import CHANNEL_SOCKET, SHARED, MachineSpec, vng_argv, wrapper_script
+from harness.vm.command import CHANNEL_SOCKET, SHARED, MachineSpec, plain_argv, vng_argv, wrapper_script
 from harness.vm.console import agent_exited, cause_of_death, tail_of
 from harness.vm.machine import Machine
 from harness.vm.process import QemuProcess, VngProcess, find_qemu, find_vng
@@ -55,11 +55,15 @@ def boot(spec: MachineSpec, *, label: str, timeout: float = BOOT_TIMEOUT) -> Mac
         channel = connect(listener, process, deadline)
         about = channel.wait_event(deadline - time.monotonic()) if channel is not None else None
         if channel is None or about is None:
-            raise _boot_error(label, process, argv, timeout)
+            raise _boot_error(label, process, plain_argv(spec, qemu=qemu), timeout)
         return Machine(spec, label, folder=folder, process=process, channel=channel, about=about)
     except BaseException as error:
         failed = process is not None and isinstance(error, (GuestHung, ChannelClosed))
-        explained = _boot_error(label, process, argv, timeout) if failed and process is not None else None
+        explained = (
+            _boot_error(label, process, plain_argv(spec, qemu=qemu), timeout)
+            if failed and process is not None
+            else None
+        )
         for part in (channel, listener):
             if part is not None:
                 part.close()
@@ -97,7 +101,7 @@ def connect(listener: Listener, process: QemuProcess, deadline: float) -> Channe
     return None
 
 
-def _boot_error(label: str, process: QemuProcess, argv: list[str], timeout: float) -> BootError:
+def _boot_error(label: str, process: QemuProcess, plain: list[str], timeout: float) -> BootError:
     # A panic ends QEMU; its last words may still be on their way.
     ended = process.wait(_END_TIMEOUT if cause_of_death(process.console()) else 0.5)
     lines = process.console()
@@ -113,6 +117,6 @@ def _boot_error(label: str, process: QemuProcess, argv: list[str], timeout: floa
     return BootError(
         what,
         expected="the guest's agent to report that it is ready",
-        hint=f"look at the console below; by hand: {quote(argv)}",
+        hint=f"look at the console below; without the harness: {quote(plain)}",
         detail=tail_of(lines, 60 if agent_exited(lines) else 25),  # the agent's traceback comes before the kernel's
     )

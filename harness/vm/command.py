@@ -134,6 +134,15 @@ def vng_argv(spec: MachineSpec, *, vng: Path, qemu: Path, run_dir: Path) -> list
     return argv
 
 
+def plain_argv(spec: MachineSpec, *, qemu: Path) -> list[str]:
+    """Return a command that boots the same guest in a terminal, for a person who wants to see how far it gets."""
+    argv = [str(qemu), "-machine", "q35", "-nographic", "-no-reboot"]
+    argv += ["-accel", spec.accel.value, "-cpu", "max"]
+    argv += ["-m", f"{spec.memory}M", "-smp", str(spec.cpus)]
+    argv += ["-kernel", str(spec.image), "-initrd", str(spec.initrd)]
+    return [*argv, "-append", " ".join(("console=ttyS0", "panic=-1", *spec.append))]
+
+
 # Devices of vng's own that a guest without a file system from the host has no use for, and pays for at every boot.
 _DROPPED = ("virtio-9p-pci,*", "virtio-serial-pci", "virtconsole,*", "i6300esb,*")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.vm.command import Accel, MachineSpec, kernel_words, vng_argv, wrapper_script
+from harness.vm.command import Accel, MachineSpec, kernel_words, plain_argv, vng_argv, wrapper_script
 
 SPEC = MachineSpec(Path("/k/vmlinux"), Path("/i/guest image.cpio"), Accel.TCG, memory=512, cpus=2, append=("quiet",))
 RUN_DIR = Path("/run/vm-1")
@@ -55,6 +55,15 @@ def test_a_path_with_a_blank_stays_one_word() -> None:
     options = [shlex.split(word.removeprefix("--qemu-opts=")) for word in argv if word.startswith("--qemu-opts=")]
     assert ["-initrd", "/i/guest image.cpio"] in options
     assert ["-object", "memory-backend-file,id=harness-ram,size=512M,mem-path=/my ram,share=on"] in options
+
+
+def test_a_person_can_boot_the_same_guest_without_the_harness() -> None:
+    argv = plain_argv(SPEC, qemu=Path("/bin/qemu"))
+    assert value_after(argv, "-kernel") == "/k/vmlinux"
+    assert value_after(argv, "-initrd") == "/i/guest image.cpio"
+    assert value_after(argv, "-accel") == "tcg"
+    assert value_after(argv, "-append").endswith(" quiet")
+    assert not [word for word in argv if "/run/vm-1" in word]  # which is removed when the boot has failed
 
 
 def test_a_spec_under_another_acceleration_is_the_same_otherwise() -> None:
