@@ -169,7 +169,7 @@ exec {shlex.quote(str(qemu))} "$@"
 _BOOT_OPTIONS = ("-kernel", "-initrd", "-append")
 
 
-def clone_argv(recorded: list[str], *, template: Path, run_dir: Path, monitor: int) -> list[str]:
+def clone_argv(recorded: list[str], *, template: Path, run_dir: Path, monitor: int, whole_stream: bool) -> list[str]:
     """Return the command that starts a clone from a template's recorded QEMU command.
 
     Args:
@@ -177,6 +177,7 @@ def clone_argv(recorded: list[str], *, template: Path, run_dir: Path, monitor: i
         template: The template's folder.
         run_dir: The clone's private folder.
         monitor: Descriptor of a connected socket that QEMU inherits, its monitor's.
+        whole_stream: Whether the saved state holds the guest's memory; else that is the template's RAM file.
     """
     argv = [recorded[0]]
     rest = iter(recorded[1:])
@@ -188,6 +189,10 @@ def clone_argv(recorded: list[str], *, template: Path, run_dir: Path, monitor: i
         if value.startswith("memory-backend-file,id=harness-ram,"):
             # Copy on write: the template's file is never written again.
             value = value.replace(",share=on", ",share=off")
+            if whole_stream:
+                # There is no such file, and QEMU would make one.
+                fields = [field for field in value.split(",") if not field.startswith(("mem-path=", "share="))]
+                value = ",".join(["memory-backend-ram", *fields[1:]])
         elif value.startswith("stdio,id=console,"):
             # A file needs nobody to drain it.
             value = f"file,id=console,path={run_dir / CONSOLE_LOG}"
