@@ -11,7 +11,6 @@ import struct
 import subprocess
 import tarfile
 import threading
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -59,9 +58,9 @@ def bzimage(payload: bytes, *, release: str = RELEASE, build: str = "#1 SMP", pr
     return bytes(image) + bytes(32) + payload + bytes(64)
 
 
-def kernel_image(**about: str) -> bytes:
+def kernel_image(release: str = RELEASE, build: str = "#1 SMP") -> bytes:
     """A whole bzImage that the harness takes for good."""
-    return bzimage(gzipped(elf(release=about.get("release", RELEASE))), **about)
+    return bzimage(gzipped(elf(release=release)), release=release, build=build)
 
 
 def module(depends: str = "", name: str = "m") -> bytes:
@@ -201,9 +200,7 @@ class Signer:
             "--passphrase",
             "",
         ]
-        return subprocess.run(
-            [*argv, *words], input=data, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=True
-        ).stdout
+        return subprocess.run([*argv, *words], input=data, capture_output=True, check=True).stdout
 
 
 @dataclass
