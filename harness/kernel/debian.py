@@ -175,6 +175,8 @@ class DebianProvider:
                 origin = f"debian {kernel['key']} ({', '.join(kernel['suites'])})"
                 if not (made / "vmlinuz").is_file():
                     raise KernelFileError(f"the packages of {origin} hold no kernel image", expected="a vmlinuz in one")
+                if not (made / "lib").is_dir():
+                    progress(f"debian: the mirror no longer has the modules and configuration of {kernel['release']}")
                 shelf.seal(
                     made,
                     version=choice.version,
