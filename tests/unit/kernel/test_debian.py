@@ -309,6 +309,7 @@ def test_a_package_without_a_usable_kernel_is_refused(
 
 
 def test_without_debian_sources_the_setting_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HARNESS_DEBIAN_MIRROR")
     with pytest.raises(MirrorError, match="name no Debian mirror") as caught:
         debarchive.mirrors(debarchive.settings(), [Source(("http://u/ubuntu",), ("jammy",), ("main",))])
     assert "HARNESS_DEBIAN_MIRROR" in caught.value.hint
