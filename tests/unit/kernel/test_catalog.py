@@ -240,6 +240,22 @@ def test_a_release_that_nobody_else_has_comes_from_ubuntu(one: Archive, mainline
     assert len(mainline.requests) == asked
 
 
+def test_ubuntus_list_is_kept_and_what_is_here_serves_without_it(
+    one: Archive, mainline: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = acquire(resolve(["6.6"])[0])
+    asked = len(mainline.requests)
+    assert acquire(resolve(["6.6"])[0]) == kernel
+    assert len(mainline.requests) == asked
+    monkeypatch.setenv("HARNESS_UBUNTU_MAINLINE", "http://127.0.0.1:9")
+    said: list[str] = []
+    assert acquire(resolve(["6.6"], progress=said.append)[0]) == kernel
+    assert any("going on with the 1 that are here" in line for line in said)
+    # What virtme-ng itself has fetched serves as well.
+    shelf.discard(shelf.entry_folder("ubuntu", "v6.6.17"))
+    assert acquire(resolve(["6.6"])[0]).release == kernel.release
+
+
 def test_ubuntu_is_not_asked_for_what_debian_has(one: Archive, mainline: Server) -> None:
     resolve(["6.1", "all", "newest"])
     assert not [path for path, _ in mainline.requests if path.startswith("/mainline")]
