@@ -241,23 +241,23 @@ def _bars() -> Iterator[Meter]:
         yield no_meter
         return
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+    from rich.table import Column
 
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
+        TextColumn("{task.description}", table_column=Column(no_wrap=True, ratio=2)),
+        BarColumn(bar_width=None, table_column=Column(ratio=1)),
+        DownloadColumn(table_column=Column(no_wrap=True)),
+        TransferSpeedColumn(table_column=Column(no_wrap=True)),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bars:
+    with Progress(*columns, console=Console(stderr=True), expand=True) as bars:
         tasks: dict[str, Any] = {}
         lock = threading.Lock()
 
         def meter(name: str, done: int, total: int) -> None:
             with lock:
                 if name not in tasks:
-                    tasks[name] = bars.add_task(name, total=total or None)
+                    tasks[name] = bars.add_task(name.partition("_")[0], total=total or None)
                 bars.update(tasks[name], completed=done)
 
         yield meter
