@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from kernel_fakes import CONFIG, Archive, kernel_image
+from kernel_fakes import CONFIG, Archive, Server, kernel_image
 
 from harness import store
 from harness.cli import main
 from harness.kernel import prune, shelf
 from harness.kernel.version import KernelVersion
+from harness.proc import start_time
 
 RELEASES = {"6.1.0-50-cloud-amd64": "6.1.176-1", "6.1.0-51-cloud-amd64": "6.1.180-1", "6.12.9-amd64": "6.12.9-1"}
 
@@ -250,6 +253,60 @@ def test_a_full_disk_is_one_clear_error_on_a_real_one(mirror: Archive, tmp_path:
     assert "no space left" in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+COMMAND = [sys.executable, "-c", "import sys; from harness.cli import main; sys.exit(main())", "kernels"]
+
+
+@pytest.mark.parametrize("selector", ["6.1", "all"])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_fetch_ends_at_once_keeps_what_came_and_goes_on(
+    mirror: Archive, server: Server, number: signal.Signals, status: int, selector: str
+) -> None:
+    assert harness("list") == 0
+    path = "/debian/pool/linux-image-6.1.0-51-cloud-amd64_6.1.180-1_amd64.deb"
+    server.stall[path] = 100_000
+    with subprocess.Popen([*COMMAND, "fetch", selector], stderr=subprocess.PIPE, text=True) as process:
+        partial = shelf.folder() / "downloads" / f"{Path(path).name}.part"
+        wait_until(lambda: partial.exists() and partial.stat().st_size > 0)
+        process.send_signal(number)
+        # The server sends on: the next piece is where the download notices.
+        server.stall.clear()
+        assert process.stderr is not None
+        error = process.stderr.read()
+    assert process.returncode == status, error
+    assert "Traceback" not in error
+    assert list((shelf.folder() / "store").glob("*6.1.180*")) == []
+    assert harness("fetch", "6.1") == 0
+
+
+def test_a_terminated_build_leaves_no_process(tmp_path: Path) -> None:
+    tree = tmp_path / "linux"
+    (tree / "scripts").mkdir(parents=True)
+    (tree / "kernel/bpf").mkdir(parents=True)
+    (tree / "scripts/Makefile.lib").touch()
+    (tree / "Kconfig").touch()
+    (tree / "Makefile").write_text(
+        f"VERSION = 6\nPATCHLEVEL = 1\ntinyconfig:\n\tsh -c 'echo $$$$ > {tmp_path}/pid; sleep 1000; true'\n"
+    )
+    with subprocess.Popen([*COMMAND, "build", "--source", str(tree)], stderr=subprocess.PIPE, text=True) as process:
+        pid_file = tmp_path / "pid"
+        wait_until(lambda: pid_file.exists() and pid_file.read_text().strip() != "")
+        process.terminate()
+        assert process.stderr is not None
+        error = process.stderr.read()
+    assert process.returncode == 143, error
+    assert start_time(int(pid_file.read_text())) is None
+    assert list((shelf.folder() / "store").glob("*")) == []
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    """Wait for something that another process does; half a minute is for a very busy machine."""
+    for _ in range(3000):
+        if true():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it did not happen")
 
 
 def test_the_command_as_installed(mirror: Archive) -> None:
