@@ -8,11 +8,20 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import sys
 from collections.abc import Sequence
 
 from harness import __version__
 from harness.errors import HarnessError
+
+
+class _Terminated(BaseException):
+    """The process was asked to end."""
+
+
+def _terminate(number: int, frame: object) -> None:  # noqa: ARG001 - the signature of a signal handler
+    raise _Terminated
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,11 +38,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.add_parser(subparsers)
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO if arguments.verbose else logging.WARNING, format="%(message)s")
+    # Like an interrupt, so that what was started (make, downloads) is ended and temporaries are removed.
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         status: int = arguments.run(arguments)
     except HarnessError as error:
         print(f"harness: error: {error}", file=sys.stderr)
         return error.exit_status
+    except _Terminated:
+        print("harness: terminated", file=sys.stderr)
+        return 143
     except KeyboardInterrupt:
         print("harness: interrupted", file=sys.stderr)
         return 130
@@ -41,4 +55,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader (`| head`) has seen enough.
         sys.stderr.close()
         return 141
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return status

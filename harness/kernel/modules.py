@@ -3,7 +3,7 @@
 `modules.dep` is used where depmod has written one; Debian's packages ship none, so otherwise the modules' own
 `depends=` lines are read.
 
-Imports :mod:`harness.errors`; decompressors are imported where they are used.
+Imports :mod:`harness.errors` and :mod:`harness.kernel.packed`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import KernelFileError, SelectorError
+from harness.kernel.packed import unpacked
 
 _FILE = re.compile(r"(.+)\.ko(?:\.(?:xz|zst|gz))?")
 
@@ -145,24 +146,12 @@ def read_module(path: Path) -> bytes:
     Raises:
         KernelFileError: It is damaged.
     """
-    import gzip
-    import lzma
-
-    import zstandard
-
-    data = path.read_bytes()
     try:
-        if path.suffix == ".xz":
-            return lzma.decompress(data)
-        if path.suffix == ".zst":
-            return zstandard.ZstdDecompressor().decompressobj().decompress(data)
-        if path.suffix == ".gz":
-            return gzip.decompress(data)
-    except (lzma.LZMAError, zstandard.ZstdError, OSError, EOFError) as error:
+        return unpacked(path.read_bytes(), path.suffix)
+    except ValueError as error:
         raise KernelFileError(
-            f"the module {path} is damaged: {error}", hint="`harness kernels info --verify`"
+            f"the module {path} is damaged: {error}", hint="`harness kernels info --verify` checks the cache"
         ) from error
-    return data
 
 
 def find(folder: Path, wanted: Iterable[str]) -> Plan:
