@@ -5,8 +5,10 @@ The top of the package: it may import everything below and is imported by nothin
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -59,7 +61,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--boot-timeout",
-        type=float,
+        type=_seconds,
         default=120.0,
         metavar="SECONDS",
         help="how long a kernel may take from start to a guest that answers (default: 120)",
@@ -72,6 +74,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini("harness_kernels", "kernels to test on when --kernel is not given", type="args", default=[])
 
 
+def _seconds(text: str) -> float:
+    with suppress(ValueError):
+        seconds = float(text)
+        if 0 < seconds < float("inf"):
+            return seconds
+    raise argparse.ArgumentTypeError(f"{text} is not a number of seconds above 0")
+
+
 class State:
     """What the plugin keeps for one pytest process."""
 
@@ -80,6 +90,11 @@ class State:
         self._choices: list[Choice] | None = None
         self._pool: Pool | None = None
         self.next: Wanted | None = None
+
+    @property
+    def is_worker(self) -> bool:
+        """Whether this is one of pytest-xdist's worker processes, which have no terminal."""
+        return hasattr(self.config, "workerinput")
 
     @property
     def named(self) -> list[str]:
@@ -114,6 +129,16 @@ class State:
             reporter.ensure_newline()
             reporter.write_line(f"harness: {line}")
 
+    def complain(self, message: str) -> None:
+        """Print what went wrong outside any test."""
+        reporter: Any = self.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is None:
+            sys.stderr.write(f"ERROR: {message}\n")
+        else:
+            reporter.ensure_newline()
+            for number, line in enumerate(message.split("\n")):
+                reporter.write_line(line if number else f"ERROR: {line}", red=True)
+
     def close(self) -> None:
         """End every machine."""
         if self._pool is not None:
@@ -126,7 +151,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "vm(memory, cpus, parameters): MiB, virtual CPUs and kernel command line words of the test's machine"
     )
     config.stash[_STATE] = State(config)
-    if config.getoption("verdicts") and not hasattr(config, "workerinput"):
+    if config.getoption("verdicts") and not config.stash[_STATE].is_worker:
         config.pluginmanager.register(_Verdicts(), "harness-verdicts")
 
 
@@ -139,34 +164,59 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """Prepare the kernels that the user named, and say what they are and how they run."""
     state = config.stash[_STATE]
-    if not state.named or config.getoption("help", default=False):
-        return []
-    with _clear_errors():
-        return [line for choice in state.choices() for line in _describe(state, choice)]
+    return _prepare_all(state) if state.named and not config.getoption("collectonly") else []
 
 
-def _describe(state: State, choice: Choice) -> list[str]:
-    prepared = state.pool().prepare(choice)
-    kernel = prepared.kernel
-    return [f"kernel {choice.label}: {kernel.version} ({kernel.origin}), {prepared.verdict}"]
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    """Prepare the kernels that the user named before anything is collected, where no header is printed (-q) too."""
+    state = session.config.stash[_STATE]
+    if state.named and not state.is_worker:
+        if session.config.getoption("collectonly"):
+            with _one_error(state):
+                state.choices()
+        else:
+            _prepare_all(state)
 
 
-class _clear_errors:  # noqa: N801 - used like a function
-    """Turns an error of the harness, outside any test, into one message and an exit status of its own."""
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Prepare the default kernel, when there turn out to be tests that run on one."""
+    state = session.config.stash[_STATE]
+    if state.named or state.is_worker or session.config.getoption("collectonly"):
+        return
+    if any(KERNEL_PARAMETER in getattr(item, "fixturenames", ()) for item in session.items):
+        for line in _prepare_all(state):
+            state.say(line)
 
-    def __enter__(self) -> None:
-        return None
 
-    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
-        if isinstance(error, HarnessError):
-            pytest.exit(f"kernel-harness: {error}", returncode=error.exit_status)
+def _prepare_all(state: State) -> list[str]:
+    """Bring the kernels onto this machine; return a line on each."""
+    lines = []
+    with _one_error(state):
+        for choice in state.choices():
+            prepared = state.pool().prepare(choice)
+            kernel = prepared.kernel
+            lines.append(f"kernel {choice.label}: {kernel.version} ({kernel.origin}), {prepared.verdict}")
+    return lines
+
+
+@contextmanager
+def _one_error(state: State) -> Iterator[None]:
+    """End the run at an error of the harness outside any test: one message, and an exit status of its own."""
+    try:
+        yield
+    except HarnessError as error:
+        state.complain(str(error))
+        pytest.exit("no test was run", returncode=error.exit_status)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Make each kernel a parameter of the tests that use one."""
     if KERNEL_PARAMETER in metafunc.fixturenames:
-        with _clear_errors():
+        try:
             choices = metafunc.config.stash[_STATE].choices()
+        except HarnessError as error:
+            raise pytest.Collector.CollectError(str(error)) from None
         metafunc.parametrize(
             KERNEL_PARAMETER, choices, ids=[choice.label for choice in choices], indirect=True, scope="session"
         )
@@ -174,10 +224,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def _wanted(item: pytest.Item | None) -> Wanted | None:
     """Return the machine that a test runs on; None when it runs on none."""
-    from harness.run.pool import Wanted
-
     if item is None or "vm" not in getattr(item, "fixturenames", ()):
         return None
+    from harness.run.pool import Wanted
+
     callspec: Any = getattr(item, "callspec", None)
     return Wanted(callspec.params[KERNEL_PARAMETER], _needs(item))
 
@@ -301,7 +351,7 @@ def _ending_in_test(excinfo: pytest.ExceptionInfo[BaseException]) -> pytest.Exce
     traceback = None
     for frame in reversed(frames):
         traceback = TracebackType(traceback, *frame)
-    if isinstance(error.__cause__, HarnessError):
+    if error.__cause__ is not None and (isinstance(error, HarnessError) or isinstance(error.__cause__, HarnessError)):
         error.__cause__, error.__suppress_context__ = None, True
     return pytest.ExceptionInfo.from_exception(error.with_traceback(traceback))
 

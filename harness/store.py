@@ -30,9 +30,17 @@ TEMPORARY = ".tmp-"
 
 
 def cache_root() -> Path:
-    """Return the cache folder: $HARNESS_CACHE, or kernel-harness in the user's cache folder. It may not exist yet."""
+    """Return the cache folder: $HARNESS_CACHE, or kernel-harness in the user's cache folder. It may not exist yet.
+
+    Raises:
+        CacheError: Something that is no folder is in its place.
+    """
     named = os.environ.get("HARNESS_CACHE")
-    return Path(named).expanduser().absolute() if named else platformdirs.user_cache_path("kernel-harness")
+    root = Path(named).expanduser().absolute() if named else platformdirs.user_cache_path("kernel-harness")
+    nearest = next(path for path in (root, *root.parents) if path.exists())
+    if not nearest.is_dir():
+        raise _unusable(root, NotADirectoryError(errno.ENOTDIR, f"{nearest} is no folder"))
+    return root
 
 
 def digest_file(path: Path) -> str:
@@ -56,7 +64,8 @@ def locked(path: Path, *, timeout: float = 1800.0) -> Iterator[None]:
         CacheError: Another process holds it for longer than that, or it cannot be made.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with disk_errors(path):
+            _make_folder(path.parent)
         with filelock.FileLock(path, timeout=timeout):
             yield
     except filelock.Timeout as error:
@@ -101,13 +110,20 @@ def new_file(final: Path) -> Iterator[Path]:
 @contextmanager
 def _temporary(final: Path) -> Iterator[Path]:
     temporary = final.parent / temporary_name(final.name)
-    try:
-        with disk_errors(final):
-            final.parent.mkdir(parents=True, exist_ok=True)
-            sweep(final.parent)
+    with disk_errors(final):
+        _make_folder(final.parent)
+        sweep(final.parent)
+        try:
             yield temporary
-    finally:
-        _remove(temporary)
+        finally:
+            _remove(temporary)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise _unusable(folder, error) from error
 
 
 def temporary_name(name: str) -> str:

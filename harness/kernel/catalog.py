@@ -123,6 +123,9 @@ class Catalog:
         choices: list[Choice] = []
         rules = policy()
         for selection in selections:
+            if "/" in selection and Path(selection).exists():
+                choices.append(self.local.choose(Path(selection)))  # whatever blanks and commas are in it
+                continue
             for item in selector.parse(selection):
                 choices += self._resolve(item, rules)
         if not choices:

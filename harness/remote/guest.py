@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from harness.errors import GuestProcessDied
+from harness.errors import GuestCallError, GuestProcessDied
 from harness.remote import ship
 from harness.vm.machine import GuestProcess, Machine
 
@@ -76,19 +76,21 @@ class Guest:
         shipment = ship.pack(function)
         process = self._machine.new_process()
         try:
-            return process.call(  # type: ignore[no-any-return]
+            value: T = process.call(
                 "function",
                 *(shipment.code, shipment.names, shipment.imports, arguments, keywords),
                 timeout=timeout,
                 shown=f"{function.__name__}()",
             )
-        finally:
             self._take_output(process, function.__name__)
+        except GuestCallError:
+            self._take_output(process, function.__name__)
+            raise
+        finally:
             process.close()
+        return value
 
     def _take_output(self, process: GuestProcess, name: str) -> None:
-        if not process.alive:
-            return
         with contextlib.suppress(GuestProcessDied):  # it was killed: what it printed went with it
             printed = process.call("output", timeout=10.0)
             if any(printed.values()):

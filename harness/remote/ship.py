@@ -69,6 +69,13 @@ def pack(function: Callable[..., Any]) -> Shipment:
 
 
 def _add(packing: _Packing, name: str, function: types.FunctionType) -> None:
+    if function.__name__ == "<lambda>" or hasattr(function, "__wrapped__"):
+        kind = "a lambda" if function.__name__ == "<lambda>" else "wrapped by a decorator, which would not go with it"
+        raise UsageError(
+            f"{function.__qualname__} cannot run in the guest: it is {kind}",
+            expected="a plain function, defined with def in a file",
+            hint="define one at the top level of the module, and call that",
+        )
     if function.__code__.co_freevars:
         raise UsageError(
             f"{function.__qualname__} cannot run in the guest: it uses {', '.join(function.__code__.co_freevars)} from "
@@ -88,10 +95,11 @@ def _add(packing: _Packing, name: str, function: types.FunctionType) -> None:
         raise UsageError(f"{function.__qualname__} cannot run in the guest", expected="a function defined with def")
     definition.decorator_list = []
     # Annotations would be evaluated in the guest, where the names they use may not exist.
-    definition.returns = None
-    for argument in ast.walk(definition.args):
-        if isinstance(argument, ast.arg):
-            argument.annotation = None
+    for node in ast.walk(definition):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            node.returns = None
+        elif isinstance(node, ast.arg):
+            node.annotation = None
     ast.increment_lineno(definition, first - 1)
     packing.definitions[name] = definition
     code = compile(ast.Module([definition], type_ignores=[]), "shipped", "exec")
@@ -108,13 +116,14 @@ def _add(packing: _Packing, name: str, function: types.FunctionType) -> None:
 
 
 def _global_names(code: types.CodeType) -> set[str]:
-    """Return the names that the functions inside a module's code look up globally."""
+    """Return the names that a module's code looks up: globally in its functions, and outside for default values."""
     import dis
 
-    found = set()
+    instructions = list(dis.get_instructions(code))
+    found = {i.argval for i in instructions if i.opname in ("LOAD_NAME", "LOAD_GLOBAL")}
+    found -= {i.argval for i in instructions if i.opname == "STORE_NAME"}  # the body of a class reads its own names
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            found |= {i.argval for i in dis.get_instructions(constant) if i.opname == "LOAD_GLOBAL"}
             found |= _global_names(constant)
     return found
 

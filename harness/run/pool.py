@@ -19,6 +19,7 @@ from harness.vm import accel, template
 from harness.vm.boot import BOOT_TIMEOUT, boot
 from harness.vm.command import Accel, MachineSpec
 from harness.vm.machine import Machine, State, sweep_abandoned
+from harness.vm.process import find_qemu, find_vng
 
 _CLONE_MIB = 96
 """What a clone takes at once: QEMU, its translated code, the pages that a short test writes."""
@@ -123,6 +124,7 @@ class Pool:
         found = self._prepared.get(choice)
         if found is None:
             if not self._prepared:
+                find_vng(), find_qemu()  # before anything is downloaded
                 sweep_abandoned()
             kernel = self._acquire(choice)
             spec = self._spec(kernel, Needs(), Accel.TCG)

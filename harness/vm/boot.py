@@ -5,7 +5,9 @@ Imports the command, channel, process and machine beside it, :mod:`harness.store
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import shlex
 import shutil
 import time
 from pathlib import Path
@@ -74,7 +76,16 @@ def _prepare(spec: MachineSpec, folder: Path, *, vng: Path, qemu: Path) -> list[
     wrapper = folder / "qemu"
     wrapper.write_text(wrapper_script(qemu, folder))
     wrapper.chmod(0o700)
-    return vng_argv(spec, vng=vng, qemu=wrapper, run_dir=folder)
+    image = _plain_path(spec.image, folder / "kernel")
+    return vng_argv(dataclasses.replace(spec, image=image), vng=vng, qemu=wrapper, run_dir=folder)
+
+
+def _plain_path(path: Path, link: Path) -> Path:
+    """Return the path, or a link to it: vng hands paths to a shell unquoted, so that a blank would part one in two."""
+    if shlex.quote(str(path)) == str(path):
+        return path
+    link.symlink_to(path)
+    return link
 
 
 def connect(listener: Listener, process: QemuProcess, deadline: float) -> Channel | None:
@@ -98,7 +109,7 @@ def _boot_error(label: str, process: QemuProcess, argv: list[str], timeout: floa
     elif ended:
         what = f"QEMU ended before the guest of {label} was ready"
     else:
-        what = f"the guest of {label} was not ready within {timeout:.0f} s"
+        what = f"the guest of {label} was not ready within {timeout:g} s"
     return BootError(
         what,
         expected="the guest's agent to report that it is ready",

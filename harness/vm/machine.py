@@ -15,6 +15,7 @@ from typing import Any
 
 from harness import store
 from harness.errors import (
+    GuestCallError,
     GuestError,
     GuestHung,
     GuestProcessDied,
@@ -190,6 +191,12 @@ class Machine:
             raise self._explain_silence(process, error) from error
         except GuestProcessDied as error:
             error.detail = self.console_tail(12)
+            raise
+        except (GuestCallError, wire.WireError):
+            raise
+        except BaseException:
+            # Interrupted: half a request may be on its way, so that nothing more can be asked.
+            self.move(State.DEAD)
             raise
 
     def _explain_end(self, what: str) -> HarnessError:

@@ -34,7 +34,7 @@ def typed(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value), [typed(item) for item in value]
     if isinstance(value, (set, frozenset)):
-        return type(value), {repr(typed(item)) for item in value}
+        return type(value), sorted(repr(typed(item)) for item in value)
     if isinstance(value, dict):
         return dict, [(typed(key), typed(item)) for key, item in value.items()]
     return type(value), repr(value)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kernel_fakes import Archive, Server, Signer, serve
+from tests.unit.kernel.kernel_fakes import Archive, Server, Signer, serve
 
 
 @pytest.fixture(autouse=True)

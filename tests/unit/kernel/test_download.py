@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from kernel_fakes import Server
+from tests.unit.kernel.kernel_fakes import Server
 
 from harness.errors import MirrorError
 from harness.kernel.download import fetch

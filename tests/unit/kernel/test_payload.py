@@ -12,7 +12,7 @@ from collections.abc import Callable
 import lz4.block
 import pytest
 import zstandard
-from kernel_fakes import EM_AARCH64, bzimage, elf, gzipped
+from tests.unit.kernel.kernel_fakes import EM_AARCH64, bzimage, elf, gzipped
 
 from harness.errors import KernelFileError
 from harness.kernel import payload

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from kernel_fakes import CONFIG, EM_AARCH64, bzimage, elf, gzipped, kernel_image
+from tests.unit.kernel.kernel_fakes import CONFIG, EM_AARCH64, bzimage, elf, gzipped, kernel_image
 
 from harness import store
 from harness.errors import CacheError, KernelFileError

@@ -1,0 +1,123 @@
+"""Runs pytest with the plugin, in a process and a folder of its own, and looks for what it leaves behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness import store
+
+KERNEL = "6.1"
+
+WHOLE = 240.0
+"""Seconds an inner run may take; many times what it does, for machines that are busy with other things."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an inner run came to."""
+
+    status: int
+    out: str
+
+    @property
+    def lines(self) -> list[str]:
+        return self.out.splitlines()
+
+    @property
+    def last(self) -> str:
+        return self.lines[-1]
+
+
+class Inner:
+    """A folder of tests and the pytest that runs them."""
+
+    def __init__(self, folder: Path, runtime: Path) -> None:
+        self.folder = folder
+        self.runtime = runtime
+        self.runs = runtime / f"kernel-harness-{os.getuid()}"
+        self._environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "HARNESS_"))},
+            "HARNESS_CACHE": str(store.cache_root()),
+            "XDG_RUNTIME_DIR": str(runtime),
+            "COLUMNS": "200",
+        }
+        self._environment.pop("CI", None)
+
+    def write(self, **modules: str) -> None:
+        """Write test modules, by name."""
+        for name, text in modules.items():
+            (self.folder / f"{name}.py").write_text(text)
+
+    def _argv(self, arguments: tuple[str, ...]) -> list[str]:
+        return [sys.executable, "-W", "error", "-m", "pytest", "-p", "no:cacheprovider", *arguments]
+
+    def start(self, *arguments: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+        """Start an inner run."""
+        return subprocess.Popen(
+            self._argv(arguments),
+            cwd=self.folder,
+            env={**self._environment, **(env or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+        )
+
+    def run(self, *arguments: str, env: Mapping[str, str] | None = None) -> Result:
+        """Run to the end; no QEMU and no run folder may be left then."""
+        with self.start(*arguments, env=env) as process:
+            try:
+                out, _ = process.communicate(timeout=WHOLE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+        assert self.qemus() == []
+        assert self.run_folders() == []
+        return Result(process.returncode, out)
+
+    def qemus(self) -> list[int]:
+        """Return the pids of the QEMUs that inner runs started and that still run."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0") if entry.name.isdigit() else []
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if words and b"qemu-system" in words[0] and any(str(self.runs).encode() in word for word in words):
+                found.append(int(entry.name))
+        return found
+
+    def run_folders(self) -> list[Path]:
+        """Return the folders of machines that were not removed."""
+        return sorted(self.runs.glob("vm-*"))
+
+    def close(self) -> None:
+        """End what a failed test left."""
+        for pid in self.qemus():
+            os.kill(pid, signal.SIGKILL)
+        store._remove(self.runtime)
+
+
+def properties_of(junit: Path) -> dict[str, dict[str, str]]:
+    """Return the properties of every test in a JUnit file, by the test's name."""
+    return {
+        case.attrib["name"]: {entry.attrib["name"]: entry.attrib["value"] for entry in case.iter("property")}
+        for case in ET.parse(junit).iter("testcase")
+    }
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    """Wait for something that comes sooner or later."""
+    deadline = time.monotonic() + WHOLE
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
