@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from tests.unit.kernel.kernel_fakes import Archive, Server, Signer, serve
 
 

@@ -10,13 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.unit.kernel.kernel_fakes import CONFIG, EM_AARCH64, bzimage, elf, gzipped, kernel_image
 
 from harness import store
 from harness.errors import CacheError, KernelFileError
 from harness.kernel import shelf
 from harness.kernel.types import Choice, Kernel
 from harness.kernel.version import KernelVersion
+from tests.unit.kernel.kernel_fakes import CONFIG, EM_AARCH64, bzimage, elf, gzipped, kernel_image
 
 VERSION = KernelVersion(6, 1, 7)
 CHOICE = Choice("6.1", VERSION, "test", "key=1", "cloud")
