@@ -15,13 +15,13 @@ import socket
 import sys
 import types
 
-from harness.guest import bpf, hooks, wire
+from harness.guest import bpf, files, hooks, programs, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-MODULES: dict[str, Any] = {"bpf": bpf, "hooks": hooks}
+MODULES: dict[str, Any] = {"bpf": bpf, "files": files, "hooks": hooks, "programs": programs}
 
 _TRACEBACK_LIMIT = 40
 
