@@ -23,7 +23,7 @@ def helper(value: int) -> int:
 
 
 def uses_helper(value: int, *, more: int = 1) -> tuple[int, str, int]:
-    return helper(value) + more, os.path.commonprefix(["ab", "ac"]), errno.ENOENT
+    return helper(value) + more, os.fspath("a"), errno.ENOENT
 
 
 def recurses(depth: int) -> int:
