@@ -71,7 +71,9 @@ def test_a_program_runs_as_another_user(guest: Guest) -> None:
 def test_a_signal_and_a_time_out_are_told_apart(guest: Guest) -> None:
     ran = guest.run([PYTHON, "-c", "import os; os.kill(os.getpid(), 15)"])
     assert (ran.status, ran.signal, ran.timed_out) == (None, 15, False)
-    ran = guest.run([PYTHON, "-c", "print('begun', flush=True); import time; time.sleep(60)"], timeout=1.0)
+    with guest.start([PYTHON, "-c", "print('begun', flush=True); import time; time.sleep(600)"]) as running:
+        running.wait_for("begun")
+        ran = running.wait(timeout=0.1)
     assert (ran.status, ran.signal, ran.timed_out) == (None, 9, True)
     assert ran.stdout == "begun\n"
 
