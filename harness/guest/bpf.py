@@ -441,7 +441,7 @@ def ids(kind: str) -> list[int]:
     """Return every live id of the kind "map", "prog", "btf" or "link", in order.
 
     Raises:
-        OSError: EINVAL where the kernel lacks the command (maps and programs before 4.13, BTF before 5.1, links before
+        OSError: EINVAL where the kernel lacks the command (maps and programs before 4.13, BTF before 5.4, links before
             5.8).
     """
     found: list[int] = []

@@ -149,3 +149,10 @@ def possible_cpus() -> int:
     with open("/sys/devices/system/cpu/possible") as file:
         last = file.read().strip().replace("-", ",").rpartition(",")[2]
     return int(last) + 1
+
+
+def limit_locked_memory(size: int) -> None:
+    """Set RLIMIT_MEMLOCK of this process, which limits its maps before 5.11."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (size, size))

@@ -240,7 +240,7 @@ class Bpf:
         """Return the ids of everything alive of the kind "map", "prog", "btf" or "link".
 
         Raises:
-            BpfError: EINVAL where the kernel lacks the command (maps and programs before 4.13, BTF before 5.1, links
+            BpfError: EINVAL where the kernel lacks the command (maps and programs before 4.13, BTF before 5.4, links
                 before 5.8).
         """
         found: list[int] = self.commands.call("bpf.ids", f"{kind.upper()}_GET_NEXT_ID", kind=kind)

@@ -24,6 +24,7 @@ LAYERS = (
     ("harness.judge",),
     ("harness.run",),
     ("harness.testing",),
+    ("harness.marks",),
     ("harness.cli", "harness.plugin"),
 )
 
