@@ -18,7 +18,7 @@ LAYERS = (
     ("harness.proc",),
     ("harness.store", "harness.data", "harness.errnos"),
     ("harness.guest",),
-    ("harness.kernel", "harness.image"),
+    ("harness.kernel", "harness.image", "harness.objects"),
     ("harness.vm",),
     ("harness.remote",),
     ("harness.judge",),
