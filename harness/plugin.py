@@ -21,6 +21,7 @@ from harness.run.verdicts import Outcome, Result, table
 
 if TYPE_CHECKING:
     from harness.kernel.types import Choice, Kernel
+    from harness.marks import Capabilities
     from harness.remote.attach import Holder
     from harness.remote.bpf import Bpf
     from harness.remote.guest import Guest
@@ -104,7 +105,9 @@ class State:
         self.config = config
         self._choices: list[Choice] | None = None
         self._pool: Pool | None = None
+        self._capabilities: Capabilities | None = None
         self.next: Wanted | None = None
+        self.unreachable: dict[str, str] = {}
 
     @property
     def is_worker(self) -> bool:
@@ -136,6 +139,30 @@ class State:
             )
             self._pool = Pool(settings, self.say)
         return self._pool
+
+    def require(self, wanted: Wanted, names: list[str]) -> None:
+        """Leave out or fail the test when the kernel lacks one of these capabilities.
+
+        The kernel is asked once for each, on a machine that no test gets.
+        """
+        from harness.marks import Capabilities, act_on
+        from harness.remote.bpf import Bpf
+
+        if self._capabilities is None:
+            self._capabilities = Capabilities()
+        pool = self.pool()
+        missing = self._capabilities.missing(wanted.choice, names)
+        if missing:
+            machine = pool.take(wanted)
+            try:
+                for name in missing:
+                    process = machine.new_process()
+                    self._capabilities.ask(wanted.choice, name, Bpf(process))
+                    process.close()
+            finally:
+                pool.give_back(wanted, machine)
+        for name in names:
+            act_on(self._capabilities.judge(pool.prepare(wanted.choice).kernel, wanted.choice, name))
 
     def say(self, line: str) -> None:
         """Print a line that says what takes time."""
@@ -176,6 +203,14 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         "vm(memory, cpus, parameters, modules): MiB, virtual CPUs, kernel command line words and loaded kernel modules "
         "of the test's machine",
+    )
+    config.addinivalue_line(
+        "markers",
+        "kernel(condition, ...): run the test only on kernels of these versions, such as '>=5.11' or '>=5.10,<6.2'; "
+        "conditions in one marker are alternatives, several markers must all be met",
+    )
+    config.addinivalue_line(
+        "markers", "requires(capability, ...): run the test only on kernels that can do this, as a probe finds out"
     )
     _check_pause(config)
     config.stash[_STATE] = State(config)
@@ -262,6 +297,43 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         )
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out tests whose kernel is not one that their markers name."""
+    if not any(item.get_closest_marker("kernel") or item.get_closest_marker("requires") for item in items):
+        return
+    from harness.kernel.catalog import policy
+    from harness.marks import sort_out
+
+    state = config.stash[_STATE]
+    kept, left_out, state.unreachable = sort_out(items, policy)
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = kept
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over from a worker of xdist what it found when it collected the tests."""
+    node.config.stash[_STATE].unreachable |= getattr(node, "workeroutput", {}).get("harness_unreachable", {})
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand over to the controller of xdist what this worker found when it collected the tests."""
+    output: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["harness_unreachable"] = session.config.stash[_STATE].unreachable
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Name the tests that no selected kernel can run."""
+    unreachable = config.stash[_STATE].unreachable
+    if unreachable:
+        terminalreporter.section("run on none of the selected kernels")
+        for name, condition in unreachable.items():
+            terminalreporter.write_line(f"{name}: is for kernels {condition}")
+
+
 def _wanted(item: pytest.Item | None) -> Wanted | None:
     """Return the machine that a test runs on; None when it runs on none."""
     if item is None or "vm" not in getattr(item, "fixturenames", ()):
@@ -326,6 +398,10 @@ def vm(kernel_choice: Choice, request: pytest.FixtureRequest) -> Iterator[Machin
     state = request.config.stash[_STATE]
     wanted = Wanted(kernel_choice, _needs(request.node))
     pool = state.pool()
+    if request.node.get_closest_marker("requires") is not None:
+        from harness.marks import required
+
+        state.require(wanted, required(request.node))
     machine = pool.take(wanted)
     request.node.user_properties.append(("release", machine.release))
     if state.next is not None:

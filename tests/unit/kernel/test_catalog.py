@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from kernel_fakes import CONFIG, Archive, Server, deb, kernel_image
 
 from harness.errors import CacheError, MirrorError, SelectorError
 from harness.kernel import acquire, lockfile, resolve, shelf
@@ -16,6 +15,7 @@ from harness.kernel.catalog import Catalog
 from harness.kernel.types import Choice
 from harness.kernel.ubuntu import listed
 from harness.kernel.version import KernelVersion
+from tests.unit.kernel.kernel_fakes import CONFIG, Archive, Server, deb, kernel_image
 
 RELEASE = "6.1.0-50-cloud-amd64"
 

@@ -13,13 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from kernel_fakes import CONFIG, Archive, Server, kernel_image
 
 from harness import store
 from harness.cli import main
 from harness.kernel import prune, shelf
 from harness.kernel.version import KernelVersion
 from harness.proc import start_time
+from tests.unit.kernel.kernel_fakes import CONFIG, Archive, Server, kernel_image
 
 RELEASES = {"6.1.0-50-cloud-amd64": "6.1.176-1", "6.1.0-51-cloud-amd64": "6.1.180-1", "6.12.9-amd64": "6.12.9-1"}
 

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from kernel_fakes import CONFIG, Archive, Server, Signer, kernel_image
 
 from harness.errors import HarnessError, KernelFileError, MirrorError
 from harness.kernel import debarchive, shelf
@@ -20,6 +19,7 @@ from harness.kernel.aptsources import Source
 from harness.kernel.catalog import Catalog
 from harness.kernel.debian import DebianProvider
 from harness.kernel.types import Choice, Kernel, Offer
+from tests.unit.kernel.kernel_fakes import CONFIG, Archive, Server, Signer, kernel_image
 
 OLD = "6.1.0-50-cloud-amd64"
 OLDER = "6.1.0-47-cloud-amd64"

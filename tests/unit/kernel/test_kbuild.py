@@ -6,13 +6,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from kernel_fakes import Server, bzimage, deb, elf, gzipped, tarball
 
 from harness.data import data_folder, read_toml
 from harness.errors import BuildError, InfrastructureError, KernelFileError, MirrorError, SelectorError
 from harness.kernel import acquire, kbuild, kconfig, resolve, shelf, source
 from harness.kernel.kconfig import Gaps, Setting
 from harness.kernel.version import KernelVersion
+from tests.unit.kernel.kernel_fakes import Server, bzimage, deb, elf, gzipped, tarball
 
 # configuration
 

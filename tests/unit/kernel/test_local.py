@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from kernel_fakes import CONFIG, EM_AARCH64, bzimage, elf, gzipped, kernel_image, module
 
 from harness.errors import KernelFileError, SelectorError
 from harness.kernel import acquire, local, resolve, shelf
 from harness.kernel.version import KernelVersion
+from tests.unit.kernel.kernel_fakes import CONFIG, EM_AARCH64, bzimage, elf, gzipped, kernel_image, module
 
 
 def write(path: Path, data: bytes) -> Path:

@@ -11,10 +11,10 @@ import pytest
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
-from kernel_fakes import elf, module
 
 from harness.errors import KernelFileError, SelectorError
 from harness.kernel.modules import Plan, canonical, find, modinfo, parse_builtin, parse_dep, plan
+from tests.unit.kernel.kernel_fakes import elf, module
 
 PACK: dict[str, Callable[[bytes], bytes]] = {
     "": bytes,

@@ -165,7 +165,7 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing(monkeypatch: pytest.M
 PROGRAM = """
 import os, signal, sys, time
 sys.path.insert(0, sys.argv[1])
-from test_shelf import CHOICE, add
+from tests.unit.kernel.test_shelf import CHOICE, add
 from harness.kernel import shelf
 if sys.argv[2] == "die":
     with shelf.new_entry(CHOICE.provider, CHOICE.key) as made:
