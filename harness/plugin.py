@@ -259,7 +259,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     state = session.config.stash[_STATE]
     if state.named or state.is_worker or session.config.getoption("collectonly"):
         return
-    if any(KERNEL_PARAMETER in getattr(item, "fixturenames", ()) for item in session.items):
+    if any("kernel" in getattr(item, "fixturenames", ()) or _wanted(item) for item in session.items):
         for line in _prepare_all(state):
             state.say(line)
 
