@@ -5,6 +5,7 @@ Imports only :mod:`harness.errors`.
 
 from __future__ import annotations
 
+import functools
 import sys
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,9 @@ def data_folder(name: str) -> Path:
     )
 
 
+@functools.cache
 def read_toml(folder: str, file: str) -> dict[str, Any]:
-    """Return what a data file says.
+    """Return what a data file says; read once, and not to be changed.
 
     Args:
         folder: The data folder, as in :func:`data_folder`.

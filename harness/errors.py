@@ -18,6 +18,7 @@ Imports nothing from the package, so that every module may import it.
     │   ├── StateError          an operation was asked of a machine in the wrong state
     │   ├── MonitorError        QEMU's monitor could not be reached, or refused a command
     │   ├── TemplateError       no template can be made of a machine, or one is damaged
+    │   ├── ProbeInconclusive   what a kernel can do could not be found out
     │   └── LinkBroken          the channel ended and the kernel gave no sign of a crash
     └── GuestError              the guest was reached, and this is what it did
         ├── GuestCallError      the function called in the guest raised; its traceback is kept
@@ -124,6 +125,10 @@ class MonitorError(InfrastructureError):
 
 class TemplateError(InfrastructureError):
     """No template can be made of a machine, or a template is damaged."""
+
+
+class ProbeInconclusive(InfrastructureError):
+    """A probe of what a kernel can do got an answer that means neither yes nor no."""
 
 
 class LinkBroken(InfrastructureError):

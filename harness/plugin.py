@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness.errors import GuestHung, HarnessError, InfrastructureError, KernelCrashed
+from harness.proc import quote
 from harness.run.verdicts import Outcome, Result, table
 
 if TYPE_CHECKING:
     from harness.kernel.types import Choice, Kernel
+    from harness.marks import Capabilities
+    from harness.remote.attach import Holder
     from harness.remote.bpf import Bpf
     from harness.remote.guest import Guest
     from harness.run.pool import Needs, Pool, Wanted
@@ -67,6 +70,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="how long a kernel may take from start to a guest that answers (default: 120)",
     )
     group.addoption(
+        "--pause-on-failure",
+        action="store_true",
+        help="pause when a test fails, with its guest as the failure left it, and print how to attach to it; go on at "
+        "Enter or, without a terminal, when an attached prompt was left or nobody attached in time (--pause-timeout)",
+    )
+    group.addoption(
+        "--pause-timeout",
+        type=float,
+        default=300.0,
+        metavar="SECONDS",
+        help="how long --pause-on-failure waits for somebody to attach where there is no terminal (default: 300)",
+    )
+    group.addoption(
         "--verdicts",
         action="store_true",
         help="end with a table of verdicts: a line for each behaviour, a column a kernel",
@@ -89,7 +105,9 @@ class State:
         self.config = config
         self._choices: list[Choice] | None = None
         self._pool: Pool | None = None
+        self._capabilities: Capabilities | None = None
         self.next: Wanted | None = None
+        self.unreachable: dict[str, str] = {}
 
     @property
     def is_worker(self) -> bool:
@@ -122,12 +140,46 @@ class State:
             self._pool = Pool(settings, self.say)
         return self._pool
 
+    def require(self, wanted: Wanted, names: list[str]) -> None:
+        """Leave out or fail the test when the kernel lacks one of these capabilities.
+
+        The kernel is asked once for each, on a machine that no test gets.
+        """
+        from harness.marks import Capabilities, act_on
+        from harness.remote.bpf import Bpf
+
+        if self._capabilities is None:
+            self._capabilities = Capabilities()
+        pool = self.pool()
+        missing = self._capabilities.missing(wanted.choice, names)
+        if missing:
+            machine = pool.take(wanted)
+            try:
+                for name in missing:
+                    process = machine.new_process()
+                    self._capabilities.ask(wanted.choice, name, Bpf(process))
+                    process.close()
+            finally:
+                pool.give_back(wanted, machine)
+        for name in names:
+            act_on(self._capabilities.judge(pool.prepare(wanted.choice).kernel, wanted.choice, name))
+
     def say(self, line: str) -> None:
         """Print a line that says what takes time."""
         reporter: Any = self.config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None:
             reporter.ensure_newline()
             reporter.write_line(f"harness: {line}")
+            reporter.flush()
+
+    def show(self, lines: Sequence[str]) -> None:
+        """Print lines as they are."""
+        reporter: Any = self.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None:
+            reporter.ensure_newline()
+            for line in lines:
+                reporter.write_line(line)
+            reporter.flush()
 
     def complain(self, message: str) -> None:
         """Print what went wrong outside any test."""
@@ -148,11 +200,34 @@ class State:
 def pytest_configure(config: pytest.Config) -> None:
     """Make the plugin's state and declare its markers."""
     config.addinivalue_line(
-        "markers", "vm(memory, cpus, parameters): MiB, virtual CPUs and kernel command line words of the test's machine"
+        "markers",
+        "vm(memory, cpus, parameters, modules): MiB, virtual CPUs, kernel command line words and loaded kernel modules "
+        "of the test's machine",
     )
+    config.addinivalue_line(
+        "markers",
+        "kernel(condition, ...): run the test only on kernels of these versions, such as '>=5.11' or '>=5.10,<6.2'; "
+        "conditions in one marker are alternatives, several markers must all be met",
+    )
+    config.addinivalue_line(
+        "markers", "requires(capability, ...): run the test only on kernels that can do this, as a probe finds out"
+    )
+    _check_pause(config)
     config.stash[_STATE] = State(config)
     if config.getoption("verdicts") and not config.stash[_STATE].is_worker:
         config.pluginmanager.register(_Verdicts(), "harness-verdicts")
+
+
+def _check_pause(config: pytest.Config) -> None:
+    if not config.getoption("pause_on_failure"):
+        return
+    if config.getoption("numprocesses", None) or config.getoption("dist", "no") != "no":
+        raise pytest.UsageError(
+            "--pause-on-failure and -n do not go together: a worker has no terminal to pause at, and others would run "
+            "on; leave -n out"
+        )
+    if not config.getoption("pause_timeout") >= 0:
+        raise pytest.UsageError("--pause-timeout is a number of seconds, 0 or more")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -184,7 +259,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     state = session.config.stash[_STATE]
     if state.named or state.is_worker or session.config.getoption("collectonly"):
         return
-    if any(KERNEL_PARAMETER in getattr(item, "fixturenames", ()) for item in session.items):
+    if any("kernel" in getattr(item, "fixturenames", ()) or _wanted(item) for item in session.items):
         for line in _prepare_all(state):
             state.say(line)
 
@@ -222,6 +297,43 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         )
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out tests whose kernel is not one that their markers name."""
+    if not any(item.get_closest_marker("kernel") or item.get_closest_marker("requires") for item in items):
+        return
+    from harness.kernel.catalog import policy
+    from harness.marks import sort_out
+
+    state = config.stash[_STATE]
+    kept, left_out, state.unreachable = sort_out(items, policy)
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = kept
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over from a worker of xdist what it found when it collected the tests."""
+    node.config.stash[_STATE].unreachable |= getattr(node, "workeroutput", {}).get("harness_unreachable", {})
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand over to the controller of xdist what this worker found when it collected the tests."""
+    output: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["harness_unreachable"] = session.config.stash[_STATE].unreachable
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Name the tests that no selected kernel can run."""
+    unreachable = config.stash[_STATE].unreachable
+    if unreachable:
+        terminalreporter.section("run on none of the selected kernels")
+        for name, condition in unreachable.items():
+            terminalreporter.write_line(f"{name}: is for kernels {condition}")
+
+
 def _wanted(item: pytest.Item | None) -> Wanted | None:
     """Return the machine that a test runs on; None when it runs on none."""
     if item is None or "vm" not in getattr(item, "fixturenames", ()):
@@ -239,11 +351,17 @@ def _needs(item: pytest.Item) -> Needs:
     asked: dict[str, Any] = {}
     for mark in reversed(list(item.iter_markers("vm"))):
         asked.update(mark.kwargs)
-    asked["parameters"] = tuple(asked.get("parameters", ()))
+    for name in ("parameters", "modules"):
+        words = asked.get(name, ())
+        if isinstance(words, str) or not all(isinstance(word, str) for word in words):
+            raise pytest.UsageError(f"{item.nodeid}: {name} of the marker vm is a list of words, not {words!r}")
+        asked[name] = tuple(words)
     try:
         return Needs(**asked)
     except TypeError as error:
-        raise pytest.UsageError(f"{item.nodeid}: the marker vm takes memory, cpus and parameters: {error}") from error
+        raise pytest.UsageError(
+            f"{item.nodeid}: the marker vm takes memory, cpus, parameters and modules: {error}"
+        ) from error
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -280,6 +398,10 @@ def vm(kernel_choice: Choice, request: pytest.FixtureRequest) -> Iterator[Machin
     state = request.config.stash[_STATE]
     wanted = Wanted(kernel_choice, _needs(request.node))
     pool = state.pool()
+    if request.node.get_closest_marker("requires") is not None:
+        from harness.marks import required
+
+        state.require(wanted, required(request.node))
     machine = pool.take(wanted)
     request.node.user_properties.append(("release", machine.release))
     if state.next is not None:
@@ -329,6 +451,68 @@ def pytest_runtest_makereport(
             report.user_properties.append(("trouble", trouble))
             item.user_properties.append(("trouble", trouble))  # for JUnit's file, which is written from the last report
     return report
+
+
+def pytest_exception_interact(
+    node: pytest.Item | pytest.Collector, call: pytest.CallInfo[Any], report: pytest.CollectReport | pytest.TestReport
+) -> None:
+    """Pause at a failed test, if the user wants that."""
+    if call.when == "call" and isinstance(node, pytest.Item) and node.config.getoption("pause_on_failure"):
+        machine = getattr(node, "funcargs", {}).get("vm")
+        if machine is not None:
+            _pause(node, machine, report.longreprtext)
+
+
+def _pause(item: pytest.Item, machine: Machine, failure: str) -> None:
+    """Hold the guest of a failed test until the user wants to go on."""
+    from harness.remote.attach import Holder
+    from harness.vm.command import CONSOLE_LOG
+    from harness.vm.machine import State as MachineState
+
+    state = item.config.stash[_STATE]
+    capture: Any = item.config.pluginmanager.get_plugin("capturemanager")
+    if capture is not None:
+        capture.suspend(in_=True)
+    holder: Holder | None = None
+    try:
+        key = sys.stdin.fileno() if sys.stdin is not None and sys.stdin.isatty() else None
+        state.show([failure, ""])
+        if machine.state is MachineState.READY:
+            holder = Holder(machine, f"{item.nodeid} failed here and is paused.")
+            state.say(f"{item.nodeid} failed; its guest is as it was then. In another terminal:")
+            state.show([f"    {_attach_command(machine.folder)}"])
+        else:
+            state.say(f"{item.nodeid} failed; there is no guest to attach to, it is {machine.state.value}")
+        state.show([f"    console log: {machine.folder / CONSOLE_LOG}"])
+        if key is not None:
+            state.say("press Enter to go on")
+        _hold(state, holder, machine, key)
+    finally:
+        if holder is not None:
+            holder.close()
+        if capture is not None:
+            capture.resume()
+
+
+def _hold(state: State, holder: Holder | None, machine: Machine, key: int | None) -> None:
+    timeout: float | None = None if key is not None else state.config.getoption("pause_timeout")
+    if holder is not None:
+        if key is None:
+            state.say(f"there is no terminal to press a key at: going on after that, or in {timeout:g} s")
+        attached = holder.wait(key=key, timeout=timeout)
+        if attached:
+            state.pool().spoil(machine)
+        if key is None:
+            state.say("the attached prompt was left; going on" if attached else "nobody attached; going on")
+    if key is not None:
+        sys.stdin.readline()
+
+
+def _attach_command(folder: Path) -> str:
+    """Return what to type to attach, in a terminal that knows nothing of this one's virtual environment."""
+    beside = Path(sys.executable).with_name("harness")
+    program = str(beside) if beside.exists() else "harness"
+    return quote([program, "attach", folder])
 
 
 _TROUBLES: dict[type[HarnessError], str] = {

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from harness.errnos import ENOTSUPP, errno_name
+from harness.guest import asm, uapi
+from harness.guest.uapi import ANY, EXIST, LOCK, NOEXIST
 from harness.kernel.types import Kernel
-from harness.remote.bpf import ANY, EXIST, LOCK, NOEXIST, Bpf, BpfError, Map, raises_errno
+from harness.remote.bpf import Bpf
+from harness.remote.command import Answer, BpfError, raises_errno
 from harness.remote.guest import Guest
+from harness.remote.objects import Batch, Btf, Held, Link, Map, Program, Run, SocketFilter
 
 __all__ = [
     "ANY",
@@ -13,11 +17,21 @@ __all__ = [
     "EXIST",
     "LOCK",
     "NOEXIST",
+    "Answer",
+    "Batch",
     "Bpf",
     "BpfError",
+    "Btf",
     "Guest",
+    "Held",
     "Kernel",
+    "Link",
     "Map",
+    "Program",
+    "Run",
+    "SocketFilter",
+    "asm",
     "errno_name",
     "raises_errno",
+    "uapi",
 ]

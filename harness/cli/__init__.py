@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -15,9 +16,17 @@ from harness import __version__
 from harness.errors import HarnessError
 
 
+class _Terminated(BaseException):
+    """The process was asked to end."""
+
+
+def _terminate(number: int, frame: object) -> None:  # noqa: ARG001 - the signature of a signal handler
+    raise _Terminated
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; print a :class:`HarnessError` as one message and return its exit status."""
-    from harness.cli import kernels
+    from harness.cli import attach, kernels, shell
 
     parser = argparse.ArgumentParser(
         prog="harness", description="Kernels and guests of kernel-harness; tests are run by pytest --kernel=SELECTOR."
@@ -25,15 +34,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"kernel-harness {__version__}")
     parser.add_argument("-v", "--verbose", action="store_true", help="print every command that is run")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (kernels,):
+    for command in (kernels, shell, attach):
         command.add_parser(subparsers)
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO if arguments.verbose else logging.WARNING, format="%(message)s")
+    # Like an interrupt, so that what was started (make, downloads) is ended and temporaries are removed.
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         status: int = arguments.run(arguments)
     except HarnessError as error:
         print(f"harness: error: {error}", file=sys.stderr)
         return error.exit_status
+    except _Terminated:
+        print("harness: terminated", file=sys.stderr)
+        return 143
     except KeyboardInterrupt:
         print("harness: interrupted", file=sys.stderr)
         return 130
@@ -41,4 +55,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader (`| head`) has seen enough.
         sys.stderr.close()
         return 141
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return status

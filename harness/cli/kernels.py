@@ -202,11 +202,18 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def _fetch(arguments: argparse.Namespace) -> int:
-    with _bars() as meter:
+    stop = threading.Event()
+    with _bars() as draw:
+
+        def meter(name: str, done: int, total: int) -> None:
+            if stop.is_set():
+                raise KeyboardInterrupt
+            draw(name, done, total)
+
         catalog = Catalog(progress=say, meter=meter, refresh=arguments.refresh)
         choices = catalog.resolve(arguments.selector)
         _say_choices(choices)
-        kernels = _parallel([partial(catalog.acquire, choice) for choice in choices], arguments.jobs)
+        kernels = _parallel([partial(catalog.acquire, choice) for choice in choices], arguments.jobs, stop)
     for kernel in kernels:
         print(f"{kernel.label}: {kernel.origin} -> {kernel.boot_image}")
     return 0
@@ -217,11 +224,22 @@ def _say_choices(choices: Sequence[Choice]) -> None:
         say(f"{choice.label}: {choice.version} {choice.flavour} ({choice.provider} {choice.key})")
 
 
-def _parallel(jobs: Sequence[Callable[[], Any]], workers: int) -> list[Any]:
-    """Run jobs side by side; when one fails, start no further ones, let the running ones end, and raise."""
+def _parallel(jobs: Sequence[Callable[[], Any]], workers: int, stop: threading.Event) -> list[Any]:
+    """Run jobs side by side; when one fails, start no further ones, let the running ones end, and raise.
+
+    An interrupt is passed on by setting `stop`, at which a download ends where it is, to go on another time.
+    """
+    if len(jobs) == 1:
+        # In the main thread an interrupt is felt even while nothing arrives.
+        return [jobs[0]()]
     with ThreadPoolExecutor(max_workers=workers) as pool:
         futures: list[Future[Any]] = [pool.submit(job) for job in jobs]
-        waiting = wait(futures, return_when=FIRST_EXCEPTION).not_done
+        try:
+            waiting = wait(futures, return_when=FIRST_EXCEPTION).not_done
+        except BaseException:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
         if waiting:
             for future in waiting:
                 future.cancel()
@@ -241,23 +259,23 @@ def _bars() -> Iterator[Meter]:
         yield no_meter
         return
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+    from rich.table import Column
 
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
+        TextColumn("{task.description}", table_column=Column(no_wrap=True, ratio=2)),
+        BarColumn(bar_width=None, table_column=Column(ratio=1)),
+        DownloadColumn(table_column=Column(no_wrap=True)),
+        TransferSpeedColumn(table_column=Column(no_wrap=True)),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bars:
+    with Progress(*columns, console=Console(stderr=True), expand=True) as bars:
         tasks: dict[str, Any] = {}
         lock = threading.Lock()
 
         def meter(name: str, done: int, total: int) -> None:
             with lock:
                 if name not in tasks:
-                    tasks[name] = bars.add_task(name, total=total or None)
+                    tasks[name] = bars.add_task(name.partition("_")[0], total=total or None)
                 bars.update(tasks[name], completed=done)
 
         yield meter

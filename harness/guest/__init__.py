@@ -1,5 +1,5 @@
-"""What runs inside the guest: the agent, the wire format, the raw bpf(2) loader.
+"""What runs inside the guest: the agent, the wire format, the loaders.
 
 These modules are copied into the guest image and run there on a bare interpreter: they import the standard
-library and each other, nothing else. The host imports :mod:`harness.guest.wire` alone.
+library and each other, nothing else. The host imports wire, asm and uapi alone, which are pure.
 """

@@ -1,9 +1,11 @@
 """The raw loader: bpf(2) through ctypes, one function per command, nothing between the caller and the kernel.
 
-A failed command raises OSError with the kernel's errno, unchanged (ENOTSUPP, 524, has no libc name). Nothing is
-retried and nothing is probed first: what the kernel answers is what the caller sees.
+Two ways in. :func:`attempt` issues any command of COMMANDS and returns what the kernel answered, errors included;
+the host's API is built on it. The functions named after commands (map_create, map_update, ...) are for code that
+runs in the guest; they raise OSError with the kernel's errno, unchanged (ENOTSUPP, 524, has no libc name). Nothing
+is retried and nothing is probed first, save for a verifier log that is asked for after a refusal.
 
-Runs in the guest. Imports the standard library alone.
+Runs in the guest. Imports the standard library and the numbers in harness.guest.uapi.
 """
 
 from __future__ import annotations
@@ -12,89 +14,158 @@ import ctypes
 import os
 import struct
 
+from harness.guest.uapi import ATTACH_TYPES, MAP_TYPES, PROG_TYPES
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    Field = int | bytes | bytearray | None
+    Field = int | str | bytes | bytearray | None
+    Layout = tuple[tuple[str, str, int], ...]
+    Attempt = tuple[int, int, dict[str, int], dict[str, bytes]]
 
 SYS_BPF = 321  # x86-64
 
-MAP_TYPES = {
-    name: number
-    for number, name in enumerate(
-        "unspec hash array prog_array perf_event_array percpu_hash percpu_array stack_trace cgroup_array lru_hash "
-        "lru_percpu_hash lpm_trie array_of_maps hash_of_maps devmap sockmap cpumap xskmap sockhash cgroup_storage "
-        "reuseport_sockarray percpu_cgroup_storage queue stack sk_storage devmap_hash struct_ops ringbuf inode_storage "
-        "task_storage bloom_filter user_ringbuf cgrp_storage arena insn_array rhash".split()
+_NAMED = {
+    "map_type": MAP_TYPES,
+    "prog_type": PROG_TYPES,
+    "attach_type": ATTACH_TYPES,
+    "expected_attach_type": ATTACH_TYPES,
+}
+
+
+def _layout(text: str) -> Layout:
+    """Read a part of union bpf_attr: format letters set the kind of the names that follow, @N the offset.
+
+    Formats are those of :mod:`struct`, and P for a pointer; fields are aligned as C aligns them.
+    """
+    found = []
+    form, at = "I", 0
+    for word in text.split():
+        if word[0] == "@":
+            at = int(word[1:])
+        elif word in ("I", "Q", "P", "16s", "8s"):
+            form = word
+        else:
+            size = _size(form)
+            if form in "IQP":
+                at = (at + size - 1) // size * size
+            found.append((word, form, at))
+            at += size
+    return tuple(found)
+
+
+def _size(form: str) -> int:
+    return 8 if form == "P" else struct.calcsize(form)
+
+
+# A pointer is given as bytes (the kernel reads a copy), or named among the outputs of attempt().
+_ELEMENT = "I map_fd P key value Q flags"
+_BATCH = "P in_batch out_batch keys values I count map_fd Q elem_flags flags"
+_NEXT_ID = "I start_id next_id open_flags"
+_BY_ID = "I id next_id open_flags"
+_OBJ = "P pathname I bpf_fd file_flags path_fd"
+_ATTACH = "I target_fd attach_bpf_fd attach_type attach_flags replace_bpf_fd relative_fd Q expected_revision"
+COMMANDS: dict[str, tuple[int, Layout]] = {
+    name: (number, _layout(fields))
+    for name, number, fields in (
+        (
+            "MAP_CREATE",
+            0,
+            (
+                "I map_type key_size value_size max_entries map_flags inner_map_fd numa_node 16s map_name "
+                "I map_ifindex btf_fd btf_key_type_id btf_value_type_id btf_vmlinux_value_type_id Q map_extra "
+                "I value_type_btf_obj_fd map_token_fd P excl_prog_hash I excl_prog_hash_size"
+            ),
+        ),
+        ("MAP_LOOKUP_ELEM", 1, _ELEMENT),
+        ("MAP_UPDATE_ELEM", 2, _ELEMENT),
+        ("MAP_DELETE_ELEM", 3, _ELEMENT),
+        ("MAP_GET_NEXT_KEY", 4, "I map_fd P key next_key"),
+        (
+            "PROG_LOAD",
+            5,
+            (
+                "I prog_type insn_cnt P insns license I log_level log_size P log_buf I kern_version prog_flags "
+                "16s prog_name I prog_ifindex expected_attach_type prog_btf_fd func_info_rec_size P func_info "
+                "I func_info_cnt line_info_rec_size P line_info I line_info_cnt attach_btf_id attach_prog_fd "
+                "@112 attach_btf_obj_fd core_relo_cnt P fd_array core_relos I core_relo_rec_size log_true_size "
+                "prog_token_fd fd_array_cnt"
+            ),
+        ),
+        ("OBJ_PIN", 6, _OBJ),
+        ("OBJ_GET", 7, _OBJ),
+        ("PROG_ATTACH", 8, _ATTACH),
+        ("PROG_DETACH", 9, _ATTACH),
+        (
+            "PROG_TEST_RUN",
+            10,
+            (
+                "I prog_fd retval data_size_in data_size_out P data_in data_out I repeat duration ctx_size_in "
+                "ctx_size_out P ctx_in ctx_out I flags cpu batch_size"
+            ),
+        ),
+        ("PROG_GET_NEXT_ID", 11, _NEXT_ID),
+        ("MAP_GET_NEXT_ID", 12, _NEXT_ID),
+        ("PROG_GET_FD_BY_ID", 13, _BY_ID),
+        ("MAP_GET_FD_BY_ID", 14, _BY_ID),
+        ("OBJ_GET_INFO_BY_FD", 15, "I bpf_fd info_len P info"),
+        (
+            "PROG_QUERY",
+            16,
+            "I target_fd attach_type query_flags attach_flags P prog_ids I prog_cnt P prog_attach_flags",
+        ),
+        ("RAW_TRACEPOINT_OPEN", 17, "P name I prog_fd Q cookie"),
+        ("BTF_LOAD", 18, "P btf btf_log_buf I btf_size btf_log_size btf_log_level btf_log_true_size"),
+        ("BTF_GET_FD_BY_ID", 19, _BY_ID),
+        ("TASK_FD_QUERY", 20, "I pid fd flags buf_len P buf I prog_id fd_type Q probe_offset probe_addr"),
+        ("MAP_LOOKUP_AND_DELETE_ELEM", 21, _ELEMENT),
+        ("MAP_FREEZE", 22, "I map_fd"),
+        ("BTF_GET_NEXT_ID", 23, _NEXT_ID),
+        ("MAP_LOOKUP_BATCH", 24, _BATCH),
+        ("MAP_LOOKUP_AND_DELETE_BATCH", 25, _BATCH),
+        ("MAP_UPDATE_BATCH", 26, _BATCH),
+        ("MAP_DELETE_BATCH", 27, _BATCH),
+        (
+            "LINK_CREATE",
+            28,
+            (
+                "I prog_fd target_fd attach_type flags @0 map_fd @4 target_ifindex @16 target_btf_id @16 P iter_info "
+                "I iter_info_len @16 Q bpf_cookie @24 cookie @16 I relative_fd @24 Q expected_revision "
+                "@16 I multi_flags multi_count P multi_symbols multi_addresses multi_cookies"
+            ),
+        ),
+        ("LINK_UPDATE", 29, "I link_fd new_prog_fd flags old_prog_fd"),
+        ("LINK_GET_FD_BY_ID", 30, _BY_ID),
+        ("LINK_GET_NEXT_ID", 31, _NEXT_ID),
+        ("ENABLE_STATS", 32, "I type"),
+        ("ITER_CREATE", 33, "I link_fd flags"),
+        ("LINK_DETACH", 34, "I link_fd"),
+        ("PROG_BIND_MAP", 35, "I prog_fd map_fd flags"),
+        ("TOKEN_CREATE", 36, "I flags bpffs_fd"),
     )
 }
 
-BPF_ANY, BPF_NOEXIST, BPF_EXIST, BPF_F_LOCK = 0, 1, 2, 4
-
-# Each command: its number, and its part of union bpf_attr as (field, format, offset). Format P is a pointer: the
-# caller gives bytes (the kernel reads a copy) or a bytearray (the kernel reads and writes it in place).
-_ELEMENT = (("map_fd", "I", 0), ("key", "P", 8), ("value", "P", 16), ("flags", "Q", 24))
-_NEXT_ID = (("start_id", "I", 0), ("next_id", "I", 4), ("open_flags", "I", 8))
-_BY_ID = (("id", "I", 0), ("next_id", "I", 4), ("open_flags", "I", 8))
-_OBJ = (("pathname", "P", 0), ("bpf_fd", "I", 8), ("file_flags", "I", 12))
-COMMANDS: dict[str, tuple[int, tuple[tuple[str, str, int], ...]]] = {
-    "MAP_CREATE": (
-        0,
-        (
-            ("map_type", "I", 0),
-            ("key_size", "I", 4),
-            ("value_size", "I", 8),
-            ("max_entries", "I", 12),
-            ("map_flags", "I", 16),
-            ("inner_map_fd", "I", 20),
-            ("numa_node", "I", 24),
-            ("map_name", "16s", 28),
-            ("map_ifindex", "I", 44),
-            ("btf_fd", "I", 48),
-            ("btf_key_type_id", "I", 52),
-            ("btf_value_type_id", "I", 56),
-            ("btf_vmlinux_value_type_id", "I", 60),
-            ("map_extra", "Q", 64),
-            ("value_type_btf_obj_fd", "I", 72),
-            ("map_token_fd", "I", 76),
-            ("excl_prog_hash", "P", 80),
-            ("excl_prog_hash_size", "I", 88),
-        ),
+# What OBJ_GET_INFO_BY_FD tells, by the kind of object. A kernel says how much of it it knows; the rest is left out.
+INFO: dict[str, Layout] = {
+    "map": _layout(
+        "I type id key_size value_size max_entries map_flags 16s name I ifindex btf_vmlinux_value_type_id "
+        "Q netns_dev netns_ino I btf_id btf_key_type_id btf_value_type_id btf_vmlinux_id Q map_extra"
     ),
-    "MAP_LOOKUP_ELEM": (1, _ELEMENT),
-    "MAP_UPDATE_ELEM": (2, _ELEMENT),
-    "MAP_DELETE_ELEM": (3, _ELEMENT),
-    "MAP_GET_NEXT_KEY": (4, (("map_fd", "I", 0), ("key", "P", 8), ("next_key", "P", 16))),
-    "OBJ_PIN": (6, _OBJ),
-    "OBJ_GET": (7, _OBJ),
-    "PROG_GET_NEXT_ID": (11, _NEXT_ID),
-    "MAP_GET_NEXT_ID": (12, _NEXT_ID),
-    "PROG_GET_FD_BY_ID": (13, _BY_ID),
-    "MAP_GET_FD_BY_ID": (14, _BY_ID),
-    "OBJ_GET_INFO_BY_FD": (15, (("bpf_fd", "I", 0), ("info_len", "I", 4), ("info", "P", 8))),
-    "MAP_LOOKUP_AND_DELETE_ELEM": (21, _ELEMENT),
-    "MAP_FREEZE": (22, (("map_fd", "I", 0),)),
-    "BTF_GET_NEXT_ID": (23, _NEXT_ID),
-    "LINK_GET_NEXT_ID": (31, _NEXT_ID),
+    "prog": _layout(
+        "I type id 8s tag I jited_prog_len xlated_prog_len @40 Q load_time I created_by_uid nr_map_ids @64 16s name "
+        "I ifindex gpl_compatible Q netns_dev netns_ino I nr_jited_ksyms nr_jited_func_lens @128 btf_id @192 "
+        "Q run_time_ns run_cnt recursion_misses I verified_insns attach_btf_obj_id attach_btf_id"
+    ),
+    "btf": _layout("@8 I btf_size id @28 kernel_btf"),
+    "link": _layout("I type id prog_id"),
 }
+_INFO_ROOM = 256
+_PROG_MAP_IDS = 56
 
-# struct bpf_map_info, the fields that exist on every kernel that has the command (4.13) come first; what a kernel
-# does not know it leaves out of info_len.
-_MAP_INFO = (
-    ("type", "I", 0),
-    ("id", "I", 4),
-    ("key_size", "I", 8),
-    ("value_size", "I", 12),
-    ("max_entries", "I", 16),
-    ("map_flags", "I", 20),
-    ("name", "16s", 24),
-    ("ifindex", "I", 40),
-    ("btf_id", "I", 64),
-    ("btf_key_type_id", "I", 68),
-    ("btf_value_type_id", "I", 72),
-    ("map_extra", "Q", 80),
-)
+# The largest log that every kernel accepts (before 5.2: UINT_MAX >> 8), and how much of one is handed on.
+_LOG_ROOM = (1 << 24) - 1
+_LOG_KEPT = 1 << 20
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
@@ -102,27 +173,65 @@ _syscall.restype = ctypes.c_long
 _syscall.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_ulong)
 
 
+def attempt(
+    name: str, fields: dict[str, Field], outputs: dict[str, int | bytes] | None = None, tail: bytes = b""
+) -> Attempt:
+    """Issue one bpf(2) command and return what the kernel answered.
+
+    Args:
+        name: Its name without the BPF_ prefix.
+        fields: Fields of union bpf_attr; those not named are zero. None stands for a null pointer. Types of maps,
+            programs and attachments may be given by name.
+        outputs: Pointer fields that the kernel writes through: the size of the buffer, or its first content.
+        tail: Bytes that follow the last known field of the command, to test what a kernel does with them.
+
+    Returns:
+        The error number (0 for none), what the system call returned, the numbers in union bpf_attr that it changed,
+        and the content of the outputs.
+
+    Raises:
+        ValueError: No such command, field or type.
+    """
+    buffers = {field: bytearray(given) for field, given in (outputs or {}).items()}
+    error, result, attr, sent = _issue(name, {**fields, **buffers}, tail)
+    changed = {}
+    for field, form, offset in COMMANDS[name][1]:
+        if form in "IQ" and attr[offset : offset + _size(form)] != sent[offset : offset + _size(form)]:
+            (changed[field],) = struct.unpack_from("<" + form, attr, offset)
+    return error, result, changed, {field: bytes(buffer) for field, buffer in buffers.items()}
+
+
 def command(name: str, *, tail: bytes = b"", **fields: Field) -> int:
     """Issue one bpf(2) command.
 
     Args:
         name: Its name without the BPF_ prefix.
-        tail: Bytes that follow the last known field of the command, to test what a kernel does with them.
-        **fields: Fields of union bpf_attr; those not named are zero. None stands for a null pointer.
+        tail: As for :func:`attempt`.
+        **fields: As for :func:`attempt`; a bytearray is read and written in place.
 
     Returns:
         What the system call returned: 0 or a file descriptor.
 
     Raises:
         OSError: The command failed; errno is the kernel's.
+        ValueError: No such command, field or type.
     """
-    return _issue(name, tail, fields)[0]
+    return _checked(name, fields, tail)[0]
 
 
-def _issue(name: str, tail: bytes, fields: dict[str, Field]) -> tuple[int, ctypes.Array[ctypes.c_char]]:
+def _checked(name: str, fields: dict[str, Field], tail: bytes = b"") -> tuple[int, bytes]:
+    error, result, attr, _ = _issue(name, fields, tail)
+    if error:
+        raise OSError(error, f"BPF_{name}: {os.strerror(error)}")
+    return result, attr
+
+
+def _issue(name: str, fields: dict[str, Field], tail: bytes) -> tuple[int, int, bytes, bytes]:
+    """Return errno, result, and union bpf_attr as the kernel left it and as it was sent."""
+    if name not in COMMANDS:
+        raise ValueError(f"no bpf(2) command {name}; known are {', '.join(COMMANDS)}")
     number, layout = COMMANDS[name]
-    _, form, offset = layout[-1]
-    size = offset + struct.calcsize("Q" if form == "P" else form)
+    size = max(offset + _size(form) for _, form, offset in layout)
     attr = ctypes.create_string_buffer(bytes(size) + tail, size + len(tail))
     unknown = set(fields).difference(field for field, _, _ in layout)
     if unknown:
@@ -134,27 +243,71 @@ def _issue(name: str, tail: bytes, fields: dict[str, Field]) -> tuple[int, ctype
         value = fields.get(field)
         if value is None:
             continue
-        if form != "P":
-            struct.pack_into(
-                "<" + form, attr, offset, value & 0xFFFFFFFF if form == "I" and isinstance(value, int) else value
-            )
-            continue
+        if form == "P":
+            value = _address(value, keep)
+        elif isinstance(value, str) and form in "IQ":
+            value = _number(field, value)
         if isinstance(value, int):
-            address = value
-        elif isinstance(value, bytearray):
-            held = (ctypes.c_char * len(value)).from_buffer(value)
-            keep.append(held)
-            address = ctypes.addressof(held)
+            # A negative number, such as the file descriptor -1, goes as the bits that stand for it.
+            bits = 8 * _size(form)
+            struct.pack_into("<I" if form == "I" else "<Q", attr, offset, value & ((1 << bits) - 1))
         else:
-            copy = ctypes.create_string_buffer(value, len(value))
-            keep.append(copy)
-            address = ctypes.addressof(copy)
-        struct.pack_into("<Q", attr, offset, address)
+            struct.pack_into("<" + form, attr, offset, value.encode() if isinstance(value, str) else value)
+    sent = attr.raw
     result = _syscall(SYS_BPF, number, ctypes.addressof(attr), len(attr))
-    if result < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"BPF_{name}: {os.strerror(code)}")
-    return result, attr
+    return ctypes.get_errno() if result < 0 else 0, result, attr.raw, sent
+
+
+def _address(value: int | str | bytes | bytearray, keep: list[object]) -> int:
+    """Return the address of a pointer's target; `keep` holds what must outlive the system call."""
+    if isinstance(value, int):
+        return value
+    if isinstance(value, str):
+        value = value.encode() + b"\0"
+    if isinstance(value, bytearray):
+        held = (ctypes.c_char * len(value)).from_buffer(value)
+    else:
+        held = ctypes.create_string_buffer(value, len(value))
+    keep.append(held)
+    return ctypes.addressof(held)
+
+
+def _number(field: str, value: str) -> int:
+    names = _NAMED.get(field)
+    if names is None:
+        raise ValueError(f"the field {field} takes a number, not {value!r}")
+    if value not in names:
+        raise ValueError(f"no {field} {value!r}; known are {', '.join(names)}")
+    return names[value]
+
+
+def load(fields: dict[str, Field], log_level: int | None) -> tuple[int, int, bytes]:
+    """Load a program.
+
+    Args:
+        fields: Fields of PROG_LOAD.
+        log_level: The verifier's verbosity; None asks for a log (at level 1) only after a refusal, by loading again.
+
+    Returns:
+        The error number (0 for none), the file descriptor, and the verifier's log.
+    """
+    if not log_level:
+        error, result, _, _ = attempt("PROG_LOAD", fields)
+        if log_level is not None or not error:
+            return error, result, b""
+    log = bytearray(_LOG_ROOM)
+    logged = {**fields, "log_level": log_level or 1, "log_size": len(log), "log_buf": log}
+    second, again, _, _ = _issue("PROG_LOAD", logged, b"")
+    text = bytes(log[: max(log.find(0), 0)])
+    if len(text) > _LOG_KEPT:
+        half = _LOG_KEPT // 2
+        text = text[:half] + b"\n[... %d bytes left out ...]\n" % (len(text) - _LOG_KEPT) + text[-half:]
+    if log_level:
+        return second, again, text
+    if not second:
+        os.close(again)
+        text += b"\n[the second attempt, made for the log, succeeded]"
+    return error, result, text
 
 
 def map_create(map_type: str | int, key_size: int, value_size: int, max_entries: int, **attributes: Any) -> int:
@@ -171,10 +324,6 @@ def map_create(map_type: str | int, key_size: int, value_size: int, max_entries:
         OSError: The kernel refused; errno is its own.
         ValueError: No such map type or attribute.
     """
-    if isinstance(map_type, str):
-        if map_type not in MAP_TYPES:
-            raise ValueError(f"no map type {map_type!r}; known are {', '.join(MAP_TYPES)}")
-        map_type = MAP_TYPES[map_type]
     return command(
         "MAP_CREATE",
         map_type=map_type,
@@ -216,23 +365,65 @@ def map_next_key(fd: int, key: bytes | None, key_size: int) -> bytes:
     return bytes(following)
 
 
+def map_keys(fd: int, key_size: int) -> list[bytes]:
+    """Return the keys in the kernel's order; one that is deleted meanwhile makes the walk start again."""
+    found: list[bytes] = []
+    while True:
+        try:
+            found.append(map_next_key(fd, found[-1] if found else None, key_size))
+        except OSError as error:
+            if error.errno == 2:
+                return found
+            raise
+
+
 def map_freeze(fd: int) -> None:
     """Make the map read-only for user space (5.2 and later)."""
     command("MAP_FREEZE", map_fd=fd)
 
 
-def map_info(fd: int) -> dict[str, Any]:
-    """Return the fields of struct bpf_map_info that this kernel fills (4.13 and later)."""
-    info = bytearray(128)
-    _, attr = _issue("OBJ_GET_INFO_BY_FD", b"", {"bpf_fd": fd, "info_len": len(info), "info": info})
+def info(fd: int, kind: str) -> dict[str, Any]:
+    """Return what OBJ_GET_INFO_BY_FD tells (maps and programs from 4.13, BTF from 4.18, links from 5.8).
+
+    Args:
+        fd: The object.
+        kind: "map", "prog", "btf" or "link".
+
+    Returns:
+        The fields that this kernel fills, by name; for a program also map_ids (from 4.15).
+
+    Raises:
+        OSError: The kernel refused.
+    """
+    data = bytearray(_INFO_ROOM)
+    _, attr = _checked("OBJ_GET_INFO_BY_FD", {"bpf_fd": fd, "info_len": len(data), "info": data})
     (known,) = struct.unpack_from("<I", attr, 4)
     found: dict[str, Any] = {}
-    for field, form, offset in _MAP_INFO:
-        if offset + struct.calcsize(form) <= known:
-            (found[field],) = struct.unpack_from("<" + form, info, offset)
+    for field, form, offset in INFO[kind]:
+        if offset + _size(form) <= known:
+            (found[field],) = struct.unpack_from("<" + form, data, offset)
     if "name" in found:
         found["name"] = found["name"].rstrip(b"\0").decode(errors="replace")
+    if kind == "prog" and "nr_map_ids" in found:
+        found["map_ids"] = _prog_map_ids(fd, found["nr_map_ids"])
+        found["gpl_compatible"] = found.get("gpl_compatible", 0) & 1
+    if kind == "link":
+        found["detail"] = bytes(data[16:known])
     return found
+
+
+def _prog_map_ids(fd: int, count: int) -> list[int]:
+    ids = bytearray(4 * max(count, 1))
+    held = (ctypes.c_char * len(ids)).from_buffer(ids)
+    data = bytearray(_INFO_ROOM)
+    struct.pack_into("<IQ", data, _PROG_MAP_IDS - 4, count, ctypes.addressof(held))
+    _checked("OBJ_GET_INFO_BY_FD", {"bpf_fd": fd, "info_len": len(data), "info": data})
+    return list(struct.unpack(f"<{count}I", ids[: 4 * count]))
+
+
+def map_info(fd: int) -> dict[str, Any]:
+    """Return the fields of struct bpf_map_info that this kernel fills (4.13 and later)."""
+    return info(fd, "map")
 
 
 def map_fd_by_id(map_id: int, open_flags: int = 0) -> int:
@@ -242,7 +433,7 @@ def map_fd_by_id(map_id: int, open_flags: int = 0) -> int:
 
 def next_id(kind: str, start: int) -> int:
     """Return the id after `start` of the kind "map", "prog", "btf" or "link"; ENOENT at the end."""
-    _, attr = _issue(f"{kind.upper()}_GET_NEXT_ID", b"", {"start_id": start})
+    _, attr = _checked(f"{kind.upper()}_GET_NEXT_ID", {"start_id": start})
     return int(struct.unpack_from("<I", attr, 4)[0])
 
 
@@ -250,7 +441,7 @@ def ids(kind: str) -> list[int]:
     """Return every live id of the kind "map", "prog", "btf" or "link", in order.
 
     Raises:
-        OSError: EINVAL where the kernel lacks the command (maps and programs before 4.13, BTF before 5.1, links before
+        OSError: EINVAL where the kernel lacks the command (maps and programs before 4.13, BTF before 5.4, links before
             5.8).
     """
     found: list[int] = []
@@ -265,9 +456,9 @@ def ids(kind: str) -> list[int]:
 
 def obj_pin(fd: int, path: str) -> None:
     """Pin an object below a bpf file system."""
-    command("OBJ_PIN", pathname=path.encode() + b"\0", bpf_fd=fd)
+    command("OBJ_PIN", pathname=path, bpf_fd=fd)
 
 
 def obj_get(path: str, file_flags: int = 0) -> int:
     """Open a pinned object."""
-    return command("OBJ_GET", pathname=path.encode() + b"\0", file_flags=file_flags)
+    return command("OBJ_GET", pathname=path, file_flags=file_flags)

@@ -15,13 +15,13 @@ import socket
 import sys
 import types
 
-from harness.guest import bpf, wire
+from harness.guest import bpf, files, hooks, programs, prompt, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-LOADERS: dict[str, Any] = {"bpf": bpf}
+MODULES: dict[str, Any] = {"bpf": bpf, "files": files, "hooks": hooks, "prompt": prompt, "programs": programs}
 
 _TRACEBACK_LIMIT = 40
 
@@ -98,7 +98,7 @@ def _answer(name: str, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> 
             os.close(fd)
         return None
     loader, _, function = name.partition(".")
-    return getattr(LOADERS[loader], function)(*arguments, **keywords)
+    return getattr(MODULES[loader], function)(*arguments, **keywords)
 
 
 def _run_function(

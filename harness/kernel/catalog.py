@@ -69,7 +69,7 @@ class Catalog:
         self.debian = DebianProvider(meter=meter, refresh=refresh)
         self.ubuntu = UbuntuProvider()
         self.troubles: dict[str, HarnessError] = {}
-        self._offers: list[Offer] | None = None
+        self._asked: dict[str, list[Offer]] = {}
 
     def providers(self) -> tuple[Provider, ...]:
         """Return the providers in the order in which they are tried."""
@@ -91,19 +91,26 @@ class Catalog:
 
     def offers(self) -> list[Offer]:
         """Return what the providers offer, in order of version; a provider that cannot serve is in `troubles`."""
-        if self._offers is None:
-            found: list[Offer] = []
-            for name in INDEXED:
-                found += self._ask(name)
-            self._offers = sorted(found, key=lambda offer: (offer.version, offer.rank))
-        return self._offers
+        found = [offer for name in INDEXED for offer in self._ask(name)]
+        return sorted(found, key=lambda offer: (offer.version, offer.rank))
 
     def _ask(self, name: str) -> list[Offer]:
-        try:
-            return self.provider(name).offers(progress=self.progress)
-        except HarnessError as error:
-            self.troubles[name] = error
-            return []
+        if name not in self._asked:
+            try:
+                self._asked[name] = self.provider(name).offers(progress=self.progress)
+            except HarnessError as error:
+                self.progress(f"{name}: {error.what}")
+                self.troubles[name] = error
+                self._asked[name] = []
+        return self._asked[name]
+
+    def _pool(self, item: selector.Item) -> list[Offer]:
+        """Return the offers among which an item chooses; nobody is asked who cannot have it."""
+        if item.provider:
+            return self._ask(item.provider)
+        if item.flavour in self.local.flavours:
+            return self._ask(self.local.name)
+        return self.offers()
 
     def resolve(self, selections: Sequence[str]) -> list[Choice]:
         """Return the exact kernels that selections mean, in order of version.
@@ -134,7 +141,7 @@ class Catalog:
             return [self.local.choose(host_image(), label="host")]
         if item.kind is selector.Kind.LOCK:
             return lockfile.read(lockfile.path_of(item.word))
-        chosen = selector.select(item, self.offers(), rules)
+        chosen = selector.select(item, self._pool(item), rules)
         if not chosen and self._may_be_on_request(item):
             chosen = selector.select(item, self._ask(ON_REQUEST), rules)
         if not chosen:
@@ -147,17 +154,17 @@ class Catalog:
         return item.kind in (selector.Kind.SERIES, selector.Kind.RELEASE) and item.flavour in ("", "generic")
 
     def _nothing(self, item: selector.Item) -> HarnessError:
-        asked = [*INDEXED, *([ON_REQUEST] if self._may_be_on_request(item) else [])]
-        lines = []
-        for name in asked:
-            trouble = self.troubles.get(name)
-            lines.append(f"{name}: {trouble.what if trouble else 'has no such kernel'}")
-        lines.append("source: not built here")
-        series = sorted({offer.version.series for offer in self.offers()})
+        lines = [
+            f"{name}: {self.troubles[name].what if name in self.troubles else 'has no such kernel'}"
+            for name in self._asked
+        ]
+        if not item.provider:
+            lines.append("source: not built here")
+        series = sorted({offer.version.series for offers in self._asked.values() for offer in offers})
         known = ", ".join("{}.{}".format(*one) for one in series)
         build = "`harness kernels build` makes others"
         # Without Debian's index nobody knows whether such a kernel exists; that is the mirror's fault.
-        trouble = self.troubles.get("debian")
+        trouble = self.troubles.get(item.provider or "debian")
         if trouble is not None:
             return MirrorError(
                 f"no kernel for {item.text!r} can be found: {trouble.what}",

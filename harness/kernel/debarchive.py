@@ -25,6 +25,7 @@ from harness.data import read_toml
 from harness.errors import MirrorError
 from harness.kernel import aptsources
 from harness.kernel.download import fetch
+from harness.kernel.packed import unpacked
 
 MIRROR_VARIABLE = "HARNESS_DEBIAN_MIRROR"
 SECURITY_VARIABLE = "HARNESS_DEBIAN_SECURITY_MIRROR"
@@ -67,11 +68,17 @@ class Refreshed:
 
     Attributes:
         files: The indexes that are there now.
+        absent: Suites that a mirror does not carry, by its address.
         troubles: One line for each suite or mirror that did not answer or was not believed.
     """
 
     files: list[IndexFile] = field(default_factory=list)
+    absent: dict[str, list[str]] = field(default_factory=dict)
     troubles: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """Return everything that went wrong, what matters most first."""
+        return self.troubles + [f"{uri} does not carry {', '.join(suites)}" for uri, suites in self.absent.items()]
 
 
 class Archive(Protocol):
@@ -146,10 +153,12 @@ class AptArchive:
         environment = os.environ | {"APT_CONFIG": str(config), "LC_ALL": "C"}
         done = proc.run(["apt-get", "--quiet", "update"], timeout=900, env=environment)
         result = Refreshed(list(self._files(mirrors)))
-        for line in (done.stderr + done.stdout).splitlines():
-            if match := re.match(r"(?:[WE]: |Err:\d+ )(.+)", line):
+        for line in done.stderr.splitlines():
+            if match := re.match(r"E: The repository '(\S+) (\S+) Release' does not have a Release file", line):
+                result.absent.setdefault(match[1], []).append(match[2])
+            elif match := re.match(r"[WE]: (.+)", line):
                 result.troubles.append(match[1])
-        if done.status != 0 and not result.troubles:
+        if done.status != 0 and not result.lines():
             result.troubles.append(f"apt-get update ended with status {done.status}: {done.tail(1)}")
         return result
 
@@ -236,16 +245,21 @@ class PlainArchive:
 
     def _try_suite(self, gpgv: Path, mirror: Mirror, suite: str, result: Refreshed) -> None:
         try:
-            result.files.append(IndexFile(self._suite(gpgv, mirror, suite), mirror.uri, suite))
+            path = self._suite(gpgv, mirror, suite)
         except MirrorError as error:
             result.troubles.append(error.what)
+            return
+        if path is None:
+            result.absent.setdefault(mirror.uri, []).append(suite)
+        else:
+            result.files.append(IndexFile(path, mirror.uri, suite))
 
-    def _suite(self, gpgv: Path, mirror: Mirror, suite: str) -> Path:
+    def _suite(self, gpgv: Path, mirror: Mirror, suite: str) -> Path | None:
         base = f"{mirror.uri}/dists/{suite}"
         with tempfile.TemporaryDirectory(prefix="harness-release-") as folder:
             signed, text = Path(folder, "InRelease"), Path(folder, "Release")
             if not fetch(f"{base}/InRelease", signed):
-                raise MirrorError(f"{mirror.uri} has no suite {suite} (404)")
+                return None
             # Only what gpgv itself puts out is signed; the file may hold more.
             done = proc.run([gpgv, "--keyring", mirror.keyring, "--output", text, signed], timeout=60)
             if done.status != 0:
@@ -324,29 +338,8 @@ def read_index(path: Path) -> bytes:
         MirrorError: It is damaged.
     """
     try:
-        if path.suffix == ".lz4":
-            import lz4.frame
-
-            with lz4.frame.open(path) as stream:
-                return bytes(stream.read())
-        if path.suffix == ".xz":
-            import lzma
-
-            return lzma.decompress(path.read_bytes())
-        if path.suffix == ".gz":
-            import gzip
-
-            return gzip.decompress(path.read_bytes())
-        if path.suffix == ".zst":
-            import zstandard
-
-            return zstandard.ZstdDecompressor().decompressobj().decompress(path.read_bytes())
-        if path.suffix == ".bz2":
-            import bz2
-
-            return bz2.decompress(path.read_bytes())
-        return path.read_bytes()
-    except (OSError, EOFError, RuntimeError, ValueError) as error:
+        return unpacked(path.read_bytes(), path.suffix)
+    except (OSError, ValueError) as error:
         raise MirrorError(
             f"the package index {path} is damaged: {error}", hint=f"remove {path.parent} and run the command again"
         ) from error

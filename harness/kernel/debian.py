@@ -21,6 +21,7 @@ from harness import store
 from harness.errors import KernelFileError, MirrorError
 from harness.kernel import debarchive, shelf
 from harness.kernel.download import Meter, no_meter
+from harness.kernel.packed import package_members
 from harness.kernel.types import Choice, Kernel, Offer, Progress
 from harness.kernel.version import KernelVersion
 
@@ -121,9 +122,9 @@ class DebianProvider:
                 "no package index could be fetched from " + ", ".join(mirror.uri for mirror in found),
                 expected="a Debian mirror that answers and whose signature verifies",
                 hint=f"check the network and the address, or name another mirror with {debarchive.MIRROR_VARIABLE}",
-                detail="\n".join(refreshed.troubles[:12]),
+                detail="\n".join(refreshed.lines()[:12]),
             )
-        for trouble in refreshed.troubles:
+        for trouble in refreshed.lines():
             progress(f"debian: {trouble}")
         packages = []
         for file in refreshed.files:
@@ -164,16 +165,18 @@ class DebianProvider:
         kernel = next((one for one in self.index(progress=progress)["kernels"] if one["key"] == choice.key), None)
         if kernel is None:
             return None
+        packages = self._fetch(kernel, progress)
+        if packages is None:
+            return None
         with shelf.new_entry(self.name, choice.key) as made:
             if made is not None:
-                packages = self._fetch(kernel, progress)
-                if packages is None:
-                    return None
                 for path in packages:
                     unpack(path, str(kernel["release"]), made)
                 origin = f"debian {kernel['key']} ({', '.join(kernel['suites'])})"
                 if not (made / "vmlinuz").is_file():
                     raise KernelFileError(f"the packages of {origin} hold no kernel image", expected="a vmlinuz in one")
+                if not (made / "lib").is_dir():
+                    progress(f"debian: the mirror no longer has the modules and configuration of {kernel['release']}")
                 shelf.seal(
                     made,
                     version=choice.version,
@@ -227,38 +230,24 @@ def unpack(package: Path, release: str, target: Path) -> None:
     Raises:
         KernelFileError: It is no Debian package, or a damaged one.
     """
-    import lzma
-    import tarfile
-    import zlib
-
-    from debian.arfile import ArError
-    from debian.debfile import DebError, DebFile
-
     plain = {f"boot/vmlinuz-{release}": "vmlinuz", f"boot/config-{release}": "config"}
     tree = f"lib/modules/{release}/"
-    try:
-        with DebFile(package) as deb, deb.data.tgz() as members:
-            for member in members:
-                if not member.isfile():
-                    continue
-                name = member.name.removeprefix("./").removeprefix("usr/")
-                inner = name.removeprefix(tree)
-                if name in plain:
-                    place = target / plain[name]
-                elif inner in ("vmlinuz", "config"):
-                    place = target / inner
-                elif inner != name and ".." not in Path(inner).parts:
-                    place = target / name
-                else:
-                    continue
-                place.parent.mkdir(parents=True, exist_ok=True)
-                content = members.extractfile(member)
-                assert content is not None, "a regular file has content"
-                with place.open("wb") as stream:
-                    shutil.copyfileobj(content, stream, 1 << 20)
-    except (ArError, DebError, tarfile.TarError, lzma.LZMAError, zlib.error, EOFError) as error:
-        raise KernelFileError(
-            f"{package.name} is not a whole Debian package: {error or type(error).__name__}",
-            expected="an ar archive with a data.tar in it",
-            hint="fetch it again",
-        ) from error
+    with package_members(package) as members:
+        for member in members:
+            if not member.isfile():
+                continue
+            name = member.name.removeprefix("./").removeprefix("usr/")
+            inner = name.removeprefix(tree)
+            if name in plain:
+                place = target / plain[name]
+            elif inner in ("vmlinuz", "config"):
+                place = target / inner
+            elif inner != name and ".." not in Path(inner).parts:
+                place = target / name
+            else:
+                continue
+            place.parent.mkdir(parents=True, exist_ok=True)
+            content = members.extractfile(member)
+            assert content is not None, "a regular file has content"
+            with place.open("wb") as stream:
+                shutil.copyfileobj(content, stream, 1 << 20)

@@ -22,7 +22,7 @@ Meter = Callable[[str, int, int], None]
 TIMEOUT = (10.0, 60.0)
 """Seconds to wait for a connection, and for each next piece of data."""
 
-BLOCK = 1 << 18
+BLOCK = 1 << 15
 
 
 def no_meter(name: str, done: int, total: int) -> None:

@@ -238,9 +238,7 @@ def build(
     key = f"{version}-{flavour}"
     choice = Choice(f"{version}:{flavour}", version, PROVIDER, key, flavour)
     if not again and (kernel := shelf.load(choice, progress=progress)) is not None:
-        entry = shelf.read_entry(shelf.entry_folder(PROVIDER, key))
-        assert entry is not None, "a kernel that was loaded has an entry"
-        return Built(kernel, kconfig.Gaps(**entry.record["gaps"]), float(entry.record["seconds"]), compiler)
+        return _recorded(kernel, key, compiler)
     asked = kconfig.applicable(settings, version, lambda tool: shutil.which(tool) is not None)
     work = shelf.folder() / "build" / key
     with shelf.new_entry(PROVIDER, key, again=again) as made, store.locked(work.with_name(f"{key}.lock")):
@@ -262,10 +260,15 @@ def build(
             )
             shutil.rmtree(job.folder, ignore_errors=True)
     kernel = shelf.load(choice, progress=progress)
-    entry = shelf.read_entry(shelf.entry_folder(PROVIDER, key))
     assert kernel is not None, "the entry was made a moment ago"
-    assert entry is not None, "the entry was made a moment ago"
-    return Built(kernel, kconfig.Gaps(**entry.record["gaps"]), float(entry.record["seconds"]), compiler)
+    return _recorded(kernel, key, compiler)
+
+
+def _recorded(kernel: Kernel, key: str, compiler: Compiler) -> Built:
+    entry = shelf.read_entry(shelf.entry_folder(PROVIDER, key))
+    assert entry is not None, "a kernel that was loaded has an entry"
+    gaps = kconfig.Gaps(**{kind: tuple(symbols) for kind, symbols in entry.record["gaps"].items()})
+    return Built(kernel, gaps, float(entry.record["seconds"]), compiler)
 
 
 class _Job:

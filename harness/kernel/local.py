@@ -153,6 +153,8 @@ class LocalProvider:
     """Kernels that are on this machine: files that a user names, and what the harness has built."""
 
     name = "local"
+    flavours = ("minimal", "debug", "coverage", "bcc")
+    """Flavours that nobody but `harness kernels build` makes."""
 
     def offers(self, *, progress: Progress) -> list[Offer]:  # noqa: ARG002 - the protocol's signature
         """Return the kernels that `harness kernels build` has made."""

@@ -3,7 +3,7 @@
 `modules.dep` is used where depmod has written one; Debian's packages ship none, so otherwise the modules' own
 `depends=` lines are read.
 
-Imports :mod:`harness.errors`; decompressors are imported where they are used.
+Imports :mod:`harness.errors`, :mod:`harness.kernel.packed` and :mod:`harness.kernel.types`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import KernelFileError, SelectorError
+from harness.kernel.packed import unpacked
+from harness.kernel.types import Kernel
 
 _FILE = re.compile(r"(.+)\.ko(?:\.(?:xz|zst|gz))?")
 
@@ -145,24 +147,12 @@ def read_module(path: Path) -> bytes:
     Raises:
         KernelFileError: It is damaged.
     """
-    import gzip
-    import lzma
-
-    import zstandard
-
-    data = path.read_bytes()
     try:
-        if path.suffix == ".xz":
-            return lzma.decompress(data)
-        if path.suffix == ".zst":
-            return zstandard.ZstdDecompressor().decompressobj().decompress(data)
-        if path.suffix == ".gz":
-            return gzip.decompress(data)
-    except (lzma.LZMAError, zstandard.ZstdError, OSError, EOFError) as error:
+        return unpacked(path.read_bytes(), path.suffix)
+    except ValueError as error:
         raise KernelFileError(
-            f"the module {path} is damaged: {error}", hint="`harness kernels info --verify`"
+            f"the module {path} is damaged: {error}", hint="`harness kernels info --verify` checks the cache"
         ) from error
-    return data
 
 
 def find(folder: Path, wanted: Iterable[str]) -> Plan:
@@ -188,3 +178,36 @@ def find(folder: Path, wanted: Iterable[str]) -> Plan:
         return [word for word in line.split(",") if word]
 
     return plan(wanted, files, builtin, depends)
+
+
+def find_in(kernel: Kernel, wanted: Iterable[str]) -> Plan:
+    """Find the files of modules of a kernel, as :func:`find` does.
+
+    A kernel that came without its modules still serves what its configuration says is built in (CONFIG_VETH=y for
+    veth): that is what the minimal kernels built by the harness are.
+
+    Raises:
+        SelectorError: The kernel has no such module.
+        KernelFileError: A module file is damaged, or modules depend on each other in a circle.
+    """
+    names = list(wanted)
+    if not names:
+        return Plan((), ())
+    if kernel.modules is not None:
+        try:
+            return find(kernel.modules, names)
+        except SelectorError as error:
+            what = error.what.replace("this kernel", f"the kernel {kernel.label} ({kernel.release})")
+            raise SelectorError(what, expected=error.expected, hint=error.hint) from error
+    text = kernel.config.read_text(errors="replace") if kernel.config is not None else ""
+    enabled = {line.removesuffix("=y") for line in text.splitlines() if line.endswith("=y")}
+    for name in names:
+        option = f"CONFIG_{canonical(name).upper()}"
+        if option not in enabled:
+            raise SelectorError(
+                f"the kernel {kernel.label} ({kernel.release}) came without modules, and "
+                + (f"its configuration does not say {option}=y" if text else "with no configuration"),
+                expected=f"the module {canonical(name)}, built in or as a file",
+                hint="take another release or flavour; `harness kernels info` says which came with modules",
+            )
+    return Plan((), tuple(dict.fromkeys(map(canonical, names))))

@@ -304,3 +304,30 @@ def arrange(choices: Iterable[Choice]) -> list[Choice]:
             for choice in ordered
         ]
     return ordered
+
+
+_OPEN_TO_MARKERS = frozenset({Kind.SERIES, Kind.RELEASE, Kind.EVERY, Kind.RANGE, Kind.ALL, Kind.LTS})
+
+
+def parse_condition(text: str) -> list[Item]:
+    """Read a condition on a kernel's version: a selection whose words name versions, such as ">=5.11,<6.2" or "lts".
+
+    Raises:
+        SelectorError: It is malformed, or names one kernel in a way that is no version (a path, host, newest).
+    """
+    items = parse(text)
+    for item in items:
+        if item.kind not in _OPEN_TO_MARKERS or item.provider:
+            raise SelectorError(
+                f"{item.text!r} says nothing about a kernel's version",
+                expected="a series (6.12), a release (6.12.94), a range (>=5.11,<6.2) or lts; each may end in :FLAVOUR",
+            )
+    return items
+
+
+def meets(choice: Choice, condition: Iterable[Item], policy: Policy) -> bool:
+    """Whether a kernel is one of those that a condition, as :func:`parse_condition` returns it, speaks of."""
+    as_offer = Offer(choice.version, choice.provider, choice.key, choice.flavour)
+    return any(
+        (not item.flavour or item.flavour == choice.flavour) and _matches(item, as_offer, policy) for item in condition
+    )

@@ -74,6 +74,8 @@ def new_entry(provider: str, key: str, *, again: bool = False) -> Iterator[Path 
         else:
             with store.new_folder(final) as made:
                 yield made
+                # An entry without a record would be taken for a damaged one by whoever comes next.
+                assert (made / RECORD).is_file(), "a new entry is sealed"
 
 
 def seal(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import lzma
 import os
 import re
+import shutil
 import tarfile
 import tempfile
 import zlib
@@ -23,6 +24,7 @@ from harness import proc, store
 from harness.errors import HarnessError, InfrastructureError, KernelFileError, MirrorError, SelectorError
 from harness.kernel import kbuild, shelf
 from harness.kernel.download import Meter, fetch, no_meter
+from harness.kernel.packed import package_members
 from harness.kernel.types import Progress
 from harness.kernel.version import KernelVersion
 
@@ -244,22 +246,15 @@ def _tarball(archive: Path, scratch: Path) -> Path:
     with archive.open("rb") as stream:
         if stream.read(8) != b"!<arch>\n":
             return archive
-    from debian.arfile import ArError
-    from debian.debfile import DebError, DebFile
-
     target = scratch / "linux-source.tar"
-    try:
-        with DebFile(archive) as package, package.data.tgz() as members:
-            for member in members:
-                if member.isfile() and re.search(r"usr/src/linux-source-[^/]*\.tar\.\w+$", member.name):
-                    content = members.extractfile(member)
-                    assert content is not None, "a regular file has content"
-                    with target.open("wb") as stream:
-                        while block := content.read(1 << 20):
-                            stream.write(block)
-                    return target
-    except (ArError, DebError, tarfile.TarError, lzma.LZMAError, zlib.error, EOFError) as error:
-        raise _damaged(archive, error) from error
+    with package_members(archive) as members:
+        for member in members:
+            if member.isfile() and re.search(r"usr/src/linux-source-[^/]*\.tar\.\w+$", member.name):
+                content = members.extractfile(member)
+                assert content is not None, "a regular file has content"
+                with target.open("wb") as stream:
+                    shutil.copyfileobj(content, stream, 1 << 20)
+                return target
     raise KernelFileError(f"{archive} is a package without kernel sources", expected="a linux-source-* package")
 
 

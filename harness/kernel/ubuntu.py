@@ -8,10 +8,12 @@ Imports the foundations and its siblings; virtme-ng is imported when something i
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 from harness import store
@@ -23,6 +25,9 @@ from harness.kernel.version import KernelVersion
 MIRROR_VARIABLE = "HARNESS_UBUNTU_MAINLINE"
 TIMEOUT = 10.0
 """Seconds to wait for the list of builds."""
+
+LIST_HOURS = 12.0
+"""How long the list of builds is used without asking again."""
 
 _LINK = re.compile(r'href=["\'](?:[^"\']*/)?(v\d+\.\d+(?:\.\d+)?(?:-rc\d+)?)/?["\']')
 
@@ -37,42 +42,70 @@ class UbuntuProvider:
 
     name = "ubuntu"
 
-    def __init__(self) -> None:
-        self._offers: list[Offer] | None = None
-
     def offers(self, *, progress: Progress) -> list[Offer]:
         """Return every build, in order of version.
 
         Raises:
             MirrorError: The list of builds cannot be fetched.
         """
-        if self._offers is None:
-            import requests
+        return [
+            Offer(
+                version,
+                self.name,
+                f"v{version}",
+                "generic",
+                where="ubuntu mainline",
+                cached=shelf.entry_folder(self.name, f"v{version}").is_dir(),
+            )
+            for version in self._versions(progress)
+        ]
 
-            address = self._address()
-            progress(f"ubuntu: asking {address} for its builds")
-            try:
-                answer = requests.get(f"{address}/", timeout=TIMEOUT)
-                answer.raise_for_status()
-            except requests.RequestException as error:
-                raise MirrorError(
-                    f"Ubuntu's mainline builds at {address} cannot be listed: {type(error).__name__}",
-                    expected="a server that answers",
-                    hint=f"check the network, or name a mirror with {MIRROR_VARIABLE}",
-                    detail=str(error),
-                ) from error
-            self._offers = [
-                Offer(
-                    version,
-                    self.name,
-                    f"v{version}",
-                    "generic",
-                    where="ubuntu mainline",
-                    cached=shelf.entry_folder(self.name, f"v{version}").is_dir(),
-                )
-                for version in listed(answer.text)
-            ]
-        return self._offers
+    def _versions(self, progress: Progress) -> list[KernelVersion]:
+        """Return the versions on the server's list, which is kept for a while; without it, those that are here."""
+        memory = shelf.folder() / "ubuntu.json"
+        address = self._address()
+        try:
+            known = json.loads(memory.read_text())
+        except (FileNotFoundError, ValueError):
+            known = {}
+        if known.get("address") == address and 0 <= time.time() - known["asked"] < LIST_HOURS * 3600:
+            return [KernelVersion.parse(text) for text in known["versions"]]
+        try:
+            versions = listed(self._page(address, progress))
+        except MirrorError as error:
+            versions = self._here()
+            if not versions:
+                raise
+            progress(f"{error.what}; going on with the {len(versions)} that are here")
+            return versions
+        with store.locked(memory.with_suffix(".lock")), store.new_file(memory) as path:
+            facts = {"address": address, "asked": time.time(), "versions": [str(version) for version in versions]}
+            path.write_text(json.dumps(facts))
+        return versions
+
+    def _page(self, address: str, progress: Progress) -> str:
+        import requests
+
+        progress(f"ubuntu: asking {address} for its builds")
+        try:
+            answer = requests.get(f"{address}/", timeout=TIMEOUT)
+            answer.raise_for_status()
+        except requests.RequestException as error:
+            raise MirrorError(
+                f"Ubuntu's mainline builds at {address} cannot be listed: {type(error).__name__}",
+                expected="a server that answers",
+                hint=f"check the network, or name a mirror with {MIRROR_VARIABLE}",
+                detail=str(error),
+            ) from error
+        return answer.text
+
+    def _here(self) -> list[KernelVersion]:
+        """Return the versions in the harness's cache and in virtme-ng's."""
+        from virtme_ng import mainline
+
+        names = {path.parents[2].name for path in Path(mainline.CACHE_DIR).glob("v*/amd64/boot/vmlinuz*generic")}
+        names |= {str(entry.record["key"]) for entry in shelf.entries() if entry.record["provider"] == self.name}
+        return sorted(KernelVersion.parse(name) for name in names)
 
     def acquire(self, choice: Choice, *, progress: Progress) -> Kernel | None:
         """Bring one build; None when the server no longer has it.

@@ -1,210 +1,284 @@
-"""The remote BPF API: maps in the guest as objects on the host, through the raw loader.
+"""The remote BPF API: makes and finds maps, programs, links and BTF in the guest.
 
-Nothing is checked before the kernel has seen it, and nothing is retried: a refused command raises
-:class:`BpfError` with the kernel's errno.
-
-Imports the guest process below it, :mod:`harness.errnos`, :mod:`harness.errors`.
+Imports the commands and objects beside it, the pure assembler and the API's numbers in
+harness.guest.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
-from harness.errnos import errno_name
-from harness.errors import GuestCallError, GuestError
+from harness.guest import asm
+from harness.guest.uapi import MAP_TYPES, PROG_TYPES
+from harness.remote.command import Answer, Commands, HasFd
+from harness.remote.objects import Btf, Held, Link, Map, Program, SocketFilter
 from harness.vm.machine import GuestProcess
 
-ANY, NOEXIST, EXIST, LOCK = 0, 1, 2, 4
+OUTER_TYPES = ("hash_of_maps", "array_of_maps")
 
-OUTER_KINDS = ("hash_of_maps", "array_of_maps")
-
-
-class BpfError(GuestError):
-    """A bpf(2) command failed in the guest.
-
-    Attributes:
-        errno: The kernel's error number.
-        command: The command, as "MAP_UPDATE_ELEM".
-        attributes: What it was given.
-    """
-
-    def __init__(self, errno: int, command: str, attributes: dict[str, Any]) -> None:
-        given = ", ".join(f"{name}={value!r}" for name, value in attributes.items())
-        super().__init__(f"{command}({given}) failed with {errno_name(errno)} ({errno})")
-        self.errno = errno
-        self.command = command
-        self.attributes = attributes
-
-    @property
-    def name(self) -> str:
-        """The kernel's name of the error number."""
-        return errno_name(self.errno)
+O_RDONLY = 0
 
 
 class Bpf:
-    """bpf(2) in one guest process."""
+    """bpf(2) in one guest process.
 
-    def __init__(self, process: GuestProcess) -> None:
-        self._process = process
+    Args:
+        process: The guest process.
+        loader: "raw", "libbpf" or "bcc": who makes the system calls there.
+    """
 
-    def command(self, function: str, shown: str, **attributes: Any) -> Any:
-        """Call a function of the guest's raw loader.
+    def __init__(self, process: GuestProcess, loader: str = "raw") -> None:
+        self.commands = Commands(process, loader)
+        self.loader = loader
+
+    def command(self, name: str, /, outputs: dict[str, int | bytes] | None = None, **fields: Any) -> Answer:
+        """Issue any bpf(2) command: what the methods below have no word for.
 
         Args:
-            function: Its name in harness.guest.bpf.
-            shown: The bpf(2) command, for the message of an error.
-            **attributes: Its arguments.
+            name: The command without its BPF_ prefix: "PROG_BIND_MAP".
+            outputs: Pointers that the kernel writes through: the size in bytes, or the first content.
+            **fields: Fields of union bpf_attr, as harness.guest.bpf.COMMANDS has them.
 
         Raises:
-            BpfError: The kernel refused the command.
+            BpfError: The kernel refused it.
         """
-        try:
-            return self._process.call(f"bpf.{function}", **attributes)
-        except GuestCallError as error:
-            if error.errno:
-                raise BpfError(error.errno, shown, attributes) from None
-            raise
+        return self.commands.issue(name, fields, outputs)
+
+    # Maps.
 
     def map(
         self,
-        kind: str,
+        type: str,  # noqa: A002 - the field's name
         *,
         key_size: int = 4,
         value_size: int = 4,
         max_entries: int = 1,
-        inner: Map | None = None,
+        inner: HasFd | None = None,
+        name: str = "",
         **attributes: Any,
     ) -> Map:
         """Create a map.
 
         Args:
-            kind: "hash", "array", "hash_of_maps", "array_of_maps", ... as harness.guest.bpf.MAP_TYPES has them.
+            type: "hash", "array", "hash_of_maps", "array_of_maps", ... as harness.guest.uapi.MAP_TYPES has them.
             key_size: Bytes.
             value_size: Bytes.
             max_entries: Elements.
             inner: The template of an outer map.
-            **attributes: Further fields of union bpf_attr, such as map_flags.
+            name: Up to 15 characters (4.15 and later).
+            **attributes: Further fields of union bpf_attr, such as map_flags or inner_map_fd.
 
         Raises:
             BpfError: The kernel refused it.
         """
-        if inner is not None:
-            attributes["inner_map_fd"] = inner.fd
-        fd = self.command(
-            "map_create",
-            "MAP_CREATE",
-            map_type=kind,
-            key_size=key_size,
-            value_size=value_size,
-            max_entries=max_entries,
+        fields: dict[str, Any] = {
+            "map_type": type,
+            "key_size": key_size,
+            "value_size": value_size,
+            "max_entries": max_entries,
             **attributes,
-        )
-        return Map(self, fd, kind, key_size, value_size)
+        }
+        if inner is not None:
+            fields["inner_map_fd"] = inner
+        if name:
+            fields["map_name"] = name
+        return Map(self.commands, self.commands.issue("MAP_CREATE", fields).result, type, key_size, value_size)
 
-    def map_by_id(self, map_id: int, *, like: Map) -> Map:
-        """Open the map with this id; `like` tells its kind and sizes."""
-        fd = self.command("map_fd_by_id", "MAP_GET_FD_BY_ID", map_id=map_id)
-        return Map(self, fd, like.kind, like.key_size, like.value_size)
+    def map_by_id(self, map_id: int, *, open_flags: int = 0, like: Map | None = None) -> Map:
+        """Open the map with this id (4.13 and later).
+
+        Args:
+            map_id: The id.
+            open_flags: Flags of the descriptor.
+            like: A map of the same type and sizes; without it they are asked for, with a command of their own.
+
+        Raises:
+            BpfError: The kernel refused it; ENOENT when no such map is alive.
+        """
+        return self._map(self._by_id("MAP", map_id, open_flags), like)
+
+    def pinned_map(self, path: str, *, file_flags: int = 0, like: Map | None = None) -> Map:
+        """Open a pinned map; `like` as for :meth:`map_by_id`."""
+        return self._map(self._get(path, file_flags), like)
+
+    def adopt_map(self, fd: int) -> Map:
+        """Return the map that a descriptor of the guest process stands for; closing it closes the descriptor."""
+        return self._map(fd, None)
+
+    def _map(self, fd: int, like: Map | None) -> Map:
+        if like is not None:
+            return Map(self.commands, fd, like.type, like.key_size, like.value_size)
+        unknown = Map(self.commands, fd, "unknown", 0, 0)
+        info = unknown.info()
+        return Map(self.commands, fd, _name_of(MAP_TYPES, info["type"]), info["key_size"], info["value_size"])
+
+    # Programs.
+
+    def prog(
+        self,
+        type: str,  # noqa: A002 - the field's name
+        instructions: bytes | tuple[asm.Instruction | asm.Label, ...] | list[asm.Instruction | asm.Label],
+        *,
+        license: str = "Dual MIT/GPL",  # noqa: A002 - the field's name
+        name: str = "",
+        log_level: int | None = None,
+        **attributes: Any,
+    ) -> Program:
+        """Load a program.
+
+        Args:
+            type: "socket_filter", "xdp", "syscall", ... as harness.guest.uapi.PROG_TYPES has them.
+            instructions: The program: assembled bytes, or what :func:`harness.guest.asm.assemble` takes.
+            license: Its licence; a GPL-compatible one may call all helpers.
+            name: Up to 15 characters (4.15 and later).
+            log_level: The verifier's verbosity: 1, 2 or 4, or'ed; 0 never asks for a log; None asks for one only after
+                a refusal, by loading again.
+            **attributes: Further fields of union bpf_attr: expected_attach_type, prog_flags, prog_btf_fd ...
+
+        Raises:
+            BpfError: The kernel refused it; the error holds the verifier's log.
+        """
+        code = instructions if isinstance(instructions, bytes) else asm.assemble(*instructions)
+        fields: dict[str, Any] = {
+            "prog_type": type,
+            "insns": code,
+            "insn_cnt": len(code) // asm.INSTRUCTION_SIZE,
+            "license": license,
+            **attributes,
+        }
+        if name:
+            fields["prog_name"] = name
+        fd, log = self.commands.load(fields, log_level)
+        return Program(self.commands, fd, type, log)
+
+    def prog_by_id(self, prog_id: int) -> Program:
+        """Open the program with this id (4.13 and later)."""
+        return self._prog(self._by_id("PROG", prog_id, 0))
+
+    def pinned_prog(self, path: str) -> Program:
+        """Open a pinned program."""
+        return self._prog(self._get(path, 0))
+
+    def _prog(self, fd: int) -> Program:
+        number = Program(self.commands, fd, "unknown").info()["type"]
+        return Program(self.commands, fd, _name_of(PROG_TYPES, number))
+
+    # Attaching.
+
+    def attach(self, program: HasFd, target: HasFd, attach_type: str, flags: int = 0, **fields: Any) -> None:
+        """Attach a program with PROG_ATTACH, to a cgroup or a map of sockets."""
+        self.command(
+            "PROG_ATTACH",
+            target_fd=target,
+            attach_bpf_fd=program,
+            attach_type=attach_type,
+            attach_flags=flags,
+            **fields,
+        )
+
+    def detach(self, program: HasFd, target: HasFd, attach_type: str) -> None:
+        """Undo :meth:`attach`."""
+        self.command("PROG_DETACH", target_fd=target, attach_bpf_fd=program, attach_type=attach_type)
+
+    def link(self, program: HasFd, attach_type: str, target: HasFd | int = 0, **fields: Any) -> Link:
+        """Attach a program with LINK_CREATE (5.7 and later).
+
+        Args:
+            program: The program.
+            attach_type: "cgroup_inet_ingress", "xdp", "trace_iter", ...
+            target: What it is attached to: a file, or the number of an interface.
+            **fields: Further fields: flags, bpf_cookie, iter_info ...
+
+        Raises:
+            BpfError: The kernel refused it.
+        """
+        answer = self.command("LINK_CREATE", prog_fd=program, target_fd=target, attach_type=attach_type, **fields)
+        return Link(self.commands, answer.result)
+
+    def link_by_id(self, link_id: int) -> Link:
+        """Open the link with this id (5.8 and later)."""
+        return Link(self.commands, self._by_id("LINK", link_id, 0))
+
+    def pinned_link(self, path: str) -> Link:
+        """Open a pinned link."""
+        return Link(self.commands, self._get(path, 0))
+
+    def raw_tracepoint(self, program: HasFd, name: str = "") -> Link:
+        """Attach a program to a raw tracepoint (4.17 and later); a tracing program names its own."""
+        return Link(self.commands, self.command("RAW_TRACEPOINT_OPEN", name=name or None, prog_fd=program).result)
+
+    def tracepoint(self, program: HasFd, category: str, event: str) -> Held:
+        """Attach a program to a tracepoint, such as ("raw_syscalls", "sys_enter"), until the result is closed."""
+        fd = self.commands.call(
+            "hooks.tracepoint", "perf_event_open", prog_fd=program.fd, category=category, event=event
+        )
+        return Held(self.commands, fd)
+
+    def kprobe(self, program: HasFd, symbol: str, *, at_return: bool = False) -> Held:
+        """Attach a program to a function of the kernel (4.17 and later), until the result is closed."""
+        fd = self.commands.call(
+            "hooks.kprobe", "perf_event_open", prog_fd=program.fd, symbol=symbol, at_return=at_return
+        )
+        return Held(self.commands, fd)
+
+    def socket_filter(self, program: HasFd) -> SocketFilter:
+        """Attach a program to the receiver of a new pair of datagram sockets."""
+        fd = self.commands.call("hooks.socket_filter", "setsockopt SO_ATTACH_BPF", prog_fd=program.fd)
+        return SocketFilter(self.commands, fd)
+
+    # BTF, ids and the rest.
+
+    def btf(self, data: bytes) -> Btf:
+        """Load BTF (4.18 and later)."""
+        return Btf(self.commands, self.command("BTF_LOAD", btf=data, btf_size=len(data)).result)
+
+    def btf_by_id(self, btf_id: int) -> Btf:
+        """Open the BTF with this id."""
+        return Btf(self.commands, self._by_id("BTF", btf_id, 0))
+
+    def ids(self, kind: str) -> list[int]:
+        """Return the ids of everything alive of the kind "map", "prog", "btf" or "link".
+
+        Raises:
+            BpfError: EINVAL where the kernel lacks the command (maps and programs before 4.13, BTF before 5.4, links
+                before 5.8).
+        """
+        found: list[int] = self.commands.call("bpf.ids", f"{kind.upper()}_GET_NEXT_ID", kind=kind)
+        return found
 
     def map_ids(self) -> list[int]:
         """Return the ids of all live maps of the guest (4.13 and later)."""
-        found: list[int] = self.command("ids", "MAP_GET_NEXT_ID", kind="map")
-        return found
+        return self.ids("map")
+
+    def next_id(self, kind: str, start: int) -> int:
+        """Return the id after `start`; ENOENT at the end."""
+        answer = self.command(f"{kind.upper()}_GET_NEXT_ID", start_id=start)
+        return answer.numbers["next_id"]
+
+    def enable_stats(self) -> Held:
+        """Have the kernel count run time and runs of programs until the result is closed (5.8 and later)."""
+        return Held(self.commands, self.command("ENABLE_STATS", type=0).result)
+
+    def open(self, path: str, flags: int = O_RDONLY) -> Held:
+        """Open a file or folder of the guest, a cgroup's for instance."""
+        return Held(self.commands, self.commands.call("hooks.open_file", "open", path=path, flags=flags))
+
+    def cgroup(self, name: str) -> Held:
+        """Make a cgroup and open it."""
+        path = f"/sys/fs/cgroup/{name}"
+        self.commands.call("hooks.make_folder", "mkdir", path=path)
+        return self.open(path)
 
     def close(self, fd: int) -> None:
         """Close a file descriptor of the guest process."""
-        self._process.call("close", fd)
+        self.commands.close(fd)
+
+    def _by_id(self, kind: str, number: int, open_flags: int) -> int:
+        return self.command(f"{kind}_GET_FD_BY_ID", id=number, open_flags=open_flags).result
+
+    def _get(self, path: str, file_flags: int) -> int:
+        return self.command("OBJ_GET", pathname=path, file_flags=file_flags).result
 
 
-class Map:
-    """One map, held by a file descriptor in the guest process.
-
-    Keys and values are bytes, or integers that are packed in the guest's (little-endian) order to the map's own sizes;
-    a value may be a map, which stands for its file descriptor.
-    """
-
-    def __init__(self, bpf: Bpf, fd: int, kind: str, key_size: int, value_size: int) -> None:
-        self._bpf = bpf
-        self.fd = fd
-        self.kind = kind
-        self.key_size = key_size
-        self.value_size = value_size
-        self._id: int | None = None
-
-    def __repr__(self) -> str:
-        return f"<{self.kind} map, fd {self.fd}>"
-
-    def __enter__(self) -> Map:  # noqa: PYI034 - never subclassed
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    @property
-    def id(self) -> int:
-        """The map's id in the kernel (4.13 and later)."""
-        if self._id is None:
-            self._id = int(self.info()["id"])
-        return self._id
-
-    def info(self) -> dict[str, Any]:
-        """Return struct bpf_map_info as this kernel fills it (4.13 and later)."""
-        found: dict[str, Any] = self._bpf.command("map_info", "OBJ_GET_INFO_BY_FD", fd=self.fd)
-        return found
-
-    def update(self, key: int | bytes, value: int | bytes | Map, flags: int = ANY) -> None:
-        """Write one element."""
-        self._bpf.command(
-            "map_update", "MAP_UPDATE_ELEM", fd=self.fd, key=self._key(key), value=self._value(value), flags=flags
-        )
-
-    def __setitem__(self, key: int | bytes, value: int | bytes | Map) -> None:
-        self.update(key, value)
-
-    def lookup(self, key: int | bytes) -> int:
-        """Read one element as an integer; in an outer map it is the inner map's id."""
-        return int.from_bytes(self.lookup_bytes(key), "little")
-
-    def lookup_bytes(self, key: int | bytes) -> bytes:
-        """Read one element as bytes."""
-        found: bytes = self._bpf.command(
-            "map_lookup", "MAP_LOOKUP_ELEM", fd=self.fd, key=self._key(key), value_size=self.value_size
-        )
-        return found
-
-    def delete(self, key: int | bytes) -> None:
-        """Delete one element."""
-        self._bpf.command("map_delete", "MAP_DELETE_ELEM", fd=self.fd, key=self._key(key))
-
-    def close(self) -> None:
-        """Close the file descriptor; the map lives on while something else holds it."""
-        self._bpf.close(self.fd)
-
-    def _key(self, key: int | bytes) -> bytes:
-        return key if isinstance(key, bytes) else key.to_bytes(self.key_size, "little")
-
-    def _value(self, value: int | bytes | Map) -> bytes:
-        if isinstance(value, bytes):
-            return value
-        if isinstance(value, Map):
-            return value.fd.to_bytes(4, "little")
-        return value.to_bytes(self.value_size, "little", signed=value < 0)
-
-
-@contextlib.contextmanager
-def raises_errno(*expected: int) -> Iterator[None]:
-    """Assert that the body's bpf(2) command fails with one of these error numbers.
-
-    Raises:
-        AssertionError: It succeeded, or failed with another one.
-    """
-    names = " or ".join(errno_name(number) for number in expected)
-    try:
-        yield
-    except BpfError as error:
-        if error.errno not in expected:
-            raise AssertionError(f"expected {names}; {error}") from error
-    else:
-        raise AssertionError(f"expected {names}; the kernel accepted it")
+def _name_of(numbers: dict[str, int], number: int) -> str:
+    return next((name for name, value in numbers.items() if value == number), f"type {number}")

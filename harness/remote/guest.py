@@ -1,20 +1,25 @@
-"""The guest as a test sees it: functions run there, each in a process of its own.
+"""The guest as a test sees it: functions and programs run there, each in a process of its own; files go to and fro.
 
-Imports the machine below it, the packing of functions beside it, :mod:`harness.errors`.
+Imports the machine below it, the packing of functions, files and programs beside it, :mod:`harness.errors`.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
-from harness.errors import GuestCallError, GuestProcessDied
-from harness.remote import ship
+from harness.errors import GuestCallError, GuestProcessDied, UsageError
+from harness.guest import wire
+from harness.remote import ship, transfer
+from harness.remote.program import OUTPUT_LIMIT, Ran, Running
 from harness.vm.machine import GuestProcess, Machine
 
 T = TypeVar("T")
+
+LIMIT = transfer.LIMIT
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ class Guest:
 
         Raises:
             UsageError: The function, or something that it uses, cannot cross to the guest.
-            GuestCallError: It raised; the guest's traceback is in the message.
+            GuestCallError: It raised, and the guest's traceback is in the message; or what it returned cannot cross.
             GuestProcessDied: Its process ended.
             KernelCrashed: The kernel panicked meanwhile.
             GuestHung: No answer in time.
@@ -82,13 +87,98 @@ class Guest:
                 timeout=timeout,
                 shown=f"{function.__name__}()",
             )
-            self._take_output(process, function.__name__)
-        except GuestCallError:
+        except wire.WireError:
+            raise _unshippable(function.__name__, arguments, keywords) from None
+        except GuestCallError as error:
+            if error.type_name == wire.WireError.__name__:
+                error.what = f"what {function.__name__} returned cannot cross to the host: {error.what}"
+                error.detail = ""
             self._take_output(process, function.__name__)
             raise
+        else:
+            self._take_output(process, function.__name__)
         finally:
             process.close()
         return value
+
+    def start(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        env: Mapping[str, str] | None = None,
+        cwd: str = "/",
+        user: int | None = None,
+        group: int | None = None,
+        limit: int = OUTPUT_LIMIT,
+    ) -> Running:
+        """Start a program in the guest and return at once.
+
+        Args:
+            argv: Program and arguments; no shell is involved. The image has Python (/usr/bin/python3) and nothing else:
+                send programs with :meth:`push_program`.
+            stdin: Bytes on its standard input.
+            env: Variables beside PATH, HOME and LANG.
+            cwd: Its working folder.
+            user: User id it runs as; root by default.
+            group: Group id; the user id by default.
+            limit: Bytes of each output that are kept.
+
+        Raises:
+            UsageError: There is no such program in the guest.
+        """
+        return Running.start(self._machine.new_process(), argv, stdin, dict(env or {}), cwd, user, group, limit)
+
+    def run(self, argv: Sequence[str], *, timeout: float = 60.0, **options: Any) -> Ran:
+        """Run a program in the guest to its end.
+
+        Args:
+            argv: Program and arguments, as for :meth:`start`.
+            timeout: Seconds; then it is killed, and the result says so.
+            **options: As for :meth:`start`.
+        """
+        with self.start(argv, **options) as running:
+            return running.wait(timeout)
+
+    def push(self, source: Path | str | bytes, target: str, *, mode: int | None = None, limit: int = LIMIT) -> str:
+        """Send bytes, a file or a folder of the host to the guest and return its path there.
+
+        Arguments and errors as :func:`harness.remote.transfer.push`.
+        """
+        transfer.push(self.process, source, target, mode=mode, limit=limit)
+        return target
+
+    def push_program(self, program: Path | str, *, limit: int = LIMIT) -> str:
+        """Send a compiled program of the host with the libraries it needs; return its path in the guest.
+
+        Arguments and errors as :func:`harness.remote.transfer.push_program`.
+        """
+        return transfer.push_program(self.process, Path(program), limit=limit)
+
+    def pull(self, source: str, target: Path, *, limit: int = LIMIT) -> Path:
+        """Fetch a file or folder of the guest and return its path on the host.
+
+        Arguments and errors as :func:`harness.remote.transfer.pull`.
+        """
+        transfer.pull(self.process, source, target, limit=limit)
+        return target
+
+    def read(self, path: str, *, limit: int = LIMIT) -> bytes:
+        """Return the content of a file of the guest, one below /proc or /sys for instance.
+
+        Raises:
+            UsageError: It has more than `limit` bytes.
+            GuestCallError: It cannot be read.
+        """
+        return transfer.fetch(self.process, path, limit=limit)
+
+    def write(self, path: str, text: str | bytes) -> None:
+        """Write to a file of the guest that is there already, such as one below /proc/sys.
+
+        Raises:
+            GuestCallError: It cannot be written.
+        """
+        self.process.call("hooks.write_file", path, text.encode() if isinstance(text, str) else text)
 
     def _take_output(self, process: GuestProcess, name: str) -> None:
         with contextlib.suppress(GuestProcessDied):  # it was killed: what it printed went with it
@@ -105,3 +195,18 @@ class Guest:
         """End the guest process of this test."""
         if self._process is not None:
             self._process.close()
+
+
+def _unshippable(function: str, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> UsageError:
+    """Return an error that names the argument that cannot cross."""
+    given = [(f"argument {number}", value) for number, value in enumerate(arguments, 1)]
+    for name, value in [*given, *((f"argument {name}", value) for name, value in keywords.items())]:
+        try:
+            wire.encode(value)
+        except wire.WireError as error:
+            return UsageError(
+                f"{name} of {function} cannot cross to the guest: {error}",
+                expected="plain values",
+                hint="make it inside the function, or pass plain data",
+            )
+    return UsageError(f"the arguments of {function} are too large", expected=f"at most {wire.MAX_PAYLOAD} bytes")

@@ -9,6 +9,7 @@ import dataclasses
 import enum
 import json
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,6 +144,28 @@ def plain_argv(spec: MachineSpec, *, qemu: Path) -> list[str]:
     return [*argv, "-append", " ".join(("console=ttyS0", "panic=-1", *spec.append))]
 
 
+def shell_argv(
+    image: Path, accel: Accel, *, vng: Path, memory: int, cpus: int, command: Sequence[str] = ()
+) -> list[str]:
+    """Return the command that boots a kernel on the host's own root, read-only below an overlay, and opens a shell.
+
+    Args:
+        image: The kernel's boot image; vng finds the modules that lie beside it.
+        accel: Acceleration.
+        vng: The `vng` program.
+        memory: MiB of guest memory.
+        cpus: Number of virtual CPUs.
+        command: What to run instead of a shell.
+    """
+    argv = [str(vng), "--run", str(image), "--user", "root"]
+    argv += ["--memory", f"{memory}M", "--cpus", str(cpus)]
+    argv += ["--force-9p"]  # virtiofs would need a daemon on the host, and fewer kernels have it
+    argv += ["--disable-microvm"]  # it hung on one kernel in software emulation, and q35 is as fast
+    if accel is Accel.TCG:
+        argv += ["--disable-kvm"]
+    return [*argv, "--", shlex.join(command)] if command else argv
+
+
 # Devices of vng's own that a guest without a file system from the host has no use for, and pays for at every boot.
 _DROPPED = ("virtio-9p-pci,*", "virtio-serial-pci", "virtconsole,*", "i6300esb,*")
 
@@ -178,7 +201,7 @@ exec {shlex.quote(str(qemu))} "$@"
 _BOOT_OPTIONS = ("-kernel", "-initrd", "-append")
 
 
-def clone_argv(recorded: list[str], *, template: Path, run_dir: Path, monitor: int) -> list[str]:
+def clone_argv(recorded: list[str], *, template: Path, run_dir: Path, monitor: int, whole_stream: bool) -> list[str]:
     """Return the command that starts a clone from a template's recorded QEMU command.
 
     Args:
@@ -186,6 +209,7 @@ def clone_argv(recorded: list[str], *, template: Path, run_dir: Path, monitor: i
         template: The template's folder.
         run_dir: The clone's private folder.
         monitor: Descriptor of a connected socket that QEMU inherits, its monitor's.
+        whole_stream: Whether the saved state holds the guest's memory; else that is the template's RAM file.
     """
     argv = [recorded[0]]
     rest = iter(recorded[1:])
@@ -197,6 +221,10 @@ def clone_argv(recorded: list[str], *, template: Path, run_dir: Path, monitor: i
         if value.startswith("memory-backend-file,id=harness-ram,"):
             # Copy on write: the template's file is never written again.
             value = value.replace(",share=on", ",share=off")
+            if whole_stream:
+                # There is no such file, and QEMU would make one.
+                fields = [field for field in value.split(",") if not field.startswith(("mem-path=", "share="))]
+                value = ",".join(["memory-backend-ram", *fields[1:]])
         elif value.startswith("stdio,id=console,"):
             # A file needs nobody to drain it.
             value = f"file,id=console,path={run_dir / CONSOLE_LOG}"

@@ -301,7 +301,13 @@ def start_clone(template: Template, spec: MachineSpec, *, label: str) -> Clone:
             listener.leave(wire.AGENT, _identity())
         monitor, theirs = socket.socketpair()
         with theirs:
-            argv = clone_argv(template.argv, template=template.folder, run_dir=folder, monitor=theirs.fileno())
+            argv = clone_argv(
+                template.argv,
+                template=template.folder,
+                run_dir=folder,
+                monitor=theirs.fileno(),
+                whole_stream=template.whole_stream,
+            )
             log.info("+ %s", quote(argv))
             if not template.whole_stream:
                 # Written before QEMU starts: nobody needs to wait for it to be ready for them.

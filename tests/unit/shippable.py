@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from harness.errors import UsageError
-from harness.guest import bpf as raw
+from harness.guest import uapi as raw
 
 LIMIT = 41
 TABLE = {"a": (1, 2)}
@@ -46,7 +46,7 @@ def with_path() -> str:
 
 
 def with_loader() -> int:
-    return raw.BPF_NOEXIST
+    return len(raw.MAP_TYPES)
 
 
 def with_nested(numbers: list[int]) -> list[int]:

@@ -16,7 +16,7 @@ from harness.errors import (
     InfrastructureError,
     UsageError,
 )
-from harness.remote.bpf import BpfError
+from harness.remote.command import BpfError
 from harness.vm.channel import ChannelClosed
 
 

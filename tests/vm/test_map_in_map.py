@@ -51,14 +51,14 @@ def test_update_takes_an_fd_and_lookup_returns_the_id(bpf: Bpf, outer: Map) -> N
 @pytest.mark.parametrize(
     "mismatch",
     [
-        pytest.param({"kind": "array"}, id="type"),
+        pytest.param({"type": "array"}, id="type"),
         pytest.param({"key_size": 8}, id="key_size"),
         pytest.param({"value_size": 8}, id="value_size"),
         pytest.param({"map_flags": 1}, id="map_flags"),
     ],
 )
 def test_an_inner_map_unlike_the_template_is_refused(bpf: Bpf, outer: Map, mismatch: dict[str, object]) -> None:
-    like: dict[str, object] = {"kind": "hash", "key_size": 4, "value_size": 4, "max_entries": 8}
+    like: dict[str, object] = {"type": "hash", "key_size": 4, "value_size": 4, "max_entries": 8}
     inner = bpf.map(**{**like, **mismatch})  # type: ignore[arg-type]
     with raises_errno(EINVAL):
         outer[7] = inner

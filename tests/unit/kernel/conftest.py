@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from tests.unit.kernel.kernel_fakes import Archive, Server, Signer, serve
 
 
@@ -16,9 +17,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The cache folder; nothing here touches the user's."""
     folder = tmp_path / "cache"
     monkeypatch.setenv("HARNESS_CACHE", str(folder))
-    for variable in ("HARNESS_DEBIAN_MIRROR", "HARNESS_DEBIAN_SECURITY_MIRROR", "HARNESS_DEBIAN_KEYRING"):
-        monkeypatch.delenv(variable, raising=False)
     # Nothing outside of 127.0.0.1 is asked, whatever a test does.
+    monkeypatch.setenv("HARNESS_DEBIAN_MIRROR", "http://127.0.0.1:9/debian")
+    monkeypatch.setenv("HARNESS_DEBIAN_SECURITY_MIRROR", "http://127.0.0.1:9/debian")
+    monkeypatch.setenv("HARNESS_DEBIAN_KEYRING", "/nowhere/so-no-mirror-is-asked.gpg")
     monkeypatch.setenv("HARNESS_KERNEL_ORG", "http://127.0.0.1:9")
     monkeypatch.setenv("HARNESS_UBUNTU_MAINLINE", "http://127.0.0.1:9")
     return folder
@@ -44,7 +46,8 @@ def signers() -> Iterator[tuple[Signer, Signer]]:
     yield both
     for signer in both:
         signer.stop()
-    shutil.rmtree(home)
+    # The agents that were told to end remove their sockets at the same time.
+    shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import io
@@ -11,6 +12,7 @@ import struct
 import subprocess
 import tarfile
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -58,9 +60,9 @@ def bzimage(payload: bytes, *, release: str = RELEASE, build: str = "#1 SMP", pr
     return bytes(image) + bytes(32) + payload + bytes(64)
 
 
-def kernel_image(**about: str) -> bytes:
+def kernel_image(release: str = RELEASE, build: str = "#1 SMP") -> bytes:
     """A whole bzImage that the harness takes for good."""
-    return bzimage(gzipped(elf(release=about.get("release", RELEASE))), **about)
+    return bzimage(gzipped(elf(release=release)), release=release, build=build)
 
 
 def module(depends: str = "", name: str = "m") -> bytes:
@@ -114,6 +116,7 @@ class Server:
         root: The folder.
         url: Its address.
         cut: For a path, the bytes after which its answers break off.
+        stall: For a path, the bytes after which its answers wait until the entry is removed.
         requests: The paths asked for, each with the Range header or "".
         ranges: Whether it honours Range.
     """
@@ -121,6 +124,7 @@ class Server:
     root: Path
     url: str = ""
     cut: dict[str, int] = field(default_factory=dict)
+    stall: dict[str, int] = field(default_factory=dict)
     requests: list[tuple[str, str]] = field(default_factory=list)
     ranges: bool = True
 
@@ -148,7 +152,13 @@ def serve(root: Path) -> Iterator[Server]:
             self.send_response(206 if start else 200)
             self.send_header("Content-Length", str(len(data) - start))
             self.end_headers()
-            self.wfile.write(data[start : state.cut.get(self.path, len(data))])
+            if self.path in state.stall:
+                self.wfile.write(data[start : state.stall[self.path]])
+                start = state.stall[self.path]
+                while self.path in state.stall:
+                    time.sleep(0.01)
+            with contextlib.suppress(ConnectionError):
+                self.wfile.write(data[start : state.cut.get(self.path, len(data))])
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's name
             return
@@ -200,9 +210,7 @@ class Signer:
             "--passphrase",
             "",
         ]
-        return subprocess.run(
-            [*argv, *words], input=data, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=True
-        ).stdout
+        return subprocess.run([*argv, *words], input=data, capture_output=True, check=True).stdout
 
 
 @dataclass

@@ -7,10 +7,10 @@ import socket
 from pathlib import Path
 
 import pytest
-from tests.unit.kernel.kernel_fakes import Server
 
 from harness.errors import MirrorError
 from harness.kernel.download import fetch
+from tests.unit.kernel.kernel_fakes import Server
 
 DATA = bytes(range(256)) * 4000
 SHA256 = hashlib.sha256(DATA).hexdigest()

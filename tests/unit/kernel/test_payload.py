@@ -12,10 +12,10 @@ from collections.abc import Callable
 import lz4.block
 import pytest
 import zstandard
-from tests.unit.kernel.kernel_fakes import EM_AARCH64, bzimage, elf, gzipped
 
 from harness.errors import KernelFileError
 from harness.kernel import payload
+from tests.unit.kernel.kernel_fakes import EM_AARCH64, bzimage, elf, gzipped
 
 KERNEL = elf(content=b"text " * 5000)
 

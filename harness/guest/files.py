@@ -1,0 +1,87 @@
+"""Files of the guest, as the host sends and fetches them: in pieces, by path.
+
+An entry of a folder is a tuple (path below the folder, kind, permission bits, text): the kind is "file", "folder",
+"link" (text is where it points) or "other". The host decides what may be sent or kept.
+
+Runs in the guest. Imports the standard library alone.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    Entry = tuple[str, str, int, str]
+
+
+def make_folder(path: str, mode: int) -> None:
+    """Make a folder, and those above it."""
+    os.makedirs(path, exist_ok=True)
+    os.chmod(path, mode)
+
+
+def make_link(path: str, points_to: str) -> None:
+    """Make a symbolic link, in place of a file of that name."""
+    if os.path.lexists(path):
+        os.unlink(path)
+    os.symlink(points_to, path)
+
+
+def write(path: str, data: bytes, offset: int, mode: int) -> None:
+    """Write a piece of a file; the first one (offset 0) makes it anew, with the folders above it."""
+    if offset == 0:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+    flags = os.O_WRONLY | os.O_CLOEXEC | (os.O_CREAT | os.O_TRUNC if offset == 0 else 0)
+    fd = os.open(path, flags, 0o600)
+    try:
+        if offset == 0:
+            os.fchmod(fd, mode)
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(fd, view, offset)
+            view, offset = view[written:], offset + written
+    finally:
+        os.close(fd)
+
+
+def read(path: str, offset: int, size: int) -> bytes:
+    """Return a piece of a file."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.pread(fd, size, offset)
+    finally:
+        os.close(fd)
+
+
+def describe(path: str) -> Entry:
+    """Return what there is at a path, links followed."""
+    return _entry("", path, os.stat(path))
+
+
+def entries(path: str) -> list[Entry]:
+    """Return everything below a folder, each folder before what it holds; links are not followed."""
+    found: list[Entry] = []
+    for folder, names, files in os.walk(path):
+        names.sort()
+        for name in sorted([*names, *files]):
+            whole = os.path.join(folder, name)
+            found.append(_entry(os.path.relpath(whole, path), whole, os.lstat(whole)))
+    return found
+
+
+def _entry(shown: str, path: str, status: os.stat_result) -> Entry:
+    mode = stat.S_IMODE(status.st_mode)
+    if stat.S_ISREG(status.st_mode):
+        return shown, "file", mode, ""
+    if stat.S_ISDIR(status.st_mode):
+        return shown, "folder", mode, ""
+    if stat.S_ISLNK(status.st_mode):
+        return shown, "link", mode, os.readlink(path)
+    return shown, "other", mode, ""
+
+
+def missing(paths: list[str]) -> list[str]:
+    """Return those of the paths at which there is nothing."""
+    return [path for path in paths if not os.path.exists(path)]

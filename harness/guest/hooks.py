@@ -1,0 +1,158 @@
+"""What programs are attached to other than through bpf(2): sockets, perf events; and the files beside them.
+
+Runs in the guest. Imports the standard library alone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import socket
+import struct
+
+SO_ATTACH_BPF = 50
+SYS_PERF_EVENT_OPEN = 298  # x86-64
+PERF_TYPE_TRACEPOINT = 2
+PERF_SAMPLE_RAW = 1 << 10
+PERF_FLAG_FD_CLOEXEC = 8
+PERF_EVENT_IOC_ENABLE, PERF_EVENT_IOC_SET_BPF = 0x2400, 0x40042408
+
+_PERF_ATTR_SIZE = 112  # PERF_ATTR_SIZE_VER5: known to every kernel since 4.1
+_TRACING = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
+_READ_LIMIT = 32 << 20
+
+_sockets: dict[int, tuple[socket.socket, socket.socket]] = {}
+
+
+def socket_filter(prog_fd: int) -> int:
+    """Attach a program to the receiving end of a new pair of datagram sockets; return that end's descriptor."""
+    receiver, sender = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    receiver.setblocking(False)
+    receiver.setsockopt(socket.SOL_SOCKET, SO_ATTACH_BPF, prog_fd)
+    _sockets[receiver.fileno()] = (receiver, sender)
+    return receiver.fileno()
+
+
+def socket_send(fd: int, data: bytes) -> bytes | None:
+    """Send a datagram to such a socket; return what the filter let through, None where it dropped all."""
+    receiver, sender = _sockets[fd]
+    sender.send(data)
+    try:
+        return receiver.recv(len(data) + 1)
+    except BlockingIOError:
+        return None
+
+
+def socket_close(fd: int) -> None:
+    """Close both ends."""
+    for end in _sockets.pop(fd):
+        end.close()
+
+
+def tracepoint(prog_fd: int, category: str, event: str) -> int:
+    """Attach a program to a tracepoint through a perf event; return the event's descriptor."""
+    for folder in _TRACING:
+        path = f"{folder}/events/{category}/{event}/id"
+        if os.path.exists(path):
+            with open(path) as file:
+                return _perf_event(prog_fd, PERF_TYPE_TRACEPOINT, int(file.read()), b"")
+    raise FileNotFoundError(2, "this kernel has no such tracepoint", f"{category}/{event}")
+
+
+def kprobe(prog_fd: int, symbol: str, *, at_return: bool) -> int:
+    """Attach a program to a function of the kernel through a perf event (4.17 and later); return its descriptor."""
+    with open("/sys/bus/event_source/devices/kprobe/type") as file:
+        kind = int(file.read())
+    return _perf_event(prog_fd, kind, int(at_return), symbol.encode() + b"\0")
+
+
+def _perf_event(prog_fd: int, kind: int, config: int, name: bytes) -> int:
+    attr = ctypes.create_string_buffer(_PERF_ATTR_SIZE)
+    held = ctypes.create_string_buffer(name)
+    struct.pack_into("<IIQQQ", attr, 0, kind, _PERF_ATTR_SIZE, config, 1, PERF_SAMPLE_RAW)
+    struct.pack_into("<I", attr, 48, 1)  # wakeup_events
+    if name:
+        struct.pack_into("<Q", attr, 56, ctypes.addressof(held))  # config1: the function's name
+    syscall = ctypes.CDLL(None, use_errno=True).syscall
+    syscall.restype = ctypes.c_long
+    syscall.argtypes = (ctypes.c_long, ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_ulong)
+    # Of every process, on the first CPU: such an event fires on any CPU all the same.
+    fd = syscall(SYS_PERF_EVENT_OPEN, ctypes.addressof(attr), -1, 0, -1, PERF_FLAG_FD_CLOEXEC)
+    if fd < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, f"perf_event_open: {os.strerror(error)}")
+    try:
+        fcntl.ioctl(fd, PERF_EVENT_IOC_SET_BPF, prog_fd)
+        fcntl.ioctl(fd, PERF_EVENT_IOC_ENABLE, 0)
+    except OSError:
+        os.close(fd)
+        raise
+    return int(fd)
+
+
+def open_file(path: str, flags: int) -> int:
+    """Open a file or folder; return its descriptor."""
+    return os.open(path, flags | os.O_CLOEXEC)
+
+
+def make_folder(path: str) -> None:
+    """Make a folder, in a cgroup file system for instance."""
+    os.makedirs(path, exist_ok=True)
+
+
+def read_all(fd: int) -> bytes:
+    """Read a descriptor to its end (32 MiB at most)."""
+    found = b""
+    while len(found) <= _READ_LIMIT:
+        data = os.read(fd, 1 << 16)
+        if not data:
+            return found
+        found += data
+    raise OSError(27, f"more than {_READ_LIMIT} bytes to read")
+
+
+def read_file(path: str) -> bytes:
+    """Return a file's content (32 MiB at most)."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return read_all(fd)
+    finally:
+        os.close(fd)
+
+
+def write_file(path: str, data: bytes) -> None:
+    """Write to a file that is there, such as one below /proc/sys."""
+    with open(path, "r+b", buffering=0) as file:
+        file.write(data)
+
+
+def fdinfo(fd: int) -> str:
+    """Return what /proc/self/fdinfo says of a descriptor."""
+    with open(f"/proc/self/fdinfo/{fd}") as file:
+        return file.read()
+
+
+def descriptors() -> dict[int, str]:
+    """Return the open descriptors of this process and what each is."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:
+            continue  # the one that listed the folder
+    return found
+
+
+def possible_cpus() -> int:
+    """Return how many CPUs this kernel has room for: as many values has an element of a per-CPU map."""
+    with open("/sys/devices/system/cpu/possible") as file:
+        last = file.read().strip().replace("-", ",").rpartition(",")[2]
+    return int(last) + 1
+
+
+def limit_locked_memory(size: int) -> None:
+    """Set RLIMIT_MEMLOCK of this process, which limits its maps before 5.11."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (size, size))

@@ -1,0 +1,1 @@
+"""What is made of observations, on the host: expectations, versions, verdicts."""

@@ -1,0 +1,148 @@
+"""The markers `kernel` and `requires`: which kernels a test is for, by version and by what a kernel can do.
+
+Part of the plugin, which calls it when there are such markers. Imports everything below the plugin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from harness.errors import ProbeInconclusive, SelectorError, UsageError
+from harness.judge import capabilities
+from harness.judge.capabilities import Decision, Finding, Judgement
+from harness.kernel import selector
+from harness.kernel.kconfig import parse_config
+from harness.kernel.types import Choice, Kernel
+
+if TYPE_CHECKING:
+    from harness.remote.bpf import Bpf
+
+KERNEL_PARAMETER = "kernel_choice"
+"""The name of the test parameter that holds the kernel."""
+
+
+def sort_out(
+    items: list[pytest.Item], policy: Callable[[], selector.Policy]
+) -> tuple[list[pytest.Item], list[pytest.Item], dict[str, str]]:
+    """Tell the tests whose kernel fits their markers from those whose does not.
+
+    Args:
+        items: The collected tests.
+        policy: What selectors such as "lts" mean.
+
+    Returns:
+        The tests to run, those to leave out, and for each test that no selected kernel can run the condition that none
+        of them meets.
+
+    Raises:
+        pytest.UsageError: A marker is malformed; the message names the test.
+    """
+    kept: list[pytest.Item] = []
+    left_out: list[pytest.Item] = []
+    conditions: dict[str, str] = {}
+    for item in items:
+        names = required(item)
+        if names and "vm" not in getattr(item, "fixturenames", ()):
+            raise pytest.UsageError(f"{item.nodeid}: the marker requires is for tests that use a guest's fixtures")
+        for name in names:
+            _find(item, name)
+        unmet = _unmet(item, policy)
+        if unmet is None:
+            kept.append(item)
+        else:
+            left_out.append(item)
+            conditions.setdefault(_behaviour(item), unmet)
+    reached = {_behaviour(item) for item in kept}
+    return kept, left_out, {name: text for name, text in conditions.items() if name not in reached}
+
+
+def _choice(item: pytest.Item) -> Choice | None:
+    callspec: Any = getattr(item, "callspec", None)
+    return callspec.params.get(KERNEL_PARAMETER) if callspec is not None else None
+
+
+def _unmet(item: pytest.Item, policy: Callable[[], selector.Policy]) -> str | None:
+    """Return the condition that the test's kernel does not meet; None when it meets all."""
+    choice = _choice(item)
+    for mark in item.iter_markers("kernel"):
+        if choice is None:
+            raise pytest.UsageError(f"{item.nodeid}: the marker kernel is for tests that use a kernel's fixtures")
+        if not mark.args or mark.kwargs or not all(isinstance(word, str) for word in mark.args):
+            raise pytest.UsageError(f"{item.nodeid}: the marker kernel takes conditions such as '>=5.11'")
+        try:
+            condition = [one for word in mark.args for one in selector.parse_condition(word)]
+        except SelectorError as error:
+            raise pytest.UsageError(f"{item.nodeid}: {error}") from None
+        if not selector.meets(choice, condition, policy()):
+            return " or ".join(mark.args)
+    return None
+
+
+def _behaviour(item: pytest.Item) -> str:
+    """Return a test's id without its kernel."""
+    choice = _choice(item)
+    if choice is None:
+        return item.nodeid
+    head, _, tail = item.nodeid.partition("[")
+    others = tail.removesuffix("]").replace(choice.label, "", 1).strip("-")
+    return f"{head}[{others}]" if others else head
+
+
+def _find(item: pytest.Item, name: str) -> None:
+    try:
+        capabilities.find(name)
+    except UsageError as error:
+        raise pytest.UsageError(f"{item.nodeid}: {error}") from None
+
+
+def required(item: pytest.Item) -> list[str]:
+    """Return the capabilities that a test's markers name."""
+    found: list[str] = []
+    for mark in item.iter_markers("requires"):
+        if not mark.args or mark.kwargs or not all(isinstance(word, str) for word in mark.args):
+            raise pytest.UsageError(f"{item.nodeid}: the marker requires takes names of capabilities")
+        found += [name for name in mark.args if name not in found]
+    return found
+
+
+class Capabilities:
+    """What each kernel was found to be able to do; a kernel is asked once."""
+
+    def __init__(self) -> None:
+        self._findings: dict[tuple[Choice, str], Finding] = {}
+
+    def missing(self, choice: Choice, names: list[str]) -> list[str]:
+        """Return those of the capabilities that the kernel was not asked about yet."""
+        return [name for name in names if (choice, name) not in self._findings]
+
+    def ask(self, choice: Choice, name: str, bpf: Bpf) -> None:
+        """Ask the kernel, in a guest process that is good for nothing else afterwards."""
+        self._findings[choice, name] = capabilities.find(name).probe(bpf)
+
+    def judge(self, kernel: Kernel, choice: Choice, name: str) -> Judgement:
+        """Return what the kernel's answer means for a test that requires the capability."""
+        return capabilities.judge(name, self._findings[choice, name], kernel.version, _configuration(kernel.config))
+
+
+def _configuration(path: Path | None) -> dict[str, str] | None:
+    return parse_config(path.read_text()) if path is not None else None
+
+
+def act_on(judgement: Judgement) -> None:
+    """Let the test run, leave it out, or fail it.
+
+    Raises:
+        pytest.skip.Exception: The kernel is not expected to have it.
+        pytest.fail.Exception: The kernel should have it.
+        ProbeInconclusive: Nobody knows.
+    """
+    if judgement.decision is Decision.SKIP:
+        pytest.skip(judgement.reason)
+    if judgement.decision is Decision.FAIL:
+        pytest.fail(judgement.reason, pytrace=False)
+    if judgement.decision is Decision.INCONCLUSIVE:
+        raise ProbeInconclusive(judgement.reason, expected="a probe that answers yes or no")

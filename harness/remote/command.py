@@ -1,0 +1,199 @@
+"""bpf(2) in a guest process: one command out, the kernel's whole answer back.
+
+Nothing is checked before the kernel has seen it, and nothing is retried: a refused command raises
+:class:`BpfError` with the kernel's errno.
+
+Imports the guest process below it, :mod:`harness.errnos`, :mod:`harness.errors`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from harness.errnos import errno_name
+from harness.errors import GuestCallError, GuestError
+from harness.vm.machine import GuestProcess
+
+
+class HasFd(Protocol):
+    """Something that a file descriptor of the guest process stands for: a map, a program, a link."""
+
+    @property
+    def fd(self) -> int:
+        """The descriptor."""
+        ...
+
+
+_SHOWN_LOG_LINES = 40
+
+
+class BpfError(GuestError):
+    """The kernel refused a command in the guest.
+
+    Attributes:
+        errno: The kernel's error number.
+        command: The command, as "MAP_UPDATE_ELEM".
+        attributes: What it was given.
+        log: The verifier's (or BTF's) log, whole; "" when the command has none.
+        numbers: What the kernel wrote into union bpf_attr all the same: `count` of a batch command.
+    """
+
+    def __init__(
+        self,
+        errno: int,
+        command: str,
+        attributes: Mapping[str, Any],
+        *,
+        log: str = "",
+        numbers: Mapping[str, int] | None = None,
+    ) -> None:
+        given = ", ".join(f"{name}={_shown(value)}" for name, value in attributes.items())
+        lines = log.rstrip().splitlines()
+        if len(lines) > _SHOWN_LOG_LINES:
+            lines = [f"[... {len(lines) - _SHOWN_LOG_LINES} lines before]", *lines[-_SHOWN_LOG_LINES:]]
+        super().__init__(f"{command}({given}) failed with {errno_name(errno)} ({errno})", detail="\n".join(lines))
+        self.errno = errno
+        self.command = command
+        self.attributes = dict(attributes)
+        self.log = log
+        self.numbers = dict(numbers or {})
+
+    @property
+    def name(self) -> str:
+        """The kernel's name of the error number."""
+        return errno_name(self.errno)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bytes) and len(value) > 32:
+        return f"<{len(value)} bytes>"
+    return repr(value)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the kernel answered to one command.
+
+    Attributes:
+        errno: The error number, 0 for none.
+        result: What the system call returned: 0, a file descriptor, or -1.
+        numbers: The numbers in union bpf_attr that the kernel changed.
+        buffers: The content of the buffers it was given to write to.
+    """
+
+    errno: int
+    result: int
+    numbers: dict[str, int] = field(default_factory=dict)
+    buffers: dict[str, bytes] = field(default_factory=dict)
+
+
+class Commands:
+    """Issues bpf(2) commands in one guest process, through one loader.
+
+    Args:
+        process: The guest process.
+        loader: "raw" (bpf(2) itself) or the library whose functions make the system calls: "libbpf", "bcc".
+    """
+
+    def __init__(self, process: GuestProcess, loader: str = "raw") -> None:
+        self.process = process
+        self.loader = loader
+        self._module = "bpf" if loader == "raw" else loader
+        self._cpus = 0
+
+    def attempt(
+        self, name: str, fields: Mapping[str, Any], outputs: Mapping[str, int | bytes] | None = None, tail: bytes = b""
+    ) -> Answer:
+        """Issue one command and return the answer, whatever it is.
+
+        Args:
+            name: The command without its BPF_ prefix: "MAP_CREATE".
+            fields: Fields of union bpf_attr, as harness.guest.bpf.COMMANDS has them; those not named are zero. Maps,
+                programs and links stand for their descriptors, types may be given by name, and pointers as bytes.
+            outputs: Pointers that the kernel writes through: the size of the buffer in bytes, or its first content.
+            tail: Bytes behind the last field of the command that the harness knows.
+        """
+        plain = {name: _plain(value) for name, value in fields.items()}
+        return Answer(*self.process.call(f"{self._module}.attempt", name, plain, dict(outputs or {}), tail))
+
+    def issue(
+        self, name: str, fields: Mapping[str, Any], outputs: Mapping[str, int | bytes] | None = None, tail: bytes = b""
+    ) -> Answer:
+        """Issue one command; arguments as for :meth:`attempt`.
+
+        Raises:
+            BpfError: The kernel refused it.
+        """
+        answer = self.attempt(name, fields, outputs, tail)
+        if answer.errno:
+            raise BpfError(answer.errno, name, fields, numbers=answer.numbers)
+        return answer
+
+    def load(self, fields: Mapping[str, Any], log_level: int | None) -> tuple[int, str]:
+        """Load a program; return its descriptor and the verifier's log.
+
+        Args:
+            fields: Fields of PROG_LOAD.
+            log_level: The verifier's verbosity; None asks for the log of a refused program alone.
+
+        Raises:
+            BpfError: The kernel refused it.
+        """
+        plain = {name: _plain(value) for name, value in fields.items()}
+        errno, fd, log = self.process.call(f"{self._module}.load", plain, log_level)
+        text = log.decode(errors="replace")
+        if errno:
+            raise BpfError(errno, "PROG_LOAD", fields, log=text)
+        return fd, text
+
+    def call(self, name: str, shown: str, /, **keywords: Any) -> Any:
+        """Call a function of a guest module that makes system calls other than a plain bpf(2) command.
+
+        Args:
+            name: Module and function.
+            shown: What it does, for the message of an error.
+            **keywords: Its arguments, plain values.
+
+        Raises:
+            BpfError: A system call failed.
+        """
+        try:
+            return self.process.call(name, **keywords)
+        except GuestCallError as error:
+            if error.errno:
+                raise BpfError(error.errno, shown, keywords) from None
+            raise
+
+    def close(self, fd: int) -> None:
+        """Close a file descriptor of the guest process."""
+        self.process.call("close", fd)
+
+    def cpus(self) -> int:
+        """Return how many values an element of a per-CPU map has."""
+        if not self._cpus:
+            self._cpus = self.process.call("hooks.possible_cpus")
+        return self._cpus
+
+
+def _plain(value: Any) -> Any:
+    return getattr(value, "fd", value)
+
+
+@contextlib.contextmanager
+def raises_errno(*expected: int) -> Iterator[None]:
+    """Assert that the body's bpf(2) command fails with one of these error numbers.
+
+    Raises:
+        AssertionError: It succeeded, or failed with another one.
+    """
+    names = " or ".join(errno_name(number) for number in expected)
+    try:
+        yield
+    except BpfError as error:
+        if error.errno not in expected:
+            raise AssertionError(f"expected {names}; {error}") from error
+    else:
+        raise AssertionError(f"expected {names}; the kernel accepted it")

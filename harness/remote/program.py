@@ -1,0 +1,137 @@
+"""Programs that run in the guest: one guest process each, which watches over it.
+
+Imports the guest process below it and :mod:`harness.errors`.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.errors import GuestCallError, UsageError
+from harness.vm.machine import GuestProcess
+
+OUTPUT_LIMIT = 4 << 20
+"""Bytes of each output that are kept."""
+
+_MARGIN = 10.0
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What became of a program.
+
+    Attributes:
+        argv: Program and arguments.
+        status: Its exit status; None when a signal ended it, or it still runs.
+        signal: The number of the signal that ended it, else 0.
+        timed_out: Whether it was killed because its time was over.
+        stdout: Standard output; bytes that are no UTF-8 are kept as surrogates.
+        stderr: Standard error, likewise.
+        cut: Whether it printed more than was kept.
+    """
+
+    argv: tuple[str, ...]
+    status: int | None
+    signal: int
+    timed_out: bool
+    stdout: str
+    stderr: str
+    cut: bool
+
+
+class Running:
+    """A program that runs in the guest. Wait for it, or leave its with-block, which kills it."""
+
+    def __init__(self, process: GuestProcess, argv: tuple[str, ...], pid: int) -> None:
+        self._process = process
+        self.argv = argv
+        self.pid = pid
+
+    @classmethod
+    def start(
+        cls,
+        process: GuestProcess,
+        argv: Sequence[str],
+        stdin: bytes,
+        env: dict[str, str],
+        cwd: str,
+        user: int | None,
+        group: int | None,
+        limit: int,
+    ) -> Running:
+        """Start a program in a guest process of its own; arguments as :meth:`harness.remote.guest.Guest.start`."""
+        words = tuple(argv)
+        if isinstance(argv, str) or not words or not all(isinstance(word, str) for word in words):
+            raise UsageError(f"{argv!r} is no command", expected="a list: a program and its arguments, all text")
+        try:
+            pid = process.call("programs.start", list(words), stdin, env, cwd, user, group, limit)
+        except GuestCallError as error:
+            process.close()
+            if error.errno:
+                raise UsageError(
+                    f"{words[0]} cannot be started in the guest: {error.what}",
+                    expected="a program that is in the guest (its image has Python and no other)",
+                    hint="send it with guest.push_program",
+                ) from None
+            raise
+        return cls(process, words, pid)
+
+    def __enter__(self) -> Running:  # noqa: PYI034 - never subclassed
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process.alive:
+            self.kill()
+            self._process.close()
+
+    def wait(self, timeout: float = 60.0) -> Ran:
+        """Wait for its end and return what became of it.
+
+        Args:
+            timeout: Seconds; then it is killed, and the result says so.
+        """
+        ended = self._process.call("programs.wait", timeout, timeout=timeout + _MARGIN)
+        if not ended:
+            self.kill()
+            self._process.call("programs.wait", _MARGIN, timeout=2 * _MARGIN)
+        return self._collect(timed_out=not ended)
+
+    def wait_for(self, text: str, timeout: float = 60.0) -> None:
+        """Wait until it has printed `text`.
+
+        Raises:
+            AssertionError: It ended without, or the time is over; the message holds what it printed.
+        """
+        if not self._process.call("programs.wait", timeout, text.encode(), timeout=timeout + _MARGIN):
+            found = self.output()
+            how = "still runs" if found.status is None and not found.signal else f"ended with status {found.status}"
+            raise AssertionError(
+                f"{self.argv[0]} has not printed {text!r} and {how}\nstdout: {found.stdout}\nstderr: {found.stderr}"
+            )
+
+    def output(self) -> Ran:
+        """Return what it has printed so far."""
+        return self._collect(timed_out=False)
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to it and all that it started in its process group."""
+        self._process.call("programs.send_signal", int(number))
+
+    def kill(self) -> None:
+        """Kill it and all that it started in its process group."""
+        self.send_signal(signal.SIGKILL)
+
+    def _collect(self, *, timed_out: bool) -> Ran:
+        found = self._process.call("programs.collect")
+        code = found["returncode"]
+        return Ran(
+            self.argv,
+            code if code is not None and code >= 0 else None,
+            -code if code is not None and code < 0 else 0,
+            timed_out,
+            found["stdout"].decode(errors="surrogateescape"),
+            found["stderr"].decode(errors="surrogateescape"),
+            found["cut"],
+        )

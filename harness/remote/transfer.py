@@ -1,0 +1,235 @@
+"""Files between host and guest: what may go, where to, how much of it.
+
+Imports the guest process below it, :mod:`harness.image.elf`, :mod:`harness.store`, :mod:`harness.errors`.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import stat
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from elftools.common.exceptions import ELFError
+from elftools.elf.elffile import ELFFile
+
+from harness import store
+from harness.errors import GuestCallError, UsageError
+from harness.image import elf
+from harness.vm.machine import GuestProcess
+
+LIMIT = 64 << 20
+"""Bytes that one push or pull may carry; a guest keeps its files in its memory."""
+
+_PIECE = 1 << 20
+_PROGRAMS = "/usr/local/bin"
+_LIBRARIES = "/usr/lib"
+
+
+def push(
+    process: GuestProcess, source: Path | str | bytes, target: str, *, mode: int | None = None, limit: int = LIMIT
+) -> None:
+    """Send bytes, a file or a folder to the guest.
+
+    Args:
+        process: Who writes it there.
+        source: A path of the host, or the content itself.
+        target: The absolute path it gets.
+        mode: Permission bits of a file; those of the source by default, 0o644 for bytes.
+        limit: Bytes that it may be at most, altogether.
+
+    Raises:
+        UsageError: There is no such file, it is too large, it is neither file nor folder, or holds something that is
+            not or a link that leads out of it; or the target is no clean absolute path.
+        GuestCallError: It cannot be written there.
+    """
+    place = _checked_target(target)
+    if isinstance(source, bytes):
+        _check_size(len(source), limit, "the content to push")
+        _send(process, place, source, mode if mode is not None else 0o644)
+        return
+    path = Path(source)
+    if path.is_file():
+        _check_size(path.stat().st_size, limit, str(path))
+        _send(process, place, path.read_bytes(), mode if mode is not None else stat.S_IMODE(path.stat().st_mode))
+        return
+    if not path.is_dir():
+        raise UsageError(f"{path} cannot be pushed: it is neither a file nor a folder", expected="a path that exists")
+    found = list(_walk(path, path))
+    _check_size(
+        sum(entry.stat().st_size for entry in found if entry.is_file() and not entry.is_symlink()), limit, target
+    )
+    process.call("files.make_folder", place, stat.S_IMODE(path.stat().st_mode))
+    for entry in found:
+        below = posixpath.join(place, entry.relative_to(path).as_posix())
+        if entry.is_symlink():
+            process.call("files.make_link", below, str(entry.readlink()))
+        elif entry.is_dir():
+            process.call("files.make_folder", below, stat.S_IMODE(entry.stat().st_mode))
+        else:
+            _send(process, below, entry.read_bytes(), stat.S_IMODE(entry.stat().st_mode))
+
+
+def pull(process: GuestProcess, source: str, target: Path, *, limit: int = LIMIT) -> None:
+    """Fetch a file or folder from the guest; it appears whole or not at all.
+
+    Args:
+        process: Who reads it there.
+        source: Its absolute path.
+        target: The path it gets on the host: a file is replaced, a folder must not be there yet.
+        limit: Bytes that it may be at most, altogether.
+
+    Raises:
+        UsageError: There is no such file, it is too large, or holds something that is no file or folder or a link that
+            leads out of it; or the target is there already.
+        GuestCallError: It cannot be read there.
+    """
+    place = _checked_target(source)
+    try:
+        _, kind, mode, _ = process.call("files.describe", place)
+    except GuestCallError as error:
+        if error.errno:
+            raise UsageError(f"{source} cannot be pulled: {error.what}", expected="a path of the guest") from None
+        raise
+    if kind == "file":
+        with store.new_file(target) as temporary:
+            temporary.write_bytes(fetch(process, place, limit=limit))
+            temporary.chmod(mode & 0o777)
+        return
+    if kind != "folder":
+        raise UsageError(f"{source} cannot be pulled: it is neither a file nor a folder", expected="one of the two")
+    if target.exists():
+        raise UsageError(
+            f"{target} is there already", expected="a new folder's path", hint="remove it, or pull elsewhere"
+        )
+    with store.new_folder(target) as temporary:
+        left = limit
+        links = []
+        for name, kind, mode, points_to in process.call("files.entries", place):
+            below = temporary / _checked_name(name)
+            if kind == "folder":
+                below.mkdir(mode & 0o777 | 0o700)
+            elif kind == "file":
+                data = fetch(process, posixpath.join(place, name), limit=left, whole=limit)
+                left -= len(data)
+                below.write_bytes(data)
+                below.chmod(mode & 0o777)
+            elif kind == "link" and _stays_inside(name, points_to):
+                links.append((below, points_to))
+            else:
+                what = f"the link {name} leads out of it" if kind == "link" else f"{name} is no file"
+                raise UsageError(f"{source} cannot be pulled: {what}", expected="files, folders, links between them")
+        # Links come last: nothing is ever written through one.
+        for below, points_to in links:
+            below.symlink_to(points_to)
+
+
+def fetch(process: GuestProcess, path: str, *, limit: int = LIMIT, whole: int | None = None) -> bytes:
+    """Return a file's content.
+
+    Args:
+        process: Who reads it.
+        path: Its absolute path in the guest.
+        limit: Bytes that it may be at most.
+        whole: The limit to name in a message, where `limit` is what is left of it.
+
+    Raises:
+        UsageError: It is larger.
+        GuestCallError: It cannot be read.
+    """
+    found: bytes = b""
+    while True:
+        piece = process.call("files.read", path, len(found), _PIECE)
+        found += piece
+        _check_size(len(found), limit, path, whole)
+        if not piece:
+            return found
+
+
+def push_program(process: GuestProcess, program: Path, *, limit: int = LIMIT) -> str:
+    """Send a program of the host, with the shared libraries that it needs and the guest lacks.
+
+    Args:
+        process: Who writes it there.
+        program: An ELF program.
+        limit: Bytes of each file.
+
+    Returns:
+        The path it got in the guest.
+
+    Raises:
+        UsageError: It is no ELF program.
+        BuildError: A library of its is missing on this machine.
+    """
+    try:
+        with program.open("rb") as file:
+            dynamic = any(segment.header.p_type == "PT_INTERP" for segment in ELFFile(file).iter_segments())
+    except (OSError, ELFError) as error:
+        raise UsageError(
+            f"{program} cannot be pushed as a program: {error}",
+            expected="a compiled program (ELF)",
+            hint="send a script with guest.push and run it with /usr/bin/python3",
+        ) from error
+    if dynamic:
+        needed = {
+            name if name.startswith("/") else f"{_LIBRARIES}/{name}": path
+            for name, path in elf.shared_libraries([program]).items()
+        }
+        for place in process.call("files.missing", sorted(needed)):
+            push(process, needed[place], place, mode=0o755, limit=limit)
+    place = f"{_PROGRAMS}/{program.name}"
+    push(process, program, place, mode=0o755, limit=limit)
+    return place
+
+
+def _send(process: GuestProcess, place: str, data: bytes, mode: int) -> None:
+    for offset in range(0, max(len(data), 1), _PIECE):
+        process.call("files.write", place, data[offset : offset + _PIECE], offset, mode)
+
+
+def _walk(folder: Path, root: Path) -> Iterator[Path]:
+    """Return what is below a folder of `root`, each folder before what it holds."""
+    for entry in sorted(folder.iterdir()):
+        if entry.is_symlink():
+            if not _stays_inside(entry.relative_to(root).as_posix(), str(entry.readlink())):
+                raise UsageError(
+                    f"{root} cannot be pushed: the link {entry} leads out of it",
+                    expected="links to files below the same folder",
+                    hint="push what it points to",
+                )
+        elif not (entry.is_file() or entry.is_dir()):
+            raise UsageError(f"{root} cannot be pushed: {entry} is no file", expected="files, folders and links")
+        yield entry
+        if entry.is_dir() and not entry.is_symlink():
+            yield from _walk(entry, root)
+
+
+def _stays_inside(name: str, points_to: str) -> bool:
+    """Whether a link at `name`, below some folder, leads to a place below that folder."""
+    parts = PurePosixPath(points_to).parts
+    ups = next((count for count, part in enumerate(parts) if part != ".."), len(parts))
+    # A ".." further on would go up from wherever another link leads.
+    return not posixpath.isabs(points_to) and ups <= name.count("/") and ".." not in parts[ups:]
+
+
+def _checked_target(path: str) -> str:
+    if not path.startswith("/") or ".." in PurePosixPath(path).parts or "\0" in path or path.strip("/") == "":
+        raise UsageError(f"{path!r} is no path in the guest", expected="an absolute path without '..'")
+    return posixpath.normpath(path)
+
+
+def _checked_name(name: str) -> str:
+    """Believe no name that the guest sends: it must lie below the folder that was asked for."""
+    pure = PurePosixPath(name)
+    if pure.is_absolute() or ".." in pure.parts or not pure.parts or "\0" in name:
+        raise UsageError(f"the guest sent a file named {name!r}", expected="names below the folder that was pulled")
+    return name
+
+
+def _check_size(size: int, limit: int, what: str, shown_limit: int | None = None) -> None:
+    if size > limit:
+        raise UsageError(
+            f"{what} has {size} bytes, more than may be carried" if shown_limit is None else f"{what} is one too many",
+            expected=f"at most {shown_limit or limit} bytes altogether",
+            hint="raise `limit`, and the guest's memory with @pytest.mark.vm(memory=...) where needed",
+        )

@@ -1,0 +1,279 @@
+"""Resolving and acquiring across providers, lock files, and Ubuntu's builds."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.errors import CacheError, MirrorError, SelectorError
+from harness.kernel import acquire, lockfile, resolve, shelf
+from harness.kernel.catalog import Catalog
+from harness.kernel.types import Choice
+from harness.kernel.ubuntu import listed
+from harness.kernel.version import KernelVersion
+from tests.unit.kernel.kernel_fakes import CONFIG, Archive, Server, deb, kernel_image
+
+RELEASE = "6.1.0-50-cloud-amd64"
+
+
+def built(version: str, flavour: str = "minimal") -> None:
+    """Put a kernel into the cache as `harness kernels build` does."""
+    key = f"{version}-{flavour}"
+    with shelf.new_entry("local", key) as made:
+        assert made is not None
+        (made / "vmlinuz").write_bytes(kernel_image(key))
+        (made / "config").write_text(CONFIG)
+        shelf.seal(
+            made,
+            version=KernelVersion.parse(version),
+            provider="local",
+            key=key,
+            flavour=flavour,
+            origin="built",
+            built=1,
+        )
+
+
+def package(archive: Archive, release: str, revision: str) -> Path:
+    files = {
+        f"boot/vmlinuz-{release}": kernel_image(release, f"#1 SMP Debian {revision}"),
+        f"boot/config-{release}": CONFIG.encode(),
+        f"lib/modules/{release}/kernel/m.ko": b"",
+    }
+    return archive.add("bookworm", f"linux-image-{release}", revision, files, padding=150_000)
+
+
+@pytest.fixture
+def one(archive: Archive) -> Archive:
+    """The archive with one kernel."""
+    package(archive, RELEASE, "6.1.176-1")
+    archive.publish()
+    return archive
+
+
+# resolving
+
+
+def test_choices_of_several_providers_are_in_order_and_each_once(one: Archive) -> None:
+    built("4.12.4")
+    built("5.4.59")
+    choices = resolve(["6.1", "all", "5.4.59", "4.12.4:minimal"])
+    assert [(choice.label, choice.provider) for choice in choices] == [
+        ("4.12", "local"),
+        ("5.4", "local"),
+        ("6.1", "debian"),
+    ]
+
+
+def test_a_released_kernel_goes_before_one_built_here_unless_that_is_asked_for(one: Archive) -> None:
+    built("6.1.200")
+    built("6.1.200", "debug")
+    assert [choice.provider for choice in resolve(["6.1"])] == ["debian"]
+    assert [choice.key for choice in resolve(["6.1:minimal"])] == ["6.1.200-minimal"]
+    assert [choice.key for choice in resolve(["local:6.1:debug"])] == ["6.1.200-debug"]
+
+
+def test_a_flavour_that_only_builds_have_asks_no_mirror() -> None:
+    said: list[str] = []
+    built("5.4.59")
+    assert resolve(["5.4:minimal"], progress=said.append)
+    assert said == []
+    with pytest.raises(SelectorError, match=r"no kernel matches '5\.4:debug'") as caught:
+        resolve(["5.4:debug"], progress=said.append)
+    assert caught.value.detail == "local: has no such kernel\nsource: not built here"
+    assert said == []
+
+
+def test_without_a_mirror_what_is_here_still_serves_and_it_says_why() -> None:
+    built("5.4.59")
+    said: list[str] = []
+    assert [choice.key for choice in resolve(["5.4"], progress=said.append)] == ["5.4.59-minimal"]
+    assert len(said) == 1
+    assert "keyring" in said[0]
+
+
+def test_a_kernel_that_cannot_be_looked_up_is_the_mirrors_fault() -> None:
+    with pytest.raises(MirrorError, match=r"no kernel for '6\.1' can be found") as caught:
+        resolve(["6.1"])
+    assert caught.value.exit_status == 3
+
+
+def test_an_unknown_kernel_is_the_users_fault_and_everybody_says_why(one: Archive) -> None:
+    with pytest.raises(SelectorError, match=r"no kernel matches '6\.99'") as caught:
+        resolve(["6.99"])
+    assert caught.value.exit_status == 2
+    assert caught.value.expected == "one of the series 6.1"
+    lines = caught.value.detail.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["local", "debian", "ubuntu", "source"]
+
+
+def test_nothing_selected() -> None:
+    with pytest.raises(SelectorError, match="no kernel is selected"):
+        resolve([])
+
+
+def test_an_empty_range(one: Archive) -> None:
+    with pytest.raises(SelectorError, match=r"no kernel matches '>=6\.2,<6\.12'"):
+        resolve([">=6.2,<6.12"])
+
+
+WARM = """
+import sys
+before = set(sys.modules)
+from harness.kernel import acquire, resolve
+acquire(resolve(["6.1"])[0])
+heavy = {"requests", "elftools", "debian", "rich", "lz4", "zstandard", "tarfile", "virtme_ng"}
+print(sorted(heavy & (set(sys.modules) - before)))
+"""
+
+
+def test_a_warm_start_imports_no_heavy_library_and_asks_nobody(one: Archive, server: Server) -> None:
+    acquire(resolve(["6.1"])[0])
+    asked = len(server.requests)
+    done = subprocess.run([sys.executable, "-c", WARM], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+    assert len(server.requests) == asked
+
+
+# lock files
+
+
+def test_a_locked_kernel_stays_when_a_newer_release_comes(one: Archive, tmp_path: Path) -> None:
+    [choice] = resolve(["6.1"])
+    kernel = acquire(choice)
+    path = tmp_path / "ci.lock"
+    locked = Choice(choice.label, choice.version, choice.provider, choice.key, choice.flavour, sha256=kernel.digest)
+    lockfile.write(path, [locked], {choice.key: {"a.deb": "0" * 64}})
+    package(one, "6.1.0-51-cloud-amd64", "6.1.180-1")
+    one.publish()
+    (shelf.folder() / "debian/index.json").unlink()
+    assert [str(other.version) for other in resolve(["6.1"])] == ["6.1.180"]
+    assert resolve([f"@{path}"]) == [locked]
+    assert acquire(locked) == kernel
+    assert json.loads(path.read_text())["kernels"][0]["packages"] == {"a.deb": "0" * 64}
+
+
+def test_another_image_than_the_locked_one_is_refused(one: Archive) -> None:
+    [choice] = resolve(["6.1"])
+    locked = Choice(choice.label, choice.version, choice.provider, choice.key, choice.flavour, sha256="0" * 64)
+    with pytest.raises(CacheError, match="sha256") as caught:
+        acquire(locked)
+    assert "0" * 64 in caught.value.expected
+
+
+def test_a_locked_kernel_that_is_no_longer_indexed_is_an_error(one: Archive) -> None:
+    gone = Choice("6.1", KernelVersion(6, 1, 170), "debian", "6.1.0-47-cloud-amd64=6.1.170-3", "cloud", sha256="0" * 64)
+    with pytest.raises(MirrorError, match="none of the releases"):
+        acquire(gone)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "cannot be read"),
+        ("", "is damaged"),
+        ("[]", "is damaged"),
+        ('{"format": 1}', "is damaged"),
+        ('{"format": 1, "kernels": [{}]}', "is damaged"),
+        ('{"format": 9, "kernels": []}', "has format 9"),
+        ('{"format": 1, "kernels": []}', "names no kernel"),
+    ],
+)
+def test_bad_lock_files(tmp_path: Path, text: str | None, message: str) -> None:
+    path = tmp_path / "x.lock"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(SelectorError, match=message) as caught:
+        resolve([f"@{path}"])
+    assert "harness kernels lock" in caught.value.hint
+
+
+def test_lock_is_the_default_files_name() -> None:
+    assert lockfile.path_of("lock") == Path("kernels.lock")
+    assert lockfile.path_of("ci/a.lock") == Path("ci/a.lock")
+
+
+# Ubuntu's mainline builds
+
+
+@pytest.fixture
+def mainline(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Server:
+    """A server with one of Ubuntu's builds, and virtme-ng's cache in a folder of this test."""
+    release = "6.6.17-060617-generic"
+    folder = server.root / "mainline/v6.6.17/amd64"
+    folder.mkdir(parents=True)
+    image, modules = f"linux-image-unsigned-{release}_1_amd64.deb", f"linux-modules-{release}_1_amd64.deb"
+    (folder / image).write_bytes(deb({f"boot/vmlinuz-{release}": kernel_image(release)}))
+    (folder / modules).write_bytes(
+        deb({f"boot/config-{release}": CONFIG.encode(), f"lib/modules/{release}/kernel/m.ko": b"m"})
+    )
+    links = "".join(f'<a href="{name}">x</a>' for name in (image, modules, "linux-headers-x_amd64.deb"))
+    (folder / "index.html").write_text(links)
+    (server.root / "mainline/index.html").write_text(
+        '<a href="v6.6.17/">v</a> <a href="v6.7-rc1/">v</a> <a href="daily/">d</a>'
+    )
+    monkeypatch.setenv("HARNESS_UBUNTU_MAINLINE", f"{server.url}/mainline")
+    monkeypatch.setattr("virtme_ng.mainline.CACHE_DIR", tmp_path / "vng")
+    return server
+
+
+def test_ubuntus_list() -> None:
+    names = ("v4.12/", "/mainline/v6.6.17/", "v6.7-rc1/", "v6.6.17/", "x")
+    page = "".join(f'<a href="{name}">x</a>' for name in names)
+    assert [str(version) for version in listed(page)] == ["4.12", "6.6.17", "6.7-rc1"]
+
+
+@pytest.mark.parametrize("selector", ["6.6", "6.6.17", "ubuntu:6.6"])
+def test_a_release_that_nobody_else_has_comes_from_ubuntu(one: Archive, mainline: Server, selector: str) -> None:
+    [choice] = resolve([selector])
+    assert (choice.provider, choice.key) == ("ubuntu", "v6.6.17")
+    kernel = acquire(choice)
+    assert kernel.release == "6.6.17-060617-generic"
+    assert kernel.config is not None
+    assert kernel.modules is not None
+    asked = len(mainline.requests)
+    assert Catalog().acquire(choice) == kernel
+    assert len(mainline.requests) == asked
+
+
+def test_ubuntus_list_is_kept_and_what_is_here_serves_without_it(
+    one: Archive, mainline: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = acquire(resolve(["6.6"])[0])
+    asked = len(mainline.requests)
+    assert acquire(resolve(["6.6"])[0]) == kernel
+    assert len(mainline.requests) == asked
+    monkeypatch.setenv("HARNESS_UBUNTU_MAINLINE", "http://127.0.0.1:9")
+    said: list[str] = []
+    assert acquire(resolve(["6.6"], progress=said.append)[0]) == kernel
+    assert any("going on with the 1 that are here" in line for line in said)
+    # What virtme-ng itself has fetched serves as well.
+    shelf.discard(shelf.entry_folder("ubuntu", "v6.6.17"))
+    assert acquire(resolve(["6.6"])[0]).release == kernel.release
+
+
+def test_ubuntu_is_not_asked_for_what_debian_has(one: Archive, mainline: Server) -> None:
+    resolve(["6.1", "all", "newest"])
+    assert not [path for path, _ in mainline.requests if path.startswith("/mainline")]
+
+
+def test_a_cut_off_build_is_an_error_and_is_fetched_anew(
+    one: Archive, mainline: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    [choice] = resolve(["6.6"])
+    mainline.cut["/mainline/v6.6.17/amd64/linux-image-unsigned-6.6.17-060617-generic_1_amd64.deb"] = 100
+    with pytest.raises(MirrorError, match=r"virtme-ng could not fetch Ubuntu's build v6\.6\.17"):
+        acquire(choice)
+    assert list((tmp_path / "vng").rglob("*.deb")) == []
+    mainline.cut.clear()
+    assert acquire(choice).release == "6.6.17-060617-generic"
+
+
+def test_ubuntu_out_of_reach_is_said_plainly() -> None:
+    with pytest.raises(MirrorError, match="cannot be listed") as caught:
+        resolve(["ubuntu:6.6"])
+    assert "HARNESS_UBUNTU_MAINLINE" in caught.value.hint

@@ -1,0 +1,132 @@
+"""What may go between host and guest: names and links that would lead elsewhere are refused on both ways."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.errors import UsageError
+from harness.guest import files
+from harness.remote import transfer
+
+
+class FakeProcess:
+    """Serves the requests of a guest process from a folder of this machine; may be told to lie about entries."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.lies: list[files.Entry] | None = None
+
+    def call(self, name: str, *arguments: Any) -> Any:
+        if name == "files.entries" and self.lies is not None:
+            return self.lies
+        path, *rest = arguments
+        return getattr(files, name.partition(".")[2])(str(self.root) + path, *rest)
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Any:
+    (tmp_path / "guest").mkdir()
+    return FakeProcess(tmp_path / "guest")
+
+
+def tree(folder: Path) -> dict[str, str]:
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        found[name] = f"-> {path.readlink()}" if path.is_symlink() else "/" if path.is_dir() else path.read_text()
+    return found
+
+
+def test_a_folder_goes_there_and_back_unchanged(process: Any, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "below" / "deeper").mkdir(parents=True)
+    (source / "run").write_text("#!")
+    (source / "run").chmod(0o750)
+    (source / "below" / "data").write_text("x" * 10)
+    (source / "below" / "link").symlink_to("../run")
+    (source / "empty").touch()
+    transfer.push(process, source, "/opt/it")
+    assert tree(process.root / "opt/it") == tree(source)
+    transfer.pull(process, "/opt/it", tmp_path / "back")
+    assert tree(tmp_path / "back") == tree(source)
+    assert (tmp_path / "back" / "run").stat().st_mode & 0o777 == 0o750
+
+
+def test_a_large_file_goes_in_pieces(process: Any, tmp_path: Path) -> None:
+    content = os.urandom((1 << 20) * 2 + 17)
+    transfer.push(process, content, "/data")
+    assert transfer.fetch(process, "/data") == content
+
+
+@pytest.mark.parametrize("target", ["data", "/../etc/passwd", "/a/../../b", "", "/", "/a\0b"])
+def test_a_target_that_is_no_clean_path_is_refused(process: Any, target: str) -> None:
+    with pytest.raises(UsageError, match="no path in the guest"):
+        transfer.push(process, b"", target)
+
+
+@pytest.mark.parametrize("points_to", ["/etc/passwd", "..", "../outside", "below/../../outside"])
+def test_a_link_that_leads_out_is_not_pushed(process: Any, tmp_path: Path, points_to: str) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "link").symlink_to(points_to)
+    with pytest.raises(UsageError, match="leads out of it"):
+        transfer.push(process, tmp_path / "source", "/opt")
+    assert not (process.root / "opt").exists()
+
+
+def test_a_device_is_not_pushed(process: Any, tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    os.mkfifo(tmp_path / "source" / "pipe")
+    with pytest.raises(UsageError, match="pipe is no file"):
+        transfer.push(process, tmp_path / "source", "/opt")
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        ("../evil", "file", 0o644, ""),
+        ("/etc/evil", "file", 0o644, ""),
+        ("a/../../evil", "folder", 0o755, ""),
+        ("link", "link", 0o777, "/etc"),
+        ("link", "link", 0o777, "../.."),
+        ("device", "other", 0o644, ""),
+    ],
+)
+def test_a_guest_that_lies_writes_nothing_elsewhere(process: Any, tmp_path: Path, entry: files.Entry) -> None:
+    (process.root / "opt").mkdir()
+    process.lies = [entry]
+    before = tree(tmp_path)
+    with pytest.raises(UsageError):
+        transfer.pull(process, "/opt", tmp_path / "back")
+    assert tree(tmp_path) == before
+
+
+def test_sizes_are_bounded(process: Any, tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    for name in "abc":
+        (tmp_path / "source" / name).write_bytes(bytes(40))
+    with pytest.raises(UsageError, match="120 bytes"):
+        transfer.push(process, tmp_path / "source", "/opt", limit=100)
+    transfer.push(process, tmp_path / "source", "/opt")
+    with pytest.raises(UsageError, match="at most 100 bytes"):
+        transfer.pull(process, "/opt", tmp_path / "back", limit=100)
+    assert not (tmp_path / "back").exists()
+    with pytest.raises(UsageError, match="40 bytes"):
+        transfer.fetch(process, posixpath.join("/opt", "a"), limit=39)
+
+
+def test_nothing_is_overwritten_by_a_pulled_folder(process: Any, tmp_path: Path) -> None:
+    transfer.push(process, b"new", "/opt/a")
+    (tmp_path / "back").mkdir()
+    with pytest.raises(UsageError, match="there already"):
+        transfer.pull(process, "/opt", tmp_path / "back")
+
+
+def test_a_script_is_no_program(process: Any, tmp_path: Path) -> None:
+    (tmp_path / "script").write_text("#!/bin/sh\n")
+    with pytest.raises(UsageError, match="cannot be pushed as a program"):
+        transfer.push_program(process, tmp_path / "script")
