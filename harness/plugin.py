@@ -148,7 +148,9 @@ class State:
 def pytest_configure(config: pytest.Config) -> None:
     """Make the plugin's state and declare its markers."""
     config.addinivalue_line(
-        "markers", "vm(memory, cpus, parameters): MiB, virtual CPUs and kernel command line words of the test's machine"
+        "markers",
+        "vm(memory, cpus, parameters, modules): MiB, virtual CPUs, kernel command line words and loaded kernel modules "
+        "of the test's machine",
     )
     config.stash[_STATE] = State(config)
     if config.getoption("verdicts") and not config.stash[_STATE].is_worker:
@@ -239,11 +241,17 @@ def _needs(item: pytest.Item) -> Needs:
     asked: dict[str, Any] = {}
     for mark in reversed(list(item.iter_markers("vm"))):
         asked.update(mark.kwargs)
-    asked["parameters"] = tuple(asked.get("parameters", ()))
+    for name in ("parameters", "modules"):
+        words = asked.get(name, ())
+        if isinstance(words, str) or not all(isinstance(word, str) for word in words):
+            raise pytest.UsageError(f"{item.nodeid}: {name} of the marker vm is a list of words, not {words!r}")
+        asked[name] = tuple(words)
     try:
         return Needs(**asked)
     except TypeError as error:
-        raise pytest.UsageError(f"{item.nodeid}: the marker vm takes memory, cpus and parameters: {error}") from error
+        raise pytest.UsageError(
+            f"{item.nodeid}: the marker vm takes memory, cpus, parameters and modules: {error}"
+        ) from error
 
 
 @pytest.hookimpl(tryfirst=True)

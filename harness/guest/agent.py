@@ -20,7 +20,7 @@ import struct
 import sys
 import time
 
-from harness.guest import process, wire
+from harness.guest import modules, process, wire
 from harness.guest.link import Link
 
 TYPE_CHECKING = False
@@ -298,7 +298,7 @@ def describe_machine(absent: list[str]) -> dict[str, Any]:
 
 
 def main() -> NoReturn:
-    """Set the machine up, say "ready", serve."""
+    """Set the machine up, load modules, say "ready", serve."""
     absent = mount_all()
     sys.path.append("/usr/lib/python-rest.zip")  # what of the standard library is not there as files
     os.environ.update(PATH="/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", HOME="/root", LANG="C.UTF-8")
@@ -307,6 +307,10 @@ def main() -> NoReturn:
     process.raise_limits()
     kernel_log = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     agent = Agent(Link(options["channel"]), kernel_log=kernel_log)
+    refused = modules.load_all()
+    if refused is not None:
+        agent.send(wire.EVENT, wire.AGENT, 0, {"event": "module refused", "module": refused[0], "errno": refused[1]})
+        agent.serve()
     agent.spare = agent._fork()
     agent.send(wire.EVENT, wire.AGENT, 0, describe_machine(absent))
     agent.serve()

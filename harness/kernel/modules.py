@@ -3,7 +3,7 @@
 `modules.dep` is used where depmod has written one; Debian's packages ship none, so otherwise the modules' own
 `depends=` lines are read.
 
-Imports :mod:`harness.errors` and :mod:`harness.kernel.packed`.
+Imports :mod:`harness.errors`, :mod:`harness.kernel.packed` and :mod:`harness.kernel.types`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 
 from harness.errors import KernelFileError, SelectorError
 from harness.kernel.packed import unpacked
+from harness.kernel.types import Kernel
 
 _FILE = re.compile(r"(.+)\.ko(?:\.(?:xz|zst|gz))?")
 
@@ -177,3 +178,36 @@ def find(folder: Path, wanted: Iterable[str]) -> Plan:
         return [word for word in line.split(",") if word]
 
     return plan(wanted, files, builtin, depends)
+
+
+def find_in(kernel: Kernel, wanted: Iterable[str]) -> Plan:
+    """Find the files of modules of a kernel, as :func:`find` does.
+
+    A kernel that came without its modules still serves what its configuration says is built in (CONFIG_VETH=y for
+    veth): that is what the minimal kernels built by the harness are.
+
+    Raises:
+        SelectorError: The kernel has no such module.
+        KernelFileError: A module file is damaged, or modules depend on each other in a circle.
+    """
+    names = list(wanted)
+    if not names:
+        return Plan((), ())
+    if kernel.modules is not None:
+        try:
+            return find(kernel.modules, names)
+        except SelectorError as error:
+            what = error.what.replace("this kernel", f"the kernel {kernel.label} ({kernel.release})")
+            raise SelectorError(what, expected=error.expected, hint=error.hint) from error
+    text = kernel.config.read_text(errors="replace") if kernel.config is not None else ""
+    enabled = {line.removesuffix("=y") for line in text.splitlines() if line.endswith("=y")}
+    for name in names:
+        option = f"CONFIG_{canonical(name).upper()}"
+        if option not in enabled:
+            raise SelectorError(
+                f"the kernel {kernel.label} ({kernel.release}) came without modules, and "
+                + (f"its configuration does not say {option}=y" if text else "with no configuration"),
+                expected=f"the module {canonical(name)}, built in or as a file",
+                hint="take another release or flavour; `harness kernels info` says which came with modules",
+            )
+    return Plan((), tuple(dict.fromkeys(map(canonical, names))))

@@ -13,7 +13,9 @@ from pathlib import Path
 
 from harness import kernel as kernels
 from harness.errors import GuestError, InfrastructureError, TemplateError
-from harness.image.build import guest_image
+from harness.image.build import Image, guest_image
+from harness.image.extend import extended, modules_archive
+from harness.kernel import modules
 from harness.kernel.types import Choice, Kernel
 from harness.vm import accel, template
 from harness.vm.boot import BOOT_TIMEOUT, boot
@@ -62,11 +64,13 @@ class Needs:
         memory: MiB, at least 128.
         cpus: Virtual CPUs, at least 1.
         parameters: Words added to the kernel command line.
+        modules: Names of kernel modules that are loaded, with all they need, before the machine is ready.
     """
 
     memory: int = 256
     cpus: int = 1
     parameters: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,7 @@ class Pool:
         self._progress = progress
         self._acquire = acquire or (lambda choice: kernels.acquire(choice, progress=progress))
         self._prepared: dict[Choice, Prepared] = {}
+        self._images: dict[tuple[Choice, tuple[str, ...]], Image] = {}
         self._templates: dict[Wanted, template.Template | None] = {}
         self._shared: dict[Wanted, Machine] = {}
         self._open: list[Machine] = []
@@ -127,7 +132,7 @@ class Pool:
                 find_vng(), find_qemu()  # before anything is downloaded
                 sweep_abandoned()
             kernel = self._acquire(choice)
-            spec = self._spec(kernel, Needs(), Accel.TCG)
+            spec = self._spec(kernel, guest_image(), Needs(), Accel.TCG)
             found = Prepared(kernel, accel.decide(self._settings.accel, spec, label=choice.label))
             self._prepared[choice] = found
         return found
@@ -221,7 +226,7 @@ class Pool:
             try:
                 self._templates[wanted] = template.find_or_make(
                     self._wanted_spec(wanted),
-                    f"{kernel.digest} {guest_image().digest}",
+                    f"{kernel.digest} {self._image(wanted).digest}",
                     label=wanted.choice.label,
                     boot_timeout=self._settings.boot_timeout,
                     progress=self._progress,
@@ -233,13 +238,22 @@ class Pool:
 
     def _wanted_spec(self, wanted: Wanted) -> MachineSpec:
         prepared = self.prepare(wanted.choice)
-        return self._spec(prepared.kernel, wanted.needs, prepared.verdict.accel)
+        return self._spec(prepared.kernel, self._image(wanted), wanted.needs, prepared.verdict.accel)
+
+    def _image(self, wanted: Wanted) -> Image:
+        """Return the guest image, with the modules that are asked for."""
+        key = (wanted.choice, wanted.needs.modules)
+        if key not in self._images:
+            plan = modules.find_in(self.prepare(wanted.choice).kernel, wanted.needs.modules)
+            files = [(modules.canonical(path.name), modules.read_module(path)) for path in plan.files]
+            self._images[key] = extended(guest_image(), [modules_archive(files)] if files else [])
+        return self._images[key]
 
     @staticmethod
-    def _spec(kernel: Kernel, needs: Needs, running_under: Accel) -> MachineSpec:
+    def _spec(kernel: Kernel, image: Image, needs: Needs, running_under: Accel) -> MachineSpec:
         return MachineSpec(
             kernel.boot_image,
-            guest_image().path,
+            image.path,
             running_under,
             memory=needs.memory,
             cpus=needs.cpus,

@@ -1,6 +1,7 @@
 """Boots a machine through virtme-ng, from nothing to "agent ready".
 
-Imports the command, channel, process and machine beside it, :mod:`harness.store`, :mod:`harness.errors`.
+Imports the command, channel, process and machine beside it, :mod:`harness.store`, :mod:`harness.errnos`,
+:mod:`harness.errors`.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import shlex
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 from harness import store
+from harness.errnos import errno_name
 from harness.errors import BootError, GuestHung
 from harness.proc import quote
 from harness.vm.channel import Channel, ChannelClosed, Listener
@@ -56,6 +59,8 @@ def boot(spec: MachineSpec, *, label: str, timeout: float = BOOT_TIMEOUT) -> Mac
         about = channel.wait_event(deadline - time.monotonic()) if channel is not None else None
         if channel is None or about is None:
             raise _boot_error(label, process, argv, timeout)
+        if about["event"] != "ready":
+            raise _module_error(label, process, about)
         return Machine(spec, label, folder=folder, process=process, channel=channel, about=about)
     except BaseException as error:
         failed = process is not None and isinstance(error, (GuestHung, ChannelClosed))
@@ -95,6 +100,17 @@ def connect(listener: Listener, process: QemuProcess, deadline: float) -> Channe
         if channel is not None or process.wait(0):
             return channel
     return None
+
+
+def _module_error(label: str, process: QemuProcess, event: dict[str, Any]) -> BootError:
+    """Explain why the agent did not get ready: a module that the kernel refused."""
+    module = event["module"].partition("-")[2].removesuffix(".ko")
+    return BootError(
+        f"the kernel {label} refused the module {module}: {errno_name(event['errno'])} ({event['errno']})",
+        expected="every module that the test asks for, and those they need, to load in order",
+        hint="the kernel's reason is in the console below",
+        detail=tail_of(process.console(), 12),
+    )
 
 
 def _boot_error(label: str, process: QemuProcess, argv: list[str], timeout: float) -> BootError:

@@ -1,0 +1,40 @@
+"""Loads the kernel modules that the host put into the guest image.
+
+Runs in the guest. Imports the standard library alone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+
+SYS_FINIT_MODULE = 313  # x86-64
+
+FOLDER = "/usr/lib/kernel-harness/modules"
+"""Where they are, each file's name beginning with its place in the order of loading ("003-veth.ko")."""
+
+
+def load_all(folder: str = FOLDER) -> tuple[str, int] | None:
+    """Load every module of the folder in order and remove its file, whose memory the guest has better uses for.
+
+    Returns:
+        None, or the first module that the kernel refused, by its file's name, and the kernel's errno.
+    """
+    try:
+        names = sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return None
+    libc = ctypes.CDLL(None, use_errno=True)
+    for name in names:
+        path = os.path.join(folder, name)
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            refused = ctypes.get_errno() if libc.syscall(SYS_FINIT_MODULE, file, b"", 0) != 0 else 0
+        finally:
+            os.close(file)
+        # Another module may have had the kernel load it already, or it is built in under this very name.
+        if refused not in (0, errno.EEXIST):
+            return name, refused
+        os.unlink(path)
+    return None

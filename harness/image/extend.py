@@ -1,0 +1,60 @@
+"""Guest images with more in them: the base image followed by further archives, as the kernel unpacks them in turn.
+
+Imports the cpio writer and the builder beside it, :mod:`harness.store`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness import store
+from harness.image import cpio
+from harness.image.build import Image
+
+MODULES = "usr/lib/kernel-harness/modules"
+"""Where the agent looks for modules to load (harness.guest.modules)."""
+
+
+def modules_archive(modules: Sequence[tuple[str, bytes]]) -> bytes:
+    """Return an archive of kernel modules that the agent loads before it is ready.
+
+    Args:
+        modules: Name and content of each, in the order of loading, not compressed.
+    """
+    files = (cpio.file(f"{MODULES}/{at:03}-{name}.ko", data) for at, (name, data) in enumerate(modules))
+    return b"".join(cpio.archive(cpio.with_parents(files)))
+
+
+def extended(base: Image, archives: Sequence[bytes]) -> Image:
+    """Return an image that holds the base image and then each of the archives; kept in the cache by content.
+
+    An archive may add files to folders of the base image; it must not turn a link or a file of it into a folder.
+
+    Args:
+        base: The image to begin with.
+        archives: Archives in the "newc" form, not compressed, each of a length that is a multiple of four bytes.
+
+    Raises:
+        CacheError: The cache folder cannot be written.
+    """
+    if not archives:
+        return base
+    parts = [base.digest, *(hashlib.sha256(archive).hexdigest() for archive in archives)]
+    digest = hashlib.sha256(" ".join(parts).encode()).hexdigest()
+    path = base.path.parent / f"{digest[:16]}.cpio"
+    size = base.path.stat().st_size + sum(map(len, archives))
+    if not path.exists() or path.stat().st_size != size:
+        with store.new_file(path) as temporary:
+            _write(temporary, base, archives)
+    return Image(path, digest)
+
+
+def _write(path: Path, base: Image, archives: Sequence[bytes]) -> None:
+    with path.open("wb") as out:
+        with base.path.open("rb") as source:
+            shutil.copyfileobj(source, out, 1 << 20)
+        for archive in archives:
+            out.write(archive)
