@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness.errors import GuestHung, HarnessError, InfrastructureError, KernelCrashed
+from harness.proc import quote
 from harness.run.verdicts import Outcome, Result, table
 
 if TYPE_CHECKING:
     from harness.kernel.types import Choice, Kernel
+    from harness.remote.attach import Holder
     from harness.remote.bpf import Bpf
     from harness.remote.guest import Guest
     from harness.run.pool import Needs, Pool, Wanted
@@ -65,6 +67,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=120.0,
         metavar="SECONDS",
         help="how long a kernel may take from start to a guest that answers (default: 120)",
+    )
+    group.addoption(
+        "--pause-on-failure",
+        action="store_true",
+        help="pause when a test fails, with its guest as the failure left it, and print how to attach to it; go on at "
+        "Enter or, without a terminal, when an attached prompt was left or nobody attached in time (--pause-timeout)",
+    )
+    group.addoption(
+        "--pause-timeout",
+        type=float,
+        default=300.0,
+        metavar="SECONDS",
+        help="how long --pause-on-failure waits for somebody to attach where there is no terminal (default: 300)",
     )
     group.addoption(
         "--verdicts",
@@ -128,6 +143,16 @@ class State:
         if reporter is not None:
             reporter.ensure_newline()
             reporter.write_line(f"harness: {line}")
+            reporter.flush()
+
+    def show(self, lines: Sequence[str]) -> None:
+        """Print lines as they are."""
+        reporter: Any = self.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None:
+            reporter.ensure_newline()
+            for line in lines:
+                reporter.write_line(line)
+            reporter.flush()
 
     def complain(self, message: str) -> None:
         """Print what went wrong outside any test."""
@@ -152,9 +177,22 @@ def pytest_configure(config: pytest.Config) -> None:
         "vm(memory, cpus, parameters, modules): MiB, virtual CPUs, kernel command line words and loaded kernel modules "
         "of the test's machine",
     )
+    _check_pause(config)
     config.stash[_STATE] = State(config)
     if config.getoption("verdicts") and not config.stash[_STATE].is_worker:
         config.pluginmanager.register(_Verdicts(), "harness-verdicts")
+
+
+def _check_pause(config: pytest.Config) -> None:
+    if not config.getoption("pause_on_failure"):
+        return
+    if config.getoption("numprocesses", None) or config.getoption("dist", "no") != "no":
+        raise pytest.UsageError(
+            "--pause-on-failure and -n do not go together: a worker has no terminal to pause at, and others would run "
+            "on; leave -n out"
+        )
+    if not config.getoption("pause_timeout") >= 0:
+        raise pytest.UsageError("--pause-timeout is a number of seconds, 0 or more")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -337,6 +375,68 @@ def pytest_runtest_makereport(
             report.user_properties.append(("trouble", trouble))
             item.user_properties.append(("trouble", trouble))  # for JUnit's file, which is written from the last report
     return report
+
+
+def pytest_exception_interact(
+    node: pytest.Item | pytest.Collector, call: pytest.CallInfo[Any], report: pytest.CollectReport | pytest.TestReport
+) -> None:
+    """Pause at a failed test, if the user wants that."""
+    if call.when == "call" and isinstance(node, pytest.Item) and node.config.getoption("pause_on_failure"):
+        machine = getattr(node, "funcargs", {}).get("vm")
+        if machine is not None:
+            _pause(node, machine, report.longreprtext)
+
+
+def _pause(item: pytest.Item, machine: Machine, failure: str) -> None:
+    """Hold the guest of a failed test until the user wants to go on."""
+    from harness.remote.attach import Holder
+    from harness.vm.command import CONSOLE_LOG
+    from harness.vm.machine import State as MachineState
+
+    state = item.config.stash[_STATE]
+    capture: Any = item.config.pluginmanager.get_plugin("capturemanager")
+    if capture is not None:
+        capture.suspend(in_=True)
+    holder: Holder | None = None
+    try:
+        key = sys.stdin.fileno() if sys.stdin is not None and sys.stdin.isatty() else None
+        state.show([failure, ""])
+        if machine.state is MachineState.READY:
+            holder = Holder(machine, f"{item.nodeid} failed here and is paused.")
+            state.say(f"{item.nodeid} failed; its guest is as it was then. In another terminal:")
+            state.show([f"    {_attach_command(machine.folder)}"])
+        else:
+            state.say(f"{item.nodeid} failed; there is no guest to attach to, it is {machine.state.value}")
+        state.show([f"    console log: {machine.folder / CONSOLE_LOG}"])
+        if key is not None:
+            state.say("press Enter to go on")
+        _hold(state, holder, machine, key)
+    finally:
+        if holder is not None:
+            holder.close()
+        if capture is not None:
+            capture.resume()
+
+
+def _hold(state: State, holder: Holder | None, machine: Machine, key: int | None) -> None:
+    timeout: float | None = None if key is not None else state.config.getoption("pause_timeout")
+    if holder is not None:
+        if key is None:
+            state.say(f"there is no terminal to press a key at: going on after that, or in {timeout:g} s")
+        attached = holder.wait(key=key, timeout=timeout)
+        if attached:
+            state.pool().spoil(machine)
+        if key is None:
+            state.say("the attached prompt was left; going on" if attached else "nobody attached; going on")
+    if key is not None:
+        sys.stdin.readline()
+
+
+def _attach_command(folder: Path) -> str:
+    """Return what to type to attach, in a terminal that knows nothing of this one's virtual environment."""
+    beside = Path(sys.executable).with_name("harness")
+    program = str(beside) if beside.exists() else "harness"
+    return quote([program, "attach", folder])
 
 
 _TROUBLES: dict[type[HarnessError], str] = {

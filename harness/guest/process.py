@@ -15,13 +15,13 @@ import socket
 import sys
 import types
 
-from harness.guest import bpf, wire
+from harness.guest import bpf, prompt, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-LOADERS: dict[str, Any] = {"bpf": bpf}
+LOADERS: dict[str, Any] = {"bpf": bpf, "prompt": prompt}
 
 _TRACEBACK_LIMIT = 40
 

@@ -118,6 +118,7 @@ class Pool:
         self._templates: dict[Wanted, template.Template | None] = {}
         self._shared: dict[Wanted, Machine] = {}
         self._open: list[Machine] = []
+        self._spoiled: set[Machine] = set()
         self._ahead: tuple[Wanted, template.Clone] | None = None
 
     def prepare(self, choice: Choice) -> Prepared:
@@ -154,11 +155,16 @@ class Pool:
     def give_back(self, wanted: Wanted, machine: Machine) -> None:
         """Take a machine back when its test is over."""
         if self._shared.get(wanted) is machine:
-            if is_healthy(machine):
+            if machine not in self._spoiled and is_healthy(machine):
                 return
             del self._shared[wanted]
         self._open.remove(machine)
+        self._spoiled.discard(machine)
         machine.close()
+
+    def spoil(self, machine: Machine) -> None:
+        """Keep a machine from other tests than the one that has it: somebody did in it what no test would."""
+        self._spoiled.add(machine)
 
     def expect(self, wanted: Wanted) -> None:
         """Start the machine of the test after this one, if there is memory for it."""

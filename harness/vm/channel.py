@@ -123,13 +123,18 @@ class Channel:
             ChannelClosed: The channel ended.
             WireError: The request holds a value that cannot cross.
         """
-        self._tag = self._tag % 0xFFFF + 1
         deadline = time.monotonic() + timeout
-        self._send(wire.frame(wire.REQUEST, process, self._tag, value), deadline, name)
+        tag = self.begin(process, name, value, deadline)
         try:
-            return self.collect(process, self._tag, name, deadline)
+            return self.collect(process, tag, name, deadline)
         except GuestHung:
             raise GuestHung(f"no answer to {name} within {timeout:g} s") from None
+
+    def begin(self, process: int, name: str, value: object, deadline: float) -> int:
+        """Send a request and return its tag, for :meth:`collect`; arguments and errors as :meth:`request`."""
+        self._tag = self._tag % 0xFFFF + 1
+        self._send(wire.frame(wire.REQUEST, process, self._tag, value), deadline, name)
+        return self._tag
 
     def expect_memory(self) -> None:
         """Speak through the shared memory from the start, as the template of this machine did."""

@@ -9,6 +9,7 @@ import dataclasses
 import enum
 import json
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,6 +133,28 @@ def vng_argv(spec: MachineSpec, *, vng: Path, qemu: Path, run_dir: Path) -> list
     for option in qemu_options(spec, run_dir):
         argv += [f"--qemu-opts={option}"]
     return argv
+
+
+def shell_argv(
+    image: Path, accel: Accel, *, vng: Path, memory: int, cpus: int, command: Sequence[str] = ()
+) -> list[str]:
+    """Return the command that boots a kernel on the host's own root, read-only below an overlay, and opens a shell.
+
+    Args:
+        image: The kernel's boot image; vng finds the modules that lie beside it.
+        accel: Acceleration.
+        vng: The `vng` program.
+        memory: MiB of guest memory.
+        cpus: Number of virtual CPUs.
+        command: What to run instead of a shell.
+    """
+    argv = [str(vng), "--run", str(image), "--user", "root"]
+    argv += ["--memory", f"{memory}M", "--cpus", str(cpus)]
+    argv += ["--force-9p"]  # virtiofs would need a daemon on the host, and fewer kernels have it
+    argv += ["--disable-microvm"]  # it hung on one kernel in software emulation, and q35 is as fast
+    if accel is Accel.TCG:
+        argv += ["--disable-kvm"]
+    return [*argv, "--", shlex.join(command)] if command else argv
 
 
 # Devices of vng's own that a guest without a file system from the host has no use for, and pays for at every boot.

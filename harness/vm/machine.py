@@ -10,6 +10,7 @@ import enum
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,28 @@ class Machine:
             self.move(State.DEAD)
             raise
 
+    def _begin(self, process: int, name: str, value: object) -> int:
+        self.require(State.READY)
+        try:
+            return self._channel.begin(process, name, value, time.monotonic() + _PING_TIMEOUT)
+        except ChannelClosed as error:
+            raise self._explain_end(str(error)) from error
+        except GuestHung as error:
+            raise self._explain_silence(wire.AGENT, error) from error
+
+    def _collect(self, process: int, name: str, tag: int, timeout: float) -> tuple[bool, Any]:
+        """Return whether the answer came within the time, and the answer."""
+        self.require(State.READY)
+        try:
+            return True, self._channel.collect(process, tag, name, time.monotonic() + timeout)
+        except GuestHung:
+            return False, None
+        except ChannelClosed as error:
+            raise self._explain_end(str(error)) from error
+        except GuestProcessDied as error:
+            error.detail = self.console_tail(12)
+            raise
+
     def _explain_end(self, what: str) -> HarnessError:
         """The channel is closed: find out whether the kernel died or the link to it."""
         self.move(State.DEAD)
@@ -272,6 +295,10 @@ class GuestProcess:
         """
         return self.machine._ask(self.number, shown or name, (name, arguments, keywords), timeout)
 
+    def begin(self, name: str, *arguments: Any) -> Pending:
+        """Call a function of a guest-side loader without waiting for it; arguments and errors as :meth:`call`."""
+        return Pending(self, name, self.machine._begin(self.number, name, (name, arguments, {})))
+
     @property
     def alive(self) -> bool:
         """Whether the process can still be asked."""
@@ -281,3 +308,25 @@ class GuestProcess:
         """Kill the process; nothing happens when the machine is no longer there."""
         if self.machine.state is State.READY:
             self.machine.ask_agent("signal", number=self.number, signum=int(signal.SIGKILL))
+
+
+class Pending:
+    """A call whose answer is waited for bit by bit.
+
+    Another request to the same machine meanwhile may swallow its answer.
+
+    Attributes:
+        value: What it returned, once :meth:`poll` has said that it is there.
+    """
+
+    def __init__(self, process: GuestProcess, name: str, tag: int) -> None:
+        self.value: Any = None
+        self._process = process
+        self._name = name
+        self._tag = tag
+
+    def poll(self, timeout: float) -> bool:
+        """Wait for the answer for `timeout` seconds; return whether it is there. Errors as GuestProcess.call."""
+        machine, number = self._process.machine, self._process.number
+        found, self.value = machine._collect(number, self._name, self._tag, timeout)
+        return found

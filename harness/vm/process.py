@@ -61,6 +61,14 @@ def find_vng() -> Path:
     return beside if os.access(beside, os.X_OK) else find_tool("vng", purpose="boot kernels (pip install virtme-ng)")
 
 
+def vng_environment(vng: Path) -> dict[str, str]:
+    """Return the environment for vng.
+
+    It looks for its own helpers on PATH, where a virtual environment that is not activated is missing.
+    """
+    return {**os.environ, "PATH": os.pathsep.join((str(vng.parent), os.environ.get("PATH", os.defpath)))}
+
+
 class ClonedProcess:
     """QEMU started directly, from a template's recorded command.
 
@@ -128,12 +136,10 @@ class VngProcess:
 
     def __init__(self, argv: Sequence[str], folder: Path) -> None:
         self._pid_file = folder / "qemu.pid"
-        # vng looks for its own helpers on PATH, where a virtual environment that is not activated is missing.
-        path = os.pathsep.join((str(Path(argv[0]).parent), os.environ.get("PATH", os.defpath)))
         self._child: pexpect.spawn[bytes] = pexpect.spawn(
             argv[0],
             list(argv[1:]),
-            env={**os.environ, "PATH": path, "TERM": "dumb"},
+            env={**vng_environment(Path(argv[0])), "TERM": "dumb"},
             timeout=None,
             encoding=None,
             dimensions=(50, 400),

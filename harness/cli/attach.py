@@ -1,0 +1,30 @@
+"""`harness attach`: a prompt in the guest of a test that failed and was paused.
+
+Imports the attached prompt of :mod:`harness.remote`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction as SubParsers
+
+
+def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
+    """Add `attach`."""
+    summary = "open a Python prompt in the guest of a test that pytest --pause-on-failure holds"
+    parser = subparsers.add_parser("attach", help=summary, description=summary[0].upper() + summary[1:] + ".")
+    parser.set_defaults(run=lambda arguments: attach(arguments.folder))
+    parser.add_argument("folder", metavar="FOLDER", help="the machine's folder, as the paused pytest prints it")
+
+
+def attach(folder: str) -> int:
+    """Open the prompt; return the exit status."""
+    from harness.cli.prompt import interact
+    from harness.remote.attach import AttachedPrompt
+
+    with AttachedPrompt(Path(folder)) as prompt:
+        return interact(prompt)

@@ -1,0 +1,175 @@
+"""`harness shell`: an interactive guest, on the user's own root file system or on the test image.
+
+Imports kernels, machines and the prompt below it, as they are needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from harness.errors import SelectorError, UsageError
+from harness.proc import quote
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction as SubParsers
+
+    from harness.kernel.types import Choice
+    from harness.run.pool import Pool, Prepared
+
+ROOT, TEST = "root", "test"
+
+# Tried in this order for the same release, when a kernel cannot mount the host's root.
+_STAND_INS = ("generic", "minimal")
+
+
+def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
+    """Add `shell`."""
+    from harness.kernel.selector import GRAMMAR
+
+    summary = "boot a kernel and open a shell on it"
+    parser = subparsers.add_parser(
+        "shell",
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ". On the root image the guest sees this machine's own files, "
+        "read-only below an overlay that is forgotten at the end. On the test image it is the very machine that tests "
+        "run on, with a Python prompt; nothing of this machine is in it.",
+    )
+    parser.set_defaults(run=_run)
+    parser.add_argument("--kernel", default="6.12", metavar="SELECTOR", help=f"one kernel: {GRAMMAR} (default: 6.12)")
+    parser.add_argument("--image", choices=(ROOT, TEST), default=ROOT, help="what the guest runs on (default: root)")
+    parser.add_argument("--attach", metavar="FOLDER", help="the same as `harness attach FOLDER`")
+    parser.add_argument("--accel", choices=("auto", "kvm", "tcg"), default="auto", help="as for pytest (default: auto)")
+    parser.add_argument("--memory", type=int, metavar="MIB", help="guest memory (default: 1024; test image: 256)")
+    parser.add_argument("--cpus", type=int, default=1, help="virtual CPUs (default: 1)")
+    parser.add_argument(
+        "--modules", default="", metavar="NAME,...", help="kernel modules to load beforehand (test image only)"
+    )
+    parser.add_argument(
+        "words", nargs="*", metavar="COMMAND", help="after --, a command to run instead of a shell (root image only)"
+    )
+
+
+def say(line: str) -> None:
+    """Print a line of progress."""
+    print(line, file=sys.stderr)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from harness.run.pool import Pool, Settings
+
+    if arguments.attach is not None:
+        from harness.cli.attach import attach
+
+        return attach(arguments.attach)
+    _check(arguments)
+    pool = Pool(Settings(accel=arguments.accel), say)
+    try:
+        choice = _choose(arguments.kernel)
+        if arguments.image == TEST:
+            return _prompt(pool, choice, arguments)
+        return _shell(pool, choice, arguments)
+    finally:
+        pool.close()
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    if arguments.image == TEST and arguments.words:
+        raise UsageError(
+            "the test image has no shell to run a command with",
+            expected="--image root for a command",
+            hint="pipe Python into it: echo 'print(os.uname())' | harness shell --image test",
+        )
+    if arguments.image == ROOT and arguments.modules:
+        raise UsageError(
+            "--modules belongs to --image test",
+            hint="on the root image, load modules in the guest: modprobe veth",
+        )
+    for name, least in (("memory", 128), ("cpus", 1)):
+        value = getattr(arguments, name)
+        if value is not None and value < least:
+            raise UsageError(f"--{name} {value} is too little", expected=f"{least} or more")
+
+
+def _choose(selector: str) -> Choice:
+    from harness import kernel
+
+    choices = kernel.resolve([selector], progress=say)
+    if len(choices) != 1:
+        raise UsageError(
+            f"{selector!r} names {len(choices)} kernels: {', '.join(choice.label for choice in choices)}",
+            expected="one kernel to open a shell on",
+            hint=f"harness shell --kernel {choices[-1].label}",
+        )
+    return choices[0]
+
+
+def _prompt(pool: Pool, choice: Choice, arguments: argparse.Namespace) -> int:
+    from harness.cli.prompt import interact
+    from harness.remote.prompt import GuestPrompt
+    from harness.run.pool import Needs, Wanted
+
+    modules = tuple(word for word in arguments.modules.split(",") if word)
+    needs = Needs(memory=arguments.memory or Needs.memory, cpus=arguments.cpus, modules=modules)
+    wanted = Wanted(choice, needs)
+    machine = pool.take(wanted)
+    try:
+        return interact(GuestPrompt(machine))
+    finally:
+        pool.give_back(wanted, machine)
+
+
+def _shell(pool: Pool, choice: Choice, arguments: argparse.Namespace) -> int:
+    from harness.vm.command import shell_argv
+    from harness.vm.process import find_vng, vng_environment
+
+    if not arguments.words and not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UsageError(
+            "a shell needs a terminal",
+            expected="standard input and output to be one",
+            hint="give it a command: harness shell -- uname -r",
+        )
+    prepared = _on_root(pool, choice)
+    vng = find_vng()
+    argv = shell_argv(
+        prepared.kernel.boot_image,
+        prepared.verdict.accel,
+        vng=vng,
+        memory=arguments.memory or 1024,
+        cpus=arguments.cpus,
+        command=arguments.words,
+    )
+    say(f"kernel {prepared.kernel.release} ({prepared.kernel.origin}), {prepared.verdict}")
+    say(f"+ {quote(argv)}")
+    sys.stderr.flush()
+    # In place of this process: the terminal, its signals and the exit status are vng's alone.
+    os.execve(argv[0], argv, vng_environment(vng))  # noqa: S606 - an argument list; no shell reads it
+
+
+def _on_root(pool: Pool, choice: Choice) -> Prepared:
+    """Bring a kernel that can mount the host's root: the one that was named, or its release in another flavour."""
+    from harness import kernel
+    from harness.kernel.rootfs import lacks
+
+    prepared = pool.prepare(choice)
+    missing = lacks(prepared.kernel)
+    if not missing:
+        return prepared
+    why = f"{prepared.kernel.release} cannot mount this machine's root: it was built without {', '.join(missing)}"
+    for flavour in _STAND_INS:
+        try:
+            (other,) = kernel.resolve([f"{choice.version}:{flavour}"], progress=say)
+        except SelectorError:
+            continue  # not to be had in this flavour
+        found = pool.prepare(other)
+        if not lacks(found.kernel):
+            say(f"{why}; taking {found.kernel.release}, the same release in flavour {flavour}")
+            return found
+    raise UsageError(
+        why,
+        expected=f"a kernel {choice.version} with 9p over virtio and overlayfs, as the flavours "
+        f"{' and '.join(_STAND_INS)} have them",
+        hint=f"harness kernels build {choice.version} --flavour minimal; or --image test, which needs none of it",
+    )

@@ -1,0 +1,141 @@
+"""The guest's side of an interactive prompt: runs what a person types, in one guest process with names of its own.
+
+What it prints is taken by the process's own capture. An interrupt ends what is being run and nothing else.
+
+Runs in the guest. Imports the standard library and its neighbours in harness.guest; what only a prompt needs is
+imported when one starts.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+from harness.guest import bpf
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+RAISED, LEAVE = "raised", "leave"
+
+_MODULES = ("ctypes", "errno", "os", "socket", "struct", "sys", "time")
+
+_names: dict[str, Any] = {}
+_state: dict[str, Any] = {"compile": None, "count": 0, "last": ""}
+
+
+def start() -> list[str]:
+    """Begin; return the names that are there from the start."""
+    import codeop
+    from pathlib import Path
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _state["compile"] = codeop.Compile()
+    _names.update({name: __import__(name) for name in _MODULES}, bpf=bpf, Path=Path, cat=cat, ls=ls, dmesg=dmesg)
+    given = list(_names)
+    _names.update(__name__="__main__", __builtins__=__builtins__)
+    return given
+
+
+def run(source: str) -> str:
+    """Run one statement, or expression whose value is shown, as Python's own prompt does.
+
+    Returns:
+        "", RAISED when it raised (the traceback is printed), or LEAVE when it asked to leave.
+    """
+    import linecache
+    import traceback
+
+    _state["count"] += 1
+    file = f"<input {_state['count']}>"
+    linecache.cache[file] = len(source), None, source.splitlines(True), file
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        exec(_state["compile"](source + "\n", file, "single"), _names)  # noqa: S102 - this is what a prompt does
+        _state["last"] = ""
+    except SystemExit:
+        _state["last"] = LEAVE
+    except BaseException as error:  # noqa: BLE001 - shown to the person who typed it
+        shown = error.__traceback__.tb_next if error.__traceback__ is not None else None
+        traceback.print_exception(type(error), error, shown)
+        _state["last"] = RAISED
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return last()
+
+
+def command(words: list[str]) -> str:
+    """Run a program of the guest's; what it prints is printed.
+
+    Returns:
+        "", or RAISED when it could not be started or did not end with status 0.
+    """
+    import subprocess
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        status = subprocess.run(words, stdin=subprocess.DEVNULL, check=False).returncode
+        if status:
+            print(f"{words[0]}: " + (f"killed by signal {-status}" if status < 0 else f"exit status {status}"))
+        _state["last"] = RAISED if status else ""
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        _state["last"] = RAISED
+    except OSError as error:
+        print(f"{words[0]}: {error.strerror}; the guest holds what the image and tests put there", file=sys.stderr)
+        _state["last"] = RAISED
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return last()
+
+
+def last() -> str:
+    """Return what the last :func:`run` or :func:`command` returned, for a host that lost its answer."""
+    return str(_state["last"])
+
+
+def complete(text: str) -> list[str]:
+    """Return what a name or an attribute that begins like this may go on to be."""
+    import rlcompleter
+
+    completer = rlcompleter.Completer(_names)
+    found: list[str] = []
+    while (word := completer.complete(text, len(found))) is not None and len(found) < 200:
+        found.append(word)
+    return found
+
+
+# What a person looks for first in a machine without a shell.
+
+
+def cat(path: str) -> None:
+    """Print a file."""
+    with open(path, "rb") as file:
+        print(file.read().decode(errors="replace"), end="")
+
+
+def ls(path: str = "/") -> None:
+    """Print what is in a folder."""
+    print(*sorted(os.listdir(path)), sep="\n")
+
+
+def dmesg(count: int = 30) -> None:
+    """Print the last `count` records of the kernel's log."""
+    records = []
+    log = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        while True:
+            try:
+                records.append(os.read(log, 8192).decode(errors="replace"))
+            except BlockingIOError:
+                break
+            except BrokenPipeError:
+                continue  # overwritten meanwhile: the next record follows
+    finally:
+        os.close(log)
+    for record in records[-count:]:
+        head, _, text = record.partition(";")
+        microseconds = int(head.split(",")[2])
+        print(f"[{microseconds / 1e6:12.6f}] {text.splitlines()[0]}")

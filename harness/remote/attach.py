@@ -1,0 +1,231 @@
+"""Attaching to a guest that another process holds: a unix socket in the machine's private folder.
+
+The holder serves one prompt at a time; whoever attaches sends what is typed and gets what became of it. Frames are
+those of the wire format, each answered by one.
+
+Imports the prompt beside it, the wire format, :mod:`harness.errors`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from harness.errors import HarnessError, InfrastructureError, UsageError
+from harness.guest import wire
+from harness.remote.prompt import Answer, GuestPrompt
+from harness.vm.machine import Machine, State
+
+SOCKET = "attach.sock"
+
+_GREETING_TIMEOUT = 10.0
+_POLL_SECONDS = 0.05
+
+
+class Detached(InfrastructureError):
+    """The process that holds the guest let go of it."""
+
+
+class _Link:
+    """Values over a stream socket."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        self._splitter = wire.Splitter()
+        self._waiting: list[Any] = []
+
+    def send(self, value: object) -> None:
+        self.connection.sendall(wire.frame(wire.REQUEST, wire.AGENT, 0, value))
+
+    def receive(self, timeout: float | None) -> Any:
+        """Return the next value; None when none came in time.
+
+        Raises:
+            EOFError: The other end is gone.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not self._waiting:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not select.select([self.connection], [], [], left)[0]:
+                return None
+            try:
+                data = self.connection.recv(1 << 16)
+            except ConnectionResetError:
+                data = b""
+            if not data:
+                raise EOFError
+            self._waiting += [wire.decode(payload) for _, _, _, payload in self._splitter.feed(data)]
+        return self._waiting.pop(0)
+
+
+class Holder:
+    """Lets others attach to a machine of this process.
+
+    Args:
+        machine: The machine; ready.
+        about: What whoever attaches is told.
+    """
+
+    def __init__(self, machine: Machine, about: str) -> None:
+        self._machine = machine
+        self._about = about
+        self._path = machine.folder / SOCKET
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(str(self._path))
+        self._listener.listen(1)
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._listener.close()
+        self._path.unlink(missing_ok=True)
+
+    def wait(self, *, key: int | None, timeout: float | None) -> bool:
+        """Serve until there is reason to go on: a key, the end of a session where there are no keys, or the time.
+
+        Args:
+            key: A descriptor that becomes readable when the user wants to go on; None where there is no terminal.
+            timeout: Seconds to wait for somebody to attach; None without end.
+
+        Returns:
+            Whether somebody attached.
+        """
+        attached = False
+        while True:
+            sources: list[Any] = [self._listener] if key is None else [self._listener, key]
+            ready = select.select(sources, [], [], timeout)[0]
+            if not ready or key in ready:
+                return attached
+            connection, _ = self._listener.accept()
+            attached = True
+            with connection:
+                self._session(_Link(connection), key)
+            if key is None or self._machine.state is not State.READY:
+                return attached
+
+    def _session(self, link: _Link, key: int | None) -> None:
+        prompt: GuestPrompt | None = None
+        # Whoever attached may go at any moment, or be no harness at all.
+        with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError, wire.WireError):
+            try:
+                prompt = GuestPrompt(self._machine)
+                link.send({"release": prompt.release, "greeting": f"{self._about}\n{prompt.greeting}"})
+                while not _pressed(key, link):
+                    self._serve(link, prompt, key, *link.receive(None))
+                link.send({"error": "the test goes on, and its guest is gone"})
+            except HarnessError as error:
+                link.send({"error": str(error)})
+            finally:
+                if prompt is not None and self._machine.state is State.READY:
+                    with contextlib.suppress(HarnessError):  # its end is told by the test that it belongs to
+                        prompt.close()
+
+    def _serve(self, link: _Link, prompt: GuestPrompt, key: int | None, kind: str, value: Any) -> None:
+        if kind == "complete":
+            link.send(prompt.complete(value))
+            return
+        if kind == "interrupt":
+            return  # what it was meant for is done
+        prompt.begin(kind, value)
+        answer = None
+        while answer is None:
+            answer = prompt.poll(_POLL_SECONDS)
+            if answer is None and select.select([link.connection], [], [], 0)[0]:
+                try:
+                    link.receive(None)  # nothing but an interrupt comes while an answer is waited for
+                except EOFError:
+                    prompt.close()  # nobody waits for it any more
+                    raise
+                prompt.interrupt()
+            if answer is None and key is not None and select.select([key], [], [], 0)[0]:
+                return  # the caller sees it too, and lets go
+        link.send([answer.stdout, answer.stderr, answer.raised, answer.leave])
+
+
+def _pressed(key: int | None, link: _Link) -> bool:
+    """Wait for the next thing to do; return whether it is to go on."""
+    sources: list[Any] = [link.connection] if key is None else [link.connection, key]
+    return key in select.select(sources, [], [])[0]
+
+
+class AttachedPrompt:
+    """A prompt in a guest that another process holds; a context manager.
+
+    Args:
+        folder: The machine's folder.
+
+    Raises:
+        UsageError: No process holds a machine there.
+        Detached: It serves somebody else, or ended.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.connect(str(folder / SOCKET))
+        except OSError as error:
+            connection.close()
+            raise UsageError(
+                f"no guest waits at {folder}: {error.strerror or error}",
+                expected="the folder that a paused pytest printed, while it is paused",
+                hint="pytest --pause-on-failure pauses when a test fails, and prints the command to type",
+            ) from error
+        self._link = _Link(connection)
+        greeting = self._receive(_GREETING_TIMEOUT)
+        if greeting is None:
+            connection.close()
+            raise Detached(
+                f"no greeting within {_GREETING_TIMEOUT:g} s",
+                expected="the paused pytest to answer",
+                hint="somebody else may be attached: one can be, at a time",
+            )
+        self.release: str = greeting["release"]
+        self.greeting: str = greeting["greeting"]
+
+    def __enter__(self) -> AttachedPrompt:  # noqa: PYI034 - never subclassed
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._link.connection.close()
+
+    def _receive(self, timeout: float | None) -> Any:
+        try:
+            value = self._link.receive(timeout)
+        except EOFError:
+            raise Detached("the process that held the guest has ended") from None
+        if isinstance(value, dict) and "error" in value:
+            raise Detached(value["error"])
+        return value
+
+    def _send(self, kind: str, value: Any) -> None:
+        try:
+            self._link.send((kind, value))
+        except (BrokenPipeError, ConnectionResetError):
+            self._receive(0)  # its last words, if there were any
+            raise Detached("the process that held the guest let go of it") from None
+
+    def begin(self, kind: str, value: Any) -> None:
+        """Start "run" with source text, or "command" with a list of words."""
+        self._send(kind, value)
+
+    def poll(self, timeout: float) -> Answer | None:
+        """Wait for what was started, `timeout` seconds at most; None when it is not done.
+
+        Raises:
+            Detached: The guest is gone; the message says why.
+        """
+        found = self._receive(timeout)
+        return None if found is None else Answer(*found)
+
+    def interrupt(self) -> None:
+        """Interrupt what was started; the second time, kill the guest process it runs in."""
+        self._send("interrupt", None)
+
+    def complete(self, text: str) -> list[str]:
+        """Return what a name that begins like this may go on to be."""
+        self._send("complete", text)
+        found: list[str] = self._receive(None)
+        return found

@@ -1,0 +1,135 @@
+"""An interactive Python prompt in a guest: a guest process that runs what is typed, seen from the host.
+
+Imports the machine below it, the guest's words for how a run ended, and :mod:`harness.errors`.
+"""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from harness.errors import GuestProcessDied
+from harness.vm.machine import Machine, Pending
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of one input.
+
+    Attributes:
+        stdout: What it printed.
+        stderr: Likewise, a traceback included.
+        raised: Whether it raised, or a program did not end with status 0.
+        leave: Whether it asked to leave.
+    """
+
+    stdout: str
+    stderr: str
+    raised: bool = False
+    leave: bool = False
+
+
+class Prompt(Protocol):
+    """A prompt in some guest, in this process or reached through another one."""
+
+    @property
+    def release(self) -> str:
+        """What `uname -r` prints in the guest."""
+
+    @property
+    def greeting(self) -> str:
+        """What to tell the person who opens it."""
+
+    def begin(self, kind: str, value: Any) -> None:
+        """Start "run" with source text, or "command" with a list of words."""
+
+    def poll(self, timeout: float) -> Answer | None:
+        """Wait for what was started, `timeout` seconds at most; None when it is not done."""
+
+    def interrupt(self) -> None:
+        """Interrupt what was started; the second time, kill the guest process it runs in."""
+
+    def complete(self, text: str) -> list[str]:
+        """Return what a name that begins like this may go on to be."""
+
+
+class GuestPrompt:
+    """A prompt in a guest process of its own.
+
+    Args:
+        machine: The machine; it has to be ready.
+
+    Raises:
+        StateError: It is not.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._pending: Pending | None = None
+        self._interrupted = False
+        self._start()
+
+    def _start(self) -> None:
+        self._process = self._machine.new_process()
+        self._names: list[str] = self._process.call("prompt.start")
+
+    @property
+    def release(self) -> str:
+        """What `uname -r` prints in the guest."""
+        return self._machine.release
+
+    @property
+    def greeting(self) -> str:
+        """What to tell the person who opens it."""
+        return (
+            f"Python in a guest of {self.release}, in a process of its own. At hand: {', '.join(self._names)}.\n"
+            "!PROGRAM WORDS runs a program of the guest. Ctrl-D leaves."
+        )
+
+    def begin(self, kind: str, value: Any) -> None:
+        """Start "run" with source text, or "command" with a list of words."""
+        self._interrupted = False
+        self._pending = self._process.begin(f"prompt.{kind}", value)
+
+    def poll(self, timeout: float) -> Answer | None:
+        """Wait for what was started, `timeout` seconds at most; None when it is not done.
+
+        Raises:
+            KernelCrashed: The kernel panicked meanwhile.
+            GuestHung: The guest answers no more.
+            LinkBroken: QEMU ended for another reason.
+        """
+        assert self._pending is not None, "begin comes before poll"
+        try:
+            if not self._pending.poll(timeout):
+                return None
+            printed = self._process.call("output")
+        except GuestProcessDied as error:
+            self._pending = None
+            self._start()
+            return Answer("", f"{error.what}; here is a new one, without the names of the old\n", raised=True)
+        ended, self._pending = self._pending.value, None
+        stdout, stderr = (printed[stream].decode(errors="replace") for stream in ("stdout", "stderr"))
+        return Answer(stdout, stderr, raised=ended == "raised", leave=ended == "leave")
+
+    def interrupt(self) -> None:
+        """Interrupt what was started; the second time, kill the guest process it runs in."""
+        if self._pending is None:
+            return
+        if self._interrupted:
+            self._process.close()
+            return
+        self._interrupted = True
+        self._machine.ask_agent("signal", number=self._process.number, signum=int(signal.SIGINT))
+        # The answer may have come while the agent's was waited for; the process says it again.
+        self._pending = self._process.begin("prompt.last")
+
+    def complete(self, text: str) -> list[str]:
+        """Return what a name that begins like this may go on to be."""
+        found: list[str] = self._process.call("prompt.complete", text)
+        return found
+
+    def close(self) -> None:
+        """End the guest process."""
+        self._process.close()
