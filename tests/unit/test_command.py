@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.vm.command import Accel, MachineSpec, kernel_words, vng_argv, wrapper_script
+from harness.vm.command import Accel, MachineSpec, kernel_words, shell_argv, vng_argv, wrapper_script
 
 SPEC = MachineSpec(Path("/k/vmlinux"), Path("/i/guest image.cpio"), Accel.TCG, memory=512, cpus=2, append=("quiet",))
 RUN_DIR = Path("/run/vm-1")
@@ -108,3 +108,21 @@ def test_the_command_and_the_pid_are_noted(wrapper: Path, tmp_path: Path) -> Non
 def test_a_question_for_the_version_starts_no_machine(wrapper: Path, tmp_path: Path) -> None:
     assert what_qemu_gets(wrapper, "--version") == ["--version"]
     assert not (tmp_path / "qemu.pid").exists()
+
+
+def test_a_shell_runs_on_the_hosts_root_and_never_writes_it() -> None:
+    argv = shell_argv(Path("/k/vmlinux"), Accel.TCG, vng=Path("/bin/vng"), memory=512, cpus=2)
+    assert value_after(argv, "--run") == "/k/vmlinux"
+    assert value_after(argv, "--user") == "root"
+    assert value_after(argv, "--memory") == "512M"
+    assert value_after(argv, "--cpus") == "2"
+    assert "--disable-kvm" in argv
+    assert not {"--rw", "--root", "--rwdir", "--"} & set(argv)
+
+
+def test_a_command_for_a_shell_is_one_word_that_a_shell_reads() -> None:
+    argv = shell_argv(
+        Path("/k"), Accel.KVM, vng=Path("/bin/vng"), memory=512, cpus=1, command=["sh", "-c", "exit 3; $x"]
+    )
+    assert "--disable-kvm" not in argv
+    assert argv[argv.index("--") + 1 :] == ["sh -c 'exit 3; $x'"]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from test_image import read_archive
 
 from harness.guest import modules as guest_modules
 from harness.image import cpio
 from harness.image.build import Image
 from harness.image.extend import MODULES, extended, modules_archive
+from tests.unit.test_image import read_archive
 
 
 @pytest.fixture
