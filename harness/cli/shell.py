@@ -126,6 +126,21 @@ def _prompt(pool: Pool, choice: Choice, arguments: argparse.Namespace) -> int:
         pool.give_back(wanted, machine)
 
 
+def require_udev() -> None:
+    """Refuse to run a command in a guest on the host's root where it could not hand over how it ended.
+
+    Raises:
+        ToolMissing: udev is not installed.
+    """
+    if not any(map(Path.exists, _UDEV)) and shutil.which("udevd") is None:
+        raise ToolMissing(
+            "udev is not installed; without it the guest, which runs on this machine's files, cannot hand over what a "
+            "command prints, nor its exit status",
+            expected=" or ".join(map(str, _UDEV)),
+            hint="apt-get install udev, or open a shell and type the command there",
+        )
+
+
 def _shell(pool: Pool, choice: Choice, arguments: argparse.Namespace) -> int:
     from harness.vm.command import shell_argv
     from harness.vm.process import find_vng, vng_environment
@@ -136,13 +151,8 @@ def _shell(pool: Pool, choice: Choice, arguments: argparse.Namespace) -> int:
             expected="standard input and output to be one",
             hint="give it a command: harness shell -- uname -r",
         )
-    if arguments.words and not any(map(Path.exists, _UDEV)) and shutil.which("udevd") is None:
-        raise ToolMissing(
-            "udev is not installed; without it the guest, which runs on this machine's files, cannot hand over what a "
-            "command prints, nor its exit status",
-            expected=" or ".join(map(str, _UDEV)),
-            hint="apt-get install udev, or open a shell and type the command there",
-        )
+    if arguments.words:
+        require_udev()
     prepared = _on_root(pool, choice)
     vng = find_vng()
     argv = shell_argv(

@@ -186,7 +186,7 @@ class Pool:
     def _new(self, wanted: Wanted) -> Machine:
         saved = self._template(wanted)
         if saved is None:
-            return boot(self._wanted_spec(wanted), label=wanted.choice.label, timeout=self._settings.boot_timeout)
+            return boot(self.spec_of(wanted), label=wanted.choice.label, timeout=self._settings.boot_timeout)
         try:
             return self._clone(saved, wanted)
         except TemplateError as error:
@@ -216,7 +216,7 @@ class Pool:
         return self._start(saved, wanted).finish()
 
     def _start(self, saved: template.Template, wanted: Wanted) -> template.Clone:
-        return template.start_clone(saved, self._wanted_spec(wanted), label=wanted.choice.label)
+        return template.start_clone(saved, self.spec_of(wanted), label=wanted.choice.label)
 
     def _drop_ahead(self) -> None:
         if self._ahead is not None:
@@ -231,7 +231,7 @@ class Pool:
             kernel = self.prepare(wanted.choice).kernel
             try:
                 self._templates[wanted] = template.find_or_make(
-                    self._wanted_spec(wanted),
+                    self.spec_of(wanted),
                     f"{kernel.digest} {self._image(wanted).digest}",
                     label=wanted.choice.label,
                     boot_timeout=self._settings.boot_timeout,
@@ -242,7 +242,8 @@ class Pool:
                 self._templates[wanted] = None
         return self._templates[wanted]
 
-    def _wanted_spec(self, wanted: Wanted) -> MachineSpec:
+    def spec_of(self, wanted: Wanted) -> MachineSpec:
+        """Return what is booted for a machine; errors as :meth:`prepare`."""
         prepared = self.prepare(wanted.choice)
         return self._spec(prepared.kernel, self._image(wanted), wanted.needs, prepared.verdict.accel)
 

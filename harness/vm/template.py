@@ -49,7 +49,7 @@ from harness.vm.process import ClonedProcess, find_qemu
 
 log = logging.getLogger("harness.vm")
 
-FORMAT = 1
+FORMAT = 2
 """Part of every key: raise it when a template of before must not be used any more."""
 
 CLONE_TIMEOUT = 30.0
@@ -72,6 +72,8 @@ class Template:
         argv: QEMU's command, with placeholders for the folders.
         whole_stream: Whether the state file holds the memory too.
         marks: What tells, file by file, that it is as it was when it was checked.
+        boot_seconds: How long the boot took, from process start to agent ready.
+        save_seconds: How long it took from there until the state was saved.
     """
 
     folder: Path
@@ -79,6 +81,8 @@ class Template:
     argv: list[str]
     whole_stream: bool
     marks: dict[str, list[int]]
+    boot_seconds: float
+    save_seconds: float
 
 
 def key_of(spec: MachineSpec, content: str) -> str:
@@ -144,16 +148,31 @@ def find_or_make(
             if found is None:
                 if folder.exists():
                     progress(f"the saved machine of {label} is damaged; booting it anew")
-                found = _make(folder, spec, label=label, boot_timeout=boot_timeout)
+                found = make(folder, spec, label=label, boot_timeout=boot_timeout)
                 store.drop_unused(folder.parent.glob("*/"))
     return found
 
 
-def _make(folder: Path, spec: MachineSpec, *, label: str, boot_timeout: float) -> Template:
+def make(folder: Path, spec: MachineSpec, *, label: str, boot_timeout: float) -> Template:
+    """Boot a machine and save it into a folder, which is made whole or not at all.
+
+    Args:
+        folder: Where the template goes.
+        spec: What to boot; `ram` is chosen here.
+        label: What messages call the kernel.
+        boot_timeout: Seconds a boot may take.
+
+    Raises:
+        TemplateError: The machine boots and cannot be saved.
+        BootError: It does not boot.
+        CacheError: The folder cannot be written.
+    """
     _require_room(folder, spec.memory, label)
     with store.new_folder(folder) as temporary:
         booted = dataclasses.replace(spec, ram=temporary / RAM)
+        started = time.monotonic()
         with boot(booted, label=label, timeout=boot_timeout) as machine:
+            ready = time.monotonic()
             reason = machine.why_not_cloned()
             if reason is not None:
                 raise TemplateError(f"no template can be made of the machine of {label}: {reason}")
@@ -162,6 +181,7 @@ def _make(folder: Path, spec: MachineSpec, *, label: str, boot_timeout: float) -
             machine.ask_agent("hold")
             machine.move(State.SAVED)
             whole_stream = _save(machine.folder / QMP_SOCKET, temporary / STATE, label)
+            saved = time.monotonic()
             about = machine.about
         if whole_stream:
             (temporary / RAM).unlink()
@@ -169,6 +189,7 @@ def _make(folder: Path, spec: MachineSpec, *, label: str, boot_timeout: float) -
             "about": about,
             "argv": argv,
             "whole_stream": whole_stream,
+            "seconds": [ready - started, saved - ready],
             "checked": time.time(),
             "boot": _boot_id(),
             "files": {name: _facts(temporary / name) for name in (RAM, STATE) if (temporary / name).exists()},
@@ -270,7 +291,7 @@ def _load(folder: Path) -> Template | None:
                 temporary.write_text(json.dumps(record))
         os.utime(folder)  # it is in use: see store.drop_unused
         marks = {name: facts["mark"] for name, facts in record["files"].items()}
-        return Template(folder, record["about"], record["argv"], record["whole_stream"], marks)
+        return Template(folder, record["about"], record["argv"], record["whole_stream"], marks, *record["seconds"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         # Not there, or not whole: made anew by the caller.
         return None
