@@ -20,6 +20,7 @@ Imports nothing from the package, so that every module may import it.
     │   ├── TemplateError       no template can be made of a machine, or one is damaged
     │   ├── ProbeInconclusive   what a kernel can do could not be found out
     │   └── LinkBroken          the channel ended and the kernel gave no sign of a crash
+    ├── LoaderCannot            a loader has no way to say what a test asks of it
     └── GuestError              the guest was reached, and this is what it did
         ├── GuestCallError      the function called in the guest raised; its traceback is kept
         ├── GuestProcessDied    the guest process of the test ended before it answered
@@ -133,6 +134,10 @@ class ProbeInconclusive(InfrastructureError):
 
 class LinkBroken(InfrastructureError):
     """The channel to the guest ended and the console shows no crash of the kernel."""
+
+
+class LoaderCannot(HarnessError):
+    """A loader has no way to say what a test asks of it; says nothing about the kernel."""
 
 
 class GuestError(HarnessError):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.errors import GuestHung, HarnessError, InfrastructureError, KernelCrashed
+from harness.errors import GuestHung, HarnessError, InfrastructureError, KernelCrashed, LoaderCannot
 from harness.proc import quote
+from harness.run.loaders import loader_differences
 from harness.run.verdicts import Outcome, Result, table
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from harness.remote.attach import Holder
     from harness.remote.bpf import Bpf
     from harness.remote.guest import Guest
+    from harness.remote.libbpf import Libbpf
     from harness.run.pool import Needs, Pool, Wanted
     from harness.vm.machine import Machine
 
@@ -35,6 +37,10 @@ _STATE = pytest.StashKey["State"]()
 _GUESTS = pytest.StashKey["Guest"]()
 
 KERNEL_PARAMETER = "kernel_choice"
+LOADER_PARAMETER = "bpf_loader"
+
+RAW = "raw"
+LOADERS = (RAW, "libbpf")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -87,6 +93,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="end with a table of verdicts: a line for each behaviour, a column a kernel",
     )
+    group.addoption(
+        "--loader",
+        type=_loaders,
+        default=[RAW],
+        metavar="NAME,...",
+        help=f"who makes the system calls of tests that use the fixture bpf: {', '.join(LOADERS)}; with several, "
+        f"each such test runs through each of them (default: {RAW}, the plain system call)",
+    )
     parser.addini("harness_kernels", "kernels to test on when --kernel is not given", type="args", default=[])
 
 
@@ -96,6 +110,13 @@ def _seconds(text: str) -> float:
         if 0 < seconds < float("inf"):
             return seconds
     raise argparse.ArgumentTypeError(f"{text} is not a number of seconds above 0")
+
+
+def _loaders(text: str) -> list[str]:
+    names = [name for name in text.split(",") if name]
+    if not names or not set(names) <= set(LOADERS):
+        raise argparse.ArgumentTypeError(f"{text!r} names no loader; there are {', '.join(LOADERS)}")
+    return list(dict.fromkeys(names))
 
 
 class State:
@@ -216,6 +237,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_STATE] = State(config)
     if config.getoption("verdicts") and not config.stash[_STATE].is_worker:
         config.pluginmanager.register(_Verdicts(), "harness-verdicts")
+    if len(config.getoption("loader")) > 1 and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_Loaders(), "harness-loaders")
 
 
 def _check_pause(config: pytest.Config) -> None:
@@ -287,6 +310,9 @@ def _one_error(state: State) -> Iterator[None]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Make each kernel a parameter of the tests that use one."""
+    loaders = metafunc.config.getoption("loader")
+    if LOADER_PARAMETER in metafunc.fixturenames and loaders != [RAW]:
+        metafunc.parametrize(LOADER_PARAMETER, loaders, indirect=True)
     if KERNEL_PARAMETER in metafunc.fixturenames:
         try:
             choices = metafunc.config.stash[_STATE].choices()
@@ -381,6 +407,9 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     choice = _kernel_of(item)
     if choice is not None:
         item.user_properties.append(("kernel", choice.label))
+    parameters: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
+    if LOADER_PARAMETER in parameters:
+        item.user_properties.append(("loader", parameters[LOADER_PARAMETER]))
 
 
 @pytest.fixture(scope="session")
@@ -428,11 +457,40 @@ def guest(vm: Machine, request: pytest.FixtureRequest) -> Iterator[Guest]:
 
 
 @pytest.fixture
-def bpf(guest: Guest) -> Bpf:
+def bpf_loader(request: pytest.FixtureRequest) -> str:
+    """Who makes the bpf(2) system calls of this test: "raw", or a library, as --loader says."""
+    return str(getattr(request, "param", RAW))
+
+
+@pytest.fixture
+def bpf(guest: Guest, bpf_loader: str) -> Bpf:
     """Return the bpf system call, in a guest process of this test's own."""
     from harness.remote.bpf import Bpf
 
-    return Bpf(guest.process)
+    return Bpf(guest.process, bpf_loader)
+
+
+@pytest.fixture
+def libbpf(guest: Guest) -> Libbpf:
+    """Return libbpf, in the same guest process: open compiled objects with it."""
+    from harness.remote.command import Commands
+    from harness.remote.libbpf import Libbpf
+
+    return Libbpf(Commands(guest.process))
+
+
+@pytest.fixture(scope="session")
+def bpf_object() -> Callable[..., Path]:
+    """Return a function that compiles a BPF program written in C, and returns the object's path.
+
+    It takes the path of a C file, or the name of one in `bpf/`, and macros: `bpf_object(path, "NAME=VALUE", ...)`.
+    """
+    from harness import objects
+
+    def build(source: str | Path, *defines: str) -> Path:
+        return objects.build(objects.find_source(source), defines=defines)
+
+    return build
 
 
 @pytest.hookimpl(wrapper=True)
@@ -448,6 +506,9 @@ def pytest_runtest_makereport(
             for stream, text in (("stdout", output.stdout), ("stderr", output.stderr)):
                 if text:
                     report.sections.append((f"Guest {stream} of {output.function}", text))
+    if call.excinfo is not None and isinstance(call.excinfo.value, LoaderCannot):
+        report.outcome = "skipped"
+        report.longrepr = (str(item.path), item.location[1] or 0, f"Skipped: {call.excinfo.value.what}")
     if call.excinfo is not None and report.failed and isinstance(call.excinfo.value, HarnessError):
         error = call.excinfo.value
         if report.when != "call":
@@ -609,3 +670,28 @@ def _outcome(report: pytest.TestReport) -> Outcome:
     if report.skipped:
         return Outcome.EXPECTED if hasattr(report, "wasxfail") else Outcome.UNSUPPORTED
     return Outcome.PASSED
+
+
+class _Loaders:
+    """Compares what a test came to through different loaders, and says whom a difference speaks of."""
+
+    def __init__(self) -> None:
+        self._outcomes: dict[str, dict[str, str]] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep what a test came to through its loader."""
+        loader = dict(report.user_properties).get("loader")
+        if not isinstance(loader, str) or (report.when != "call" and report.passed):
+            return
+        head, _, tail = report.nodeid.partition("[")
+        words = tail.removesuffix("]").split("-")
+        words.remove(loader)
+        self._outcomes.setdefault(f"{head}[{'-'.join(words)}]", {})[loader] = report.outcome
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Name the tests that failed through some loaders only."""
+        lines = loader_differences(self._outcomes)
+        if lines:
+            terminalreporter.section("differences between loaders")
+            for line in lines:
+                terminalreporter.write_line(line)

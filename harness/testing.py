@@ -9,6 +9,7 @@ from harness.kernel.types import Kernel
 from harness.remote.bpf import Bpf
 from harness.remote.command import Answer, BpfError, raises_errno
 from harness.remote.guest import Guest
+from harness.remote.libbpf import BpfObject, Libbpf
 from harness.remote.objects import Batch, Btf, Held, Link, Map, Program, Run, SocketFilter
 
 __all__ = [
@@ -21,10 +22,12 @@ __all__ = [
     "Batch",
     "Bpf",
     "BpfError",
+    "BpfObject",
     "Btf",
     "Guest",
     "Held",
     "Kernel",
+    "Libbpf",
     "Link",
     "Map",
     "Program",

@@ -233,23 +233,16 @@ def _parallel(jobs: Sequence[Callable[[], Any]], workers: int, stop: threading.E
         # In the main thread an interrupt is felt even while nothing arrives.
         return [jobs[0]()]
     with ThreadPoolExecutor(max_workers=workers) as pool:
-        futures: list[Future[Any]] = [pool.submit(job) for job in jobs]
         try:
-            waiting = wait(futures, return_when=FIRST_EXCEPTION).not_done
+            futures: list[Future[Any]] = [pool.submit(job) for job in jobs]
+            wait(futures, return_when=FIRST_EXCEPTION)
+            pool.shutdown(cancel_futures=True)
         except BaseException:
             stop.set()
             pool.shutdown(cancel_futures=True)
             raise
-        if waiting:
-            for future in waiting:
-                future.cancel()
-            wait(futures)
-        failed = [future for future in futures if not future.cancelled() and future.exception() is not None]
-        if failed:
-            error = failed[0].exception()
-            assert error is not None, "it failed"
-            raise error
-        return [future.result() for future in futures]
+    # The first that failed says why; those after it were perhaps not even started.
+    return [future.result() for future in sorted(futures, key=lambda future: future.cancelled())]
 
 
 @contextmanager

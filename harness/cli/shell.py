@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import SelectorError, UsageError
+from harness.errors import SelectorError, ToolMissing, UsageError
 from harness.proc import quote
 
 if TYPE_CHECKING:
@@ -23,6 +25,9 @@ ROOT, TEST = "root", "test"
 
 # Tried in this order for the same release, when a kernel cannot mount the host's root.
 _STAND_INS = ("generic", "minimal")
+
+# Where virtme-ng's first process looks for what names the ports that a command's output goes through.
+_UDEV = (Path("/usr/lib/systemd/systemd-udevd"), Path("/lib/systemd/systemd-udevd"))
 
 
 def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
@@ -130,6 +135,13 @@ def _shell(pool: Pool, choice: Choice, arguments: argparse.Namespace) -> int:
             "a shell needs a terminal",
             expected="standard input and output to be one",
             hint="give it a command: harness shell -- uname -r",
+        )
+    if arguments.words and not any(map(Path.exists, _UDEV)) and shutil.which("udevd") is None:
+        raise ToolMissing(
+            "udev is not installed; without it the guest, which runs on this machine's files, cannot hand over what a "
+            "command prints, nor its exit status",
+            expected=" or ".join(map(str, _UDEV)),
+            hint="apt-get install udev, or open a shell and type the command there",
         )
     prepared = _on_root(pool, choice)
     vng = find_vng()

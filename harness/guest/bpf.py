@@ -47,7 +47,7 @@ def _layout(text: str) -> Layout:
         elif word in ("I", "Q", "P", "16s", "8s"):
             form = word
         else:
-            size = _size(form)
+            size = size_of(form)
             if form in "IQP":
                 at = (at + size - 1) // size * size
             found.append((word, form, at))
@@ -55,7 +55,8 @@ def _layout(text: str) -> Layout:
     return tuple(found)
 
 
-def _size(form: str) -> int:
+def size_of(form: str) -> int:
+    """Return the bytes that a field of this format takes."""
     return 8 if form == "P" else struct.calcsize(form)
 
 
@@ -196,7 +197,7 @@ def attempt(
     error, result, attr, sent = _issue(name, {**fields, **buffers}, tail)
     changed = {}
     for field, form, offset in COMMANDS[name][1]:
-        if form in "IQ" and attr[offset : offset + _size(form)] != sent[offset : offset + _size(form)]:
+        if form in "IQ" and attr[offset : offset + size_of(form)] != sent[offset : offset + size_of(form)]:
             (changed[field],) = struct.unpack_from("<" + form, attr, offset)
     return error, result, changed, {field: bytes(buffer) for field, buffer in buffers.items()}
 
@@ -230,8 +231,8 @@ def _issue(name: str, fields: dict[str, Field], tail: bytes) -> tuple[int, int, 
     """Return errno, result, and union bpf_attr as the kernel left it and as it was sent."""
     if name not in COMMANDS:
         raise ValueError(f"no bpf(2) command {name}; known are {', '.join(COMMANDS)}")
-    number, layout = COMMANDS[name]
-    size = max(offset + _size(form) for _, form, offset in layout)
+    code, layout = COMMANDS[name]
+    size = max(offset + size_of(form) for _, form, offset in layout)
     attr = ctypes.create_string_buffer(bytes(size) + tail, size + len(tail))
     unknown = set(fields).difference(field for field, _, _ in layout)
     if unknown:
@@ -244,21 +245,21 @@ def _issue(name: str, fields: dict[str, Field], tail: bytes) -> tuple[int, int, 
         if value is None:
             continue
         if form == "P":
-            value = _address(value, keep)
+            value = address(value, keep)
         elif isinstance(value, str) and form in "IQ":
-            value = _number(field, value)
+            value = number(field, value)
         if isinstance(value, int):
             # A negative number, such as the file descriptor -1, goes as the bits that stand for it.
-            bits = 8 * _size(form)
+            bits = 8 * size_of(form)
             struct.pack_into("<I" if form == "I" else "<Q", attr, offset, value & ((1 << bits) - 1))
         else:
             struct.pack_into("<" + form, attr, offset, value.encode() if isinstance(value, str) else value)
     sent = attr.raw
-    result = _syscall(SYS_BPF, number, ctypes.addressof(attr), len(attr))
+    result = _syscall(SYS_BPF, code, ctypes.addressof(attr), len(attr))
     return ctypes.get_errno() if result < 0 else 0, result, attr.raw, sent
 
 
-def _address(value: int | str | bytes | bytearray, keep: list[object]) -> int:
+def address(value: int | str | bytes | bytearray, keep: list[object]) -> int:
     """Return the address of a pointer's target; `keep` holds what must outlive the system call."""
     if isinstance(value, int):
         return value
@@ -272,7 +273,12 @@ def _address(value: int | str | bytes | bytearray, keep: list[object]) -> int:
     return ctypes.addressof(held)
 
 
-def _number(field: str, value: str) -> int:
+def number(field: str, value: str) -> int:
+    """Return the number that a name stands for in a field: "hash" in map_type.
+
+    Raises:
+        ValueError: The field takes no names, or not this one.
+    """
     names = _NAMED.get(field)
     if names is None:
         raise ValueError(f"the field {field} takes a number, not {value!r}")
@@ -400,7 +406,7 @@ def info(fd: int, kind: str) -> dict[str, Any]:
     (known,) = struct.unpack_from("<I", attr, 4)
     found: dict[str, Any] = {}
     for field, form, offset in INFO[kind]:
-        if offset + _size(form) <= known:
+        if offset + size_of(form) <= known:
             (found[field],) = struct.unpack_from("<" + form, data, offset)
     if "name" in found:
         found["name"] = found["name"].rstrip(b"\0").decode(errors="replace")

@@ -15,13 +15,20 @@ import socket
 import sys
 import types
 
-from harness.guest import bpf, files, hooks, programs, prompt, wire
+from harness.guest import bpf, files, hooks, libbpf, programs, prompt, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-MODULES: dict[str, Any] = {"bpf": bpf, "files": files, "hooks": hooks, "prompt": prompt, "programs": programs}
+MODULES: dict[str, Any] = {
+    "bpf": bpf,
+    "files": files,
+    "hooks": hooks,
+    "libbpf": libbpf,
+    "programs": programs,
+    "prompt": prompt,
+}
 
 _TRACEBACK_LIMIT = 40
 

@@ -83,6 +83,10 @@ _ACCOUNTS = {
 # Loaded by name at run time, so that no program's list of libraries shows them.
 _EXTRA_LIBRARIES = ("libgcc_s.so.1",)
 
+# Likewise, with the libraries they need in turn; left out where this machine does not have them. The variable names
+# another file than the system's own.
+_OPTIONAL_LIBRARIES = {"libbpf.so.1": "HARNESS_LIBBPF"}
+
 
 @dataclass(frozen=True)
 class Image:
@@ -105,14 +109,33 @@ def guest_image() -> Image:
         CacheError: The cache folder cannot be written.
     """
     folder = store.cache_root() / "images"
-    name = hashlib.sha256(f"{FORMAT}\0{sys.executable}\0{_base_interpreter()}\0{Path(__file__)}".encode()).hexdigest()[
-        :16
-    ]
+    parts = [FORMAT, sys.executable, _base_interpreter(), Path(__file__), *optional_libraries().values()]
+    name = hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:16]
     record = folder / f"{name}.json"
     found = _read_record(record)
     if found is None:
         with store.locked(folder / f"{name}.lock"):
             found = _read_record(record) or _build(folder, record)
+    return found
+
+
+def optional_libraries() -> dict[str, Path]:
+    """Return the libraries that go into the image because this machine has them, by the name they are loaded under.
+
+    Raises:
+        BuildError: An environment variable names one that is not there.
+    """
+    multiarch = sysconfig.get_config_var("MULTIARCH") or ""
+    folders = [Path(folder) for folder in (f"/usr/lib/{multiarch}", "/usr/lib64", "/usr/lib", "/usr/local/lib")]
+    found = {}
+    for name, variable in _OPTIONAL_LIBRARIES.items():
+        named = os.environ.get(variable)
+        if named and not Path(named).is_file():
+            raise BuildError(f"{variable} names {named}, which is not there", expected=f"the path of a {name}")
+        candidates = [Path(named)] if named else [folder / name for folder in folders]
+        path = next((path for path in candidates if path.exists()), None)
+        if path is not None:
+            found[name] = path
     return found
 
 
@@ -204,7 +227,9 @@ def _entries(sources: set[Path]) -> Iterable[cpio.Entry]:
 
 
 def _libraries(objects: list[Path], sources: set[Path]) -> Iterable[cpio.Entry]:
-    found = elf.shared_libraries(objects)
+    optional = optional_libraries()
+    found = elf.shared_libraries([*objects, *optional.values()])
+    found.update(optional)
     libc = next((path.parent for name, path in found.items() if name.startswith("libc.so")), None)
     for name in _EXTRA_LIBRARIES:
         if libc is not None and (libc / name).exists():

@@ -47,6 +47,9 @@ TOOLS = {
 }
 """Programs every build needs, and the Debian packages that have them."""
 
+MORE_TOOLS = {"bcc": {"cpio": "cpio", "xz": "xz-utils"}}
+"""Programs that a flavour needs besides: IKHEADERS packs the headers with these."""
+
 COVERAGE_FOLDER = "kernel/bpf"
 
 
@@ -230,7 +233,7 @@ def build(
             expected="a clean tree, because the harness builds outside of it",
             hint=f"make -C {tree} mrproper; or, to use what was built there: --kernel={tree}",
         )
-    for tool, package in TOOLS.items():
+    for tool, package in (TOOLS | MORE_TOOLS.get(flavour, {})).items():
         proc.find_tool(tool, package=package, purpose="build a kernel")
     compiler = choose_compiler(read_toml("kernels", "compilers.toml")["row"], version, cc, gcc_major)
     if compiler.doubt:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from harness.errnos import errno_name
-from harness.errors import GuestCallError, GuestError
+from harness.errors import GuestCallError, GuestError, LoaderCannot
 from harness.vm.machine import GuestProcess
 
 
@@ -117,7 +117,7 @@ class Commands:
             tail: Bytes behind the last field of the command that the harness knows.
         """
         plain = {name: _plain(value) for name, value in fields.items()}
-        return Answer(*self.process.call(f"{self._module}.attempt", name, plain, dict(outputs or {}), tail))
+        return Answer(*self._through_loader("attempt", name, plain, dict(outputs or {}), tail))
 
     def issue(
         self, name: str, fields: Mapping[str, Any], outputs: Mapping[str, int | bytes] | None = None, tail: bytes = b""
@@ -143,11 +143,23 @@ class Commands:
             BpfError: The kernel refused it.
         """
         plain = {name: _plain(value) for name, value in fields.items()}
-        errno, fd, log = self.process.call(f"{self._module}.load", plain, log_level)
+        errno, fd, log = self._through_loader("load", plain, log_level)
         text = log.decode(errors="replace")
         if errno:
             raise BpfError(errno, "PROG_LOAD", fields, log=text)
         return fd, text
+
+    def _through_loader(self, function: str, *arguments: Any) -> Any:
+        try:
+            return self.process.call(f"{self._module}.{function}", *arguments)
+        except GuestCallError as error:
+            if error.type_name == "CannotExpress":
+                raise LoaderCannot(
+                    f"the loader {self.loader} cannot do this: {error.what}",
+                    expected="a command and fields that it has words for",
+                    hint="run this test with --loader=raw",
+                ) from None
+            raise
 
     def call(self, name: str, shown: str, /, **keywords: Any) -> Any:
         """Call a function of a guest module that makes system calls other than a plain bpf(2) command.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.vm.command import Accel, MachineSpec, kernel_words, plain_argv, vng_argv, wrapper_script
+from harness.vm.command import Accel, MachineSpec, kernel_words, shell_argv, vng_argv, wrapper_script
 
 SPEC = MachineSpec(Path("/k/vmlinux"), Path("/i/guest image.cpio"), Accel.TCG, memory=512, cpus=2, append=("quiet",))
 RUN_DIR = Path("/run/vm-1")
@@ -55,15 +55,6 @@ def test_a_path_with_a_blank_stays_one_word() -> None:
     options = [shlex.split(word.removeprefix("--qemu-opts=")) for word in argv if word.startswith("--qemu-opts=")]
     assert ["-initrd", "/i/guest image.cpio"] in options
     assert ["-object", "memory-backend-file,id=harness-ram,size=512M,mem-path=/my ram,share=on"] in options
-
-
-def test_a_person_can_boot_the_same_guest_without_the_harness() -> None:
-    argv = plain_argv(SPEC, qemu=Path("/bin/qemu"))
-    assert value_after(argv, "-kernel") == "/k/vmlinux"
-    assert value_after(argv, "-initrd") == "/i/guest image.cpio"
-    assert value_after(argv, "-accel") == "tcg"
-    assert value_after(argv, "-append").endswith(" quiet")
-    assert not [word for word in argv if "/run/vm-1" in word]  # which is removed when the boot has failed
 
 
 def test_a_spec_under_another_acceleration_is_the_same_otherwise() -> None:
@@ -117,3 +108,21 @@ def test_the_command_and_the_pid_are_noted(wrapper: Path, tmp_path: Path) -> Non
 def test_a_question_for_the_version_starts_no_machine(wrapper: Path, tmp_path: Path) -> None:
     assert what_qemu_gets(wrapper, "--version") == ["--version"]
     assert not (tmp_path / "qemu.pid").exists()
+
+
+def test_a_shell_runs_on_the_hosts_root_and_never_writes_it() -> None:
+    argv = shell_argv(Path("/k/vmlinux"), Accel.TCG, vng=Path("/bin/vng"), memory=512, cpus=2)
+    assert value_after(argv, "--run") == "/k/vmlinux"
+    assert value_after(argv, "--user") == "root"
+    assert value_after(argv, "--memory") == "512M"
+    assert value_after(argv, "--cpus") == "2"
+    assert "--disable-kvm" in argv
+    assert not {"--rw", "--root", "--rwdir", "--"} & set(argv)
+
+
+def test_a_command_for_a_shell_is_one_word_that_a_shell_reads() -> None:
+    argv = shell_argv(
+        Path("/k"), Accel.KVM, vng=Path("/bin/vng"), memory=512, cpus=1, command=["sh", "-c", "exit 3; $x"]
+    )
+    assert "--disable-kvm" not in argv
+    assert argv[argv.index("--") + 1 :] == ["sh -c 'exit 3; $x'"]

@@ -8,13 +8,16 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from harness import store
+from harness.cli import kernels as cli
 from harness.cli import main
 from harness.kernel import prune, shelf
 from harness.kernel.version import KernelVersion
@@ -258,15 +261,14 @@ def test_a_full_disk_is_one_clear_error_on_a_real_one(mirror: Archive, tmp_path:
 COMMAND = [sys.executable, "-c", "import sys; from harness.cli import main; sys.exit(main())", "kernels"]
 
 
-@pytest.mark.parametrize("selector", ["6.1", "all"])
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_fetch_ends_at_once_keeps_what_came_and_goes_on(
-    mirror: Archive, server: Server, number: signal.Signals, status: int, selector: str
+    mirror: Archive, server: Server, number: signal.Signals, status: int
 ) -> None:
     assert harness("list") == 0
     path = "/debian/pool/linux-image-6.1.0-51-cloud-amd64_6.1.180-1_amd64.deb"
     server.stall[path] = 100_000
-    with subprocess.Popen([*COMMAND, "fetch", selector], stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen([*COMMAND, "fetch", "6.1"], stderr=subprocess.PIPE, text=True) as process:
         partial = shelf.folder() / "downloads" / f"{Path(path).name}.part"
         wait_until(lambda: partial.exists() and partial.stat().st_size > 0)
         process.send_signal(number)
@@ -276,8 +278,23 @@ def test_an_interrupted_fetch_ends_at_once_keeps_what_came_and_goes_on(
         error = process.stderr.read()
     assert process.returncode == status, error
     assert "Traceback" not in error
-    assert list((shelf.folder() / "store").glob("*6.1.180*")) == []
+    assert list((shelf.folder() / "store").glob("*")) == []
     assert harness("fetch", "6.1") == 0
+
+
+def test_an_interrupt_reaches_downloads_side_by_side() -> None:
+    stop = threading.Event()
+    ended: list[str] = []
+
+    def job(name: str, first: Callable[[], None]) -> None:
+        first()
+        assert stop.wait(30)
+        ended.append(name)
+
+    jobs = [partial(job, "a", lambda: None), partial(job, "b", lambda: os.kill(os.getpid(), signal.SIGINT))]
+    with pytest.raises(KeyboardInterrupt):
+        cli._parallel([*jobs, partial(ended.append, "never started")], 2, stop)
+    assert sorted(ended) == ["a", "b"]
 
 
 def test_a_terminated_build_leaves_no_process(tmp_path: Path) -> None:

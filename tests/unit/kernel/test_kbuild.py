@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from harness.data import data_folder, read_toml
-from harness.errors import BuildError, InfrastructureError, KernelFileError, MirrorError, SelectorError
-from harness.kernel import acquire, kbuild, kconfig, resolve, shelf, source
+from harness.errors import BuildError, InfrastructureError, KernelFileError, MirrorError, SelectorError, ToolMissing
+from harness.kernel import acquire, kbuild, kconfig, local, resolve, shelf, source
 from harness.kernel.kconfig import Gaps, Setting
 from harness.kernel.version import KernelVersion
 from tests.unit.kernel.kernel_fakes import Server, bzimage, deb, elf, gzipped, tarball
@@ -45,6 +46,7 @@ def test_every_fragment_and_table_that_is_shipped_is_sound() -> None:
     for flavour in kbuild.FLAVOURS:
         settings = kbuild.fragment_settings(flavour)
         assert any(setting.symbol == "BPF_SYSCALL" and setting.required for setting in settings)
+    assert set(local.LocalProvider.flavours) == set(kbuild.FLAVOURS)
     used = {f"{name}.config" for names in kbuild.FLAVOURS.values() for name in names}
     assert {path.name for path in (data_folder("kernels") / "configs").iterdir()} == used
     rows = read_toml("kernels", "compilers.toml")["row"]
@@ -410,3 +412,11 @@ def test_a_commit_of_a_git_repository(tree: Path) -> None:
         source.in_hand(tree, "v2", progress=print)
     with pytest.raises(KernelFileError, match="does not exist"):
         source.in_hand(tree / "nothing", "", progress=print)
+
+
+def test_a_missing_tool_is_named_with_its_package(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = shutil.which
+    monkeypatch.setattr(shutil, "which", lambda name: None if name == "bison" else real(name))
+    with pytest.raises(ToolMissing, match="bison is not installed; it is needed to build a kernel") as caught:
+        build(tree)
+    assert "apt-get install bison" in caught.value.hint

@@ -1,0 +1,284 @@
+"""Compiled BPF objects in the guest, opened, loaded and attached by libbpf.
+
+Errors are those of the raw loader: :class:`BpfError` with errno and verifier log. The maps and programs of a loaded
+object are the raw loader's too, so that both can be used on them.
+
+Imports the commands and objects beside it, :mod:`harness.image.build`, :mod:`harness.errors`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.errors import ToolMissing, UsageError
+from harness.image.build import optional_libraries
+from harness.remote.command import BpfError, Commands, HasFd
+from harness.remote.objects import Map, Program
+
+LIBRARY = "libbpf.so.1"
+
+# Loading an object makes the verifier look at each of its programs, twice for those that it refuses.
+_LOAD_TIMEOUT = 120.0
+
+_VERIFIER_LOG = re.compile(r"-- BEGIN PROG LOAD LOG --\n(.*?)-- END PROG LOAD LOG --", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class MapDefinition:
+    """A map as an object defines it.
+
+    Attributes:
+        name: Its name.
+        type: "hash", "array_of_maps", ...
+        key_size: Bytes.
+        value_size: Bytes.
+        max_entries: Elements.
+        map_flags: Flags.
+        inner: The definition of the inner maps of an outer map; None where the object has none.
+    """
+
+    name: str
+    type: str
+    key_size: int
+    value_size: int
+    max_entries: int
+    map_flags: int
+    inner: MapDefinition | None = None
+
+
+@dataclass(frozen=True)
+class ProgramDefinition:
+    """A program as an object defines it.
+
+    Attributes:
+        name: Its name.
+        section: Its section, which tells libbpf what it is and where it attaches.
+        type: "socket_filter", "xdp", ...
+        autoload: Whether it is loaded with the object.
+    """
+
+    name: str
+    section: str
+    type: str
+    autoload: bool
+
+
+@dataclass
+class Definitions:
+    """What is in an object: its maps and programs by name."""
+
+    maps: dict[str, MapDefinition] = field(default_factory=dict)
+    programs: dict[str, ProgramDefinition] = field(default_factory=dict)
+
+
+class Libbpf:
+    """libbpf in one guest process.
+
+    Args:
+        commands: The process's commands.
+    """
+
+    def __init__(self, commands: Commands) -> None:
+        self._commands = commands
+        if LIBRARY not in optional_libraries():
+            raise ToolMissing(
+                f"{LIBRARY} is not installed on this machine, so the guest image has none",
+                expected="libbpf 1.0 or newer",
+                hint="apt-get install libbpf1, or name the file with HARNESS_LIBBPF",
+            )
+
+    @property
+    def version(self) -> str:
+        """The library's version, "v1.1"."""
+        found: str = self._commands.process.call("libbpf.version")
+        return found
+
+    def open(self, source: Path | str | bytes, name: str = "") -> BpfObject:
+        """Open a compiled object, without loading it yet.
+
+        Args:
+            source: Path of an object file, or its content.
+            name: What libbpf calls it; the file's name by default.
+
+        Raises:
+            UsageError: There is no such file.
+            BpfError: libbpf does not understand it; the error's log holds what it said.
+        """
+        if isinstance(source, bytes):
+            data, known_as = source, name or "object"
+        else:
+            path = Path(source)
+            try:
+                data = path.read_bytes()
+            except OSError as error:
+                raise UsageError(f"the BPF object {path} cannot be read: {error.strerror}") from error
+            known_as = name or path.name.partition(".")[0]
+        answer = self._commands.process.call("libbpf.open_object", data, known_as, timeout=_LOAD_TIMEOUT)
+        errno, handle, messages, described = answer
+        if errno:
+            raise BpfError(errno, "bpf_object__open_mem", {"name": known_as}, log=messages.decode(errors="replace"))
+        return BpfObject(self._commands, handle, known_as, _definitions(described))
+
+
+def _definitions(described: dict[str, Any]) -> Definitions:
+    found = Definitions()
+    for name, about in described["maps"].items():
+        inner = about.pop("inner")
+        found.maps[name] = MapDefinition(
+            name, **about, inner=MapDefinition(f"{name}.inner", **inner) if inner is not None else None
+        )
+    for name, about in described["programs"].items():
+        found.programs[name] = ProgramDefinition(name, **about)
+    return found
+
+
+class BpfObject:
+    """An object in the guest. Prepare it, load it, use its maps and programs; close it or use a with-block.
+
+    Attributes:
+        name: What libbpf calls it.
+        definitions: What is in it.
+        messages: What libbpf printed so far, warnings and verifier logs included.
+    """
+
+    def __init__(self, commands: Commands, handle: int, name: str, definitions: Definitions) -> None:
+        self._commands = commands
+        self._handle = handle
+        self.name = name
+        self.definitions = definitions
+        self.messages = ""
+        self.maps: dict[str, Map] = {}
+        self.programs: dict[str, Program] = {}
+
+    def __enter__(self) -> BpfObject:  # noqa: PYI034 - never subclassed
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def set_inner_map(self, outer: str, template: HasFd) -> None:
+        """Give an outer map its template (bpf_map__set_inner_map_fd); it may be closed once the object is loaded."""
+        self.set_map(outer, "inner_map_fd", template.fd)
+
+    def set_map(self, name: str, setting: str, value: int) -> None:
+        """Change a map before it is loaded.
+
+        Args:
+            name: The map.
+            setting: What follows bpf_map__set_ in libbpf: max_entries, map_flags, autocreate ...
+            value: A number.
+
+        Raises:
+            BpfError: libbpf refused.
+            UsageError: The object has no such map.
+        """
+        self._check("map", name, self.definitions.maps)
+        answer = self._commands.process.call("libbpf.set_map", self._handle, name, setting, int(value))
+        self._take(answer, f"bpf_map__set_{setting}", {"map": name, "value": value})
+
+    def set_program(self, name: str, setting: str, value: int) -> None:
+        """Change a program before it is loaded: autoload, expected_attach_type, ...; as :meth:`set_map`."""
+        self._check("program", name, self.definitions.programs)
+        answer = self._commands.process.call("libbpf.set_program", self._handle, name, setting, int(value))
+        self._take(answer, f"bpf_program__set_{setting}", {"program": name, "value": value})
+
+    def autoload(self, *names: str) -> None:
+        """Load these programs alone."""
+        for name in names:
+            self._check("program", name, self.definitions.programs)
+        for name in self.definitions.programs:
+            self.set_program(name, "autoload", name in names)
+
+    def keep_log(self, program: str, level: int = 1) -> None:
+        """Have the verifier's log of a program kept, accepted or not, for :meth:`log_of`."""
+        self._check("program", program, self.definitions.programs)
+        self._commands.process.call("libbpf.keep_log", self._handle, program, level)
+
+    def log_of(self, program: str) -> str:
+        """Return the verifier's log of a program; see :meth:`keep_log`."""
+        log: bytes = self._commands.process.call("libbpf.program_log", self._handle, program)
+        return log.decode(errors="replace")
+
+    def load(self) -> None:
+        """Create the maps, fill the static slots of outer maps, load the programs.
+
+        Raises:
+            BpfError: libbpf or the kernel refused; its log is the verifier's, or else what libbpf said.
+        """
+        answer = self._commands.process.call("libbpf.load_object", self._handle, timeout=_LOAD_TIMEOUT)
+        errno, messages, found = answer
+        self._take((errno, messages), "bpf_object__load", {"object": self.name})
+        for name, fd in found["maps"].items():
+            about = self.definitions.maps[name]
+            self.maps[name] = Map(self._commands, fd, about.type, about.key_size, about.value_size)
+        for name, fd in found["programs"].items():
+            if fd >= 0:
+                self.programs[name] = Program(self._commands, fd, self.definitions.programs[name].type)
+
+    def map(self, name: str) -> Map:
+        """Return a map of the loaded object."""
+        self._check("map", name, self.maps)
+        return self.maps[name]
+
+    def prog(self, name: str) -> Program:
+        """Return a program of the loaded object."""
+        self._check("program", name, self.programs)
+        return self.programs[name]
+
+    def attach(self, name: str) -> Attachment:
+        """Attach a program as its section says, until the result is closed.
+
+        Raises:
+            BpfError: libbpf or the kernel refused.
+        """
+        self._check("program", name, self.programs)
+        errno, link, fd, messages = self._commands.process.call("libbpf.attach", self._handle, name)
+        self._take((errno, messages), "bpf_program__attach", {"program": name})
+        return Attachment(self._commands, link, fd)
+
+    def close(self) -> None:
+        """Close the object with its maps and programs."""
+        for held in (*self.maps.values(), *self.programs.values()):
+            held.closed = True
+        self._commands.process.call("libbpf.close_object", self._handle)
+
+    def _take(self, answer: tuple[int, bytes], function: str, attributes: dict[str, Any]) -> None:
+        errno, said = answer
+        text = said.decode(errors="replace")
+        self.messages += text
+        if errno:
+            found = _VERIFIER_LOG.search(text)
+            raise BpfError(errno, function, attributes, log=found[1] if found else text)
+
+    def _check(self, kind: str, name: str, known: dict[str, Any]) -> None:
+        if name not in known:
+            raise UsageError(
+                f"the object {self.name} has no {kind} {name!r}",
+                expected=f"one of {', '.join(known)}" if known else f"a loaded object with a {kind}",
+            )
+
+
+class Attachment:
+    """What libbpf attached; closing it detaches.
+
+    Attributes:
+        fd: The descriptor behind it.
+    """
+
+    def __init__(self, commands: Commands, link: int, fd: int) -> None:
+        self._commands = commands
+        self._link = link
+        self.fd = fd
+
+    def __enter__(self) -> Attachment:  # noqa: PYI034 - never subclassed
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Detach."""
+        self._commands.process.call("libbpf.detach", self._link)

@@ -1,0 +1,106 @@
+"""The interactive prompt, in a guest."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.errors import KernelCrashed
+from harness.remote.prompt import Answer, GuestPrompt
+from harness.testing import Bpf
+from harness.vm.machine import Machine
+
+READY = "/tmp/ready"
+LASTING = f"open({READY!r}, 'w').close(); time.sleep(1000)"
+STUBBORN = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); {LASTING}"
+
+
+def answer_of(prompt: GuestPrompt) -> Answer:
+    """Wait for what was started."""
+    while (answer := prompt.poll(30.0)) is None:
+        pass
+    return answer
+
+
+def run(prompt: GuestPrompt, source: str) -> Answer:
+    prompt.begin("run", source)
+    return answer_of(prompt)
+
+
+def begin_lasting(vm: Machine, prompt: GuestPrompt, source: str) -> None:
+    """Begin what does not end, and wait until it has begun."""
+    other = GuestPrompt(vm)
+    prompt.begin("run", source)
+    while run(other, f"os.path.exists({READY!r})").stdout != "True\n":
+        assert prompt.poll(0.01) is None
+
+
+@pytest.fixture
+def prompt(vm: Machine) -> GuestPrompt:
+    return GuestPrompt(vm)
+
+
+def test_it_runs_in_the_guest_and_keeps_names(prompt: GuestPrompt) -> None:
+    assert run(prompt, "release = os.uname().release") == Answer("", "")
+    assert run(prompt, "release") == Answer(f"{prompt.release!r}\n", "")
+
+
+def test_it_sees_the_maps_of_the_test(prompt: GuestPrompt, bpf: Bpf) -> None:
+    held = bpf.map("array", max_entries=3)
+    assert run(prompt, f"bpf.map_info(bpf.map_fd_by_id({held.id}))['max_entries']").stdout == "3\n"
+
+
+def test_an_error_is_shown_and_the_prompt_goes_on(prompt: GuestPrompt) -> None:
+    answer = run(prompt, "bpf.map_create('hash', 0, 4, 1)")
+    assert answer.raised
+    assert "OSError: [Errno 22] BPF_MAP_CREATE: Invalid argument" in answer.stderr
+    assert run(prompt, "6 * 7").stdout == "42\n"
+
+
+def test_a_program_of_the_guest_runs(prompt: GuestPrompt) -> None:
+    prompt.begin("command", ["python3", "-c", "import os; print(os.getuid())"])
+    assert answer_of(prompt) == Answer("0\n", "")
+
+
+def test_an_interrupt_ends_what_runs_and_keeps_the_names(prompt: GuestPrompt, vm: Machine) -> None:
+    run(prompt, "x = 1")
+    begin_lasting(vm, prompt, LASTING)
+    prompt.interrupt()
+    answer = answer_of(prompt)
+    assert answer.raised
+    assert "KeyboardInterrupt" in answer.stderr
+    assert run(prompt, "x").stdout == "1\n"
+
+
+def test_what_does_not_heed_an_interrupt_is_killed_by_the_second(prompt: GuestPrompt, vm: Machine) -> None:
+    begin_lasting(vm, prompt, STUBBORN)
+    prompt.interrupt()
+    assert prompt.poll(0.3) is None
+    prompt.interrupt()
+    answer = answer_of(prompt)
+    assert answer.raised
+    assert "killed by signal 9" in answer.stderr
+    assert run(prompt, "6 * 7").stdout == "42\n"
+
+
+def test_a_process_that_ends_itself_is_replaced(prompt: GuestPrompt) -> None:
+    answer = run(prompt, "os._exit(3)")
+    assert "exit status 3" in answer.stderr
+    assert run(prompt, "6 * 7").stdout == "42\n"
+
+
+def test_asking_to_leave_is_passed_on(prompt: GuestPrompt) -> None:
+    assert run(prompt, "exit = None; raise SystemExit").leave
+
+
+def test_the_kernels_log_can_be_read(prompt: GuestPrompt) -> None:
+    run(prompt, "Path('/dev/kmsg').write_text('harness was here')")
+    assert run(prompt, "dmesg(1)").stdout.endswith("harness was here\n")
+
+
+def test_names_are_completed(prompt: GuestPrompt) -> None:
+    assert [word.rstrip("(") for word in prompt.complete("bpf.map_fre")] == ["bpf.map_freeze"]
+
+
+def test_a_crash_is_a_crash(prompt: GuestPrompt) -> None:
+    with pytest.raises(KernelCrashed, match="sysrq triggered crash"):
+        run(prompt, "Path('/proc/sysrq-trigger').write_text('c')")
