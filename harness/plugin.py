@@ -282,7 +282,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     state = session.config.stash[_STATE]
     if state.named or state.is_worker or session.config.getoption("collectonly"):
         return
-    if any("kernel" in getattr(item, "fixturenames", ()) or _wanted(item) for item in session.items):
+    if any(_kernel_of(item) and {"kernel", "vm"} & set(getattr(item, "fixturenames", ())) for item in session.items):
         for line in _prepare_all(state):
             state.say(line)
 
@@ -362,12 +362,18 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 def _wanted(item: pytest.Item | None) -> Wanted | None:
     """Return the machine that a test runs on; None when it runs on none."""
-    if item is None or "vm" not in getattr(item, "fixturenames", ()):
+    choice = _kernel_of(item)
+    if item is None or choice is None or "vm" not in getattr(item, "fixturenames", ()):
         return None
     from harness.run.pool import Wanted
 
-    callspec: Any = getattr(item, "callspec", None)
-    return Wanted(callspec.params[KERNEL_PARAMETER], _needs(item))
+    return Wanted(choice, _needs(item))
+
+
+def _kernel_of(item: pytest.Item | None) -> Choice | None:
+    """Return the kernel that is a test's parameter; a project may have fixtures called kernel and vm of its own."""
+    parameters: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
+    return parameters.get(KERNEL_PARAMETER)
 
 
 def _needs(item: pytest.Item) -> Needs:
@@ -398,11 +404,12 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Put the kernel that a test runs on into its reports, whatever becomes of it."""
-    parameters = getattr(item, "callspec", None)
-    if parameters is not None and KERNEL_PARAMETER in parameters.params:
-        item.user_properties.append(("kernel", parameters.params[KERNEL_PARAMETER].label))
-    if parameters is not None and LOADER_PARAMETER in parameters.params:
-        item.user_properties.append(("loader", parameters.params[LOADER_PARAMETER]))
+    choice = _kernel_of(item)
+    if choice is not None:
+        item.user_properties.append(("kernel", choice.label))
+    parameters: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
+    if LOADER_PARAMETER in parameters:
+        item.user_properties.append(("loader", parameters[LOADER_PARAMETER]))
 
 
 @pytest.fixture(scope="session")

@@ -37,10 +37,26 @@ def test_without_tests_of_kernels_the_plugin_does_nothing(inner: Inner) -> None:
         test_plain="""
 import sys
 
+import pytest
+
+
+@pytest.fixture
+def kernel():
+    return "a project's own"
+
+
+@pytest.fixture
+def vm(kernel):
+    return kernel
+
+
+def test_names_are_free(kernel, vm):
+    assert vm == kernel
+
 
 def test_nothing_was_loaded():
     loaded = {name for name in sys.modules if name.startswith("harness.")}
-    assert loaded <= {"harness.plugin", "harness.errors", "harness.run", "harness.run.verdicts"}
+    assert loaded <= {f"harness.{name}" for name in ("plugin", "errors", "proc", "run", "run.verdicts")}
     assert not {"pexpect", "requests", "lz4", "rich", "debian"} & set(sys.modules)
 """
     )
