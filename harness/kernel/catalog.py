@@ -3,7 +3,8 @@
 Resolving says which exact kernels are meant and prints them; it downloads no kernel. Acquiring brings one.
 Both are cheap when everything is in the cache: libraries are imported where they are needed.
 
-Providers are tried in this order, and one that cannot serve says why:
+Providers are tried in this order, and one that cannot serve says why. What the cache holds of a provider's kernels
+is on offer even when the provider cannot be asked or has them no more.
 
 1. local: a path, the running kernel, kernels built here;
 2. debian: the mirror of this machine's apt sources;
@@ -96,12 +97,14 @@ class Catalog:
 
     def _ask(self, name: str) -> list[Offer]:
         if name not in self._asked:
+            found: list[Offer] = []
             try:
-                self._asked[name] = self.provider(name).offers(progress=self.progress)
+                found = self.provider(name).offers(progress=self.progress)
             except HarnessError as error:
                 self.progress(f"{name}: {error.what}")
                 self.troubles[name] = error
-                self._asked[name] = []
+            known = {offer.key for offer in found}
+            self._asked[name] = [offer for offer in shelf.offers(name) if offer.key not in known] + found
         return self._asked[name]
 
     def _pool(self, item: selector.Item) -> list[Offer]:
