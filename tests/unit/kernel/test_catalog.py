@@ -119,6 +119,14 @@ def test_what_the_cache_holds_serves_without_an_index(one: Archive, monkeypatch:
         resolve(["6.12"])
 
 
+@pytest.mark.parametrize("selector", ["all", "lts", "newest", "oldest", ">=5.0", "6.1.*"])
+def test_a_set_of_kernels_is_not_made_up_from_the_cache_alone(selector: str) -> None:
+    built("6.1.9")
+    with pytest.raises(MirrorError, match="keyring"):
+        resolve([selector])
+    assert resolve(["local:" + selector])
+
+
 def test_a_file_that_was_named_once_is_not_offered(tmp_path: Path) -> None:
     image = tmp_path / "bzImage"
     image.write_bytes(kernel_image("6.2.1"))
