@@ -3,7 +3,8 @@
 Resolving says which exact kernels are meant and prints them; it downloads no kernel. Acquiring brings one.
 Both are cheap when everything is in the cache: libraries are imported where they are needed.
 
-Providers are tried in this order, and one that cannot serve says why:
+Providers are tried in this order, and one that cannot serve says why. What the cache holds of a provider's kernels
+is on offer even when the provider cannot be asked or has them no more.
 
 1. local: a path, the running kernel, kernels built here;
 2. debian: the mirror of this machine's apt sources;
@@ -96,21 +97,21 @@ class Catalog:
 
     def _ask(self, name: str) -> list[Offer]:
         if name not in self._asked:
+            found: list[Offer] = []
             try:
-                self._asked[name] = self.provider(name).offers(progress=self.progress)
+                found = self.provider(name).offers(progress=self.progress)
             except HarnessError as error:
                 self.progress(f"{name}: {error.what}")
                 self.troubles[name] = error
-                self._asked[name] = []
+            known = {offer.key for offer in found}
+            self._asked[name] = [offer for offer in shelf.offers(name) if offer.key not in known] + found
         return self._asked[name]
 
-    def _pool(self, item: selector.Item) -> list[Offer]:
-        """Return the offers among which an item chooses; nobody is asked who cannot have it."""
+    def _asked_for(self, item: selector.Item) -> tuple[str, ...]:
+        """Return the providers among whose offers an item chooses; nobody is asked who cannot have it."""
         if item.provider:
-            return self._ask(item.provider)
-        if item.flavour in self.local.flavours:
-            return self._ask(self.local.name)
-        return self.offers()
+            return (item.provider,)
+        return (self.local.name,) if item.flavour in self.local.flavours else INDEXED
 
     def resolve(self, selections: Sequence[str]) -> list[Choice]:
         """Return the exact kernels that selections mean, in order of version.
@@ -141,31 +142,30 @@ class Catalog:
             return [self.local.choose(host_image(), label="host")]
         if item.kind is selector.Kind.LOCK:
             return lockfile.read(lockfile.path_of(item.word))
-        chosen = selector.select(item, self._pool(item), rules)
-        if not chosen and self._may_be_on_request(item):
+        asked = self._asked_for(item)
+        chosen = selector.select(item, [offer for name in asked for offer in self._ask(name)], rules)
+        if not chosen and asked == INDEXED and item.kind in (selector.Kind.SERIES, selector.Kind.RELEASE):
+            asked = (*asked, ON_REQUEST)
             chosen = selector.select(item, self._ask(ON_REQUEST), rules)
-        if not chosen:
-            raise self._nothing(item)
+        # Which kernels `all` or a range means, nobody can tell from what happens to be in the cache: a run over fewer
+        # kernels would look like a good one.
+        if not chosen or (item.kind not in selector.SINGLE and self.troubles.keys() & set(asked)):
+            raise self._nothing(item, asked)
         return chosen
 
-    def _may_be_on_request(self, item: selector.Item) -> bool:
-        if item.provider:
-            return item.provider == ON_REQUEST
-        return item.kind in (selector.Kind.SERIES, selector.Kind.RELEASE) and item.flavour in ("", "generic")
-
-    def _nothing(self, item: selector.Item) -> HarnessError:
+    def _nothing(self, item: selector.Item, asked: Sequence[str]) -> HarnessError:
         lines = [
-            f"{name}: {self.troubles[name].what if name in self.troubles else 'has no such kernel'}"
-            for name in self._asked
+            f"{name}: {self.troubles[name].what if name in self.troubles else 'has no such kernel'}" for name in asked
         ]
         if not item.provider:
             lines.append("source: not built here")
-        series = sorted({offer.version.series for offers in self._asked.values() for offer in offers})
+        series = sorted({offer.version.series for name in asked for offer in self._ask(name)})
         known = ", ".join("{}.{}".format(*one) for one in series)
         build = "`harness kernels build` makes others"
         # Without Debian's index nobody knows whether such a kernel exists; that is the mirror's fault.
-        trouble = self.troubles.get(item.provider or "debian")
-        if trouble is not None:
+        decisive = item.provider or self.debian.name
+        trouble = self.troubles.get(decisive)
+        if trouble is not None and decisive in asked:
             return MirrorError(
                 f"no kernel for {item.text!r} can be found: {trouble.what}",
                 expected=trouble.expected,

@@ -158,20 +158,7 @@ class LocalProvider:
 
     def offers(self, *, progress: Progress) -> list[Offer]:  # noqa: ARG002 - the protocol's signature
         """Return the kernels that `harness kernels build` has made."""
-        return [
-            Offer(
-                version=KernelVersion.parse(str(entry.record["version"])),
-                provider=self.name,
-                key=str(entry.record["key"]),
-                flavour=str(entry.record["flavour"]),
-                release=str(entry.record["release"]),
-                rank=int(entry.record.get("built", 0)),
-                where="built here",
-                cached=True,
-            )
-            for entry in shelf.entries()
-            if entry.record["provider"] == self.name and entry.record.get("built")
-        ]
+        return shelf.offers(self.name)
 
     def choose(self, path: Path, *, label: str = "") -> Choice:
         """Return the choice that a path stands for; reads only the image's version line.
@@ -227,7 +214,13 @@ class LocalProvider:
                         ignore=shutil.ignore_patterns("build", "source"),
                     )
                 shelf.seal(
-                    made, version=choice.version, provider=self.name, key=key, flavour=choice.flavour, origin=origin
+                    made,
+                    version=choice.version,
+                    provider=self.name,
+                    key=key,
+                    flavour=choice.flavour,
+                    origin=origin,
+                    file=True,
                 )
         return shelf.load(by_content, progress=progress)
 

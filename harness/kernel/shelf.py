@@ -29,7 +29,7 @@ from typing import Any
 
 from harness import store
 from harness.errors import CacheError, KernelFileError
-from harness.kernel.types import Choice, Kernel, Progress
+from harness.kernel.types import Choice, Kernel, Offer, Progress
 from harness.kernel.version import KernelVersion
 
 RECORD = "record.json"
@@ -270,6 +270,29 @@ def entries() -> list[Entry]:
     """Return every kernel in the cache, by folder name."""
     found = (read_entry(path) for path in sorted((folder() / "store").glob("*")) if not path.name.startswith("."))
     return [entry for entry in found if entry is not None]
+
+
+def offers(provider: str) -> list[Offer]:
+    """Return what the cache holds of a provider's kernels, in order of version; files that a user named left out."""
+    found = sorted(
+        (entry for entry in entries() if entry.record["provider"] == provider and not entry.record.get("file")),
+        key=lambda entry: (entry.version, entry.record.get("built", 0), entry.path.name),
+    )
+    return [
+        Offer(
+            version=entry.version,
+            provider=provider,
+            key=str(entry.record["key"]),
+            flavour=str(entry.record["flavour"]),
+            release=str(entry.record["release"]),
+            revision=str(entry.record["key"]).partition("=")[2],
+            # Below those that a provider ranks from 0 on: it knows which is newest.
+            rank=rank - len(found),
+            where="built here" if entry.record.get("built") else "cache",
+            cached=True,
+        )
+        for rank, entry in enumerate(found)
+    ]
 
 
 def load(choice: Choice, *, progress: Progress) -> Kernel | None:

@@ -76,7 +76,7 @@ class UbuntuProvider:
             versions = self._here()
             if not versions:
                 raise
-            progress(f"{error.what}; going on with the {len(versions)} that are here")
+            progress(f"{error.what}; going on with the {len(versions)} that virtme-ng has fetched")
             return versions
         with store.locked(memory.with_suffix(".lock")), store.new_file(memory) as path:
             facts = {"address": address, "asked": time.time(), "versions": [str(version) for version in versions]}
@@ -100,11 +100,10 @@ class UbuntuProvider:
         return answer.text
 
     def _here(self) -> list[KernelVersion]:
-        """Return the versions in the harness's cache and in virtme-ng's."""
+        """Return the versions in virtme-ng's cache."""
         from virtme_ng import mainline
 
         names = {path.parents[2].name for path in Path(mainline.CACHE_DIR).glob("v*/amd64/boot/vmlinuz*generic")}
-        names |= {str(entry.record["key"]) for entry in shelf.entries() if entry.record["provider"] == self.name}
         return sorted(KernelVersion.parse(name) for name in names)
 
     def acquire(self, choice: Choice, *, progress: Progress) -> Kernel | None:

@@ -96,6 +96,45 @@ def test_without_a_mirror_what_is_here_still_serves_and_it_says_why() -> None:
     assert "keyring" in said[0]
 
 
+def test_what_the_cache_holds_serves_when_the_mirror_has_it_no_more(one: Archive) -> None:
+    kernel = acquire(resolve(["6.1"])[0])
+    one.suites["bookworm"] = []
+    package(one, "6.1.0-51-cloud-amd64", "6.1.180-1")
+    one.publish()
+    index = shelf.folder() / "debian/index.json"
+    index.unlink()
+    assert [str(choice.version) for choice in resolve(["6.1"])] == ["6.1.180"]
+    for selector in ("6.1.176", "6.1.176-1", kernel.release):
+        assert acquire(resolve([selector])[0]).digest == kernel.digest
+
+
+def test_what_the_cache_holds_serves_without_an_index(one: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = acquire(resolve(["6.1"])[0])
+    (shelf.folder() / "debian/index.json").unlink()
+    monkeypatch.setenv("HARNESS_DEBIAN_KEYRING", "/nowhere.gpg")
+    said: list[str] = []
+    assert acquire(resolve(["6.1"], progress=said.append)[0]) == kernel
+    assert len(said) == 1
+    with pytest.raises(MirrorError, match=r"no kernel for '6\.12' can be found"):
+        resolve(["6.12"])
+
+
+@pytest.mark.parametrize("selector", ["all", "lts", "newest", "oldest", ">=5.0", "6.1.*"])
+def test_a_set_of_kernels_is_not_made_up_from_the_cache_alone(selector: str) -> None:
+    built("6.1.9")
+    with pytest.raises(MirrorError, match="keyring"):
+        resolve([selector])
+    assert resolve(["local:" + selector])
+
+
+def test_a_file_that_was_named_once_is_not_offered(tmp_path: Path) -> None:
+    image = tmp_path / "bzImage"
+    image.write_bytes(kernel_image("6.2.1"))
+    acquire(resolve([str(image)])[0])
+    with pytest.raises(MirrorError):
+        resolve(["6.2"])
+
+
 def test_a_kernel_that_cannot_be_looked_up_is_the_mirrors_fault() -> None:
     with pytest.raises(MirrorError, match=r"no kernel for '6\.1' can be found") as caught:
         resolve(["6.1"])
@@ -250,7 +289,7 @@ def test_ubuntus_list_is_kept_and_what_is_here_serves_without_it(
     monkeypatch.setenv("HARNESS_UBUNTU_MAINLINE", "http://127.0.0.1:9")
     said: list[str] = []
     assert acquire(resolve(["6.6"], progress=said.append)[0]) == kernel
-    assert any("going on with the 1 that are here" in line for line in said)
+    assert any("going on with the 1 that virtme-ng has fetched" in line for line in said)
     # What virtme-ng itself has fetched serves as well.
     shelf.discard(shelf.entry_folder("ubuntu", "v6.6.17"))
     assert acquire(resolve(["6.6"])[0]).release == kernel.release

@@ -294,7 +294,8 @@ def test_an_interrupt_reaches_downloads_side_by_side() -> None:
     jobs = [partial(job, "a", lambda: None), partial(job, "b", lambda: os.kill(os.getpid(), signal.SIGINT))]
     with pytest.raises(KeyboardInterrupt):
         cli._parallel([*jobs, partial(ended.append, "never started")], 2, stop)
-    assert sorted(ended) == ["a", "b"]
+    # An interrupt in the middle of starting a thread leaves that one to end by itself.
+    wait_until(lambda: sorted(ended) == ["a", "b"])
 
 
 def test_a_terminated_build_leaves_no_process(tmp_path: Path) -> None:

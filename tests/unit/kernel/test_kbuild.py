@@ -187,7 +187,7 @@ def test_a_build_lands_in_the_cache_and_is_found_by_version(tree: Path) -> None:
     assert sorted(path for path in tree.rglob("*")) == before
     [choice] = resolve(["6.1.7:minimal"])
     assert acquire(choice).digest == built.kernel.digest
-    assert [one.key for one in resolve(["6.1", "oldest", "all", ">=6.0"])] == ["6.1.7-minimal"]
+    assert [one.key for one in resolve(["6.1", "local:oldest", "local:all", "local:>=6.0"])] == ["6.1.7-minimal"]
     assert not (shelf.folder() / "build/6.1.7-minimal").exists()
 
 
