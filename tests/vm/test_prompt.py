@@ -93,7 +93,7 @@ def test_asking_to_leave_is_passed_on(prompt: GuestPrompt) -> None:
 
 
 def test_the_kernels_log_can_be_read(prompt: GuestPrompt) -> None:
-    run(prompt, "Path('/dev/kmsg').write_text('harness was here')")
+    run(prompt, "Path('/dev/kmsg').write_text('harness was here\\n')")
     assert run(prompt, "dmesg(1)").stdout.endswith("harness was here\n")
 
 
