@@ -156,3 +156,16 @@ def test_what_does_not_go_together_is_refused(
 ) -> None:
     assert complaint in error_of(capsys, *words)
     assert world.ran == []
+
+
+def test_the_folder_it_is_started_in_is_made_writable_where_vng_can_be_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blank = tmp_path / "a b"
+    blank.mkdir()
+    monkeypatch.setattr(shell, "_OVERLAYS", (tmp_path.parent,))
+    assert tmp_path not in shell._writable(tmp_path)  # vng has one around it
+    monkeypatch.setattr(shell, "_OVERLAYS", ())
+    assert tmp_path in shell._writable(tmp_path)
+    assert blank not in shell._writable(blank)
+    assert Path("/") not in shell._writable(Path("/"))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 
 from harness.errors import KernelCrashed
@@ -59,6 +62,30 @@ def test_an_error_is_shown_and_the_prompt_goes_on(prompt: GuestPrompt) -> None:
 def test_a_program_of_the_guest_runs(prompt: GuestPrompt) -> None:
     prompt.begin("command", ["python3", "-c", "import os; print(os.getuid())"])
     assert answer_of(prompt) == Answer("0\n", "")
+
+
+def test_a_program_of_the_host_is_sent_once_and_runs(prompt: GuestPrompt) -> None:
+    sent = shutil.which("uname")
+    prompt.begin("command", ["uname", "-r"])
+    assert answer_of(prompt) == Answer(f"{prompt.release}\n", f"(sent {sent} to the guest)\n")
+    prompt.begin("command", ["uname", "-r"])
+    assert answer_of(prompt) == Answer(f"{prompt.release}\n", "")
+
+
+def test_what_cannot_be_sent_is_refused_and_the_prompt_goes_on(prompt: GuestPrompt, tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o755)
+    prompt.begin("command", [str(script)])
+    answer = answer_of(prompt)
+    assert answer.raised
+    assert "cannot be pushed as a program" in answer.stderr
+    assert run(prompt, "6 * 7").stdout == "42\n"
+
+
+def test_a_program_that_nobody_has_is_named(prompt: GuestPrompt) -> None:
+    prompt.begin("command", ["no-such-program"])
+    assert answer_of(prompt).stderr.startswith("no-such-program: No such file or directory")
 
 
 def test_an_interrupt_ends_what_runs_and_keeps_the_names(prompt: GuestPrompt, vm: Machine) -> None:
