@@ -29,6 +29,9 @@ _STAND_INS = ("generic", "minimal")
 # Where virtme-ng's first process looks for what names the ports that a command's output goes through.
 _UDEV = (Path("/usr/lib/systemd/systemd-udevd"), Path("/lib/systemd/systemd-udevd"))
 
+# Where vng puts an overlay by itself.
+_OVERLAYS = tuple(map(Path, ("/etc", "/lib", "/home", "/opt", "/srv", "/usr", "/var", "/tmp")))  # noqa: S108
+
 
 def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
     """Add `shell`."""
@@ -161,6 +164,7 @@ def _shell(pool: Pool, choice: Choice, arguments: argparse.Namespace) -> int:
         vng=vng,
         memory=arguments.memory or 1024,
         cpus=arguments.cpus,
+        writable=_writable(Path.cwd()),
         command=arguments.words,
     )
     say(f"kernel {prepared.kernel.release} ({prepared.kernel.origin}), {prepared.verdict}")
@@ -168,6 +172,17 @@ def _shell(pool: Pool, choice: Choice, arguments: argparse.Namespace) -> int:
     sys.stderr.flush()
     # In place of this process: the terminal, its signals and the exit status are vng's alone.
     os.execve(argv[0], argv, vng_environment(vng))  # noqa: S606 - an argument list; no shell reads it
+
+
+def _writable(here: Path) -> list[Path]:
+    """Return folders that a shell is likely to write to, and for which vng has no overlay of its own."""
+    folders = [
+        folder
+        for folder in (Path("/root"), here)
+        if folder.is_dir() and folder != Path("/") and not any(folder.is_relative_to(known) for known in _OVERLAYS)
+    ]
+    # vng passes them on in one string, cut at blanks.
+    return [folder for folder in dict.fromkeys(folders) if not any(letter.isspace() for letter in str(folder))]
 
 
 def _on_root(pool: Pool, choice: Choice) -> Prepared:

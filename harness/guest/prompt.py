@@ -91,6 +91,13 @@ def command(words: list[str]) -> str:
     return last()
 
 
+def has_program(name: str) -> bool:
+    """Whether :func:`command` would find a program of this name."""
+    import shutil
+
+    return shutil.which(name) is not None
+
+
 def last() -> str:
     """Return what the last :func:`run` or :func:`command` returned, for a host that lost its answer."""
     return str(_state["last"])

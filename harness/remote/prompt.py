@@ -1,15 +1,18 @@
 """An interactive Python prompt in a guest: a guest process that runs what is typed, seen from the host.
 
-Imports the machine below it, the guest's words for how a run ended, and :mod:`harness.errors`.
+Imports the machine below it, the transfer of programs beside it, :mod:`harness.errors`.
 """
 
 from __future__ import annotations
 
+import shutil
 import signal
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
-from harness.errors import GuestProcessDied
+from harness.errors import BuildError, GuestProcessDied, UsageError
+from harness.remote import transfer
 from harness.vm.machine import Machine, Pending
 
 
@@ -68,6 +71,8 @@ class GuestPrompt:
         self._machine = machine
         self._pending: Pending | None = None
         self._interrupted = False
+        self._said = ""
+        self._refused: Answer | None = None
         self._start()
 
     def _start(self) -> None:
@@ -84,13 +89,29 @@ class GuestPrompt:
         """What to tell the person who opens it."""
         return (
             f"Python in a guest of {self.release}, in a process of its own. At hand: {', '.join(self._names)}.\n"
-            "!PROGRAM WORDS runs a program of the guest. Ctrl-D leaves."
+            "!PROGRAM WORDS runs a program there, sent from this machine if the guest lacks it. Ctrl-D leaves."
         )
 
     def begin(self, kind: str, value: Any) -> None:
         """Start "run" with source text, or "command" with a list of words."""
         self._interrupted = False
+        self._said = ""
+        if kind == "command":
+            try:
+                value = [self._program(value[0]), *value[1:]]
+            except (UsageError, BuildError) as error:
+                self._refused = Answer("", f"{error}\n", raised=True)
+                return
         self._pending = self._process.begin(f"prompt.{kind}", value)
+
+    def _program(self, name: str) -> str:
+        """Return what to call a program in the guest, sent there from the host if it is the host alone that has it."""
+        found = shutil.which(name)
+        if found is None or self._process.call("prompt.has_program", name):
+            return name
+        place = transfer.push_program(self._process, Path(found))
+        self._said = f"(sent {found} to the guest)\n"
+        return place
 
     def poll(self, timeout: float) -> Answer | None:
         """Wait for what was started, `timeout` seconds at most; None when it is not done.
@@ -100,6 +121,9 @@ class GuestPrompt:
             GuestHung: The guest answers no more.
             LinkBroken: QEMU ended for another reason.
         """
+        if self._refused is not None:
+            refused, self._refused = self._refused, None
+            return refused
         assert self._pending is not None, "begin comes before poll"
         try:
             if not self._pending.poll(timeout):
@@ -111,7 +135,7 @@ class GuestPrompt:
             return Answer("", f"{error.what}; here is a new one, without the names of the old\n", raised=True)
         ended, self._pending = self._pending.value, None
         stdout, stderr = (printed[stream].decode(errors="replace") for stream in ("stdout", "stderr"))
-        return Answer(stdout, stderr, raised=ended == "raised", leave=ended == "leave")
+        return Answer(stdout, self._said + stderr, raised=ended == "raised", leave=ended == "leave")
 
     def interrupt(self) -> None:
         """Interrupt what was started; the second time, kill the guest process it runs in."""

@@ -145,7 +145,14 @@ def plain_argv(spec: MachineSpec, *, qemu: Path) -> list[str]:
 
 
 def shell_argv(
-    image: Path, accel: Accel, *, vng: Path, memory: int, cpus: int, command: Sequence[str] = ()
+    image: Path,
+    accel: Accel,
+    *,
+    vng: Path,
+    memory: int,
+    cpus: int,
+    writable: Sequence[Path] = (),
+    command: Sequence[str] = (),
 ) -> list[str]:
     """Return the command that boots a kernel on the host's own root, read-only below an overlay, and opens a shell.
 
@@ -155,9 +162,12 @@ def shell_argv(
         vng: The `vng` program.
         memory: MiB of guest memory.
         cpus: Number of virtual CPUs.
+        writable: Folders that get an overlay beside those that vng gives one (/etc, /home, /usr, /var, /tmp, ...).
         command: What to run instead of a shell.
     """
     argv = [str(vng), "--run", str(image), "--user", "root"]
+    for folder in writable:
+        argv += ["--overlay-rwdir", str(folder)]
     argv += ["--memory", f"{memory}M", "--cpus", str(cpus)]
     argv += ["--force-9p"]  # virtiofs would need a daemon on the host, and fewer kernels have it
     argv += ["--disable-microvm"]  # it hung on one kernel in software emulation, and q35 is as fast

@@ -111,7 +111,10 @@ def test_a_question_for_the_version_starts_no_machine(wrapper: Path, tmp_path: P
 
 
 def test_a_shell_runs_on_the_hosts_root_and_never_writes_it() -> None:
-    argv = shell_argv(Path("/k/vmlinux"), Accel.TCG, vng=Path("/bin/vng"), memory=512, cpus=2)
+    argv = shell_argv(
+        Path("/k/vmlinux"), Accel.TCG, vng=Path("/bin/vng"), memory=512, cpus=2, writable=[Path("/root"), Path("/w")]
+    )
+    assert [argv[at + 1] for at, word in enumerate(argv) if word == "--overlay-rwdir"] == ["/root", "/w"]
     assert value_after(argv, "--run") == "/k/vmlinux"
     assert value_after(argv, "--user") == "root"
     assert value_after(argv, "--memory") == "512M"

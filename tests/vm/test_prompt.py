@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 
 from harness.errors import KernelCrashed
@@ -61,6 +64,30 @@ def test_a_program_of_the_guest_runs(prompt: GuestPrompt) -> None:
     assert answer_of(prompt) == Answer("0\n", "")
 
 
+def test_a_program_of_the_host_is_sent_once_and_runs(prompt: GuestPrompt) -> None:
+    sent = shutil.which("uname")
+    prompt.begin("command", ["uname", "-r"])
+    assert answer_of(prompt) == Answer(f"{prompt.release}\n", f"(sent {sent} to the guest)\n")
+    prompt.begin("command", ["uname", "-r"])
+    assert answer_of(prompt) == Answer(f"{prompt.release}\n", "")
+
+
+def test_what_cannot_be_sent_is_refused_and_the_prompt_goes_on(prompt: GuestPrompt, tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o755)
+    prompt.begin("command", [str(script)])
+    answer = answer_of(prompt)
+    assert answer.raised
+    assert "cannot be pushed as a program" in answer.stderr
+    assert run(prompt, "6 * 7").stdout == "42\n"
+
+
+def test_a_program_that_nobody_has_is_named(prompt: GuestPrompt) -> None:
+    prompt.begin("command", ["no-such-program"])
+    assert answer_of(prompt).stderr.startswith("no-such-program: No such file or directory")
+
+
 def test_an_interrupt_ends_what_runs_and_keeps_the_names(prompt: GuestPrompt, vm: Machine) -> None:
     run(prompt, "x = 1")
     begin_lasting(vm, prompt, LASTING)
@@ -93,7 +120,7 @@ def test_asking_to_leave_is_passed_on(prompt: GuestPrompt) -> None:
 
 
 def test_the_kernels_log_can_be_read(prompt: GuestPrompt) -> None:
-    run(prompt, "Path('/dev/kmsg').write_text('harness was here')")
+    run(prompt, "Path('/dev/kmsg').write_text('harness was here\\n')")
     assert run(prompt, "dmesg(1)").stdout.endswith("harness was here\n")
 
 
