@@ -5,6 +5,7 @@ Runs in the guest. Imports the standard library alone.
 
 from __future__ import annotations
 
+import _thread
 import os
 import select
 import signal
@@ -12,71 +13,83 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import subprocess
-    from typing import Any
+    from typing import Any, NoReturn
 
-_KEPT_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
+_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 _PAUSE = 0.01
 
 
 class _Running:
-    """One program, and a thread that takes what it prints."""
+    """One program, and a thread that takes what it prints.
 
-    def __init__(self, process: subprocess.Popen[bytes], stdin: bytes, limit: int) -> None:
-        import threading  # as subprocess below: only for those who run programs
+    Not subprocess.Popen and threading.Thread: importing them takes the guest longer than most programs run.
+    """
 
-        self.process = process
+    def __init__(self, pid: int, stdin: bytes, pipes: tuple[int, int, int], limit: int) -> None:
+        self.pid = pid
         self.limit = limit
+        self.returncode: int | None = None
         self.output = {"stdout": bytearray(), "stderr": bytearray()}
         self.cut = False
-        self._stdin = memoryview(stdin)
-        self.pump = threading.Thread(target=self._pump, daemon=True)
-        self.pump.start()
+        self.ended = _thread.allocate_lock()
+        self.ended.acquire()
+        _thread.start_new_thread(self._pump, (memoryview(stdin), *pipes))
 
-    def _pump(self) -> None:
-        process = self.process
-        assert process.stdin is not None
-        assert process.stdout is not None
-        assert process.stderr is not None
-        names = {process.stdout.fileno(): "stdout", process.stderr.fileno(): "stderr"}
+    def _pump(self, stdin: memoryview, into: int, out: int, err: int) -> None:
+        names = {out: "stdout", err: "stderr"}
         poll = select.poll()
         for fd in names:
             poll.register(fd, select.POLLIN)
-        if self._stdin:
-            os.set_blocking(process.stdin.fileno(), False)
-            poll.register(process.stdin.fileno(), select.POLLOUT)
-        else:
-            process.stdin.close()
-        while names:
+        os.set_blocking(into, False)
+        poll.register(into, select.POLLOUT)
+        while names or self.returncode is None:
             # A program that ended may have left the pipes to others: what it wrote itself is there by now.
-            ended = process.poll() is not None
-            ready = poll.poll(0 if ended else 50)
+            over = self._has_ended()
+            ready = poll.poll(0 if over else 50)
             for fd, _ in ready:
-                if fd not in names:
-                    self._feed(poll, fd)
+                if fd == into:
+                    stdin = _feed(fd, stdin)
+                    if not stdin:
+                        poll.unregister(fd)
+                        os.close(fd)
+                        into = -1
                     continue
                 data = os.read(fd, 1 << 16)
-                if not data:
-                    poll.unregister(fd)
-                    del names[fd]
-                kept = self.output.get(names.get(fd, ""))
-                if kept is not None:
+                if data:
+                    kept = self.output[names[fd]]
                     room = self.limit - len(kept)
                     self.cut = self.cut or len(data) > room
                     kept += data[:room]
-            if ended and not any(fd in names for fd, _ in ready):
+                else:
+                    poll.unregister(fd)
+                    del names[fd]
+            if over and not any(fd in names for fd, _ in ready):
                 break
-        process.wait()
+        for fd in (into, out, err):
+            if fd >= 0:
+                os.close(fd)
+        self.ended.release()
 
-    def _feed(self, poll: select.poll, fd: int) -> None:
-        assert self.process.stdin is not None
-        try:
-            self._stdin = self._stdin[os.write(fd, self._stdin) :]
-        except BrokenPipeError:
-            self._stdin = self._stdin[:0]  # it does not want to know
-        if not self._stdin:
-            poll.unregister(fd)
-            self.process.stdin.close()
+    def _has_ended(self) -> bool:
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode is not None
+
+    def wait(self, timeout: float) -> bool:
+        """Wait for the end; return whether it came."""
+        if not self.ended.acquire(timeout=timeout):
+            return False
+        self.ended.release()
+        return True
+
+
+def _feed(fd: int, stdin: memoryview) -> memoryview:
+    try:
+        return stdin[os.write(fd, stdin) :] if stdin else stdin
+    except BrokenPipeError:
+        return stdin[:0]  # it does not want to know
 
 
 _running: list[_Running] = []
@@ -101,23 +114,53 @@ def start(
         user: User id; None for root.
         group: Group id; None for the user id.
         limit: Bytes of each output that are kept.
-    """
-    import subprocess  # it takes other imports along, which only those who run programs should pay for
 
-    found = subprocess.Popen(
-        argv,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={"PATH": _KEPT_PATH, "HOME": "/root", "LANG": "C.UTF-8", **env},
-        cwd=cwd,
-        user=user,
-        group=user if group is None else group,
-        extra_groups=None if user is None else [],
-        start_new_session=True,
-    )
-    _running.append(_Running(found, stdin, limit))
-    return found.pid
+    Raises:
+        OSError: There is no such program or folder, or it is none that runs.
+    """
+    (stdin_out, stdin_in), (out, out_in), (err, err_in), (trouble, trouble_in) = (os.pipe() for _ in range(4))
+    pid = os.fork()
+    if pid == 0:
+        variables = {"PATH": _PATH, "HOME": "/root", "LANG": "C.UTF-8", **env}
+        _become(argv, variables, cwd, user, group, (stdin_out, out_in, err_in), trouble_in)
+    for fd in (stdin_out, out_in, err_in, trouble_in):
+        os.close(fd)
+    said = os.read(trouble, 16)
+    os.close(trouble)
+    if said:
+        os.waitpid(pid, 0)
+        for fd in (stdin_in, out, err):
+            os.close(fd)
+        raise OSError(int(said), os.strerror(int(said)), argv[0])
+    _running.append(_Running(pid, stdin, (stdin_in, out, err), limit))
+    return pid
+
+
+def _become(
+    argv: list[str],
+    env: dict[str, str],
+    cwd: str,
+    user: int | None,
+    group: int | None,
+    streams: tuple[int, int, int],
+    trouble: int,
+) -> NoReturn:
+    """In the forked child: become the program, or say why not."""
+    try:
+        os.setsid()
+        for target, fd in enumerate(streams):
+            os.dup2(fd, target)
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and that would be inherited
+        os.chdir(cwd)
+        if user is not None or group is not None:
+            os.setgroups([])
+            os.setgid(group if group is not None else user or 0)
+            os.setuid(user or 0)
+        os.execvpe(argv[0], argv, env)  # noqa: S606 - an argument list; no shell reads it
+    except OSError as error:
+        os.write(trouble, b"%d" % (error.errno or 5))
+    finally:
+        os._exit(127)
 
 
 def wait(timeout: float, text: bytes = b"") -> bool:
@@ -129,11 +172,10 @@ def wait(timeout: float, text: bytes = b"") -> bool:
     """
     running = _running[0]
     if not text:
-        running.pump.join(timeout)
-        return not running.pump.is_alive()
+        return running.wait(timeout)
     deadline = time.monotonic() + timeout
     while True:
-        alive = running.pump.is_alive()
+        alive = not running.wait(0)
         if any(text in kept for kept in running.output.values()):
             return True
         if not alive or time.monotonic() > deadline:
@@ -144,7 +186,7 @@ def wait(timeout: float, text: bytes = b"") -> bool:
 def send_signal(number: int) -> None:
     """Send a signal to the program and all that it started in its process group."""
     try:
-        os.killpg(_running[0].process.pid, number)
+        os.killpg(_running[0].pid, number)
     except ProcessLookupError:
         return
 
@@ -152,11 +194,11 @@ def send_signal(number: int) -> None:
 def collect() -> dict[str, Any]:
     """Return what became of the program so far; what is left of its process group is killed if it has ended."""
     running = _running[0]
-    ended = not running.pump.is_alive()
+    ended = running.wait(0)
     if ended:
         send_signal(signal.SIGKILL)
     return {
-        "returncode": running.process.returncode if ended else None,
+        "returncode": running.returncode if ended else None,
         "stdout": bytes(running.output["stdout"]),
         "stderr": bytes(running.output["stderr"]),
         "cut": running.cut,
