@@ -23,6 +23,7 @@ Imports nothing from the package, so that every module may import it.
     ├── LoaderCannot            a loader has no way to say what a test asks of it
     └── GuestError              the guest was reached, and this is what it did
         ├── GuestCallError      the function called in the guest raised; its traceback is kept
+        ├── CapabilityMissing   the kernel lacks what one of its version should have
         ├── GuestProcessDied    the guest process of the test ended before it answered
         ├── KernelCrashed       the kernel panicked, or stopped after an oops
         └── GuestHung           no answer within the time-out
@@ -158,6 +159,10 @@ class GuestCallError(GuestError):
         self.type_name = type_name
         self.traceback = traceback
         self.errno = errno
+
+
+class CapabilityMissing(GuestError):
+    """The kernel under test lacks something that a kernel of its version should have."""
 
 
 class GuestProcessDied(GuestError):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.errors import ProbeInconclusive, SelectorError, UsageError
+from harness.errors import CapabilityMissing, ProbeInconclusive, SelectorError, UsageError
 from harness.judge import capabilities
 from harness.judge.capabilities import Decision, Finding, Judgement
 from harness.kernel import selector
@@ -137,12 +137,12 @@ def act_on(judgement: Judgement) -> None:
 
     Raises:
         pytest.skip.Exception: The kernel is not expected to have it.
-        pytest.fail.Exception: The kernel should have it.
+        CapabilityMissing: The kernel should have it.
         ProbeInconclusive: Nobody knows.
     """
     if judgement.decision is Decision.SKIP:
         pytest.skip(judgement.reason)
     if judgement.decision is Decision.FAIL:
-        pytest.fail(judgement.reason, pytrace=False)
+        raise CapabilityMissing(judgement.reason, expected="a kernel that can do what its version promises")
     if judgement.decision is Decision.INCONCLUSIVE:
         raise ProbeInconclusive(judgement.reason, expected="a probe that answers yes or no")

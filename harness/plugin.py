@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.errors import GuestHung, HarnessError, InfrastructureError, KernelCrashed, LoaderCannot
+from harness.errors import CapabilityMissing, GuestHung, HarnessError, InfrastructureError, KernelCrashed, LoaderCannot
 from harness.proc import quote
 from harness.run.loaders import loader_differences
 from harness.run.verdicts import Outcome, Result, table
@@ -586,6 +586,7 @@ _TROUBLES: dict[type[HarnessError], str] = {
     InfrastructureError: "infrastructure",
     KernelCrashed: "crashed",
     GuestHung: "hung",
+    CapabilityMissing: "missing",
 }
 
 
@@ -620,9 +621,11 @@ def _is_below(file: str) -> bool:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
-    """Show infrastructure trouble as an error, never as a failed test."""
+    """Show infrastructure trouble as an error, and a kernel without what it should have as a failure."""
     if report.failed and ("trouble", "infrastructure") in getattr(report, "user_properties", []):
         return "error", "I", "INFRASTRUCTURE"
+    if report.failed and ("trouble", "missing") in getattr(report, "user_properties", []):
+        return "failed", "F", "FAILED"  # found out before the test began, and a failure all the same
     return None
 
 
