@@ -244,6 +244,8 @@ class Bench:
         from rich.table import Table
 
         console = Console()
+        if not console.is_terminal:
+            console.width = 140  # a file has no edge to wrap at
         table = Table("figure", "median", "min", "max", "n", "bar", "what")
         for figure in self.figures.values():
             cells = [_shown(value, figure.unit) for value in (figure.median, min(figure.values), max(figure.values))]
