@@ -196,6 +196,8 @@ def _entries(sources: set[Path]) -> Iterable[cpio.Entry]:
     # The kernel opens it for the first process's standard streams, before that mounts devtmpfs.
     yield cpio.Entry("dev/console", stat.S_IFCHR | 0o600, device=(5, 1))
     yield cpio.Entry("dev/null", stat.S_IFCHR | 0o666, device=(1, 3))
+    # Python reads it before devtmpfs is mounted, where getrandom(2) has nothing to give yet (seen on 4.12).
+    yield cpio.Entry("dev/urandom", stat.S_IFCHR | 0o666, device=(1, 9))
     yield cpio.file("init", _INIT.format(interpreter=interpreter).encode(), 0o755)
     for account, text in _ACCOUNTS.items():
         yield cpio.file(account, text.encode())

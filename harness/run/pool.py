@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import kernel as kernels
-from harness.errors import GuestError, InfrastructureError, TemplateError
+from harness.errors import BootError, GuestError, InfrastructureError, TemplateError
 from harness.image.build import Image, guest_image
 from harness.image.extend import extended, modules_archive
 from harness.kernel import modules
@@ -28,6 +28,10 @@ _CLONE_MIB = 96
 
 _SPARE_MIB = 512
 """Memory that is left alone when a clone is prepared ahead."""
+
+
+_BOOT_ATTEMPTS = 2
+"""Boots that may fail in a row before a kernel is given up: one is bad luck on a busy machine, each costs minutes."""
 
 
 class Isolation(enum.Enum):
@@ -118,6 +122,7 @@ class Pool:
         self._templates: dict[Wanted, template.Template | None] = {}
         self._shared: dict[Wanted, Machine] = {}
         self._open: list[Machine] = []
+        self._failures: dict[Wanted, list[BootError]] = {}
         self._spoiled: set[Machine] = set()
         self._ahead: tuple[Wanted, template.Clone] | None = None
 
@@ -146,7 +151,7 @@ class Pool:
         """
         machine = self._shared.get(wanted)
         if machine is None:
-            machine = self._new(wanted)
+            machine = self._bootable(wanted)
             if self._settings.isolation is Isolation.FORK:
                 self._shared[wanted] = machine
             self._open.append(machine)
@@ -182,6 +187,19 @@ class Pool:
         self._shared.clear()
         while self._open:
             self._open.pop().close()
+
+    def _bootable(self, wanted: Wanted) -> Machine:
+        """Return a new machine; a kernel that has failed to boot twice in a row is not tried again."""
+        failures = self._failures.setdefault(wanted, [])
+        if len(failures) >= _BOOT_ATTEMPTS:
+            raise failures[-1]
+        try:
+            machine = self._new(wanted)
+        except BootError as error:
+            failures.append(error)
+            raise
+        failures.clear()
+        return machine
 
     def _new(self, wanted: Wanted) -> Machine:
         saved = self._template(wanted)
