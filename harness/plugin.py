@@ -525,8 +525,10 @@ def pytest_exception_interact(
 ) -> None:
     """Pause at a failed test, if the user wants that."""
     if call.when == "call" and isinstance(node, pytest.Item) and node.config.getoption("pause_on_failure"):
+        from harness.vm.machine import Machine
+
         machine = getattr(node, "funcargs", {}).get("vm")
-        if machine is not None:
+        if isinstance(machine, Machine):  # a project may have a fixture of that name
             _pause(node, machine, report.longreprtext)
 
 

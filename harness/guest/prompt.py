@@ -35,7 +35,8 @@ def start() -> list[str]:
     _state["compile"] = codeop.Compile()
     _names.update({name: __import__(name) for name in _MODULES}, bpf=bpf, Path=Path, cat=cat, ls=ls, dmesg=dmesg)
     given = list(_names)
-    _names.update(__name__="__main__", __builtins__=__builtins__)
+    # What site would bring, and fingers know.
+    _names.update(__name__="__main__", __builtins__=__builtins__, exit=sys.exit, quit=sys.exit)
     return given
 
 

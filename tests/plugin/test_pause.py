@@ -131,8 +131,10 @@ def test_no_workers_is_no_xdist(inner: Inner) -> None:
 
 
 def test_a_failure_that_has_no_guest_pauses_nothing(inner: Inner) -> None:
-    inner.write(test_it="def test_plain():\n    assert False\n")
+    theirs = "import pytest\n\n@pytest.fixture\ndef vm():\n    return 1\n\ndef test_own(vm):\n    assert not vm\n"
+    inner.write(test_it=f"{theirs}\ndef test_plain():\n    assert False\n")
     result = inner.run("--pause-on-failure")
+    assert "2 failed" in result.out
     assert result.status == pytest.ExitCode.TESTS_FAILED
     assert "attach" not in result.out
 

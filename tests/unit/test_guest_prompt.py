@@ -44,8 +44,9 @@ def test_an_error_is_shown_from_the_typed_line_on(capfd: pytest.CaptureFixture[s
     assert prompt.run("1") == "" == prompt.last()
 
 
-def test_exit_asks_to_leave() -> None:
-    assert prompt.run("raise SystemExit(3)") == prompt.LEAVE
+@pytest.mark.parametrize("source", ["raise SystemExit(3)", "exit()", "quit()"])
+def test_exit_asks_to_leave(source: str) -> None:
+    assert prompt.run(source) == prompt.LEAVE
 
 
 def test_a_future_statement_holds_for_what_follows() -> None:

@@ -116,7 +116,7 @@ def test_a_process_that_ends_itself_is_replaced(prompt: GuestPrompt) -> None:
 
 
 def test_asking_to_leave_is_passed_on(prompt: GuestPrompt) -> None:
-    assert run(prompt, "exit = None; raise SystemExit").leave
+    assert run(prompt, "exit()").leave
 
 
 def test_the_kernels_log_can_be_read(prompt: GuestPrompt) -> None:
