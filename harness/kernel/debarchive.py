@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -70,11 +71,13 @@ class Refreshed:
         files: The indexes that are there now.
         absent: Suites that a mirror does not carry, by its address.
         troubles: One line for each suite or mirror that did not answer or was not believed.
+        proxy: The proxy that packages must be fetched through, too; "" for none.
     """
 
     files: list[IndexFile] = field(default_factory=list)
     absent: dict[str, list[str]] = field(default_factory=dict)
     troubles: list[str] = field(default_factory=list)
+    proxy: str = ""
 
     def lines(self) -> list[str]:
         """Return everything that went wrong, what matters most first."""
@@ -153,6 +156,8 @@ class AptArchive:
         environment = os.environ | {"APT_CONFIG": str(config), "LC_ALL": "C"}
         done = proc.run(["apt-get", "--quiet", "update"], timeout=900, env=environment)
         result = Refreshed(list(self._files(mirrors)))
+        asked = proc.run(["apt-config", "shell", "PROXY", "Acquire::http::Proxy"], timeout=20, env=environment)
+        result.proxy = proxy_of(asked.stdout)
         for line in done.stderr.splitlines():
             if match := re.match(r"E: The repository '(\S+) (\S+) Release' does not have a Release file", line):
                 result.absent.setdefault(match[1], []).append(match[2])
@@ -210,6 +215,13 @@ class AptArchive:
                 for path in (*self.folder.glob(f"lists/{name}"), *self.folder.glob(f"lists/{name}.*")):
                     yield IndexFile(path, mirror.uri, suite)
                     break
+
+
+def proxy_of(shell: str) -> str:
+    """Return the proxy in what `apt-config shell PROXY Acquire::http::Proxy` prints; "" when there is none."""
+    words = shlex.split(shell)
+    value = words[0].partition("=")[2] if words else ""
+    return "" if value.upper() == "DIRECT" else value
 
 
 class PlainArchive:

@@ -25,7 +25,7 @@ from harness.kernel.packed import package_members
 from harness.kernel.types import Choice, Kernel, Offer, Progress
 from harness.kernel.version import KernelVersion
 
-INDEX_FORMAT = 1
+INDEX_FORMAT = 2
 
 
 class DebianProvider:
@@ -137,6 +137,7 @@ class DebianProvider:
             "tried": now,
             "settings": _mirror_settings(),
             "mirrors": [mirror.uri for mirror in found],
+            "proxy": refreshed.proxy,
             "suites": [file.suite for file in refreshed.files],
             "kernels": [
                 {
@@ -162,10 +163,11 @@ class DebianProvider:
             KernelFileError: A package holds no usable kernel.
             CacheError: The cache cannot be written.
         """
-        kernel = next((one for one in self.index(progress=progress)["kernels"] if one["key"] == choice.key), None)
+        index = self.index(progress=progress)
+        kernel = next((one for one in index["kernels"] if one["key"] == choice.key), None)
         if kernel is None:
             return None
-        packages = self._fetch(kernel, progress)
+        packages = self._fetch(kernel, str(index["proxy"]), progress)
         if packages is None:
             return None
         with shelf.new_entry(self.name, choice.key) as made:
@@ -190,7 +192,7 @@ class DebianProvider:
             path.unlink(missing_ok=True)
         return shelf.load(choice, progress=progress)
 
-    def _fetch(self, kernel: Mapping[str, Any], progress: Progress) -> list[Path] | None:
+    def _fetch(self, kernel: Mapping[str, Any], proxy: str, progress: Progress) -> list[Path] | None:
         from harness.kernel.download import fetch
 
         for packages in kernel["sets"]:
@@ -199,7 +201,8 @@ class DebianProvider:
             paths = []
             for package in packages:
                 path = shelf.folder() / "downloads" / package["url"].rpartition("/")[2]
-                if not fetch(package["url"], path, size=package["size"], sha256=package["sha256"], meter=self.meter):
+                checks = {"size": package["size"], "sha256": package["sha256"]}
+                if not fetch(package["url"], path, **checks, proxy=proxy, meter=self.meter):
                     progress(f"debian: {package['name']} {package['version']} is indexed but not served (404)")
                     break
                 paths.append(path)

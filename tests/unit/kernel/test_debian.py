@@ -327,7 +327,24 @@ def test_the_index_survives_being_cut_off(filled: Archive, by: str) -> None:
     index = shelf.folder() / "debian/index.json"
     index.write_text(index.read_text()[:100])
     assert len(offers()) == 3
-    assert json.loads(index.read_text())["format"] == 1
+    assert json.loads(index.read_text())["format"] == 2
+
+
+@pytest.mark.parametrize(
+    ("shell", "proxy"),
+    [("PROXY='http://p:3142/'\n", "http://p:3142/"), ("PROXY='DIRECT'\n", ""), ("", "")],
+)
+def test_the_proxy_of_apts_configuration(shell: str, proxy: str) -> None:
+    assert debarchive.proxy_of(shell) == proxy
+
+
+@pytest.mark.skipif(shutil.which("apt-get") is None, reason="apt-get is not installed")
+def test_packages_go_through_the_proxy_that_apt_goes_through(
+    filled: Archive, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(debarchive, "proxy_of", lambda shell: server.url)
+    acquire("6.1")
+    assert [path for path, _ in server.requests if path.startswith("http://") and path.endswith(".deb")]
 
 
 def test_a_choice_says_what_stands_in_for_it(filled: Archive, by: str) -> None:
