@@ -158,11 +158,7 @@ class AptArchive:
         result = Refreshed(list(self._files(mirrors)))
         asked = proc.run(["apt-config", "shell", "PROXY", "Acquire::http::Proxy"], timeout=20, env=environment)
         result.proxy = proxy_of(asked.stdout)
-        for line in done.stderr.splitlines():
-            if match := re.match(r"E: The repository '(\S+) (\S+) Release' does not have a Release file", line):
-                result.absent.setdefault(match[1], []).append(match[2])
-            elif match := re.match(r"[WE]: (.+)", line):
-                result.troubles.append(match[1])
+        read_complaints(done.stderr, result)
         if done.status != 0 and not result.lines():
             result.troubles.append(f"apt-get update ended with status {done.status}: {done.tail(1)}")
         return result
@@ -215,6 +211,26 @@ class AptArchive:
                 for path in (*self.folder.glob(f"lists/{name}"), *self.folder.glob(f"lists/{name}.*")):
                     yield IndexFile(path, mirror.uri, suite)
                     break
+
+
+def read_complaints(stderr: str, result: Refreshed) -> None:
+    """Read what `apt-get update` says on standard error: one line for each mirror and reason, not for each suite.
+
+    Args:
+        stderr: Its output, in the C locale.
+        result: Where to put it.
+    """
+    failed: dict[str, tuple[list[str], str]] = {}
+    for line in dict.fromkeys(stderr.splitlines()):
+        if match := re.match(r"E: The repository '(\S+) (\S+) Release' does not have a Release file", line):
+            result.absent.setdefault(match[1], []).append(match[2])
+        elif match := re.match(r"[WE]: Failed to fetch (\S+)/dists/([^/ ]+)/\S*\s*(.*)", line):
+            uri, suite, reason = match.groups()
+            failed.setdefault(uri, ([], reason))[0].append(suite)
+        elif "Some index files failed to download" not in line and (match := re.match(r"[WE]: (.+)", line)):
+            result.troubles.append(match[1])
+    for uri, (suites, reason) in failed.items():
+        result.troubles.append(f"{uri}: {', '.join(dict.fromkeys(suites))} could not be fetched: {reason}")
 
 
 def proxy_of(shell: str) -> str:

@@ -79,7 +79,8 @@ class DebianProvider:
         now = time.time()
         if index is not None and index["settings"] == mirror and not self.must_refresh:
             age = now - index["updated"]
-            if 0 <= age < self.settings["index_hours"] * 3600:
+            # An index that lacks a suite for some trouble is asked for again soon, and says again what is missing.
+            if 0 <= age < self.settings["index_hours"] * 3600 and not index["troubles"]:
                 return index
             if 0 <= now - index["tried"] < self.settings["retry_minutes"] * 60:
                 return index
@@ -117,9 +118,9 @@ class DebianProvider:
             self.folder, component=self.settings["component"], architecture=self.settings["architecture"]
         )
         refreshed = archive.refresh(found)
-        if not refreshed.files:
+        if not any(file.uri == found[0].uri for file in refreshed.files):
             raise MirrorError(
-                "no package index could be fetched from " + ", ".join(mirror.uri for mirror in found),
+                f"no package index could be fetched from {found[0].uri}",
                 expected="a Debian mirror that answers and whose signature verifies",
                 hint=f"check the network and the address, or name another mirror with {debarchive.MIRROR_VARIABLE}",
                 detail="\n".join(refreshed.lines()[:12]),
@@ -137,6 +138,7 @@ class DebianProvider:
             "tried": now,
             "settings": _mirror_settings(),
             "mirrors": [mirror.uri for mirror in found],
+            "troubles": refreshed.troubles,
             "proxy": refreshed.proxy,
             "suites": [file.suite for file in refreshed.files],
             "kernels": [
