@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -70,11 +71,13 @@ class Refreshed:
         files: The indexes that are there now.
         absent: Suites that a mirror does not carry, by its address.
         troubles: One line for each suite or mirror that did not answer or was not believed.
+        proxy: The proxy that packages must be fetched through, too; "" for none.
     """
 
     files: list[IndexFile] = field(default_factory=list)
     absent: dict[str, list[str]] = field(default_factory=dict)
     troubles: list[str] = field(default_factory=list)
+    proxy: str = ""
 
     def lines(self) -> list[str]:
         """Return everything that went wrong, what matters most first."""
@@ -153,11 +156,9 @@ class AptArchive:
         environment = os.environ | {"APT_CONFIG": str(config), "LC_ALL": "C"}
         done = proc.run(["apt-get", "--quiet", "update"], timeout=900, env=environment)
         result = Refreshed(list(self._files(mirrors)))
-        for line in done.stderr.splitlines():
-            if match := re.match(r"E: The repository '(\S+) (\S+) Release' does not have a Release file", line):
-                result.absent.setdefault(match[1], []).append(match[2])
-            elif match := re.match(r"[WE]: (.+)", line):
-                result.troubles.append(match[1])
+        asked = proc.run(["apt-config", "shell", "PROXY", "Acquire::http::Proxy"], timeout=20, env=environment)
+        result.proxy = proxy_of(asked.stdout)
+        read_complaints(done.stderr, result)
         if done.status != 0 and not result.lines():
             result.troubles.append(f"apt-get update ended with status {done.status}: {done.tail(1)}")
         return result
@@ -210,6 +211,33 @@ class AptArchive:
                 for path in (*self.folder.glob(f"lists/{name}"), *self.folder.glob(f"lists/{name}.*")):
                     yield IndexFile(path, mirror.uri, suite)
                     break
+
+
+def read_complaints(stderr: str, result: Refreshed) -> None:
+    """Read what `apt-get update` says on standard error: one line for each mirror and reason, not for each suite.
+
+    Args:
+        stderr: Its output, in the C locale.
+        result: Where to put it.
+    """
+    failed: dict[str, tuple[list[str], str]] = {}
+    for line in dict.fromkeys(stderr.splitlines()):
+        if match := re.match(r"E: The repository '(\S+) (\S+) Release' does not have a Release file", line):
+            result.absent.setdefault(match[1], []).append(match[2])
+        elif match := re.match(r"[WE]: Failed to fetch (\S+)/dists/([^/ ]+)/\S*\s*(.*)", line):
+            uri, suite, reason = match.groups()
+            failed.setdefault(uri, ([], reason))[0].append(suite)
+        elif "Some index files failed to download" not in line and (match := re.match(r"[WE]: (.+)", line)):
+            result.troubles.append(match[1])
+    for uri, (suites, reason) in failed.items():
+        result.troubles.append(f"{uri}: {', '.join(dict.fromkeys(suites))} could not be fetched: {reason}")
+
+
+def proxy_of(shell: str) -> str:
+    """Return the proxy in what `apt-config shell PROXY Acquire::http::Proxy` prints; "" when there is none."""
+    words = shlex.split(shell)
+    value = words[0].partition("=")[2] if words else ""
+    return "" if value.upper() == "DIRECT" else value
 
 
 class PlainArchive:

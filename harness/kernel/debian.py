@@ -25,7 +25,7 @@ from harness.kernel.packed import package_members
 from harness.kernel.types import Choice, Kernel, Offer, Progress
 from harness.kernel.version import KernelVersion
 
-INDEX_FORMAT = 1
+INDEX_FORMAT = 2
 
 
 class DebianProvider:
@@ -79,7 +79,8 @@ class DebianProvider:
         now = time.time()
         if index is not None and index["settings"] == mirror and not self.must_refresh:
             age = now - index["updated"]
-            if 0 <= age < self.settings["index_hours"] * 3600:
+            # An index that lacks a suite for some trouble is asked for again soon, and says again what is missing.
+            if 0 <= age < self.settings["index_hours"] * 3600 and not index["troubles"]:
                 return index
             if 0 <= now - index["tried"] < self.settings["retry_minutes"] * 60:
                 return index
@@ -117,9 +118,9 @@ class DebianProvider:
             self.folder, component=self.settings["component"], architecture=self.settings["architecture"]
         )
         refreshed = archive.refresh(found)
-        if not refreshed.files:
+        if not any(file.uri == found[0].uri for file in refreshed.files):
             raise MirrorError(
-                "no package index could be fetched from " + ", ".join(mirror.uri for mirror in found),
+                f"no package index could be fetched from {found[0].uri}",
                 expected="a Debian mirror that answers and whose signature verifies",
                 hint=f"check the network and the address, or name another mirror with {debarchive.MIRROR_VARIABLE}",
                 detail="\n".join(refreshed.lines()[:12]),
@@ -137,6 +138,8 @@ class DebianProvider:
             "tried": now,
             "settings": _mirror_settings(),
             "mirrors": [mirror.uri for mirror in found],
+            "troubles": refreshed.troubles,
+            "proxy": refreshed.proxy,
             "suites": [file.suite for file in refreshed.files],
             "kernels": [
                 {
@@ -162,10 +165,11 @@ class DebianProvider:
             KernelFileError: A package holds no usable kernel.
             CacheError: The cache cannot be written.
         """
-        kernel = next((one for one in self.index(progress=progress)["kernels"] if one["key"] == choice.key), None)
+        index = self.index(progress=progress)
+        kernel = next((one for one in index["kernels"] if one["key"] == choice.key), None)
         if kernel is None:
             return None
-        packages = self._fetch(kernel, progress)
+        packages = self._fetch(kernel, str(index["proxy"]), progress)
         if packages is None:
             return None
         with shelf.new_entry(self.name, choice.key) as made:
@@ -190,7 +194,7 @@ class DebianProvider:
             path.unlink(missing_ok=True)
         return shelf.load(choice, progress=progress)
 
-    def _fetch(self, kernel: Mapping[str, Any], progress: Progress) -> list[Path] | None:
+    def _fetch(self, kernel: Mapping[str, Any], proxy: str, progress: Progress) -> list[Path] | None:
         from harness.kernel.download import fetch
 
         for packages in kernel["sets"]:
@@ -199,7 +203,8 @@ class DebianProvider:
             paths = []
             for package in packages:
                 path = shelf.folder() / "downloads" / package["url"].rpartition("/")[2]
-                if not fetch(package["url"], path, size=package["size"], sha256=package["sha256"], meter=self.meter):
+                checks = {"size": package["size"], "sha256": package["sha256"]}
+                if not fetch(package["url"], path, **checks, proxy=proxy, meter=self.meter):
                     progress(f"debian: {package['name']} {package['version']} is indexed but not served (404)")
                     break
                 paths.append(path)

@@ -29,7 +29,7 @@ def no_meter(name: str, done: int, total: int) -> None:
     """The meter for when nobody watches."""
 
 
-def fetch(url: str, target: Path, *, size: int = 0, sha256: str = "", meter: Meter = no_meter) -> bool:
+def fetch(url: str, target: Path, *, size: int = 0, sha256: str = "", proxy: str = "", meter: Meter = no_meter) -> bool:
     """Bring a file, or find that it is there already.
 
     Args:
@@ -37,6 +37,7 @@ def fetch(url: str, target: Path, *, size: int = 0, sha256: str = "", meter: Met
         target: Where to put it.
         size: Bytes it must have; 0 when not known.
         sha256: Digest it must have; "" when not known, and then a partial download is not trusted to go on.
+        proxy: Address of the proxy to go through; "" for what the environment says.
         meter: Told how far it is.
 
     Returns:
@@ -60,7 +61,7 @@ def fetch(url: str, target: Path, *, size: int = 0, sha256: str = "", meter: Met
             if not _copy(url, partial):
                 return False
         elif scheme in ("http", "https"):
-            if not _get(url, partial, size=size, meter=meter):
+            if not _get(url, partial, size=size, proxy=proxy, meter=meter):
                 return False
         else:
             raise MirrorError(
@@ -81,7 +82,7 @@ def _copy(url: str, partial: Path) -> bool:
     return True
 
 
-def _get(url: str, partial: Path, *, size: int, meter: Meter) -> bool:
+def _get(url: str, partial: Path, *, size: int, proxy: str, meter: Meter) -> bool:
     import requests
 
     have = partial.stat().st_size if partial.exists() else 0
@@ -93,7 +94,8 @@ def _get(url: str, partial: Path, *, size: int, meter: Meter) -> bool:
     # "identity": a server that compresses on the way would make ranges and sizes meaningless.
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     try:
-        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
+        proxies = {"http": proxy, "https": proxy} if proxy else None
+        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT, proxies=proxies) as answer:
             if answer.status_code in (404, 410):
                 return False
             if answer.status_code == 416:

@@ -128,7 +128,9 @@ def from_debian(text: str, index: dict[str, Any], *, progress: Progress, meter: 
     if (tree := _known(str(package["sha256"]), origin)) is not None:
         return tree
     progress(f"fetching {origin} ({package['size'] / 1e6:.0f} MB)")
-    if not fetch(package["url"], path, size=package["size"], sha256=package["sha256"], meter=meter):
+    if not fetch(
+        package["url"], path, size=package["size"], sha256=package["sha256"], proxy=index.get("proxy", ""), meter=meter
+    ):
         raise MirrorError(f"{origin} is indexed but not served (404)", hint="`harness kernels list --refresh`")
     tree = _unpacked(path, str(package["sha256"]), origin, progress)
     path.unlink(missing_ok=True)

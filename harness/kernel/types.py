@@ -110,7 +110,7 @@ class Kernel:
 
 
 class Provider(Protocol):
-    """A source of kernels. Providers are tried in the order of :data:`harness.kernel.catalog.ORDER`."""
+    """A source of kernels. Providers are tried in the order of :mod:`harness.kernel.catalog`."""
 
     name: str
 

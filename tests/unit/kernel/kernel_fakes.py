@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import urlsplit
 
 EM_X86_64 = 62
 EM_AARCH64 = 183
@@ -138,7 +139,8 @@ def serve(root: Path) -> Iterator[Server]:
         def do_GET(self) -> None:
             wanted = self.headers.get("Range", "")
             state.requests.append((self.path, wanted))
-            path = state.root / self.path.strip("/")
+            # A proxy is asked with whole addresses.
+            path = state.root / urlsplit(self.path).path.strip("/")
             if path.is_dir():
                 path /= "index.html"
             if not path.is_file():

@@ -153,7 +153,9 @@ def test_an_index_that_is_not_the_signed_one_is_not_believed(filled: Archive, by
         offers()
 
 
-def test_one_bad_suite_is_named_and_the_others_serve(filled: Archive, by: str, signers: tuple[Signer, Signer]) -> None:
+def test_one_bad_suite_is_named_and_the_others_serve_until_the_mirror_is_asked_again(
+    filled: Archive, by: str, signers: tuple[Signer, Signer], monkeypatch: pytest.MonkeyPatch
+) -> None:
     good = (filled.root / "dists/bookworm/InRelease").read_bytes()
     filled.signer = signers[1]
     filled.publish()
@@ -161,6 +163,12 @@ def test_one_bad_suite_is_named_and_the_others_serve(filled: Archive, by: str, s
     said: list[str] = []
     assert {offer.where for offer in offers(said)} == {"bookworm"}
     assert any("sid" in line for line in said)
+    filled.signer = signers[0]
+    filled.publish()
+    assert {offer.where for offer in offers()} == {"bookworm"}
+    now = time.time()
+    monkeypatch.setattr("harness.kernel.debian.time.time", lambda: now + 11 * 60)
+    assert {offer.where for offer in offers()} == {"bookworm", "sid"}
 
 
 def test_an_out_of_date_archive_is_refused_without_apt(filled: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,6 +316,37 @@ def test_a_package_without_a_usable_kernel_is_refused(
     assert stored() == []
 
 
+def test_apts_complaints_are_gathered_by_mirror_and_reason() -> None:
+    stderr = """\
+W: Failed to fetch http://m/debian/dists/bullseye/InRelease  Could not connect to m:80 - connect (111: Refused)
+W: Failed to fetch http://m/debian/dists/sid/InRelease  Unable to connect to m:80:
+W: Failed to fetch http://m/debian/dists/sid/main/binary-amd64/Packages  Hash Sum mismatch
+W: Some index files failed to download. They have been ignored, or old ones used instead.
+E: The repository 'http://n/debian buster Release' does not have a Release file.
+W: GPG error: http://n/debian sid InRelease: The following signatures couldn't be verified: NO_PUBKEY AB
+N: Updating from such a repository can't be done securely.
+"""
+    result = debarchive.Refreshed()
+    debarchive.read_complaints(stderr, result)
+    assert result.lines() == [
+        "GPG error: http://n/debian sid InRelease: The following signatures couldn't be verified: NO_PUBKEY AB",
+        "http://m/debian: bullseye, sid could not be fetched: Could not connect to m:80 - connect (111: Refused)",
+        "http://n/debian does not carry buster",
+    ]
+
+
+def test_a_main_mirror_that_is_down_is_not_made_up_for_by_the_security_mirror(
+    filled: Archive, by: str, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled.add("bookworm-security", f"linux-image-{OLD}", "6.1.176-1", image_package(OLD, "6.1.176-1"), padding=BIG)
+    filled.publish()
+    address = closed_port()
+    monkeypatch.setenv("HARNESS_DEBIAN_MIRROR", address)
+    with pytest.raises(MirrorError, match=f"no package index could be fetched from {address}") as caught:
+        offers()
+    assert "could not be fetched" in caught.value.detail
+
+
 def test_without_debian_sources_the_setting_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HARNESS_DEBIAN_MIRROR")
     with pytest.raises(MirrorError, match="name no Debian mirror") as caught:
@@ -327,7 +366,24 @@ def test_the_index_survives_being_cut_off(filled: Archive, by: str) -> None:
     index = shelf.folder() / "debian/index.json"
     index.write_text(index.read_text()[:100])
     assert len(offers()) == 3
-    assert json.loads(index.read_text())["format"] == 1
+    assert json.loads(index.read_text())["format"] == 2
+
+
+@pytest.mark.parametrize(
+    ("shell", "proxy"),
+    [("PROXY='http://p:3142/'\n", "http://p:3142/"), ("PROXY='DIRECT'\n", ""), ("", "")],
+)
+def test_the_proxy_of_apts_configuration(shell: str, proxy: str) -> None:
+    assert debarchive.proxy_of(shell) == proxy
+
+
+@pytest.mark.skipif(shutil.which("apt-get") is None, reason="apt-get is not installed")
+def test_packages_go_through_the_proxy_that_apt_goes_through(
+    filled: Archive, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(debarchive, "proxy_of", lambda shell: server.url)
+    acquire("6.1")
+    assert [path for path, _ in server.requests if path.startswith("http://") and path.endswith(".deb")]
 
 
 def test_a_choice_says_what_stands_in_for_it(filled: Archive, by: str) -> None:
