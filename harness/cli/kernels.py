@@ -350,7 +350,7 @@ def _info(arguments: argparse.Namespace) -> int:
                 "origin": entry.record["origin"],
                 "boot image": str(path / str(entry.record["boot"])),
                 "sha256": entry.digest,
-                "PVH": "yes" if entry.record["pvh"] else "no: QEMU boots the bzImage",
+                "PVH": "yes" if entry.record["pvh"] else "not used: QEMU boots the bzImage",
                 "payload": entry.record["compression"] or "given uncompressed",
                 "size": megabytes(prune.size_of(path)),
                 "modules": "yes" if entry.record["modules"] else "none",

@@ -117,6 +117,10 @@ def seal(
     if config.exists():
         require_bpf(config.read_text(errors="replace"), origin)
     pvh = payload.has_pvh_note(elf)
+    if compressed.exists() and config.exists() and re.search(r"^CONFIG_KASAN=y$", config.read_text(), re.MULTILINE):
+        # Code that KASAN instruments runs on the PVH entry before its shadow memory is there: 6.1.192 so built prints
+        # nothing and resets in QEMU, while its bzImage boots.
+        pvh = False
     files = {path.name: _file_facts(path) for path in (compressed, plain, config) if path.exists()}
     modules = made / "lib" / "modules" / release
     record = {

@@ -79,7 +79,7 @@ class Kernel:
         release: What `uname -r` prints in the guest ("6.1.0-56-cloud-amd64"); "" when it cannot be known beforehand.
         bzimage: The compressed image, or None when only a vmlinux was given.
         vmlinux: The uncompressed ELF image, or None when the payload could not be unpacked.
-        pvh: Whether `vmlinux` has the PVH ELF note, without which QEMU cannot boot it directly.
+        pvh: Whether QEMU can boot `vmlinux` directly: it has the PVH ELF note, and nothing is known against it.
         config: The kernel's configuration file, when one came with it.
         modules: The folder `lib/modules/RELEASE`, when one came with it.
         digest: sha256 of the image that is booted.

@@ -71,6 +71,13 @@ def test_without_the_pvh_note_the_bzimage_is_booted() -> None:
     assert kernel.digest == store.digest_file(kernel.bzimage)
 
 
+def test_with_kasan_the_bzimage_is_booted_too() -> None:
+    add(config=CONFIG + "CONFIG_KASAN=y\n")
+    kernel = load()
+    assert kernel is not None
+    assert kernel.boot_image == kernel.bzimage
+
+
 @pytest.mark.parametrize(
     ("image", "config", "message"),
     [
