@@ -20,7 +20,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import filelock
 import platformdirs
 
 from harness.errors import CacheError
@@ -63,6 +62,9 @@ def locked(path: Path, *, timeout: float = 1800.0) -> Iterator[None]:
     Raises:
         CacheError: Another process holds it for longer than that, or it cannot be made.
     """
+    # Its import takes longer than all that a warm run does with the cache, and such a run may need no lock.
+    import filelock
+
     try:
         with disk_errors(path):
             _make_folder(path.parent)

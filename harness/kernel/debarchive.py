@@ -17,7 +17,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -322,6 +321,8 @@ def named_index(release: str, name: str, suite: str, *, now: datetime | None = N
     Raises:
         MirrorError: The file is for another suite or too old, or names no such index.
     """
+    from email.utils import parsedate_to_datetime
+
     fields = dict(re.findall(r"^(Suite|Codename|Valid-Until): (.*)$", release, re.MULTILINE))
     if suite not in (fields.get("Suite"), fields.get("Codename")):
         raise MirrorError(

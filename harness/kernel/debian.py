@@ -52,6 +52,7 @@ class DebianProvider:
             MirrorError: There is no index, and none can be fetched.
         """
         index = self.index(progress=progress)
+        holds = shelf.holder(self.name)
         return [
             Offer(
                 version=KernelVersion.parse(kernel["version"]),
@@ -63,7 +64,7 @@ class DebianProvider:
                 rank=rank,
                 size=kernel["size"],
                 where=" ".join(kernel["suites"]),
-                cached=shelf.entry_folder(self.name, kernel["key"]).is_dir(),
+                cached=holds(kernel["key"]),
             )
             for rank, kernel in enumerate(index["kernels"])
         ]

@@ -23,7 +23,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +46,12 @@ def folder() -> Path:
 def entry_folder(provider: str, key: str) -> Path:
     """Return the folder of one kernel's entry. It may not exist yet."""
     return folder() / "store" / f"{provider}-{_safe(key)}"
+
+
+def holder(provider: str) -> Callable[[str], bool]:
+    """Return what tells, for many keys at little cost, whether the cache holds that kernel of a provider."""
+    there = {path.name for path in (folder() / "store").glob(f"{provider}-*")}
+    return lambda key: f"{provider}-{_safe(key)}" in there
 
 
 def _safe(key: str) -> str:

@@ -48,6 +48,7 @@ class UbuntuProvider:
         Raises:
             MirrorError: The list of builds cannot be fetched.
         """
+        holds = shelf.holder(self.name)
         return [
             Offer(
                 version,
@@ -55,7 +56,7 @@ class UbuntuProvider:
                 f"v{version}",
                 "generic",
                 where="ubuntu mainline",
-                cached=shelf.entry_folder(self.name, f"v{version}").is_dir(),
+                cached=holds(f"v{version}"),
             )
             for version in self._versions(progress)
         ]
