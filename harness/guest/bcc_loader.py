@@ -30,8 +30,8 @@ class _MapAttributes(ctypes.Structure):
     """struct bcc_create_map_attr of bcc/libbpf.h."""
 
     _fields_ = (
-        ("map_type", ctypes.c_uint32),
         ("name", ctypes.c_char_p),
+        ("map_type", ctypes.c_uint32),
         ("map_flags", ctypes.c_uint32),
         ("key_size", ctypes.c_uint32),
         ("value_size", ctypes.c_uint32),
