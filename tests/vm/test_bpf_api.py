@@ -116,6 +116,9 @@ def test_a_pinned_map_is_opened_again(bpf: Bpf, table: Map) -> None:
         reader[1] = 42
     with raises_errno(EEXIST):
         table.pin("/sys/fs/bpf/table")
+    bpf.unpin("/sys/fs/bpf/table")
+    with raises_errno(ENOENT):
+        bpf.pinned_map("/sys/fs/bpf/table")
 
 
 def test_information_and_ids(bpf: Bpf, table: Map) -> None:
@@ -158,6 +161,7 @@ def test_a_program_runs_over_an_outer_map(bpf: Bpf, table: Map) -> None:
             assert again.run().retval == 1234
         prog.pin("/sys/fs/bpf/prog")
     with bpf.pinned_prog("/sys/fs/bpf/prog") as pinned:
+        bpf.unpin("/sys/fs/bpf/prog")
         assert pinned.run().retval == 1234
 
 
@@ -274,6 +278,7 @@ def test_a_link_is_updated_pinned_and_detached(bpf: Bpf) -> None:
         link.pin("/sys/fs/bpf/link")
         with bpf.pinned_link("/sys/fs/bpf/link") as again, bpf.link_by_id(link.id) as third:
             assert again.id == third.id == link.id
+        bpf.unpin("/sys/fs/bpf/link")
         link.detach()
         assert link.id in bpf.ids("link")
 
