@@ -6,6 +6,7 @@ Imports the cpio writer and the ELF helpers beside it, :mod:`harness.store`, :mo
 from __future__ import annotations
 
 import hashlib
+import os
 import sysconfig
 from collections.abc import Iterable
 from pathlib import Path
@@ -52,6 +53,8 @@ def bcc_archive() -> bytes:
     if not path.exists():
         with store.new_file(path) as temporary, temporary.open("wb") as out:
             out.writelines(cpio.archive(cpio.with_parents(_bcc(library))))
+        store.drop_unused(path.parent.glob("bcc-*.part"))
+    os.utime(path)  # it is in use: see store.drop_unused
     return path.read_bytes()
 
 
