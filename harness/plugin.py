@@ -41,8 +41,9 @@ KERNEL_PARAMETER = "kernel_choice"
 LOADER_PARAMETER = "bpf_loader"
 
 RAW = "raw"
+LIBBPF = "libbpf"
 BCC = "bcc"
-LOADERS = (RAW, "libbpf", BCC)
+LOADERS = (RAW, LIBBPF, BCC)
 _BCC_MEMORY = 1536
 """MiB of a guest with bcc: LLVM and the kernel's headers lie in its memory, and compiling takes the rest."""
 
@@ -473,7 +474,10 @@ def bpf_loader(request: pytest.FixtureRequest) -> str:
 def bpf(guest: Guest, bpf_loader: str) -> Bpf:
     """Return the bpf system call, in a guest process of this test's own."""
     from harness.remote.bpf import Bpf
+    from harness.remote.libbpf import require_library
 
+    if bpf_loader == LIBBPF:
+        require_library()
     return Bpf(guest.process, bpf_loader)
 
 
