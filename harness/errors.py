@@ -7,7 +7,8 @@ Imports nothing from the package, so that every module may import it.
     HarnessError                what happened, what was expected, what to do next
     ├── UsageError              the user's input cannot be acted on
     │   ├── SelectorError       a kernel selector is malformed, empty or ambiguous
-    │   └── KernelFileError     a kernel file or package given or found is not usable
+    │   ├── KernelFileError     a kernel file or package given or found is not usable
+    │   └── LoaderCannot        a loader has no way to say what a test asks of it
     ├── InfrastructureError     the machine, the network or a tool failed; says nothing about a kernel
     │   ├── ToolMissing         a program the harness needs is not installed
     │   ├── MirrorError         a package source could not be reached or was not believed
@@ -20,7 +21,6 @@ Imports nothing from the package, so that every module may import it.
     │   ├── TemplateError       no template can be made of a machine, or one is damaged
     │   ├── ProbeInconclusive   what a kernel can do could not be found out
     │   └── LinkBroken          the channel ended and the kernel gave no sign of a crash
-    ├── LoaderCannot            a loader has no way to say what a test asks of it
     └── GuestError              the guest was reached, and this is what it did
         ├── GuestCallError      the function called in the guest raised; its traceback is kept
         ├── CapabilityMissing   the kernel lacks what one of its version should have
@@ -87,6 +87,10 @@ class KernelFileError(UsageError):
     """A kernel file or package is not one, is damaged or cannot be booted."""
 
 
+class LoaderCannot(UsageError):
+    """A loader has no way to say what a test asks of it; says nothing about the kernel."""
+
+
 class InfrastructureError(HarnessError):
     """The machine, the network or a tool failed; this says nothing about the kernel under test."""
 
@@ -135,10 +139,6 @@ class ProbeInconclusive(InfrastructureError):
 
 class LinkBroken(InfrastructureError):
     """The channel to the guest ended and the console shows no crash of the kernel."""
-
-
-class LoaderCannot(HarnessError):
-    """A loader has no way to say what a test asks of it; says nothing about the kernel."""
 
 
 class GuestError(HarnessError):

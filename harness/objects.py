@@ -142,6 +142,8 @@ def _read_record(record: Path) -> Path | None:
         if not path.is_file():
             return None
         if all(store.digest_file(Path(name)) == digest for name, digest in known["sources"].items()):
+            for used in (record, path.parent):
+                os.utime(used)  # see store.drop_unused
             return path
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
         return None  # absent, damaged, or a header is gone: compiled anew
@@ -170,6 +172,7 @@ def _compile(source: Path, argv: list[str], folder: Path, record: Path) -> Path:
     }
     with store.new_file(record) as temporary:
         temporary.write_text(json.dumps(known))
+    store.drop_unused([*folder.glob("*.json"), *folder.glob("*/")])
     return path
 
 

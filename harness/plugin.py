@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from harness.kernel.types import Choice, Kernel
     from harness.marks import Capabilities
     from harness.remote.attach import Holder
+    from harness.remote.bcc import Bcc
     from harness.remote.bpf import Bpf
     from harness.remote.guest import Guest
     from harness.remote.libbpf import Libbpf
@@ -40,7 +41,11 @@ KERNEL_PARAMETER = "kernel_choice"
 LOADER_PARAMETER = "bpf_loader"
 
 RAW = "raw"
-LOADERS = (RAW, "libbpf")
+LIBBPF = "libbpf"
+BCC = "bcc"
+LOADERS = (RAW, LIBBPF, BCC)
+_BCC_MEMORY = 1536
+"""MiB of a guest with bcc: LLVM and the kernel's headers lie in its memory, and compiling takes the rest."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -388,6 +393,9 @@ def _needs(item: pytest.Item) -> Needs:
         if isinstance(words, str) or not all(isinstance(word, str) for word in words):
             raise pytest.UsageError(f"{item.nodeid}: {name} of the marker vm is a list of words, not {words!r}")
         asked[name] = tuple(words)
+    parameters: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
+    if BCC in getattr(item, "fixturenames", ()) or parameters.get(LOADER_PARAMETER) == BCC:
+        asked = {"image": BCC, **asked, "memory": max(asked.get("memory", 0), _BCC_MEMORY)}
     try:
         return Needs(**asked)
     except TypeError as error:
@@ -466,7 +474,10 @@ def bpf_loader(request: pytest.FixtureRequest) -> str:
 def bpf(guest: Guest, bpf_loader: str) -> Bpf:
     """Return the bpf system call, in a guest process of this test's own."""
     from harness.remote.bpf import Bpf
+    from harness.remote.libbpf import require_library
 
+    if bpf_loader == LIBBPF:
+        require_library()
     return Bpf(guest.process, bpf_loader)
 
 
@@ -477,6 +488,15 @@ def libbpf(guest: Guest) -> Libbpf:
     from harness.remote.libbpf import Libbpf
 
     return Libbpf(Commands(guest.process))
+
+
+@pytest.fixture
+def bcc(guest: Guest) -> Bcc:
+    """Return bcc, in the same guest process: compile programs with it."""
+    from harness.remote.bcc import Bcc
+    from harness.remote.command import Commands
+
+    return Bcc(Commands(guest.process))
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ from harness.errnos import ENOTSUPP, errno_name
 from harness.guest import asm, uapi
 from harness.guest.uapi import ANY, EXIST, LOCK, NOEXIST
 from harness.kernel.types import Kernel
+from harness.remote.bcc import Bcc, BccModule
 from harness.remote.bpf import Bpf
 from harness.remote.command import Answer, BpfError, raises_errno
 from harness.remote.guest import Guest
@@ -20,6 +21,8 @@ __all__ = [
     "NOEXIST",
     "Answer",
     "Batch",
+    "Bcc",
+    "BccModule",
     "Bpf",
     "BpfError",
     "BpfObject",

@@ -35,7 +35,7 @@ def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
         "status is 0 when every kernel takes every program, 1 when one does not, 3 when a kernel could not be run.",
     )
     parser.set_defaults(run=_run)
-    parser.add_argument("object", type=Path, metavar="OBJECT.bpf.o", help="the object")
+    parser.add_argument("object", type=Path, metavar="OBJECT.bpf.o", help="the object; a C source is compiled")
     parser.add_argument(
         "--kernel", action="append", metavar="SELECTOR", help=f"{GRAMMAR}; repeat it for several (default: 6.12)"
     )
@@ -61,6 +61,15 @@ def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
     parser.add_argument("--accel", choices=("auto", "kvm", "tcg"), default="auto", help="as for pytest (default: auto)")
 
 
+def _compiled(path: Path) -> Path:
+    """Return the object itself; what a C source compiles to."""
+    if path.suffix != ".c":
+        return path
+    from harness import objects
+
+    return objects.build(objects.find_source(path))
+
+
 def _say(line: str) -> None:
     print(line, file=sys.stderr)
 
@@ -70,7 +79,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from harness.run.matrix import Verdict, as_markdown, as_records, as_text
 
     plan = Plan(
-        arguments.object,
+        _compiled(arguments.object),
         tuple(parse_template(text) for text in arguments.inner),
         tuple(arguments.program),
         attach=arguments.attach,

@@ -311,6 +311,8 @@ def main() -> NoReturn:
     if refused is not None:
         agent.send(wire.EVENT, wire.AGENT, 0, {"event": "module refused", "module": refused[0], "errno": refused[1]})
         agent.serve()
+    if "preload" in options:
+        process.MODULES[options["preload"]].preload()
     agent.spare = agent._fork()
     agent.send(wire.EVENT, wire.AGENT, 0, describe_machine(absent))
     agent.serve()

@@ -101,6 +101,14 @@ def make_folder(path: str) -> None:
     os.makedirs(path, exist_ok=True)
 
 
+def remove(path: str) -> None:
+    """Remove a file, a pinned object for instance, or an empty folder, such as a cgroup."""
+    if os.path.isdir(path):
+        os.rmdir(path)
+    else:
+        os.unlink(path)
+
+
 def read_all(fd: int) -> bytes:
     """Read a descriptor to its end (32 MiB at most)."""
     found = b""

@@ -15,13 +15,14 @@ import socket
 import sys
 import types
 
-from harness.guest import bpf, files, hooks, libbpf, programs, prompt, wire
+from harness.guest import bcc_loader, bpf, files, hooks, libbpf, programs, prompt, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
 MODULES: dict[str, Any] = {
+    "bcc": bcc_loader,
     "bpf": bpf,
     "files": files,
     "hooks": hooks,

@@ -263,6 +263,10 @@ class Bpf:
         """Open a file or folder of the guest, a cgroup's for instance."""
         return Held(self.commands, self.commands.call("hooks.open_file", "open", path=path, flags=flags))
 
+    def unpin(self, path: str) -> None:
+        """Remove a pinned object's file; the object lives on while something else holds it."""
+        self.commands.call("hooks.remove", "unlink", path=path)
+
     def cgroup(self, name: str) -> Held:
         """Make a cgroup and open it."""
         path = f"/sys/fs/cgroup/{name}"

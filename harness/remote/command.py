@@ -27,7 +27,7 @@ class HasFd(Protocol):
         ...
 
 
-_SHOWN_LOG_LINES = 40
+_SHOWN_LOG_LINES = 80  # newer kernels explain a refusal in some fifty lines after the one that says it
 
 
 class BpfError(GuestError):

@@ -74,6 +74,20 @@ class Definitions:
     programs: dict[str, ProgramDefinition] = field(default_factory=dict)
 
 
+def require_library() -> None:
+    """Make sure that the guest image has the library.
+
+    Raises:
+        ToolMissing: It has not, because this machine has not.
+    """
+    if LIBRARY not in optional_libraries():
+        raise ToolMissing(
+            f"{LIBRARY} is not installed on this machine, so the guest image has none",
+            expected="libbpf 1.0 or newer",
+            hint="apt-get install libbpf1, or name the file with HARNESS_LIBBPF",
+        )
+
+
 class Libbpf:
     """libbpf in one guest process.
 
@@ -82,13 +96,8 @@ class Libbpf:
     """
 
     def __init__(self, commands: Commands) -> None:
+        require_library()
         self._commands = commands
-        if LIBRARY not in optional_libraries():
-            raise ToolMissing(
-                f"{LIBRARY} is not installed on this machine, so the guest image has none",
-                expected="libbpf 1.0 or newer",
-                hint="apt-get install libbpf1, or name the file with HARNESS_LIBBPF",
-            )
 
     @property
     def version(self) -> str:

@@ -60,11 +60,15 @@ _STATE = re.compile(
 )
 _INSTRUCTION = re.compile(r"^(\d+): \([0-9a-f]{2}\) ([^;]*)")
 _COUNTS = re.compile(r"^(processed \d+ insns|verification time|stack depth|insns_proces)")
+# From 7.3 on a refusal is followed by an explanation of many lines; what it explains stands before it.
+_EXPLANATION = "Verification failed: "
 
 
 def _telling(log: str) -> Iterator[str]:
     for raw in log.splitlines():
         line = raw.strip()
+        if line.startswith(_EXPLANATION):
+            return
         if not line or _COUNTS.match(line) or (_STATE.match(line) and " type=" not in line):
             continue
         match = _INSTRUCTION.match(line)

@@ -8,14 +8,15 @@ from __future__ import annotations
 import contextlib
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness import kernel as kernels
 from harness.errors import BootError, GuestError, InfrastructureError, TemplateError
+from harness.image.bcc import bcc_archive, headers_archive
 from harness.image.build import Image, guest_image
 from harness.image.extend import extended, modules_archive
-from harness.kernel import modules
+from harness.kernel import headers, modules
 from harness.kernel.types import Choice, Kernel
 from harness.vm import accel, template
 from harness.vm.boot import BOOT_TIMEOUT, boot
@@ -32,6 +33,9 @@ _SPARE_MIB = 512
 
 _BOOT_ATTEMPTS = 2
 """Boots that may fail in a row before a kernel is given up: one is bad luck on a busy machine, each costs minutes."""
+
+BCC_IMAGE = "bcc"
+"""The guest image with bcc and the kernel's headers in it."""
 
 
 class Isolation(enum.Enum):
@@ -69,12 +73,14 @@ class Needs:
         cpus: Virtual CPUs, at least 1.
         parameters: Words added to the kernel command line.
         modules: Names of kernel modules that are loaded, with all they need, before the machine is ready.
+        image: What the guest image holds besides Python: "" for nothing, "bcc" for bcc and the kernel's headers.
     """
 
     memory: int = 256
     cpus: int = 1
     parameters: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
+    image: str = ""
 
 
 @dataclass(frozen=True)
@@ -118,7 +124,7 @@ class Pool:
         self._progress = progress
         self._acquire = acquire or (lambda choice: kernels.acquire(choice, progress=progress))
         self._prepared: dict[Choice, Prepared] = {}
-        self._images: dict[tuple[Choice, tuple[str, ...]], Image] = {}
+        self._images: dict[tuple[Choice, tuple[str, ...], str], Image] = {}
         self._templates: dict[Wanted, template.Template | None] = {}
         self._shared: dict[Wanted, Machine] = {}
         self._open: list[Machine] = []
@@ -263,15 +269,24 @@ class Pool:
     def spec_of(self, wanted: Wanted) -> MachineSpec:
         """Return what is booted for a machine; errors as :meth:`prepare`."""
         prepared = self.prepare(wanted.choice)
-        return self._spec(prepared.kernel, self._image(wanted), wanted.needs, prepared.verdict.accel)
+        needs = wanted.needs
+        if needs.image:
+            # Imported before the template is saved, so that no test waits for it.
+            needs = replace(needs, parameters=(*needs.parameters, f"harness.preload={needs.image}"))
+        return self._spec(prepared.kernel, self._image(wanted), needs, prepared.verdict.accel)
 
     def _image(self, wanted: Wanted) -> Image:
-        """Return the guest image, with the modules that are asked for."""
-        key = (wanted.choice, wanted.needs.modules)
+        """Return the guest image, with the modules and the rest that is asked for."""
+        key = (wanted.choice, wanted.needs.modules, wanted.needs.image)
         if key not in self._images:
             plan = modules.find_in(self.prepare(wanted.choice).kernel, wanted.needs.modules)
             files = [(modules.canonical(path.name), modules.read_module(path)) for path in plan.files]
-            self._images[key] = extended(guest_image(), [modules_archive(files)] if files else [])
+            archives = [modules_archive(files)] if files else []
+            if wanted.needs.image == BCC_IMAGE:
+                found = headers.headers_of(wanted.choice, progress=self._progress)
+                archives.append(bcc_archive())
+                archives.append(headers_archive(found.folder, found.release, found.build, found.common))
+            self._images[key] = extended(guest_image(), archives)
         return self._images[key]
 
     @staticmethod

@@ -44,6 +44,11 @@ def test_the_telling_line_is_the_complaint(accepted: str) -> None:
     assert telling_line(REFUSED, accepted) == "R1 type=map_value_or_null expected=map_ptr"
 
 
+def test_what_a_newer_kernel_explains_is_not_the_complaint() -> None:
+    explained = f"{REFUSED}\nVerification failed: Call Type Safety\n\nSuggestion:\n  Pass a value.\n"
+    assert telling_line(explained) == "R1 type=map_value_or_null expected=map_ptr"
+
+
 def test_an_instruction_that_only_one_log_has_tells_too() -> None:
     other = REFUSED.replace("3: (bf) r1 = r0", "3: (bf) r1 = r2")
     assert telling_line(other, ACCEPTED) == "3: r1 = r2"

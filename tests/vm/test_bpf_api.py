@@ -35,7 +35,7 @@ def lookup_inner(outer: Map, *, checked: bool = True) -> list[asm.Instruction | 
 
 @pytest.fixture
 def table(bpf: Bpf) -> Map:
-    return bpf.map("hash", max_entries=16, name="table")
+    return bpf.map("hash", max_entries=16)
 
 
 def test_elements_are_written_read_walked_and_deleted(table: Map) -> None:
@@ -54,6 +54,7 @@ def test_elements_are_written_read_walked_and_deleted(table: Map) -> None:
     assert [table.lookup(key) for key in table] == [42]
 
 
+@pytest.mark.requires("queue")
 def test_a_queue_is_popped(bpf: Bpf) -> None:
     with bpf.map("queue", key_size=0, max_entries=4) as queue:
         queue.update(b"", 11)
@@ -70,6 +71,7 @@ def test_a_per_cpu_element_has_a_value_for_every_cpu(bpf: Bpf) -> None:
     assert values == [5] * bpf.commands.cpus()
 
 
+@pytest.mark.requires("batch_ops")
 def test_batches_write_read_and_delete(table: Map) -> None:
     assert table.update_batch({key: key * 10 for key in range(1, 11)}) == 10
     seen: dict[bytes, bytes] = {}
@@ -88,6 +90,7 @@ def test_batches_write_read_and_delete(table: Map) -> None:
     assert table.keys() == []
 
 
+@pytest.mark.requires("batch_ops")
 def test_a_failed_batch_tells_how_far_it_came(table: Map) -> None:
     table[1] = 1
     with pytest.raises(BpfError) as caught:
@@ -96,6 +99,7 @@ def test_a_failed_batch_tells_how_far_it_came(table: Map) -> None:
     assert caught.value.numbers["count"] == 1
 
 
+@pytest.mark.requires("freeze")
 def test_a_frozen_map_is_read_only_for_user_space(table: Map) -> None:
     table[1] = 41
     table.freeze()
@@ -105,6 +109,7 @@ def test_a_frozen_map_is_read_only_for_user_space(table: Map) -> None:
     assert table.fdinfo()["frozen"] == "1"
 
 
+@pytest.mark.kernel(">=4.15")
 def test_a_pinned_map_is_opened_again(bpf: Bpf, table: Map) -> None:
     table[1] = 41
     table.pin("/sys/fs/bpf/table")
@@ -116,11 +121,16 @@ def test_a_pinned_map_is_opened_again(bpf: Bpf, table: Map) -> None:
         reader[1] = 42
     with raises_errno(EEXIST):
         table.pin("/sys/fs/bpf/table")
+    bpf.unpin("/sys/fs/bpf/table")
+    with raises_errno(ENOENT):
+        bpf.pinned_map("/sys/fs/bpf/table")
 
 
+@pytest.mark.kernel(">=4.15")
 def test_information_and_ids(bpf: Bpf, table: Map) -> None:
-    info = table.info()
-    assert (info["name"], info["max_entries"], info["value_size"]) == ("table", 16, 4)
+    with bpf.map("hash", max_entries=3, name="known_as") as named:
+        info = named.info()
+        assert (info["name"], info["max_entries"], info["value_size"]) == ("known_as", 3, 4)
     assert table.id in bpf.ids("map")
     assert bpf.next_id("map", table.id - 1) == table.id
     with raises_errno(ENOENT):
@@ -142,6 +152,7 @@ def test_closing_twice_closes_once(bpf: Bpf) -> None:
         bpf.command("MAP_LOOKUP_ELEM", {"value": 4}, map_fd=9999, key=bytes(4))
 
 
+@pytest.mark.kernel(">=4.15")
 def test_a_program_runs_over_an_outer_map(bpf: Bpf, table: Map) -> None:
     outer = bpf.map("hash_of_maps", max_entries=8, inner=table)
     with bpf.prog("socket_filter", lookup_inner(outer), name="lookup_inner") as prog:
@@ -158,6 +169,7 @@ def test_a_program_runs_over_an_outer_map(bpf: Bpf, table: Map) -> None:
             assert again.run().retval == 1234
         prog.pin("/sys/fs/bpf/prog")
     with bpf.pinned_prog("/sys/fs/bpf/prog") as pinned:
+        bpf.unpin("/sys/fs/bpf/prog")
         assert pinned.run().retval == 1234
 
 
@@ -221,6 +233,7 @@ def counter(bpf: Bpf) -> Map:
     return bpf.map("array", value_size=8)
 
 
+@pytest.mark.requires("raw_tracepoint")
 def test_a_raw_tracepoint_counts_system_calls_until_it_is_closed(bpf: Bpf, counter: Map) -> None:
     prog = bpf.prog("raw_tracepoint", count_in(counter))
     with bpf.raw_tracepoint(prog, "sys_enter"):
@@ -230,6 +243,7 @@ def test_a_raw_tracepoint_counts_system_calls_until_it_is_closed(bpf: Bpf, count
     assert counter[0] == after
 
 
+@pytest.mark.requires("ids")
 def test_a_tracepoint_counts_system_calls_until_it_is_closed(bpf: Bpf, counter: Map) -> None:
     prog = bpf.prog("tracepoint", count_in(counter))
     with bpf.tracepoint(prog, "raw_syscalls", "sys_enter"):
@@ -241,6 +255,7 @@ def test_a_tracepoint_counts_system_calls_until_it_is_closed(bpf: Bpf, counter: 
         bpf.tracepoint(prog, "raw_syscalls", "no_such_event")
 
 
+@pytest.mark.kernel(">=4.17")
 def test_a_kprobe_counts_calls(bpf: Bpf, counter: Map) -> None:
     with bpf.kprobe(bpf.prog("kprobe", count_in(counter)), "array_map_alloc"):
         for _ in range(3):
@@ -248,6 +263,7 @@ def test_a_kprobe_counts_calls(bpf: Bpf, counter: Map) -> None:
     assert counter[0] == 3
 
 
+@pytest.mark.kernel(">=4.17")
 def test_a_cgroup_program_is_attached_and_detached(bpf: Bpf) -> None:
     prog = bpf.prog("cgroup_skb", asm.return_(1), expected_attach_type="cgroup_inet_egress")
     with bpf.cgroup("attached") as cgroup:
@@ -261,6 +277,7 @@ def test_a_cgroup_program_is_attached_and_detached(bpf: Bpf) -> None:
             bpf.detach(prog, cgroup, "cgroup_inet_egress")
 
 
+@pytest.mark.requires("link_detach")
 def test_a_link_is_updated_pinned_and_detached(bpf: Bpf) -> None:
     old, new = (
         bpf.prog("cgroup_skb", asm.return_(value), expected_attach_type="cgroup_inet_egress") for value in (0, 1)
@@ -274,10 +291,12 @@ def test_a_link_is_updated_pinned_and_detached(bpf: Bpf) -> None:
         link.pin("/sys/fs/bpf/link")
         with bpf.pinned_link("/sys/fs/bpf/link") as again, bpf.link_by_id(link.id) as third:
             assert again.id == third.id == link.id
+        bpf.unpin("/sys/fs/bpf/link")
         link.detach()
         assert link.id in bpf.ids("link")
 
 
+@pytest.mark.requires("btf_ids")
 def test_btf_is_loaded_and_found(bpf: Bpf) -> None:
     # One type: int, 32 bits, signed.
     names = b"\0int\0"
@@ -293,6 +312,7 @@ def test_btf_is_loaded_and_found(bpf: Bpf) -> None:
         bpf.btf(b"\x9f\xeb" + bytes(30))
 
 
+@pytest.mark.kernel(">=5.8")
 def test_statistics_count_runs(bpf: Bpf) -> None:
     prog = bpf.prog("socket_filter", PASS)
     with bpf.enable_stats(), bpf.socket_filter(prog) as pair:

@@ -63,7 +63,7 @@ def test_a_loader_of_the_users_runs_beside_the_object(vm: Machine, path: Path, t
 
 
 def test_the_command_prints_a_matrix_and_ends_with_a_status(
-    path: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+    path: Path, tmp_path: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kernel = (request.config.getoption("kernel") or ["6.12"])[0]
     assert main(["check", str(path), "--kernel", kernel, "--format", "json"]) == 1
@@ -77,6 +77,12 @@ def test_the_command_prints_a_matrix_and_ends_with_a_status(
     assert main(["check", str(path), "--kernel", kernel, "--program", "none"]) == 2
     assert "forgets_the_check, fine" in capsys.readouterr().err
     assert main(["check", "no-such-file.o", "--kernel", kernel]) == 2
+    source = tmp_path / "mine.bpf.c"
+    source.write_text(SOURCE)
+    assert main(["check", str(source), "--kernel", kernel, "--program", "fine", "--attach"]) == 0
+    source.write_text("int broken(")
+    assert main(["check", str(source), "--kernel", kernel]) == 3
+    assert "does not compile" in capsys.readouterr().err
 
 
 def test_the_image_holds_libbpf(libbpf: Libbpf) -> None:

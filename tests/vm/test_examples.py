@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import socket
+import tempfile
 from collections import Counter
 from collections.abc import Callable
 from errno import EEXIST, ENOENT
@@ -22,8 +23,7 @@ TRACE = "/sys/kernel/tracing/trace"
 
 def call_as(uid: int) -> int:
     """Become a user; then open a file twice, change folder, change a mode, bind a socket, and more."""
-    folder = Path(f"/tmp/of-{uid}")
-    folder.mkdir()
+    folder = Path(tempfile.mkdtemp())
     folder.chmod(0o777)
     server = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     if uid:

@@ -88,6 +88,18 @@ def test_static_slots_are_filled_as_the_source_says(
         assert obj.prog("sum").run().retval == 42
 
 
+@pytest.mark.requires("iterators", "btf")
+def test_an_iterator_walks_over_every_map(bpf: Bpf, libbpf: Libbpf, bpf_object: Build) -> None:
+    with libbpf.open(bpf_object("maps")) as obj:
+        obj.load()
+        for _ in range(3):
+            bpf.map("array")
+        with bpf.link(obj.prog("each_map"), "trace_iter") as link:
+            written = link.iterate()
+            numbers = [int.from_bytes(written[at : at + 8], "little") for at in range(0, len(written), 8)]
+            assert numbers == list(range(len(bpf.ids("map"))))
+
+
 def test_an_outer_map_needs_a_template_which_may_be_closed_after_loading(
     bpf: Bpf, libbpf: Libbpf, bpf_object: Build
 ) -> None:

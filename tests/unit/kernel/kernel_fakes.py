@@ -223,11 +223,13 @@ class Archive:
         root: The folder.
         signer: Whose key signs it.
         suites: Packages by suite: name, version, content.
+        depends: What a package depends on, by its name.
     """
 
     root: Path
     signer: Signer
     suites: dict[str, list[tuple[str, str, bytes]]] = field(default_factory=dict)
+    depends: dict[str, str] = field(default_factory=dict)
 
     def add(self, suite: str, name: str, version: str, files: Mapping[str, bytes], *, padding: int = 0) -> Path:
         """Add a package; `padding` makes it as large as one that holds a kernel."""
@@ -245,6 +247,7 @@ class Archive:
                 f"Package: {name}\nVersion: {version}\nArchitecture: amd64\nMaintainer: nobody\nDescription: d\n"
                 f"Filename: pool/{name}_{version}_amd64.deb\nSize: {len(content)}\n"
                 f"SHA256: {hashlib.sha256(content).hexdigest()}\n"
+                + (f"Depends: {self.depends[name]}\n" if name in self.depends else "")
                 for name, version, content in packages
             ).encode()
             folder = self.root / "dists" / suite

@@ -1,0 +1,89 @@
+"""What bcc needs in a guest: its library with LLVM and clang in it, its Python package, a kernel's headers.
+
+Imports the cpio writer and the ELF helpers beside it, :mod:`harness.store`, :mod:`harness.errors`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sysconfig
+from collections.abc import Iterable
+from pathlib import Path
+
+from harness import store
+from harness.errors import ToolMissing
+from harness.image import cpio, elf
+
+FORMAT = 1
+"""Part of every key: raise it when the same sources give another archive."""
+
+_PACKAGE = Path("/usr/lib/python3/dist-packages/bcc")
+_LIBRARY = "libbcc.so.0"
+# The package loads it by name; libc has long had its content.
+_BY_NAME = "librt.so.1"
+
+
+def _folder() -> Path:
+    return Path("/usr/lib") / (sysconfig.get_config_var("MULTIARCH") or "x86_64-linux-gnu")
+
+
+def is_installed() -> bool:
+    """Whether this machine has bcc."""
+    return (_folder() / _LIBRARY).exists() and _PACKAGE.is_dir()
+
+
+def bcc_archive() -> bytes:
+    """Return an archive with bcc's library and Python package; made once, kept in the cache.
+
+    Raises:
+        ToolMissing: bcc is not installed on this machine.
+        CacheError: The cache folder cannot be written.
+    """
+    if not is_installed():
+        raise ToolMissing(
+            "bcc is not installed on this machine, so no guest image can have it",
+            expected=f"{_PACKAGE} and {_LIBRARY}",
+            hint="apt-get install python3-bpfcc",
+        )
+    library = _folder() / _LIBRARY
+    about = (library.resolve(), library.stat().st_mtime_ns, library.stat().st_size, sysconfig.get_path("stdlib"))
+    key = hashlib.sha256(repr((FORMAT, *map(str, about))).encode()).hexdigest()[:16]
+    path = store.cache_root() / "images" / f"bcc-{key}.part"
+    if not path.exists():
+        with store.new_file(path) as temporary, temporary.open("wb") as out:
+            out.writelines(cpio.archive(cpio.with_parents(_bcc(library))))
+        store.drop_unused(path.parent.glob("bcc-*.part"))
+    os.utime(path)  # it is in use: see store.drop_unused
+    return path.read_bytes()
+
+
+def _bcc(library: Path) -> Iterable[cpio.Entry]:
+    found = {_LIBRARY: library, _BY_NAME: _folder() / _BY_NAME, **elf.shared_libraries([library])}
+    for name, path in found.items():
+        # What has a path for a name is the dynamic loader, which the base image has where programs look for it.
+        if not name.startswith("/"):
+            yield cpio.file(f"usr/lib/{name}", elf.strip(path.read_bytes()), 0o755)
+    modules = sysconfig.get_path("stdlib").lstrip("/")
+    for path in sorted(_PACKAGE.glob("*.py")):
+        yield cpio.file(f"{modules}/bcc/{path.name}", path.read_bytes())
+
+
+def headers_archive(folder: Path, release: str, build: str, common: str) -> bytes:
+    """Return an archive of a kernel's headers, where bcc looks for them.
+
+    Args:
+        folder: Holds them as they lie below the root.
+        release: What `uname -r` prints on the kernel.
+        build: Path of the kernel's own part, from the root.
+        common: Path of the part that it shares with others.
+    """
+
+    def entries() -> Iterable[cpio.Entry]:
+        # Below usr/lib, which /lib of the base image links to.
+        yield cpio.link(f"usr/lib/modules/{release}/build", f"/{build}")
+        yield cpio.link(f"usr/lib/modules/{release}/source", f"/{common}")
+        for path in sorted(folder.rglob("*.h")):
+            yield cpio.file(str(path.relative_to(folder)), path.read_bytes())
+
+    return b"".join(cpio.archive(cpio.with_parents(entries())))
