@@ -38,6 +38,11 @@ class _Link:
         self._splitter = wire.Splitter()
         self._waiting: list[Any] = []
 
+    @property
+    def pending(self) -> bool:
+        """Whether a value has come that nobody took: two may arrive at once, and the socket then tells of neither."""
+        return bool(self._waiting) or bool(select.select([self.connection], [], [], 0)[0])
+
     def send(self, value: object) -> None:
         self.connection.sendall(wire.frame(wire.REQUEST, wire.AGENT, 0, value))
 
@@ -133,7 +138,7 @@ class Holder:
         answer = None
         while answer is None:
             answer = prompt.poll(_POLL_SECONDS)
-            if answer is None and select.select([link.connection], [], [], 0)[0]:
+            if answer is None and link.pending:
                 try:
                     link.receive(None)  # nothing but an interrupt comes while an answer is waited for
                 except EOFError:
@@ -148,7 +153,7 @@ class Holder:
 def _pressed(key: int | None, link: _Link) -> bool:
     """Wait for the next thing to do; return whether it is to go on."""
     sources: list[Any] = [link.connection] if key is None else [link.connection, key]
-    return key in select.select(sources, [], [])[0]
+    return key in select.select(sources, [], [], 0 if link.pending else None)[0]
 
 
 class AttachedPrompt:
