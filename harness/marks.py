@@ -5,7 +5,7 @@ Part of the plugin, which calls it when there are such markers. Imports everythi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,39 @@ KERNEL_PARAMETER = "kernel_choice"
 """The name of the test parameter that holds the kernel."""
 
 
+def check(definition: pytest.Item, fixtures: Collection[str]) -> None:
+    """Look at a test function's markers while it is collected.
+
+    Args:
+        definition: The function.
+        fixtures: Names of the fixtures that it uses.
+
+    Raises:
+        pytest.UsageError: A marker is malformed, or stands at a test that it says nothing about.
+    """
+    for mark in definition.iter_markers("kernel"):
+        if mark in definition.own_markers and KERNEL_PARAMETER not in fixtures:
+            raise pytest.UsageError("the marker kernel is for tests that use a kernel's fixtures")
+        _condition(mark)
+    for mark in definition.iter_markers("requires"):
+        if mark in definition.own_markers and "vm" not in fixtures:
+            raise pytest.UsageError("the marker requires is for tests that use a guest's fixtures")
+    for name in required(definition):
+        try:
+            capabilities.find(name)
+        except UsageError as error:
+            raise pytest.UsageError(str(error)) from None
+
+
+def _condition(mark: pytest.Mark) -> list[selector.Item]:
+    if not mark.args or mark.kwargs or not all(isinstance(word, str) for word in mark.args):
+        raise pytest.UsageError("the marker kernel takes conditions such as '>=5.11'")
+    try:
+        return [one for word in mark.args for one in selector.parse_condition(word)]
+    except SelectorError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
 def sort_out(
     items: list[pytest.Item], policy: Callable[[], selector.Policy]
 ) -> tuple[list[pytest.Item], list[pytest.Item], dict[str, str]]:
@@ -37,19 +70,11 @@ def sort_out(
     Returns:
         The tests to run, those to leave out, and for each test that no selected kernel can run the condition that none
         of them meets.
-
-    Raises:
-        pytest.UsageError: A marker is malformed; the message names the test.
     """
     kept: list[pytest.Item] = []
     left_out: list[pytest.Item] = []
     conditions: dict[str, str] = {}
     for item in items:
-        names = required(item)
-        if names and "vm" not in getattr(item, "fixturenames", ()):
-            raise pytest.UsageError(f"{item.nodeid}: the marker requires is for tests that use a guest's fixtures")
-        for name in names:
-            _find(item, name)
         unmet = _unmet(item, policy)
         if unmet is None:
             kept.append(item)
@@ -68,16 +93,10 @@ def _choice(item: pytest.Item) -> Choice | None:
 def _unmet(item: pytest.Item, policy: Callable[[], selector.Policy]) -> str | None:
     """Return the condition that the test's kernel does not meet; None when it meets all."""
     choice = _choice(item)
+    if choice is None:
+        return None  # a marker of its module or class that is about the others
     for mark in item.iter_markers("kernel"):
-        if choice is None:
-            raise pytest.UsageError(f"{item.nodeid}: the marker kernel is for tests that use a kernel's fixtures")
-        if not mark.args or mark.kwargs or not all(isinstance(word, str) for word in mark.args):
-            raise pytest.UsageError(f"{item.nodeid}: the marker kernel takes conditions such as '>=5.11'")
-        try:
-            condition = [one for word in mark.args for one in selector.parse_condition(word)]
-        except SelectorError as error:
-            raise pytest.UsageError(f"{item.nodeid}: {error}") from None
-        if not selector.meets(choice, condition, policy()):
+        if not selector.meets(choice, _condition(mark), policy()):
             return " or ".join(mark.args)
     return None
 
@@ -92,19 +111,12 @@ def _behaviour(item: pytest.Item) -> str:
     return f"{head}[{others}]" if others else head
 
 
-def _find(item: pytest.Item, name: str) -> None:
-    try:
-        capabilities.find(name)
-    except UsageError as error:
-        raise pytest.UsageError(f"{item.nodeid}: {error}") from None
-
-
 def required(item: pytest.Item) -> list[str]:
     """Return the capabilities that a test's markers name."""
     found: list[str] = []
     for mark in item.iter_markers("requires"):
         if not mark.args or mark.kwargs or not all(isinstance(word, str) for word in mark.args):
-            raise pytest.UsageError(f"{item.nodeid}: the marker requires takes names of capabilities")
+            raise pytest.UsageError("the marker requires takes names of capabilities")
         found += [name for name in mark.args if name not in found]
     return found
 

@@ -315,6 +315,14 @@ def _one_error(state: State) -> Iterator[None]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Make each kernel a parameter of the tests that use one."""
+    if any(metafunc.definition.get_closest_marker(name) for name in ("kernel", "requires")):
+        from harness.marks import check
+
+        try:
+            check(metafunc.definition, metafunc.fixturenames)
+        except pytest.UsageError as error:
+            # As an error of this test's collection, which names it, in workers of xdist too.
+            pytest.fail(f"{metafunc.definition.nodeid}: {error}", pytrace=False)
     loaders = metafunc.config.getoption("loader")
     if LOADER_PARAMETER in metafunc.fixturenames and loaders != [RAW]:
         metafunc.parametrize(LOADER_PARAMETER, loaders, indirect=True)

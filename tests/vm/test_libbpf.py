@@ -14,6 +14,9 @@ from harness.testing import Bpf, BpfError, Libbpf, Map
 
 Build = Callable[..., Path]
 
+# The objects here use what came up to that version: names and ids of maps, raw tracepoints, batches, read-only data.
+pytestmark = pytest.mark.kernel(">=5.10")
+
 NO_NULL_CHECK = """
 #include "harness.h"
 struct inner { __uint(type, BPF_MAP_TYPE_HASH); __uint(max_entries, 4); __type(key, __u32); __type(value, __u32); };
