@@ -124,6 +124,11 @@ class ClonedProcess:
         self._child.wait()
 
 
+def _heed_hangup() -> None:
+    """Undo what nohup does: the end of the terminal is how these programs learn of the harness's end."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 class VngProcess:
     """QEMU started by vng, which runs on a terminal of its own.
 
@@ -144,6 +149,7 @@ class VngProcess:
             encoding=None,
             dimensions=(50, 400),
             echo=False,
+            preexec_fn=_heed_hangup,
         )
         self._console = Console(self._child, folder / CONSOLE_LOG)
 
