@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+import harness.kernel
+
 pytest_plugins = ["pytester"]
 
 CONFTEST = """
@@ -18,6 +20,12 @@ def resolve(selectors, *, progress):
 
 harness.kernel.resolve = resolve
 """
+
+
+@pytest.fixture(autouse=True)
+def restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undo, after each test, what the inner run's conftest does to this process."""
+    monkeypatch.setattr(harness.kernel, "resolve", harness.kernel.resolve)
 
 
 def collected(pytester: pytest.Pytester, body: str, *options: str) -> pytest.RunResult:
