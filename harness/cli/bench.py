@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,12 +23,13 @@ from harness import store
 from harness.cli.shell import require_udev
 from harness.errors import InfrastructureError
 from harness.kernel.types import Choice
-from harness.proc import kill_group, quote
+from harness.proc import quote
+from harness.proc import run as run_program
 from harness.run.pool import Isolation, Pool, Settings, Wanted
 from harness.vm import template
 from harness.vm.command import Accel
 from harness.vm.machine import Machine
-from harness.vm.process import find_vng
+from harness.vm.process import find_vng, vng_environment
 
 BARS = {
     "clone_ready": 0.080,
@@ -314,28 +314,14 @@ def _memory(machine: Machine) -> tuple[float, float]:
 
 def _run(argv: list[str], timeout: float) -> None:
     """Run a program to its end; it has to succeed."""
-    # vng looks for its helpers on PATH, and wants a terminal or a pipe for each of its streams.
-    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
-    process = subprocess.Popen(
-        argv,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env={**os.environ, "PATH": path},
-        start_new_session=True,
-    )
-    try:
-        output, _ = process.communicate(timeout=timeout)
-    except BaseException:
-        kill_group(process.pid)
-        process.communicate()
-        raise
-    if process.returncode != 0:
+    # vng wants a terminal or a pipe for each of its streams.
+    done = run_program(argv, timeout=timeout, env=vng_environment(find_vng()), stdin=b"")
+    if done.status != 0:
         raise InfrastructureError(
-            f"{argv[0]} ended with status {process.returncode} while it was timed",
+            f"{argv[0]} ended with status {done.status} while it was timed",
             expected="status 0",
             hint=f"run it by hand: {quote(argv)}",
-            detail=output.decode(errors="replace")[-2000:],
+            detail=done.tail(),
         )
 
 

@@ -29,7 +29,7 @@ import harness
 from harness import store
 from harness.errors import BuildError
 from harness.image import cpio, elf
-from harness.proc import find_tool, run
+from harness.proc import run
 
 log = logging.getLogger("harness.image")
 
@@ -300,12 +300,3 @@ def _extension_name(path: Path) -> str:
 def _base_interpreter() -> Path:
     """Return the interpreter's binary, outside any virtual environment."""
     return Path(getattr(sys, "_base_executable", sys.executable)).resolve()
-
-
-def check_tools() -> None:
-    """Fail early, with the package's name, when a program that building needs is missing.
-
-    Raises:
-        ToolMissing: `ldd` is not there.
-    """
-    find_tool("ldd", package="libc-bin", purpose="find the interpreter's shared libraries")

@@ -14,8 +14,6 @@ from harness.remote.command import Answer, Commands, HasFd
 from harness.remote.objects import Btf, Held, Link, Map, Program, SocketFilter
 from harness.vm.machine import GuestProcess
 
-OUTER_TYPES = ("hash_of_maps", "array_of_maps")
-
 O_RDONLY = 0
 
 

@@ -30,7 +30,6 @@ _CLONE_MIB = 96
 _SPARE_MIB = 512
 """Memory that is left alone when a clone is prepared ahead."""
 
-
 _BOOT_ATTEMPTS = 2
 """Boots that may fail in a row before a kernel is given up: one is bad luck on a busy machine, each costs minutes."""
 
@@ -224,12 +223,11 @@ class Pool:
             return self._clone(again, wanted)
 
     def _clone(self, saved: template.Template, wanted: Wanted) -> Machine:
-        if self._ahead is not None:
-            found, clone = self._ahead
+        if self._ahead is not None and self._ahead[0] == wanted:
+            clone = self._ahead[1]
             self._ahead = None
-            if found == wanted:
-                return clone.finish()
-            clone.abandon()
+            return clone.finish()
+        self._drop_ahead()
         available = available_mib()
         if available < _CLONE_MIB:
             raise InfrastructureError(

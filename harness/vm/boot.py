@@ -6,6 +6,7 @@ Imports the command, channel, process and machine beside it, :mod:`harness.store
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import shlex
@@ -56,27 +57,22 @@ def boot(spec: MachineSpec, *, label: str, timeout: float = BOOT_TIMEOUT) -> Mac
         deadline = time.monotonic() + timeout
         process = VngProcess(argv, folder)
         channel = connect(listener, process, deadline)
-        about = channel.wait_event(deadline - time.monotonic()) if channel is not None else None
+        about = None
+        if channel is not None:
+            with contextlib.suppress(GuestHung, ChannelClosed):
+                about = channel.wait_event(deadline - time.monotonic())
         if channel is None or about is None:
             raise _boot_error(label, process, plain_argv(spec, qemu=qemu), timeout)
         if about["event"] != "ready":
             raise _module_error(label, process, about)
         return Machine(spec, label, folder=folder, process=process, channel=channel, about=about)
-    except BaseException as error:
-        failed = process is not None and isinstance(error, (GuestHung, ChannelClosed))
-        explained = (
-            _boot_error(label, process, plain_argv(spec, qemu=qemu), timeout)
-            if failed and process is not None
-            else None
-        )
+    except BaseException:
         for part in (channel, listener):
             if part is not None:
                 part.close()
         if process is not None:
             process.kill()
         shutil.rmtree(folder, ignore_errors=True)
-        if explained is not None:
-            raise explained from error
         raise
 
 
