@@ -17,6 +17,7 @@ import pytest
 
 from harness.errors import CapabilityMissing, GuestHung, HarnessError, InfrastructureError, KernelCrashed, LoaderCannot
 from harness.proc import quote
+from harness.run import properties
 from harness.run.loaders import loader_differences
 from harness.run.verdicts import Outcome, Result, table
 
@@ -422,10 +423,10 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     """Put the kernel that a test runs on into its reports, whatever becomes of it."""
     choice = _kernel_of(item)
     if choice is not None:
-        item.user_properties.append(("kernel", choice.label))
+        item.user_properties.append((properties.KERNEL, choice.label))
     parameters: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
     if LOADER_PARAMETER in parameters:
-        item.user_properties.append(("loader", parameters[LOADER_PARAMETER]))
+        item.user_properties.append((properties.LOADER, parameters[LOADER_PARAMETER]))
 
 
 @pytest.fixture(scope="session")
@@ -454,7 +455,7 @@ def vm(kernel_choice: Choice, request: pytest.FixtureRequest) -> Iterator[Machin
 
         state.require(wanted, required(request.node))
     machine = pool.take(wanted)
-    request.node.user_properties.append(("release", machine.release))
+    request.node.user_properties.append((properties.RELEASE, machine.release))
     if state.next is not None:
         pool.expect(state.next)
     yield machine
@@ -543,8 +544,10 @@ def pytest_runtest_makereport(
             report.longrepr = f"{type(error).__name__}: {error}"  # no line of the test's own is to blame
         trouble = next((word for kind, word in _TROUBLES.items() if isinstance(error, kind)), None)
         if trouble is not None:
-            report.user_properties.append(("trouble", trouble))
-            item.user_properties.append(("trouble", trouble))  # for JUnit's file, which is written from the last report
+            report.user_properties.append((properties.TROUBLE, trouble))
+            item.user_properties.append(
+                (properties.TROUBLE, trouble)
+            )  # for JUnit's file, which is written from the last report
     return report
 
 
@@ -613,10 +616,10 @@ def _attach_command(folder: Path) -> str:
 
 
 _TROUBLES: dict[type[HarnessError], str] = {
-    InfrastructureError: "infrastructure",
-    KernelCrashed: "crashed",
-    GuestHung: "hung",
-    CapabilityMissing: "missing",
+    InfrastructureError: properties.TROUBLE_INFRASTRUCTURE,
+    KernelCrashed: properties.TROUBLE_CRASHED,
+    GuestHung: properties.TROUBLE_HUNG,
+    CapabilityMissing: properties.TROUBLE_MISSING,
 }
 
 
@@ -652,9 +655,10 @@ def _is_below(file: str) -> bool:
 @pytest.hookimpl(tryfirst=True)
 def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
     """Show infrastructure trouble as an error, and a kernel without what it should have as a failure."""
-    if report.failed and ("trouble", "infrastructure") in getattr(report, "user_properties", []):
+    troubles = properties.values(getattr(report, "user_properties", []), properties.TROUBLE)
+    if report.failed and properties.TROUBLE_INFRASTRUCTURE in troubles:
         return "error", "I", "INFRASTRUCTURE"
-    if report.failed and ("trouble", "missing") in getattr(report, "user_properties", []):
+    if report.failed and properties.TROUBLE_MISSING in troubles:
         return "failed", "F", "FAILED"  # found out before the test began, and a failure all the same
     return None
 
@@ -667,12 +671,12 @@ class _Verdicts:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep the worst of what a test's phases report."""
-        kernel = next((str(value) for name, value in report.user_properties if name == "kernel"), None)
-        if kernel is None:
+        kernels = properties.values(report.user_properties, properties.KERNEL)
+        if not kernels:
             return
-        result = Result(report.nodeid.partition("[")[0], kernel, _outcome(report))
+        result = Result(report.nodeid.partition("[")[0], kernels[0], _outcome(report))
         known = self._results.get(report.nodeid, result)
-        self._results[report.nodeid] = min(known, result, key=lambda one: list(Outcome).index(one.outcome))
+        self._results[report.nodeid] = min(known, result, key=lambda one: _RANKS.index(one.outcome))
 
     def pytest_terminal_summary(
         self, terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config
@@ -695,11 +699,20 @@ class _Verdicts:
         return behaviours.index(self._results[nodeid].behaviour)
 
 
+_RANKS = list(Outcome)
+
+
 def _outcome(report: pytest.TestReport) -> Outcome:
-    properties = dict(report.user_properties)
     if report.failed:
-        by_trouble = {"infrastructure": Outcome.INFRASTRUCTURE, "crashed": Outcome.CRASHED, "hung": Outcome.HUNG}
-        return by_trouble.get(str(properties.get("trouble")), Outcome.FAILED)
+        by_trouble = {
+            properties.TROUBLE_INFRASTRUCTURE: Outcome.INFRASTRUCTURE,
+            properties.TROUBLE_CRASHED: Outcome.CRASHED,
+            properties.TROUBLE_HUNG: Outcome.HUNG,
+        }
+        troubles = properties.values(report.user_properties, properties.TROUBLE)
+        return min(
+            (by_trouble.get(word, Outcome.FAILED) for word in troubles), key=_RANKS.index, default=Outcome.FAILED
+        )
     if report.skipped:
         return Outcome.EXPECTED if hasattr(report, "wasxfail") else Outcome.UNSUPPORTED
     return Outcome.PASSED
@@ -713,7 +726,7 @@ class _Loaders:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep what a test came to through its loader."""
-        loader = dict(report.user_properties).get("loader")
+        loader = dict(report.user_properties).get(properties.LOADER)
         if not isinstance(loader, str) or (report.when != "call" and report.passed):
             return
         head, _, tail = report.nodeid.partition("[")

@@ -1,0 +1,97 @@
+"""What a test tells of itself beside its outcome: the `user_properties` of its reports, which xdist carries along.
+
+Owns the names and the shape of what is in them. Pure; imports the standard library alone. Values are plain data, since
+they cross from worker to controller and end in files of JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, TypedDict
+
+KERNEL = "kernel"
+"""Label of the kernel that a test ran on."""
+RELEASE = "release"
+"""What `uname -r` printed there."""
+LOADER = "loader"
+"""Who made the bpf(2) calls."""
+TROUBLE = "trouble"
+"""What sort of trouble ended the test, when it was not an assertion: see the TROUBLE_ words."""
+OBSERVATION = "observation"
+"""One thing that the test observed: an :class:`Observation`."""
+LEAK = "leak"
+"""One kernel object that the test left behind: a :class:`Leak`."""
+FAULT = "fault"
+"""One complaint of the kernel's own while the test ran: a :class:`Fault`."""
+
+TROUBLE_INFRASTRUCTURE = "infrastructure"
+TROUBLE_CRASHED = "crashed"
+TROUBLE_HUNG = "hung"
+TROUBLE_MISSING = "missing"
+TROUBLE_LEAK = "leak"
+TROUBLE_FAULT = "fault"
+
+
+class Observation(TypedDict):
+    """What a test saw, and what was known beforehand.
+
+    Attributes:
+        contract: Id of the contract; "" for none.
+        sentence: What is promised, for a reader.
+        takes: What sort of answer it is: "errno", "value", "count" or "time".
+        observed: The answer.
+        expected: The answer that the contract names for this kernel; None when it names none.
+        source: Kernel commit or function that the expectation rests on.
+        verdict: "as expected", "differs", or "observed" when nothing was known for this kernel.
+    """
+
+    contract: str
+    sentence: str
+    takes: str
+    observed: Any
+    expected: Any
+    source: str
+    verdict: str
+
+
+class Leak(TypedDict):
+    """A kernel object that was there after a test and not before.
+
+    Attributes:
+        kind: "fd", "map", "program", "link", "btf", "pin", "memory" and the like.
+        id: Its number; None when it has none.
+        type: The map's or program's type.
+        name: Its name in the kernel.
+        made: How it was made: the stack of its creation in the guest where that is known.
+        holder: What still holds it.
+        text: All that in one line.
+    """
+
+    kind: str
+    id: int | None
+    type: str
+    name: str
+    made: str
+    holder: str
+    text: str
+
+
+class Fault(TypedDict):
+    """A complaint in the kernel's log.
+
+    Attributes:
+        kind: "WARN", "oops", "KASAN", "RCU stall" and the like.
+        fingerprint: The same for the same fault: its kind and top frames.
+        title: Its first line.
+        excerpt: The lines of the log.
+    """
+
+    kind: str
+    fingerprint: str
+    title: str
+    excerpt: str
+
+
+def values(properties: Iterable[tuple[str, object]], name: str) -> list[Any]:
+    """Return the values of all properties of a name, in order."""
+    return [value for known, value in properties if known == name]
