@@ -649,7 +649,10 @@ def _entries(traceback: TracebackType | None) -> Iterator[TracebackType]:
 
 def _is_below(file: str) -> bool:
     # contextlib's frame lies between the body of a with statement and the context managers of this package.
-    return Path(__file__).parent in Path(file).parents or Path(file).name == "contextlib.py"
+    # The package's own tests, harness/contracts/test_*.py, are tests like any others.
+    path = Path(file)
+    inside = Path(__file__).parent in path.parents and not path.name.startswith("test_")
+    return inside or path.name == "contextlib.py"
 
 
 @pytest.hookimpl(tryfirst=True)

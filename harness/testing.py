@@ -8,7 +8,7 @@ from harness.guest.uapi import ANY, EXIST, LOCK, NOEXIST
 from harness.kernel.types import Kernel
 from harness.remote.bcc import Bcc, BccModule
 from harness.remote.bpf import Bpf
-from harness.remote.command import Answer, BpfError, raises_errno
+from harness.remote.command import Answer, BpfError, errno_of, raises_errno
 from harness.remote.guest import Guest
 from harness.remote.libbpf import BpfObject, Libbpf
 from harness.remote.objects import Batch, Btf, Held, Link, Map, Program, Run, SocketFilter
@@ -38,6 +38,7 @@ __all__ = [
     "SocketFilter",
     "asm",
     "errno_name",
+    "errno_of",
     "raises_errno",
     "uapi",
 ]

@@ -9,7 +9,7 @@ Imports the guest process below it, :mod:`harness.errnos`, :mod:`harness.errors`
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -209,3 +209,18 @@ def raises_errno(*expected: int) -> Iterator[None]:
             raise AssertionError(f"expected {names}; {error}") from error
     else:
         raise AssertionError(f"expected {names}; the kernel accepted it")
+
+
+def errno_of(command: Callable[..., object], *arguments: object, **keywords: object) -> str:
+    """Return what the kernel answered to a command: "ok", or the name of the error number.
+
+    Args:
+        command: What issues it, such as a method of a map.
+        *arguments: Given to it.
+        **keywords: Given to it.
+    """
+    try:
+        command(*arguments, **keywords)
+    except BpfError as error:
+        return error.name
+    return "ok"

@@ -19,6 +19,8 @@ TROUBLE = "trouble"
 """What sort of trouble ended the test, when it was not an assertion: see the TROUBLE_ words."""
 OBSERVATION = "observation"
 """One thing that the test observed: an :class:`Observation`."""
+CONTRACT = "contract"
+"""Id of the contract that a test is about, for readers of JUnit's file."""
 LEAK = "leak"
 """One kernel object that the test left behind: a :class:`Leak`."""
 FAULT = "fault"
@@ -43,6 +45,7 @@ class Observation(TypedDict):
         expected: The answer that the contract names for this kernel; None when it names none.
         source: Kernel commit or function that the expectation rests on.
         verdict: "as expected", "differs", or "observed" when nothing was known for this kernel.
+        note: What else is to be said, that version and probe disagree for instance; "" for nothing.
     """
 
     contract: str
@@ -52,6 +55,7 @@ class Observation(TypedDict):
     expected: Any
     source: str
     verdict: str
+    note: str
 
 
 class Leak(TypedDict):

@@ -24,7 +24,7 @@ LAYERS = (
     ("harness.judge",),
     ("harness.run",),
     ("harness.testing",),
-    ("harness.marks",),
+    ("harness.marks", "harness.contracts"),
     ("harness.cli", "harness.plugin"),
 )
 
