@@ -1,0 +1,196 @@
+"""Where an answer flips in an ordered row of candidates, asked as seldom as may be.
+
+Pure: knows neither kernels nor tests. The candidates are positions 0 to count-1, an oracle answers for one of them, and
+every answer that is not equal to its neighbour's is a flip. Imports the standard library alone.
+
+What is searched and what is not: the ends of each group of candidates are asked first (releases of one series make a
+group: within it, what comes later was built on what came before). Between two that were asked and differ, bisection
+goes on until the two are neighbours, or all between them have no answer. Between two that were asked and agree nothing
+more is asked: a flip there and back again between them is missed, and :attr:`Found.assumed` says where that could be.
+Asking every candidate (`exhaustive`) misses nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Generic, Protocol, TypeVar
+
+Answer = TypeVar("Answer", bound=Hashable)
+Answer_co = TypeVar("Answer_co", bound=Hashable, covariant=True)
+
+
+class Oracle(Protocol[Answer_co]):
+    """Answers for one candidate."""
+
+    def __call__(self, position: int) -> Answer_co | None:
+        """Return the answer at a position; None when there is none to be had. Called once at most for each."""
+        ...
+
+
+@dataclass(frozen=True)
+class Flip(Generic[Answer]):
+    """Two candidates whose answers differ, with nothing that answers between them.
+
+    Attributes:
+        last: Position of the last candidate with the answer of before.
+        first: Position of the first candidate with the new answer.
+        before: The answer at `last`.
+        after: The answer at `first`.
+        without_answer: Positions between them, all of which were asked and had no answer.
+    """
+
+    last: int
+    first: int
+    before: Answer
+    after: Answer
+    without_answer: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Found(Generic[Answer]):
+    """What a search came to.
+
+    Attributes:
+        flips: In order of position.
+        asked: Positions in the order in which they were asked.
+        answers: What was answered, by position; None where no answer was to be had.
+        assumed: Pairs of answered positions that agree and between which candidates were not asked.
+        outside: Positions before the first or after the last answer that were not asked.
+    """
+
+    flips: tuple[Flip[Answer], ...]
+    asked: tuple[int, ...]
+    answers: dict[int, Answer | None]
+    assumed: tuple[tuple[int, int], ...]
+    outside: tuple[int, ...]
+
+
+def search(
+    count: int,
+    oracle: Callable[[int], Answer | None],
+    *,
+    groups: Sequence[Hashable] = (),
+    exhaustive: bool = False,
+    one_flip: bool = False,
+) -> Found[Answer]:
+    """Find where the answer flips.
+
+    Args:
+        count: Number of candidates, 0 or more.
+        oracle: Asked once at most for each position.
+        groups: For each candidate the group it belongs to; candidates of a group stand together. None given: all are
+            one group.
+        exhaustive: Ask every candidate.
+        one_flip: Take it that there is one flip in the whole row, whatever the groups, and stop when it is found: the
+            last candidate is asked only when the search leads there. That takes at most 1 + ceil(log2(count)) questions
+            where every candidate answers.
+
+    Returns:
+        The flips, and what they rest on. Without `exhaustive` and `one_flip`, a group of n candidates that all answer
+        takes 2 questions, and at most ceil(log2(n - 1)) more for each flip in it that is found.
+
+    Raises:
+        ValueError: `groups` is not one for each candidate.
+    """
+    if groups and len(groups) != count:
+        raise ValueError(f"{count} candidates, but {len(groups)} groups")
+    row = _Row(count, oracle)
+    if exhaustive:
+        for position in range(count):
+            row.ask(position)
+    elif one_flip:
+        row.find_one()
+    else:
+        for first, end in _spans(groups or [0] * count):
+            row.ask_ends(first, end)
+        row.refine()
+    return row.found()
+
+
+def _spans(groups: Sequence[Hashable]) -> Iterator[tuple[int, int]]:
+    """Yield (first, end) of each stretch of equal groups."""
+    first = 0
+    for position in range(1, len(groups) + 1):
+        if position == len(groups) or groups[position] != groups[first]:
+            yield first, position
+            first = position
+
+
+class _Row(Generic[Answer]):
+    def __init__(self, count: int, oracle: Callable[[int], Answer | None]) -> None:
+        self._count = count
+        self._oracle = oracle
+        self._answers: dict[int, Answer | None] = {}
+
+    def ask(self, position: int) -> Answer | None:
+        if position not in self._answers:
+            self._answers[position] = self._oracle(position)
+        return self._answers[position]
+
+    def ask_ends(self, first: int, end: int) -> None:
+        """Ask the first and the last of a group, or what stands nearest to each and answers.
+
+        From an end without an answer the steps inwards double: what a whole stretch of a group cannot do costs the
+        logarithm of its length.
+        """
+        for start, sign in ((first, 1), (end - 1, -1)):
+            step = 0
+            while step < end - first and self.ask(start + sign * step) is None:
+                step = 2 * step + 1
+
+    def answered(self) -> list[int]:
+        return sorted(position for position, answer in self._answers.items() if answer is not None)
+
+    def refine(self) -> None:
+        """Bisect between all neighbours that were answered and differ."""
+        answered = self.answered()
+        open_pairs = list(pairwise(answered))
+        while open_pairs:
+            low, high = open_pairs.pop(0)
+            if self._answers[low] == self._answers[high]:
+                continue
+            middle = self._ask_between(low, high)
+            if middle is not None:
+                open_pairs[:0] = [(low, middle), (middle, high)]
+
+    def _ask_between(self, low: int, high: int) -> int | None:
+        """Ask candidates between two, from the middle outwards, until one answers; return its position."""
+        for position in sorted(range(low + 1, high), key=lambda one: abs(2 * one - low - high)):
+            if self.ask(position) is not None:
+                return position
+        return None
+
+    def find_one(self) -> None:
+        low = next((position for position in range(self._count) if self.ask(position) is not None), None)
+        if low is None:
+            return
+        high = self._count
+        while (middle := self._ask_between(low, high)) is not None:
+            if self._answers[middle] == self._answers[low]:
+                low = middle
+            else:
+                high = middle
+
+    def found(self) -> Found[Answer]:
+        answered = self.answered()
+        flips = []
+        assumed = []
+        for last, first in pairwise(answered):
+            before, after = self._answers[last], self._answers[first]
+            assert before is not None, "it was answered"
+            assert after is not None, "it was answered"
+            between = range(last + 1, first)
+            if before != after:
+                flips.append(Flip(last, first, before, after, tuple(between)))
+            elif any(position not in self._answers for position in between):
+                assumed.append((last, first))
+        inside = range(answered[0], answered[-1]) if answered else range(0)
+        return Found(
+            tuple(flips),
+            tuple(self._answers),
+            dict(sorted(self._answers.items())),
+            tuple(assumed),
+            tuple(one for one in range(self._count) if one not in self._answers and one not in inside),
+        )
