@@ -113,8 +113,12 @@ class Catalog:
             return (item.provider,)
         return (self.local.name,) if item.flavour in self.local.flavours else INDEXED
 
-    def resolve(self, selections: Sequence[str]) -> list[Choice]:
+    def resolve(self, selections: Sequence[str], *, every: bool = False) -> list[Choice]:
         """Return the exact kernels that selections mean, in order of version.
+
+        Args:
+            selections: Selections in the grammar of :mod:`harness.kernel.selector`.
+            every: Every release of a series or range, not the newest of each series alone.
 
         Raises:
             SelectorError: A selection is malformed, ambiguous or matches nothing.
@@ -128,12 +132,12 @@ class Catalog:
                 choices.append(self.local.choose(Path(selection)))  # whatever blanks and commas are in it
                 continue
             for item in selector.parse(selection):
-                choices += self._resolve(item, rules)
+                choices += self._resolve(item, rules, every=every)
         if not choices:
             raise SelectorError("no kernel is selected", expected=selector.GRAMMAR)
         return selector.arrange(choices)
 
-    def _resolve(self, item: selector.Item, rules: selector.Policy) -> list[Choice]:
+    def _resolve(self, item: selector.Item, rules: selector.Policy, *, every: bool) -> list[Choice]:
         if item.kind is selector.Kind.PATH:
             return [self.local.choose(Path(item.word))]
         if item.kind is selector.Kind.HOST:
@@ -143,10 +147,10 @@ class Catalog:
         if item.kind is selector.Kind.LOCK:
             return lockfile.read(lockfile.path_of(item.word))
         asked = self._asked_for(item)
-        chosen = selector.select(item, [offer for name in asked for offer in self._ask(name)], rules)
+        chosen = selector.select(item, [offer for name in asked for offer in self._ask(name)], rules, every=every)
         if not chosen and asked == INDEXED and item.kind in (selector.Kind.SERIES, selector.Kind.RELEASE):
             asked = (*asked, ON_REQUEST)
-            chosen = selector.select(item, self._ask(ON_REQUEST), rules)
+            chosen = selector.select(item, self._ask(ON_REQUEST), rules, every=every)
         # Which kernels `all` or a range means, nobody can tell from what happens to be in the cache: a run over fewer
         # kernels would look like a good one.
         if not chosen or (item.kind not in selector.SINGLE and self.troubles.keys() & set(asked)):

@@ -10,10 +10,12 @@ Imports the foundations and its siblings.
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import json
+import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,12 @@ from harness.kernel.types import Choice, Kernel, Offer, Progress
 from harness.kernel.version import KernelVersion
 
 INDEX_FORMAT = 2
+
+CHANGELOG = "changelog.gz"
+"""Name of a kernel's changelog in its entry."""
+
+# Named "usr/" less: see unpack.
+_CHANGELOG_MEMBER = re.compile(r"share/doc/linux-(?:image|base)-[^/]+/changelog(?:\.Debian)?\.gz")
 
 
 class DebianProvider:
@@ -195,6 +203,35 @@ class DebianProvider:
             path.unlink(missing_ok=True)
         return shelf.load(choice, progress=progress)
 
+    def changelog(self, choice: Choice, *, progress: Progress) -> str | None:
+        """Return the changelog that a kernel's packages ship; None when they ship none, or are not served any more.
+
+        Kernels from late 6.19 on have it in a package of its own, which the mirror does not keep for all of them.
+
+        Raises:
+            MirrorError: The mirror does not answer, or sends something else than its index names.
+            KernelFileError: A package is damaged.
+            CacheError: The cache cannot be written.
+        """
+        kept = shelf.entry_folder(self.name, choice.key) / CHANGELOG
+        # Of kernels that were unpacked before changelogs were kept.
+        beside = self.folder / "changelogs" / shelf.entry_folder(self.name, choice.key).name
+        if not kept.exists() and not beside.exists():
+            index = self.index(progress=progress)
+            kernel = next((one for one in index["kernels"] if one["key"] == choice.key), None)
+            sets = [found for one in (kernel or {"sets": ()})["sets"] if (found := _with_changelog(one))]
+            packages = self._fetch({**kernel, "sets": sets}, str(index["proxy"]), progress) if kernel else None
+            if not packages:
+                return None
+            with store.new_folder(beside) as made:
+                for path in packages:
+                    unpack(path, None, made)
+                    path.unlink()
+        for folder in (kept.parent, beside):
+            if (folder / CHANGELOG).exists():
+                return gzip.decompress((folder / CHANGELOG).read_bytes()).decode(errors="replace")
+        return None
+
     def _fetch(self, kernel: Mapping[str, Any], proxy: str, progress: Progress) -> list[Path] | None:
         from harness.kernel.download import fetch
 
@@ -225,13 +262,18 @@ def _file_revision(kernel: Mapping[str, Any]) -> str:
     return str(kernel["revision"]).split(":", 1)[-1]
 
 
-def unpack(package: Path, release: str, target: Path) -> None:
-    """Take image, configuration and modules of one kernel out of a package.
+def _with_changelog(packages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return those packages of a kernel that may ship its changelog."""
+    return [package for package in packages if re.match(r"linux-(image|base)-", str(package["name"]))]
+
+
+def unpack(package: Path, release: str | None, target: Path) -> None:
+    """Take image, configuration, modules and changelog of one kernel out of a package.
 
     Args:
         package: The .deb file.
-        release: The kernel's release.
-        target: Folder to put `vmlinuz`, `config` and `lib/modules/RELEASE` into.
+        release: The kernel's release; None for the changelog alone.
+        target: Folder to put `vmlinuz`, `config`, `lib/modules/RELEASE` and `changelog.gz` into.
 
     Raises:
         KernelFileError: It is no Debian package, or a damaged one.
@@ -248,6 +290,10 @@ def unpack(package: Path, release: str, target: Path) -> None:
                 place = target / plain[name]
             elif inner in ("vmlinuz", "config"):
                 place = target / inner
+            elif _CHANGELOG_MEMBER.fullmatch(name):
+                place = target / CHANGELOG
+            elif release is None:
+                continue
             elif inner != name and ".." not in Path(inner).parts:
                 place = target / name
             else:

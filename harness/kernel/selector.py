@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
@@ -195,7 +195,7 @@ class Policy:
     oldest: tuple[int, int]
 
 
-def select(item: Item, offers: Iterable[Offer], policy: Policy) -> list[Choice]:
+def select(item: Item, offers: Iterable[Offer], policy: Policy, *, every: bool = False) -> list[Choice]:
     """Resolve one item that is no path, host or lock file.
 
     Where no flavour is asked for, each series is served in the first flavour of the policy that it has.
@@ -204,6 +204,8 @@ def select(item: Item, offers: Iterable[Offer], policy: Policy) -> list[Choice]:
         item: The item.
         offers: What the providers offer.
         policy: What is known beforehand.
+        every: Take every release of each series that is named, in one flavour, not the newest alone; labels are
+            releases then.
 
     Returns:
         The choices in order of version; none when nothing fits.
@@ -215,10 +217,12 @@ def select(item: Item, offers: Iterable[Offer], policy: Policy) -> list[Choice]:
         and (not item.flavour or offer.flavour == item.flavour)
         and _matches(item, offer, policy)
     ]
+    if every:
+        pool = list(_of_one_flavour(pool, policy))
     groups: dict[object, list[Offer]] = {}
     for offer in pool:
         group: object = offer.version.series
-        if item.kind is Kind.EVERY:
+        if every or item.kind is Kind.EVERY:
             group = offer.version
         groups.setdefault(group, []).append(offer)
     chosen = [_best(group, policy) for group in groups.values()]
@@ -229,30 +233,40 @@ def select(item: Item, offers: Iterable[Offer], policy: Policy) -> list[Choice]:
         # A candidate counts as newest only where there is no final release at all.
         final = [ranked for ranked in chosen if ranked[0].version.rc == KernelVersion(0, 0).rc]
         chosen = (final or chosen)[-1:]
-    return [_choice(ranked, item) for ranked in chosen]
+    return [_choice(ranked, item, every=every) for ranked in chosen]
+
+
+def _preference(offer: Offer, policy: Policy) -> int:
+    return policy.flavours.index(offer.flavour) if offer.flavour in policy.flavours else len(policy.flavours)
+
+
+def _of_one_flavour(offers: Sequence[Offer], policy: Policy) -> Iterator[Offer]:
+    """Yield, of each series, the offers of its best flavour: two releases should differ by their release alone."""
+    best: dict[tuple[int, int], int] = {}
+    for offer in offers:
+        series = offer.version.series
+        best[series] = min(best.get(series, len(policy.flavours)), _preference(offer, policy))
+    return (offer for offer in offers if _preference(offer, policy) == best[offer.version.series])
 
 
 def _best(group: Sequence[Offer], policy: Policy) -> list[Offer]:
     """Return a group's offers of the best flavour, best first; others stay out: a stand-in is of the same flavour."""
-
-    def preference(offer: Offer) -> int:
-        return policy.flavours.index(offer.flavour) if offer.flavour in policy.flavours else len(policy.flavours)
-
-    first = min(preference(offer) for offer in group)
-    same = [offer for offer in group if preference(offer) == first]
+    first = min(_preference(offer, policy) for offer in group)
+    same = [offer for offer in group if _preference(offer, policy) == first]
     # Sorts are stable: among equals, the provider that was asked first.
     return sorted(same, key=lambda offer: (offer.version, offer.rank), reverse=True)
 
 
-def _choice(ranked: Sequence[Offer], item: Item) -> Choice:
+def _choice(ranked: Sequence[Offer], item: Item, *, every: bool) -> Choice:
     suffix = f":{item.flavour}" if item.flavour else ""
-    if item.kind in SINGLE:
-        label = item.text
-    elif item.kind is Kind.EVERY:
+    if item.kind is Kind.EVERY or (every and item.kind is not Kind.PACKAGE):
         label = f"{ranked[0].version}{suffix}"
+    elif item.kind in SINGLE:
+        label = item.text
     else:
         label = "{}.{}".format(*ranked[0].version.series) + suffix
-    stand_ins = ranked[1:] if item.kind in OPEN else ()
+    # Of one release there are other packages at most, which are as good.
+    stand_ins = ranked[1:] if every or item.kind in OPEN else ()
 
     def choice(offer: Offer) -> Choice:
         return Choice(label, offer.version, offer.provider, offer.key, offer.flavour)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
@@ -107,6 +108,44 @@ def test_a_kernel_of_either_packaging_is_fetched_unpacked_and_kept(
     assert acquire(selector) == kernel
     assert len(server.requests) == before
     assert [path.name for path in (shelf.folder() / "downloads").glob("*") if path.suffix != ".lock"] == []
+
+
+def _changelog(selector: str, said: list[str] | None = None) -> str | None:
+    lines: list[str] = said if said is not None else []
+    catalog = Catalog(progress=lines.append)
+    return catalog.debian.changelog(catalog.resolve([selector])[0], progress=lines.append)
+
+
+@pytest.mark.parametrize("name", ["changelog.gz", "changelog.Debian.gz"])
+def test_the_changelog_of_a_kernel_is_kept_with_it(archive: Archive, by: str, server: Server, name: str) -> None:
+    files = image_package(OLD, "6.1.176-1") | {f"usr/share/doc/linux-image-{OLD}/{name}": gzip.compress(b"linux (1)")}
+    archive.add("bookworm", f"linux-image-{OLD}", "6.1.176-1", files, padding=BIG)
+    archive.publish()
+    acquire("6.1")
+    before = len(server.requests)
+    assert _changelog("6.1") == "linux (1)"
+    assert len(server.requests) == before
+
+
+def test_a_changelog_of_its_own_package_is_fetched_without_the_kernel(archive: Archive, by: str) -> None:
+    archive.add("sid", f"linux-binary-{NEW}", "7.2.9-1", {f"usr/lib/modules/{NEW}/vmlinuz": kernel_image(NEW)})
+    base = {f"usr/share/doc/linux-base-{NEW}/changelog.Debian.gz": gzip.compress(b"linux (2)")}
+    archive.add("sid", f"linux-base-{NEW}", "7.2.9-1", base)
+    archive.publish()
+    said: list[str] = []
+    assert _changelog("7.2", said) == "linux (2)"
+    assert next(line for line in said if "fetching linux-" in line).startswith(f"debian: fetching linux-base-{NEW}")
+    assert stored() == []
+    for path in (archive.root / "pool").glob("*"):
+        path.unlink()
+    assert _changelog("7.2") == "linux (2)"
+    assert [path.name for path in (shelf.folder() / "downloads").glob("*") if path.suffix != ".lock"] == []
+
+
+def test_where_no_changelog_is_shipped_there_is_none(filled: Archive, by: str) -> None:
+    assert _changelog("6.1") is None
+    (filled.root / "pool" / f"linux-base-{NEW}_7.2.9-1_amd64.deb").unlink()
+    assert _changelog("7.2") is None
 
 
 def test_an_index_is_asked_for_again_only_when_it_is_old_or_when_told(

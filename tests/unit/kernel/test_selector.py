@@ -135,6 +135,29 @@ def test_labels_are_the_users_words_for_one_kernel_and_the_series_for_many() -> 
     ]
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("6.12", {"6.12.94": "6.12.94-1", "6.12.117": "6.12.117-1"}),
+        (">=5.10,<6.6", {"5.10.223": "5.10.223-1", "5.10.262": "5.10.262-1", "6.1.192": "6.1.192-2"}),
+        ("lts:generic", {"5.10.262:generic": "5.10.262-1", "6.1.192:generic": "6.1.192-2"}),
+        ("newest", {"6.12.117": "6.12.117-1"}),
+        ("6.12.94", {"6.12.94": "6.12.94-1"}),
+        ("6.12.94-1~bpo12+1", {"6.12.94-1~bpo12+1": "6.12.94-1~bpo12+1"}),
+    ],
+)
+def test_every_release_of_what_is_named(text: str, expected: dict[str, str]) -> None:
+    found = select(parse(text)[0], OFFERS, POLICY, every=True)
+    assert {one.label: one.key.partition("=")[2] for one in found} == expected
+
+
+def test_every_release_of_a_series_is_of_one_flavour() -> None:
+    offers = [*OFFERS, offer("6.1.193-1", "minimal", rank=4), offer("6.1.191-1", "generic", rank=1)]
+    found = select(parse("6.1")[0], offers, POLICY, every=True)
+    assert [(str(one.version), one.flavour) for one in found] == [("6.1.192", "cloud")]
+    assert [one.key.partition("=")[2] for one in found[0].alternatives] == ["6.1.192-1"]
+
+
 def choice(label: str, version: str, key: str, flavour: str = "cloud") -> Choice:
     return Choice(label, KernelVersion.parse(version), "debian", key, flavour)
 

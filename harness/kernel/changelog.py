@@ -1,0 +1,88 @@
+"""What a packaged kernel's changelog says of the releases between two.
+
+Pure: text in, records out. A Debian changelog has an entry for each upload, newest first, with the headings of the
+stable changes that came with it; a package of a series holds that series' entries and those before them. A new series
+("New upstream release") is one line, whatever came with it.
+
+Imports :mod:`harness.kernel.version`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from harness.errors import SelectorError
+from harness.kernel.version import KernelVersion
+
+# The signed package's own entry repeats the one it signs under a version of another form: 6.12.116+1 for 6.12.116-1.
+_HEAD = re.compile(r"^linux\S* \((?:\d+:)?(\d+\.\d+(?:\.\d+)?(?:~rc\d+)?)([^)]*)\)")
+_ITEM = re.compile(r"^\s+[-*] ")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One change.
+
+    Attributes:
+        revision: The package version that brought it: "6.12.115-1".
+        text: Its heading in one line.
+    """
+
+    revision: str
+    text: str
+
+
+def between(changelog: str, after: KernelVersion, until: KernelVersion) -> list[Entry]:
+    """Return the changes of the releases above `after` up to `until`, newest first.
+
+    Args:
+        changelog: A Debian changelog.
+        after: Its changes, and those before, are left out.
+        until: The last release whose changes are taken.
+    """
+    found: list[Entry] = []
+    revision = ""
+    wanted = False
+    for line in changelog.splitlines():
+        head = _HEAD.match(line)
+        if head is not None:
+            revision = head[1] + head[2]
+            version = _version(head[1])
+            wanted = version is not None and after < version <= until
+        elif line.startswith(" --"):
+            wanted = False
+        elif wanted and _ITEM.match(line):
+            found.append(Entry(revision, _ITEM.sub("", line).strip()))
+        elif wanted and line.startswith("   ") and line.strip() and found and found[-1].revision == revision:
+            # The rest of a heading, or the address of upstream's own changelog.
+            found[-1] = Entry(revision, f"{found[-1].text} {line.strip()}")
+    return found
+
+
+def _version(text: str) -> KernelVersion | None:
+    try:
+        return KernelVersion.parse(text)
+    except SelectorError:
+        return None
+
+
+BPF = re.compile(r"\b(e?bpf|btf|libbpf|verifier|sockmap|xdp)\b", re.IGNORECASE)
+"""What tells a change of BPF from others."""
+
+
+def relevant(entries: Iterable[Entry], words: Iterable[str]) -> list[Entry]:
+    """Return the changes of BPF, those first that name most of some words.
+
+    Args:
+        entries: Changes.
+        words: What the behaviour is about; those of less than three letters count for nothing.
+    """
+    stems = {word.lower().removesuffix("s") for word in words if len(word) > 2}
+
+    def score(entry: Entry) -> int:
+        said = {word.removesuffix("s") for word in re.findall(r"[a-z0-9]+", entry.text.lower())}
+        return len(stems & said)
+
+    return sorted((entry for entry in entries if BPF.search(entry.text)), key=score, reverse=True)
