@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from harness.remote.bpf import Bpf
     from harness.remote.guest import Guest
     from harness.remote.libbpf import Libbpf
+    from harness.run.aftermath import Aftermath
     from harness.run.pool import Needs, Pool, Wanted
     from harness.vm.machine import Machine
 
@@ -37,6 +38,8 @@ DEFAULT_KERNEL = "6.12"
 
 _STATE = pytest.StashKey["State"]()
 _GUESTS = pytest.StashKey["Guest"]()
+_FAILED = pytest.StashKey[bool]()
+_FOUND = pytest.StashKey[str]()
 
 KERNEL_PARAMETER = "kernel_choice"
 LOADER_PARAMETER = "bpf_loader"
@@ -241,6 +244,8 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     _check_pause(config)
     config.stash[_STATE] = State(config)
+    if not config.stash[_STATE].is_worker:
+        config.pluginmanager.register(_CountOnce(config), "harness-count-once")
     if config.getoption("verdicts") and not config.stash[_STATE].is_worker:
         config.pluginmanager.register(_Verdicts(), "harness-verdicts")
     if len(config.getoption("loader")) > 1 and not hasattr(config, "workerinput"):
@@ -458,8 +463,41 @@ def vm(kernel_choice: Choice, request: pytest.FixtureRequest) -> Iterator[Machin
     request.node.user_properties.append((properties.RELEASE, machine.release))
     if state.next is not None:
         pool.expect(state.next)
+    checks = _checks()
+    checks.begin(machine)
     yield machine
-    pool.give_back(wanted, machine)
+    try:
+        _look_back(request.node, machine, checks)
+    finally:
+        pool.give_back(wanted, machine)
+
+
+def _checks() -> Aftermath:
+    """Return what is looked at around a test."""
+    from harness.run.aftermath import Aftermath, KernelLog
+
+    return Aftermath([KernelLog()])
+
+
+def _look_back(item: pytest.Item, machine: Machine, checks: Aftermath) -> None:
+    """Fail the test when there is something wrong with its machine, now that all else of the test is gone."""
+    from harness.vm.machine import State as MachineState
+
+    was_dead = machine.state is MachineState.DEAD
+    complaints = checks.end(machine)
+    if not complaints:
+        return
+    item.config.stash[_STATE].pool().spoil(machine)
+    item.user_properties += [(one.name, dict(one.data)) for one in complaints if one.name]
+    text = "\n\n".join(one.text for one in complaints)
+    if was_dead or item.stash.get(_FAILED, False):
+        # It has failed, or was told of the machine's end and has dealt with that.
+        item.stash[_FOUND] = text
+        return
+    item.user_properties += [(properties.TROUBLE, word) for word in dict.fromkeys(one.trouble for one in complaints)]
+    if item.config.getoption("pause_on_failure"):
+        _pause(item, machine, text)
+    pytest.fail(text, pytrace=False)
 
 
 @pytest.fixture
@@ -535,6 +573,10 @@ def pytest_runtest_makereport(
             for stream, text in (("stdout", output.stdout), ("stderr", output.stderr)):
                 if text:
                     report.sections.append((f"Guest {stream} of {output.function}", text))
+    if call.when == "call":
+        item.stash[_FAILED] = report.failed
+    elif call.when == "teardown" and _FOUND in item.stash:
+        report.sections.append(("What else was found at teardown", item.stash[_FOUND]))
     if call.excinfo is not None and isinstance(call.excinfo.value, LoaderCannot):
         report.outcome = "skipped"
         report.longrepr = (str(item.path), item.location[1] or 0, f"Skipped: {call.excinfo.value.what}")
@@ -657,13 +699,28 @@ def _is_below(file: str) -> bool:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
-    """Show infrastructure trouble as an error, and a kernel without what it should have as a failure."""
+    """Show infrastructure trouble as an error; what the kernel did is a failure, also before and after the test."""
     troubles = properties.values(getattr(report, "user_properties", []), properties.TROUBLE)
     if report.failed and properties.TROUBLE_INFRASTRUCTURE in troubles:
         return "error", "I", "INFRASTRUCTURE"
-    if report.failed and properties.TROUBLE_MISSING in troubles:
-        return "failed", "F", "FAILED"  # found out before the test began, and a failure all the same
+    if report.failed and troubles:
+        return "failed", "F", "FAILED"
     return None
+
+
+class _CountOnce:
+    """Counts a test once whose own assertions held, and that failed for what was found afterwards."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take back that a test has passed."""
+        reporter: Any = self._config.pluginmanager.get_plugin("terminalreporter")
+        troubles = properties.values(report.user_properties, properties.TROUBLE)
+        if reporter is not None and report.when == "teardown" and report.failed and troubles:
+            passed = reporter.stats.get("passed", [])
+            passed[:] = [one for one in passed if one.nodeid != report.nodeid]
 
 
 class _Verdicts:
@@ -711,6 +768,8 @@ def _outcome(report: pytest.TestReport) -> Outcome:
             properties.TROUBLE_INFRASTRUCTURE: Outcome.INFRASTRUCTURE,
             properties.TROUBLE_CRASHED: Outcome.CRASHED,
             properties.TROUBLE_HUNG: Outcome.HUNG,
+            properties.TROUBLE_FAULT: Outcome.FAULTED,
+            properties.TROUBLE_LEAK: Outcome.LEAKED,
         }
         troubles = properties.values(report.user_properties, properties.TROUBLE)
         return min(

@@ -81,9 +81,12 @@ class Child:
 class Agent:
     """Serves the host over one channel until the machine ends."""
 
-    def __init__(self, link: Link, *, kernel_log: int) -> None:
+    def __init__(self, link: Link) -> None:
         self.link = link
-        self.kernel_log = kernel_log
+        # The test's own place in the log, and the harness's: neither reads away what the other has yet to see.
+        self.kernel_log, self.aftermath_log = (
+            os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC) for _ in range(2)
+        )
         self.children: dict[int, Child] = {}
         self.spare: Child | None = None
         self.splitter = wire.Splitter()
@@ -258,20 +261,29 @@ class Agent:
 
     def do_kernel_log(self) -> list[bytes]:
         """Return the kernel's log records since the last call, as /dev/kmsg gives them."""
-        records: list[bytes] = []
-        while True:
-            try:
-                records.append(os.read(self.kernel_log, 8192))
-            except BlockingIOError:
-                return records
-            except BrokenPipeError:
-                records.append(b"4,0,0,-;harness: the kernel's log buffer overran, records were lost")
+        return read_log(self.kernel_log)
+
+    def do_aftermath(self) -> dict[str, Any]:
+        """Return what the kernel has said since the last call, whatever tests have read, and its taint flags."""
+        return {"records": read_log(self.aftermath_log), "tainted": tainted(), "now": time.monotonic()}
 
     def do_power_off(self) -> None:
         """Stop the machine at once."""
         os.sync()
         libc = ctypes.CDLL(None, use_errno=True)
         libc.reboot(0x4321FEDC)
+
+
+def read_log(log: int) -> list[bytes]:
+    """Return the records that an open /dev/kmsg has yet to give."""
+    records: list[bytes] = []
+    while True:
+        try:
+            records.append(os.read(log, 8192))
+        except BlockingIOError:
+            return records
+        except BrokenPipeError:
+            records.append(b"4,0,0,-;harness: the kernel's log buffer overran, records were lost")
 
 
 def tainted() -> int:
@@ -305,8 +317,7 @@ def main() -> NoReturn:
     with open("/proc/cmdline") as file:
         options = parse_command_line(file.read())
     process.raise_limits()
-    kernel_log = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    agent = Agent(Link(options["channel"]), kernel_log=kernel_log)
+    agent = Agent(Link(options["channel"]))
     refused = modules.load_all()
     if refused is not None:
         agent.send(wire.EVENT, wire.AGENT, 0, {"event": "module refused", "module": refused[0], "errno": refused[1]})

@@ -16,6 +16,8 @@ class Outcome(enum.Enum):
     INFRASTRUCTURE = "no verdict"
     CRASHED = "CRASHED"
     HUNG = "HUNG"
+    FAULTED = "FAULTED"
+    LEAKED = "LEAKED"
     FAILED = "FAILED"
     UNSUPPORTED = "skipped"
     EXPECTED = "xfailed"

@@ -65,7 +65,9 @@ def boot(spec: MachineSpec, *, label: str, timeout: float = BOOT_TIMEOUT) -> Mac
             raise _boot_error(label, process, plain_argv(spec, qemu=qemu), timeout)
         if about["event"] != "ready":
             raise _module_error(label, process, about)
-        return Machine(spec, label, folder=folder, process=process, channel=channel, about=about)
+        machine = Machine(spec, label, folder=folder, process=process, channel=channel, about=about, boot_log=[])
+        machine.boot_log = machine.ask_agent("aftermath")["records"]
+        return machine
     except BaseException:
         for part in (channel, listener):
             if part is not None:

@@ -79,6 +79,7 @@ class Machine:
         label: What messages call the kernel.
         folder: Its private folder, removed when it is closed.
         about: What the agent said of the machine when it was ready.
+        boot_log: What its kernel had logged by then, as /dev/kmsg gives it.
 
     Args:
         state: STARTING until the first answer has come, or READY.
@@ -94,6 +95,7 @@ class Machine:
         process: QemuProcess,
         channel: Channel,
         about: dict[str, Any],
+        boot_log: list[bytes],
         state: State = State.READY,
         started: int = 0,
     ) -> None:
@@ -102,6 +104,7 @@ class Machine:
         self.folder = folder
         self.process = process
         self.about = about
+        self.boot_log = boot_log
         self._channel = channel
         self._state = state
         self._processes = started

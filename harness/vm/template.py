@@ -49,7 +49,7 @@ from harness.vm.process import ClonedProcess, find_qemu
 
 log = logging.getLogger("harness.vm")
 
-FORMAT = 2
+FORMAT = 3
 """Part of every key: raise it when a template of before must not be used any more."""
 
 CLONE_TIMEOUT = 30.0
@@ -69,6 +69,7 @@ class Template:
     Attributes:
         folder: Where its files are.
         about: What its agent said when it was ready.
+        boot_log: What its kernel had logged by then.
         argv: QEMU's command, with placeholders for the folders.
         whole_stream: Whether the state file holds the memory too.
         marks: What tells, file by file, that it is as it was when it was checked.
@@ -78,6 +79,7 @@ class Template:
 
     folder: Path
     about: dict[str, Any]
+    boot_log: list[bytes]
     argv: list[str]
     whole_stream: bool
     marks: dict[str, list[int]]
@@ -182,11 +184,12 @@ def make(folder: Path, spec: MachineSpec, *, label: str, boot_timeout: float) ->
             machine.move(State.SAVED)
             whole_stream = _save(machine.folder / QMP_SOCKET, temporary / STATE, label)
             saved = time.monotonic()
-            about = machine.about
+            about, boot_log = machine.about, machine.boot_log
         if whole_stream:
             (temporary / RAM).unlink()
         record = {
             "about": about,
+            "boot_log": [record.decode("ascii") for record in boot_log],  # what is not ASCII is escaped there
             "argv": argv,
             "whole_stream": whole_stream,
             "seconds": [ready - started, saved - ready],
@@ -291,7 +294,10 @@ def _load(folder: Path) -> Template | None:
                 temporary.write_text(json.dumps(record))
         os.utime(folder)  # it is in use: see store.drop_unused
         marks = {name: facts["mark"] for name, facts in record["files"].items()}
-        return Template(folder, record["about"], record["argv"], record["whole_stream"], marks, *record["seconds"])
+        boot_log = [line.encode("ascii") for line in record["boot_log"]]
+        return Template(
+            folder, record["about"], boot_log, record["argv"], record["whole_stream"], marks, *record["seconds"]
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         # Not there, or not whole: made anew by the caller.
         return None
@@ -396,6 +402,7 @@ class Clone:
                 process=self._process,
                 channel=channel,
                 about=self._template.about,
+                boot_log=self._template.boot_log,
                 state=State.STARTING,
                 started=_FIRST_PROCESS,
             )

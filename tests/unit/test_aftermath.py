@@ -1,0 +1,105 @@
+"""The seam for what is looked at around each test."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from harness.errors import KernelCrashed, LinkBroken
+from harness.run import properties
+from harness.run.aftermath import Aftermath, Complaint, KernelLog
+from harness.vm.machine import Machine, State
+
+WARNING = b"4,900,5000000,-;WARNING: CPU: 0 PID: 7 at kernel/bpf/syscall.c:1 bpf_map_put+0x1/0x2"
+CUT = b"4,899,4999999,-;------------[ cut here ]------------"
+END = b"4,901,5000001,-;---[ end trace 0000000000000000 ]---"
+
+
+class FakeConsole:
+    def __init__(self, lines: list[str]) -> None:
+        self._lines = lines
+
+    def console(self) -> list[str]:
+        return self._lines
+
+
+class FakeMachine:
+    """What of a machine the checks look at."""
+
+    def __init__(self, *records: bytes, tainted: int = 0, state: State = State.READY, console: str = "") -> None:
+        self.about = {"tainted": 0}
+        self.boot_log: list[bytes] = []
+        self.state = state
+        self.process = FakeConsole(console.splitlines())
+        self._said = {"records": list(records), "tainted": tainted, "now": 6.0}
+
+    def ask_agent(self, name: str) -> dict[str, Any]:
+        assert name == "aftermath"
+        return self._said
+
+
+def look(machine: FakeMachine) -> list[Complaint]:
+    checks = Aftermath([KernelLog()])
+    checks.begin(cast("Machine", machine))
+    return checks.end(cast("Machine", machine))
+
+
+def test_a_quiet_kernel_gives_no_complaint() -> None:
+    assert look(FakeMachine(b"6,900,5000000,-;random: crng init done")) == []
+
+
+def test_a_fault_is_a_complaint_with_plain_data() -> None:
+    (complaint,) = look(FakeMachine(CUT, WARNING, END, tainted=512))
+    assert complaint.trouble == properties.TROUBLE_FAULT
+    assert complaint.name == properties.FAULT
+    assert complaint.data["kind"] == "WARN"
+    assert complaint.data["fingerprint"] == "WARN: bpf_map_put"
+    assert "cut here" in complaint.data["excerpt"]
+    assert "the kernel complained: WARN: WARNING: CPU: 0" in complaint.text
+
+
+def test_a_taint_that_nothing_explains_is_a_complaint() -> None:
+    (complaint,) = look(FakeMachine(tainted=512))
+    assert complaint.data["kind"] == "taint"
+    assert "W (a warning)" in complaint.text
+
+
+def test_a_taint_beside_a_fault_that_does_not_explain_it_is_another_complaint() -> None:
+    kinds = [complaint.data["kind"] for complaint in look(FakeMachine(CUT, WARNING, END, tainted=512 | 1 << 13))]
+    assert kinds == ["WARN", "taint"]
+
+
+def test_the_console_of_a_dead_machine_is_read() -> None:
+    console = "[    5.000000] Kernel panic - not syncing: sysrq triggered crash\na line of a program's\n"
+    (complaint,) = look(FakeMachine(state=State.DEAD, console=console))
+    assert complaint.data["kind"] == "panic"
+
+
+def test_a_machine_that_the_test_closed_is_not_asked() -> None:
+    assert look(FakeMachine(CUT, WARNING, END, state=State.CLOSED)) == []
+
+
+class Failing:
+    def __init__(self, error: Exception | None, *complaints: Complaint) -> None:
+        self.error = error
+        self.complaints = complaints
+        self.asked = False
+
+    def begin(self, machine: Machine) -> None:
+        pass
+
+    def end(self, machine: Machine) -> list[Complaint]:
+        self.asked = True
+        if self.error is not None:
+            raise self.error
+        return list(self.complaints)
+
+
+def test_a_check_that_cannot_be_made_hides_nothing_that_others_found() -> None:
+    found = Complaint(properties.TROUBLE_LEAK, "", {}, "a map was leaked")
+    first, second, last = Failing(None, found), Failing(KernelCrashed("it died")), Failing(LinkBroken("gone"))
+    with pytest.raises(KernelCrashed) as raised:
+        Aftermath([first, second, last]).end(cast("Machine", FakeMachine()))
+    assert last.asked
+    assert "a map was leaked" in str(raised.value)
