@@ -15,7 +15,7 @@ import socket
 import sys
 import types
 
-from harness.guest import bcc_loader, bpf, files, hooks, libbpf, programs, prompt, wire
+from harness.guest import bcc_loader, bpf, credentials, files, hooks, libbpf, programs, prompt, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 MODULES: dict[str, Any] = {
     "bcc": bcc_loader,
     "bpf": bpf,
+    "credentials": credentials,
     "files": files,
     "hooks": hooks,
     "libbpf": libbpf,

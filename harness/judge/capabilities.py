@@ -13,14 +13,15 @@ import enum
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from errno import E2BIG, EBADF, EINVAL, ENOENT, EPERM
+from errno import E2BIG, EACCES, EBADF, EINVAL, ENOENT, EOPNOTSUPP, EPERM
 
 from harness.errnos import ENOTSUPP, errno_name
 from harness.errors import UsageError
-from harness.guest import asm, uapi
+from harness.guest import asm, btf, uapi
+from harness.judge import map_types
 from harness.kernel.version import KernelVersion
 from harness.remote.bpf import Bpf
-from harness.remote.command import BpfError
+from harness.remote.command import BpfError, HasFd
 
 
 class Answer(enum.Enum):
@@ -57,6 +58,9 @@ class Capability:
         origin: The kernel commit that introduced it, or where the kernel's source shows that it is there.
         probe: Asks a kernel; it may leave things behind in the guest process that it is given.
         config: The configuration symbol without which a kernel lacks it, "" for none.
+        until: The first mainline version that lacks it again, "" for none.
+        backports: The first releases of stable series that have it although mainline had it later.
+        fixes: The first releases of stable series that lack it again, where it is a mistake that was undone.
     """
 
     sentence: str
@@ -64,6 +68,23 @@ class Capability:
     origin: str
     probe: Probe
     config: str = ""
+    until: str = ""
+    backports: tuple[str, ...] = ()
+    fixes: tuple[str, ...] = ()
+
+    def expected(self, version: KernelVersion) -> bool:
+        """Whether a kernel of this version should have it, going by what is known of versions."""
+        if self.until and version.series >= KernelVersion.parse(self.until).series:
+            return False
+        if any(_from_release(version, release) for release in self.fixes):
+            return False
+        introduced = version.series >= KernelVersion.parse(self.since).series
+        return introduced or any(_from_release(version, release) for release in self.backports)
+
+
+def _from_release(version: KernelVersion, release: str) -> bool:
+    first = KernelVersion.parse(release)
+    return version.series == first.series and version >= first
 
 
 class Decision(enum.Enum):
@@ -109,7 +130,6 @@ def judge(name: str, finding: Finding, version: KernelVersion, config: Mapping[s
         config: The kernel's configuration, values by symbol; None where it is not known.
     """
     capability = find(name)
-    expected = version.series >= KernelVersion.parse(capability.since).series
     if finding.answer is Answer.INCONCLUSIVE:
         return Judgement(
             Decision.INCONCLUSIVE, f"whether {version} has {name} could not be found out: {finding.evidence}"
@@ -118,7 +138,7 @@ def judge(name: str, finding: Finding, version: KernelVersion, config: Mapping[s
         return Judgement(Decision.RUN, f"{version} has {name} ({finding.evidence})")
     origin = f"in v{capability.since}, {capability.origin}"
     lacks = f"{version} lacks {name}: {capability.sentence} ({finding.evidence}; {origin})"
-    if not expected:
+    if not capability.expected(version):
         return Judgement(Decision.SKIP, lacks)
     if capability.config and config is not None and capability.config not in config:
         return Judgement(Decision.SKIP, f"{lacks}; it was built without CONFIG_{capability.config}")
@@ -213,9 +233,7 @@ def _vmlinux_btf(bpf: Bpf) -> Finding:
 
 
 def _btf_load(bpf: Bpf) -> Finding:
-    # One type: int, 32 bits.
-    names, types = b"\0int\0", struct.pack("<IIII", 1, 1 << 24, 4, 32)
-    data = struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(names)) + types + names
+    data = btf.encode(btf.integer("int", 4))
     return _by_errno(
         bpf.commands.attempt("BTF_LOAD", {"btf": data, "btf_size": len(data)}).errno, yes=(0,), no=(EINVAL,)
     )
@@ -261,7 +279,93 @@ def _exclusive(bpf: Bpf) -> Finding:
     return _by_errno(errno, yes=(0,), no=(E2BIG, EINVAL))
 
 
+def _creates_type(name: str) -> Probe:
+    def probe(bpf: Bpf) -> Finding:
+        return _by_errno(_errno(map_types.create, bpf, name), yes=(0,), no=(EINVAL, EOPNOTSUPP))
+
+    return probe
+
+
+def _errno(command: Callable[..., object], *arguments: object, **keywords: object) -> int:
+    try:
+        command(*arguments, **keywords)
+    except BpfError as error:
+        return error.errno
+    return 0
+
+
+def _inner_spin_lock(bpf: Bpf) -> Finding:
+    return _template(bpf, lambda: map_types.with_struct(bpf, "bpf_spin_lock"), no=(ENOTSUPP,))
+
+
+def _exclusive_inner(bpf: Bpf) -> Finding:
+    return _template(bpf, lambda: bpf.map("array", excl_prog_hash=bytes(32), excl_prog_hash_size=32), no=(ENOTSUPP,))
+
+
+def _template(bpf: Bpf, make: Callable[[], HasFd], no: tuple[int, ...]) -> Finding:
+    """Offer a map as a template, on a kernel that may lack what it takes to create it."""
+    try:
+        template = make()
+    except BpfError as error:
+        return Finding(Answer.NO, f"no such map: {error.name}")
+    return _by_errno(_errno(bpf.map, "hash_of_maps", inner=template), yes=(0,), no=no)
+
+
+def _struct_btf_counts(bpf: Bpf) -> Finding:
+    try:
+        typed = map_types.with_struct(bpf, "plain")
+    except BpfError as error:
+        return Finding(Answer.NO, f"no such map: {error.name}")
+    outer = bpf.map("hash_of_maps", inner=map_types.with_struct(bpf, ""))
+    return _by_errno(_errno(outer.update, 0, typed), yes=(EINVAL,), no=(0,))
+
+
+def _percpu_array_size_counts(bpf: Bpf) -> Finding:
+    other = bpf.map("hash_of_maps", inner=bpf.map("hash", max_entries=1))
+    if _errno(other.update, 0, bpf.map("hash", max_entries=2)):
+        return Finding(Answer.NO, "as in a map of any type")
+    outer = bpf.map("hash_of_maps", inner=bpf.map("percpu_array", max_entries=1))
+    return _by_errno(_errno(outer.update, 0, bpf.map("percpu_array", max_entries=2)), yes=(EINVAL,), no=(0,))
+
+
+def _elided_null_check(bpf: Bpf) -> Finding:
+    try:
+        inner = bpf.map("array", max_entries=4, map_flags=uapi.INNER_MAP)
+    except BpfError as error:
+        return Finding(Answer.NO, f"no such map: {error.name}")
+    outer = bpf.map("hash_of_maps", inner=inner)
+    try:
+        # Loaded only: a program that reads past a smaller inner array would come of running it.
+        bpf.prog("socket_filter", _unchecked_lookup(outer)).close()
+    except BpfError as error:
+        return _by_errno(error.errno, yes=(), no=(EACCES,))
+    return Finding(Answer.YES, "accepted")
+
+
+def _unchecked_lookup(outer: HasFd) -> tuple[asm.Instruction | asm.Label, ...]:
+    """Read element 0 of an inner array without looking whether there is one."""
+    return (
+        asm.st("W", asm.R10, -4, 0),
+        *asm.lookup(outer, -4),
+        asm.jump("==", asm.R0, 0, "none"),
+        asm.mov(asm.R1, asm.R0),
+        asm.mov(asm.R2, asm.R10),
+        asm.add(asm.R2, -4),
+        asm.call("map_lookup_elem"),
+        asm.ldx("W", asm.R0, asm.R0),
+        asm.exit(),
+        asm.label("none"),
+        *asm.return_(0),
+    )
+
+
 CAPABILITIES: dict[str, Capability] = {
+    **{
+        f"map_{name}": Capability(
+            f"maps can be of the type {name}", of.since, of.origin, _creates_type(name), of.config
+        )
+        for name, of in map_types.MAP_TYPES.items()
+    },
     "prog_test_run": Capability(
         "programs can be run by a command", "4.12", "commit 1cf1cae963c2", _refuses_bad_fd("PROG_TEST_RUN", "prog_fd")
     ),
@@ -327,6 +431,41 @@ CAPABILITIES: dict[str, Capability] = {
     "outer_batch_ops": Capability("outer maps have batch commands", "5.19", "commit 9263dddc7b6f", _outer_batch),
     "lookup_percpu_elem": Capability(
         "programs read other CPUs' values of a per-CPU map", "5.19", "commit 07343110b293", _helper(195)
+    ),
+    "inner_spin_lock": Capability(
+        "the template's value may hold a bpf_spin_lock",
+        "6.2",
+        "no map_value_has_spin_lock() in bpf_map_meta_alloc()",
+        _inner_spin_lock,
+    ),
+    "struct_btf_counts": Capability(
+        "an inner map's value has BTF of a struct if and only if the template's has (timer_off is compared)",
+        "5.15",
+        "timer_off in bpf_map_meta_equal()",
+        _struct_btf_counts,
+        until="6.2",
+    ),
+    "percpu_array_size_counts": Capability(
+        "an inner per-CPU array has the template's max_entries, unlike other inner maps",
+        "7.1",
+        "percpu_array_map_ops.map_meta_equal",
+        _percpu_array_size_counts,
+    ),
+    "elided_null_check": Capability(
+        "a constant key of an inner array of any size needs no null check, which is a mistake",
+        "6.15",
+        "get_constant_map_key() in kernel/bpf/verifier.c",
+        _elided_null_check,
+        until="7.2",
+        fixes=("7.1.13",),
+    ),
+    "exclusive_inner": Capability(
+        "a map for one program alone may be an inner map, which is a mistake",
+        "6.18",
+        "no excl_prog_sha in bpf_map_meta_alloc()",
+        _exclusive_inner,
+        until="7.2",
+        fixes=("7.1.13",),
     ),
     "exclusive_maps": Capability(
         "a map may be for one program alone (excl_prog_hash)", "6.18", "excl_prog_hash in union bpf_attr", _exclusive

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness.errors import UsageError
-from harness.judge.capabilities import CAPABILITIES, Answer, Decision, Finding, find, judge
+from harness.judge.capabilities import CAPABILITIES, Answer, Capability, Decision, Finding, find, judge
 from harness.kernel.version import KernelVersion
 
 YES, NO, UNKNOWN = (Finding(answer, "EINVAL") for answer in (Answer.YES, Answer.NO, Answer.INCONCLUSIVE))
@@ -47,3 +47,30 @@ def test_an_unknown_name_is_refused_with_the_nearest_one() -> None:
 def test_every_version_is_one() -> None:
     for capability in CAPABILITIES.values():
         assert str(KernelVersion.parse(capability.since)) == capability.since
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [
+        ("6.0", False),
+        ("6.0.7", True),
+        ("6.0.6", False),
+        ("6.1", True),
+        ("6.12.9", True),
+        ("6.12.10", False),
+        ("6.13", True),
+        ("7.0-rc1", False),
+        ("7.2", False),
+    ],
+)
+def test_a_mistake_comes_and_goes_and_stable_series_differ(version: str, expected: bool) -> None:
+    mistake = Capability(
+        "A mistake.",
+        "6.1",
+        "commit 0123456789ab",
+        lambda _: YES,
+        until="7.0",
+        backports=("6.0.7",),
+        fixes=("6.12.10",),
+    )
+    assert mistake.expected(KernelVersion.parse(version)) is expected

@@ -1,0 +1,63 @@
+"""Hand-made BTF: types as records in, the bytes that BTF_LOAD takes out.
+
+A type is known by its number: the first of :func:`encode` is 1, "void" is 0.
+
+Pure: the host and guest functions may both import it. Imports the standard library alone.
+"""
+
+from __future__ import annotations
+
+import struct
+
+MAGIC, VERSION, HEADER_SIZE = 0xEB9F, 1, 24
+KIND_INT, KIND_PTR, KIND_STRUCT, KIND_TYPE_TAG = 1, 2, 4, 18
+SIGNED = 1
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    Type = tuple[str, int, int, int, tuple[tuple[str, int, int], ...], bytes]
+
+
+def integer(name: str, size: int, encoding: int = 0) -> Type:
+    """Return an integer type of `size` bytes; encoding SIGNED or 0."""
+    return name, KIND_INT << 24, size, 0, (), struct.pack("<I", encoding << 24 | size * 8)
+
+
+def struct_of(name: str, size: int, *members: tuple[str, int, int]) -> Type:
+    """Return a struct.
+
+    Args:
+        name: Its name, such as "bpf_spin_lock".
+        size: Bytes.
+        *members: Name, number of the type and offset in bytes of each.
+    """
+    return name, KIND_STRUCT << 24 | len(members), size, 0, members, b""
+
+
+def pointer(target: int) -> Type:
+    """Return a pointer to the type of this number."""
+    return "", KIND_PTR << 24, 0, target, (), b""
+
+
+def type_tag(name: str, target: int) -> Type:
+    """Return a tag on the type of this number (5.17 and later), such as "kptr_untrusted"."""
+    return name, KIND_TYPE_TAG << 24, 0, target, (), b""
+
+
+def encode(*types: Type) -> bytes:
+    """Return the BTF of some types, in the guest's (little-endian) order."""
+    names = bytearray(b"\0")
+
+    def place(name: str) -> int:
+        if not name:
+            return 0
+        names.extend(name.encode() + b"\0")
+        return len(names) - len(name) - 1
+
+    body = b""
+    for name, info, size, target, members, tail in types:
+        body += struct.pack("<III", place(name), info, target or size) + tail
+        for member, number, offset in members:
+            body += struct.pack("<III", place(member), number, offset * 8)
+    header = struct.pack("<HBBIIIII", MAGIC, VERSION, 0, HEADER_SIZE, 0, len(body), len(body), len(names))
+    return header + body + bytes(names)

@@ -1,0 +1,59 @@
+"""Who a guest process is: its user, its capabilities, its namespaces. What is given up is given up for good.
+
+Runs in the guest. Imports the standard library alone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+
+CAPABILITIES = {"net_admin": 12, "sys_admin": 21, "perfmon": 38, "bpf": 39}
+"""Those that bpf(2) asks for, by the name without CAP_."""
+
+NAMESPACES = {"mnt": 0x20000, "user": 0x10000000, "pid": 0x20000000, "net": 0x40000000}
+
+_PR_SET_KEEPCAPS = 8
+_SYS_CAPSET = 126  # x86-64
+_CAPSET_VERSION_3 = 0x20080522
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def become(uid: int, capabilities: tuple[str, ...] = ()) -> None:
+    """Become a user without any capability but these.
+
+    Args:
+        uid: The user's id, and its group's.
+        capabilities: Names of CAPABILITIES.
+    """
+    _checked(_libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0), "prctl")
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+    mask = sum(1 << CAPABILITIES[name] for name in capabilities)
+    header = ctypes.create_string_buffer(struct.pack("<Ii", _CAPSET_VERSION_3, 0), 8)
+    low, high = mask & 0xFFFFFFFF, mask >> 32
+    data = ctypes.create_string_buffer(struct.pack("<6I", low, low, 0, high, high, 0), 24)
+    _checked(_libc.syscall(_SYS_CAPSET, header, data), "capset")
+
+
+def leave(namespaces: tuple[str, ...]) -> None:
+    """Enter new namespaces; in a new user namespace this process is root, with every capability there.
+
+    Args:
+        namespaces: Names of NAMESPACES.
+    """
+    flags = sum(NAMESPACES[name] for name in namespaces)
+    uid = os.getuid()
+    _checked(_libc.unshare(flags), "unshare")
+    if "user" in namespaces:
+        with open("/proc/self/uid_map", "w") as file:
+            file.write(f"0 {uid} 1")
+
+
+def _checked(result: int, what: str) -> None:
+    if result < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, f"{what}: {os.strerror(error)}")
