@@ -8,7 +8,8 @@ Imports nothing from the package, so that every module may import it.
     ├── UsageError              the user's input cannot be acted on
     │   ├── SelectorError       a kernel selector is malformed, empty or ambiguous
     │   ├── KernelFileError     a kernel file or package given or found is not usable
-    │   └── LoaderCannot        a loader has no way to say what a test asks of it
+    │   ├── LoaderCannot        a loader has no way to say what a test asks of it
+    │   └── RecordError         a run record is none, is damaged, or does not go together with another
     ├── InfrastructureError     the machine, the network or a tool failed; says nothing about a kernel
     │   ├── ToolMissing         a program the harness needs is not installed
     │   ├── MirrorError         a package source could not be reached or was not believed
@@ -89,6 +90,10 @@ class KernelFileError(UsageError):
 
 class LoaderCannot(UsageError):
     """A loader has no way to say what a test asks of it; says nothing about the kernel."""
+
+
+class RecordError(UsageError):
+    """A run record cannot be read or written, or does not go together with another."""
 
 
 class InfrastructureError(HarnessError):

@@ -6,6 +6,7 @@ Part of the plugin, which calls it when there are such markers. Imports everythi
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from harness.judge.capabilities import Decision, Finding, Judgement
 from harness.kernel import selector
 from harness.kernel.kconfig import parse_config
 from harness.kernel.types import Choice, Kernel
+from harness.run.ids import without_kernel
 
 if TYPE_CHECKING:
     from harness.remote.bpf import Bpf
@@ -58,31 +60,44 @@ def _condition(mark: pytest.Mark) -> list[selector.Item]:
         raise pytest.UsageError(str(error)) from None
 
 
-def sort_out(
-    items: list[pytest.Item], policy: Callable[[], selector.Policy]
-) -> tuple[list[pytest.Item], list[pytest.Item], dict[str, str]]:
+@dataclass(frozen=True)
+class Sorted:
+    """Tests, and which of them the selected kernels can run.
+
+    Attributes:
+        kept: The tests to run.
+        left_out: Those whose kernel their markers do not name, each with the versions that they do.
+    """
+
+    kept: list[pytest.Item]
+    left_out: list[tuple[pytest.Item, str]]
+
+    @property
+    def unreachable(self) -> dict[str, str]:
+        """The tests that no selected kernel can run, by id without the kernel, and the versions that they are for."""
+        reached = {behaviour(item) for item in self.kept}
+        conditions: dict[str, str] = {}
+        for item, condition in self.left_out:
+            conditions.setdefault(behaviour(item), condition)
+        return {name: text for name, text in conditions.items() if name not in reached}
+
+
+def sort_out(items: list[pytest.Item], policy: Callable[[], selector.Policy]) -> Sorted:
     """Tell the tests whose kernel fits their markers from those whose does not.
 
     Args:
         items: The collected tests.
         policy: What selectors such as "lts" mean.
-
-    Returns:
-        The tests to run, those to leave out, and for each test that no selected kernel can run the condition that none
-        of them meets.
     """
     kept: list[pytest.Item] = []
-    left_out: list[pytest.Item] = []
-    conditions: dict[str, str] = {}
+    left_out: list[tuple[pytest.Item, str]] = []
     for item in items:
         unmet = _unmet(item, policy)
         if unmet is None:
             kept.append(item)
         else:
-            left_out.append(item)
-            conditions.setdefault(_behaviour(item), unmet)
-    reached = {_behaviour(item) for item in kept}
-    return kept, left_out, {name: text for name, text in conditions.items() if name not in reached}
+            left_out.append((item, unmet))
+    return Sorted(kept, left_out)
 
 
 def _choice(item: pytest.Item) -> Choice | None:
@@ -101,14 +116,10 @@ def _unmet(item: pytest.Item, policy: Callable[[], selector.Policy]) -> str | No
     return None
 
 
-def _behaviour(item: pytest.Item) -> str:
+def behaviour(item: pytest.Item) -> str:
     """Return a test's id without its kernel."""
     choice = _choice(item)
-    if choice is None:
-        return item.nodeid
-    head, _, tail = item.nodeid.partition("[")
-    others = tail.removesuffix("]").replace(choice.label, "", 1).strip("-")
-    return f"{head}[{others}]" if others else head
+    return item.nodeid if choice is None else without_kernel(item.nodeid, choice.label)
 
 
 def required(item: pytest.Item) -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,11 +20,12 @@ from harness.errors import CapabilityMissing, GuestHung, HarnessError, Infrastru
 from harness.proc import quote
 from harness.run import properties
 from harness.run.loaders import loader_differences
-from harness.run.verdicts import Outcome, Result, table
+from harness.run.verdicts import RANKS, Result, outcome_of, table
 
 if TYPE_CHECKING:
     from harness.kernel.types import Choice, Kernel
     from harness.marks import Capabilities
+    from harness.recorder import Recorder
     from harness.remote.attach import Holder
     from harness.remote.bcc import Bcc
     from harness.remote.bpf import Bpf
@@ -103,6 +105,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="end with a table of verdicts: a line for each behaviour, a column a kernel",
     )
     group.addoption(
+        "--record",
+        type=Path,
+        metavar="FILE",
+        help="write what every test came to and saw on every kernel to this file, for `harness report`, `harness "
+        "compare` and `harness merge`; a run that is cut short leaves what it has",
+    )
+    group.addoption(
         "--loader",
         type=_loaders,
         default=[RAW],
@@ -138,6 +147,8 @@ class State:
         self._capabilities: Capabilities | None = None
         self.next: Wanted | None = None
         self.unreachable: dict[str, str] = {}
+        self.left_out: list[tuple[str, str, str]] = []
+        self.recorder: Recorder | None = None
 
     @property
     def is_worker(self) -> bool:
@@ -246,10 +257,28 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_STATE] = State(config)
     if not config.stash[_STATE].is_worker:
         config.pluginmanager.register(_CountOnce(config), "harness-count-once")
+    _start_record(config)
     if config.getoption("verdicts") and not config.stash[_STATE].is_worker:
         config.pluginmanager.register(_Verdicts(), "harness-verdicts")
     if len(config.getoption("loader")) > 1 and not hasattr(config, "workerinput"):
         config.pluginmanager.register(_Loaders(), "harness-loaders")
+
+
+def _start_record(config: pytest.Config) -> None:
+    path: Path | None = config.getoption("record")
+    state = config.stash[_STATE]
+    if path is None or state.is_worker or config.getoption("collectonly"):
+        return
+    from harness.recorder import Recorder
+
+    state.recorder = Recorder(
+        config,
+        path.absolute(),
+        choices=state.choices,
+        prepare=lambda choice: state.pool().prepare(choice),
+        complain=state.complain,
+    )
+    config.pluginmanager.register(state.recorder, "harness-recorder")
 
 
 def _check_pause(config: pytest.Config) -> None:
@@ -267,7 +296,10 @@ def _check_pause(config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     """End every machine."""
     if _STATE in config.stash:
-        config.stash[_STATE].close()
+        state = config.stash[_STATE]
+        state.close()
+        if state.recorder is not None:
+            state.recorder.finish()
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
@@ -342,32 +374,44 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         )
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out tests whose kernel is not one that their markers name."""
+    """Leave out, of the tests that the user selected, those whose kernel is not one that their markers name."""
     if not any(item.get_closest_marker("kernel") or item.get_closest_marker("requires") for item in items):
         return
     from harness.kernel.catalog import policy
-    from harness.marks import sort_out
+    from harness.marks import behaviour, sort_out
 
     state = config.stash[_STATE]
-    kept, left_out, state.unreachable = sort_out(items, policy)
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = kept
+    tests = sort_out(items, policy)
+    state.unreachable = tests.unreachable
+    if tests.left_out:
+        config.hook.pytest_deselected(items=[item for item, _ in tests.left_out])
+        items[:] = tests.kept
+    if config.getoption("record") is not None:
+        labels = {item.nodeid: choice.label for item, _ in tests.left_out if (choice := _kernel_of(item))}
+        state.left_out = [(behaviour(item), labels[item.nodeid], condition) for item, condition in tests.left_out]
+        if state.recorder is not None:
+            state.recorder.left_out(state.left_out)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """Take over from a worker of xdist what it found when it collected the tests."""
-    node.config.stash[_STATE].unreachable |= getattr(node, "workeroutput", {}).get("harness_unreachable", {})
+    state = node.config.stash[_STATE]
+    output = getattr(node, "workeroutput", {})
+    state.unreachable |= output.get("harness_unreachable", {})
+    if state.recorder is not None:
+        state.recorder.left_out(output.get("harness_left_out", []))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Hand over to the controller of xdist what this worker found when it collected the tests."""
     output: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
     if output is not None:
-        output["harness_unreachable"] = session.config.stash[_STATE].unreachable
+        state = session.config.stash[_STATE]
+        output["harness_unreachable"] = state.unreachable
+        output["harness_left_out"] = state.left_out
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -459,8 +503,10 @@ def vm(kernel_choice: Choice, request: pytest.FixtureRequest) -> Iterator[Machin
         from harness.marks import required
 
         state.require(wanted, required(request.node))
+    began = time.monotonic()
     machine = pool.take(wanted)
-    request.node.user_properties.append((properties.RELEASE, machine.release))
+    started: properties.Started = {"start": round(time.monotonic() - began, 4), "boot": pool.boot_seconds(wanted)}
+    request.node.user_properties += [(properties.RELEASE, machine.release), (properties.MACHINE, started)]
     if state.next is not None:
         pool.expect(state.next)
     checks = _checks()
@@ -734,9 +780,14 @@ class _Verdicts:
         kernels = properties.values(report.user_properties, properties.KERNEL)
         if not kernels:
             return
-        result = Result(report.nodeid.partition("[")[0], kernels[0], _outcome(report))
+        outcome = outcome_of(
+            report.outcome,
+            expected=hasattr(report, "wasxfail"),
+            troubles=properties.values(report.user_properties, properties.TROUBLE),
+        )
+        result = Result(report.nodeid.partition("[")[0], kernels[0], outcome)
         known = self._results.get(report.nodeid, result)
-        self._results[report.nodeid] = min(known, result, key=lambda one: _RANKS.index(one.outcome))
+        self._results[report.nodeid] = min(known, result, key=lambda one: RANKS.index(one.outcome))
 
     def pytest_terminal_summary(
         self, terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config
@@ -757,27 +808,6 @@ class _Verdicts:
     def _order(self, nodeid: str) -> int:
         behaviours = list(dict.fromkeys(result.behaviour for result in self._results.values()))
         return behaviours.index(self._results[nodeid].behaviour)
-
-
-_RANKS = list(Outcome)
-
-
-def _outcome(report: pytest.TestReport) -> Outcome:
-    if report.failed:
-        by_trouble = {
-            properties.TROUBLE_INFRASTRUCTURE: Outcome.INFRASTRUCTURE,
-            properties.TROUBLE_CRASHED: Outcome.CRASHED,
-            properties.TROUBLE_HUNG: Outcome.HUNG,
-            properties.TROUBLE_FAULT: Outcome.FAULTED,
-            properties.TROUBLE_LEAK: Outcome.LEAKED,
-        }
-        troubles = properties.values(report.user_properties, properties.TROUBLE)
-        return min(
-            (by_trouble.get(word, Outcome.FAILED) for word in troubles), key=_RANKS.index, default=Outcome.FAILED
-        )
-    if report.skipped:
-        return Outcome.EXPECTED if hasattr(report, "wasxfail") else Outcome.UNSUPPORTED
-    return Outcome.PASSED
 
 
 class _Loaders:

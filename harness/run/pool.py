@@ -162,6 +162,11 @@ class Pool:
             self._open.append(machine)
         return machine
 
+    def boot_seconds(self, wanted: Wanted) -> float | None:
+        """Return how long the boot took that such machines are clones of; None when they are clones of none."""
+        saved = self._templates.get(wanted)
+        return round(saved.boot_seconds, 3) if saved is not None else None
+
     def give_back(self, wanted: Wanted, machine: Machine) -> None:
         """Take a machine back when its test is over."""
         if self._shared.get(wanted) is machine:

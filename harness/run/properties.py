@@ -17,6 +17,8 @@ LOADER = "loader"
 """Who made the bpf(2) calls."""
 TROUBLE = "trouble"
 """What sort of trouble ended the test, when it was not an assertion: see the TROUBLE_ words."""
+MACHINE = "machine"
+"""How long the test's machine took to be there: a :class:`Started`."""
 OBSERVATION = "observation"
 """One thing that the test observed: an :class:`Observation`."""
 CONTRACT = "contract"
@@ -32,6 +34,19 @@ TROUBLE_HUNG = "hung"
 TROUBLE_MISSING = "missing"
 TROUBLE_LEAK = "leak"
 TROUBLE_FAULT = "fault"
+
+
+class Started(TypedDict):
+    """What it took until a test had its machine.
+
+    Attributes:
+        start: Seconds from the demand until it was there.
+        boot: Seconds that the boot took which the machine is a clone of, by this run or an earlier one; None when it
+            is not known.
+    """
+
+    start: float
+    boot: float | None
 
 
 class Observation(TypedDict):

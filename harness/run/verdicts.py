@@ -1,6 +1,6 @@
 """The table of verdicts at the end of a run: one line a behaviour, one column a kernel.
 
-Pure: what tests reported in, lines of text out. Imports the standard library alone.
+Pure: what tests reported in, lines of text out. Imports the names of properties beside it.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+from harness.run import properties
 
 
 class Outcome(enum.Enum):
@@ -20,8 +22,36 @@ class Outcome(enum.Enum):
     LEAKED = "LEAKED"
     FAILED = "FAILED"
     UNSUPPORTED = "skipped"
-    EXPECTED = "xfailed"
+    XFAILED = "xfailed"
     PASSED = "passed"
+
+
+RANKS = list(Outcome)
+"""The worst first."""
+
+_BY_TROUBLE = {
+    properties.TROUBLE_INFRASTRUCTURE: Outcome.INFRASTRUCTURE,
+    properties.TROUBLE_CRASHED: Outcome.CRASHED,
+    properties.TROUBLE_HUNG: Outcome.HUNG,
+    properties.TROUBLE_FAULT: Outcome.FAULTED,
+    properties.TROUBLE_LEAK: Outcome.LEAKED,
+}
+
+
+def outcome_of(reported: str, *, expected: bool, troubles: Iterable[str]) -> Outcome:
+    """Return what became of a test, by one of its reports.
+
+    Args:
+        reported: "failed", "skipped", or anything else for a pass.
+        expected: Whether the test was expected to fail (xfail).
+        troubles: The words that say what ended it, as in :mod:`harness.run.properties`.
+    """
+    if reported == "failed":
+        found = (_BY_TROUBLE.get(word, Outcome.FAILED) for word in troubles)
+        return min(found, key=RANKS.index, default=Outcome.FAILED)
+    if reported == "skipped":
+        return Outcome.XFAILED if expected else Outcome.UNSUPPORTED
+    return Outcome.PASSED
 
 
 @dataclass(frozen=True)
@@ -39,7 +69,7 @@ class Result:
     outcome: Outcome
 
 
-_MARKS = {Outcome.PASSED: "✓", Outcome.UNSUPPORTED: "-", Outcome.EXPECTED: "-", Outcome.INFRASTRUCTURE: "?"}
+_MARKS = {Outcome.PASSED: "✓", Outcome.UNSUPPORTED: "-", Outcome.XFAILED: "-", Outcome.INFRASTRUCTURE: "?"}
 
 
 def table(results: Iterable[Result], *, kernels: Sequence[str], marks: bool) -> list[str]:
@@ -69,7 +99,7 @@ def table(results: Iterable[Result], *, kernels: Sequence[str], marks: bool) -> 
 def _cell(outcomes: list[Outcome], *, marks: bool) -> str:
     if not outcomes:
         return "not run"
-    worst = min(outcomes, key=list(Outcome).index)
+    worst = min(outcomes, key=RANKS.index)
     count = outcomes.count(worst)
     words = worst.value if len(outcomes) == 1 else f"{worst.value} {count}"
     if count < len(outcomes):

@@ -23,8 +23,10 @@ LAYERS = (
     ("harness.remote",),
     ("harness.judge",),
     ("harness.run",),
+    ("harness.record",),
+    ("harness.report",),
     ("harness.testing",),
-    ("harness.marks", "harness.contracts"),
+    ("harness.marks", "harness.contracts", "harness.recorder"),
     ("harness.cli", "harness.plugin"),
 )
 
