@@ -1,0 +1,100 @@
+"""`harness compare`: what changed between two run records, or between two kernels of one.
+
+Imports records and reports below it as they are needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.errors import UsageError
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction as SubParsers
+
+    from harness.record.types import Record
+    from harness.report.changes import Change, Comparison
+
+_CHANGES = "broken failure observation unsupported slower lost gone fixed supported faster regained new".split()
+
+
+def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
+    """Add `compare`."""
+    summary = "say what changed between two run records, or two kernels of one"
+    parser = subparsers.add_parser(
+        "compare",
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ". The exit status is 0, or 1 when there is a change that "
+        "--fail-on names.",
+        epilog="Changes: broken; failure (fails in another way); observation (another answer, no failure); "
+        "unsupported (newly skipped); slower and faster (by a factor of 3 and 0.3 s beyond the machines' own "
+        "difference); lost (no verdict any more); gone; fixed; supported; regained (a verdict again); new.",
+    )
+    parser.set_defaults(run=_run)
+    parser.add_argument("old", type=Path, metavar="OLD", help="what pytest --record=FILE or harness merge wrote")
+    parser.add_argument("new", type=Path, nargs="?", metavar="NEW", help="the other record (default: the same)")
+    parser.add_argument(
+        "--kernels",
+        nargs=2,
+        metavar=("OLD", "NEW"),
+        help="hold these two kernels against each other, by label or exact version (default: those of one label)",
+    )
+    parser.add_argument(
+        "--fail-on",
+        type=_changes,
+        default=["broken", "unsupported"],
+        metavar="CHANGE,...",
+        help="changes that make the exit status 1; also any, none (default: broken,unsupported)",
+    )
+    parser.add_argument(
+        "--format", choices=("terminal", "markdown", "json"), default="terminal", help="how to print it"
+    )
+
+
+def _changes(text: str) -> list[str]:
+    words = [word for word in text.split(",") if word]
+    if words in (["any"], ["none"]):
+        return _CHANGES if words == ["any"] else []
+    if not words or not set(words) <= set(_CHANGES):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of: {', '.join(_CHANGES)}, or any, or none")
+    return words
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from harness.record.file import read
+    from harness.report.changes import Change, compare, is_regression
+
+    if arguments.new is None and arguments.kernels is None:
+        raise UsageError(
+            "there is one record, and nothing to hold it against",
+            expected="harness compare OLD NEW, or harness compare RECORD --kernels OLD NEW",
+        )
+    old = read(arguments.old)
+    new = read(arguments.new) if arguments.new is not None else old
+    comparison = compare(old, new, tuple(arguments.kernels) if arguments.kernels else None)
+    fail_on = [Change(word) for word in arguments.fail_on]
+    _print(arguments.format, comparison, old, new, fail_on)
+    return int(is_regression(comparison, fail_on))
+
+
+def _print(wanted: str, comparison: Comparison, old: Record, new: Record, fail_on: list[Change]) -> None:
+    from harness.report.comparison import as_markdown, as_record, lines
+
+    if wanted == "json":
+        import json
+
+        print(json.dumps(as_record(comparison, old, new, fail_on), indent=1, ensure_ascii=False))
+        return
+    if wanted == "markdown":
+        print(as_markdown(comparison, old, new, fail_on), end="")
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    for line, change in lines(comparison, old, new):
+        style = "" if change is None else "bold red" if change in fail_on else "bold"
+        console.print(Text(line, style=style))
