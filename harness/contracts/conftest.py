@@ -9,10 +9,11 @@ import pytest
 
 from harness.contracts import contracts
 from harness.judge.contracts import Contract, Verdict, judge
+from harness.remote.command import BpfError
 from harness.run import properties
 
 if TYPE_CHECKING:
-    from harness.testing import Kernel
+    from harness.testing import Bpf, Kernel, Map
     from harness.vm.machine import Machine
 
 PARAMETER = "contract"
@@ -23,6 +24,17 @@ class Observe(Protocol):
 
     def __call__(self, observed: object) -> None:
         """Record the answer, and fail the test if the contract names another one for this kernel."""
+        ...
+
+
+class OfType(Protocol):
+    """Creates maps of any type."""
+
+    def __call__(self, type_: str, **changes: Any) -> Map:
+        """Create a small map of a type, with attributes that differ.
+
+        The test is left out where the kernel is not expected to have such maps.
+        """
         ...
 
 
@@ -95,6 +107,27 @@ def probed(contract: Contract, vm: Machine) -> str:
     finding = find(contract.decided_by).probe(Bpf(process))
     process.close()
     return "" if finding.answer is Answer.INCONCLUSIVE else finding.answer.value
+
+
+@pytest.fixture
+def of_type(bpf: Bpf, kernel: Kernel) -> OfType:
+    """Create maps of any type that the kernel offers."""
+    from harness.judge import map_types
+    from harness.judge.capabilities import Answer, Finding, judge
+    from harness.kernel.kconfig import parse_config
+    from harness.marks import act_on
+
+    def create(type_: str, **changes: Any) -> Map:
+        try:
+            return map_types.create(bpf, type_, **changes)
+        except BpfError as error:
+            if changes:
+                raise
+            config = parse_config(kernel.config.read_text()) if kernel.config is not None else None
+            act_on(judge(f"map_{type_}", Finding(Answer.NO, error.name), kernel.version, config))
+            raise
+
+    return create
 
 
 _FAILED = pytest.StashKey[bool]()

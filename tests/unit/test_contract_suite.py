@@ -1,0 +1,36 @@
+"""The contract suite as a whole: no promise without a test, none with two."""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from harness import contracts as suite
+
+
+def observed_names() -> Iterator[str]:
+    """Yield the names in every marker `contract` of the suite's tests."""
+    for path in Path(suite.__file__).parent.glob("test_*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            for decorator in getattr(node, "decorator_list", ()):
+                if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "pytest.mark.contract":
+                    yield from (ast.literal_eval(argument) for argument in decorator.args)
+
+
+def test_every_contract_is_observed_by_exactly_one_test() -> None:
+    observed = Counter(observed_names())
+    promised = {contract.name for contract in suite.contracts().values()}
+    assert promised - set(observed) == set()
+    assert set(observed) - promised == set()
+    assert {name for name, count in observed.items() if count > 1} == set()
+
+
+def test_every_sentence_says_which_case_it_speaks_of() -> None:
+    sentences = Counter((one.outer, one.sentence) for one in suite.contracts().values())
+    assert [sentence for (_, sentence), count in sentences.items() if count > 1] == []
+
+
+def test_every_sentence_is_one() -> None:
+    assert [contract.id for contract in suite.contracts().values() if not contract.sentence.endswith(".")] == []
