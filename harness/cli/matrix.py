@@ -1,0 +1,72 @@
+"""`harness matrix`: the kernels of a run, shared out among the jobs of a CI system.
+
+Imports kernels and the shards below it, as they are needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction as SubParsers
+
+
+def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
+    """Add `matrix`."""
+    from harness.kernel.selector import GRAMMAR
+    from harness.run.shards import FORMATS
+
+    summary = "share kernels out among the jobs of a CI system"
+    parser = subparsers.add_parser(
+        "matrix",
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ". Writes a lock file of exact kernels for each shard, for "
+        "pytest --kernel=@FILE, and prints a matrix of them. No kernel is fetched.",
+    )
+    parser.set_defaults(run=_run)
+    parser.add_argument(
+        "--kernel", action="append", required=True, metavar="SELECTOR", help=f"{GRAMMAR}; repeat it for several"
+    )
+    parser.add_argument(
+        "--shards", type=_positive, required=True, metavar="N", help="jobs, at most; a kernel is never split"
+    )
+    parser.add_argument(
+        "--format",
+        choices=tuple(FORMATS),
+        default="json",
+        help="github: one line for fromJSON(); gitlab: a child pipeline; json: everything (default)",
+    )
+    parser.add_argument(
+        "--locks", type=Path, default=Path(), metavar="DIR", help="where to write shard-1.lock and so on (default: .)"
+    )
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return number
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from harness import kernel
+    from harness.kernel import lockfile
+    from harness.run.shards import FORMATS, share
+
+    choices = kernel.resolve(arguments.kernel, progress=_say)
+    shards = share(choices, arguments.shards)
+    if len(shards) < arguments.shards:
+        _say(f"{len(choices)} kernels make {len(shards)} shards, not {arguments.shards}: a kernel is never split")
+    for shard in shards:
+        lockfile.write(arguments.locks / shard.lock, shard.choices, {})
+        _say(f"shard {shard.name}: " + ", ".join(f"{one.label} ({one.version})" for one in shard.choices))
+    folder = "" if arguments.locks == Path() else f"{arguments.locks.as_posix()}/"
+    print(FORMATS[arguments.format](shards, folder))
+    return 0
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
