@@ -12,21 +12,12 @@ Asking every candidate (`exhaustive`) misses nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 Answer = TypeVar("Answer", bound=Hashable)
-Answer_co = TypeVar("Answer_co", bound=Hashable, covariant=True)
-
-
-class Oracle(Protocol[Answer_co]):
-    """Answers for one candidate."""
-
-    def __call__(self, position: int) -> Answer_co | None:
-        """Return the answer at a position; None when there is none to be had. Called once at most for each."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -55,7 +46,7 @@ class Found(Generic[Answer]):
     Attributes:
         flips: In order of position.
         asked: Positions in the order in which they were asked.
-        answers: What was answered, by position; None where no answer was to be had.
+        answers: What was answered or known, by position; None where no answer was to be had.
         assumed: Pairs of answered positions that agree and between which candidates were not asked.
         outside: Positions before the first or after the last answer that were not asked.
     """
@@ -72,6 +63,7 @@ def search(
     oracle: Callable[[int], Answer | None],
     *,
     groups: Sequence[Hashable] = (),
+    known: Mapping[int, Answer | None] | None = None,
     exhaustive: bool = False,
     one_flip: bool = False,
 ) -> Found[Answer]:
@@ -82,9 +74,11 @@ def search(
         oracle: Asked once at most for each position.
         groups: For each candidate the group it belongs to; candidates of a group stand together. None given: all are
             one group.
+        known: Answers, or that there is none, that are known beforehand; the oracle is not asked for these.
         exhaustive: Ask every candidate.
         one_flip: Take it that there is one flip in the whole row, whatever the groups, and stop when it is found: the
-            last candidate is asked only when the search leads there. That takes at most 1 + ceil(log2(count)) questions
+            last candidate is asked only when the search leads there, and where three answers show that there are more
+            flips these are found too. That takes at most 1 + ceil(log2(count)) questions
             where every candidate answers.
 
     Returns:
@@ -96,7 +90,7 @@ def search(
     """
     if groups and len(groups) != count:
         raise ValueError(f"{count} candidates, but {len(groups)} groups")
-    row = _Row(count, oracle)
+    row = _Row(count, oracle, known or {})
     if exhaustive:
         for position in range(count):
             row.ask(position)
@@ -105,7 +99,7 @@ def search(
     else:
         for first, end in _spans(groups or [0] * count):
             row.ask_ends(first, end)
-        row.refine()
+    row.refine()
     return row.found()
 
 
@@ -119,13 +113,15 @@ def _spans(groups: Sequence[Hashable]) -> Iterator[tuple[int, int]]:
 
 
 class _Row(Generic[Answer]):
-    def __init__(self, count: int, oracle: Callable[[int], Answer | None]) -> None:
+    def __init__(self, count: int, oracle: Callable[[int], Answer | None], known: Mapping[int, Answer | None]) -> None:
         self._count = count
         self._oracle = oracle
-        self._answers: dict[int, Answer | None] = {}
+        self._answers = dict(known)
+        self._asked: list[int] = []
 
     def ask(self, position: int) -> Answer | None:
         if position not in self._answers:
+            self._asked.append(position)
             self._answers[position] = self._oracle(position)
         return self._answers[position]
 
@@ -163,10 +159,17 @@ class _Row(Generic[Answer]):
         return None
 
     def find_one(self) -> None:
+        known = self.answered()
+        if len({self._answers[position] for position in known}) > 1:
+            return
         low = next((position for position in range(self._count) if self.ask(position) is not None), None)
         if low is None:
             return
         high = self._count
+        if known and self._answers[known[0]] == self._answers[low]:
+            low = known[-1]
+        elif known:
+            high = known[0]
         while (middle := self._ask_between(low, high)) is not None:
             if self._answers[middle] == self._answers[low]:
                 low = middle
@@ -189,7 +192,7 @@ class _Row(Generic[Answer]):
         inside = range(answered[0], answered[-1]) if answered else range(0)
         return Found(
             tuple(flips),
-            tuple(self._answers),
+            tuple(self._asked),
             dict(sorted(self._answers.items())),
             tuple(assumed),
             tuple(one for one in range(self._count) if one not in self._answers and one not in inside),

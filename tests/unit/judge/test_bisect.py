@@ -120,6 +120,29 @@ def test_those_without_an_answer_are_stepped_over(before: int, after: int, data:
     assert all(found.answers[flip.last] == "A" for flip in found.flips)
 
 
+@given(rows, st.data())
+def test_what_is_known_is_not_asked_for(answers: str, data: st.DataObject) -> None:
+    chosen = data.draw(st.sets(st.sampled_from(range(len(answers))))) if answers else set()
+    known = {one: None if answers[one] == "?" else answers[one] for one in chosen}
+    for one_flip, exhaustive in ((False, False), (True, False), (False, True)):
+        row = Row(answers)
+        found = search(len(answers), row, known=known, one_flip=one_flip, exhaustive=exhaustive)
+        assert not chosen & set(row.asked)
+        assert list(found.asked) == row.asked
+        assert set(pairs(found)) <= set(all_flips(answers))
+        assert known.items() <= found.answers.items()
+        values = [answers[one] for one in sorted(chosen) if answers[one] != "?"]
+        # Whatever is known to differ has a flip between.
+        assert len(found.flips) >= sum(a != b for a, b in pairwise(values))
+
+
+def test_thirty_releases_of_which_the_ends_are_known_take_five_questions() -> None:
+    for change in range(1, 30):
+        row = Row("A" * change + "B" * (30 - change))
+        assert pairs(search(30, row, known={0: "A", 29: "B"})) == [(change - 1, change)]
+        assert len(row.asked) <= 5
+
+
 def test_a_flip_between_which_nothing_answers_says_so() -> None:
     assert search(5, Row("A???B")).flips == (Flip(0, 4, "A", "B", (1, 2, 3)),)
 
