@@ -15,6 +15,9 @@ from collections.abc import Sequence
 from harness import __version__
 from harness.errors import HarnessError
 
+_MISUSE = 2
+"""The exit status of argparse when it does not understand the command line."""
+
 
 class _Terminated(BaseException):
     """The process was asked to end."""
@@ -26,7 +29,7 @@ def _terminate(number: int, frame: object) -> None:  # noqa: ARG001 - the signat
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; print a :class:`HarnessError` as one message and return its exit status."""
-    from harness.cli import attach, bench, check, compare, kernels, matrix, merge, shell
+    from harness.cli import attach, bench, boundary, check, compare, kernels, matrix, merge, shell
 
     parser = argparse.ArgumentParser(
         prog="harness", description="Kernels and guests of kernel-harness; tests are run by pytest --kernel=SELECTOR."
@@ -34,9 +37,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"kernel-harness {__version__}")
     parser.add_argument("-v", "--verbose", action="store_true", help="print every command that is run")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (kernels, shell, attach, check, bench, merge, compare, matrix):
+    for command in (kernels, shell, attach, check, bench, merge, compare, matrix, boundary):
         command.add_parser(subparsers)
-    arguments = parser.parse_args(argv)
+    try:
+        arguments = parser.parse_args(argv)
+    except SystemExit as error:
+        if error.code == _MISUSE and "--git-run" in (sys.argv if argv is None else argv):
+            return boundary.ABORT  # `git bisect run` would take any other status for a bad commit
+        raise
     logging.basicConfig(level=logging.INFO if arguments.verbose else logging.WARNING, format="%(message)s")
     # Like an interrupt, so that what was started (make, downloads) is ended and temporaries are removed.
     before = signal.signal(signal.SIGTERM, _terminate)

@@ -58,7 +58,8 @@ def between(changelog: str, after: KernelVersion, until: KernelVersion) -> list[
         elif wanted and line.startswith("   ") and line.strip() and found and found[-1].revision == revision:
             # The rest of a heading, or the address of upstream's own changelog.
             found[-1] = Entry(revision, f"{found[-1].text} {line.strip()}")
-    return found
+    # A heading of what follows it, not a change.
+    return [entry for entry in found if not entry.text.startswith("New upstream stable update")]
 
 
 def _version(text: str) -> KernelVersion | None:

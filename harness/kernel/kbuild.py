@@ -205,6 +205,7 @@ def build(
     cc: str = "",
     jobs: int = 0,
     again: bool = False,
+    revision: str = "",
     progress: Progress,
 ) -> Built:
     """Build a kernel and put it into the cache.
@@ -216,6 +217,8 @@ def build(
         cc: The compiler, or "" to choose by the table.
         jobs: Parallel jobs; 0 for one a processor.
         again: Build even when the cache has it.
+        revision: For a commit between releases, its hash. Such a kernel stands for no release: no selector finds it,
+            :func:`choice_of` names it. What was compiled stays, so that the next commit compiles what differs.
         progress: Told what is being done.
 
     Raises:
@@ -238,15 +241,15 @@ def build(
     compiler = choose_compiler(read_toml("kernels", "compilers.toml")["row"], version, cc, gcc_major)
     if compiler.doubt:
         progress(f"warning: {compiler.doubt}")
-    key = f"{version}-{flavour}"
-    choice = Choice(f"{version}:{flavour}", version, PROVIDER, key, flavour)
+    choice = choice_of(version, flavour, revision)
+    key = choice.key
     if not again and (kernel := shelf.load(choice, progress=progress)) is not None:
         return _recorded(kernel, key, compiler)
     asked = kconfig.applicable(settings, version, lambda tool: shutil.which(tool) is not None)
-    work = shelf.folder() / "build" / key
-    with shelf.new_entry(PROVIDER, key, again=again) as made, store.locked(work.with_name(f"{key}.lock")):
+    work = shelf.folder() / "build" / (f"commits-{flavour}" if revision else key)
+    with shelf.new_entry(PROVIDER, key, again=again) as made, store.locked(work.with_name(f"{work.name}.lock")):
         if made is not None:
-            job = _Job(tree, work, compiler, jobs or os.cpu_count() or 1, progress)
+            job = _Job(tree, work, compiler, jobs or os.cpu_count() or 1, progress, keep=bool(revision))
             seconds, gaps = job.run(version, flavour, asked)
             job.collect(made, flavour)
             shelf.seal(
@@ -260,11 +263,19 @@ def build(
                 seconds=round(seconds, 1),
                 gaps={"required": [], "dropped": gaps.dropped, "unknown": gaps.unknown},
                 build_folder=str(job.output),
+                **({"revision": revision} if revision else {}),
             )
-            shutil.rmtree(job.folder, ignore_errors=True)
+            if not job.keep:
+                shutil.rmtree(job.folder, ignore_errors=True)
     kernel = shelf.load(choice, progress=progress)
     assert kernel is not None, "the entry was made a moment ago"
     return _recorded(kernel, key, compiler)
+
+
+def choice_of(version: KernelVersion, flavour: str, revision: str = "") -> Choice:
+    """Return what names a kernel that was built here; arguments as of :func:`build`."""
+    name = f"{version}-g{revision[:12]}" if revision else str(version)
+    return Choice(f"{name}:{flavour}", version, PROVIDER, f"{name}-{flavour}", flavour)
 
 
 def _recorded(kernel: Kernel, key: str, compiler: Compiler) -> Built:
@@ -277,7 +288,10 @@ def _recorded(kernel: Kernel, key: str, compiler: Compiler) -> Built:
 class _Job:
     """One build in its folder: `out/` for make's output, `build.log` for what it says."""
 
-    def __init__(self, tree: Path, folder: Path, compiler: Compiler, jobs: int, progress: Progress) -> None:
+    def __init__(
+        self, tree: Path, folder: Path, compiler: Compiler, jobs: int, progress: Progress, *, keep: bool
+    ) -> None:
+        self.keep = keep
         self.tree = tree
         self.folder = folder
         self.output = folder / "out"
@@ -287,9 +301,11 @@ class _Job:
         self.progress = progress
 
     def run(self, version: KernelVersion, flavour: str, asked: Sequence[kconfig.Setting]) -> tuple[float, kconfig.Gaps]:
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if not self.keep:
+            shutil.rmtree(self.folder, ignore_errors=True)
         with store.disk_errors(self.folder):
-            self.output.mkdir(parents=True)
+            self.output.mkdir(parents=True, exist_ok=True)
+            self.log.unlink(missing_ok=True)
             if flavour == "coverage":
                 self.tree = self._instrumented()
         self.progress(f"configuring {version} ({flavour}) with {self.compiler.cc}: {self.compiler.reason}")
@@ -340,6 +356,7 @@ class _Job:
         There is no option for one folder alone; the file that says so is replaced in a copy of links.
         """
         copy = self.folder / "tree"
+        shutil.rmtree(copy, ignore_errors=True)
 
         def link(source: str, target: str) -> None:
             try:

@@ -285,9 +285,16 @@ def entries() -> list[Entry]:
 
 
 def offers(provider: str) -> list[Offer]:
-    """Return what the cache holds of a provider's kernels, in order of version; files that a user named left out."""
+    """Return what the cache holds of a provider's releases, in order of version.
+
+    Files that a user named and commits between releases are left out.
+    """
     found = sorted(
-        (entry for entry in entries() if entry.record["provider"] == provider and not entry.record.get("file")),
+        (
+            entry
+            for entry in entries()
+            if entry.record["provider"] == provider and not (entry.record.get("file") or entry.record.get("revision"))
+        ),
         key=lambda entry: (entry.version, entry.record.get("built", 0), entry.path.name),
     )
     return [

@@ -21,12 +21,14 @@ class Answer:
             of that kernel; else what became of it: "failed", "crashed", "hung", "xfailed".
         observed: What it observed, in a form that can be compared.
         text: The same for people.
+        good: Whether the test passed, or failed as expected.
         reason: One line on a failure, or "".
     """
 
     outcome: str
     observed: tuple[str, ...] = ()
     text: str = field(default="", compare=False)
+    good: bool = field(default=True, compare=False)
     reason: str = field(default="", compare=False)
 
 

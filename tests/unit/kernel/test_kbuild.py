@@ -200,6 +200,22 @@ def test_a_finished_build_is_not_made_twice_unless_told(tree: Path) -> None:
     assert said
 
 
+@pytest.mark.parametrize("flavour", ["minimal", "coverage"])
+def test_commits_are_built_on_what_the_one_before_left_and_stand_for_no_release(tree: Path, flavour: str) -> None:
+    output = shelf.folder() / "build" / f"commits-{flavour}" / "out"
+    for commit in ("1" * 40, "2" * 40):
+        built = kbuild.build(tree, flavour, origin="a test", revision=commit, progress=print)
+        choice = kbuild.choice_of(built.kernel.version, flavour, commit)
+        assert choice.key == f"6.1.7-g{commit[:12]}-{flavour}"
+        assert acquire(choice).digest == built.kernel.digest
+        assert output.is_dir()
+        (output / "compiled").touch()
+    assert (output / "compiled").exists()
+    with pytest.raises(SelectorError):
+        resolve([f"6.1.7:{flavour}"])
+    assert [offer.key for offer in shelf.offers("local")] == []
+
+
 def test_dropped_settings_are_named(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fragments = kbuild.fragment_settings("minimal")
     monkeypatch.setattr(kbuild, "fragment_settings", lambda flavour: [*fragments, Setting("DROPPED", "y")])
