@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.errnos import ENOTSUPP, errno_name
-from harness.guest import asm, uapi
+from harness.guest import asm, btf, uapi
 from harness.guest.uapi import ANY, EXIST, LOCK, NOEXIST
 from harness.kernel.types import Kernel
 from harness.remote.bcc import Bcc, BccModule
@@ -37,6 +37,7 @@ __all__ = [
     "Run",
     "SocketFilter",
     "asm",
+    "btf",
     "errno_name",
     "errno_of",
     "raises_errno",

@@ -103,6 +103,11 @@ class Instruction:
         """How many instruction slots it takes: two for a 64-bit load, else one."""
         return 2 if self.code == _LD | SIZES["DW"] else 1
 
+    @property
+    def is_call(self) -> bool:
+        """Whether it calls a helper or a function of the kernel or of the program."""
+        return self.code == _JMP | _CALL
+
     def encode(self, distance: int) -> bytes:
         """Return its bytes; `distance` is from the next slot to its target."""
         offset, value = self.offset, self.value
@@ -149,6 +154,16 @@ def assemble(*items: Instruction | Label) -> bytes:
             ) from error
         at += item.slots
     return b"".join(out)
+
+
+def disassemble(data: bytes) -> list[Instruction]:
+    """Return the instructions of a program's bytes, jumps by their offsets."""
+    found = []
+    slots = iter(_INSTRUCTION.iter_unpack(data))
+    for code, registers, offset, value in slots:
+        wide = next(slots)[3] if code == _LD | SIZES["DW"] else 0
+        found.append(Instruction(code, registers & 15, registers >> 4, offset, value, wide=wide))
+    return found
 
 
 def label(name: str) -> Label:

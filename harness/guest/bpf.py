@@ -163,6 +163,7 @@ INFO: dict[str, Layout] = {
 }
 _INFO_ROOM = 256
 _PROG_MAP_IDS = 56
+_PROG_XLATED_LEN, _PROG_XLATED = 20, 32
 
 # The largest log that every kernel accepts (before 5.2: UINT_MAX >> 8), and how much of one is handed on.
 _LOG_ROOM = (1 << 24) - 1
@@ -425,6 +426,26 @@ def _prog_map_ids(fd: int, count: int) -> list[int]:
     struct.pack_into("<IQ", data, _PROG_MAP_IDS - 4, count, ctypes.addressof(held))
     _checked("OBJ_GET_INFO_BY_FD", {"bpf_fd": fd, "info_len": len(data), "info": data})
     return list(struct.unpack(f"<{count}I", ids[: 4 * count]))
+
+
+def translated(fd: int) -> bytes:
+    """Return a program's instructions as the verifier left them (4.13 and later).
+
+    Raises:
+        OSError: The kernel refused.
+        PermissionError: It shows them to nobody but a user who may see its addresses.
+    """
+    size = info(fd, "prog")["xlated_prog_len"]
+    code = bytearray(size)
+    held = (ctypes.c_char * size).from_buffer(code)
+    data = bytearray(_INFO_ROOM)
+    struct.pack_into("<I", data, _PROG_XLATED_LEN, size)
+    struct.pack_into("<Q", data, _PROG_XLATED, ctypes.addressof(held))
+    _checked("OBJ_GET_INFO_BY_FD", {"bpf_fd": fd, "info_len": len(data), "info": data})
+    if not struct.unpack_from("<Q", data, _PROG_XLATED)[0]:
+        raise PermissionError(1, "this kernel does not show the instructions of a program to this user")
+    del held
+    return bytes(code)
 
 
 def map_info(fd: int) -> dict[str, Any]:

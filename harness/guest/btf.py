@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 
 MAGIC, VERSION, HEADER_SIZE = 0xEB9F, 1, 24
-KIND_INT, KIND_PTR, KIND_STRUCT, KIND_TYPE_TAG = 1, 2, 4, 18
+KIND_INT, KIND_PTR, KIND_STRUCT, KIND_FUNC, KIND_FUNC_PROTO, KIND_TYPE_TAG = 1, 2, 4, 12, 13, 18
 SIGNED = 1
 
 TYPE_CHECKING = False
@@ -42,6 +42,16 @@ def pointer(target: int) -> Type:
 def type_tag(name: str, target: int) -> Type:
     """Return a tag on the type of this number (5.17 and later), such as "kptr_untrusted"."""
     return name, KIND_TYPE_TAG << 24, 0, target, (), b""
+
+
+def prototype(returns: int) -> Type:
+    """Return the type of a function without arguments that returns the type of this number."""
+    return "", KIND_FUNC_PROTO << 24, 0, returns, (), b""
+
+
+def function(name: str, prototype: int) -> Type:
+    """Return a static function of a program, of the prototype of this number."""
+    return name, KIND_FUNC << 24, 0, prototype, (), b""
 
 
 def encode(*types: Type) -> bytes:

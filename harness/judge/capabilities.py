@@ -269,6 +269,18 @@ def _unlimited_memory(bpf: Bpf) -> Finding:
     return _by_errno(bpf.commands.attempt(*_small_map()).errno, yes=(0,), no=(EPERM,))
 
 
+def _interpreter(bpf: Bpf) -> Finding:
+    """A kernel built with CONFIG_BPF_JIT_ALWAYS_ON refuses to switch its compiler off; what was set is set again."""
+    switch = {"path": "/proc/sys/net/core/bpf_jit_enable"}
+    before = bpf.commands.call("hooks.read_file", "read of bpf_jit_enable", **switch).strip()
+    try:
+        bpf.commands.call("hooks.write_file", "write to bpf_jit_enable", data=b"0", **switch)
+    except BpfError as error:
+        return _by_errno(error.errno, yes=(), no=(EINVAL,))
+    bpf.commands.call("hooks.write_file", "write to bpf_jit_enable", data=before, **switch)
+    return Finding(Answer.YES, "the compiler can be switched off")
+
+
 def _small_map() -> tuple[str, dict[str, int | str]]:
     return "MAP_CREATE", {"map_type": "array", "key_size": 4, "value_size": 4, "max_entries": 1}
 
@@ -368,6 +380,9 @@ CAPABILITIES: dict[str, Capability] = {
     },
     "prog_test_run": Capability(
         "programs can be run by a command", "4.12", "commit 1cf1cae963c2", _refuses_bad_fd("PROG_TEST_RUN", "prog_fd")
+    ),
+    "interpreter": Capability(
+        "programs can be interpreted", "4.12", "CONFIG_BPF_JIT_ALWAYS_ON, from v4.15, takes it away", _interpreter
     ),
     "ids": Capability("maps and programs have ids that can be walked", "4.13", "commit 34ad5580f8f9", _next_id("MAP")),
     "outer_lookup": Capability(

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from errno import ENOENT
 from typing import Any, TypeVar
 
+from harness.guest import asm
 from harness.guest.uapi import ANY
 from harness.remote.command import BpfError, Commands, HasFd
 
@@ -367,6 +368,17 @@ class Program(KernelObject):
             answer.buffers.get("ctx_in") or answer.buffers.get("ctx_out", b""),
             answer.numbers.get("duration", 0),
         )
+
+    def translated(self) -> list[asm.Instruction]:
+        """Return its instructions as the verifier left them, calls inlined for instance (4.13 and later).
+
+        The second slot of a 64-bit load is in the first; what the kernel hides (addresses of maps) is 0 or an id.
+
+        Raises:
+            BpfError: The kernel refused.
+        """
+        code: bytes = self.commands.call("bpf.translated", "OBJ_GET_INFO_BY_FD", fd=self.fd)
+        return asm.disassemble(code)
 
 
 class Link(KernelObject):

@@ -38,6 +38,9 @@ APART = (("harness.kernel", "harness.image"), ("harness.cli", "harness.plugin"))
 GUEST_SEEN_BY_HOST = {"harness.guest.wire", "harness.guest.asm", "harness.guest.btf", "harness.guest.uapi"}
 
 
+# Tests that the package ships; they have functions that run in the guest, like any others.
+TESTS_IN_PACKAGE = "harness.contracts.test_"
+
 # What is in the guest image of one flavour alone.
 IN_A_FLAVOUR = {("bcc_loader.py", "bcc")}
 
@@ -96,6 +99,8 @@ def wrong_arrows(package: Path) -> list[str]:
                 found.append(f"{where}: a layer above its own")
             elif any({group_of(module), group_of(target)} == set(pair) for pair in APART):
                 found.append(f"{where}: these two do not know each other")
+            elif module.startswith(TESTS_IN_PACKAGE):
+                continue
             elif group_of(target) == "harness.guest" and target not in GUEST_SEEN_BY_HOST:
                 found.append(f"{where}: the host imports what is pure alone")
     return found

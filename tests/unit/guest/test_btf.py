@@ -31,3 +31,11 @@ def test_a_pointer_and_a_tag_hold_the_number_of_what_they_stand_before() -> None
     data = btf.encode(btf.integer("int", 4), btf.type_tag("kptr", 1), btf.pointer(2))
     assert struct.unpack_from("<2I", data, 24 + 16 + 4) == (18 << 24, 1)
     assert struct.unpack_from("<3I", data, 24 + 16 + 12) == (0, 2 << 24, 2)
+
+
+def test_a_function_names_its_prototype_and_that_what_it_returns() -> None:
+    data = btf.encode(btf.integer("int", 4), btf.prototype(1), btf.function("main", 2))
+    assert struct.unpack_from("<3I", data, 24 + 16) == (0, 13 << 24, 1)
+    name, kind, prototype = struct.unpack_from("<3I", data, 24 + 16 + 12)
+    assert (kind, prototype) == (12 << 24, 2)
+    assert data[24 + 16 + 24 + name :].startswith(b"main\0")

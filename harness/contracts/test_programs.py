@@ -1,0 +1,896 @@
+"""Programs that use outer maps: what the verifier accepts, what it says, and what a run finds.
+
+A test that is called hazardous loads or inserts and never runs: kernels that accept such a program would let it touch
+memory that is not the map's.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from harness.contracts.conftest import Observe
+from harness.guest import bpf as guest_bpf
+from harness.guest import hooks
+from harness.guest.asm import R0, R1, R2, R3, R4, R5, R6, R7, R10
+from harness.judge.contracts import Contract
+from harness.testing import Bpf, BpfError, Guest, Map, asm, btf, errno_name, errno_of, uapi
+
+Code = list[asm.Instruction | asm.Label]
+
+RUNNER = "sched_cls"
+"""The type of program that BPF_PROG_TEST_RUN runs on every kernel since 4.12, and that may return any number."""
+
+NULL = 0x7777
+"""What a program here returns when a lookup gave it nothing."""
+
+CURRENT_CPU = 0xFFFFFFFF
+"""BPF_F_CURRENT_CPU."""
+
+
+def outer_of(bpf: Bpf, contract: Contract, template: Map, **attributes: Any) -> Map:
+    return bpf.map(contract.outer, max_entries=4, inner=template, **attributes)
+
+
+def find_inner(outer: Map, key: int = 1) -> Code:
+    """Look up in the outer map; the inner map is in R0, and where there is none the program ends at "none"."""
+    return [asm.st("W", R10, -4, key), *asm.lookup(outer, -4), asm.jump("==", R0, 0, "none")]
+
+
+def find_element(key: int = 2) -> Code:
+    """Look up in the inner map that is in R0; the element is in R0, unchecked."""
+    return [asm.mov(R1, R0), asm.st("W", R10, -8, key), asm.mov(R2, R10), asm.add(R2, -8), asm.call("map_lookup_elem")]
+
+
+def or_null() -> Code:
+    return [asm.exit(), asm.label("none"), *asm.return_(NULL)]
+
+
+def read_through(outer: Map, key: int = 1) -> Code:
+    """Return the first 32 bits of element 2 of the inner map at `key`, or NULL."""
+    return [
+        *find_inner(outer, key),
+        *find_element(),
+        asm.jump("==", R0, 0, "none"),
+        asm.ldx("W", R0, R0),
+        *or_null(),
+    ]
+
+
+def change_inner(outer: Map, helper: str, *, element: int = 2, value: int = 42, flags: int = 0) -> Code:
+    """Call map_update_elem or map_delete_elem on the inner map at key 1 and return what the helper did."""
+    arguments: Code = [asm.mov(R1, R0), asm.st("W", R10, -8, element), asm.mov(R2, R10), asm.add(R2, -8)]
+    if helper == "map_update_elem":
+        arguments += [asm.st("W", R10, -12, value), asm.mov(R3, R10), asm.add(R3, -12), asm.mov(R4, flags)]
+    return [*find_inner(outer), *arguments, asm.call(helper), *or_null()]
+
+
+def run(bpf: Bpf, code: Code, type_: str = RUNNER, **attributes: Any) -> object:
+    """Load a program and run it once; return the signed number it returned, "null", or the name of an errno."""
+    try:
+        with bpf.prog(type_, code, **attributes) as program:
+            return returned(program.run(*() if type_ != "syscall" else (None,)).retval)
+    except BpfError as error:
+        return f"{error.command} {error.name}"
+
+
+def returned(retval: int) -> object:
+    return "null" if retval == NULL else retval - ((retval & 0x80000000) << 1)
+
+
+def load(bpf: Bpf, code: Code, type_: str = RUNNER, **attributes: Any) -> str:
+    return errno_of(bpf.prog, type_, code, log_level=0, **attributes)
+
+
+def refusal(bpf: Bpf, contract: Contract, code: Code, **attributes: Any) -> str:
+    """Return what the verifier says of a program that it refuses: the words of the contract that are in its log.
+
+    Where none of them is, the whole log; "" when it accepts.
+    """
+    try:
+        bpf.prog(RUNNER, code, **attributes)
+    except BpfError as error:
+        words = sorted({str(one.answer) for one in contract.ranges}, key=len, reverse=True)
+        return next((text for text in words if text in error.log), error.log)
+    return ""
+
+
+def switch_jit(bpf: Bpf, *, on: bool) -> None:
+    path = "/proc/sys/net/core/bpf_jit_enable"
+    bpf.commands.call("hooks.write_file", f"write to {path}", path=path, data=b"01"[on : on + 1])
+
+
+@pytest.fixture
+def template(bpf: Bpf) -> Map:
+    return bpf.map("hash", max_entries=8)
+
+
+@pytest.fixture
+def outer(bpf: Bpf, contract: Contract, template: Map) -> Map:
+    return outer_of(bpf, contract, template)
+
+
+@pytest.fixture
+def inner(bpf: Bpf, outer: Map) -> Map:
+    """The inner map at key 1; its element 2 is 41."""
+    inner = bpf.map("hash", max_entries=8)
+    inner[2] = 41
+    outer[1] = inner
+    return inner
+
+
+# Lookups.
+
+
+@pytest.mark.contract("prog.lookup")
+@pytest.mark.usefixtures("inner")
+def test_lookup(bpf: Bpf, outer: Map, observe: Observe) -> None:
+    observe(run(bpf, read_through(outer)))
+
+
+@pytest.mark.contract("prog.lookup_missing")
+@pytest.mark.usefixtures("inner")
+def test_lookup_missing(bpf: Bpf, contract: Contract, outer: Map, observe: Observe) -> None:
+    observe(run(bpf, read_through(outer, {"empty": 3, "beyond": 9}[contract.case])))
+
+
+@pytest.mark.contract("prog.lookup_missing_element")
+def test_lookup_missing_element(bpf: Bpf, outer: Map, template: Map, observe: Observe) -> None:
+    outer[1] = template
+    observe(run(bpf, read_through(outer)))
+
+
+@pytest.mark.contract("prog.swapped_inner")
+def test_swapped_inner(bpf: Bpf, outer: Map, inner: Map, template: Map, observe: Observe) -> None:
+    template[2] = 42
+    seen = []
+    with bpf.prog(RUNNER, read_through(outer)) as program:
+        for held in (inner, template, inner):
+            outer[1] = held
+            seen.append(returned(program.run().retval))
+    observe(seen)
+
+
+@pytest.mark.contract("prog.removed_inner")
+@pytest.mark.usefixtures("inner")
+def test_removed_inner(bpf: Bpf, outer: Map, observe: Observe) -> None:
+    with bpf.prog(RUNNER, read_through(outer)) as program:
+        before = returned(program.run().retval)
+        del outer[1]
+        observe([before, returned(program.run().retval)])
+
+
+@pytest.mark.contract("prog.closed")
+def test_closed(bpf: Bpf, contract: Contract, outer: Map, inner: Map, template: Map, observe: Observe) -> None:
+    with bpf.prog(RUNNER, read_through(outer)) as program:
+        template.close()
+        if contract.case in ("inner", "all"):
+            inner.close()
+        if contract.case in ("outer", "all"):
+            outer.close()
+        observe(returned(program.run().retval))
+
+
+@pytest.mark.contract("prog.template_closed_before_load")
+@pytest.mark.usefixtures("inner")
+def test_template_closed_before_load(bpf: Bpf, outer: Map, template: Map, observe: Observe) -> None:
+    template.close()
+    observe(run(bpf, read_through(outer)))
+
+
+@pytest.mark.contract("prog.one_inner_at_two_keys")
+def test_one_inner_at_two_keys(bpf: Bpf, outer: Map, inner: Map, observe: Observe) -> None:
+    outer[2] = inner
+    with bpf.prog(RUNNER, change_inner(outer, "map_update_elem")) as program:
+        program.run()
+    observe(run(bpf, read_through(outer, 2)))
+
+
+@pytest.mark.contract("prog.two_outers")
+def test_two_outers(bpf: Bpf, inner: Map, outer: Map, template: Map, observe: Observe) -> None:
+    other = bpf.map({"hash_of_maps": "array_of_maps"}.get(outer.type, "hash_of_maps"), max_entries=4, inner=template)
+    other[1] = inner
+    other[2] = template
+    code: Code = [
+        *find_inner(outer),
+        asm.mov(R6, R0),
+        *find_inner(other),
+        asm.mov(R7, R0),
+        asm.mov(R0, 0),
+        asm.jump("!=", R6, R7, "out"),
+        asm.mov(R0, 1),
+        asm.label("out"),
+        *or_null(),
+    ]
+    observe(run(bpf, code))
+
+
+@pytest.mark.contract("prog.either_outer")
+@pytest.mark.usefixtures("inner")
+def test_either_outer(bpf: Bpf, contract: Contract, outer: Map, observe: Observe) -> None:
+    wide = bpf.map("array", value_size=64, max_entries=8)
+    other = outer_of(bpf, contract, wide)
+    wide[2] = struct.pack("<I60x", 43)
+    other[1] = wide
+    code: Code = [
+        asm.ldx("W", R6, R1, 0),  # __sk_buff.len: 64 here, which the verifier does not know
+        asm.st("W", R10, -4, 1),
+        asm.mov(R2, R10),
+        asm.add(R2, -4),
+        asm.jump(">", R6, 32, "other"),
+        asm.ld_map(R1, outer),
+        asm.goto("look"),
+        asm.label("other"),
+        asm.ld_map(R1, other),
+        asm.label("look"),
+        asm.call("map_lookup_elem"),
+        asm.jump("==", R0, 0, "none"),
+        *find_element(),
+        asm.jump("==", R0, 0, "none"),
+        asm.ldx("W", R0, R0),
+        *or_null(),
+    ]
+    observe(run(bpf, code))
+
+
+@pytest.mark.contract("prog.spilled_inner")
+@pytest.mark.usefixtures("inner")
+def test_spilled_inner(bpf: Bpf, outer: Map, observe: Observe) -> None:
+    code: Code = [
+        *find_inner(outer),
+        asm.stx("DW", R10, -16, R0),
+        asm.call("get_prandom_u32"),
+        asm.ldx("DW", R0, R10, -16),
+        *find_element(),
+        asm.jump("==", R0, 0, "none"),
+        asm.ldx("W", R0, R0),
+        *or_null(),
+    ]
+    observe(run(bpf, code))
+
+
+@pytest.mark.contract("prog.subprogram")
+@pytest.mark.usefixtures("inner")
+def test_subprogram(bpf: Bpf, outer: Map, observe: Observe) -> None:
+    code: Code = [
+        *find_inner(outer),
+        asm.mov(R1, R0),
+        asm.call_local("read"),
+        *or_null(),
+        asm.label("read"),
+        asm.mov(R0, R1),
+        *find_element(),
+        asm.jump("==", R0, 0, "nothing"),
+        asm.ldx("W", R0, R0),
+        asm.exit(),
+        asm.label("nothing"),
+        *asm.return_(NULL),
+    ]
+    observe(run(bpf, code))
+
+
+@pytest.mark.contract("prog.tail_called")
+@pytest.mark.usefixtures("inner")
+def test_tail_called(bpf: Bpf, outer: Map, observe: Observe) -> None:
+    programs = bpf.map("prog_array")
+    programs[0] = bpf.prog(RUNNER, read_through(outer))
+    observe(
+        run(bpf, [asm.ld_map(R2, programs), asm.mov(R3, 0), asm.call("tail_call"), *asm.return_(NULL)]),
+    )
+
+
+@pytest.mark.contract("prog.interpreter", "prog.jit")
+@pytest.mark.usefixtures("inner")
+def test_compiled_or_interpreted(bpf: Bpf, contract: Contract, outer: Map, observe: Observe) -> None:
+    switched = errno_of(switch_jit, bpf, on=contract.name == "prog.jit")
+    if switched != "ok":
+        observe(switched)
+        return
+    with bpf.prog(RUNNER, read_through(outer)) as program:
+        how = "compiled" if program.info()["jited_prog_len"] else "interpreted"
+        observe([how, returned(program.run().retval)])
+
+
+# Writing.
+
+
+@pytest.mark.contract("prog.update_inner")
+def test_update_inner(bpf: Bpf, outer: Map, inner: Map, observe: Observe) -> None:
+    answer = run(bpf, change_inner(outer, "map_update_elem", element=3))
+    observe([answer, inner[3]])
+
+
+@pytest.mark.contract("prog.delete_inner")
+def test_delete_inner(bpf: Bpf, outer: Map, inner: Map, observe: Observe) -> None:
+    answer = run(bpf, change_inner(outer, "map_delete_elem"))
+    observe([answer, errno_of(inner.lookup, 2)])
+
+
+@pytest.mark.contract("prog.helper_errno")
+@pytest.mark.usefixtures("inner")
+def test_helper_errno(bpf: Bpf, contract: Contract, outer: Map, observe: Observe) -> None:
+    code = {
+        "noexist": change_inner(outer, "map_update_elem", flags=uapi.NOEXIST),
+        "exist": change_inner(outer, "map_update_elem", element=3, flags=uapi.EXIST),
+        "flags_3": change_inner(outer, "map_update_elem", flags=3),
+        "delete_missing": change_inner(outer, "map_delete_elem", element=3),
+    }[contract.case]
+    answer = run(bpf, code)
+    observe(errno_name(-answer) if isinstance(answer, int) and answer < 0 else answer)
+
+
+@pytest.mark.contract("prog.store_to_element")
+def test_store_to_element(bpf: Bpf, outer: Map, inner: Map, observe: Observe) -> None:
+    code: Code = [
+        *find_inner(outer),
+        *find_element(),
+        asm.jump("==", R0, 0, "none"),
+        asm.mov(R1, 100),
+        asm.atomic_add("W", R0, 0, R1),
+        asm.mov(R0, 0),
+        *or_null(),
+    ]
+    run(bpf, code)
+    observe(inner[2])
+
+
+@pytest.mark.contract("prog.real_max_entries")
+def test_real_max_entries(bpf: Bpf, outer: Map, observe: Observe) -> None:
+    small = bpf.map("hash", max_entries=1)
+    small[2] = 41
+    outer[1] = small
+    answer = run(bpf, change_inner(outer, "map_update_elem", element=3))
+    observe(errno_name(-answer) if isinstance(answer, int) and answer < 0 else answer)
+
+
+@pytest.mark.contract("prog.frozen")
+def test_frozen(bpf: Bpf, contract: Contract, outer: Map, inner: Map, observe: Observe) -> None:
+    {"outer": outer, "inner": inner}[contract.case].freeze()
+    answer = run(bpf, change_inner(outer, "map_update_elem"))
+    observe([answer, inner[2]])
+
+
+# What an inner map is used for.
+
+
+@dataclass(frozen=True)
+class Use:
+    """How a program uses an inner map of some type.
+
+    Attributes:
+        code: What it does with the inner map in R0 and the context in R6.
+        fill: Puts something into the inner map.
+        program: Its type.
+        loads: Whether it is loaded and not run: what it needs to run is not a test's to make.
+        attributes: Of the inner map.
+    """
+
+    code: Code
+    fill: Callable[[Map], None] = lambda _: None
+    program: str = RUNNER
+    loads: bool = False
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+def key_on_stack(register: asm.Register, *words: int) -> Code:
+    """Write 32-bit words to the stack and let a register point to them."""
+    stores: Code = [asm.st("W", R10, -32 + 4 * at, word) for at, word in enumerate(words)]
+    return [*stores, asm.mov(register, R10), asm.add(register, -32)]
+
+
+def put_41(inner: Map) -> None:
+    inner[2] = 41
+
+
+def push_41_42(inner: Map) -> None:
+    inner.update(b"", 41)
+    inner.update(b"", 42)
+
+
+_KEYLESS = {"key_size": 0, "value_size": 4, "max_entries": 8}
+_READ: Code = [*find_element(), asm.jump("==", R0, 0, "none"), asm.ldx("W", R0, R0)]
+_POP: Code = [
+    *(asm.mov(R1, R0), *key_on_stack(R2, 0), asm.call("map_pop_elem")),
+    *(asm.jump("!=", R0, 0, "none"), asm.ldx("W", R0, R10, -32)),
+]
+# With an empty slot a redirection returns the low bits of its flags: 2 is XDP_PASS.
+_REDIRECT: Code = [asm.mov(R1, R0), asm.mov(R2, 0), asm.mov(R3, 2), asm.call("redirect_map")]
+_SOCKET: Code = [asm.mov(R1, R6), asm.mov(R2, R0), *key_on_stack(R3, 0), asm.mov(R4, 0)]
+
+USES = {
+    **dict.fromkeys(
+        ("hash", "lru_hash", "percpu_hash", "lru_percpu_hash", "array", "percpu_array"), Use(_READ, put_41)
+    ),
+    "lpm_trie": Use(
+        [
+            *(asm.mov(R1, R0), *key_on_stack(R2, 32, 0x0100000A), asm.call("map_lookup_elem")),
+            *(asm.jump("==", R0, 0, "none"), asm.ldx("W", R0, R0)),
+        ],
+        lambda inner: inner.update(struct.pack("<I4B", 8, 10, 0, 0, 0), 41),
+        attributes={"key_size": 8, "map_flags": uapi.NO_PREALLOC},
+    ),
+    "queue": Use(_POP, push_41_42, attributes=_KEYLESS),
+    "stack": Use(_POP, push_41_42, attributes=_KEYLESS),
+    "bloom_filter": Use(
+        [asm.mov(R1, R0), *key_on_stack(R2, 41), asm.call("map_peek_elem")], push_41_42, attributes=_KEYLESS
+    ),
+    "ringbuf": Use(
+        [asm.mov(R1, R0), *key_on_stack(R2, 1, 2), asm.mov(R3, 8), asm.mov(R4, 0), asm.call("ringbuf_output")],
+        attributes={"key_size": 0, "value_size": 0, "max_entries": 4096},
+    ),
+    "perf_event_array": Use(
+        [
+            *(asm.mov(R1, R6), asm.mov(R2, R0), asm.alu32("mov", R3, -1), *key_on_stack(R4, 1, 2)),
+            *(asm.mov(R5, 8), asm.call("perf_event_output")),
+        ]
+    ),
+    "cgroup_array": Use([asm.mov(R1, R6), asm.mov(R2, R0), asm.mov(R3, 0), asm.call(33)]),  # skb_under_cgroup
+    "stack_trace": Use(
+        [asm.mov(R1, R6), asm.mov(R2, R0), asm.mov(R3, 0), asm.call("get_stackid")],
+        program="tracepoint",
+        loads=True,
+        attributes={"value_size": 8 * 16},
+    ),
+    **dict.fromkeys(("devmap", "devmap_hash", "cpumap", "xskmap"), Use(_REDIRECT, program="xdp")),
+    "sockmap": Use(
+        [*_SOCKET[:2], asm.mov(R3, 0), asm.mov(R4, 0), asm.call(52)], program="sk_skb", loads=True
+    ),  # sk_redirect_map
+    "sockhash": Use([*_SOCKET, asm.call(72)], program="sk_skb", loads=True),  # sk_redirect_hash
+    "reuseport_sockarray": Use([*_SOCKET, asm.call(82)], program="sk_reuseport", loads=True),  # sk_select_reuseport
+}
+
+
+@pytest.mark.contract("prog.inner_type")
+def test_inner_type(bpf: Bpf, contract: Contract, observe: Observe) -> None:
+    use = USES[contract.case]
+    attributes = {"max_entries": 8, **use.attributes}
+    inner, template = (bpf.map(contract.case, **attributes) for _ in range(2))
+    outer = outer_of(bpf, contract, template)
+    use.fill(inner)
+    outer[1] = inner
+    code: Code = [asm.mov(R6, R1), *find_inner(outer), *use.code, *or_null()]
+    if use.program == "sk_reuseport":  # it may return nothing but 0 and 1
+        code = [asm.mov(R6, R1), *find_inner(outer), *use.code, *asm.return_(1), asm.label("none"), *asm.return_(1)]
+    observe(load(bpf, code, use.program) if use.loads else run(bpf, code, use.program))
+
+
+# Values that the kernel knows the type of.
+
+
+def value_types() -> bytes:
+    """Types of values: 3 holds a lock, 6 a timer."""
+    return btf.encode(
+        btf.integer("u32", 4),
+        btf.struct_of("bpf_spin_lock", 4, ("val", 1, 0)),
+        btf.struct_of("locked", 8, ("lock", 2, 0), ("number", 1, 4)),
+        btf.integer("u64", 8),
+        btf.struct_of("bpf_timer", 16, ("low", 4, 0), ("high", 4, 8)),
+        btf.struct_of("timed", 24, ("timer", 5, 0), ("number", 4, 16)),
+    )
+
+
+LOCKED: dict[str, Any] = {"value_size": 8, "btf_value_type_id": 3}
+TIMED: dict[str, Any] = {"value_size": 24, "btf_value_type_id": 6}
+
+
+@pytest.mark.contract("prog.spin_lock")
+def test_spin_lock(bpf: Bpf, contract: Contract, observe: Observe) -> None:
+    types = bpf.btf(value_types())
+    inner = bpf.map("array", max_entries=8, btf_fd=types, btf_key_type_id=1, **LOCKED)
+    inner[2] = struct.pack("<II", 0, 41)
+    try:
+        outer = outer_of(bpf, contract, inner)
+    except BpfError as error:
+        observe(f"{error.command} {error.name}")
+        return
+    outer[1] = inner
+    code: Code = [
+        *(*find_inner(outer), *find_element(), asm.jump("==", R0, 0, "none"), asm.mov(R6, R0)),
+        *(asm.mov(R1, R6), asm.call("spin_lock"), asm.ldx("W", R7, R6, 4)),
+        *(asm.mov(R1, R6), asm.call("spin_unlock"), asm.mov(R0, R7)),
+        *or_null(),
+    ]
+    observe(run(bpf, code))
+
+
+def init_timer(outer: Map, *, of: int = 1) -> Code:
+    """Initialise the timer in element 2 of the inner map at key 1, for the inner map at key `of`."""
+    return [
+        *find_inner(outer, of),
+        asm.mov(R7, R0),
+        *find_inner(outer),
+        *([asm.mov(R7, R0)] if of == 1 else []),
+        *(*find_element(), asm.jump("==", R0, 0, "none"), asm.mov(R1, R0), asm.mov(R2, R7)),
+        *(asm.mov(R3, 1), asm.call("timer_init")),  # CLOCK_MONOTONIC
+        *or_null(),
+    ]
+
+
+@pytest.mark.contract("prog.timer")
+def test_timer(bpf: Bpf, contract: Contract, observe: Observe) -> None:
+    types = bpf.btf(value_types())
+    template, inner = (bpf.map("array", max_entries=8, btf_fd=types, btf_key_type_id=1, **TIMED) for _ in range(2))
+    outer = outer_of(bpf, contract, template)
+    outer[1] = inner
+    outer[2] = template
+    if contract.case == "other_inner":
+        observe(load(bpf, init_timer(outer, of=2)))
+        return
+    with bpf.prog(RUNNER, init_timer(outer)) as program:
+        if contract.case == "closed":
+            inner.close()
+        answer = returned(program.run().retval)
+    observe(errno_name(-answer) if isinstance(answer, int) and answer < 0 else answer)
+
+
+# What the verifier refuses.
+
+
+def without_null_check(outer: Map) -> Code:
+    return [asm.st("W", R10, -4, 1), *asm.lookup(outer, -4), *find_element(), *asm.return_(0)]
+
+
+def unchecked_element(outer: Map) -> Code:
+    return [*find_inner(outer), *find_element(), asm.ldx("W", R0, R0), *or_null()]
+
+
+def beyond_value(outer: Map, offset: int = 4) -> Code:
+    """Read four bytes of an element at an offset."""
+    return [
+        *find_inner(outer),
+        *find_element(),
+        asm.jump("==", R0, 0, "none"),
+        asm.ldx("W", R0, R0, offset),
+        *or_null(),
+    ]
+
+
+def short_key(outer: Map) -> Code:
+    """Give two bytes of a key to a map with keys of four."""
+    return [
+        *find_inner(outer),
+        asm.mov(R1, R0),
+        asm.st("H", R10, -8, 2),
+        asm.mov(R2, R10),
+        asm.add(R2, -8),
+        asm.call("map_lookup_elem"),
+        *asm.return_(0),
+        asm.label("none"),
+        *asm.return_(NULL),
+    ]
+
+
+def moved(outer: Map, how: str) -> Code:
+    steps: dict[str, Code] = {
+        "number": [asm.add(R0, 8)],
+        "register": [asm.mov(R6, 8), asm.alu("add", R0, R6)],
+        "and": [asm.alu("and", R0, -8)],
+    }
+    return [*find_inner(outer), *steps[how], *find_element(), *asm.return_(0), asm.label("none"), *asm.return_(NULL)]
+
+
+def stored_in_map(outer: Map, element: Map) -> Code:
+    """Put the inner map's address into an array, read it back and use it."""
+    return [
+        *find_inner(outer),
+        asm.mov(R6, R0),
+        asm.st("W", R10, -4, 0),
+        *asm.lookup(element, -4),
+        asm.jump("==", R0, 0, "none"),
+        asm.stx("DW", R0, 0, R6),
+        asm.ldx("DW", R0, R0, 0),
+        *find_element(),
+        *asm.return_(0),
+        asm.label("none"),
+        *asm.return_(NULL),
+    ]
+
+
+def refused_program(bpf: Bpf, contract: Contract, outer: Map) -> Code:
+    """Return the program of a case."""
+    behind: Code = [*or_null()]
+    match contract.case.removesuffix("-btf"):
+        case "no_null_check":
+            return without_null_check(outer)
+        case "unchecked_element":
+            return unchecked_element(outer)
+        case "past_value":
+            return beyond_value(outer, 4)
+        case "before_value":
+            return beyond_value(outer, -4)
+        case "short_key":
+            return short_key(outer)
+        case "add_number":
+            return moved(outer, "number")
+        case "add_register":
+            return moved(outer, "register")
+        case "and":
+            return moved(outer, "and")
+        case "store":
+            return [*find_inner(outer), asm.st("DW", R0, 0, 0), *behind]
+        case "store_far":
+            return [*find_inner(outer), asm.st("W", R0, 24, 0), *behind]
+        case "atomic":
+            return [*find_inner(outer), asm.mov(R1, 1), asm.atomic_add("DW", R0, 0, R1), *behind]
+        case "load":
+            return [*find_inner(outer), asm.ldx("DW", R0, R0, 0), asm.mov(R0, 0), *behind]
+        case "through_map":
+            return stored_in_map(outer, bpf.map("array", value_size=8))
+        case "direct_value":
+            return [asm.ld_map_value(R1, outer), asm.ldx("W", R0, R1), asm.exit()]
+        case "as_key":
+            return [*find_inner(outer), asm.mov(R2, R0), asm.ld_map(R1, outer), asm.call("map_lookup_elem"), *behind]
+        case case:
+            raise ValueError(case)
+
+
+@pytest.mark.contract("prog.refused")
+@pytest.mark.usefixtures("inner")
+def test_refused(bpf: Bpf, contract: Contract, outer: Map, observe: Observe) -> None:
+    observe(load(bpf, refused_program(bpf, contract, outer)))
+
+
+@pytest.mark.contract("prog.refused_with")
+@pytest.mark.usefixtures("inner")
+def test_refused_with(bpf: Bpf, contract: Contract, outer: Map, observe: Observe) -> None:
+    observe(refusal(bpf, contract, refused_program(bpf, contract, outer)))
+
+
+def on_outer(outer: Map, helper: str) -> Code:
+    """Call a helper with the outer map itself; R6 is the context."""
+    key = [asm.st("DW", R10, -8, 1), asm.mov(R2, R10), asm.add(R2, -8)]
+    first, context_first = [asm.ld_map(R1, outer)], [asm.mov(R1, R6), asm.ld_map(R2, outer)]
+    arguments: dict[str, Code] = {
+        "map_update_elem": [*first, *key, asm.mov(R3, R2), asm.mov(R4, 0)],
+        "map_delete_elem": [*first, *key],
+        "map_push_elem": [*first, *key, asm.mov(R3, 0)],
+        "map_pop_elem": [*first, *key],
+        "map_peek_elem": [*first, *key],
+        "map_lookup_percpu_elem": [*first, *key, asm.mov(R3, 0)],
+        "tail_call": [*context_first, asm.mov(R3, 0)],
+        "perf_event_output": [
+            *context_first,
+            *(asm.ld_imm64(R3, CURRENT_CPU), asm.st("DW", R10, -8, 1), asm.mov(R4, R10), asm.add(R4, -8)),
+            asm.mov(R5, 8),
+        ],
+        "ringbuf_output": [*first, *key, asm.mov(R3, 8), asm.mov(R4, 0)],
+        "skb_under_cgroup": [*context_first, asm.mov(R3, 0)],
+        "for_each_map_elem": [*first, asm.ld_function(R2, "each"), asm.mov(R3, 0), asm.mov(R4, 0)],
+    }
+    number = {"skb_under_cgroup": 33}.get(helper, helper)
+    tail: Code = [asm.label("each"), *asm.return_(0)] if helper == "for_each_map_elem" else []
+    return [asm.mov(R6, R1), *arguments[helper], asm.call(number), *asm.return_(0), *tail]
+
+
+def described(bpf: Bpf, contract: Contract, code: Code) -> dict[str, Any]:
+    return functions(bpf, code, "each") if contract.case == "for_each_map_elem" else {}
+
+
+@pytest.mark.contract("prog.outer_in")
+def test_outer_in(bpf: Bpf, contract: Contract, outer: Map, observe: Observe) -> None:
+    code = on_outer(outer, contract.case)
+    observe(load(bpf, code, **described(bpf, contract, code)))
+
+
+@pytest.mark.contract("prog.outer_in_with")
+def test_outer_in_with(bpf: Bpf, contract: Contract, outer: Map, observe: Observe) -> None:
+    code = on_outer(outer, contract.case)
+    observe(refusal(bpf, contract, code, **described(bpf, contract, code)))
+
+
+# Flags of maps.
+
+
+@pytest.mark.contract("prog.flag_on_outer")
+def test_flag_on_outer(bpf: Bpf, contract: Contract, template: Map, observe: Observe) -> None:
+    outer = outer_of(bpf, contract, template, map_flags=flags_of(contract))
+    outer[1] = template
+    observe([run(bpf, change_inner(outer, "map_update_elem")), template[2]])
+
+
+def flags_of(contract: Contract) -> int:
+    return {
+        "rdonly_prog": uapi.RDONLY_PROG,
+        "wronly_prog": uapi.WRONLY_PROG,
+        "no_prealloc": uapi.NO_PREALLOC,
+    }[contract.case.partition("-")[0]]
+
+
+@pytest.mark.contract("prog.flag_on_inner")
+def test_flag_on_inner(bpf: Bpf, contract: Contract, observe: Observe) -> None:
+    inner = bpf.map("hash", max_entries=8, map_flags=flags_of(contract))
+    outer = outer_of(bpf, contract, inner)
+    outer[1] = inner
+    found: Code = [*find_inner(outer), *find_element(), asm.jump("==", R0, 0, "none")]
+    code = {
+        "update": change_inner(outer, "map_update_elem"),
+        "delete": change_inner(outer, "map_delete_elem"),
+        "store": [*found, asm.st("W", R0, 0, 7), *or_null()],
+        "read": read_through(outer),
+    }[contract.case.partition("-")[2]]
+    observe(refusal(bpf, contract, code))
+
+
+@pytest.mark.contract("prog.perf_event_no_prealloc")
+def test_perf_event_no_prealloc(bpf: Bpf, contract: Contract, observe: Observe) -> None:
+    lazy = {contract.case: uapi.NO_PREALLOC}
+    outer = outer_of(bpf, contract, bpf.map("hash", map_flags=lazy.get("inner", 0)), map_flags=lazy.get("outer", 0))
+    observe(load(bpf, read_through(outer), "perf_event"))
+
+
+# Walking.
+
+
+def functions(bpf: Bpf, code: Code, callback: str) -> dict[str, Any]:
+    """Return the fields of PROG_LOAD that tell the verifier where a program and its callback begin, and their types."""
+    before = code[: next(at for at, one in enumerate(code) if isinstance(one, asm.Label) and one.name == callback)]
+    start = sum(one.slots for one in before if isinstance(one, asm.Instruction))
+    types = bpf.btf(
+        btf.encode(
+            *(btf.integer("int", 4), btf.prototype(1), btf.function("main", 2), btf.function(callback, 2)),
+        )
+    )
+    known = struct.pack("<IIII", 0, 3, start, 4)
+    return {"prog_btf_fd": types, "func_info": known, "func_info_rec_size": 8, "func_info_cnt": 2}
+
+
+@pytest.mark.contract("prog.for_each_inner")
+def test_for_each_inner(bpf: Bpf, contract: Contract, observe: Observe) -> None:
+    inner = bpf.map(contract.case, max_entries=3)
+    outer = outer_of(bpf, contract, inner)
+    outer[1] = inner
+    for key in range(3):
+        inner[key] = key + 1
+    code: Code = [
+        *find_inner(outer),
+        asm.mov(R1, R0),
+        asm.st("DW", R10, -16, 0),
+        asm.ld_function(R2, "each"),
+        asm.mov(R3, R10),
+        asm.add(R3, -16),
+        asm.mov(R4, 0),
+        asm.call("for_each_map_elem"),
+        asm.ldx("W", R0, R10, -16),
+        *or_null(),
+        asm.label("each"),
+        asm.ldx("W", R5, R3, 0),  # the value
+        asm.ldx("W", R0, R4, 0),  # the context: the sum
+        asm.alu("add", R0, R5),
+        asm.stx("W", R4, 0, R0),
+        *asm.return_(0),
+    ]
+    observe(run(bpf, code, **functions(bpf, code, "each")))
+
+
+# Inlining.
+
+
+def inlined(bpf: Bpf, code: Code) -> int:
+    """Return how many instructions the verifier put into a program."""
+    with bpf.prog(RUNNER, code) as program:
+        loaded = len(asm.disassemble(asm.assemble(*code)))
+        return len(program.translated()) - loaded
+
+
+@pytest.mark.contract("prog.inlined_outer")
+def test_inlined_outer(bpf: Bpf, outer: Map, observe: Observe) -> None:
+    switch_jit(bpf, on=True)
+    observe("inlined" if inlined(bpf, [*find_inner(outer), asm.mov(R0, 0), *or_null()]) else "called")
+
+
+@pytest.mark.contract("prog.inlined_inner")
+def test_inlined_inner(bpf: Bpf, contract: Contract, observe: Observe) -> None:
+    switch_jit(bpf, on=True)
+    type_, _, flag = contract.case.partition("-")
+    inner = bpf.map(type_, max_entries=8, map_flags=uapi.INNER_MAP if flag else 0)
+    outer = outer_of(bpf, contract, inner)
+    both = inlined(bpf, [*find_inner(outer), *find_element(), asm.mov(R0, 0), *or_null()])
+    outer_alone = inlined(bpf, [*find_inner(outer), asm.mov(R0, 0), *or_null()])
+    observe("inlined" if both > outer_alone else "called")
+
+
+def translated_of_unprivileged(outer_type: str) -> bytes:
+    """In the guest: have a user look up in an array through an outer map; return the instructions that root sees."""
+    for path, value in (("kernel/unprivileged_bpf_disabled", b"0"), ("net/core/bpf_jit_enable", b"1")):
+        if hooks.read_file(f"/proc/sys/{path}").strip() != value:  # some of these take no value but the other one
+            hooks.write_file(f"/proc/sys/{path}", value)
+    ready, go = os.pipe(), os.pipe()
+    child = os.fork()
+    if not child:
+        os.setresuid(1000, 1000, 1000)
+        template = guest_bpf.map_create("array", 4, 4, 8)
+        outer = guest_bpf.map_create(outer_type, 4, 4, 4, inner_map_fd=template)
+        code = asm.assemble(
+            *(asm.st("W", R10, -4, 1), *asm.lookup(outer, -4), asm.jump("==", R0, 0, "none")),
+            *(asm.mov(R1, R0), asm.mov(R2, R10), asm.add(R2, -4), asm.call("map_lookup_elem")),
+            asm.label("none"),
+            *asm.return_(0),
+        )
+        error, fd, log = guest_bpf.load(
+            {"prog_type": "socket_filter", "insns": code, "insn_cnt": len(code) // 8, "license": "GPL"}, None
+        )
+        said = log if error else b"%d" % guest_bpf.info(fd, "prog")["id"]
+        os.write(ready[1], b"%d\n%b" % (error, said))
+        os.close(ready[1])
+        os.close(go[1])
+        os.read(go[0], 1)
+        os._exit(0)
+    os.close(ready[1])
+    os.close(go[0])
+    with os.fdopen(ready[0], "rb") as answer:
+        status, _, said = answer.read().partition(b"\n")
+    try:
+        if status != b"0":
+            raise OSError(int(status or b"5"), said.decode(errors="replace"))
+        return guest_bpf.translated(guest_bpf.command("PROG_GET_FD_BY_ID", id=int(said)))
+    finally:
+        os.close(go[1])
+        os.waitpid(child, 0)
+
+
+_AND_NUMBER = 0x54  # BPF_ALU | BPF_AND | BPF_K, 32 bits
+
+
+@pytest.mark.contract("prog.spectre_mask")
+def test_spectre_mask(guest: Guest, contract: Contract, observe: Observe) -> None:
+    code = asm.disassemble(guest.call(translated_of_unprivileged, contract.outer))
+    observe(sorted(one.value for one in code if one.code == _AND_NUMBER))
+
+
+# Types of programs.
+
+
+@pytest.mark.contract("prog.sleepable")
+@pytest.mark.usefixtures("inner")
+def test_sleepable(bpf: Bpf, outer: Map, observe: Observe) -> None:
+    observe(run(bpf, read_through(outer), "syscall", prog_flags=uapi.SLEEPABLE))
+
+
+_ATTACHED: dict[str, dict[str, Any]] = {
+    "cgroup_sock_addr": {"expected_attach_type": "cgroup_inet4_connect"},
+    "cgroup_sockopt": {"expected_attach_type": "cgroup_getsockopt"},
+    "sk_lookup": {"expected_attach_type": "sk_lookup"},
+    "syscall": {"prog_flags": uapi.SLEEPABLE},
+    "netfilter": {"expected_attach_type": "netfilter"},
+    "cgroup_skb": {"expected_attach_type": "cgroup_inet_egress"},
+}
+
+
+@pytest.mark.contract("prog.type")
+def test_type(bpf: Bpf, contract: Contract, outer: Map, observe: Observe) -> None:
+    # Every type may return 0 or 1; some may return no other number.
+    code: Code = [
+        *find_inner(outer),
+        *find_element(),
+        asm.jump("==", R0, 0, "none"),
+        *asm.return_(1),
+        asm.label("none"),
+        *asm.return_(1),
+    ]
+    observe(load(bpf, code, contract.case, **_ATTACHED.get(contract.case, {})))
+
+
+# Hazardous: these load, and never run.
+
+
+@pytest.mark.contract("prog.constant_key")
+def test_constant_key_is_hazardous_and_never_run(bpf: Bpf, contract: Contract, observe: Observe) -> None:
+    flags = uapi.INNER_MAP if contract.case == "array_with_inner_map_flag" else 0
+    type_ = contract.case.partition("_with")[0]
+    outer = outer_of(bpf, contract, bpf.map(type_, max_entries=8, map_flags=flags))
+    observe(load(bpf, unchecked_element(outer)))
+
+
+@pytest.mark.contract("prog.percpu_array_bounds")
+def test_percpu_array_bounds_are_hazardous_and_never_run(bpf: Bpf, contract: Contract, observe: Observe) -> None:
+    switch_jit(bpf, on=True)
+    outer = outer_of(bpf, contract, bpf.map("percpu_array", max_entries=8))
+    both = inlined(bpf, [*find_inner(outer), *find_element(), asm.mov(R0, 0), *or_null()])
+    outer_alone = inlined(bpf, [*find_inner(outer), asm.mov(R0, 0), *or_null()])
+    inserted = errno_of(outer.update, 1, bpf.map("percpu_array", max_entries=1))
+    observe([inserted, "inlined" if both > outer_alone else "called"])
