@@ -1,19 +1,23 @@
 """Building a kernel from a source tree: configuration from fragments, compiler from a table, result in the cache.
 
 The tree is never written to: everything is made in a folder of its own (`make O=`). A build's key is its
-release and flavour; building again replaces it.
+release and flavour; building again replaces it. A build that is kept (:func:`kept`) has a copy of the tree, to be
+changed and built again in seconds.
 
 Imports the foundations, :mod:`harness.kernel.kconfig`, :mod:`harness.kernel.shelf` and :mod:`harness.kernel.payload`.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +36,7 @@ FLAVOURS = {
     "debug": ("minimal", "debug"),
     "coverage": ("minimal", "coverage"),
     "bcc": ("minimal", "bcc"),
+    "mutants": ("minimal", "mutants"),
 }
 """Configuration fragments of each flavour, later ones winning."""
 
@@ -87,6 +92,157 @@ class Built:
     gaps: kconfig.Gaps
     seconds: float
     compiler: Compiler
+
+
+KEPT_RECORD = "kept.json"
+_KEPT_WAIT = 5.0
+
+
+class Kept:
+    """A build whose folder stays: its sources can be changed, and building again compiles no more than what changed.
+
+    Attributes:
+        version: The upstream version.
+        source: The build's own copy of the tree.
+        output: What make writes to.
+        vmlinux: The kernel that :meth:`build` makes.
+    """
+
+    def __init__(self, job: _Job, version: KernelVersion) -> None:
+        self._job = job
+        self.version = version
+        self.source = job.tree
+        self.output = job.output
+        self.vmlinux = job.output / "vmlinux"
+
+    def read(self, name: str) -> str:
+        """Return a source file as it was unpacked, whatever it was changed to.
+
+        Args:
+            name: Its path in the tree.
+
+        Raises:
+            KernelFileError: There is no such file.
+        """
+        try:
+            return next(path for path in (self._pristine(name), self.source / name) if path.is_file()).read_text()
+        except StopIteration:
+            raise KernelFileError(f"the kernel tree of {self.version} has no file {name}") from None
+
+    def write(self, name: str, text: str) -> None:
+        """Change a source file; the tree that this one was copied from keeps its own.
+
+        Args:
+            name: Its path in the tree.
+            text: What it is to hold.
+
+        Raises:
+            CacheError: The disk is full, or the folder cannot be written.
+        """
+        saved = self._pristine(name)
+        if not saved.is_file():
+            with store.new_file(saved) as path:
+                path.write_text(self.read(name))
+        # A new file in its place: the old one may be a link to the original's.
+        with store.new_file(self.source / name) as path:
+            path.write_text(text)
+
+    def restore(self) -> None:
+        """Put every changed source file back."""
+        top = self._pristine("")
+        for saved in sorted(path for path in top.rglob("*") if path.is_file()):
+            name = str(saved.relative_to(top))
+            if (self.source / name).read_bytes() != saved.read_bytes():
+                self.write(name, saved.read_text())
+
+    def build(self, *, seconds: float = 4 * 3600.0) -> float:
+        """Make `vmlinux` of the sources as they are now.
+
+        Args:
+            seconds: How long it may take.
+
+        Returns:
+            How long it took, in seconds.
+
+        Raises:
+            BuildError: It does not compile or link; no `vmlinux` is left then.
+        """
+        # One that a failed build left would be taken for its result.
+        self.vmlinux.unlink(missing_ok=True)
+        # The output of hundreds of builds is of no use; that of the last one is.
+        self._job.log.unlink(missing_ok=True)
+        started = time.monotonic()
+        self._job.make("vmlinux", seconds=seconds)
+        return time.monotonic() - started
+
+    def _pristine(self, name: str) -> Path:
+        return self._job.folder / "pristine" / name
+
+
+@contextmanager
+def kept(tree: Path, flavour: str, *, origin: str, cc: str = "", jobs: int = 0, progress: Progress) -> Iterator[Kept]:
+    """Lend the build of a tree that is kept in the cache, made when it is not there; its sources are as unpacked.
+
+    Args:
+        tree: The source tree; it is not written to.
+        flavour: One of :data:`FLAVOURS`.
+        origin: Where the tree came from, for people.
+        cc: The compiler, or "" to choose by the table.
+        jobs: Parallel jobs; 0 for one a processor.
+        progress: Told what is being done.
+
+    Yields:
+        The build, this process's alone until the body ends.
+
+    Raises:
+        KernelFileError: The tree is not a clean, whole kernel tree.
+        BuildError: The build failed.
+        ToolMissing: A program that builds need is missing.
+        CacheError: The cache cannot be written, or another process has the build.
+    """
+    version, compiler, asked = _plan(tree, flavour, cc, progress)
+    folder = shelf.folder() / "kept" / f"{version}-{flavour}"
+    wanted = {
+        "origin": origin,
+        "compiler": [compiler.cc, *compiler.make],
+        "settings": hashlib.sha256("\n".join(setting.line() for setting in asked).encode()).hexdigest(),
+    }
+    with store.locked(folder.with_name(f"{folder.name}.lock"), timeout=_KEPT_WAIT):
+        job = _Job(folder / "tree", folder, compiler, jobs or os.cpu_count() or 1, progress, keep=True)
+        if _read_record(folder / KEPT_RECORD) != wanted:
+            shutil.rmtree(folder, ignore_errors=True)
+            with store.disk_errors(folder):
+                job.output.mkdir(parents=True)
+                _copy_of_links(tree, job.tree)
+            job.configure(version, flavour, asked)
+            job.make("vmlinux", seconds=4 * 3600)
+            with store.new_file(folder / KEPT_RECORD) as path:
+                path.write_text(json.dumps(wanted, indent=1) + "\n")
+        build = Kept(job, version)
+        build.restore()
+        try:
+            yield build
+        finally:
+            build.restore()
+
+
+def _read_record(path: Path) -> object:
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+
+
+def _copy_of_links(tree: Path, copy: Path) -> None:
+    """Copy a tree at the cost of its folders: files are links where they can be, and must be replaced to be changed."""
+
+    def link(source: str, target: str) -> None:
+        try:
+            os.link(source, target)
+        except OSError:
+            shutil.copyfile(source, target)
+
+    shutil.copytree(tree, copy, symlinks=True, copy_function=link)
 
 
 def tree_version(tree: Path) -> KernelVersion:
@@ -227,25 +383,11 @@ def build(
         ToolMissing: A program that builds need is missing.
         CacheError: The cache cannot be written.
     """
-    settings = fragment_settings(flavour)
-    version = tree_version(tree)
-    dirty = [name for name in (".config", "include/config", "include/generated") if (tree / name).exists()]
-    if dirty:
-        raise KernelFileError(
-            f"the kernel tree {tree} has been built in (it holds {', '.join(dirty)})",
-            expected="a clean tree, because the harness builds outside of it",
-            hint=f"make -C {tree} mrproper; or, to use what was built there: --kernel={tree}",
-        )
-    for tool, package in (TOOLS | MORE_TOOLS.get(flavour, {})).items():
-        proc.find_tool(tool, package=package, purpose="build a kernel")
-    compiler = choose_compiler(read_toml("kernels", "compilers.toml")["row"], version, cc, gcc_major)
-    if compiler.doubt:
-        progress(f"warning: {compiler.doubt}")
+    version, compiler, asked = _plan(tree, flavour, cc, progress)
     choice = choice_of(version, flavour, revision)
     key = choice.key
     if not again and (kernel := shelf.load(choice, progress=progress)) is not None:
         return _recorded(kernel, key, compiler)
-    asked = kconfig.applicable(settings, version, lambda tool: shutil.which(tool) is not None)
     work = shelf.folder() / "build" / (f"commits-{flavour}" if revision else key)
     with shelf.new_entry(PROVIDER, key, again=again) as made, store.locked(work.with_name(f"{work.name}.lock")):
         if made is not None:
@@ -278,6 +420,27 @@ def choice_of(version: KernelVersion, flavour: str, revision: str = "") -> Choic
     return Choice(f"{name}:{flavour}", version, PROVIDER, f"{name}-{flavour}", flavour)
 
 
+def _plan(
+    tree: Path, flavour: str, cc: str, progress: Progress
+) -> tuple[KernelVersion, Compiler, list[kconfig.Setting]]:
+    """Check that a tree can be built here; return its version, its compiler and the settings to ask for."""
+    settings = fragment_settings(flavour)
+    version = tree_version(tree)
+    dirty = [name for name in (".config", "include/config", "include/generated") if (tree / name).exists()]
+    if dirty:
+        raise KernelFileError(
+            f"the kernel tree {tree} has been built in (it holds {', '.join(dirty)})",
+            expected="a clean tree, because the harness builds outside of it",
+            hint=f"make -C {tree} mrproper; or, to use what was built there: --kernel={tree}",
+        )
+    for tool, package in (TOOLS | MORE_TOOLS.get(flavour, {})).items():
+        proc.find_tool(tool, package=package, purpose="build a kernel")
+    compiler = choose_compiler(read_toml("kernels", "compilers.toml")["row"], version, cc, gcc_major)
+    if compiler.doubt:
+        progress(f"warning: {compiler.doubt}")
+    return version, compiler, kconfig.applicable(settings, version, lambda tool: shutil.which(tool) is not None)
+
+
 def _recorded(kernel: Kernel, key: str, compiler: Compiler) -> Built:
     entry = shelf.read_entry(shelf.entry_folder(PROVIDER, key))
     assert entry is not None, "a kernel that was loaded has an entry"
@@ -308,12 +471,19 @@ class _Job:
             self.log.unlink(missing_ok=True)
             if flavour == "coverage":
                 self.tree = self._instrumented()
+        gaps = self.configure(version, flavour, asked)
+        started = time.monotonic()
+        self.make("bzImage", seconds=4 * 3600)
+        return time.monotonic() - started, gaps
+
+    def configure(self, version: KernelVersion, flavour: str, asked: Sequence[kconfig.Setting]) -> kconfig.Gaps:
+        """Write the configuration; return what it lacks."""
         self.progress(f"configuring {version} ({flavour}) with {self.compiler.cc}: {self.compiler.reason}")
-        self._make("tinyconfig", seconds=300)
+        self.make("tinyconfig", seconds=300)
         with (self.output / ".config").open("a") as config:
             config.write("".join(f"{setting.line()}\n" for setting in asked))
             config.write(f'CONFIG_LOCALVERSION="-{flavour}"\n# CONFIG_LOCALVERSION_AUTO is not set\n')
-        self._make("olddefconfig", seconds=300)
+        self.make("olddefconfig", seconds=300)
         known = kconfig.symbols_of(path.read_text(errors="replace") for path in self.tree.rglob("Kconfig*"))
         finished = kconfig.parse_config((self.output / ".config").read_text())
         gaps = kconfig.gaps(asked, finished, known)
@@ -324,9 +494,7 @@ class _Job:
                 expected="these in the finished configuration: the harness cannot use a kernel without them",
                 hint=f"see what they depend on in the tree; the configuration is {self.output / '.config'}",
             )
-        started = time.monotonic()
-        self._make("bzImage", seconds=4 * 3600)
-        return time.monotonic() - started, gaps
+        return gaps
 
     def collect(self, made: Path, flavour: str) -> None:
         """Copy what the cache keeps, after checking that it can boot at all."""
@@ -357,21 +525,15 @@ class _Job:
         """
         copy = self.folder / "tree"
         shutil.rmtree(copy, ignore_errors=True)
-
-        def link(source: str, target: str) -> None:
-            try:
-                os.link(source, target)
-            except OSError:
-                shutil.copyfile(source, target)
-
-        shutil.copytree(self.tree, copy, symlinks=True, copy_function=link)
+        _copy_of_links(self.tree, copy)
         makefile = copy / COVERAGE_FOLDER / "Makefile"
         text = makefile.read_text()
         makefile.unlink()
         makefile.write_text(f"GCOV_PROFILE := y\n{text}")
         return copy
 
-    def _make(self, target: str, *, seconds: float) -> None:
+    def make(self, target: str, *, seconds: float) -> None:
+        """Run make for a target, at most `seconds` long."""
         argv = [
             "nice",
             "make",

@@ -153,7 +153,7 @@ class LocalProvider:
     """Kernels that are on this machine: files that a user names, and what the harness has built."""
 
     name = "local"
-    flavours = ("minimal", "debug", "coverage", "bcc")
+    flavours = ("minimal", "debug", "coverage", "bcc", "mutants")
     """Flavours that nobody but `harness kernels build` makes."""
 
     def offers(self, *, progress: Progress) -> list[Offer]:  # noqa: ARG002 - the protocol's signature

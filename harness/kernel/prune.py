@@ -22,6 +22,7 @@ FOLDERS = {
     "downloads": "downloads on their way",
     "sources": "unpacked source trees",
     "build": "build folders",
+    "kept": "build trees kept for mutants",
     "debian": "Debian's package indexes",
 }
 """The parts of the cache, and what to call them."""
@@ -79,6 +80,10 @@ def victims(*, unused_days: float | None, everything: bool, now: float) -> Itera
         for path in sorted((top / part).glob("*")):
             if not path.name.endswith(".lock") and not is_busy(path):
                 yield Victim(path, reason, size_of(path))
+    if everything:
+        for path in sorted((top / "kept").glob("*")):
+            if not path.name.endswith(".lock") and not is_busy(path):
+                yield Victim(path, "everything was asked for", size_of(path))
     for path in sorted((top / "store").glob("*")):
         if path.name.startswith(store.TEMPORARY):
             if store.is_abandoned(path):

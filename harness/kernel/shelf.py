@@ -8,6 +8,7 @@
     kernels/debian/                 the Debian provider's private apt and its index
     kernels/sources/                unpacked source trees, by what they were unpacked from
     kernels/build/                  builds under way, and the logs of those that failed
+    kernels/kept/                   builds whose trees stay, to be changed and built again
 
 An entry is keyed by what its provider calls that exact kernel, so it never goes out of date. `record.json`
 holds the size, time and sha256 of its files: on every use size and time are compared, which takes a

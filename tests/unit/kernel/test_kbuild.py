@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 from harness.data import data_folder, read_toml
-from harness.errors import BuildError, InfrastructureError, KernelFileError, MirrorError, SelectorError, ToolMissing
+from harness.errors import (
+    BuildError,
+    CacheError,
+    InfrastructureError,
+    KernelFileError,
+    MirrorError,
+    SelectorError,
+    ToolMissing,
+)
 from harness.kernel import acquire, kbuild, kconfig, local, resolve, shelf, source
 from harness.kernel.kconfig import Gaps, Setting
 from harness.kernel.version import KernelVersion
@@ -436,3 +444,69 @@ def test_a_missing_tool_is_named_with_its_package(tree: Path, monkeypatch: pytes
     with pytest.raises(ToolMissing, match="bison is not installed; it is needed to build a kernel") as caught:
         build(tree)
     assert "apt-get install bison" in caught.value.hint
+
+
+# builds that are kept
+
+KEPT_MAKEFILE = MAKEFILE + (
+    "vmlinux:\n\techo building >> $(O)/times\n\t! grep -q BROKEN kernel/bpf/x.c && cp kernel/bpf/x.c $(O)/vmlinux\n"
+)
+
+
+@pytest.fixture
+def kept_tree(tmp_path: Path) -> Path:
+    return kernel_tree(tmp_path / "linux", makefile=KEPT_MAKEFILE)
+
+
+def times() -> int:
+    return (shelf.folder() / "kept/6.1.7-minimal/out/times").read_text().count("building")
+
+
+def test_a_kept_build_is_changed_and_built_again(kept_tree: Path) -> None:
+    with kbuild.kept(kept_tree, "minimal", origin="here", progress=print) as build:
+        assert build.vmlinux.read_text() == "int x;\n"
+        build.write("kernel/bpf/x.c", "int y;\n")
+        assert build.build() >= 0
+        assert build.vmlinux.read_text() == "int y;\n"
+        assert build.read("kernel/bpf/x.c") == "int x;\n"
+        build.restore()
+        build.build()
+        assert build.vmlinux.read_text() == "int x;\n"
+    assert times() == 3
+    assert (kept_tree / "kernel/bpf/x.c").read_text() == "int x;\n"
+
+
+def test_a_kept_build_is_there_the_next_time_with_its_sources_as_they_were(kept_tree: Path) -> None:
+    with kbuild.kept(kept_tree, "minimal", origin="here", progress=print) as build:
+        build.write("kernel/bpf/x.c", "int y;\n")
+    with kbuild.kept(kept_tree, "minimal", origin="here", progress=print) as build:
+        assert (build.source / "kernel/bpf/x.c").read_text() == "int x;\n"
+    assert times() == 1
+    with kbuild.kept(kept_tree, "minimal", origin="elsewhere", progress=print):
+        assert times() == 1  # in a folder of its own
+
+
+def test_a_kept_build_that_fails_leaves_no_kernel_of_before(kept_tree: Path) -> None:
+    with kbuild.kept(kept_tree, "minimal", origin="here", progress=print) as build:
+        build.write("kernel/bpf/x.c", "BROKEN\n")
+        with pytest.raises(BuildError):
+            build.build()
+        assert not build.vmlinux.exists()
+
+
+def test_a_kept_build_has_one_user_at_a_time(kept_tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kbuild, "_KEPT_WAIT", 0.1)
+    with (
+        kbuild.kept(kept_tree, "minimal", origin="here", progress=print),
+        pytest.raises(CacheError, match="another process has held"),
+        kbuild.kept(kept_tree, "minimal", origin="here", progress=print),
+    ):
+        pass
+
+
+def test_a_file_that_a_kept_build_has_not_is_named(kept_tree: Path) -> None:
+    with (
+        kbuild.kept(kept_tree, "minimal", origin="here", progress=print) as build,
+        pytest.raises(KernelFileError, match=r"no file kernel/bpf/y\.c"),
+    ):
+        build.read("kernel/bpf/y.c")
