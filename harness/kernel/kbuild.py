@@ -106,6 +106,7 @@ class Kept:
         source: The build's own copy of the tree.
         output: What make writes to.
         vmlinux: The kernel that :meth:`build` makes.
+        log: What the last build printed.
     """
 
     def __init__(self, job: _Job, version: KernelVersion) -> None:
@@ -114,6 +115,7 @@ class Kept:
         self.source = job.tree
         self.output = job.output
         self.vmlinux = job.output / "vmlinux"
+        self.log = job.log
 
     def read(self, name: str) -> str:
         """Return a source file as it was unpacked, whatever it was changed to.
@@ -170,7 +172,7 @@ class Kept:
         # One that a failed build left would be taken for its result.
         self.vmlinux.unlink(missing_ok=True)
         # The output of hundreds of builds is of no use; that of the last one is.
-        self._job.log.unlink(missing_ok=True)
+        self.log.unlink(missing_ok=True)
         started = time.monotonic()
         self._job.make("vmlinux", seconds=seconds)
         return time.monotonic() - started

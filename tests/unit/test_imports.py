@@ -27,6 +27,7 @@ LAYERS = (
     ("harness.report",),
     ("harness.testing",),
     ("harness.marks", "harness.contracts", "harness.recorder"),
+    ("harness.mutants",),
     ("harness.cli", "harness.plugin"),
 )
 

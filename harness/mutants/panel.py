@@ -1,0 +1,263 @@
+"""Trying many mutants in one kernel, one switch after the other (see :mod:`harness.mutants.switches`).
+
+The kernel is built once, all tests run on it once with every switch off, and the kernel says for each test which
+mutants it has come past; then each mutant is put to those tests alone that come past it.
+
+Imports the rest of :mod:`harness.mutants`, :mod:`harness.kernel.kbuild` and the foundations.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness import store
+from harness.errors import BuildError, InfrastructureError
+from harness.kernel.kbuild import Kept
+from harness.kernel.types import Progress
+from harness.mutants import recorder
+from harness.mutants.edit import Mutant
+from harness.mutants.session import KERNEL, PRESENCE_TEST, Session, Suite, build_id_of, last_attempts, make_cache
+from harness.mutants.session import run as run_session
+from harness.mutants.state import Result, Results, describe
+from harness.mutants.switches import HOME, Switched, switched
+from harness.mutants.verdict import Fate, judge
+
+BATCH = 20
+"""Mutants that one pytest goes through: what is lost at most when a run is ended."""
+
+ROUND_SECONDS = 900.0
+"""How long one mutant's tests may take, on average over a batch."""
+
+CONTROL_SECONDS = 4 * 3600.0
+BUILD_SECONDS = 3600.0
+ATTEMPTS = 2
+
+
+@dataclass(frozen=True)
+class Control:
+    """What all tests come to with every switch off.
+
+    Attributes:
+        seconds: How long each test takes that passes.
+        passes: Numbers of the switches that each test comes past.
+        failing: Tests that do not pass, and what they say: no mutant is judged by them.
+    """
+
+    seconds: dict[str, float]
+    passes: dict[str, list[int]]
+    failing: dict[str, str]
+
+    def tests_for(self, number: int, kills: Mapping[str, int]) -> list[str]:
+        """Return the tests that can find a mutant out, those that are likely to find it soon first."""
+        first = [test for test in self.seconds if PRESENCE_TEST in test]
+        known = [test for test, numbers in self.passes.items() if number in numbers and test in self.seconds]
+        return [*first, *sorted(set(known) - set(first), key=lambda one: (-kills.get(one, 0), self.seconds[one], one))]
+
+
+class Panel:
+    """Tries mutants that are in one kernel.
+
+    Args:
+        kept: The tree that it is built from.
+        suite: The tests.
+        results: What is known of the mutants, and where what is found out goes.
+        folder: A folder for what is made on the way; it is made.
+        progress: Told what is being done.
+    """
+
+    def __init__(self, kept: Kept, suite: Suite, results: Results, folder: Path, progress: Progress) -> None:
+        self._kept = kept
+        self._suite = suite
+        self._digest = suite.digest()
+        self._results = results
+        self._folder = folder / "switched"
+        self._kernel = self._folder / KERNEL
+        self._progress = progress
+
+    def run(self, mutants: Sequence[Mutant], wanted: Sequence[Mutant], *, again: bool = False) -> Iterator[Result]:
+        """Try mutants, and yield what became of each.
+
+        Args:
+            mutants: All that are in the kernel.
+            wanted: Those to try; those of which a verdict is known and holds are left out.
+            again: Try those too.
+
+        Raises:
+            BuildError: The kernel with all switches cannot be built.
+            InfrastructureError: No test passes with all switches off.
+        """
+        make_cache(self._folder)
+        built, build_id = self._build(mutants)
+        control = self._control(build_id)
+        for test, message in control.failing.items():
+            self._progress(f"left out, as it fails with every switch off: {test}: {message[:150]}")
+        todo = [
+            mutant
+            for mutant in wanted
+            if mutant.name in built.numbers and (again or not self._results.holds(mutant, self._digest))
+        ]
+        for attempt in range(ATTEMPTS):
+            lost = []
+            for start in range(0, len(todo), BATCH):
+                for result in self._batch(todo[start : start + BATCH], built, build_id, control):
+                    self._results.add(result)
+                    self._progress(f"{start + BATCH} of {len(todo)}: {describe(result)}"[:300])
+                    if result.fate is Fate.UNKNOWN and attempt + 1 < ATTEMPTS:
+                        lost.append(result.mutant)
+                    else:
+                        yield result
+            todo = [mutant for mutant in todo if mutant.name in lost]
+
+    def _build(self, mutants: Sequence[Mutant]) -> tuple[Switched, str]:
+        """Build the kernel with all mutants that compile; those that do not have their result."""
+        files = {HOME, *(mutant.edits[0].file for mutant in mutants)}
+        texts = {file: self._kept.read(file) for file in files}
+        record = self._folder / "built.json"
+        key = hashlib.sha256(json.dumps([sorted(texts.items()), [one.name for one in mutants]]).encode()).hexdigest()
+        known = _read(record)
+        refused: dict[str, str] = known["refused"] if known.get("key") == key else {}
+        while True:
+            made = switched([mutant for mutant in mutants if mutant.name not in refused], texts)
+            if known.get("key") == key and self._kernel.is_file():
+                return made, build_id_of(self._kernel)
+            self._kept.restore()
+            for file, text in made.files.items():
+                self._kept.write(file, text)
+            self._progress(f"building one kernel with {len(made.numbers)} mutants")
+            try:
+                self._kept.build(seconds=BUILD_SECONDS)
+                break
+            except BuildError as error:
+                found = refused_by(self._kept.log.read_text(errors="replace"), made)
+                if not found:
+                    raise
+                self._progress(f"{len(found)} do not compile: {', '.join(found)}; leaving them out ({error.what})")
+                refused |= found
+        self._kernel.unlink(missing_ok=True)
+        os.link(self._kept.vmlinux, self._kernel)
+        for mutant in mutants:
+            if mutant.name in refused:
+                self._results.add(Result.of(mutant, Fate.UNBUILT, message=refused[mutant.name]))
+        with store.new_file(record) as path:
+            path.write_text(json.dumps({"key": key, "refused": refused}))
+        return made, build_id_of(self._kernel)
+
+    def _control(self, build_id: str) -> Control:
+        record = self._folder / "control.json"
+        known = _read(record)
+        if (known.get("build_id"), known.get("suite")) == (build_id, self._digest):
+            return Control(**known["control"])
+        self._progress("running every test with every switch off")
+        session = self._session(
+            build_id, [{"mutant": "", "number": 0, "tests": None, "watch": True}], seconds=CONTROL_SECONDS
+        )
+        control = control_of(session.records)
+        if not any(PRESENCE_TEST in test for test in control.seconds):
+            raise InfrastructureError(
+                "the kernel with every switch off was not seen to run",
+                expected="its tests pass",
+                detail=session.tail,
+            )
+        with store.new_file(record) as path:
+            facts = {"seconds": control.seconds, "passes": control.passes, "failing": control.failing}
+            path.write_text(json.dumps({"build_id": build_id, "suite": self._digest, "control": facts}))
+        return control
+
+    def _batch(self, mutants: Sequence[Mutant], built: Switched, build_id: str, control: Control) -> Iterator[Result]:
+        kills = self._results.killers()
+        tests = {one.name: control.tests_for(built.numbers[one.name], kills) for one in mutants}
+        plan = [
+            {"mutant": one.name, "number": built.numbers[one.name], "tests": tests[one.name], "watch": False}
+            for one in mutants
+        ]
+        try:
+            session = self._session(build_id, plan, seconds=ROUND_SECONDS * len(plan))
+        except InfrastructureError as error:
+            session = Session(3, (), str(error))
+        over = {record["round"] for record in session.records if "round" in record}
+        for mutant in mutants:
+            reports = last_attempts(session.records, mutant.name)
+            verdict = judge(reports, status=0 if mutant.name in over else 3, presence=PRESENCE_TEST)
+            yield Result.of(
+                mutant,
+                verdict.fate,
+                how=verdict.how,
+                test=verdict.test,
+                message=verdict.message if mutant.name in over else f"{verdict.message}\n{session.tail}",
+                ran=verdict.ran,
+                relevant=len(tests[mutant.name]) - 1,
+                build_id=f"{build_id}:{built.numbers[mutant.name]}",
+                suite=self._digest,
+                seconds=round(sum(report["seconds"] for report in reports), 1),
+            )
+
+    def _session(self, build_id: str, plan: Sequence[Mapping[str, Any]], *, seconds: float) -> Session:
+        path = self._folder / "plan.json"
+        path.write_text(json.dumps(plan))
+        return run_session(
+            self._kernel, build_id, self._suite, self._folder, {recorder.PLAN: str(path)}, seconds=seconds
+        )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found
+
+
+def control_of(records: Sequence[Mapping[str, Any]]) -> Control:
+    """Read what a round with every switch off came to.
+
+    Args:
+        records: What :mod:`harness.mutants.recorder` wrote.
+    """
+    reports = last_attempts(records, "")
+    failing = {one["test"]: one["message"] for one in reports if one["outcome"] == "failed"}
+    seconds = {
+        one["test"]: one["seconds"]
+        for one in reports
+        if one["when"] == "call" and one["outcome"] == "passed" and one["test"] not in failing
+    }
+    passes = {one["watched"]: numbers_in(one["passed"]) for one in records if "watched" in one}
+    return Control(seconds, passes, failing)
+
+
+def numbers_in(bitmap: str) -> list[int]:
+    """Return the numbers of the bits that are set in a bitmap as the kernel prints it ("%*pb").
+
+    Args:
+        bitmap: Groups of 32 bits in hexadecimal, the highest first, with commas between; "" for none.
+    """
+    bits = int(bitmap.replace(",", "") or "0", 16)
+    return [number for number in range(bits.bit_length()) if bits >> number & 1]
+
+
+def refused_by(log: str, made: Switched) -> dict[str, str]:
+    """Return the mutants that a compiler refuses, and what it says.
+
+    Args:
+        log: What make printed.
+        made: The sources that it compiled.
+    """
+    refused: dict[str, str] = {}
+    message = ""
+    for line in log.splitlines():
+        found = re.match(r"(\S+?):(\d+):(?:\d+:)? (error|warning|note): (.*)", line)
+        if found is None:
+            continue
+        if found[3] != "note":
+            message = found[4] if found[3] == "error" else ""
+        if message:
+            here = int(found[2])
+            names = [name for (file, at), name in made.lines.items() if at == here and found[1].endswith(file)]
+            refused |= dict.fromkeys(names, message)
+    return refused

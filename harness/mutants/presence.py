@@ -1,0 +1,24 @@
+"""The first test of every mutant: the kernel that runs is the one that was built.
+
+Not collected with other tests; `harness mutants` names it. Imports what test modules import.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from harness.testing import Guest
+
+BUILD_ID = "HARNESS_MUTANTS_BUILD_ID"
+"""The build id that the kernel's ELF file has, in hexadecimal."""
+
+
+def read_notes() -> str:
+    """Return the notes of the running kernel, in hexadecimal."""
+    return Path("/sys/kernel/notes").read_bytes().hex()
+
+
+def test_the_kernel_that_runs_is_the_one_that_was_built(guest: Guest) -> None:
+    """The running kernel's build id is that of the file that was linked."""
+    assert os.environ[BUILD_ID] in guest.call(read_notes)

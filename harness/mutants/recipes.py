@@ -1,0 +1,63 @@
+"""Mutants written by hand: `kernels/mutants/SERIES.toml`.
+
+A recipe names a file, a function, the few tokens to find in it, which must be there once, and what to put there.
+No part of a kernel file is kept but those tokens. Pure but for :func:`load`, which reads the data file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from harness.data import read_toml
+from harness.errors import SelectorError, UsageError
+from harness.mutants.edit import Edit, Mutant, function_span
+
+
+def load(series: str, read: Callable[[str], str]) -> list[Mutant]:
+    """Return the mutants written for a series.
+
+    Args:
+        series: "6.1".
+        read: Returns the text of a source file, by its path in the tree.
+
+    Raises:
+        SelectorError: There are none for this series.
+        UsageError: A recipe does not fit the tree.
+    """
+    from harness.data import data_folder
+
+    folder = data_folder("kernels") / "mutants"
+    known = sorted(path.stem for path in folder.glob("[0-9]*.toml"))
+    if series not in known:
+        raise SelectorError(f"no mutants are written for {series}", expected=f"one of {', '.join(known)}")
+    return [parse(recipe, read) for recipe in read_toml("kernels", f"mutants/{series}.toml")["mutant"]]
+
+
+def parse(recipe: Mapping[str, Any], read: Callable[[str], str]) -> Mutant:
+    """Return the mutant that a recipe describes.
+
+    Args:
+        recipe: `name`, `area`, `what` and `edit`, a list of tables with `file`, `find`, `replace` and, where the tokens
+            are not unique in the file, `function`.
+        read: Returns the text of a source file, by its path in the tree.
+
+    Raises:
+        UsageError: The tokens are not there, or are there more than once.
+    """
+    edits = tuple(_locate(str(recipe["name"]), edit, read) for edit in recipe["edit"])
+    return Mutant(f"hand/{recipe['name']}", str(recipe["area"]), str(recipe["what"]), edits)
+
+
+def _locate(name: str, edit: Mapping[str, str], read: Callable[[str], str]) -> Edit:
+    text = read(edit["file"])
+    start, end = function_span(text, edit["function"]) if "function" in edit else (0, len(text))
+    count = text.count(edit["find"], start, end)
+    if count != 1:
+        raise UsageError(
+            f"the mutant {name} does not fit {edit['file']}: {edit['find']!r} is there {count} times"
+            + (f" in {edit['function']}" if "function" in edit else ""),
+            expected="once",
+            hint="name more of what is around it, or the function",
+        )
+    return Edit(edit["file"], text.index(edit["find"], start, end), edit["find"], edit["replace"])

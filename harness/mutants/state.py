@@ -1,0 +1,159 @@
+"""What is known of mutants so far, on disk: a file of JSON lines, of which a mutant's last one counts.
+
+A run that is ended at any moment loses no more than the mutant it was at. Imports :mod:`harness.errors`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from harness.errors import CacheError
+from harness.mutants.edit import Mutant
+from harness.mutants.verdict import Fate
+
+
+@dataclass(frozen=True)
+class Result:
+    """What is known of one mutant.
+
+    Attributes:
+        mutant: Its name.
+        area: As in :class:`harness.mutants.edit.Mutant`.
+        what: As there.
+        was: As there.
+        becomes: As there.
+        fate: What became of it.
+        how: As in :class:`harness.mutants.verdict.Verdict`.
+        test: As there.
+        message: As there, cut to what a table can show.
+        ran: How many tests ran on it.
+        relevant: How many tests come past what it changes; -1 when that is not known.
+        build_id: Which kernel was made of it; "" when none was.
+        suite: Digest of the tests that ran on it.
+        seconds: How long building and testing it took.
+        twin: The mutant that it is the same kernel as, or "".
+    """
+
+    mutant: str
+    area: str
+    what: str
+    was: str
+    becomes: str
+    fate: Fate
+    how: str = ""
+    test: str = ""
+    message: str = ""
+    ran: int = 0
+    relevant: int = -1
+    build_id: str = ""
+    suite: str = ""
+    seconds: float = 0.0
+    twin: str = ""
+
+    @classmethod
+    def of(cls, mutant: Mutant, fate: Fate, **more: Any) -> Result:
+        """Return a result of a mutant."""
+        return cls(mutant.name, mutant.area, mutant.what, mutant.was, mutant.becomes, fate, **more)
+
+
+def describe(result: Result) -> str:
+    """Return what became of a mutant, on one line."""
+    text = f"{result.mutant}: {result.fate.value}"
+    if result.twin:
+        text += f" of {result.twin}"
+    if result.test:
+        text += f" ({result.how}) by {result.test.rpartition('/')[2]}"
+    return f"{text}, {result.seconds:.0f} s"
+
+
+class Results:
+    """The results of one kernel's mutants.
+
+    Args:
+        path: The file; it need not exist.
+
+    Raises:
+        CacheError: A line of it cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known: dict[str, Result] = {}
+        lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
+        for number, line in enumerate(lines, 1):
+            if not line.endswith("\n"):
+                continue  # the process that wrote it was ended
+            try:
+                record: dict[str, Any] = json.loads(line)
+                result = Result(**{**record, "fate": Fate(record["fate"])})
+            except (ValueError, TypeError, KeyError) as error:
+                raise CacheError(
+                    f"line {number} of {path} is no result of a mutant: {error}",
+                    expected="what this version of the harness wrote",
+                    hint="remove the file; every mutant is then tried again",
+                ) from error
+            self._known[result.mutant] = result
+        if lines and not lines[-1].endswith("\n"):
+            path.write_text("".join(lines[:-1]))
+
+    def get(self, mutant: Mutant) -> Result | None:
+        """Return what is known of a mutant; None when nothing is, or it was another one then."""
+        found = self._known.get(mutant.name)
+        return found if found is not None and (found.was, found.becomes) == (mutant.was, mutant.becomes) else None
+
+    def of(self, mutants: Iterable[Mutant]) -> list[Result]:
+        """Return what is known of each of some mutants, those left out of which nothing is."""
+        return [result for result in map(self.get, mutants) if result is not None]
+
+    def holds(self, mutant: Mutant, suite: str) -> bool:
+        """Tell whether nothing new can come of trying a mutant again.
+
+        Args:
+            mutant: The mutant.
+            suite: Digest of the tests that it would be put to.
+        """
+        known = self.get(mutant)
+        if known is None or known.fate is Fate.UNKNOWN:
+            return False
+        return known.fate is not Fate.SURVIVED or known.suite == suite
+
+    def same_kernel(self, build_id: str, suite: str) -> Result | None:
+        """Return the result of the mutant whose kernel has this build id, if it holds for the tests of today."""
+        return next(
+            (
+                result
+                for result in self._known.values()
+                if result.build_id == build_id
+                and (result.fate is Fate.KILLED or (result.fate is Fate.SURVIVED and result.suite == suite))
+            ),
+            None,
+        )
+
+    def add(self, result: Result) -> None:
+        """Keep a result, at once and for good.
+
+        Raises:
+            CacheError: It cannot be written.
+        """
+        result = replace(result, message=result.message[:4000])
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a") as stream:
+                stream.write(json.dumps({**asdict(result), "fate": result.fate.value}) + "\n")
+        except OSError as error:
+            raise CacheError(
+                f"{self._path} cannot be written: {error.strerror}", hint="make room in the cache"
+            ) from error
+        self._known[result.mutant] = result
+
+    def killers(self) -> dict[str, int]:
+        """Return how many mutants each test has killed."""
+        counts: dict[str, int] = {}
+        for result in self._known.values():
+            if result.fate is Fate.KILLED:
+                counts[result.test] = counts.get(result.test, 0) + 1
+        return counts

@@ -1,0 +1,152 @@
+"""The table of mutants and the score, with what is known of those that survived.
+
+Pure: results in, lines of text out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.errors import UsageError
+from harness.mutants.edit import one_line
+from harness.mutants.state import Result
+from harness.mutants.verdict import Fate
+
+EQUIVALENT = "equivalent"
+"""No test can tell it from the kernel it was made of: the explanation says why."""
+OPEN = "open"
+"""A test could tell, and none does: the explanation says what it would take."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why a mutant survives.
+
+    Attributes:
+        mutant: Its name.
+        was: What it replaces; an explanation of another text holds no more.
+        becomes: What with.
+        verdict: :data:`EQUIVALENT` or :data:`OPEN`.
+        reason: Why.
+    """
+
+    mutant: str
+    was: str
+    becomes: str
+    verdict: str
+    reason: str
+
+
+def explanations(rows: Sequence[Mapping[str, Any]]) -> dict[str, Explanation]:
+    """Return the explanations in `kernels/mutants/survivors.toml`, by mutant.
+
+    Raises:
+        UsageError: A row is malformed, or a mutant is explained twice.
+    """
+    found: dict[str, Explanation] = {}
+    for row in rows:
+        try:
+            one = Explanation(**row)
+        except TypeError as error:
+            raise UsageError(
+                f"a survivor's explanation is malformed: {error}",
+                expected="mutant, was, becomes, verdict, reason",
+            ) from error
+        if one.verdict not in (EQUIVALENT, OPEN) or not one.reason or one.mutant in found:
+            raise UsageError(
+                f"the explanation of {one.mutant} cannot be used",
+                expected=f"one explanation a mutant, with a reason and the verdict {EQUIVALENT!r} or {OPEN!r}",
+            )
+        found[one.mutant] = one
+    return found
+
+
+@dataclass(frozen=True)
+class Score:
+    """The figures.
+
+    Attributes:
+        killed: Mutants that were found out.
+        survived: Mutants that were not, and are not shown to be equivalent.
+        equivalent: Mutants that no test can find out: the same code, or shown by an explanation.
+        twins: Mutants that are the same kernel as another one.
+        unbuilt: Mutants that do not compile.
+        unknown: Mutants without a verdict.
+        unexplained: Names of survivors that nothing is written about.
+    """
+
+    killed: int
+    survived: int
+    equivalent: int
+    twins: int
+    unbuilt: int
+    unknown: int
+    unexplained: tuple[str, ...]
+
+    @property
+    def percent(self) -> float:
+        """Mutants killed, in percent of those that can be; 0 when there are none."""
+        return 100.0 * self.killed / (self.killed + self.survived) if self.killed + self.survived else 0.0
+
+    def line(self) -> str:
+        """Return the figures on one line."""
+        return (
+            f"killed {self.killed} of {self.killed + self.survived} ({self.percent:.1f} %); "
+            f"equivalent {self.equivalent}, same kernel as another {self.twins}, do not compile {self.unbuilt}, "
+            f"no verdict {self.unknown}"
+        )
+
+
+def score(results: Sequence[Result], known: Mapping[str, Explanation]) -> Score:
+    """Count.
+
+    Args:
+        results: What is known of each mutant that was tried.
+        known: Explanations, by mutant.
+    """
+    fates = [result.fate for result in results]
+    survivors = [result for result in results if result.fate is Fate.SURVIVED]
+    shown = [result for result in survivors if (one := explained(result, known)) and one.verdict == EQUIVALENT]
+    return Score(
+        killed=fates.count(Fate.KILLED),
+        survived=len(survivors) - len(shown),
+        equivalent=fates.count(Fate.SAME) + len(shown),
+        twins=fates.count(Fate.TWIN),
+        unbuilt=fates.count(Fate.UNBUILT),
+        unknown=fates.count(Fate.UNKNOWN),
+        unexplained=tuple(result.mutant for result in survivors if explained(result, known) is None),
+    )
+
+
+def explained(result: Result, known: Mapping[str, Explanation]) -> Explanation | None:
+    """Return the explanation of a survivor, if it is of the very mutant that survived."""
+    one = known.get(result.mutant)
+    return one if one is not None and (one.was, one.becomes) == (result.was, result.becomes) else None
+
+
+def lines(results: Sequence[Result], known: Mapping[str, Explanation]) -> list[str]:
+    """Return the table: mutants with what became of them, in Markdown."""
+    rows = ["| mutant | change | fate | found by | message |", "|---|---|---|---|---|"]
+    for result in results:
+        why = explained(result, known) if result.fate is Fate.SURVIVED else None
+        fate = f"{result.fate.value} ({result.how})" if result.how else result.fate.value
+        if why is not None:
+            fate = f"{fate}: {why.verdict}"
+        message = why.reason if why is not None else (f"as {result.twin}" if result.twin else result.message)
+        change = f"`{_cut(result.was, 60)}` → `{_cut(result.becomes, 60)}`"
+        test = result.test.rpartition("/")[2]
+        rows.append(
+            " ".join(("|", " | ".join(map(_cell, (result.mutant, change, fate, test, _cut(message, 160)))), "|"))
+        )
+    return rows
+
+
+def _cut(text: str, length: int) -> str:
+    text = one_line(text)
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def _cell(text: str) -> str:
+    return one_line(text).replace("|", "\\|")

@@ -1,0 +1,212 @@
+"""Trying mutants: each is built from a kept tree, booted through pytest like any kernel, and judged by its reports.
+
+One mutant is built while the one before it is tested. What a mutant leaves in the cache (its kernel, its template) goes
+with it: its pytest has a cache of its own, which shares the guest images and the BPF objects.
+
+Imports the rest of :mod:`harness.mutants`, :mod:`harness.kernel.kbuild` and the foundations.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from harness import store
+from harness.errors import BuildError, InfrastructureError
+from harness.kernel.kbuild import Kept
+from harness.kernel.types import Progress
+from harness.mutants import recorder
+from harness.mutants.edit import Mutant, changed
+from harness.mutants.session import KERNEL, PRESENCE_TEST, Suite, build_id_of, last_attempts, make_cache
+from harness.mutants.session import run as run_session
+from harness.mutants.state import Result, Results, describe
+from harness.mutants.verdict import Fate, Verdict, judge
+
+ATTEMPTS = 3
+"""Runs that may end without a verdict before a mutant is left without one."""
+
+RUN_SECONDS = 3600.0
+"""How long the tests may take on one mutant."""
+
+BUILD_SECONDS = 1800.0
+
+CONTROL = Mutant("control", "", "the kernel as it is", ())
+
+
+@dataclass(frozen=True)
+class _Built:
+    """A mutant's kernel; without one, `error` says why."""
+
+    mutant: Mutant
+    vmlinux: Path
+    build_id: str = ""
+    seconds: float = 0.0
+    error: str = ""
+
+
+class Trial:
+    """Tries mutants of one kernel.
+
+    Args:
+        kept: The tree that they are built from.
+        suite: The tests.
+        results: What is known of them, and where what is found out goes.
+        folder: A folder for what is made on the way; it is made.
+        progress: Told what is being done.
+    """
+
+    def __init__(self, kept: Kept, suite: Suite, results: Results, folder: Path, progress: Progress) -> None:
+        self._kept = kept
+        self._suite = suite
+        self._suite_digest = suite.digest()
+        self._results = results
+        self._folder = folder
+        self._progress = progress
+        self._durations: dict[str, float] = {}
+        self.failing: dict[str, str] = {}
+        self._control_id = ""
+
+    def control(self) -> None:
+        """Build the kernel without any mistake and run the tests on it; those that fail there judge no mutant.
+
+        Raises:
+            InfrastructureError: None passes.
+        """
+        started = time.monotonic()
+        built = self._build(CONTROL)
+        if built.error:
+            raise BuildError("the kernel without any mutation does not build", detail=built.error)
+        self._control_id = built.build_id
+        known = self._folder / "control.json"
+        passed = json.loads(known.read_text()) if known.is_file() else {}
+        if passed.get("build_id") == built.build_id and passed.get("suite") == self._suite_digest:
+            self._durations, self.failing = passed["durations"], passed["failing"]
+            built.vmlinux.unlink()
+        else:
+            self._progress(f"control: built in {built.seconds:.0f} s; running every test on it")
+            verdict = self._judged(built)
+            if not any(PRESENCE_TEST in test and test not in self.failing for test in self._durations):
+                raise InfrastructureError(
+                    "the kernel without any mutation was not seen to run",
+                    expected="tests that pass on it, or no mutant can be judged by them",
+                    detail=verdict.message,
+                )
+            with store.new_file(known) as path:
+                facts = {"build_id": built.build_id, "suite": self._suite_digest, "failing": self.failing}
+                path.write_text(json.dumps({**facts, "durations": self._durations}))
+            self._progress(f"control: {len(self._durations)} tests, {time.monotonic() - started:.0f} s")
+        for test, message in self.failing.items():
+            self._progress(f"left out, as it fails without any mutation: {test}: {message[:150]}")
+
+    def run(self, mutants: Sequence[Mutant], *, again: bool = False) -> Iterator[Result]:
+        """Try mutants, and yield what became of each as soon as it is known.
+
+        Args:
+            mutants: Those of which a verdict is known and holds are left out.
+            again: Try those too.
+        """
+        todo = [mutant for mutant in mutants if again or not self._results.holds(mutant, self._suite_digest)]
+        with ThreadPoolExecutor(max_workers=1) as builder:
+            coming: Future[_Built] | None = builder.submit(self._build, todo[0]) if todo else None
+            try:
+                for number, mutant in enumerate(todo, 1):
+                    assert coming is not None, "every mutant is built while the one before it is tested"
+                    started = time.monotonic()
+                    built = coming.result()
+                    coming = builder.submit(self._build, todo[number]) if number < len(todo) else None
+                    result = self._result(mutant, built, started)
+                    self._results.add(result)
+                    self._progress(f"{number} of {len(todo)}: {describe(result)}")
+                    yield result
+            finally:
+                if coming is not None:
+                    coming.cancel()
+
+    def _result(self, mutant: Mutant, built: _Built, started: float) -> Result:
+        facts = Result.of(mutant, Fate.UNBUILT, message=built.error, build_id=built.build_id, suite=self._suite_digest)
+        if built.error:
+            return replace(facts, seconds=round(built.seconds, 1))
+        twin = self._results.same_kernel(built.build_id, self._suite_digest)
+        if built.build_id == self._control_id:
+            built.vmlinux.unlink()
+            return replace(facts, fate=Fate.SAME, seconds=round(built.seconds, 1))
+        if twin is not None and twin.mutant != mutant.name and not mutant.name.startswith("hand/"):
+            built.vmlinux.unlink()
+            return replace(facts, fate=Fate.TWIN, twin=twin.mutant, seconds=round(built.seconds, 1))
+        verdict = self._judged(built)
+        return replace(
+            facts,
+            fate=verdict.fate,
+            how=verdict.how,
+            test=verdict.test,
+            message=verdict.message,
+            ran=verdict.ran,
+            seconds=round(built.seconds + time.monotonic() - started, 1),
+        )
+
+    def _order(self) -> list[str]:
+        """Return the tests: those first that have killed most, then those that are over soonest."""
+        kills = self._results.killers()
+        tests = [test for test in self._durations if test not in self.failing]
+        return sorted(tests, key=lambda test: (PRESENCE_TEST not in test, -kills.get(test, 0), self._durations[test]))
+
+    def _build(self, mutant: Mutant) -> _Built:
+        vmlinux = self._folder / f"{hashlib.sha256(mutant.name.encode()).hexdigest()[:12]}.vmlinux"
+        started = time.monotonic()
+        self._kept.restore()
+        for file, text in changed(mutant.edits, self._kept.read).items():
+            self._kept.write(file, text)
+        try:
+            self._kept.build(seconds=BUILD_SECONDS)
+        except BuildError as error:
+            return _Built(mutant, vmlinux, seconds=time.monotonic() - started, error=error.detail or error.what)
+        vmlinux.unlink(missing_ok=True)
+        # The next build makes a new file, and leaves this one be.
+        os.link(self._kept.vmlinux, vmlinux)
+        return _Built(mutant, vmlinux, build_id_of(vmlinux), time.monotonic() - started)
+
+    def _judged(self, built: _Built) -> Verdict:
+        """Run the tests until there is a verdict, a few times at most; remove the kernel."""
+        try:
+            for _ in range(ATTEMPTS):
+                verdict = self._tested(built)
+                if verdict.fate is not Fate.UNKNOWN:
+                    break
+                self._progress(f"{built.mutant.name}: no verdict: {verdict.message.splitlines()[0][:200]}")
+            return verdict
+        finally:
+            built.vmlinux.unlink(missing_ok=True)
+
+    def _tested(self, built: _Built) -> Verdict:
+        with tempfile.TemporaryDirectory(prefix="run-", dir=self._folder) as name:
+            cache = Path(name)
+            make_cache(cache)
+            kernel = cache / KERNEL
+            os.link(built.vmlinux, kernel)
+            is_control = built.mutant is CONTROL
+            tests = None if is_control else self._order()
+            plan = cache / "plan.json"
+            plan.write_text(
+                json.dumps([{"mutant": built.mutant.name, "number": None, "tests": tests, "watch": is_control}])
+            )
+            environment = {recorder.PLAN: str(plan)}
+            try:
+                session = run_session(kernel, built.build_id, self._suite, cache, environment, seconds=RUN_SECONDS)
+            except InfrastructureError as error:
+                return Verdict(Fate.UNKNOWN, message=str(error))
+            reports = last_attempts(session.records, built.mutant.name)
+            is_over = any("round" in record for record in session.records)
+            if is_control:
+                self._durations = {one["test"]: one["seconds"] for one in reports if one["when"] == "call"}
+                self.failing = {one["test"]: one["message"] for one in reports if one["outcome"] == "failed"}
+            verdict = judge(reports, status=0 if is_over else session.status or 3, presence=PRESENCE_TEST)
+            if verdict.fate is Fate.UNKNOWN:
+                verdict = replace(verdict, message=f"{verdict.message}\n{session.tail}")
+            return verdict
