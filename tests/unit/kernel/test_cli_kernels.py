@@ -314,7 +314,8 @@ def test_a_terminated_build_leaves_no_process(tmp_path: Path) -> None:
         assert process.stderr is not None
         error = process.stderr.read()
     assert process.returncode == 143, error
-    assert start_time(int(pid_file.read_text())) is None
+    # It is killed by then; on a busy machine the kernel may take a moment to let go of it.
+    wait_until(lambda: start_time(int(pid_file.read_text())) is None)
     assert list((shelf.folder() / "store").glob("*")) == []
 
 
