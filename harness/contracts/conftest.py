@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
 from harness.contracts import contracts
-from harness.judge.contracts import Contract, Verdict, judge
-from harness.remote.command import BpfError
+from harness.judge.contracts import Contract, NotAsked, Verdict, judge
 from harness.run import properties
 
 if TYPE_CHECKING:
-    from harness.testing import Bpf, Kernel, Map
+    from _pytest.mark import ParameterSet
+
+    from harness.kernel.version import KernelVersion
+    from harness.testing import Kernel
     from harness.vm.machine import Machine
 
 PARAMETER = "contract"
+GROUP = "contract_group"
+"""The parameter of a test that observes several contracts on one machine."""
 
 
 class Observe(Protocol):
@@ -27,14 +31,11 @@ class Observe(Protocol):
         ...
 
 
-class OfType(Protocol):
-    """Creates maps of any type."""
+class ObserveEach(Protocol):
+    """Takes the answers of a test that observes several contracts."""
 
-    def __call__(self, type_: str, **changes: Any) -> Map:
-        """Create a small map of a type, with attributes that differ.
-
-        The test is left out where the kernel is not expected to have such maps.
-        """
+    def __call__(self, answer: Callable[[Contract], object]) -> None:
+        """Ask for the answer to each contract, record all, and fail the test if any of them is another one."""
         ...
 
 
@@ -45,7 +46,9 @@ class ContractBroken(AssertionError):
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the marker."""
     config.addinivalue_line(
-        "markers", "contract(name, ...): the contracts that a test observes, without outer and case"
+        "markers",
+        "contract(name, ..., together=False): the contracts that a test observes, without outer and case; together: "
+        "those of one outer map, as far as they are asked of the same kernels, in one test",
     )
 
 
@@ -58,7 +61,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     missing = set(mark.args) - {one.name for one in found}
     if missing or not mark.args:
         pytest.fail(f"{metafunc.definition.nodeid}: no contract is called {min(missing, default='')!r}", pytrace=False)
-    metafunc.parametrize(PARAMETER, [pytest.param(one, id=one.id, marks=_marks(one)) for one in found])
+    if mark.kwargs.get("together", False):
+        metafunc.parametrize(GROUP, list(_groups(found)))
+    else:
+        metafunc.parametrize(PARAMETER, [pytest.param(one, id=one.id, marks=_marks(one)) for one in found])
+
+
+def _groups(found: list[Contract]) -> Iterator[ParameterSet]:
+    """Sort contracts into those that one test can observe: of the same outer map, asked of the same kernels."""
+    groups: dict[tuple[str, str, tuple[str, ...]], list[Contract]] = {}
+    for one in found:
+        groups.setdefault((one.outer, one.condition, one.requires), []).append(one)
+    for group in groups.values():
+        first = group[0]
+        name = first.id.removesuffix(f".{first.case}") if first.case else first.id
+        yield pytest.param(tuple(group), id=name, marks=_marks(first))
 
 
 def _marks(contract: Contract) -> list[pytest.MarkDecorator]:
@@ -67,30 +84,26 @@ def _marks(contract: Contract) -> list[pytest.MarkDecorator]:
 
 
 @pytest.fixture
-def outer_type(contract: Contract) -> str:
-    """Type of the outer map that the contract speaks of."""
-    return contract.outer
+def outer_type(request: pytest.FixtureRequest) -> str:
+    """Type of the outer map that the contract, or the group of contracts, speaks of."""
+    parameters = request.node.callspec.params
+    one: Contract = parameters[PARAMETER] if PARAMETER in parameters else parameters[GROUP][0]
+    return one.outer
 
 
 @pytest.fixture
 def observe(request: pytest.FixtureRequest, contract: Contract, kernel: Kernel) -> Iterator[Observe]:
     """Take the answer of this test."""
-    properties_of_test: list[tuple[str, Any]] = request.node.user_properties
-    properties_of_test.append((properties.CONTRACT, contract.id))
     probed = request.getfixturevalue("probed") if contract.decided_by else ""
+    _announce(request.node, contract)
     seen: list[object] = []
 
     def take(observed: object) -> None:
         seen.append(observed)
         assert len(seen) == 1, f"{contract.id} is observed twice in one test"
-        verdict = judge(contract, kernel.version, observed, probed)
-        properties_of_test.append((properties.OBSERVATION, _record(contract, observed, verdict)))
-        if verdict.word == "differs":
-            raise ContractBroken(
-                f"{contract.id} does not hold on {kernel.version}: {contract.sentence}\n"
-                f"  observed: {observed}\n  expected: {verdict.expected}, by {verdict.source}"
-                + (f"\n  note: {verdict.note}" if verdict.note else "")
-            )
+        broken = _hold(request.node, contract, kernel.version, observed, probed)
+        if broken:
+            raise ContractBroken(broken)
 
     yield take
     failed = request.node.stash.get(_FAILED, False)
@@ -98,36 +111,66 @@ def observe(request: pytest.FixtureRequest, contract: Contract, kernel: Kernel) 
 
 
 @pytest.fixture
+def observe_each(
+    request: pytest.FixtureRequest, contract_group: tuple[Contract, ...], kernel: Kernel
+) -> Iterator[ObserveEach]:
+    """Take the answers of this test, one to each contract."""
+    for one in contract_group:
+        _announce(request.node, one)
+    seen: list[object] = []
+
+    def take(answer: Callable[[Contract], object]) -> None:
+        assert not seen, f"{contract_group[0].id} is observed twice in one test"
+        broken = []
+        for one in contract_group:
+            probed = _probe(request.getfixturevalue("vm"), one.decided_by) if one.decided_by else ""
+            try:
+                seen.append(answer(one))
+            except NotAsked as reason:
+                seen.append(None)
+                verdict = Verdict("observed", None, "", f"not asked: {reason}")
+                request.node.user_properties.append((properties.OBSERVATION, _record(one, None, verdict)))
+                continue
+            broken.append(_hold(request.node, one, kernel.version, seen[-1], probed))
+        if any(broken):
+            raise ContractBroken("\n".join(filter(None, broken)))
+
+    yield take
+    failed = request.node.stash.get(_FAILED, False)
+    assert seen or failed, f"the test observed nothing of {contract_group[0].id}"
+
+
+@pytest.fixture
 def probed(contract: Contract, vm: Machine) -> str:
     """Ask the kernel for the capability that decides what the contract expects; "" when the probe cannot tell."""
+    return _probe(vm, contract.decided_by)
+
+
+def _probe(vm: Machine, capability: str) -> str:
     from harness.judge.capabilities import Answer, find
     from harness.remote.bpf import Bpf
 
     process = vm.new_process()
-    finding = find(contract.decided_by).probe(Bpf(process))
+    finding = find(capability).probe(Bpf(process))
     process.close()
     return "" if finding.answer is Answer.INCONCLUSIVE else finding.answer.value
 
 
-@pytest.fixture
-def of_type(bpf: Bpf, kernel: Kernel) -> OfType:
-    """Create maps of any type that the kernel offers."""
-    from harness.judge import map_types
-    from harness.judge.capabilities import Answer, Finding, judge
-    from harness.kernel.kconfig import parse_config
-    from harness.marks import act_on
+def _announce(item: pytest.Item, contract: Contract) -> None:
+    item.user_properties.append((properties.CONTRACT, contract.id))
 
-    def create(type_: str, **changes: Any) -> Map:
-        try:
-            return map_types.create(bpf, type_, **changes)
-        except BpfError as error:
-            if changes:
-                raise
-            config = parse_config(kernel.config.read_text()) if kernel.config is not None else None
-            act_on(judge(f"map_{type_}", Finding(Answer.NO, error.name), kernel.version, config))
-            raise
 
-    return create
+def _hold(item: pytest.Item, contract: Contract, version: KernelVersion, observed: object, probed: str) -> str:
+    """Record an answer; return how it differs from the one that the contract names, "" when it does not."""
+    verdict = judge(contract, version, observed, probed)
+    item.user_properties.append((properties.OBSERVATION, _record(contract, observed, verdict)))
+    if verdict.word != "differs":
+        return ""
+    return (
+        f"{contract.id} does not hold on {version}: {contract.sentence}\n"
+        f"  observed: {observed}\n  expected: {verdict.expected}, by {verdict.source}"
+        + (f"\n  note: {verdict.note}" if verdict.note else "")
+    )
 
 
 _FAILED = pytest.StashKey[bool]()

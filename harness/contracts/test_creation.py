@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 
-from harness.contracts.conftest import Observe, OfType
+from harness.contracts.conftest import Observe, ObserveEach
+from harness.contracts.inner import with_type
 from harness.judge import map_types
 from harness.judge.contracts import Contract
-from harness.testing import Bpf, Guest, Map, asm, errno_name, errno_of, uapi
+from harness.testing import Bpf, Guest, Kernel, Map, asm, errno_name, errno_of, uapi
 
 NOWHERE = {"minus_one": -1, "never_opened": 9999, "largest": 0x7FFFFFFF}
 
@@ -40,50 +42,51 @@ FLAGS = {
 }
 
 
+NAMES = {"letters": "outer_1", "dot": "an.outer", "space": "an outer", "sixteen_letters": "x" * 16}
+
+ACCESS = {"rdonly": uapi.RDONLY, "wronly": uapi.WRONLY}
+
+
 @pytest.fixture
 def template(bpf: Bpf) -> Map:
     return bpf.map("hash", key_size=4, value_size=4, max_entries=8)
 
 
-# Sizes.
+# Sizes, flags and other attributes.
 
 
-@pytest.mark.contract("create.plain")
-def test_plain(bpf: Bpf, contract: Contract, template: Map, observe: Observe) -> None:
-    observe(errno_of(bpf.map, contract.outer, max_entries=4, inner=template))
+@pytest.mark.contract(
+    "create.plain",
+    "create.value_size",
+    "create.key_size",
+    "create.max_entries",
+    "create.flag",
+    "create.numa_node",
+    "create.attribute",
+    "create.name",
+    "create.exclusive",
+    together=True,
+)
+def test_attributes(bpf: Bpf, template: Map, observe_each: ObserveEach) -> None:
+    def answer(contract: Contract) -> str:
+        fields: dict[str, Any] = {"inner": template}
+        match contract.name.rpartition(".")[2]:
+            case "value_size" | "key_size" | "max_entries" as size:
+                fields[size] = int(contract.case)
+            case "flag":
+                fields["map_flags"] = FLAGS[contract.case]
+            case "numa_node":
+                flags = 0 if contract.case == "ignored_without_flag" else uapi.NUMA_NODE
+                fields |= {"map_flags": flags, "numa_node": 4096}
+            case "attribute":
+                fields[contract.case] = 1
+            case "name":
+                fields["name"] = NAMES[contract.case]
+            case "exclusive":
+                fields |= {"excl_prog_hash": bytes(32), "excl_prog_hash_size": 32}
+        return errno_of(bpf.map, contract.outer, **fields)
 
-
-@pytest.mark.contract("create.value_size")
-def test_value_size(bpf: Bpf, contract: Contract, template: Map, observe: Observe) -> None:
-    observe(errno_of(bpf.map, contract.outer, value_size=int(contract.case), inner=template))
-
-
-@pytest.mark.contract("create.value_size_reported")
-def test_value_size_reported(bpf: Bpf, contract: Contract, template: Map, observe: Observe) -> None:
-    observe(bpf.map(contract.outer, inner=template).info()["value_size"])
-
-
-@pytest.mark.contract("create.key_size")
-def test_key_size(bpf: Bpf, contract: Contract, template: Map, observe: Observe) -> None:
-    observe(errno_of(bpf.map, contract.outer, key_size=int(contract.case), inner=template))
-
-
-@pytest.mark.contract("create.max_entries")
-def test_max_entries(bpf: Bpf, contract: Contract, template: Map, observe: Observe) -> None:
-    observe(errno_of(bpf.map, contract.outer, max_entries=int(contract.case), inner=template))
-
-
-@pytest.mark.contract("create.max_entries_reported")
-def test_max_entries_reported(bpf: Bpf, contract: Contract, template: Map, observe: Observe) -> None:
-    observe(bpf.map(contract.outer, max_entries=5, inner=template).info()["max_entries"])
-
-
-# Flags and other attributes.
-
-
-@pytest.mark.contract("create.flag")
-def test_flag(bpf: Bpf, contract: Contract, template: Map, observe: Observe) -> None:
-    observe(errno_of(bpf.map, contract.outer, map_flags=FLAGS[contract.case], inner=template))
+    observe_each(answer)
 
 
 @pytest.mark.contract("create.flags_of_no_meaning")
@@ -93,23 +96,6 @@ def test_flags_of_no_meaning(bpf: Bpf, contract: Contract, template: Map, observ
     observe([bit for bit in bits if errno_of(bpf.map, contract.outer, map_flags=1 << bit, inner=template) == "ok"])
 
 
-@pytest.mark.contract("create.flags_reported")
-def test_flags_reported(bpf: Bpf, contract: Contract, template: Map, observe: Observe) -> None:
-    outer = bpf.map(contract.outer, map_flags=uapi.RDONLY | uapi.NUMA_NODE, inner=template)
-    observe(outer.info()["map_flags"])
-
-
-@pytest.mark.contract("create.numa_node")
-def test_numa_node(bpf: Bpf, contract: Contract, template: Map, observe: Observe) -> None:
-    flags = 0 if contract.case == "ignored_without_flag" else uapi.NUMA_NODE
-    observe(errno_of(bpf.map, contract.outer, map_flags=flags, numa_node=4096, inner=template))
-
-
-@pytest.mark.contract("create.attribute")
-def test_attribute(bpf: Bpf, contract: Contract, template: Map, observe: Observe) -> None:
-    observe(errno_of(bpf.map, contract.outer, inner=template, **{contract.case: 1}))
-
-
 @pytest.mark.contract("create.unknown_attribute")
 def test_unknown_attribute(bpf: Bpf, contract: Contract, template: Map, observe: Observe) -> None:
     fields = {"map_type": contract.outer, "key_size": 4, "value_size": 4, "max_entries": 1, "inner_map_fd": template}
@@ -117,18 +103,25 @@ def test_unknown_attribute(bpf: Bpf, contract: Contract, template: Map, observe:
     observe(errno_name(answer.errno) if answer.errno else "ok")
 
 
-@pytest.mark.contract("create.name")
-def test_name(bpf: Bpf, contract: Contract, template: Map, observe: Observe) -> None:
-    name = {"letters": "outer_1", "dot": "an.outer", "space": "an outer", "sixteen_letters": "x" * 16}[contract.case]
-    observe(errno_of(bpf.map, contract.outer, inner=template, name=name))
+@pytest.mark.contract(
+    "create.value_size_reported", "create.max_entries_reported", "create.flags_reported", together=True
+)
+def test_what_the_kernel_says_of_it(bpf: Bpf, template: Map, observe_each: ObserveEach) -> None:
+    def answer(contract: Contract) -> int:
+        flags = uapi.RDONLY | uapi.NUMA_NODE if contract.name == "create.flags_reported" else 0
+        info = bpf.map(contract.outer, max_entries=5, map_flags=flags, inner=template).info()
+        field = contract.name.rpartition(".")[2].removesuffix("_reported")
+        return int(info["map_flags" if field == "flags" else field])
+
+    observe_each(answer)
 
 
 # The descriptor of the template.
 
 
-@pytest.mark.contract("create.template_fd")
-def test_template_fd(bpf: Bpf, contract: Contract, observe: Observe) -> None:
-    observe(errno_of(bpf.map, contract.outer, inner_map_fd=other_fd(bpf, contract.case)))
+@pytest.mark.contract("create.template_fd", together=True)
+def test_template_fd(bpf: Bpf, observe_each: ObserveEach) -> None:
+    observe_each(lambda contract: errno_of(bpf.map, contract.outer, inner_map_fd=other_fd(bpf, contract.case)))
 
 
 def other_fd(bpf: Bpf, kind: str) -> int:
@@ -174,123 +167,102 @@ def test_template_fd_left_out(bpf: Bpf, contract: Contract, observe: Observe) ->
     observe(errno_of(bpf.map, contract.outer))
 
 
-@pytest.mark.contract("create.bad_value_size_and_fd")
-def test_bad_value_size_and_fd(bpf: Bpf, contract: Contract, observe: Observe) -> None:
-    observe(errno_of(bpf.map, contract.outer, value_size=8, inner_map_fd=-1))
+@pytest.mark.contract("create.bad_value_size_and_fd", "create.no_descriptor_left", together=True)
+def test_refused(bpf: Bpf, template: Map, observe_each: ObserveEach) -> None:
+    def answer(contract: Contract) -> str | int:
+        if contract.name == "create.bad_value_size_and_fd":
+            return errno_of(bpf.map, contract.outer, value_size=8, inner_map_fd=-1)
+        before = bpf.commands.process.call("hooks.descriptors")
+        errno_of(bpf.map, contract.outer, value_size=8, inner=template)
+        errno_of(bpf.map, contract.outer, inner_map_fd=0)
+        return len(bpf.commands.process.call("hooks.descriptors")) - len(before)
 
-
-@pytest.mark.contract("create.no_descriptor_left")
-def test_no_descriptor_left(bpf: Bpf, contract: Contract, template: Map, observe: Observe) -> None:
-    before = bpf.commands.process.call("hooks.descriptors")
-    errno_of(bpf.map, contract.outer, value_size=8, inner=template)
-    errno_of(bpf.map, contract.outer, inner_map_fd=0)
-    observe(len(bpf.commands.process.call("hooks.descriptors")) - len(before))
+    observe_each(answer)
 
 
 # The template itself.
 
 
-@pytest.mark.contract("template.outer")
-def test_template_is_an_outer_map(bpf: Bpf, contract: Contract, template: Map, observe: Observe) -> None:
-    observe(errno_of(bpf.map, contract.outer, inner=bpf.map(contract.case, inner=template)))
+@pytest.mark.contract("template.type", together=True)
+def test_template_type(bpf: Bpf, kernel: Kernel, observe_each: ObserveEach) -> None:
+    observe_each(
+        lambda contract: with_type(
+            bpf, kernel, contract.case, lambda template: errno_of(bpf.map, contract.outer, inner=template)
+        )
+    )
 
 
-@pytest.mark.contract("template.type")
-def test_template_type(bpf: Bpf, contract: Contract, of_type: OfType, observe: Observe) -> None:
-    observe(errno_of(bpf.map, contract.outer, inner=of_type(contract.case)))
+@pytest.mark.contract(
+    "template.outer",
+    "template.special_value",
+    "template.integer_btf",
+    "template.exclusive",
+    "template.frozen",
+    "template.access",
+    "template.reopened_rdonly",
+    "template.inner_map_flag",
+    together=True,
+)
+def test_template(bpf: Bpf, observe_each: ObserveEach) -> None:
+    def made(contract: Contract) -> Map:
+        match contract.name.removeprefix("template."):
+            case "outer":
+                return bpf.map(contract.case, inner=bpf.map("hash"))
+            case "special_value":
+                return map_types.with_struct(bpf, contract.case)
+            case "integer_btf":
+                ids: dict[str, Any] = {"btf_key_type_id": map_types.KEY_TYPE, "btf_value_type_id": map_types.VALUE_TYPE}
+                return bpf.map("hash", value_size=8, btf_fd=bpf.btf(map_types.INTEGERS), **ids)
+            case "exclusive":
+                return bpf.map("hash", excl_prog_hash=bytes(32), excl_prog_hash_size=32)
+            case "access":
+                return bpf.map("hash", map_flags=ACCESS[contract.case])
+            case "inner_map_flag":
+                return bpf.map("array", map_flags=uapi.INNER_MAP)
+            case "reopened_rdonly":
+                plain = bpf.map("hash")
+                return bpf.map_by_id(plain.id, open_flags=uapi.RDONLY, like=plain)
+        frozen = bpf.map("hash")
+        frozen.freeze()
+        return frozen
+
+    observe_each(lambda contract: errno_of(bpf.map, contract.outer, inner=made(contract)))
 
 
-@pytest.mark.contract("template.special_value")
-def test_template_with_a_special_value(bpf: Bpf, contract: Contract, observe: Observe) -> None:
-    observe(errno_of(bpf.map, contract.outer, inner=map_types.with_struct(bpf, contract.case)))
+@pytest.mark.contract("template.not_kept", "template.not_inserted", "template.shared", together=True)
+def test_template_afterwards(bpf: Bpf, observe_each: ObserveEach) -> None:
+    def answer(contract: Contract) -> str:
+        template = bpf.map("hash")
+        outer = bpf.map(contract.outer, max_entries=2, inner=template)
+        if contract.name == "template.not_inserted":
+            return errno_of(outer.lookup, 0)
+        if contract.name == "template.shared":
+            other = bpf.map(contract.outer, inner=template)
+            outer.update(0, template)
+            return errno_of(other.update, 0, template)
+        gone = template.id
+        template.close()
+        return errno_of(bpf.map_by_id, gone, like=template)
 
-
-@pytest.mark.contract("template.integer_btf")
-def test_template_with_integer_btf(bpf: Bpf, contract: Contract, observe: Observe) -> None:
-    observe(errno_of(bpf.map, contract.outer, inner=with_integers(bpf, "hash")))
-
-
-def with_integers(bpf: Bpf, type_: str, **fields: int | Map) -> Map:
-    ids = {"btf_key_type_id": map_types.KEY_TYPE, "btf_value_type_id": map_types.VALUE_TYPE}
-    return bpf.map(type_, value_size=8, btf_fd=bpf.btf(map_types.INTEGERS), **ids, **fields)  # type: ignore[arg-type]
-
-
-@pytest.mark.contract("template.exclusive")
-def test_template_for_one_program(bpf: Bpf, contract: Contract, observe: Observe) -> None:
-    template = bpf.map("hash", excl_prog_hash=bytes(32), excl_prog_hash_size=32)
-    observe(errno_of(bpf.map, contract.outer, inner=template))
-
-
-@pytest.mark.contract("template.frozen")
-def test_template_frozen(bpf: Bpf, contract: Contract, template: Map, observe: Observe) -> None:
-    template.freeze()
-    observe(errno_of(bpf.map, contract.outer, inner=template))
-
-
-@pytest.mark.contract("template.access")
-def test_template_access(bpf: Bpf, contract: Contract, observe: Observe) -> None:
-    flag = {"rdonly": uapi.RDONLY, "wronly": uapi.WRONLY}[contract.case]
-    observe(errno_of(bpf.map, contract.outer, inner=bpf.map("hash", map_flags=flag)))
-
-
-@pytest.mark.contract("template.reopened_rdonly")
-def test_template_reopened(bpf: Bpf, contract: Contract, template: Map, observe: Observe) -> None:
-    reader = bpf.map_by_id(template.id, open_flags=uapi.RDONLY, like=template)
-    observe(errno_of(bpf.map, contract.outer, inner=reader))
-
-
-@pytest.mark.contract("template.inner_map_flag")
-def test_template_with_the_flag_inner_map(bpf: Bpf, contract: Contract, observe: Observe) -> None:
-    observe(errno_of(bpf.map, contract.outer, inner=bpf.map("array", map_flags=uapi.INNER_MAP)))
-
-
-@pytest.mark.contract("template.not_kept")
-def test_template_is_not_kept(bpf: Bpf, contract: Contract, template: Map, observe: Observe) -> None:
-    bpf.map(contract.outer, inner=template)
-    gone = template.id
-    template.close()
-    observe(errno_of(bpf.map_by_id, gone, like=template))
-
-
-@pytest.mark.contract("template.not_inserted")
-def test_template_is_not_inserted(bpf: Bpf, contract: Contract, template: Map, observe: Observe) -> None:
-    outer = bpf.map(contract.outer, max_entries=2, inner=template)
-    observe(errno_of(outer.lookup, 0))
-
-
-@pytest.mark.contract("template.shared")
-def test_template_of_two_outer_maps(bpf: Bpf, contract: Contract, template: Map, observe: Observe) -> None:
-    first = bpf.map(contract.outer, inner=template)
-    second = bpf.map(contract.outer, inner=template)
-    first.update(0, template)
-    observe(errno_of(second.update, 0, template))
+    observe_each(answer)
 
 
 # BTF of the outer map.
 
 
-@pytest.mark.contract("create.btf_ids")
-def test_btf_ids(bpf: Bpf, contract: Contract, template: Map, observe: Observe) -> None:
+@pytest.mark.contract(
+    "create.btf_ids", "create.btf_fd_alone", "create.btf_key_id_alone", "create.btf_ids_without_btf", together=True
+)
+def test_btf(bpf: Bpf, template: Map, observe_each: ObserveEach) -> None:
     blob = bpf.btf(map_types.INTEGERS)
-    ids = {"btf_key_type_id": map_types.KEY_TYPE, "btf_value_type_id": map_types.KEY_TYPE}
-    observe(errno_of(bpf.map, contract.outer, inner=template, btf_fd=blob, **ids))
-
-
-@pytest.mark.contract("create.btf_fd_alone")
-def test_btf_fd_alone(bpf: Bpf, contract: Contract, template: Map, observe: Observe) -> None:
-    observe(errno_of(bpf.map, contract.outer, inner=template, btf_fd=bpf.btf(map_types.INTEGERS)))
-
-
-@pytest.mark.contract("create.btf_key_id_alone")
-def test_btf_key_id_alone(bpf: Bpf, contract: Contract, template: Map, observe: Observe) -> None:
-    blob = bpf.btf(map_types.INTEGERS)
-    observe(errno_of(bpf.map, contract.outer, inner=template, btf_fd=blob, btf_key_type_id=map_types.KEY_TYPE))
-
-
-@pytest.mark.contract("create.btf_ids_without_btf")
-def test_btf_ids_without_btf(bpf: Bpf, contract: Contract, template: Map, observe: Observe) -> None:
-    ids = {"btf_key_type_id": map_types.KEY_TYPE, "btf_value_type_id": map_types.KEY_TYPE}
-    observe(errno_of(bpf.map, contract.outer, inner=template, btf_fd=-1, **ids))
+    both = {"btf_key_type_id": map_types.KEY_TYPE, "btf_value_type_id": map_types.KEY_TYPE}
+    fields: dict[str, dict[str, Any]] = {
+        "create.btf_ids": {"btf_fd": blob, **both},
+        "create.btf_fd_alone": {"btf_fd": blob},
+        "create.btf_key_id_alone": {"btf_fd": blob, "btf_key_type_id": map_types.KEY_TYPE},
+        "create.btf_ids_without_btf": {"btf_fd": -1, **both},
+    }
+    observe_each(lambda contract: errno_of(bpf.map, contract.outer, inner=template, **fields[contract.name]))
 
 
 # Memory.
@@ -300,9 +272,3 @@ def test_btf_ids_without_btf(bpf: Bpf, contract: Contract, template: Map, observ
 def test_no_locked_memory(bpf: Bpf, guest: Guest, contract: Contract, template: Map, observe: Observe) -> None:
     guest.process.call("hooks.limit_locked_memory", size=0)
     observe(errno_of(bpf.map, contract.outer, inner=template))
-
-
-@pytest.mark.contract("create.exclusive")
-def test_exclusive_outer(bpf: Bpf, contract: Contract, template: Map, observe: Observe) -> None:
-    fields = {"excl_prog_hash": bytes(32), "excl_prog_hash_size": 32}
-    observe(errno_of(bpf.map, contract.outer, inner=template, **fields))

@@ -17,6 +17,11 @@ from harness.errors import UsageError
 from harness.judge.capabilities import CAPABILITIES
 from harness.kernel.version import KernelVersion
 
+
+class NotAsked(Exception):  # noqa: N818 - not an error, but what there is to say
+    """A contract that cannot be asked of this kernel, for a reason that its version does not tell."""
+
+
 TAKES = ("errno", "value", "count", "time")
 """Sorts of answers: an errno's name or "ok"; any plain value; a number of things; "waits" or "returns at once"."""
 

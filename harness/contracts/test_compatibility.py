@@ -1,0 +1,180 @@
+"""Which maps go into an outer map: what is compared with the template, and what is not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from harness.contracts.conftest import Observe, ObserveEach
+from harness.contracts.inner import with_type
+from harness.judge import map_types
+from harness.judge.contracts import Contract
+from harness.testing import Bpf, BpfError, Kernel, Map, errno_of, uapi
+
+HASH = {"type": "hash", "key_size": 4, "value_size": 4, "max_entries": 8}
+
+# What the template is, and in what the inner map differs from it.
+DIFFERENCES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "nothing": (HASH, {}),
+    "map_type": (HASH, {"type": "array"}),
+    "map_type_lru": (HASH, {"type": "lru_hash"}),
+    "map_type_percpu": (HASH, {"type": "percpu_hash"}),
+    "key_size": (HASH, {"key_size": 8}),
+    "value_size": (HASH, {"value_size": 8}),
+    "no_prealloc": (HASH, {"map_flags": uapi.NO_PREALLOC}),
+    "no_prealloc_in_template": ({**HASH, "map_flags": uapi.NO_PREALLOC}, {"map_flags": 0}),
+    "no_common_lru": ({**HASH, "type": "lru_hash"}, {"map_flags": uapi.NO_COMMON_LRU}),
+    "numa_node": (HASH, {"map_flags": uapi.NUMA_NODE}),
+    "zero_seed": (HASH, {"map_flags": uapi.ZERO_SEED}),
+    "rdonly_prog": (HASH, {"map_flags": uapi.RDONLY_PROG}),
+    "wronly_prog": (HASH, {"map_flags": uapi.WRONLY_PROG}),
+    "mmapable": ({**HASH, "type": "array"}, {"map_flags": uapi.MMAPABLE}),
+    "preserve_elems": ({**HASH, "type": "perf_event_array"}, {"map_flags": uapi.PRESERVE_ELEMS}),
+    "inner_map": ({**HASH, "type": "array"}, {"map_flags": uapi.INNER_MAP}),
+    "inner_map_in_template": ({**HASH, "type": "array", "map_flags": uapi.INNER_MAP}, {"map_flags": 0}),
+    "name": (HASH, {"name": "another"}),
+    "bloom_hashes": (
+        {"type": "bloom_filter", "key_size": 0, "value_size": 4, "max_entries": 8, "map_extra": 2},
+        {"map_extra": 5},
+    ),
+    "fewer_elements": (HASH, {"max_entries": 1}),
+    "array_fewer_elements": ({**HASH, "type": "array"}, {"max_entries": 4}),
+    "inner_map_more_elements": ({**HASH, "type": "array", "map_flags": uapi.INNER_MAP}, {"max_entries": 64}),
+    "inner_map_fewer_elements": ({**HASH, "type": "array", "map_flags": uapi.INNER_MAP}, {"max_entries": 1}),
+    "inner_map_value_size": ({**HASH, "type": "array", "map_flags": uapi.INNER_MAP}, {"value_size": 8}),
+}
+
+
+@pytest.mark.contract("insert.difference", together=True)
+def test_difference(bpf: Bpf, observe_each: ObserveEach) -> None:
+    def answer(contract: Contract) -> str:
+        template, changes = DIFFERENCES[contract.case]
+        with bpf.map(contract.outer, inner=bpf.map(**template)) as outer:
+            return errno_of(outer.update, 0, bpf.map(**{**template, **changes}))
+
+    observe_each(answer)
+
+
+@pytest.mark.contract("insert.max_entries", together=True)
+def test_more_elements(bpf: Bpf, kernel: Kernel, observe_each: ObserveEach) -> None:
+    def answer(contract: Contract) -> str:
+        more = 2 * map_types.MAP_TYPES[contract.case].max_entries
+
+        def inserted(template: Map) -> str:
+            with (
+                bpf.map(contract.outer, inner=template) as outer,
+                map_types.create(bpf, contract.case, max_entries=more) as inner,
+            ):
+                return errno_of(outer.update, 0, inner)
+
+        return with_type(bpf, kernel, contract.case, inserted)
+
+    observe_each(answer)
+
+
+@pytest.mark.contract("insert.same_type", together=True)
+def test_same_type(bpf: Bpf, kernel: Kernel, observe_each: ObserveEach) -> None:
+    def answer(contract: Contract) -> str:
+        def inserted(template: Map) -> str:
+            with bpf.map(contract.outer, inner=template) as outer, map_types.create(bpf, contract.case) as inner:
+                return errno_of(outer.update, 0, inner)
+
+        return with_type(bpf, kernel, contract.case, inserted)
+
+    observe_each(answer)
+
+
+@pytest.mark.contract("insert.other_types")
+def test_other_types(bpf: Bpf, contract: Contract, observe: Observe) -> None:
+    outer = bpf.map(contract.outer, inner=bpf.map(contract.case))
+    taken, refused = [], 0
+    for name in map_types.MAP_TYPES:
+        try:
+            inner = map_types.create(bpf, name)
+        except BpfError:
+            continue  # whether the kernel should have this type is asked elsewhere
+        with inner:
+            if errno_of(outer.update, 0, inner) == "ok":
+                taken.append(name)
+            else:
+                refused += 1
+    assert refused, "no map of another type could be created"
+    observe(taken)
+
+
+# BTF: what the template's values begin with, and the inner map's.
+
+
+@pytest.mark.contract("insert.special_value", "insert.integer_btf", together=True)
+def test_values_with_btf(bpf: Bpf, observe_each: ObserveEach) -> None:
+    def made(value: str) -> Map:
+        if value != "integer":
+            return map_types.with_struct(bpf, "" if value == "bytes" else value)
+        ids: dict[str, Any] = {"btf_key_type_id": map_types.KEY_TYPE, "btf_value_type_id": map_types.VALUE_TYPE}
+        return bpf.map("hash", value_size=8, btf_fd=bpf.btf(map_types.INTEGERS), **ids)
+
+    def answer(contract: Contract) -> str:
+        inner, _, template = contract.case.partition("_into_")
+        if contract.name == "insert.integer_btf":
+            plain = bpf.map("hash", value_size=8)
+            inside, like = (made(inner), plain) if inner == "integer" else (plain, made(template))
+        else:
+            inside, like = made(inner), made(template)
+        return errno_of(bpf.map(contract.outer, inner=like).update, 0, inside)
+
+    observe_each(answer)
+
+
+# The inner map's state, and its descriptor's.
+
+
+@pytest.mark.contract(
+    "insert.access", "insert.reopened_rdonly", "insert.frozen", "insert.exclusive", "insert.template", together=True
+)
+def test_state(bpf: Bpf, observe_each: ObserveEach) -> None:
+    def answer(contract: Contract) -> str:
+        template = bpf.map("hash")
+        outer = bpf.map(contract.outer, inner=template)
+        match contract.name.removeprefix("insert."):
+            case "access":
+                inner = bpf.map("hash", map_flags={"rdonly": uapi.RDONLY, "wronly": uapi.WRONLY}[contract.case])
+            case "reopened_rdonly":
+                plain = bpf.map("hash")
+                inner = bpf.map_by_id(plain.id, open_flags=uapi.RDONLY, like=plain)
+            case "frozen":
+                inner = bpf.map("hash")
+                inner.freeze()
+            case "exclusive":
+                inner = bpf.map("hash", excl_prog_hash=bytes(32), excl_prog_hash_size=32)
+            case _:
+                inner = template
+        return errno_of(outer.update, 0, inner)
+
+    observe_each(answer)
+
+
+# What a refusal leaves behind.
+
+
+@pytest.mark.contract("insert.refused_keeps_element", "insert.refused_takes_no_reference", together=True)
+def test_refused(bpf: Bpf, observe_each: ObserveEach) -> None:
+    def answer(contract: Contract) -> object:
+        outer = bpf.map(contract.outer, inner=bpf.map("hash"))
+        kept, other = bpf.map("hash"), bpf.map("hash", key_size=8)
+        outer.update(0, kept)
+        assert errno_of(outer.update, 0, other) == "EINVAL"
+        if contract.name == "insert.refused_keeps_element":
+            return outer.lookup(0) == kept.id
+        gone = other.id
+        other.close()
+        return errno_of(bpf.map_by_id, gone, like=other)
+
+    observe_each(answer)
+
+
+@pytest.mark.contract("insert.refused_leaves_slot_empty")
+def test_refused_into_an_empty_slot(bpf: Bpf, contract: Contract, observe: Observe) -> None:
+    outer = bpf.map(contract.outer, inner=bpf.map("hash"))
+    assert errno_of(outer.update, 0, bpf.map("hash", key_size=8)) == "EINVAL"
+    observe(errno_of(outer.delete, 0))
