@@ -1,7 +1,8 @@
-"""A Debian kernel's headers, which programs that are compiled on the kernel itself include.
+"""A kernel's headers, which programs that are compiled on the kernel itself include.
 
-They come from the packages `linux-headers-RELEASE` and the one with the common part that it depends on, out of the
-same verified indexes as the kernel.
+Those of a Debian kernel come from the packages `linux-headers-RELEASE` and the one with the common part that it depends
+on, out of the same verified indexes as the kernel. A kernel that was built here with CONFIG_IKHEADERS (flavour bcc)
+left its own beside its image.
 
 Imports the index, downloads and packages beside it, :mod:`harness.store`, :mod:`harness.errors`.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +40,7 @@ class Headers:
         folder: Holds them as they lie below the root: usr/src/linux-headers-...
         release: What `uname -r` prints on the kernel.
         build: Path of its own part, from the root.
-        common: Path of the part that it shares with its other flavours.
+        common: Path of the part that it shares with its other flavours; the same as `build` where there is none.
     """
 
     folder: Path
@@ -51,17 +53,21 @@ def headers_of(choice: Choice, *, progress: Progress) -> Headers:
     """Bring the headers of a kernel onto this machine; from the cache when they are there.
 
     Raises:
-        UsageError: The kernel is not one of Debian's.
+        UsageError: The kernel is neither one of Debian's nor built here with its headers.
         MirrorError: The mirror does not have them, or does not answer.
         CacheError: The cache cannot be written.
     """
+    packed = shelf.entry_folder(choice.provider, choice.key) / shelf.HEADERS
+    if packed.is_file():
+        return _built(choice, packed)
     if choice.provider != DebianProvider.name:
         raise UsageError(
             f"there are no headers for the kernel {choice.label}",
-            expected="a kernel of Debian's, whose headers are packaged",
+            expected="a kernel of Debian's, whose headers are packaged, or one that was built here with them",
+            hint="harness kernels build VERSION --flavour bcc",
         )
     release = choice.key.partition("=")[0]
-    folder = shelf.folder() / "headers" / choice.key.replace("/", "_")
+    folder = _folder(choice)
     build = f"usr/src/linux-headers-{release}"
     if not folder.is_dir():
         with store.locked(folder.parent / f"{folder.name}.lock"):
@@ -69,6 +75,32 @@ def headers_of(choice: Choice, *, progress: Progress) -> Headers:
                 _bring(choice, release, folder, progress)
     common = next(path.name for path in (folder / "usr/src").iterdir() if path.name != Path(build).name)
     return Headers(folder, release, build, f"usr/src/{common}")
+
+
+def _folder(choice: Choice) -> Path:
+    return shelf.folder() / "headers" / choice.key.replace("/", "_")
+
+
+def _built(choice: Choice, packed: Path) -> Headers:
+    """Unpack the headers that a kernel built here has in itself."""
+    entry = shelf.read_entry(packed.parent)
+    assert entry is not None, "a kernel that is used has an entry"
+    release = str(entry.record["release"])
+    build = f"usr/src/linux-headers-{release}"
+    # A kernel that was built again has other headers.
+    folder = _folder(choice).with_name(f"{_folder(choice).name}-{entry.digest[:16]}")
+    with store.locked(folder.parent / f"{folder.name}.lock"):
+        if not folder.is_dir():
+            with store.new_folder(folder) as made, tarfile.open(packed) as archive:
+                for member in archive:
+                    content = archive.extractfile(member)
+                    place = made / build / member.name
+                    if content is None or not member.name.endswith(".h") or ".." in place.parts:
+                        continue
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    with place.open("wb") as stream:
+                        shutil.copyfileobj(content, stream)
+    return Headers(folder, release, build, build)
 
 
 def _bring(choice: Choice, release: str, folder: Path, progress: Progress) -> None:

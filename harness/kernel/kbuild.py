@@ -512,6 +512,9 @@ class _Job:
             )
         shutil.copyfile(image, made / "vmlinuz")
         shutil.copyfile(self.output / ".config", made / "config")
+        headers_of_its_own = self.output / "kernel" / "kheaders_data.tar.xz"
+        if headers_of_its_own.is_file():
+            shutil.copyfile(headers_of_its_own, made / shelf.HEADERS)
         if flavour == "coverage":
             # gcov needs, beside the counters read in the guest, what the compiler noted and the sources.
             for pattern, top in (("*.gcno", self.output), ("*.c", self.tree), ("*.h", self.tree)):

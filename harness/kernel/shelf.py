@@ -2,7 +2,7 @@
 
 ::
 
-    kernels/store/PROVIDER-KEY/     vmlinuz, vmlinux, config, lib/modules/RELEASE/, record.json
+    kernels/store/PROVIDER-KEY/     vmlinuz, vmlinux, config, kheaders.tar.xz, lib/modules/RELEASE/, record.json
     kernels/locks/                  one lock file for each entry
     kernels/downloads/              packages and tarballs on their way, resumable
     kernels/debian/                 the Debian provider's private apt and its index
@@ -37,6 +37,8 @@ from harness.kernel.version import KernelVersion
 
 RECORD = "record.json"
 FORMAT = 1
+HEADERS = "kheaders.tar.xz"
+"""The headers of a kernel that was built here with them in it (CONFIG_IKHEADERS), beside its image."""
 
 
 def folder() -> Path:
@@ -128,7 +130,8 @@ def seal(
         # Code that KASAN instruments runs on the PVH entry before its shadow memory is there: 6.1.192 so built prints
         # nothing and resets in QEMU, while its bzImage boots.
         pvh = False
-    files = {path.name: _file_facts(path) for path in (compressed, plain, config) if path.exists()}
+    kept = (compressed, plain, config, made / HEADERS)
+    files = {path.name: _file_facts(path) for path in kept if path.exists()}
     modules = made / "lib" / "modules" / release
     record = {
         "format": FORMAT,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import subprocess
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from harness.errors import (
     ToolMissing,
 )
 from harness.kernel import acquire, kbuild, kconfig, local, resolve, shelf, source
+from harness.kernel.headers import headers_of
 from harness.kernel.kconfig import Gaps, Setting
 from harness.kernel.version import KernelVersion
 from tests.unit.kernel.kernel_fakes import Server, bzimage, deb, elf, gzipped, tarball
@@ -280,6 +283,28 @@ def test_coverage_counts_in_the_bpf_core_alone_and_keeps_what_gcov_needs(tree: P
     assert (kept / "x.gcno").read_text() == "GCOV_PROFILE := y\nobj-y += x.o\n"
     assert (kept / "x.c").is_file()
     assert (tree / "kernel/bpf/Makefile").read_text() == "obj-y += x.o\n"
+
+
+def test_the_headers_of_a_kernel_that_has_them_in_itself_are_kept_for_bcc(tree: Path) -> None:
+    packed = tree / "headers.tar.xz"
+    with tarfile.open(packed, "w:xz") as archive:
+        for name in ("./include/linux/bpf.h", "./include/generated/autoconf.h", "./include/x.c", "./../../escape.h"):
+            member = tarfile.TarInfo(name)
+            member.size = 4
+            archive.addfile(member, io.BytesIO(b"here"))
+    makefile = (tree / "Makefile").read_text()
+    (tree / "Makefile").write_text(
+        f"{makefile}\tmkdir -p $(O)/kernel && cp {packed} $(O)/kernel/kheaders_data.tar.xz\n"
+    )
+    build(tree, "bcc")
+    [choice] = resolve(["6.1.7:bcc"])
+    found = headers_of(choice, progress=lambda line: None)
+    release = "6.1.7-minimal"  # of the image that the pretended build leaves, whatever the flavour
+    folder = f"usr/src/linux-headers-{release}"
+    assert (found.release, found.build, found.common) == (release, folder, folder)
+    kept = sorted(path.relative_to(found.folder).as_posix() for path in found.folder.rglob("*") if path.is_file())
+    assert kept == [f"{folder}/include/generated/autoconf.h", f"{folder}/include/linux/bpf.h"]
+    assert headers_of(choice, progress=lambda line: None) == found
 
 
 def test_a_tree_that_was_built_in_says_what_to_do(tree: Path) -> None:
