@@ -55,7 +55,7 @@ def answer_of(result: Result) -> Answer:
     if answered and told:
         outcome, text = "answered", ", ".join(_shown(one.observed) for one in result.observations)
     else:
-        outcome = " ".join([result.outcome, *(word for word in result.trouble if word != result.outcome)])
+        outcome = " ".join([result.outcome, *result.trouble]) if result.outcome == "failed" else result.outcome
         text = outcome if not told else f"{outcome}, {', '.join(_shown(one.observed) for one in result.observations)}"
     good = result.outcome in ("passed", "xfailed")
     return Answer(outcome, told, text, good, "" if good else result.reason)

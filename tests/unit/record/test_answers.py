@@ -38,8 +38,8 @@ def test_a_failure_for_another_reason_is_an_answer_of_its_own() -> None:
     failed = answer_of(result(outcome="failed", observations=observations, reason="assert 1 == 2"))
     assert failed != answer_of(result(observations=observations))
     assert failed.text == "failed, 1"
-    leaking = answer_of(result(outcome="failed", trouble=("leak",), observations=(seen(1, "differs"),)))
-    assert (leaking.outcome, leaking.good) == ("failed leak", False)
+    leaking = answer_of(result(outcome="leaked", trouble=("leak",), observations=(seen(1, "differs"),)))
+    assert (leaking.text, leaking.good) == ("leaked, 1", False)
     crashed = answer_of(result(outcome="crashed", trouble=("crashed",)))
     assert crashed.text == "crashed"
     assert len({failed, leaking, crashed, answer_of(result())}) == 4
