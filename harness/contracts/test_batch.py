@@ -1,0 +1,212 @@
+"""Batch commands on outer maps: what they take and give, where they stop, and what they say of how far they came."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.contracts.conftest import Observe, ObserveEach
+from harness.contracts.scene import Scene, by_errno, name_of
+from harness.guest import bpf as raw
+from harness.judge.contracts import Contract
+from harness.testing import Bpf, Guest, Map, errno_name, errno_of
+
+
+@pytest.fixture
+def scene(bpf: Bpf, outer_type: str) -> Scene:
+    return Scene(bpf, outer_type)
+
+
+def attempt(of: Map, command: str, count: int, **fields: Any) -> dict[str, Any]:
+    """Issue a batch command; return its errno and how many elements it says it is about.
+
+    Args:
+        of: The map.
+        command: "lookup", "update", "delete" or "lookup_and_delete".
+        count: Elements that it is asked about.
+        **fields: Further fields; None makes a null pointer of one that would be written through.
+    """
+    outputs: dict[str, int | bytes] = {}
+    if command.startswith("lookup"):
+        rooms = {"out_batch": 8, "keys": 4 * max(count, 1), "values": 4 * max(count, 1)}
+        outputs = {name: room for name, room in rooms.items() if name not in fields}
+    answer = of.commands.attempt(f"MAP_{command.upper()}_BATCH", {"map_fd": of.fd, "count": count, **fields}, outputs)
+    return {"errno": name_of(answer.errno), "count": answer.numbers.get("count", count)}
+
+
+def packed(*numbers: int) -> bytes:
+    return b"".join(number.to_bytes(4, "little", signed=number < 0) for number in numbers)
+
+
+@pytest.mark.contract("batch.command", together=True)
+def test_which_batch_commands_there_are(scene: Scene, observe_each: ObserveEach) -> None:
+    def answer(contract: Contract) -> str:
+        outer = scene.holding(0, 1, 2, 3)
+        commands = {
+            "lookup": lambda: outer.lookup_batch(4),
+            "update": lambda: outer.update_batch({1: scene.inner}),
+            "delete": lambda: outer.delete_batch([0]),
+            "lookup_and_delete": lambda: outer.lookup_and_delete_batch(4),
+        }
+        return errno_of(commands[contract.case])
+
+    observe_each(answer)
+
+
+@pytest.mark.contract("batch.count_when_unsupported")
+def test_a_batch_command_that_is_not_supported_touches_nothing(scene: Scene, observe: Observe) -> None:
+    outer = scene.holding()
+    observe(attempt(outer, "delete", 3, keys=packed(0, 1, 2))["count"])
+
+
+@pytest.mark.contract(
+    "batch.lookup_values",
+    "batch.lookup_with_room",
+    "batch.lookup_without_room_left",
+    "batch.lookup_nothing_there",
+    "batch.count_zero",
+    together=True,
+)
+def test_a_batch_reads(scene: Scene, observe_each: ObserveEach) -> None:
+    outer, empty = scene.holding(0, 1, 2, 3), scene.empty()
+
+    def answer(contract: Contract) -> object:
+        if contract.name == "batch.lookup_values":
+            values = outer.lookup_batch(4).values
+            return "ids" if values == [packed(scene.inner.id)] * 4 else "something else"
+        if contract.name == "batch.count_zero":
+            return attempt(outer, contract.case, 0, keys=bytes(4), values=bytes(4))
+        if contract.name == "batch.lookup_nothing_there":
+            return attempt(empty, "lookup", 4)
+        return attempt(outer, "lookup", 5 if contract.name == "batch.lookup_with_room" else 4)
+
+    observe_each(answer)
+
+
+@pytest.mark.contract("batch.lookup_over_empty_slot")
+def test_a_batch_reads_over_empty_slots(scene: Scene, observe: Observe) -> None:
+    observe(attempt(scene.holding(0, 2), "lookup", 4))
+
+
+def walk_in_steps(outer_type: str, step: int, elements: int) -> dict[str, Any]:
+    """Read a map of 64 elements in steps; return the errno that ended it and how many different keys came."""
+    Path("/sys/kernel/rcu_expedited").write_text("1")
+    template = raw.map_create("hash", 4, 4, 8)
+    outer = raw.map_create(outer_type, 4, 4, elements, inner_map_fd=template)
+    for number in range(elements):
+        raw.map_update(outer, number.to_bytes(4, "little"), template.to_bytes(4, "little"))
+    keys: set[bytes] = set()
+    fields: dict[str, Any] = {"map_fd": outer, "count": step}
+    while True:
+        outputs: dict[str, int | bytes] = {"keys": 4 * step, "values": 4 * step, "out_batch": 8}
+        errno, _, numbers, buffers = raw.attempt("MAP_LOOKUP_BATCH", fields, outputs)
+        got = numbers.get("count", step)
+        if errno in (0, 2):
+            keys |= {buffers["keys"][4 * at : 4 * at + 4] for at in range(got)}
+        if errno:
+            return {"errno": errno, "keys": len(keys)}
+        fields["in_batch"] = buffers["out_batch"]
+
+
+@pytest.mark.contract("batch.walk", "batch.walk_one_by_one", together=True)
+def test_a_walk_in_batches(guest: Guest, outer_type: str, observe_each: ObserveEach) -> None:
+    def answer(contract: Contract) -> object:
+        step = 1 if contract.name == "batch.walk_one_by_one" else 16
+        found = guest.call(walk_in_steps, outer_type, step, 64)
+        errno = errno_name(found["errno"])
+        return errno if contract.name == "batch.walk_one_by_one" else {"errno": errno, "keys": found["keys"]}
+
+    observe_each(answer)
+
+
+@pytest.mark.contract("batch.token_beyond_end", "batch.null_pointer", together=True)
+def test_tokens_and_pointers(scene: Scene, observe_each: ObserveEach) -> None:
+    outer = scene.holding(0, 1, 2, 3)
+
+    def answer(contract: Contract) -> object:
+        if contract.name == "batch.token_beyond_end":
+            return attempt(outer, "lookup", 4, in_batch=packed(1 << 20, 0))
+        pointer, _, command = contract.case.partition("_of_")
+        given = {"keys": packed(0), "values": packed(scene.inner.fd)} if command == "update" else {}
+        return attempt(outer, command, 1 if command == "update" else 4, **{**given, pointer: None})["errno"]
+
+    observe_each(answer)
+
+
+@pytest.mark.contract(
+    "batch.update_bad_fd",
+    "batch.update_mismatch",
+    "batch.update_too_many",
+    "batch.update_same_key_twice",
+    "batch.update_replaces",
+    together=True,
+)
+def test_a_batch_writes(scene: Scene, observe_each: ObserveEach) -> None:
+    unlike = scene.bpf.map("hash", key_size=8, max_entries=8).fd
+    good, other = scene.inner.fd, scene.template.fd
+
+    def answer(contract: Contract) -> object:
+        outer = scene.holding()
+        keys, fds = {
+            "batch.update_bad_fd": ((0, 1, 2), (good, -1, good)),
+            "batch.update_mismatch": ((0, 1, 2), (good, unlike, good)),
+            "batch.update_too_many": ((0, 1, 2, 3, 4), (good,) * 5),
+            "batch.update_same_key_twice": ((1, 1), (good, other)),
+            "batch.update_replaces": ((0,), (other,)),
+        }[contract.name]
+        found = attempt(outer, "update", len(keys), keys=packed(*keys), values=packed(*fds))
+        if found["errno"] != "ok":
+            return found
+        return "the last one" if outer.lookup(keys[-1]) == scene.template.id else "another"
+
+    observe_each(answer)
+
+
+@pytest.mark.contract(
+    "batch.delete_missing", "batch.delete_missing_keeps", "batch.lookup_and_delete_leaves", together=True
+)
+def test_a_batch_deletes(scene: Scene, observe_each: ObserveEach) -> None:
+    def answer(contract: Contract) -> object:
+        outer = scene.holding(0, 1)
+        if contract.name == "batch.lookup_and_delete_leaves":
+            return [len(outer.lookup_and_delete_batch(4).keys), len(outer.keys())]
+        found = attempt(outer, "delete", 3, keys=packed(0, 9, 1))
+        left = [int.from_bytes(key, "little") for key in outer]
+        return found if contract.name == "batch.delete_missing" else left
+
+    observe_each(answer)
+
+
+def answers_to_bits_of_batches(outer_type: str, command: str, field: str) -> list[tuple[int, int]]:
+    """Issue a batch command once with no bit of a field set, once with each; return the errnos."""
+    Path("/sys/kernel/rcu_expedited").write_text("1")
+    template = raw.map_create("hash", 4, 4, 8)
+    outer = raw.map_create(outer_type, 4, 4, 4, inner_map_fd=template)
+    value = template.to_bytes(4, "little")
+    found = []
+    for number in (0, *(1 << bit for bit in range(64))):
+        raw.map_update(outer, bytes(4), value)
+        fields: dict[str, Any] = {"map_fd": outer, "count": 1, field: number}
+        outputs: dict[str, int | bytes] = {}
+        if command.startswith("MAP_LOOKUP"):
+            outputs = {"keys": 4, "values": 4, "out_batch": 8}
+        else:
+            fields |= {"keys": bytes(4), "values": value}
+        errno, _, numbers, _ = raw.attempt(command, fields, outputs)
+        ended = errno == 2 and numbers.get("count", 1) == 1
+        found.append((number, 0 if ended else errno))
+    os.close(outer)
+    return found
+
+
+@pytest.mark.contract("batch.elem_flag_bits", "batch.flag_bits", together=True)
+def test_every_bit_of_a_batchs_flags(guest: Guest, outer_type: str, observe_each: ObserveEach) -> None:
+    def answer(contract: Contract) -> object:
+        field = "flags" if contract.name == "batch.flag_bits" else "elem_flags"
+        command = f"MAP_{contract.case.upper()}_BATCH"
+        return by_errno(guest.call(answers_to_bits_of_batches, outer_type, command, field))
+
+    observe_each(answer)

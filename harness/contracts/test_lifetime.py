@@ -1,0 +1,301 @@
+"""How long maps live, what updates wait for, and what several processes see at once."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.contracts.conftest import Observe, ObserveEach
+from harness.contracts.scene import Scene
+from harness.guest import bpf as raw
+from harness.judge.contracts import Contract
+from harness.testing import Bpf, BpfError, Guest, Map, asm, errno_of, uapi
+
+GONE_WITHIN = 5.0
+"""Seconds in which what is released in the background has to be gone."""
+
+
+@pytest.fixture
+def scene(bpf: Bpf, outer_type: str) -> Scene:
+    return Scene(bpf, outer_type)
+
+
+def is_alive(bpf: Bpf, map_id: int, like: Map) -> bool:
+    try:
+        bpf.map_by_id(map_id, like=like).close()  # what stays open would keep it alive
+    except BpfError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        return False
+    return True
+
+
+def state(bpf: Bpf, map_id: int, like: Map) -> str:
+    """Say whether a map is alive, without waiting for anything."""
+    return "alive" if is_alive(bpf, map_id, like) else "gone"
+
+
+def last_state(bpf: Bpf, map_id: int, like: Map) -> str:
+    """Say whether a map is alive when it has had time to go."""
+    deadline = time.monotonic() + GONE_WITHIN
+    while is_alive(bpf, map_id, like):
+        if time.monotonic() > deadline:
+            return "alive"
+        time.sleep(0.02)
+    return "gone"
+
+
+@pytest.mark.contract(
+    "lifetime.template_closed",
+    "lifetime.inserted_and_closed",
+    "lifetime.in_two_slots",
+    "lifetime.in_two_outer_maps",
+    "lifetime.last_reference",
+    "lifetime.held_by_fd",
+    "lifetime.outer_closed",
+    "lifetime.inner_of_closed_outer",
+    "lifetime.inner_of_closed_outer_held_by_fd",
+    "lifetime.refused_inner",
+    together=True,
+)
+def test_who_keeps_a_map_alive(scene: Scene, observe_each: ObserveEach) -> None:
+    bpf = scene.bpf
+
+    def replace(outer: Map) -> None:
+        outer[0] = scene.template
+
+    removals: dict[str, Callable[[Map], object]] = {
+        "delete": lambda outer: outer.delete(0),
+        "replace": replace,
+    }
+
+    def answer(contract: Contract) -> str:
+        inner = bpf.map("hash", max_entries=8)
+        inner_id = inner.id
+        outer = scene.empty()
+        if contract.name == "lifetime.template_closed":
+            template = bpf.map("hash", max_entries=8)
+            template_id = template.id
+            other = bpf.map(scene.type, inner=template)
+            template.close()
+            gone = state(bpf, template_id, template)
+            return gone if errno_of(other.update, 0, inner) == "ok" else "of no use"
+        if contract.name == "lifetime.refused_inner":
+            unlike = bpf.map("hash", key_size=8, max_entries=8)
+            unlike_id = unlike.id
+            assert errno_of(outer.update, 0, unlike) != "ok"
+            unlike.close()
+            return state(bpf, unlike_id, unlike)
+        outer[0] = inner
+        if contract.name == "lifetime.in_two_slots":
+            outer[1] = inner
+        if contract.name == "lifetime.in_two_outer_maps":
+            scene.empty()[0] = inner
+        if not contract.name.endswith("held_by_fd"):
+            inner.close()
+        if contract.case in removals:
+            removals[contract.case](outer)
+        if contract.name in ("lifetime.outer_closed", "lifetime.inner_of_closed_outer"):
+            outer_id = outer.id
+            outer.close()
+            if contract.name == "lifetime.outer_closed":
+                return state(bpf, outer_id, outer)
+            return last_state(bpf, inner_id, inner)
+        if contract.name == "lifetime.inner_of_closed_outer_held_by_fd":
+            outer.close()
+            time.sleep(0.2)
+        return state(bpf, inner_id, inner)
+
+    observe_each(answer)
+
+
+@pytest.mark.contract(
+    "lifetime.batch_deleted", "lifetime.batch_replaced", "lifetime.batch_read_and_deleted", together=True
+)
+def test_batches_release_at_once(scene: Scene, observe_each: ObserveEach) -> None:
+    def answer(contract: Contract) -> str:
+        outer = scene.empty()
+        inners = [scene.bpf.map("hash", max_entries=8) for _ in range(3)]
+        ids = [inner.id for inner in inners]
+        outer.update_batch(dict(enumerate(inners)))
+        for inner in inners:
+            inner.close()
+        commands: dict[str, Callable[[], object]] = {
+            "lifetime.batch_deleted": lambda: outer.delete_batch(range(3)),
+            "lifetime.batch_replaced": lambda: outer.update_batch(dict.fromkeys(range(3), scene.template)),
+            "lifetime.batch_read_and_deleted": lambda: outer.lookup_and_delete_batch(8),
+        }
+        commands[contract.name]()
+        return ", ".join(sorted({state(scene.bpf, number, scene.inner) for number in ids}))
+
+    observe_each(answer)
+
+
+def live_after_replacements(outer_type: str, flags: int, rounds: int) -> int:
+    """Replace one element again and again; return how many of the inner maps are alive."""
+    Path("/sys/kernel/rcu_expedited").write_text("1")
+    template = raw.map_create("hash", 4, 4, 8)
+    outer = raw.map_create(outer_type, 4, 4, 4, inner_map_fd=template, map_flags=flags)
+    before = set(raw.ids("map"))
+    for _ in range(rounds):
+        inner = raw.map_create("hash", 4, 4, 8)
+        raw.map_update(outer, bytes(4), inner.to_bytes(4, "little"))
+        os.close(inner)
+    return len(set(raw.ids("map")) - before)
+
+
+@pytest.mark.contract("lifetime.replaced_twenty_times", together=True)
+def test_replacing_releases_each_time(guest: Guest, outer_type: str, observe_each: ObserveEach) -> None:
+    observe_each(
+        lambda contract: guest.call(
+            live_after_replacements, outer_type, uapi.NO_PREALLOC if contract.case == "no_prealloc" else 0, 20
+        )
+    )
+
+
+def churn(outer_type: str, rounds: int) -> list[int]:
+    """Insert and delete fresh inner maps; return how many ids, and how many descriptors, there are more than before."""
+    Path("/sys/kernel/rcu_expedited").write_text("1")
+    template = raw.map_create("hash", 4, 4, 8)
+    outer = raw.map_create(outer_type, 4, 4, 16, inner_map_fd=template)
+    ids, fds = len(raw.ids("map")), len(list(Path("/proc/self/fd").iterdir()))
+    for number in range(rounds):
+        inner = raw.map_create("hash", 4, 4, 8)
+        key = (number % 16).to_bytes(4, "little")
+        raw.map_update(outer, key, inner.to_bytes(4, "little"))
+        os.close(inner)
+        raw.map_delete(outer, key)
+    return [len(raw.ids("map")) - ids, len(list(Path("/proc/self/fd").iterdir())) - fds]
+
+
+@pytest.mark.contract("lifetime.thousand_rounds")
+def test_a_thousand_rounds_leave_nothing_behind(guest: Guest, outer_type: str, observe: Observe) -> None:
+    observe(guest.call(churn, outer_type, 1000, timeout=120))
+
+
+@pytest.mark.contract(
+    "lifetime.held_by_program", "lifetime.inner_held_by_program", "lifetime.program_closed", together=True
+)
+def test_a_program_keeps_its_maps(scene: Scene, observe_each: ObserveEach) -> None:
+    bpf = scene.bpf
+
+    def answer(contract: Contract) -> str:
+        inner = bpf.map("hash", max_entries=8)
+        outer = scene.empty()
+        outer[0] = inner
+        outer_id, inner_id = outer.id, inner.id
+        code = (asm.st("W", asm.R10, -4, 0), *asm.lookup(outer, -4), *asm.return_(0))
+        program = bpf.prog("socket_filter", code)
+        outer.close()
+        inner.close()
+        if contract.name == "lifetime.program_closed":
+            program.close()
+            return f"{last_state(bpf, outer_id, outer)}, {last_state(bpf, inner_id, inner)}"
+        time.sleep(0.1)
+        return state(bpf, *((outer_id, outer) if contract.name == "lifetime.held_by_program" else (inner_id, inner)))
+
+    observe_each(answer)
+
+
+@pytest.mark.contract("lifetime.ids_grow")
+def test_ids_are_not_given_out_again_soon(scene: Scene, observe: Observe) -> None:
+    ids = []
+    for _ in range(5):
+        with scene.empty() as outer:
+            ids.append(outer.id)
+    observe("ever larger" if ids == sorted(set(ids)) else "used again")
+
+
+# What an operation waits for.
+
+# Programs may still use an inner map that was replaced. Counted are this process's calls of what waits for them to end:
+# no clock is asked.
+WAITS = (
+    "synchronize_rcu",
+    "synchronize_sched",  # what synchronize_rcu() is, inlined, on old kernels that are not preemptible
+    "synchronize_rcu_expedited",
+)
+TRACING = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
+
+
+def grace_periods(outer_type: str, command: str, count: int) -> dict[str, int]:
+    """Issue a command; return how often this process waited for a grace period meanwhile, by function of the kernel.
+
+    Args:
+        outer_type: The outer map's type.
+        command: A command on elements, issued for each of them, or on a batch, issued once.
+        count: Elements.
+    """
+    template = raw.map_create("hash", 4, 4, 8)
+    outer = raw.map_create(outer_type, 4, 4, count, inner_map_fd=template)
+    keys = [number.to_bytes(4, "little") for number in range(count)]
+    if command not in ("update", "update_batch"):
+        for key in keys:
+            raw.map_update(outer, key, template.to_bytes(4, "little"))
+    tracing = next(path for path in map(Path, TRACING) if (path / "trace").exists())
+    probes = tracing / "events/waits"
+    for name in WAITS:
+        with contextlib.suppress(OSError):  # not every kernel has each of them
+            append(tracing / "kprobe_events", f"p:waits/{name} {name}\n")
+    for probe in probes.glob("synchronize_*"):
+        (probe / "filter").write_text(f"common_pid == {os.getpid()}")
+        (probe / "enable").write_text("1")
+    (tracing / "trace").write_text("")
+    for one in [keys] if command.endswith("batch") else [[key] for key in keys]:
+        issue(command, outer, one, template)
+    lines = [line for line in (tracing / "trace").read_text().splitlines() if not line.startswith("#")]
+    (probes / "enable").write_text("0")
+    (tracing / "kprobe_events").write_text("")
+    return {name: sum(f" {name}:" in line for line in lines) for name in WAITS}
+
+
+def append(path: Path, text: str) -> None:
+    """Write to the end of a file that cannot be sought in."""
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+def issue(command: str, outer: int, keys: list[bytes], inner: int) -> None:
+    """Issue a command that succeeds, or one that is refused as its name says."""
+    refused = command.startswith("refused_")
+    kind = command.removeprefix("refused_").replace("replace", "update")
+    value = (9999 if refused else inner).to_bytes(4, "little")
+    if kind.endswith("batch"):
+        fields: dict[str, Any] = {"map_fd": outer, "keys": b"".join(keys), "values": value * len(keys)}
+        outputs: dict[str, int | bytes] = {}
+        fields["count"] = len(keys)
+        if kind.startswith("lookup"):
+            fields, outputs = {"map_fd": outer, "count": 16}, {"keys": 64, "values": 64, "out_batch": 8}
+    else:
+        missing = kind == "delete" and refused
+        fields = {"map_fd": outer, "key": (99).to_bytes(4, "little") if missing else keys[0]}
+        outputs = {"value": 4} if kind == "lookup" else {}
+        if kind == "update":
+            fields["value"] = value
+    name = f"MAP_{kind.upper()}" if kind.endswith("batch") else f"MAP_{kind.upper()}_ELEM"
+    found = raw.attempt(name, fields, outputs)[0]
+    ended = kind.startswith("lookup") and kind.endswith("batch") and found == errno.ENOENT
+    if bool(found) != refused and not ended:
+        raise AssertionError(f"{command}: errno {found}")
+
+
+@pytest.mark.contract("waits", "waits_batch", together=True)
+def test_what_waits_for_running_programs(guest: Guest, outer_type: str, observe_each: ObserveEach) -> None:
+    def answer(contract: Contract) -> str:
+        found = guest.call(grace_periods, outer_type, contract.case, 3)
+        expedited = found["synchronize_rcu_expedited"]
+        number = expedited or found["synchronize_rcu"] + found["synchronize_sched"]
+        times = {0: "returns at once", 1: "waits once"}.get(number, f"waits {number} times")
+        return f"{times}, expedited" if expedited else times
+
+    observe_each(answer)

@@ -1,0 +1,569 @@
+"""Commands on outer maps, one element at a time: what an update takes, what a lookup gives, and who may."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import mmap as memory
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.contracts.conftest import Observe, ObserveEach
+from harness.contracts.scene import ENTRIES, Scene, by_errno, name_of
+from harness.guest import bpf as raw
+from harness.judge.contracts import Contract
+from harness.testing import ANY, EXIST, LOCK, NOEXIST, Bpf, BpfError, Guest, Held, Map, asm, errno_of, uapi
+
+FLAGS = {"any": ANY, "noexist": NOEXIST, "exist": EXIST, "lock": LOCK, "cpu": 8, "unknown": 1 << 20}
+MODES = {"readonly": uapi.RDONLY, "writeonly": uapi.WRONLY}
+
+FULL = range(ENTRIES)
+
+
+@pytest.fixture
+def scene(bpf: Bpf, outer_type: str) -> Scene:
+    return Scene(bpf, outer_type)
+
+
+def answers_to_bits(
+    outer_type: str, command: str, field: str, bits: int, present: bool, reopened: bool = False
+) -> list[tuple[int, int]]:
+    """Issue a command on a fresh outer map once with no bit of a field set, once with each; return the errnos.
+
+    Args:
+        outer_type: The outer map's type.
+        command: What is issued.
+        field: The field of union bpf_attr.
+        bits: How many bits it has.
+        present: Whether the element that is spoken of is there.
+        reopened: Whether the command opens the map instead of using an element of it.
+    """
+    Path("/sys/kernel/rcu_expedited").write_text("1")  # an update waits for a grace period, on some kernels
+    template = raw.map_create("hash", 4, 4, 8)
+    found = []
+    for number in (0, *(1 << bit for bit in range(bits))):
+        outer = raw.map_create(outer_type, 4, 4, 4, inner_map_fd=template)
+        key, value = bytes(4), template.to_bytes(4, "little")
+        if present:
+            raw.map_update(outer, key, value)
+        fields: dict[str, Any] = {"map_fd": outer, "key": key}
+        outputs: dict[str, int | bytes] = {}
+        if reopened:
+            fields = {"id": raw.info(outer, "map")["id"]}
+        elif command == "MAP_UPDATE_ELEM":
+            fields["value"] = value
+        elif command in ("MAP_LOOKUP_ELEM", "MAP_LOOKUP_AND_DELETE_ELEM"):
+            outputs["value"] = 4
+        errno, result, _, _ = raw.attempt(command, {**fields, field: number}, outputs)
+        if reopened and not errno:
+            os.close(result)
+        os.close(outer)
+        found.append((number, errno))
+    return found
+
+
+# What an update takes.
+
+
+def fd_of_kind(bpf: Bpf, kind: str, outer: Map, template: Map) -> int:
+    """Return a descriptor of the guest process that stands for no inner map."""
+    if kind == "closed":
+        other = bpf.map("hash", max_entries=8)
+        other.close()
+        return other.fd
+    numbers = {"minus_one": -1, "not_open": 9999, "itself": outer.fd}
+    if kind in numbers:
+        return numbers[kind]
+    makers: dict[str, Callable[[], Held]] = {
+        "regular_file": lambda: bpf.open("/proc/version"),
+        "directory": lambda: bpf.open("/"),
+        "path_only": lambda: bpf.open("/", os.O_PATH),
+        "program": lambda: bpf.prog("socket_filter", asm.return_(0)),
+        "link": lambda: bpf.link(
+            bpf.prog("cgroup_skb", asm.return_(1), expected_attach_type="cgroup_inet_egress"),
+            "cgroup_inet_egress",
+            bpf.cgroup("linked"),
+        ),
+        "perf_event": lambda: bpf.tracepoint(bpf.prog("tracepoint", asm.return_(0)), "raw_syscalls", "sys_enter"),
+        "another_outer_map": lambda: bpf.map(outer.type, inner=template),
+    }
+    return makers[kind]().fd
+
+
+@pytest.mark.contract("update.fd_of_no_map", "update.fd_of_no_inner_map", together=True)
+def test_descriptors_that_are_no_inner_map(scene: Scene, observe_each: ObserveEach) -> None:
+    outer = scene.empty()
+
+    def answer(contract: Contract) -> str:
+        fd = fd_of_kind(scene.bpf, contract.case, outer, scene.template)
+        return errno_of(outer.update, 0, fd.to_bytes(4, "little", signed=fd < 0))
+
+    observe_each(answer)
+
+
+@pytest.mark.contract("update.bad_fd_and_flag", together=True)
+def test_what_is_looked_at_first(scene: Scene, observe_each: ObserveEach) -> None:
+    outer = scene.empty()
+    observe_each(lambda contract: errno_of(outer.update, 0, -1, FLAGS[contract.case]))
+
+
+@pytest.mark.contract("update.flag_on_absent", "update.flag_on_present", together=True)
+def test_flags_of_an_update(scene: Scene, observe_each: ObserveEach) -> None:
+    def answer(contract: Contract) -> str:
+        outer = scene.holding() if contract.name.endswith("present") else scene.empty()
+        return errno_of(outer.update, 0, scene.inner, FLAGS[contract.case])
+
+    observe_each(answer)
+
+
+COMMANDS = {
+    "update": "MAP_UPDATE_ELEM",
+    "lookup": "MAP_LOOKUP_ELEM",
+    "delete": "MAP_DELETE_ELEM",
+    "lookup_and_delete": "MAP_LOOKUP_AND_DELETE_ELEM",
+}
+
+
+@pytest.mark.contract("flag_bits", together=True)
+def test_every_bit_of_a_commands_flags(guest: Guest, outer_type: str, observe_each: ObserveEach) -> None:
+    observe_each(
+        lambda contract: by_errno(guest.call(answers_to_bits, outer_type, COMMANDS[contract.case], "flags", 64, True))
+    )
+
+
+@pytest.mark.contract("update.new_key_when_full", "update.replace_when_full", "update.room_after_delete", together=True)
+def test_a_full_hash_of_maps(scene: Scene, observe_each: ObserveEach) -> None:
+    def answer(contract: Contract) -> str:
+        outer = scene.holding(*FULL, map_flags=uapi.NO_PREALLOC if contract.case == "no_prealloc" else 0)
+        if contract.name == "update.room_after_delete":
+            outer.delete(0)
+        return errno_of(outer.update, 0 if contract.name == "update.replace_when_full" else ENTRIES, scene.inner)
+
+    observe_each(answer)
+
+
+@pytest.mark.contract("index_at_max_entries", "empty_slot", "missing_key", together=True)
+def test_elements_that_are_not_there(scene: Scene, observe_each: ObserveEach) -> None:
+    outer = scene.empty()
+
+    def answer(contract: Contract) -> str:
+        key = ENTRIES if contract.name == "index_at_max_entries" else 0
+        commands = {
+            "update": lambda: outer.update(key, scene.inner),
+            "lookup": lambda: outer.lookup(key),
+            "delete": lambda: outer.delete(key),
+        }
+        return errno_of(commands[contract.case])
+
+    observe_each(answer)
+
+
+def update_at_the_end_of_a_page(outer_type: str) -> int:
+    """Update with a value whose four bytes are the last ones before memory that may not be read."""
+    template = raw.map_create("hash", 4, 4, 8)
+    outer = raw.map_create(outer_type, 4, 4, 4, inner_map_fd=template)
+    libc = ctypes.CDLL(None, use_errno=True)
+    pages = memory.mmap(-1, 2 * memory.PAGESIZE)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(pages))
+    if libc.mprotect(ctypes.c_void_p(start + memory.PAGESIZE), ctypes.c_size_t(memory.PAGESIZE), 0):
+        raise OSError(ctypes.get_errno(), "mprotect")
+    pages[memory.PAGESIZE - 4 : memory.PAGESIZE] = template.to_bytes(4, "little")
+    fields: dict[str, Any] = {"map_fd": outer, "key": bytes(4), "value": start + memory.PAGESIZE - 4}
+    return raw.attempt("MAP_UPDATE_ELEM", fields)[0]
+
+
+@pytest.mark.contract("update.value_before_unreadable_memory")
+def test_a_value_is_four_bytes(guest: Guest, outer_type: str, observe: Observe) -> None:
+    observe(name_of(guest.call(update_at_the_end_of_a_page, outer_type)))
+
+
+@pytest.mark.contract("update.null_pointer", together=True)
+def test_null_pointers(scene: Scene, observe_each: ObserveEach) -> None:
+    outer = scene.empty()
+    good = {"key": bytes(4), "value": scene.inner.fd.to_bytes(4, "little")}
+    observe_each(
+        lambda contract: errno_of(scene.bpf.command, "MAP_UPDATE_ELEM", map_fd=outer, **{**good, contract.case: None})
+    )
+
+
+@pytest.mark.contract("update.failure_keeps_element", together=True)
+def test_a_refused_replacement_changes_nothing(scene: Scene, observe_each: ObserveEach) -> None:
+    unlike = scene.bpf.map("hash", key_size=8, max_entries=8)
+    outer = scene.holding()
+
+    def answer(contract: Contract) -> str:
+        value, flags = {"mismatch": (unlike, ANY), "bad_fd": (-1, ANY), "unknown_flag": (scene.inner, 8)}[contract.case]
+        assert errno_of(outer.update, 0, value, flags) != "ok"
+        return "kept" if outer.lookup(0) == scene.inner.id else "changed"
+
+    observe_each(answer)
+
+
+# What a lookup gives.
+
+
+@pytest.mark.contract("lookup.present")
+def test_a_lookup_from_user_space(scene: Scene, observe: Observe) -> None:
+    observe(errno_of(scene.holding().lookup, 0))
+
+
+@pytest.mark.contract(
+    "lookup.gives",
+    "lookup.after_replace",
+    "lookup.after_replacement_by_itself",
+    "lookup.key_of_seven_bytes",
+    together=True,
+)
+def test_what_a_lookup_gives(scene: Scene, observe_each: ObserveEach) -> None:
+    def answer(contract: Contract) -> str:
+        key: int | bytes = 0
+        if contract.name == "lookup.key_of_seven_bytes":
+            key = bytes(range(7))
+            outer = scene.empty(key_size=7)
+            outer[key] = scene.inner
+        else:
+            outer = scene.holding()
+        if contract.name != "lookup.gives":
+            outer[key] = scene.template if contract.name == "lookup.after_replace" else scene.inner
+        names = {scene.inner.id: "the inner map's id", scene.template.id: "the new inner map's id"}
+        return names.get(outer.lookup(key), "something else")
+
+    observe_each(answer)
+
+
+@pytest.mark.contract("lookup_and_delete", together=True)
+def test_lookup_and_delete_of_one_element(scene: Scene, observe_each: ObserveEach) -> None:
+    observe_each(
+        lambda contract: errno_of(
+            (scene.holding() if contract.case == "present" else scene.empty()).lookup_and_delete, 0
+        )
+    )
+
+
+# Walking over keys.
+
+
+@pytest.mark.contract(
+    "next_key.of_nothing", "next_key.of_last", "next_key.of_unknown", "next_key.of_empty_map", together=True
+)
+def test_the_next_key(scene: Scene, observe_each: ObserveEach) -> None:
+    outer, empty = scene.holding(1, 3), scene.empty()
+    first, *_, last = outer.keys()
+    starts: dict[str, int | bytes] = {"next_key.of_last": last, "next_key.of_unknown": 99}
+
+    def answer(contract: Contract) -> str:
+        of = empty if contract.name == "next_key.of_empty_map" else outer
+        try:
+            found = of.next_key(starts.get(contract.name))
+        except BpfError as error:
+            return error.name
+        return "the first key" if found in (first, bytes(4)) else "another key"
+
+    observe_each(answer)
+
+
+@pytest.mark.contract("next_key.walk")
+def test_a_walk_over_the_keys(scene: Scene, observe: Observe) -> None:
+    observe(sorted(int.from_bytes(key, "little") for key in scene.holding(1, 3)))
+
+
+# Opening by id, and descriptors that may not do everything.
+
+
+@pytest.mark.contract("fd_by_id.flag_bits")
+def test_every_bit_of_the_flags_of_opening_by_id(guest: Guest, outer_type: str, observe: Observe) -> None:
+    observe(by_errno(guest.call(answers_to_bits, outer_type, "MAP_GET_FD_BY_ID", "open_flags", 32, False, True)))
+
+
+@pytest.mark.contract("fd_by_id.unknown_id", together=True)
+def test_ids_that_nothing_has(scene: Scene, observe_each: ObserveEach) -> None:
+    outer = scene.empty()
+    ids = {"zero": 0, "next": outer.id + 1, "largest": 0xFFFFFFFF}
+    observe_each(lambda contract: errno_of(scene.bpf.map_by_id, ids[contract.case], like=outer))
+
+
+@pytest.mark.contract("fd_by_id.descriptors")
+def test_opening_several_times(scene: Scene, observe: Observe) -> None:
+    outer = scene.empty()
+    observe(len({one.fd for one in (outer, *(scene.bpf.map_by_id(outer.id, like=outer) for _ in range(3)))}))
+
+
+@pytest.mark.contract("fd_by_id.same_map", "fd_by_id.of_inner", together=True)
+def test_what_is_opened_by_id(scene: Scene, observe_each: ObserveEach) -> None:
+    outer = scene.empty()
+    scene.inner[1] = 41
+    scene.bpf.map_by_id(outer.id, like=outer)[0] = scene.inner
+
+    def answer(contract: Contract) -> object:
+        if contract.name == "fd_by_id.same_map":
+            return "the same map" if outer.lookup(0) == scene.inner.id else "another"
+        return scene.bpf.map_by_id(outer.lookup(0), like=scene.inner).lookup(1)
+
+    observe_each(answer)
+
+
+def commands_on(outer: Map, inner: Map, name: str) -> dict[str, Any]:
+    """Return what may be asked of a map whose element 0 holds `inner`, by the case of a contract; `name` is a pin's."""
+    return {
+        "update": lambda: outer.update(1, inner),
+        "replace": lambda: outer.update(0, inner),
+        "delete": lambda: outer.delete(0),
+        "lookup": lambda: outer.lookup(0),
+        "next_key": lambda: outer.next_key(),
+        "info": lambda: outer.info(),
+        "update_batch": lambda: outer.update_batch({1: inner}),
+        "delete_batch": lambda: outer.delete_batch([0]),
+        "lookup_batch": lambda: outer.lookup_batch(4),
+        "lookup_and_delete_batch": lambda: outer.lookup_and_delete_batch(4),
+        "freeze": lambda: outer.freeze(),
+        "pin": lambda: outer.pin(f"{BPFFS}/{name.replace('.', '_')}"),
+    }
+
+
+@pytest.mark.contract("readonly_fd", "writeonly_fd", "readonly_fd_batch", "writeonly_fd_batch", together=True)
+def test_descriptors_that_may_only_read_or_write(scene: Scene, observe_each: ObserveEach) -> None:
+    def answer(contract: Contract) -> str:
+        outer = scene.holding()
+        less = scene.bpf.map_by_id(outer.id, open_flags=MODES[contract.name.partition("_")[0]], like=outer)
+        return errno_of(commands_on(less, scene.inner, contract.id)[contract.case])
+
+    observe_each(answer)
+
+
+@pytest.mark.contract("created_readonly", "created_writeonly", together=True)
+def test_maps_created_for_reading_or_writing_only(scene: Scene, observe_each: ObserveEach) -> None:
+    def answer(contract: Contract) -> str:
+        outer = scene.empty(map_flags=MODES[contract.name.removeprefix("created_")])
+        if contract.case == "update_reopened":
+            return errno_of(scene.bpf.map_by_id(outer.id, like=outer).update, 0, scene.inner)
+        return errno_of(commands_on(outer, scene.inner, contract.id)[contract.case])
+
+    observe_each(answer)
+
+
+# Frozen maps.
+
+
+@pytest.mark.contract("frozen", "frozen_batch", together=True)
+def test_a_frozen_outer_map(scene: Scene, observe_each: ObserveEach) -> None:
+    def answer(contract: Contract) -> str:
+        outer = scene.holding()
+        before = scene.bpf.map_by_id(outer.id, like=outer)
+        outer.freeze()
+        further = {
+            "inner_update": lambda: scene.inner.update(1, 1),
+            "update_by_older_fd": lambda: before.update(1, scene.inner),
+            "update_reopened": lambda: scene.bpf.map_by_id(outer.id, like=outer).update(1, scene.inner),
+        }
+        return errno_of({**commands_on(outer, scene.inner, contract.id), **further}[contract.case])
+
+    observe_each(answer)
+
+
+@pytest.mark.contract("freeze.further_fields")
+def test_freezing_takes_nothing_but_the_map(scene: Scene, observe: Observe) -> None:
+    observe(name_of(scene.bpf.commands.attempt("MAP_FREEZE", {"map_fd": scene.empty()}, tail=b"\1\0\0\0").errno))
+
+
+def freeze_without_capabilities(outer_type: str, allowed: bool) -> int:
+    """Freeze, as a user without capabilities, a map that root has created and handed over; return the errno."""
+    setting = "/proc/sys/kernel/unprivileged_bpf_disabled"
+    before = Path(setting).read_text()
+    try:
+        Path(setting).write_text("0" if allowed else "2")
+    except OSError:
+        Path(setting).write_text("1")  # there was no 2 yet
+    template = raw.map_create("hash", 4, 4, 8)
+    outer = raw.map_create(outer_type, 4, 4, 4, inner_map_fd=template)
+    child = os.fork()
+    if child == 0:
+        os.setresuid(1000, 1000, 1000)
+        os._exit(raw.attempt("MAP_FREEZE", {"map_fd": outer})[0])
+    errno = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    with contextlib.suppress(OSError):  # 1 is for good
+        Path(setting).write_text(before)
+    return errno
+
+
+@pytest.mark.contract("freeze.without_capabilities", together=True)
+def test_freezing_without_capabilities(guest: Guest, outer_type: str, observe_each: ObserveEach) -> None:
+    observe_each(
+        lambda contract: name_of(guest.call(freeze_without_capabilities, outer_type, contract.case == "allowed"))
+    )
+
+
+# What is told of a map.
+
+
+@pytest.mark.contract("info", together=True)
+def test_what_the_kernel_tells_of_an_outer_map(scene: Scene, observe_each: ObserveEach) -> None:
+    info = scene.empty().info()
+    observe_each(lambda contract: info[contract.case])
+
+
+def ask_info(outer_type: str, size: int, offset: int) -> tuple[int, int]:
+    """Ask for information of a size, with one bit set in what is handed in; return errno and the size told."""
+    template = raw.map_create("hash", 4, 4, 8)
+    outer = raw.map_create(outer_type, 4, 4, 4, inner_map_fd=template)
+    data = bytearray(size)
+    if offset >= 0:
+        data[offset] = 1
+    fields: dict[str, Any] = {"bpf_fd": outer, "info_len": size, "info": bytes(data)}
+    errno, _, numbers, _ = raw.attempt("OBJ_GET_INFO_BY_FD", fields)
+    return errno, numbers.get("info_len", size)
+
+
+@pytest.mark.contract("info.hash_asked", "info.unknown_field_asked", "info.too_long", together=True)
+def test_information_that_is_asked_for_in_a_wrong_way(guest: Guest, outer_type: str, observe_each: ObserveEach) -> None:
+    asked = {"info.hash_asked": (1024, 96), "info.unknown_field_asked": (1024, 1000), "info.too_long": (4097, -1)}
+    observe_each(lambda contract: name_of(guest.call(ask_info, outer_type, *asked[contract.name])[0]))
+
+
+@pytest.mark.contract("info.short")
+def test_information_may_be_cut_short(guest: Guest, outer_type: str, observe: Observe) -> None:
+    observe(guest.call(ask_info, outer_type, 8, -1)[1])
+
+
+OF_EVERY_FILE = {"pos", "flags", "mnt_id", "ino"}
+
+
+@pytest.mark.contract("fdinfo.lines", "fdinfo.value_size", "fdinfo.memlock", together=True)
+def test_fdinfo(scene: Scene, observe_each: ObserveEach) -> None:
+    outer = scene.empty(max_entries=64, map_flags=uapi.NO_PREALLOC if scene.type == "hash_of_maps" else 0)
+    before = outer.fdinfo()
+    for key in range(16):
+        outer[key] = scene.inner
+    answers = {
+        "fdinfo.lines": sorted(set(before) - OF_EVERY_FILE),
+        "fdinfo.value_size": int(before["value_size"]),
+        "fdinfo.memlock": "grows" if int(outer.fdinfo()["memlock"]) > int(before["memlock"]) else "stays",
+    }
+    observe_each(lambda contract: answers[contract.name])
+
+
+# Descriptors.
+
+
+def close_on_exec(outer_type: str, how: str) -> bool:
+    """Return whether a descriptor of a map is closed when the process runs another program."""
+    template = raw.map_create("hash", 4, 4, 8)
+    outer = raw.map_create(outer_type, 4, 4, 4, inner_map_fd=template)
+    if how == "reopened":
+        outer = raw.command("MAP_GET_FD_BY_ID", id=raw.info(outer, "map")["id"])
+    if how == "pinned":
+        raw.command("OBJ_PIN", pathname="/sys/fs/bpf/pinned", bpf_fd=outer)
+        outer = raw.command("OBJ_GET", pathname="/sys/fs/bpf/pinned")
+    return not os.get_inheritable(outer)
+
+
+def send_over_socket(outer_type: str) -> int:
+    """Hand an outer map to a child process over a socket; return the errno of the child's update."""
+    template = raw.map_create("hash", 4, 4, 8)
+    outer = raw.map_create(outer_type, 4, 4, 4, inner_map_fd=template)
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    child = os.fork()
+    if child == 0:
+        _, fds, _, _ = socket.recv_fds(there, 1, 2)
+        fields: dict[str, Any] = {"map_fd": fds[0], "key": bytes(4), "value": fds[1].to_bytes(4, "little")}
+        os._exit(raw.attempt("MAP_UPDATE_ELEM", fields)[0])
+    socket.send_fds(here, [b"x"], [outer, template])
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def map_into_memory(outer_type: str) -> int:
+    """Map an outer map into memory; return the errno."""
+    template = raw.map_create("hash", 4, 4, 8)
+    outer = raw.map_create(outer_type, 4, 4, 4, inner_map_fd=template)
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
+    found = libc.mmap(None, memory.PAGESIZE, memory.PROT_READ, memory.MAP_SHARED, outer, 0)
+    return ctypes.get_errno() if found == ctypes.c_void_p(-1).value else 0
+
+
+def duplicate_as_value(outer_type: str) -> int:
+    """Insert an inner map by a copy of its descriptor."""
+    template = raw.map_create("hash", 4, 4, 8)
+    outer = raw.map_create(outer_type, 4, 4, 4, inner_map_fd=template)
+    value = os.dup(template).to_bytes(4, "little")
+    fields: dict[str, Any] = {"map_fd": outer, "key": bytes(4), "value": value}
+    return raw.attempt("MAP_UPDATE_ELEM", fields)[0]
+
+
+@pytest.mark.contract("fd.close_on_exec", together=True)
+def test_descriptors_are_closed_on_exec(guest: Guest, outer_type: str, observe_each: ObserveEach) -> None:
+    observe_each(lambda contract: guest.call(close_on_exec, outer_type, contract.case))
+
+
+@pytest.mark.contract("fd.sent_over_socket", "fd.duplicated", "mmap", together=True)
+def test_what_can_be_done_with_descriptors(guest: Guest, outer_type: str, observe_each: ObserveEach) -> None:
+    functions = {
+        "fd.sent_over_socket": send_over_socket,
+        "fd.duplicated": duplicate_as_value,
+        "mmap": map_into_memory,
+    }
+    observe_each(lambda contract: name_of(guest.call(functions[contract.name], outer_type)))
+
+
+# Pinned maps.
+
+BPFFS = "/sys/fs/bpf"
+
+
+@pytest.mark.contract("pin.twice", "pin.outside_bpffs", "pin.two_names", "pin.name_with_dot", together=True)
+def test_where_a_map_can_be_pinned(scene: Scene, observe_each: ObserveEach) -> None:
+    outer = scene.empty()
+    outer.pin(f"{BPFFS}/there")
+    paths = {
+        "pin.twice": f"{BPFFS}/there",
+        "pin.outside_bpffs": "/tmp/pinned",
+        "pin.two_names": f"{BPFFS}/other",
+        "pin.name_with_dot": f"{BPFFS}/with.dot",
+    }
+    observe_each(lambda contract: errno_of(outer.pin, paths[contract.name]))
+
+
+@pytest.mark.contract("pinned.reopened")
+def test_a_pinned_outer_map_is_reopened(scene: Scene, observe: Observe) -> None:
+    scene.inner[1] = 41
+    outer = scene.holding()
+    outer.pin(f"{BPFFS}/kept")
+    outer.close()
+    scene.inner.close()
+    with scene.bpf.pinned_map(f"{BPFFS}/kept", like=outer) as again:
+        observe(scene.bpf.map_by_id(again.lookup(0), like=scene.inner).lookup(1))
+
+
+@pytest.mark.contract("pinned", together=True)
+def test_a_pinned_outer_map_is_opened_for_less(scene: Scene, observe_each: ObserveEach) -> None:
+    scene.holding().pin(f"{BPFFS}/pinned")
+    like = scene.empty()
+
+    def answer(contract: Contract) -> str:
+        mode, _, command = contract.case.partition("_")
+        again = scene.bpf.pinned_map(f"{BPFFS}/pinned", file_flags=MODES[mode], like=like)
+        return errno_of(commands_on(again, scene.inner, contract.id)[command])
+
+    observe_each(answer)
+
+
+def answers_to_flags_of_pin(outer_type: str) -> list[tuple[int, int]]:
+    """Open a pinned map with each bit of file_flags; return the errnos."""
+    template = raw.map_create("hash", 4, 4, 8)
+    outer = raw.map_create(outer_type, 4, 4, 4, inner_map_fd=template)
+    raw.command("OBJ_PIN", pathname="/sys/fs/bpf/pinned", bpf_fd=outer)
+    numbers = (0, *(1 << bit for bit in range(32)))
+    return [
+        (number, raw.attempt("OBJ_GET", {"pathname": "/sys/fs/bpf/pinned", "file_flags": number})[0])
+        for number in numbers
+    ]
+
+
+@pytest.mark.contract("pinned.flag_bits")
+def test_every_bit_of_the_flags_of_opening_a_pin(guest: Guest, outer_type: str, observe: Observe) -> None:
+    observe(by_errno(guest.call(answers_to_flags_of_pin, outer_type)))
