@@ -20,7 +20,7 @@ import struct
 import sys
 import time
 
-from harness.guest import modules, process, wire
+from harness.guest import ledger, made, modules, process, wire
 from harness.guest.link import Link
 
 TYPE_CHECKING = False
@@ -70,11 +70,12 @@ def parse_command_line(text: str) -> dict[str, str]:
 
 
 class Child:
-    """One guest process: its pid and the agent's end of the socket to it."""
+    """One guest process: its pid, the agent's end of the socket to it, and the record of what it makes."""
 
-    def __init__(self, pid: int, link: socket.socket) -> None:
+    def __init__(self, pid: int, link: socket.socket, record: made.Record) -> None:
         self.pid = pid
         self.link = link
+        self.record = record
         self.splitter = wire.Splitter()
 
 
@@ -97,6 +98,8 @@ class Agent:
         signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
         self.poll.register(self.wake, select.POLLIN)
         self.statuses: dict[int, int] = {}
+        self.ledger: ledger.Ledger  # once the machine is ready
+        self.records: list[made.Record] = []
         self.held = False
 
     def send(self, kind: int, number: int, tag: int, value: object) -> None:
@@ -174,6 +177,7 @@ class Agent:
 
     def _fork(self) -> Child:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        record = made.Record()
         pid = os.fork()
         if pid == 0:
             status = 70
@@ -183,12 +187,13 @@ class Agent:
                 # Its descriptors are the test's own: the agent's, the mapped memory's included, are not among them.
                 os.closerange(3, theirs.fileno())
                 os.closerange(theirs.fileno() + 1, 1024)
+                made.use(record)
                 process.serve(theirs)
                 status = 0
             finally:
                 os._exit(status)
         theirs.close()
-        return Child(pid, ours)
+        return Child(pid, ours, record)
 
     def _reap(self) -> None:
         while True:
@@ -208,8 +213,16 @@ class Agent:
                         pass  # its last words come before the news of its end
                     self._close(child)
                     del self.children[number]
+                    self._keep(child.record)
                     self.statuses[number] = status
                     self.send(wire.EVENT, number, 0, {"event": "exit", "status": status})
+
+    def _keep(self, record: made.Record) -> None:
+        """Keep the record of a process that ended until the test is over, if there is anything in it."""
+        if record.used:
+            self.records.append(record)
+        else:
+            record.close()
 
     # What the host can ask of the agent itself.
 
@@ -243,6 +256,35 @@ class Agent:
     def do_health(self) -> dict[str, int]:
         """Return what tells whether this machine is as good as new."""
         return {"tainted": tainted()}
+
+    def do_ledger(self, keep: list[int]) -> dict[str, Any]:
+        """End what the test still has running through the harness; return what the kernel holds when that is gone.
+
+        Args:
+            keep: Numbers of guest processes that no test has used.
+        """
+        of_test = {child.pid for number, child in self.children.items() if number not in keep}
+        if of_test:
+            for pid in ledger.processes():
+                # What programs.start() started has a session of its own.
+                if pid in of_test or (pid not in self.ledger.known and ledger.parent_of(pid) in of_test):
+                    kill(pid)
+            for pid in of_test:
+                os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+            self._reap()
+        own = [self.children[number].pid for number in keep]
+        if self.spare is not None:
+            own.append(self.spare.pid)
+        found = self.ledger.settle(self._reap, own)
+        places: dict[tuple[str, int], str] = {}
+        for record in self.records:
+            if found["objects"]:
+                places.update(record.read())
+            record.close()
+        self.records.clear()
+        for one in found["objects"]:
+            one["made"] = places.get((one["kind"], one["id"]), "")
+        return found
 
     def do_wake(self, realtime: float, entropy: bytes, hostname: str, number: int) -> int:
         """Make a machine of its own of a clone: clock, entropy and host name; start its first guest process."""
@@ -286,13 +328,21 @@ def read_log(log: int) -> list[bytes]:
             records.append(b"4,0,0,-;harness: the kernel's log buffer overran, records were lost")
 
 
+def kill(pid: int) -> None:
+    """Kill a process, if it has not ended by itself."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
 def tainted() -> int:
     """Return the kernel's taint flags."""
     with open("/proc/sys/kernel/tainted") as file:
         return int(file.read())
 
 
-def describe_machine(absent: list[str]) -> dict[str, Any]:
+def describe_machine(absent: list[str], baseline: dict[str, Any]) -> dict[str, Any]:
     """Return what the host needs to know about the machine it reached."""
     name = os.uname()
     with open("/proc/uptime") as file:
@@ -306,6 +356,7 @@ def describe_machine(absent: list[str]) -> dict[str, Any]:
         "cpus": os.cpu_count() or 1,
         "absent": absent,
         "tainted": tainted(),
+        "ledger": baseline,
     }
 
 
@@ -324,6 +375,7 @@ def main() -> NoReturn:
         agent.serve()
     if "preload" in options:
         process.MODULES[options["preload"]].preload()
+    agent.ledger = ledger.Ledger()
     agent.spare = agent._fork()
-    agent.send(wire.EVENT, wire.AGENT, 0, describe_machine(absent))
+    agent.send(wire.EVENT, wire.AGENT, 0, describe_machine(absent, agent.ledger.baseline))
     agent.serve()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 
-from harness.guest import bpf
+from harness.guest import bpf, made
 from harness.guest.uapi import MAP_TYPES, PROG_TYPES
 
 TYPE_CHECKING = False
@@ -161,6 +161,8 @@ def attempt(
     ctypes.set_errno(0)
     result = getattr(_library(), function)(*arguments)
     error = (ctypes.get_errno() or -result) if result < 0 else 0
+    if not error and name in bpf.OPENS:
+        made.note(bpf.OPENS[name], result)
     return error, result, {}, {field: bytes(buffer) for field, buffer in buffers.items()}
 
 
@@ -202,6 +204,7 @@ def compile_text(text: str, flags: list[str]) -> tuple[int, str, dict[str, dict[
             "key_size": lib.bpf_table_key_size(module.module, name),
             "value_size": lib.bpf_table_leaf_size(module.module, name),
         }
+        made.note("map", maps[name.decode()]["fd"])
     functions = [
         lib.bpf_function_name(module.module, number).decode() for number in range(lib.bpf_num_functions(module.module))
     ]
@@ -232,4 +235,6 @@ def load_function(handle: int, name: str, prog_type: str) -> tuple[int, int, byt
     fd = lib.bcc_func_load(
         module, PROG_TYPES[prog_type], known_as, start, size, licence, version, 0, room, len(room), None, -1
     )
+    if fd >= 0:
+        made.note("prog", fd)
     return (ctypes.get_errno() or 22) if fd < 0 else 0, fd, room.value

@@ -3,9 +3,10 @@
 Two ways in. :func:`attempt` issues any command of COMMANDS and returns what the kernel answered, errors included;
 the host's API is built on it. The functions named after commands (map_create, map_update, ...) are for code that
 runs in the guest; they raise OSError with the kernel's errno, unchanged (ENOTSUPP, 524, has no libc name). Nothing
-is retried and nothing is probed first, save for a verifier log that is asked for after a refusal.
+is retried and nothing is probed first, save for a verifier log that is asked for after a refusal. Of every object that
+is made, harness.guest.made then asks the id, for the ledger.
 
-Runs in the guest. Imports the standard library and the numbers in harness.guest.uapi.
+Runs in the guest. Imports the standard library, harness.guest.made and the numbers in harness.guest.uapi.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import ctypes
 import os
 import struct
 
+from harness.guest import made
 from harness.guest.uapi import ATTACH_TYPES, MAP_TYPES, PROG_TYPES
 
 TYPE_CHECKING = False
@@ -147,6 +149,19 @@ COMMANDS: dict[str, tuple[int, Layout]] = {
     )
 }
 
+OPENS: dict[str, str | None] = {
+    "MAP_CREATE": "map",
+    "PROG_LOAD": "prog",
+    "BTF_LOAD": "btf",
+    "LINK_CREATE": "link",
+    "RAW_TRACEPOINT_OPEN": "link",
+    "OBJ_GET": None,
+    "ITER_CREATE": None,
+    "TOKEN_CREATE": None,
+    **{f"{kind}_GET_FD_BY_ID": None for kind in ("MAP", "PROG", "BTF", "LINK")},
+}
+"""The commands that return a descriptor, and the kind of object that each makes, if it makes one."""
+
 # What OBJ_GET_INFO_BY_FD tells, by the kind of object. A kernel says how much of it it knows; the rest is left out.
 INFO: dict[str, Layout] = {
     "map": _layout(
@@ -257,7 +272,11 @@ def _issue(name: str, fields: dict[str, Field], tail: bytes) -> tuple[int, int, 
             struct.pack_into("<" + form, attr, offset, value.encode() if isinstance(value, str) else value)
     sent = attr.raw
     result = _syscall(SYS_BPF, code, ctypes.addressof(attr), len(attr))
-    return ctypes.get_errno() if result < 0 else 0, result, attr.raw, sent
+    if result < 0:
+        return ctypes.get_errno(), result, attr.raw, sent
+    if name in OPENS:
+        made.note(OPENS[name], result)
+    return 0, result, attr.raw, sent
 
 
 def address(value: int | str | bytes | bytearray, keep: list[object]) -> int:
@@ -471,14 +490,16 @@ def ids(kind: str) -> list[int]:
         OSError: EINVAL where the kernel lacks the command (maps and programs before 4.13, BTF before 5.4, links before
             5.8).
     """
+    command_name = f"{kind.upper()}_GET_NEXT_ID"
+    attr = (ctypes.c_uint32 * 3)()
     found: list[int] = []
-    while True:
-        try:
-            found.append(next_id(kind, found[-1] if found else 0))
-        except OSError as error:
-            if error.errno == 2:
-                return found
-            raise
+    while _syscall(SYS_BPF, COMMANDS[command_name][0], ctypes.addressof(attr), ctypes.sizeof(attr)) == 0:
+        found.append(attr[1])
+        attr[0] = attr[1]
+    error = ctypes.get_errno()
+    if error != 2:
+        raise OSError(error, f"BPF_{command_name}: {os.strerror(error)}")
+    return found
 
 
 def obj_pin(fd: int, path: str) -> None:

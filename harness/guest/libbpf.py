@@ -13,7 +13,7 @@ import ctypes
 import os
 import struct
 
-from harness.guest import bpf
+from harness.guest import bpf, made
 from harness.guest.uapi import MAP_TYPES, PROG_TYPES
 
 TYPE_CHECKING = False
@@ -357,6 +357,8 @@ def attempt(
     function, arguments = _COMMANDS[name](call)
     call.finish()
     result = getattr(_library().lib, function)(*arguments)
+    if result >= 0 and name in bpf.OPENS:
+        made.note(bpf.OPENS[name], result)
     changed = dict(call.numbers)
     for kept in call.keep:
         if isinstance(kept, tuple):
@@ -393,6 +395,8 @@ def load(fields: dict[str, Any], log_level: int | None) -> tuple[int, int, bytes
     options = call.options(_LOAD)
     call.finish()
     result = _library().lib.bpf_prog_load(kind, name, licence, held, ctypes.c_size_t(len(code) // 8), options)
+    if result >= 0:
+        made.note("prog", result)
     return -result if result < 0 else 0, result, bytes(log[: max(log.find(0), 0)])
 
 
@@ -530,6 +534,10 @@ def load_object(handle: int) -> tuple[int, bytes, dict[str, dict[str, int]]]:
             found["maps"][lib.bpf_map__name(one).decode()] = lib.bpf_map__fd(one)
         for one in _walk(lib.bpf_object__next_program, pointer):
             found["programs"][lib.bpf_program__name(one).decode()] = lib.bpf_program__fd(one)
+        for kind, opened in (("map", found["maps"]), ("prog", found["programs"])):
+            for fd in opened.values():
+                if fd >= 0:  # one that was not to be loaded has none
+                    made.note(kind, fd)
     return (-result if result < 0 else 0), library.take_messages(), found
 
 

@@ -15,7 +15,7 @@ import socket
 import sys
 import types
 
-from harness.guest import bcc_loader, bpf, credentials, files, hooks, libbpf, programs, prompt, wire
+from harness.guest import bcc_loader, bpf, credentials, files, hooks, ledger, libbpf, made, programs, prompt, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ MODULES: dict[str, Any] = {
 }
 
 _TRACEBACK_LIMIT = 40
+
+_left_open: list[dict[str, Any]] = []
 
 
 def raise_limits() -> None:
@@ -91,8 +93,12 @@ def serve(link: socket.socket) -> None:
             return
         for _, number, tag, payload in splitter.feed(data):
             try:
-                name, arguments, keywords = wire.decode(payload)
-                value = capture.take() if name == "output" else _answer(name, arguments, keywords)
+                name, arguments, keywords, asked = wire.decode(payload)
+                made.asked_from(asked)
+                if name == "output":
+                    value = {**capture.take(), "left_open": _left_open}
+                else:
+                    value = _answer(name, arguments, keywords)
                 reply = wire.frame(wire.REPLY, number, tag, value)
             except BaseException as error:  # noqa: BLE001 - whatever it was, the host is told
                 reply = wire.frame(wire.FAILURE, number, tag, describe(error))
@@ -133,4 +139,7 @@ def _run_function(
     module_code = marshal.loads(code)  # noqa: S302 - the host made it, for this interpreter
     assert isinstance(module_code, types.CodeType)
     exec(module_code, scope)  # noqa: S102 - this is what the request asks for
-    return scope["shipped"](*arguments, **keywords)
+    before = ledger.descriptors()
+    value = scope["shipped"](*arguments, **keywords)
+    _left_open[:] = ledger.left_open(before)
+    return value

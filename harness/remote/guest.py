@@ -183,6 +183,7 @@ class Guest:
     def _take_output(self, process: GuestProcess, name: str) -> None:
         with contextlib.suppress(GuestProcessDied):  # it was killed: what it printed went with it
             printed = process.call("output", timeout=10.0)
+            self._machine.left_open += [{**one, "function": name} for one in printed.pop("left_open")]
             if any(printed.values()):
                 texts = (printed[stream].decode(errors="replace") for stream in ("stdout", "stderr"))
                 self.outputs.append(Output(name, *texts))

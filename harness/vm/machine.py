@@ -10,10 +10,13 @@ import enum
 import os
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+import harness
 from harness import store
 from harness.errors import (
     GuestCallError,
@@ -33,6 +36,8 @@ from harness.vm.process import QemuProcess
 
 _PING_TIMEOUT = 5.0
 _END_TIMEOUT = 5.0
+_LEDGER_TIMEOUT = 60.0
+_PACKAGE = f"{Path(harness.__file__).parent}{os.sep}"
 
 
 class State(enum.Enum):
@@ -80,6 +85,8 @@ class Machine:
         folder: Its private folder, removed when it is closed.
         about: What the agent said of the machine when it was ready.
         boot_log: What its kernel had logged by then, as /dev/kmsg gives it.
+        left_open: The descriptors that functions had open when they returned, as harness.guest.ledger describes them,
+            and `function`, the name; for whoever judges them after the test.
 
     Args:
         state: STARTING until the first answer has come, or READY.
@@ -105,6 +112,7 @@ class Machine:
         self.process = process
         self.about = about
         self.boot_log = boot_log
+        self.left_open: list[dict[str, Any]] = []
         self._channel = channel
         self._state = state
         self._processes = started
@@ -180,6 +188,12 @@ class Machine:
         self._processes += 1
         self.ask_agent("start", number=self._processes)
         return GuestProcess(self, self._processes)
+
+    def ledger(self) -> dict[str, Any]:
+        """End what runs of a test in the guest and return what its kernel holds then; see harness.guest.ledger."""
+        kept = [process.number for process in self._unused]
+        found: dict[str, Any] = self.ask_agent("ledger", timeout=_LEDGER_TIMEOUT, keep=kept)
+        return found
 
     def has_ended(self, process: int) -> bool:
         """Whether the end of this guest process has been reported."""
@@ -272,6 +286,16 @@ class Machine:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def _asking_line() -> str:
+    """Return the line outside this package that the running request comes from, the test's own; "" for none."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame = frame.f_back
+    if frame is None:
+        return ""
+    return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
+
+
 class GuestProcess:
     """A process in the guest that serves one test, with file descriptors of its own."""
 
@@ -296,11 +320,11 @@ class GuestProcess:
             GuestHung: No answer in time.
             LinkBroken: QEMU ended for another reason.
         """
-        return self.machine._ask(self.number, shown or name, (name, arguments, keywords), timeout)
+        return self.machine._ask(self.number, shown or name, (name, arguments, keywords, _asking_line()), timeout)
 
     def begin(self, name: str, *arguments: Any) -> Pending:
         """Call a function of a guest-side loader without waiting for it; arguments and errors as :meth:`call`."""
-        return Pending(self, name, self.machine._begin(self.number, name, (name, arguments, {})))
+        return Pending(self, name, self.machine._begin(self.number, name, (name, arguments, {}, _asking_line())))
 
     @property
     def alive(self) -> bool:

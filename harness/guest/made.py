@@ -1,0 +1,180 @@
+"""How kernel objects came to be: the place that made each, in memory that outlives the process that wrote it.
+
+A guest process notes every object that it makes through bpf(2): its id, and the lines of the function that made it, or
+the line of the test that asked for it over the wire. The agent shares the memory and reads it when the ledger finds an
+object that should be gone, however the process ended. Beside that a process knows who opened each of its descriptors.
+
+Runs in the guest. Imports the standard library alone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import mmap
+import struct
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import CodeType, FrameType
+
+KINDS = ("map", "prog", "link", "btf")
+
+UNKNOWN = "an unknown place"
+
+_SYS_BPF = 321  # x86-64
+_OBJ_GET_INFO_BY_FD = 15
+_ID_AT = {"map": 4, "prog": 4, "link": 4, "btf": 12}
+"""Where the id stands in what OBJ_GET_INFO_BY_FD tells."""
+
+_SLOT = struct.Struct("<BxHI")
+_SLOTS = 1 << 17
+_TEXT_AT = 16 + _SLOTS * _SLOT.size
+_TEXT_ROOM = 1 << 16
+_LENGTH = struct.Struct("<H")
+_DEPTH = 8
+_NOWHERE = 0xFFFF
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+_libc.syscall.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_ulong)
+
+
+class Record:
+    """What one guest process, and what it forks, made; the latest 131,072 objects of them.
+
+    The memory is shared with the process that made the record; pages that nobody has written to cost nothing.
+    """
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, _TEXT_AT + _TEXT_ROOM)
+        self._next = itertools.count()
+        self._places: dict[object, int] = {}
+        self._text_used = 0
+        self._kept: list[CodeType] = []
+
+    @property
+    def used(self) -> bool:
+        """Whether anything was noted."""
+        return bool(struct.unpack_from("<I", self._memory)[0])
+
+    def add(self, kind: str, number: int, place: int) -> None:
+        """Note that an object was made."""
+        at = next(self._next)
+        _SLOT.pack_into(self._memory, 16 + at % _SLOTS * _SLOT.size, KINDS.index(kind) + 1, place, number)
+        if at >= struct.unpack_from("<I", self._memory)[0]:  # a forked process counts on from where its parent was
+            struct.pack_into("<I", self._memory, 0, at + 1)
+
+    def place(self, frames: list[FrameType], asked: str) -> int:
+        """Return a number for the place that is running, or that asked for it from outside."""
+        key: object = tuple((id(frame.f_code), frame.f_lasti) for frame in frames) or asked
+        known = self._places.get(key)
+        if known is None:
+            self._kept += [frame.f_code for frame in frames]  # so that no other code gets its id
+            known = self._places[key] = self._write(describe(frames) or asked)
+        return known
+
+    def _write(self, text: str) -> int:
+        data = (text or UNKNOWN).encode("utf-8", "replace")[:4096]
+        at, number = self._text_used, len(self._places)
+        if at + _LENGTH.size + len(data) > _TEXT_ROOM or number >= _NOWHERE:
+            return _NOWHERE
+        _LENGTH.pack_into(self._memory, _TEXT_AT + at, len(data))
+        self._memory[_TEXT_AT + at + _LENGTH.size : _TEXT_AT + at + _LENGTH.size + len(data)] = data
+        self._text_used = at + _LENGTH.size + len(data)
+        return number
+
+    def read(self) -> dict[tuple[str, int], str]:
+        """Return the place that made each object, by kind and id."""
+        texts = []
+        at = _TEXT_AT
+        while at + _LENGTH.size <= len(self._memory):
+            (length,) = _LENGTH.unpack_from(self._memory, at)
+            if not length:
+                break
+            at += _LENGTH.size
+            texts.append(self._memory[at : at + length].decode("utf-8", "replace"))
+            at += length
+        (count,) = struct.unpack_from("<I", self._memory)
+        found = {}
+        for slot in range(max(0, count - _SLOTS), count):
+            kind, place, number = _SLOT.unpack_from(self._memory, 16 + slot % _SLOTS * _SLOT.size)
+            if kind and place < len(texts):
+                found[KINDS[kind - 1], number] = texts[place]
+        return found
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self._memory.close()
+
+
+_record: Record | None = None
+_asked = ""
+_opened: dict[int, str | list[tuple[CodeType, int]]] = {}
+
+
+def use(record: Record) -> None:
+    """Have this process note what it makes."""
+    global _record
+    _record = record
+
+
+def asked_from(place: str) -> None:
+    """Note which line of a test the request that is served now came from; "" when it is not known."""
+    global _asked
+    _asked = place
+
+
+def note(kind: str | None, fd: int) -> None:
+    """Note that a descriptor was opened, and for one of KINDS that it stands for an object made just now.
+
+    On a kernel that gives objects no ids, the descriptor is noted alone.
+    """
+    if _record is None:
+        return
+    frames = _frames(sys._getframe(1))
+    _opened[fd] = [(frame.f_code, frame.f_lineno) for frame in frames] or _asked
+    if kind is not None:
+        number = _id_of(fd, _ID_AT[kind])
+        if number:
+            _record.add(kind, number, _record.place(frames, _asked))
+
+
+def opened_by(fd: int) -> str:
+    """Return the place that opened a descriptor of this process through bpf(2); "" when it is not known."""
+    known = _opened.get(fd, "")
+    return known if isinstance(known, str) else _lines(known)
+
+
+def describe(frames: list[FrameType]) -> str:
+    """Return frames as text, the innermost first."""
+    return _lines([(frame.f_code, frame.f_lineno) for frame in frames])
+
+
+def _lines(frames: list[tuple[CodeType, int]]) -> str:
+    return " < ".join(f"{code.co_filename}:{line} in {code.co_name}" for code, line in frames)
+
+
+def _frames(frame: FrameType | None) -> list[FrameType]:
+    """Return the frames of a shipped function and what it calls, the innermost first; none where none is running."""
+    found: list[FrameType] = []
+    while frame is not None and len(found) < _DEPTH:
+        module = frame.f_globals.get("__name__", "")
+        if not module.startswith("harness.guest"):
+            if module != "threading":
+                found.append(frame)
+        elif frame.f_code.co_name == "_run_function":
+            return found
+        elif frame.f_code.co_name == "serve":
+            return []
+        frame = frame.f_back
+    return found
+
+
+def _id_of(fd: int, at: int) -> int:
+    info = ctypes.create_string_buffer(16)
+    attr = struct.pack("<IIQ", fd, at + 4, ctypes.addressof(info))
+    if _libc.syscall(_SYS_BPF, _OBJ_GET_INFO_BY_FD, attr, len(attr)) != 0:
+        return 0
+    return int(struct.unpack_from("<I", info, at)[0])
