@@ -1,4 +1,4 @@
-"""The markers `kernel` and `requires`: which kernels a test is for, by version and by what a kernel can do.
+"""The markers `kernel` and `requires`: which kernels a test is for, by version and by what a kernel can do; `leaks`.
 
 Part of the plugin, which calls it when there are such markers. Imports everything below the plugin.
 """
@@ -44,6 +44,12 @@ def check(definition: pytest.Item, fixtures: Collection[str]) -> None:
     for mark in definition.iter_markers("requires"):
         if mark in definition.own_markers and "vm" not in fixtures:
             raise pytest.UsageError("the marker requires is for tests that use a guest's fixtures")
+    for mark in definition.iter_markers("leaks"):
+        if len(mark.args) != 1 or mark.kwargs or not isinstance(mark.args[0], str) or not mark.args[0].strip():
+            raise pytest.UsageError(
+                "the marker leaks takes the reason why a test leaves kernel objects behind, as in "
+                'leaks("its pin is for the next boot")'
+            )
     for name in required(definition):
         try:
             capabilities.find(name)

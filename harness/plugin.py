@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from harness.remote.guest import Guest
     from harness.remote.libbpf import Libbpf
     from harness.run.aftermath import Aftermath
+    from harness.run.leaks import Ledger
     from harness.run.pool import Needs, Pool, Wanted
     from harness.vm.machine import Machine
 
@@ -42,6 +43,7 @@ _STATE = pytest.StashKey["State"]()
 _GUESTS = pytest.StashKey["Guest"]()
 _FAILED = pytest.StashKey[bool]()
 _FOUND = pytest.StashKey[str]()
+_LEDGER: pytest.StashKey[Ledger] = pytest.StashKey()
 
 KERNEL_PARAMETER = "kernel_choice"
 LOADER_PARAMETER = "bpf_loader"
@@ -253,10 +255,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "requires(capability, ...): run the test only on kernels that can do this, as a probe finds out"
     )
+    config.addinivalue_line(
+        "markers",
+        "leaks(reason): the test leaves kernel objects behind on purpose; the ledger does not look at it, and no other "
+        "test runs on its machine",
+    )
     _check_pause(config)
     config.stash[_STATE] = State(config)
     if not config.stash[_STATE].is_worker:
         config.pluginmanager.register(_CountOnce(config), "harness-count-once")
+        config.pluginmanager.register(_Unchecked(), "harness-unchecked")
     _start_record(config)
     if config.getoption("verdicts") and not config.stash[_STATE].is_worker:
         config.pluginmanager.register(_Verdicts(), "harness-verdicts")
@@ -353,7 +361,7 @@ def _one_error(state: State) -> Iterator[None]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Make each kernel a parameter of the tests that use one."""
-    if any(metafunc.definition.get_closest_marker(name) for name in ("kernel", "requires")):
+    if any(metafunc.definition.get_closest_marker(name) for name in ("kernel", "requires", "leaks")):
         from harness.marks import check
 
         try:
@@ -509,20 +517,26 @@ def vm(kernel_choice: Choice, request: pytest.FixtureRequest) -> Iterator[Machin
     request.node.user_properties += [(properties.RELEASE, machine.release), (properties.MACHINE, started)]
     if state.next is not None:
         pool.expect(state.next)
-    checks = _checks()
+    checks = _checks(request.node)
     checks.begin(machine)
     yield machine
     try:
         _look_back(request.node, machine, checks)
     finally:
+        if request.node.get_closest_marker("leaks") is not None:
+            pool.spoil(machine)
         pool.give_back(wanted, machine)
 
 
-def _checks() -> Aftermath:
+def _checks(item: pytest.Item) -> Aftermath:
     """Return what is looked at around a test."""
     from harness.run.aftermath import Aftermath, KernelLog
+    from harness.run.leaks import Ledger
 
-    return Aftermath([KernelLog()])
+    if item.get_closest_marker("leaks") is not None:
+        return Aftermath([KernelLog()])
+    item.stash[_LEDGER] = ledger = Ledger(item.config.rootpath)
+    return Aftermath([ledger, KernelLog()])
 
 
 def _look_back(item: pytest.Item, machine: Machine, checks: Aftermath) -> None:
@@ -531,6 +545,9 @@ def _look_back(item: pytest.Item, machine: Machine, checks: Aftermath) -> None:
 
     was_dead = machine.state is MachineState.DEAD
     complaints = checks.end(machine)
+    account = item.stash[_LEDGER].account if _LEDGER in item.stash else None
+    if account is not None:
+        item.user_properties.append((properties.LEDGER, dict(account)))
     if not complaints:
         return
     item.config.stash[_STATE].pool().spoil(machine)
@@ -767,6 +784,27 @@ class _CountOnce:
         if reporter is not None and report.when == "teardown" and report.failed and troubles:
             passed = reporter.stats.get("passed", [])
             passed[:] = [one for one in passed if one.nodeid != report.nodeid]
+
+
+class _Unchecked:
+    """Says at the end what the ledger could not look at on a kernel that does not tell."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, list[str]] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep what each kernel does not tell."""
+        for account in properties.values(report.user_properties, properties.LEDGER):
+            for kernel in properties.values(report.user_properties, properties.KERNEL):
+                self._lines[kernel] = account["unchecked"]
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Name it, kernel by kernel."""
+        lines = [f"{kernel}: {line}" for kernel, unchecked in self._lines.items() for line in unchecked]
+        if lines:
+            terminalreporter.section("what the ledger could not check")
+            for line in lines:
+                terminalreporter.write_line(line)
 
 
 class _Verdicts:

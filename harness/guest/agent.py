@@ -265,10 +265,11 @@ class Agent:
         """
         of_test = {child.pid for number, child in self.children.items() if number not in keep}
         if of_test:
-            for pid in ledger.processes():
-                # What programs.start() started has a session of its own.
-                if pid in of_test or (pid not in self.ledger.known and ledger.parent_of(pid) in of_test):
-                    kill(pid)
+            # What programs.start() started has a session of its own.
+            new = [pid for pid in ledger.processes() if pid not in self.ledger.known]
+            started = [pid for pid in new if ledger.parent_of(pid) in of_test]
+            for pid in [*of_test, *started]:
+                kill(pid)
             for pid in of_test:
                 os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
             self._reap()

@@ -48,6 +48,7 @@ _PAUSES = (0.001, 0.005, 0.02)
 
 _DESCRIBED = 64
 """Objects of a kind that are looked at closely."""
+_SHOWN_COMMAND = 120
 _KEYS = 8192
 """Elements of a map that are looked at for what they hold."""
 
@@ -254,12 +255,15 @@ def parent_of(pid: int) -> int:
 
 
 def command_of(pid: int) -> str:
-    """Return the command line of a process, or its name."""
+    """Return the command line of a process, or its name; what never became a program of its own is said to be so."""
     try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            words = file.read().replace(b"\0", b" ").strip()
+        with open(f"/proc/{pid}/cmdline", "rb") as file, open("/proc/self/cmdline", "rb") as own:
+            words = file.read()
+            if words == own.read():
+                return "forked by a function"
         if words:
-            return words.decode(errors="replace")
+            shown = words.decode(errors="replace").replace("\0", " ").strip()
+            return shown if len(shown) <= _SHOWN_COMMAND else f"{shown[:_SHOWN_COMMAND]} ..."
         with open(f"/proc/{pid}/comm") as name:
             return name.read().strip()
     except (FileNotFoundError, ProcessLookupError):

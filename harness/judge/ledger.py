@@ -20,7 +20,13 @@ _PAGE_KIB = 4
 
 @dataclass(frozen=True)
 class Leak:
-    """A kernel object that was there after a test and not before; fields as :class:`harness.run.properties.Leak`."""
+    """A kernel object that was there after a test and not before.
+
+    Attributes:
+        lines: It in words: what it is and that it is there, what holds it, how it was made.
+
+    Others as those of :class:`harness.run.properties.Leak`.
+    """
 
     kind: str
     id: int | None
@@ -28,7 +34,12 @@ class Leak:
     name: str
     made: str
     holder: str
-    text: str
+    lines: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """All that in one line."""
+        return "; ".join(self.lines)
 
 
 def judge(baseline: Snapshot, end: Snapshot, left_open: Sequence[Mapping[str, Any]] = ()) -> list[Leak]:
@@ -58,12 +69,12 @@ def judge(baseline: Snapshot, end: Snapshot, left_open: Sequence[Mapping[str, An
         if others:
             found.append(_others(kind, others))
     found += [
-        Leak("pin", None, "", path, "", "", f"the pin {path} is still there")
+        Leak("pin", None, "", path, "", "", (f"the pin {path} is still there",))
         for path in sorted(set(end["pins"]).difference(baseline["pins"]))
         if f"pin {path}" not in explained
     ]
     found += [
-        Leak("process", pid, "", command, "", "", f"the process {pid} still runs: {command}")
+        Leak("process", pid, "", command, "", "", (f"the process {pid} still runs: {command}",))
         for pid, command in end["processes"]
     ]
     return found + _locked(baseline, end)
@@ -103,20 +114,20 @@ def _forgotten(one: Mapping[str, Any]) -> Leak:
     what = _name(one) if one["kind"] in _WORDS else f"{one['kind']} ({one['target']})"
     holder = f"fd {one['fd']} of the process of {one['function']}()"
     made = str(one["made"])
-    text = f"{what} was left open as fd {one['fd']} when {one['function']}() returned"
+    lines = [f"{what} was left open as fd {one['fd']} when {one['function']}() returned"]
     if made:
-        text += f"; opened at {made}"
-    return Leak("fd", one["id"], str(one["type"] or one["kind"]), str(one["name"]), made, holder, text)
+        lines.append(f"opened at {made}")
+    return Leak("fd", one["id"], str(one["type"] or one["kind"]), str(one["name"]), made, holder, tuple(lines))
 
 
 def _object(about: Mapping[str, Any], held_by: Sequence[str]) -> Leak:
     made = str(about.get("made", ""))
     holder = ", ".join(held_by)
-    parts = [
+    lines = (
         f"{_name(about)} is still there",
         f"held by {holder}" if held_by else "nothing that can be seen holds it: the kernel has kept a reference",
         f"made at {made}" if made else "who made it is not known",
-    ]
+    )
     return Leak(
         str(about["kind"]).replace("prog", "program"),
         about["id"],
@@ -124,7 +135,7 @@ def _object(about: Mapping[str, Any], held_by: Sequence[str]) -> Leak:
         str(about["name"]),
         made,
         holder,
-        "; ".join(parts),
+        lines,
     )
 
 
@@ -138,7 +149,7 @@ def _others(kind: str, numbers: Sequence[int]) -> Leak:
         "",
         "",
         "",
-        f"{len(numbers)} more {word}s are still there, ids {shown}, not looked at closely",
+        (f"{len(numbers)} more {word}s are still there, ids {shown}, not looked at closely",),
     )
 
 
@@ -151,4 +162,4 @@ def _locked(baseline: Snapshot, end: Snapshot) -> list[Leak]:
         f"{size} KiB of locked memory are still charged for maps or programs; this kernel gives them no ids, so that "
         "which ones they are cannot be told"
     )
-    return [Leak("memory", None, "locked memory", "", "", "", text)]
+    return [Leak("memory", None, "locked memory", "", "", "", (text,))]

@@ -27,6 +27,8 @@ LEAK = "leak"
 """One kernel object that the test left behind: a :class:`Leak`."""
 FAULT = "fault"
 """One complaint of the kernel's own while the test ran: a :class:`Fault`."""
+LEDGER = "ledger"
+"""What the kernel held when the test was over: an :class:`Account`."""
 
 TROUBLE_INFRASTRUCTURE = "infrastructure"
 TROUBLE_CRASHED = "crashed"
@@ -93,6 +95,22 @@ class Leak(TypedDict):
     made: str
     holder: str
     text: str
+
+
+class Account(TypedDict):
+    """What the ledger counted around a test.
+
+    Attributes:
+        settled_ms: Milliseconds until the kernel held what it had held before, or did not change any more.
+        grace_periods: RCU grace periods waited for.
+        memory_kib: Totals of the kernel's memory before and after, by their names in /proc/meminfo; not judged.
+        unchecked: What this kernel does not tell, a line each.
+    """
+
+    settled_ms: int
+    grace_periods: int
+    memory_kib: dict[str, list[int]]
+    unchecked: list[str]
 
 
 class Fault(TypedDict):

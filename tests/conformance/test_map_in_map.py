@@ -117,6 +117,7 @@ def churn(outer_kind: str, rounds: int, with_ids: bool) -> dict[str, list[list[i
             observed["ids"].append(raw.ids("map"))
         observed["fds"].append(sorted(int(path.name) for path in Path("/proc/self/fd").iterdir()))
         if last:
+            os.close(outer)
             return observed
         for number in range(rounds):
             key = (number % 16).to_bytes(4, "little")

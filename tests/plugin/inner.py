@@ -8,9 +8,12 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 from harness import store
 
@@ -105,6 +108,23 @@ class Inner:
         for pid in self.qemus():
             os.kill(pid, signal.SIGKILL)
         store._remove(self.runtime)
+
+
+@contextmanager
+def inner_runs(folders: pytest.TempPathFactory) -> Iterator[Callable[[], Inner]]:
+    """Give a function that makes folders for inner runs; what they leave is removed."""
+    made = []
+
+    def make() -> Inner:
+        # A short path: sockets are made below it.
+        runtime = Path("/tmp") / f"khp-{os.getpid()}-{os.urandom(3).hex()}"
+        runtime.mkdir(mode=0o700)
+        made.append(Inner(folders.mktemp("inner"), runtime))
+        return made[-1]
+
+    yield make
+    for inner in made:
+        inner.close()
 
 
 def properties_of(junit: Path) -> dict[str, dict[str, str]]:
