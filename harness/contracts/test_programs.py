@@ -827,7 +827,11 @@ def translated_of_unprivileged(outer_type: str) -> bytes:
     try:
         if status != b"0":
             raise OSError(int(status or b"5"), said.decode(errors="replace"))
-        return guest_bpf.translated(guest_bpf.command("PROG_GET_FD_BY_ID", id=int(said)))
+        program = guest_bpf.command("PROG_GET_FD_BY_ID", id=int(said))
+        try:
+            return guest_bpf.translated(program)
+        finally:
+            os.close(program)
     finally:
         os.close(go[1])
         os.waitpid(child, 0)
