@@ -9,7 +9,8 @@ import argparse
 import fnmatch
 import sys
 from argparse import _SubParsersAction as SubParsers
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import harness
@@ -22,7 +23,7 @@ from harness.mutants import generate, recipes, table
 from harness.mutants.edit import Mutant
 from harness.mutants.panel import Panel
 from harness.mutants.session import Suite
-from harness.mutants.state import Results
+from harness.mutants.state import Result, Results
 from harness.mutants.trial import Trial
 
 FLAVOUR = "mutants"
@@ -62,7 +63,11 @@ def run(arguments: argparse.Namespace) -> int:
         catalog = Catalog(progress=say)
         tree = source.from_debian(arguments.series, catalog.debian.index(progress=say), progress=say)
     version = kbuild.tree_version(tree.path)
-    mutants = _chosen(arguments, tree.path)
+
+    def read(name: str) -> str:
+        return (tree.path / name).read_text()
+
+    mutants = _chosen(arguments, read)
     folder = store.cache_root() / "mutants" / str(version)
     results = Results(folder / "results.jsonl")
     if arguments.list:
@@ -73,16 +78,15 @@ def run(arguments: argparse.Namespace) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         store.sweep(folder)
         suite = Suite(tuple(_suite(arguments.suite)), tuple(arguments.pytest))
-        with kbuild.kept(tree.path, FLAVOUR, origin=tree.origin, jobs=arguments.jobs, progress=say) as kept:
-            if arguments.generated and not arguments.alone:
-                every = generate.generate(read_toml("kernels", "mutants/functions.toml")["part"], kept.read)
-                found = Panel(kept, suite, results, folder, say).run(every, mutants, again=arguments.again)
-            else:
+        lend = partial(kbuild.kept, tree.path, FLAVOUR, origin=tree.origin, jobs=arguments.jobs, progress=say)
+        if arguments.generated and not arguments.alone:
+            every = generate.generate(read_toml("kernels", "mutants/functions.toml")["part"], read)
+            _exhaust(Panel(lend, read, suite, results, folder, say).run(every, mutants, again=arguments.again))
+        else:
+            with lend() as kept:
                 trial = Trial(kept, suite, results, folder, say)
                 trial.control()
-                found = trial.run(mutants, again=arguments.again)
-            for _ in found:
-                pass
+                _exhaust(trial.run(mutants, again=arguments.again))
     known = table.explanations(read_toml("kernels", "mutants/survivors.toml")["survivor"])
     tried = results.of(mutants)
     print("\n".join(table.lines(tried, known)))
@@ -94,10 +98,12 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if score.survived or score.unknown else 0
 
 
-def _chosen(arguments: argparse.Namespace, tree: Path) -> list[Mutant]:
-    def read(name: str) -> str:
-        return (tree / name).read_text()
+def _exhaust(results: Iterable[Result]) -> None:
+    for _ in results:
+        pass  # each was said and kept as it came
 
+
+def _chosen(arguments: argparse.Namespace, read: Callable[[str], str]) -> list[Mutant]:
     if arguments.generated:
         mutants = generate.generate(read_toml("kernels", "mutants/functions.toml")["part"], read)
     else:

@@ -157,11 +157,12 @@ class Kept:
             if (self.source / name).read_bytes() != saved.read_bytes():
                 self.write(name, saved.read_text())
 
-    def build(self, *, seconds: float = 4 * 3600.0) -> float:
+    def build(self, *, seconds: float = 4 * 3600.0, keep_going: bool = False) -> float:
         """Make `vmlinux` of the sources as they are now.
 
         Args:
             seconds: How long it may take.
+            keep_going: Compile what else there is after an error, so that the log holds the errors of all files.
 
         Returns:
             How long it took, in seconds.
@@ -174,7 +175,7 @@ class Kept:
         # The output of hundreds of builds is of no use; that of the last one is.
         self.log.unlink(missing_ok=True)
         started = time.monotonic()
-        self._job.make("vmlinux", seconds=seconds)
+        self._job.make("vmlinux", *(["--keep-going"] if keep_going else []), seconds=seconds)
         return time.monotonic() - started
 
     def _pristine(self, name: str) -> Path:
@@ -537,7 +538,7 @@ class _Job:
         makefile.write_text(f"GCOV_PROFILE := y\n{text}")
         return copy
 
-    def make(self, target: str, *, seconds: float) -> None:
+    def make(self, target: str, *options: str, seconds: float) -> None:
         """Run make for a target, at most `seconds` long."""
         argv = [
             "nice",
@@ -553,6 +554,7 @@ class _Job:
             "KBUILD_BUILD_HOST=harness",
             "KBUILD_BUILD_TIMESTAMP=Thu Jan  1 00:00:00 UTC 1970",
             "KBUILD_BUILD_VERSION=1",
+            *options,
             target,
         ]
         log.info("+ %s", proc.quote(argv))

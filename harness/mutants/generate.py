@@ -247,9 +247,17 @@ def _is_needed(statement: Node) -> bool:
         return True  # the head of a macro that loops
     if parent.type == "if_statement" and statement.type != "expression_statement":
         return True  # then the condition never holds
-    if statement.type == "return_statement":
-        # The one at a function's end; without any other the value would be whatever was in the register.
-        while parent.type == "labeled_statement" and parent.parent is not None:
-            parent = parent.parent
-        return parent.parent is None or parent.parent.type == "function_definition"
+    if statement.type == "return_statement" and _ends_function(statement):
+        return True  # the value would be whatever was in the register, and no compiler takes it
     return _text(statement).strip() == ";"
+
+
+def _ends_function(node: Node) -> bool:
+    """Tell whether nothing of its function comes after a statement."""
+    parent = node.parent
+    if parent is None or parent.type == "function_definition":
+        return True
+    if parent.type == "compound_statement":
+        statements = [child for child in parent.named_children if child.type != "comment"]
+        return statements[-1] == node and _ends_function(parent)
+    return parent.type in ("if_statement", "else_clause", "labeled_statement") and _ends_function(parent)

@@ -12,7 +12,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,15 +66,25 @@ class Panel:
     """Tries mutants that are in one kernel.
 
     Args:
-        kept: The tree that it is built from.
+        lend: Lends the tree that it is built from; it is not needed once the kernel is built.
+        read: Returns the text of a source file, by its path in the tree.
         suite: The tests.
         results: What is known of the mutants, and where what is found out goes.
         folder: A folder for what is made on the way; it is made.
         progress: Told what is being done.
     """
 
-    def __init__(self, kept: Kept, suite: Suite, results: Results, folder: Path, progress: Progress) -> None:
-        self._kept = kept
+    def __init__(
+        self,
+        lend: Callable[[], AbstractContextManager[Kept]],
+        read: Callable[[str], str],
+        suite: Suite,
+        results: Results,
+        folder: Path,
+        progress: Progress,
+    ) -> None:
+        self._lend = lend
+        self._read = read
         self._suite = suite
         self._digest = suite.digest()
         self._results = results
@@ -118,36 +129,42 @@ class Panel:
     def _build(self, mutants: Sequence[Mutant]) -> tuple[Switched, str]:
         """Build the kernel with all mutants that compile; those that do not have their result."""
         files = {HOME, *(mutant.edits[0].file for mutant in mutants)}
-        texts = {file: self._kept.read(file) for file in files}
+        texts = {file: self._read(file) for file in files}
         record = self._folder / "built.json"
         key = hashlib.sha256(json.dumps([sorted(texts.items()), [one.name for one in mutants]]).encode()).hexdigest()
         known = _read(record)
         refused: dict[str, str] = known["refused"] if known.get("key") == key else {}
-        while True:
-            made = switched([mutant for mutant in mutants if mutant.name not in refused], texts)
-            if known.get("key") == key and self._kernel.is_file():
-                return made, build_id_of(self._kernel)
-            self._kept.restore()
-            for file, text in made.files.items():
-                self._kept.write(file, text)
-            self._progress(f"building one kernel with {len(made.numbers)} mutants")
-            try:
-                self._kept.build(seconds=BUILD_SECONDS)
-                break
-            except BuildError as error:
-                found = refused_by(self._kept.log.read_text(errors="replace"), made)
-                if not found:
-                    raise
-                self._progress(f"{len(found)} do not compile: {', '.join(found)}; leaving them out ({error.what})")
+        made = switched([mutant for mutant in mutants if mutant.name not in refused], texts)
+        if known.get("key") == key and self._kernel.is_file():
+            return made, build_id_of(self._kernel)
+        with self._lend() as kept:
+            while found := self._refused(kept, made):
+                self._progress(f"{len(found)} do not compile and are left out: {', '.join(found)}")
                 refused |= found
-        self._kernel.unlink(missing_ok=True)
-        os.link(self._kept.vmlinux, self._kernel)
+                made = switched([mutant for mutant in mutants if mutant.name not in refused], texts)
+            self._kernel.unlink(missing_ok=True)
+            os.link(kept.vmlinux, self._kernel)
         for mutant in mutants:
             if mutant.name in refused:
                 self._results.add(Result.of(mutant, Fate.UNBUILT, message=refused[mutant.name]))
         with store.new_file(record) as path:
             path.write_text(json.dumps({"key": key, "refused": refused}))
         return made, build_id_of(self._kernel)
+
+    def _refused(self, kept: Kept, made: Switched) -> dict[str, str]:
+        """Build the kernel; return the mutants that do not compile, if it is they that keep it from being built."""
+        kept.restore()
+        for file, text in made.files.items():
+            kept.write(file, text)
+        self._progress(f"building one kernel with {len(made.numbers)} mutants")
+        try:
+            kept.build(seconds=BUILD_SECONDS, keep_going=True)
+        except BuildError:
+            found = refused_by(kept.log.read_text(errors="replace"), made)
+            if not found:
+                raise
+            return found
+        return {}
 
     def _control(self, build_id: str) -> Control:
         record = self._folder / "control.json"

@@ -148,6 +148,12 @@ def test_every_place_is_a_mutant() -> None:
     assert not any(text.startswith(("return", "! ->")) for text in found.values())
 
 
+def test_a_return_that_ends_its_function_is_never_left_out() -> None:
+    source = "int f(int a)\n{\n\tif (a) {\n\t\tg();\n\t\treturn 1;\n\t} else {\n\t\treturn 2;\n\t}\n}\n"
+    found = generate.generate([{"file": "x.c", "tier": 1, "functions": ["f"]}], lambda name: source)
+    assert [mutant.was for mutant in found if mutant.area == "drop"] == ["g();"]
+
+
 def test_mutants_are_where_they_say_after_letters_of_several_bytes() -> None:
     for mutant in mutants(functions=["put_one", "helper"]):
         assert apply(SOURCE, mutant.edits) != SOURCE
