@@ -18,7 +18,7 @@ from harness.judge.capabilities import CAPABILITIES
 from harness.kernel.version import KernelVersion
 
 
-class NotAsked(Exception):  # noqa: N818 - not an error, but what there is to say
+class NotAsked(Exception):
     """A contract that cannot be asked of this kernel, for a reason that its version does not tell."""
 
 
