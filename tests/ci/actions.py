@@ -210,8 +210,7 @@ class Runner:
 
     def _run_job(self, name: str, job: Mapping[str, Any]) -> None:
         needs = [self._needs[one]["result"] for one in _list(job.get("needs"))]
-        condition = job.get("if", "success()")
-        if not self._expression(Job(name, failed="failure" in needs), {}, needs).evaluate(str(condition)):
+        if not _goes(self._expression(Job(name, failed="failure" in needs), {}, needs), job):
             self._say(f"job {name}: skipped")
             self._needs[name] = {"result": "skipped", "outputs": {}}
             return
@@ -238,7 +237,7 @@ class Runner:
                 environment |= {key: fill(str(value)) for key, value in level.get("env", {}).items()}
             environment |= self._environment
             expression = self._expression(job, environment)
-            if not expression.evaluate(str(step.get("if", "success()"))):
+            if not _goes(expression, step):
                 continue
             values = {key: expression.fill(str(value)) for key, value in step.get("with", {}).items()}
             title = step.get("name") or step.get("uses") or f"step {number}"
@@ -362,6 +361,13 @@ class Runner:
 
     def _say(self, line: str) -> None:
         print(f"== {line}", file=sys.stderr, flush=True)
+
+
+def _goes(expression: Expression, part: Mapping[str, Any]) -> bool:
+    """Whether a job or step runs: as its condition says, and only after success where that is not spoken of."""
+    condition = str(part.get("if", "success()"))
+    after_all = re.search(r"\b(success|failure|always|cancelled)\(", condition)
+    return bool(expression.evaluate(condition)) and bool(after_all or expression.evaluate("success()"))
 
 
 def _list(value: Any) -> list[str]:

@@ -144,6 +144,8 @@ jobs:
       - uses: actions/checkout@v4
       - run: test -e README && mkdir out && echo "$WHO" >out/${{ matrix.n }}
       - run: test ${{ matrix.n }} != "$FAIL"
+      - if: ${{ matrix.n == '2' }}
+        run: echo reached >>"$GITHUB_STEP_SUMMARY"
       - if: always()
         uses: actions/upload-artifact@v4
         with: {name: "out-${{ matrix.n }}", path: out/}
@@ -191,12 +193,12 @@ def runner(source: Path, **environment: str) -> Runner:
 def test_a_workflow_is_run_as_it_stands(source: Path) -> None:
     run = runner(source, FAIL="0")
     assert run.run()
-    assert run.summary.read_text() == "world\nworld\n"
+    assert run.summary.read_text() == "reached\nworld\nworld\n"
     assert run.left_out == ["someone/else@v1"]
-    assert len(run.ran) == 7
+    assert len(run.ran) == 8
     again = runner(source, FAIL="0", WHO="all")
     assert again.run()
-    assert again.summary.read_text() == "all\nall\nagain\n"
+    assert again.summary.read_text() == "reached\nall\nall\nagain\n"
 
 
 def test_a_step_that_fails_fails_the_run_and_what_is_always_to_run_runs(source: Path) -> None:
