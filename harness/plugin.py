@@ -265,6 +265,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not config.stash[_STATE].is_worker:
         config.pluginmanager.register(_CountOnce(config), "harness-count-once")
         config.pluginmanager.register(_Unchecked(), "harness-unchecked")
+        config.pluginmanager.register(_Contracts(), "harness-contracts")
     _start_record(config)
     if config.getoption("verdicts") and not config.stash[_STATE].is_worker:
         config.pluginmanager.register(_Verdicts(), "harness-verdicts")
@@ -803,6 +804,35 @@ class _Unchecked:
         lines = [f"{kernel}: {line}" for kernel, unchecked in self._lines.items() for line in unchecked]
         if lines:
             terminalreporter.section("what the ledger could not check")
+            for line in lines:
+                terminalreporter.write_line(line)
+
+
+class _Contracts:
+    """Collects what tests observed of contracts, and prints the summary at the end."""
+
+    def __init__(self) -> None:
+        self._observations: dict[str, tuple[str, list[properties.Observation]]] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep what a test observed; the report of a later phase holds that of the earlier ones too."""
+        observations = properties.values(report.user_properties, properties.OBSERVATION)
+        kernels = properties.values(report.user_properties, properties.KERNEL)
+        if observations and kernels:
+            self._observations[report.nodeid] = (kernels[0], observations)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+        """Print the summary."""
+        if not self._observations:
+            return
+        from harness.run.observations import summary
+
+        by_kernel = {choice.label: list[properties.Observation]() for choice in config.stash[_STATE].choices()}
+        for kernel, observations in self._observations.values():
+            by_kernel.setdefault(kernel, []).extend(observations)
+        lines = summary(by_kernel)
+        if lines:
+            terminalreporter.section("contracts")
             for line in lines:
                 terminalreporter.write_line(line)
 
