@@ -29,7 +29,20 @@ def _terminate(number: int, frame: object) -> None:  # noqa: ARG001 - the signat
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; print a :class:`HarnessError` as one message and return its exit status."""
-    from harness.cli import attach, bench, boundary, check, compare, export, kernels, matrix, merge, mutants, shell
+    from harness.cli import (
+        attach,
+        bench,
+        boundary,
+        check,
+        compare,
+        export,
+        kernels,
+        matrix,
+        merge,
+        mutants,
+        report,
+        shell,
+    )
 
     parser = argparse.ArgumentParser(
         prog="harness", description="Kernels and guests of kernel-harness; tests are run by pytest --kernel=SELECTOR."
@@ -37,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"kernel-harness {__version__}")
     parser.add_argument("-v", "--verbose", action="store_true", help="print every command that is run")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (kernels, shell, attach, check, bench, merge, compare, matrix, boundary, mutants, export):
+    for command in (kernels, shell, attach, check, bench, merge, compare, report, matrix, boundary, mutants, export):
         command.add_parser(subparsers)
     try:
         arguments = parser.parse_args(argv)

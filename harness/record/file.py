@@ -160,10 +160,20 @@ def write(path: Path, record: Record) -> None:
     Raises:
         RecordError: It cannot be written.
     """
-    _replace(path, msgspec.json.encode(record) + b"\n")
+    replace_file(path, msgspec.json.encode(record) + b"\n")
 
 
-def _replace(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes, what: str = "run record") -> None:
+    """Write a file whole or not at all.
+
+    Args:
+        path: The file; its folder is made when there is none.
+        content: What is to be in it.
+        what: What messages call it.
+
+    Raises:
+        RecordError: It cannot be written.
+    """
     try:
         if path.is_dir():
             raise IsADirectoryError(21, "it is a folder")
@@ -172,14 +182,14 @@ def _replace(path: Path, content: bytes) -> None:
     except CacheError as error:
         # Its own words are about the cache.
         cause = error.__cause__
-        raise _unwritable(path, cause.strerror if isinstance(cause, OSError) else error.what) from error
+        raise _unwritable(path, what, cause.strerror if isinstance(cause, OSError) else error.what) from error
     except OSError as error:
-        raise _unwritable(path, error.strerror) from error
+        raise _unwritable(path, what, error.strerror) from error
 
 
-def _unwritable(path: Path, why: str | None) -> RecordError:
+def _unwritable(path: Path, what: str, why: str | None) -> RecordError:
     return RecordError(
-        f"the run record {path} cannot be written: {why or 'the disk does not say why'}",
+        f"the {what} {path} cannot be written: {why or 'the disk does not say why'}",
         expected="a file in a folder that this user may write, on a disk with room",
         hint="name another file",
     )
@@ -284,11 +294,11 @@ class Journal:
         self._path = path
         self.draft = Draft()
         head = msgspec.json.encode({"journal": True, "format": FORMAT, "version": VERSION})
-        _replace(path, head + b"\n")
+        replace_file(path, head + b"\n")
         try:
             self._stream: io.FileIO | None = path.open("ab", buffering=0)
         except OSError as error:
-            raise _unwritable(path, error.strerror) from error
+            raise _unwritable(path, "run record", error.strerror) from error
 
     def add(
         self,
@@ -311,7 +321,7 @@ class Journal:
                 self._stream.write(msgspec.json.encode(line) + b"\n")
             except OSError as error:
                 self.close()
-                raise _unwritable(self._path, error.strerror) from error
+                raise _unwritable(self._path, "run record", error.strerror) from error
 
     def finish(self, run: Run) -> None:
         """Put the whole record in the journal's place.

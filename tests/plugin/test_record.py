@@ -182,7 +182,10 @@ import os
 def pytest_runtest_logfinish():
     from harness.record import file
 
-    file._replace = lambda path, content: (_ for _ in ()).throw(file._unwritable(path, os.strerror(28)))
+    def full(path, content):
+        raise file._unwritable(path, "run record", os.strerror(28))
+
+    file.replace_file = full
 """,
         test_all="def test_passes(guest): pass",
     )

@@ -1,0 +1,328 @@
+"""The matrix as one HTML page that needs nothing else: no network, no other file.
+
+The table is in the page as such, so that it is there without JavaScript and on paper; details are data beside it,
+each text once, from which the page's script makes them when they are asked for.
+
+Pure, but for its template, which is data of the package. Imports the matrix beside it and the records.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from harness import __version__
+from harness.record.types import Kernel, Observation, Record, Result, Run
+from harness.report.matrix import Cell, Group, Matrix, Row, State, matrix_of
+from harness.report.words import counted, summary_of, warnings_of
+
+EXCERPTS = 320_000
+"""Characters that all excerpts of logs in a page may have together, so that it stays small enough to be sent around."""
+
+_EXCERPT_MOST, _EXCERPT_LEAST = 4000, 240
+_CELL = 22
+"""Characters of an observation that a cell shows; the rest is in its details."""
+
+SHOWS = (("all", "all"), ("bad", "failing"), ("edge", "boundaries"), ("skip", "skipped"), ("lost", "no verdict"))
+_TAGS = {
+    State.UNSUPPORTED: "skip",
+    State.LEFT_OUT: "skip",
+    State.INFRASTRUCTURE: "lost",
+    State.NOT_RUN: "lost",
+}
+
+
+@dataclass(frozen=True)
+class _Cell:
+    css: str
+    tags: str
+    text: str
+    spoken: str
+
+
+@dataclass(frozen=True)
+class _Row:
+    number: int
+    title: str
+    sentence: str
+    cells: list[_Cell]
+
+
+class _Strings:
+    """Texts that are kept once each."""
+
+    def __init__(self) -> None:
+        self.all: list[str] = []
+        self._known: dict[str, int] = {}
+
+    def place(self, text: str) -> int | None:
+        """Return the number of a text; None for an empty one."""
+        if not text:
+            return None
+        if text not in self._known:
+            self._known[text] = len(self.all)
+            self.all.append(text)
+        return self._known[text]
+
+
+def as_html(record: Record, *, title: str = "Behaviours by kernel") -> str:
+    """Return a record as a page.
+
+    Args:
+        record: The record.
+        title: The page's title.
+    """
+    matrix = matrix_of(record)
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=False)
+    folder = resources.files(__package__).joinpath("templates")
+    template = environment.from_string(folder.joinpath("report.html.j2").read_text(encoding="utf-8"))
+    rows = {row.test: _row(number, row) for number, row in enumerate(matrix.rows)}
+    return template.render(
+        title=title,
+        subtitle=summary_of(record, matrix),
+        warnings=warnings_of(record),
+        # The page's own, not of any record.
+        css=Markup(folder.joinpath("report.css").read_text(encoding="utf-8")),  # noqa: S704
+        js=Markup(folder.joinpath("report.js").read_text(encoding="utf-8")),  # noqa: S704
+        counts=list(matrix.counts().items()),
+        problems=_problems(matrix),
+        shows=SHOWS,
+        matrix=matrix,
+        groups=[
+            {"name": group.name, "told": _told(group), "rows": [rows[row.test] for row in group.rows]}
+            for group in matrix.groups
+        ],
+        legend=[state for state in State if state in matrix.counts()],
+        kernel_times=_kernel_times(matrix),
+        test_times=_test_times(matrix),
+        runs=record.runs,
+        run_facts=run_facts,
+        version=__version__,
+        data=_as_script(_data(record, matrix)),
+    )
+
+
+def _as_script(data: dict[str, Any]) -> Markup:
+    """Return data as JSON that can stand in a page: nothing in it can end the element or begin a comment."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    for sign in "<>&\u2028\u2029":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return Markup(text)  # noqa: S704 - just made harmless
+
+
+def _told(group: Group) -> str:
+    bad = sum(any(cell.state.is_bad for cell in row.cells) for row in group.rows)
+    edges = sum(any(row.boundaries) for row in group.rows)
+    words = [counted(len(group.rows), "behaviour")]
+    words += [f"{bad} failing"] if bad else []
+    words += [f"{edges} with boundaries"] if edges else []
+    return " · ".join(words)
+
+
+def _row(number: int, row: Row) -> _Row:
+    cells = [_cell(cell, edge) for cell, edge in zip(row.cells, row.boundaries, strict=True)]
+    return _Row(number, row.title, row.sentence, cells)
+
+
+def _cell(cell: Cell, edge: bool) -> _Cell:
+    if cell.state is State.ABSENT:
+        return _Cell("absent", "", "", "")
+    word = cell.state.value
+    text = spoken = word
+    if cell.seen:
+        seen = cell.seen if len(cell.seen) <= _CELL else cell.seen[: _CELL - 1] + "…"
+        # What was observed says it all where the test passed; elsewhere the word comes first.
+        text = seen if cell.state is State.PASSED else f"{word}: {seen}"
+        spoken = f"{word}, {seen}"
+    tags = ["bad"] if cell.state.is_bad else [_TAGS[cell.state]] if cell.state in _TAGS else []
+    css = cell.state.name.lower()
+    if edge:
+        tags.append("edge")
+        css += " edge"
+        spoken += ", otherwise than the kernel before"
+    return _Cell(css, " ".join(tags), f"{cell.state.sign} {text}", spoken)
+
+
+def _problems(matrix: Matrix) -> list[dict[str, Any]]:
+    found = []
+    for number, row in enumerate(matrix.rows):
+        bad = [(column, cell) for column, cell in enumerate(row.cells) if cell.state.is_bad]
+        if bad:
+            links = [{"row": number, "column": column, "label": matrix.kernels[column].label} for column, _ in bad]
+            reasons = dict.fromkeys(f"{cell.state.value}: {cell.reason}" for _, cell in bad)
+            found.append({"title": row.title, "links": links, "text": "; ".join(reasons)})
+    return found
+
+
+def run_facts(run: Run) -> Iterator[tuple[str, str]]:
+    """Yield what is known of a run, names and texts, without what is empty."""
+    host = run.host
+    facts = {
+        "Command": "pytest " + " ".join(run.arguments),
+        "Machine": ", ".join(
+            part
+            for part in (
+                host.system,
+                f"Linux {host.kernel}" if host.kernel else "",
+                host.processor,
+                counted(host.cpus, "processor"),
+                f"{host.memory} MiB",
+            )
+            if part
+        ),
+        "Acceleration": f"{run.accelerator} ({run.accelerator_reason})" if run.accelerator else "",
+        "Isolation": run.isolation,
+        "Loaders": ", ".join(run.loaders),
+        "Workers": str(run.workers) if run.workers else "",
+        "Shard": run.shard,
+        "Tests' revision": run.revision,
+        "Took": f"{run.seconds:.0f} s" if run.seconds else "",
+        "Exit status": "" if run.exit_status is None else str(run.exit_status),
+        "Tools": ", ".join(f"{name} {version}" for name, version in run.tools.items()),
+        "Not recorded": "; ".join(run.problems),
+    }
+    return ((name, text) for name, text in facts.items() if text)
+
+
+def _kernel_times(matrix: Matrix) -> list[dict[str, Any]]:
+    figures = []
+    for column, kernel in enumerate(matrix.kernels):
+        results = [row.cells[column].result for row in matrix.rows]
+        ran = [one for one in results if one is not None and one.start is not None]
+        boots = [one.boot for one in ran if one.boot is not None]
+        phases = ("setup", "call", "teardown") if ran else ()
+        parts = [statistics.median(getattr(one, name) for one in ran) for name in phases]
+        figures.append((kernel, min(boots) if boots else None, parts))
+    longest_boot = max((boot for _, boot, _ in figures if boot is not None), default=1.0) or 1.0
+    longest = max((sum(parts) for _, _, parts in figures), default=1.0) or 1.0
+    return [_kernel_time(kernel, boot, parts, longest_boot, longest) for kernel, boot, parts in figures]
+
+
+def _kernel_time(
+    kernel: Kernel, boot: float | None, parts: list[float], longest_boot: float, longest: float
+) -> dict[str, Any]:
+    x, drawn = 0.0, []
+    for part, fill in zip(parts, ("fill1", "fill2", "fill3"), strict=False):
+        width = round(100 * part / longest, 2)
+        drawn.append((round(x, 2), width, fill))
+        x += width
+    return {
+        "label": kernel.label,
+        "boot": boot,
+        "boot_share": round(100 * (boot or 0) / longest_boot, 2),
+        "boot_text": "" if boot is None else f"{boot:.1f} s",
+        "parts": drawn,
+        "test_text": f"{1000 * sum(parts):.0f} ms" if parts else "",
+    }
+
+
+def _test_times(matrix: Matrix, most: int = 12) -> list[dict[str, Any]]:
+    figures = []
+    for row in matrix.rows:
+        calls = [cell.result.call for cell in row.cells if cell.result is not None and cell.state.is_verdict]
+        if calls:
+            figures.append((statistics.median(calls), min(calls), max(calls), row.title))
+    figures.sort(key=lambda one: one[0], reverse=True)
+    figures = figures[:most]
+    longest = max((high for _, _, high, _ in figures), default=1.0) or 1.0
+    return [
+        {
+            "title": title,
+            "low": round(100 * low / longest, 2),
+            "span": round(max(100 * (high - low) / longest, 0.3), 2),
+            "middle": round(min(100 * middle / longest, 98.8), 2),
+            "text": f"{middle:.2f} s" if middle >= 0.1 else f"{1000 * middle:.0f} ms",
+        }
+        for middle, low, high, title in figures
+    ]
+
+
+def _data(record: Record, matrix: Matrix) -> dict[str, Any]:
+    strings = _Strings()
+    texts = sum(
+        bool(text)
+        for result in record.results
+        for text in (result.failure, result.output, *(fault.excerpt for fault in result.faults))
+    )
+    limit = max(_EXCERPT_LEAST, min(_EXCERPT_MOST, EXCERPTS // max(texts, 1)))
+    runs = {run.id: number for number, run in enumerate(record.runs)}
+    states = list(State)
+    return {
+        "states": [{"name": state.name.lower(), "word": state.value} for state in states],
+        "kernels": [{"label": one.label, "version": one.version, "release": one.release} for one in matrix.kernels],
+        "runs": [f"{run.id} of {run.started} on {run.host.name}" for run in record.runs],
+        "rows": [_row_data(row, matrix.kernels, states, runs, strings, limit) for row in matrix.rows],
+        "strings": strings.all,
+    }
+
+
+_KERNEL = "\0"
+"""Stands for the kernel's label in a row's pattern of ids."""
+
+
+def _row_data(
+    row: Row, kernels: tuple[Kernel, ...], states: list[State], runs: dict[str, int], strings: _Strings, limit: int
+) -> dict[str, Any]:
+    results = [cell.result for cell in row.cells if cell.result is not None]
+    pattern = next((one.nodeid.replace(one.kernel, _KERNEL, 1) for one in results if one.kernel in one.nodeid), "")
+    cells = []
+    older: int | None = None
+    for column, (cell, edge) in enumerate(zip(row.cells, row.boundaries, strict=True)):
+        made: dict[str, Any] = {"state": states.index(cell.state)}
+        if edge:
+            made["before"] = older
+        if cell.state.is_verdict:
+            older = column
+        made["reason"] = strings.place(_shortened(cell.reason, 400))
+        if cell.result is not None:
+            made |= _result_data(cell.result, runs, strings, limit)
+            if cell.result.nodeid != pattern.replace(_KERNEL, kernels[column].label):
+                made["id"] = cell.result.nodeid
+        cells.append({name: value for name, value in made.items() if value is not None})
+    return {"test": row.test, "title": row.title, "sentence": row.sentence, "id": pattern, "cells": cells}
+
+
+def _result_data(result: Result, runs: dict[str, int], strings: _Strings, limit: int) -> dict[str, Any]:
+    made: dict[str, Any] = {
+        "call": round(result.call, 3),
+        "setup": round(result.setup, 3),
+        "attempts": result.attempts if result.attempts > 1 else None,
+        "run": runs[result.run] if len(runs) > 1 else None,
+        "failure": strings.place(_shortened(result.failure, limit)),
+        "output": strings.place(_shortened(result.output, limit)),
+    }
+    if result.observations:
+        made["seen"] = [_observation(one, strings) for one in result.observations]
+    if result.leaks:
+        made["leaks"] = [strings.place(leak.text) for leak in result.leaks]
+    if result.faults:
+        made["faults"] = [
+            {"title": strings.place(fault.title), "excerpt": strings.place(_shortened(fault.excerpt, limit))}
+            for fault in result.faults
+        ]
+    return made
+
+
+def _observation(one: Observation, strings: _Strings) -> dict[str, Any]:
+    made = {
+        "contract": one.contract,
+        "observed": one.observed,
+        "expected": one.expected,
+        "source": strings.place(one.source),
+        "note": strings.place(one.note),
+    }
+    return {name: value for name, value in made.items() if value is not None or name == "observed"}
+
+
+def _shortened(text: str, limit: int) -> str:
+    """Return a text's start and end, for a page."""
+    if len(text) <= limit:
+        return text
+    return f"{text[: limit // 3]}\n[...]\n{text[-(limit - limit // 3) :]}"

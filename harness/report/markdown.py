@@ -1,0 +1,110 @@
+"""The matrix in Markdown: what fails and where answers change stand open, the whole table is folded.
+
+Pure. Imports the matrix beside it and the records.
+"""
+
+from __future__ import annotations
+
+from harness.record.types import Record
+from harness.report.matrix import Cell, Matrix, Row, State, matrix_of
+from harness.report.text import code, escaped
+from harness.report.words import summary_of, warnings_of
+
+LIMIT = 900_000
+"""Characters: what GitHub takes in a job's summary is a MiB."""
+
+
+def as_markdown(record: Record, *, title: str = "Behaviours by kernel") -> str:
+    """Return a record as Markdown.
+
+    Args:
+        record: The record.
+        title: The heading.
+    """
+    matrix = matrix_of(record)
+    lines = [f"## {escaped(title)}", "", escaped(summary_of(record, matrix)), ""]
+    lines += [f"> {escaped(line)}\n" for line in warnings_of(record)]
+    lines += _by_kernel(matrix)
+    lines += _problems(matrix)
+    lines += _boundaries(matrix)
+    text = "\n".join(lines) + "\n"
+    for group in matrix.groups:
+        table = "\n".join(_table(matrix, group.rows))
+        folded = f"\n<details><summary>{escaped(group.name)}: {len(group.rows)}</summary>\n\n{table}\n\n</details>\n"
+        if len(text) + len(folded) > LIMIT:
+            return f"{text}\nThe rest of the table is left out here.\n"
+        text += folded
+    return text
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _head(*cells: str) -> list[str]:
+    return [_row(*cells), _row(*(["---"] * len(cells)))]
+
+
+def _by_kernel(matrix: Matrix) -> list[str]:
+    states = list(matrix.counts())
+    if not states:
+        return []
+    lines = _head("kernel", "version", *(f"{state.sign} {state.value}".strip() for state in states))
+    for column, kernel in enumerate(matrix.kernels):
+        counts = matrix.counts(column)
+        lines.append(_row(escaped(kernel.label), kernel.version, *(str(counts.get(state, "")) for state in states)))
+    return [*lines, ""]
+
+
+def _problems(matrix: Matrix) -> list[str]:
+    found = []
+    for row in matrix.rows:
+        bad = [
+            (kernel.label, cell) for kernel, cell in zip(matrix.kernels, row.cells, strict=True) if cell.state.is_bad
+        ]
+        if bad:
+            reasons = dict.fromkeys(f"{cell.state.value}: {cell.reason}" for _, cell in bad)
+            labels = ", ".join(label for label, _ in bad)
+            found.append(_row(code(row.title), escaped(labels), escaped("; ".join(reasons))))
+    return ["### What is wrong", "", *_head("behaviour", "kernels", ""), *found, ""] if found else []
+
+
+def _boundaries(matrix: Matrix) -> list[str]:
+    found = []
+    for row in matrix.rows:
+        steps = changes_of(matrix, row)
+        if steps:
+            found.append(_row(code(row.title), escaped("; ".join(steps))))
+    if not found:
+        return []
+    table = [*_head("behaviour", "from which kernel on it answers otherwise"), *found]
+    return [f"<details><summary>boundaries: {len(found)}</summary>\n", *table, "\n</details>"]
+
+
+def changes_of(matrix: Matrix, row: Row) -> list[str]:
+    """Return where a row's answer changes: "5.10 → 6.1: E2BIG → ok"."""
+    found = []
+    older: tuple[str, Cell] | None = None
+    for kernel, cell, edge in zip(matrix.kernels, row.cells, row.boundaries, strict=True):
+        if edge and older is not None:
+            found.append(f"{older[0]} → {kernel.label}: {_answer(older[1])} → {_answer(cell)}")
+        if cell.state.is_verdict:
+            older = (kernel.label, cell)
+    return found
+
+
+def _answer(cell: Cell) -> str:
+    if not cell.seen:
+        return cell.state.value
+    return cell.seen if cell.state is State.PASSED else f"{cell.state.value} ({cell.seen})"
+
+
+def _table(matrix: Matrix, rows: tuple[Row, ...]) -> list[str]:
+    lines = _head("behaviour", *(escaped(kernel.label) for kernel in matrix.kernels))
+    for row in rows:
+        cells = []
+        for cell, edge in zip(row.cells, row.boundaries, strict=True):
+            told = "" if cell.state is State.ABSENT else f"{cell.state.sign} {escaped(_answer(cell))}"
+            cells.append(f"◆ **{told}**" if edge else told)
+        lines.append(_row(code(row.title), *cells))
+    return lines
