@@ -1,0 +1,184 @@
+"""Several processes at one outer map at once, on a machine with two CPUs."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.contracts.conftest import Observe, ObserveEach
+from harness.guest import bpf as raw
+from harness.judge.contracts import Contract
+from harness.testing import Guest, errno_name, uapi
+
+pytestmark = pytest.mark.vm(cpus=2)
+
+
+def together(*bodies: Callable[[], Any]) -> list[Any]:
+    """Run functions at once, each in a process of its own; return what they returned."""
+    start, go = os.pipe()
+    running = []
+    for body in bodies:
+        here, there = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(go)
+            os.read(start, 1)  # until the last one is there
+            os.write(there, pickle.dumps(body()))
+            os._exit(0)
+        os.close(there)
+        running.append((child, here))
+    os.close(go)
+    found = []
+    for child, here in running:
+        with os.fdopen(here, "rb") as file:
+            found.append(pickle.load(file))
+        os.waitpid(child, 0)
+    os.close(start)
+    return found
+
+
+def outer_map(outer_type: str, flags: int = 0) -> tuple[int, int]:
+    """Create an outer map of four elements; return its descriptor, and that of an inner map."""
+    Path("/sys/kernel/rcu_expedited").write_text("1")  # how long an update waits is not asked here
+    template = raw.map_create("hash", 4, 4, 8)
+    return raw.map_create(outer_type, 4, 4, 4, inner_map_fd=template, map_flags=flags), template
+
+
+def replace_at_once(outer_type: str, flags: int, rounds: int) -> int:
+    """Replace one element from two processes; return how many of the inner maps are alive at the end."""
+    outer, _ = outer_map(outer_type, flags)
+    before = set(raw.ids("map"))
+
+    def replace() -> None:
+        for _ in range(rounds):
+            inner = raw.map_create("hash", 4, 4, 8)
+            raw.map_update(outer, bytes(4), inner.to_bytes(4, "little"))
+            os.close(inner)
+
+    together(replace, replace)
+    deadline = time.monotonic() + 5
+    while len(set(raw.ids("map")) - before) != 1 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return len(set(raw.ids("map")) - before)
+
+
+def insert_once(outer_type: str, rounds: int) -> int:
+    """Insert one new key from two processes (BPF_NOEXIST), again and again; return how often it was inserted."""
+    outer, inner = outer_map(outer_type)
+    fields: dict[str, Any] = {"map_fd": outer, "key": bytes(4), "value": inner.to_bytes(4, "little"), "flags": 1}
+    inserted = 0
+    for _ in range(rounds):
+        answers = together(*[lambda: raw.attempt("MAP_UPDATE_ELEM", fields)[0]] * 2)
+        inserted += answers.count(0)
+        raw.map_delete(outer, bytes(4))
+    return inserted
+
+
+def delete_once(outer_type: str, rounds: int) -> int:
+    """Delete one element from two processes, again and again; return how often it was deleted."""
+    outer, inner = outer_map(outer_type)
+    fields: dict[str, Any] = {"map_fd": outer, "key": bytes(4)}
+    deleted = 0
+    for _ in range(rounds):
+        raw.map_update(outer, bytes(4), inner.to_bytes(4, "little"))
+        deleted += together(*[lambda: raw.attempt("MAP_DELETE_ELEM", fields)[0]] * 2).count(0)
+    return deleted
+
+
+def change_at_once(outer_type: str, rounds: int) -> dict[str, list[int]]:
+    """Update, delete, look up and walk one map from four processes; return the errnos that each has seen."""
+    outer, inner = outer_map(outer_type)
+
+    def repeat(command: str, fields: dict[str, Any], outputs: dict[str, int | bytes]) -> list[int]:
+        element = {"map_fd": outer, **fields}
+        seen = {
+            raw.attempt(command, {**element, "key": (number % 4).to_bytes(4, "little")}, outputs)[0]
+            for number in range(rounds)
+        }
+        return sorted(seen)
+
+    value = {"value": inner.to_bytes(4, "little")}
+    updates, deletions, lookups, walks = together(
+        lambda: repeat("MAP_UPDATE_ELEM", value, {}),
+        lambda: repeat("MAP_DELETE_ELEM", {}, {}),
+        lambda: repeat("MAP_LOOKUP_ELEM", {}, {"value": 4}),
+        lambda: repeat("MAP_GET_NEXT_KEY", {}, {"next_key": 4}),
+    )
+    return {"update": updates, "delete": deletions, "lookup": lookups, "next_key": walks}
+
+
+ALLOWED = {
+    "update": {"ok"},
+    "delete": {"ok", "ENOENT"},
+    "lookup": {"ok", "ENOENT"},
+    "next_key": {"ok", "ENOENT"},
+}
+
+
+def lookups_during_replacements(outer_type: str, flags: int, seconds: float) -> list[int]:
+    """Look up an element while another process replaces it; return how many lookups there were, and how many missed."""
+    outer, first = outer_map(outer_type, flags)
+    second = raw.map_create("hash", 4, 4, 8)
+    raw.map_update(outer, bytes(4), first.to_bytes(4, "little"))
+    end = time.monotonic() + seconds
+
+    def replace() -> int:
+        rounds = 0
+        while time.monotonic() < end:
+            for inner in (first, second):
+                raw.map_update(outer, bytes(4), inner.to_bytes(4, "little"))
+            rounds += 2
+        return rounds
+
+    def look_up() -> list[int]:
+        fields: dict[str, Any] = {"map_fd": outer, "key": bytes(4)}
+        found, missed = 0, 0
+        while time.monotonic() < end:
+            if raw.attempt("MAP_LOOKUP_ELEM", fields, {"value": 4})[0]:
+                missed += 1
+            found += 1
+        return [found, missed]
+
+    replaced, counts = together(replace, look_up)
+    if not replaced or not counts[0]:
+        raise AssertionError(f"{replaced} replacements and {counts[0]} lookups: nothing raced")
+    return list(counts)
+
+
+@pytest.mark.contract("concurrent.replacements")
+def test_replacements_at_once_keep_the_last_alone(guest: Guest, outer_type: str, observe: Observe) -> None:
+    flags = uapi.NO_PREALLOC if outer_type == "hash_of_maps" else 0
+    observe(guest.call(replace_at_once, outer_type, flags, 30))
+
+
+@pytest.mark.contract("concurrent.insertions", "concurrent.deletions", together=True)
+def test_one_of_two_wins(guest: Guest, outer_type: str, observe_each: ObserveEach) -> None:
+    functions = {"concurrent.insertions": insert_once, "concurrent.deletions": delete_once}
+    observe_each(lambda contract: guest.call(functions[contract.name], outer_type, 10))
+
+
+@pytest.mark.contract("concurrent.errnos", together=True)
+def test_what_commands_say_meanwhile(guest: Guest, outer_type: str, observe_each: ObserveEach) -> None:
+    seen = guest.call(change_at_once, outer_type, 100)
+
+    def answer(contract: Contract) -> str:
+        names = {errno_name(errno) if errno else "ok" for errno in seen[contract.case]}
+        return "nothing else" if names <= ALLOWED[contract.case] else ", ".join(sorted(names))
+
+    observe_each(answer)
+
+
+@pytest.mark.contract("concurrent.lookup_during_replacement", together=True)
+def test_a_lookup_meets_the_old_or_the_new_inner_map(guest: Guest, outer_type: str, observe_each: ObserveEach) -> None:
+    def answer(contract: Contract) -> str:
+        flags = uapi.NO_PREALLOC if contract.case == "no_prealloc" else 0
+        _, missed = guest.call(lookups_during_replacements, outer_type, flags, 0.5)
+        return "never misses" if not missed else "misses"
+
+    observe_each(answer)
