@@ -67,6 +67,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize(PARAMETER, [pytest.param(one, id=one.id, marks=_marks(one)) for one in found])
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Let `-k` know a test by the ids of all contracts that it observes."""
+    parameters = getattr(getattr(item, "callspec", None), "params", {})
+    group = (parameters[PARAMETER],) if PARAMETER in parameters else parameters.get(GROUP, ())
+    item.extra_keyword_matches.update(one.id for one in group)
+
+
 def _groups(found: list[Contract]) -> Iterator[ParameterSet]:
     """Sort contracts into those that one test can observe: of the same outer map, asked of the same kernels."""
     groups: dict[tuple[str, str, tuple[str, ...]], list[Contract]] = {}

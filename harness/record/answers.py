@@ -6,6 +6,7 @@ Pure. Imports the records beside it and :mod:`harness.run.boundary`.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from harness.record.types import Observation, Record, Result
@@ -13,6 +14,8 @@ from harness.run.boundary import Answer, Reading
 
 _SILENT = ("unsupported", "infrastructure")
 """Outcomes that say nothing of what the kernel does."""
+_NOT_ASKED = "not asked: "
+"""How the note of an observation begins that could not be taken on this kernel."""
 
 
 def reading_of(record: Record, kernel: str, *, contract: str = "") -> Reading:
@@ -21,44 +24,75 @@ def reading_of(record: Record, kernel: str, *, contract: str = "") -> Reading:
     Args:
         record: The record.
         kernel: The kernel's label in it.
-        contract: Only tests of the contract with this id; "" for all tests.
+        contract: Id of the contract whose observations are the answers, whichever test took them; "" for all tests.
     """
     answers: dict[str, Answer] = {}
     silent: dict[str, str] = {}
     booted = False
     for result in record.results:
-        if result.kernel != kernel or contract not in ("", result.contract):
+        if result.kernel != kernel:
+            continue
+        name = result.test if not contract else _name(contract, result)
+        if contract and not _of(result, contract) and result.contract != contract and result.outcome not in _SILENT:
             continue
         booted = booted or _booted(result)
-        if result.outcome in _SILENT:
-            silent[result.test] = result.reason or result.outcome
+        reason = _why_silent(result, contract)
+        if reason:
+            silent[name] = reason
         else:
-            answers[result.test] = answer_of(result)
+            answers[name] = answer_of(result, contract)
     for left_out in record.left_out:
         if left_out.kernel == kernel:
-            silent.setdefault(left_out.test, f"the test is for kernels {left_out.condition}")
+            silent.setdefault(contract or left_out.test, f"the test is for kernels {left_out.condition}")
     for missing in record.not_run:
         if missing.kernel == kernel:
-            silent.setdefault(missing.test, "the run ended before it")
-    return Reading(answers, silent, booted)
+            silent.setdefault(contract or missing.test, "the run ended before it")
+    return Reading(answers, {name: why for name, why in silent.items() if name not in answers}, booted)
 
 
-def answer_of(result: Result) -> Answer:
+def _name(contract: str, result: Result) -> str:
+    return contract if result.loader in ("", "raw") else f"{contract} ({result.loader})"
+
+
+def _of(result: Result, contract: str) -> list[Observation]:
+    return [one for one in result.observations if contract in ("", one.contract)]
+
+
+def _asked(result: Result, contract: str) -> list[Observation]:
+    return [one for one in _of(result, contract) if not one.note.startswith(_NOT_ASKED)]
+
+
+def _why_silent(result: Result, contract: str) -> str:
+    if result.outcome in _SILENT:
+        return result.reason or result.outcome
+    return "" if _asked(result, contract) else "; ".join(one.note for one in _of(result, contract))
+
+
+def answer_of(result: Result, contract: str = "") -> Answer:
     """Return what a test came to, less what differs between any two runs.
 
     A failure that says no more than that an observation is not the one that was known of this kernel is none here: what
     was observed is the answer.
+
+    Args:
+        result: The test on one kernel.
+        contract: The contract that matters, of those that the test observes; "" for all.
     """
-    differs = any(one.verdict == "differs" for one in result.observations)
-    answered = result.outcome == "passed" or (result.outcome == "failed" and differs and not result.trouble)
-    told = tuple(_told(one) for one in result.observations)
-    if answered and told:
-        outcome, text = "answered", ", ".join(_shown(one.observed) for one in result.observations)
-    else:
-        outcome = " ".join([result.outcome, *result.trouble]) if result.outcome == "failed" else result.outcome
-        text = outcome if not told else f"{outcome}, {', '.join(_shown(one.observed) for one in result.observations)}"
+    asked = _asked(result, contract)
+    # A test of several contracts may have failed for another one.
+    judged = result.outcome == "failed" and not result.trouble and _differs(result.observations)
+    told = tuple(_told(one) for one in asked)
+    shown = ", ".join(_shown(one.observed) for one in asked)
+    if asked and (result.outcome == "passed" or judged):
+        differs = _differs(asked)
+        return Answer("answered", told, shown, not differs, result.reason if differs else "")
+    outcome = " ".join([result.outcome, *result.trouble]) if result.outcome == "failed" else result.outcome
     good = result.outcome in ("passed", "xfailed")
-    return Answer(outcome, told, text, good, "" if good else result.reason)
+    return Answer(outcome, told, f"{outcome}, {shown}" if told else outcome, good, "" if good else result.reason)
+
+
+def _differs(observations: Iterable[Observation]) -> bool:
+    return any(one.verdict == "differs" for one in observations)
 
 
 def _told(observation: Observation) -> str:

@@ -66,10 +66,32 @@ def test_what_says_nothing_of_the_kernel_is_no_answer() -> None:
     }
 
 
-def test_of_a_contract_no_other_test_counts() -> None:
-    both = record(result("a", contract="hom.a"), result("b", contract="hom.ab"))
-    assert set(reading_of(both, "6.12", contract="hom.a").answers) == {"a"}
-    assert reading_of(both, "6.12", contract="hom.c") == Reading()
+def test_of_a_contract_no_other_observation_counts() -> None:
+    both = (seen("ok", contract="hom.a", verdict="as expected"), seen("EINVAL", contract="hom.ab", verdict="differs"))
+    together = record(result("t", outcome="failed", contract="hom.a", observations=both, reason="hom.ab is broken"))
+    reading = reading_of(together, "6.12", contract="hom.a")
+    assert reading.silent == {}
+    assert reading.answers["hom.a"].good
+    assert reading.answers["hom.a"] == answer_of(result(observations=both[:1]))
+    other = reading_of(together, "6.12", contract="hom.ab").answers["hom.ab"]
+    assert (other.text, other.good, other.reason) == ("EINVAL", False, "hom.ab is broken")
+    assert reading_of(together, "6.12", contract="hom.c") == Reading()
+    assert reading_of(together, "6.12").answers["t"].text == "ok, EINVAL"
+
+
+def test_of_a_contract_each_loader_gives_an_answer() -> None:
+    one = seen("ok", contract="hom.a")
+    several = record(*(result(name, loader=name, observations=(one,)) for name in ("raw", "bcc")))
+    assert set(reading_of(several, "6.12", contract="hom.a").answers) == {"hom.a", "hom.a (bcc)"}
+
+
+def test_a_contract_that_could_not_be_asked_is_silent() -> None:
+    gone = seen(None, contract="hom.a", note="not asked: there is no such map type")
+    reading = reading_of(record(result(observations=(gone, seen("ok", contract="hom.b")))), "6.12", contract="hom.a")
+    assert reading.answers == {}
+    assert reading.silent == {"hom.a": "not asked: there is no such map type"}
+    crashed = record(result(outcome="crashed", contract="hom.a"))
+    assert reading_of(crashed, "6.12", contract="hom.a").answers["hom.a"].text == "crashed"
 
 
 def test_a_machine_that_was_saved_before_took_no_boot() -> None:
