@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from harness.errors import InfrastructureError
+from harness.errors import InfrastructureError, UsageError
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -49,9 +49,25 @@ def read_toml(folder: str, file: str) -> dict[str, Any]:
     """
     path = data_folder(folder) / file
     try:
-        parsed: dict[str, Any] = tomllib.loads(path.read_text())
-        return parsed
+        return _parse(path)
     except (OSError, ValueError) as error:
         raise InfrastructureError(
             f"the data file {path} cannot be read: {error}", expected="a TOML file", hint="reinstall kernel-harness"
         ) from error
+
+
+def read_user_toml(path: Path) -> dict[str, Any]:
+    """Return what a file of the user's says.
+
+    Raises:
+        UsageError: It cannot be read, or is no TOML file.
+    """
+    try:
+        return _parse(path)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read: {error}", expected="a TOML file") from error
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    parsed: dict[str, Any] = tomllib.loads(path.read_text())
+    return parsed

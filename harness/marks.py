@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness.errors import CapabilityMissing, ProbeInconclusive, SelectorError, UsageError
-from harness.judge import capabilities
+from harness.judge import capabilities, triage
 from harness.judge.capabilities import Decision, Finding, Judgement
+from harness.judge.triage import Expected
 from harness.kernel import selector
 from harness.kernel.kconfig import parse_config
 from harness.kernel.types import Choice, Kernel
@@ -50,6 +51,10 @@ def check(definition: pytest.Item, fixtures: Collection[str]) -> None:
                 "the marker leaks takes the reason why a test leaves kernel objects behind, as in "
                 'leaks("its pin is for the next boot")'
             )
+    for mark in definition.iter_markers("expects_fault"):
+        if mark in definition.own_markers and "vm" not in fixtures:
+            raise pytest.UsageError("the marker expects_fault is for tests that use a guest's fixtures")
+    expected_faults(definition)
     for name in required(definition):
         try:
             capabilities.find(name)
@@ -135,6 +140,19 @@ def required(item: pytest.Item) -> list[str]:
         if not mark.args or mark.kwargs or not all(isinstance(word, str) for word in mark.args):
             raise pytest.UsageError("the marker requires takes names of capabilities")
         found += [name for name in mark.args if name not in found]
+    return found
+
+
+def expected_faults(item: pytest.Item) -> list[Expected]:
+    """Return the faults that a test's markers say it provokes."""
+    found = []
+    for mark in item.iter_markers("expects_fault"):
+        if len(mark.args) != 1 or set(mark.kwargs) - {"title", "reason"}:
+            raise pytest.UsageError("the marker expects_fault takes a kind of fault, reason=... and perhaps title=...")
+        try:
+            found.append(triage.expect(mark.args[0], mark.kwargs.get("title", ""), mark.kwargs.get("reason")))
+        except UsageError as error:
+            raise pytest.UsageError(f"the marker expects_fault: {error.what}; expected: {error.expected}") from None
     return found
 
 

@@ -23,6 +23,8 @@ from harness.run.loaders import loader_differences
 from harness.run.verdicts import RANKS, Result, outcome_of, table
 
 if TYPE_CHECKING:
+    from harness.judge.kernellog import Fault
+    from harness.judge.triage import Expected, Known
     from harness.kernel.types import Choice, Kernel
     from harness.marks import Capabilities
     from harness.recorder import Recorder
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from harness.remote.bpf import Bpf
     from harness.remote.guest import Guest
     from harness.remote.libbpf import Libbpf
-    from harness.run.aftermath import Aftermath
+    from harness.run.aftermath import Aftermath, KernelLog
     from harness.run.leaks import Ledger
     from harness.run.pool import Needs, Pool, Wanted
     from harness.vm.machine import Machine
@@ -41,7 +43,8 @@ DEFAULT_KERNEL = "6.12"
 
 _STATE = pytest.StashKey["State"]()
 _GUESTS = pytest.StashKey["Guest"]()
-_FAILED = pytest.StashKey[bool]()
+_OUTCOME = pytest.StashKey[str]()
+_COMPLAINED = pytest.StashKey[bool]()
 _FOUND = pytest.StashKey[str]()
 _LEDGER: pytest.StashKey[Ledger] = pytest.StashKey()
 
@@ -121,6 +124,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help=f"who makes the system calls of tests that use the fixture bpf: {', '.join(LOADERS)}; with several, "
         f"each such test runs through each of them (default: {RAW}, the plain system call)",
     )
+    parser.addini(
+        "harness_known_faults",
+        "files of known faults of kernels, which do not fail tests; as kernels/known-faults.toml of kernel-harness",
+        type="paths",
+        default=[],
+    )
     parser.addini("harness_kernels", "kernels to test on when --kernel is not given", type="args", default=[])
 
 
@@ -151,6 +160,9 @@ class State:
         self.unreachable: dict[str, str] = {}
         self.left_out: list[tuple[str, str, str]] = []
         self.recorder: Recorder | None = None
+        self.boot_logs: list[list[bytes]] = []
+        self._known: list[Known] | None = None
+        self.expired: list[str] = []
 
     @property
     def is_worker(self) -> bool:
@@ -182,6 +194,25 @@ class State:
             )
             self._pool = Pool(settings, self.say)
         return self._pool
+
+    def known_faults(self) -> list[Known]:
+        """Return the known faults that are in force: the project's own and those of the user's files.
+
+        Raises:
+            UsageError: A file of the user's cannot be read, or holds what is no known fault.
+        """
+        import datetime as dt
+
+        from harness import data
+        from harness.judge.triage import in_force, read_known
+
+        if self._known is None:
+            name = "known-faults.toml"
+            entries = read_known(data.read_toml("kernels", name), f"kernels/{name}")
+            for path in self.config.getini("harness_known_faults"):
+                entries += read_known(data.read_user_toml(Path(path)), str(path))
+            self._known, self.expired = in_force(entries, dt.datetime.now(tz=dt.timezone.utc).date())
+        return self._known
 
     def require(self, wanted: Wanted, names: list[str]) -> None:
         """Leave out or fail the test when the kernel lacks one of these capabilities.
@@ -260,12 +291,18 @@ def pytest_configure(config: pytest.Config) -> None:
         "leaks(reason): the test leaves kernel objects behind on purpose; the ledger does not look at it, and no other "
         "test runs on its machine",
     )
+    config.addinivalue_line(
+        "markers",
+        "expects_fault(kind, reason=..., title=regex): the test makes the kernel complain on purpose, of a WARN, an "
+        "oops, ...; it fails when the kernel does not",
+    )
     _check_pause(config)
     config.stash[_STATE] = State(config)
     if not config.stash[_STATE].is_worker:
         config.pluginmanager.register(_CountOnce(config), "harness-count-once")
         config.pluginmanager.register(_Unchecked(), "harness-unchecked")
         config.pluginmanager.register(_Contracts(), "harness-contracts")
+        config.pluginmanager.register(_KernelFaults(), "harness-kernel-faults")
     _start_record(config)
     if config.getoption("verdicts") and not config.stash[_STATE].is_worker:
         config.pluginmanager.register(_Verdicts(), "harness-verdicts")
@@ -347,6 +384,8 @@ def _prepare_all(state: State) -> list[str]:
             prepared = state.pool().prepare(choice)
             kernel = prepared.kernel
             lines.append(f"kernel {choice.label}: {kernel.version} ({kernel.origin}), {prepared.verdict}")
+        state.known_faults()
+        lines += [f"known fault: {line}" for line in state.expired]
     return lines
 
 
@@ -362,7 +401,7 @@ def _one_error(state: State) -> Iterator[None]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Make each kernel a parameter of the tests that use one."""
-    if any(metafunc.definition.get_closest_marker(name) for name in ("kernel", "requires", "leaks")):
+    if any(metafunc.definition.get_closest_marker(name) for name in ("kernel", "requires", "leaks", "expects_fault")):
         from harness.marks import check
 
         try:
@@ -518,26 +557,67 @@ def vm(kernel_choice: Choice, request: pytest.FixtureRequest) -> Iterator[Machin
     request.node.user_properties += [(properties.RELEASE, machine.release), (properties.MACHINE, started)]
     if state.next is not None:
         pool.expect(state.next)
-    checks = _checks(request.node)
+    _note_boot_faults(request.node, wanted, machine)
+    log = _log_check(request.node, wanted)
+    checks = _checks(request.node, log)
     checks.begin(machine)
     yield machine
     try:
         _look_back(request.node, machine, checks)
     finally:
+        request.node.user_properties += [_known_fault(fault, entry) for fault, entry in log.excused]
         if request.node.get_closest_marker("leaks") is not None:
             pool.spoil(machine)
         pool.give_back(wanted, machine)
 
 
-def _checks(item: pytest.Item) -> Aftermath:
-    """Return what is looked at around a test."""
-    from harness.run.aftermath import Aftermath, KernelLog
+def _checks(item: pytest.Item, log: KernelLog) -> Aftermath:
+    """Return what is looked at around a test, the kernel's log last."""
+    from harness.run.aftermath import Aftermath
     from harness.run.leaks import Ledger
 
     if item.get_closest_marker("leaks") is not None:
-        return Aftermath([KernelLog()])
+        return Aftermath([log])
     item.stash[_LEDGER] = ledger = Ledger(item.config.rootpath)
-    return Aftermath([ledger, KernelLog()])
+    return Aftermath([ledger, log])
+
+
+def _log_check(item: pytest.Item, wanted: Wanted) -> KernelLog:
+    from harness.kernel.catalog import policy
+    from harness.kernel.selector import meets, parse_condition
+    from harness.run.aftermath import KernelLog
+
+    expected: list[Expected] = []
+    if item.get_closest_marker("expects_fault") is not None:
+        from harness.marks import expected_faults
+
+        expected = expected_faults(item)
+    known = item.config.stash[_STATE].known_faults()
+    return KernelLog(expected, known, lambda condition: meets(wanted.choice, parse_condition(condition), policy()))
+
+
+def _known_fault(fault: Fault, entry: Known) -> tuple[str, dict[str, Any]]:
+    from harness.run.aftermath import as_property
+
+    return properties.KNOWN_FAULT, {**as_property(fault), "reason": entry.reason, "origin": entry.origin}
+
+
+def _note_boot_faults(item: pytest.Item, wanted: Wanted, machine: Machine) -> None:
+    """Put what the kernel complained of before any test ran into the report of the first test that its machine serves.
+
+    No test is to blame for it: it is counted once for each kernel, by :class:`_KernelFaults`.
+    """
+    from harness.judge.triage import sort_out
+    from harness.run.aftermath import as_property, find_faults
+
+    seen = item.config.stash[_STATE].boot_logs
+    if any(log is machine.boot_log for log in seen):
+        return
+    seen.append(machine.boot_log)
+    log = _log_check(item, wanted)
+    found = sort_out(find_faults(machine.boot_log, 0, machine.about["tainted"]), known=log.known, is_for=log.is_for)
+    item.user_properties += [(properties.BOOT_FAULT, dict(as_property(one.fault))) for one in found.counted]
+    item.user_properties += [_known_fault(one.fault, entry) for one, entry in found.known]
 
 
 def _look_back(item: pytest.Item, machine: Machine, checks: Aftermath) -> None:
@@ -549,18 +629,21 @@ def _look_back(item: pytest.Item, machine: Machine, checks: Aftermath) -> None:
     account = item.stash[_LEDGER].account if _LEDGER in item.stash else None
     if account is not None:
         item.user_properties.append((properties.LEDGER, dict(account)))
+    outcome = item.stash.get(_OUTCOME, "")
+    complaints = [one for one in complaints if outcome == "passed" or not one.only_if_passed]
     if not complaints:
         return
     item.config.stash[_STATE].pool().spoil(machine)
     item.user_properties += [(one.name, dict(one.data)) for one in complaints if one.name]
     text = "\n\n".join(one.text for one in complaints)
-    if was_dead or item.stash.get(_FAILED, False):
+    if was_dead or outcome == "failed":
         # It has failed, or was told of the machine's end and has dealt with that.
         item.stash[_FOUND] = text
         return
     item.user_properties += [(properties.TROUBLE, word) for word in dict.fromkeys(one.trouble for one in complaints)]
     if item.config.getoption("pause_on_failure"):
         _pause(item, machine, text)
+    item.stash[_COMPLAINED] = True
     pytest.fail(text, pytrace=False)
 
 
@@ -624,7 +707,7 @@ def bpf_object() -> Callable[..., Path]:
     return build
 
 
-@pytest.hookimpl(wrapper=True)
+@pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
@@ -638,9 +721,13 @@ def pytest_runtest_makereport(
                 if text:
                     report.sections.append((f"Guest {stream} of {output.function}", text))
     if call.when == "call":
-        item.stash[_FAILED] = report.failed
+        item.stash[_OUTCOME] = report.outcome
     elif call.when == "teardown" and _FOUND in item.stash:
         report.sections.append(("What else was found at teardown", item.stash[_FOUND]))
+    if call.when == "teardown" and report.skipped and item.stash.get(_COMPLAINED, False):
+        # The marker xfail is about what the test asserts.
+        report.outcome = "failed"
+        vars(report).pop("wasxfail", None)
     if call.excinfo is not None and isinstance(call.excinfo.value, LoaderCannot):
         report.outcome = "skipped"
         report.longrepr = (str(item.path), item.location[1] or 0, f"Skipped: {call.excinfo.value.what}")
@@ -772,6 +859,47 @@ def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] 
     return None
 
 
+class _KernelFaults:
+    """Collects what kernels complained of that is no test's fault, and tells it once for each kernel.
+
+    A kernel that complains while it boots makes the run fail, as a test's failure would: nothing it says is lost.
+    """
+
+    def __init__(self) -> None:
+        self._boot: dict[tuple[str, str], dict[str, Any]] = {}
+        self._known: dict[tuple[str, str], list[dict[str, Any]]] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep what the reports of a test tell; its last one has all."""
+        kernel = next(iter(properties.values(report.user_properties, properties.KERNEL)), "")
+        for fault in properties.values(report.user_properties, properties.BOOT_FAULT):
+            self._boot.setdefault((kernel, fault["fingerprint"]), fault)
+        if report.when == "teardown":
+            for fault in properties.values(report.user_properties, properties.KNOWN_FAULT):
+                self._known.setdefault((kernel, fault["fingerprint"]), []).append(fault)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """Let the run fail."""
+        if self._boot and exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Tell it."""
+        if self._boot:
+            terminalreporter.section("kernels that complained while they booted", red=True)
+        for (kernel, fingerprint), fault in self._boot.items():
+            terminalreporter.write_line(f"kernel {kernel}: {fault['kind']}: {fault['title']}", red=True)
+            terminalreporter.write_line(f"  fingerprint: {fingerprint}")
+            for line in fault["excerpt"].split("\n"):
+                terminalreporter.write_line(f"  | {line}")
+        if self._known:
+            terminalreporter.section("known faults")
+        for (kernel, fingerprint), faults in self._known.items():
+            times = f", {len(faults)} times" if len(faults) > 1 else ""
+            terminalreporter.write_line(f"kernel {kernel}: {fingerprint}{times}: {faults[0]['reason']}")
+
+
 class _CountOnce:
     """Counts a test once whose own assertions held, and that failed for what was found afterwards."""
 
@@ -783,8 +911,9 @@ class _CountOnce:
         reporter: Any = self._config.pluginmanager.get_plugin("terminalreporter")
         troubles = properties.values(report.user_properties, properties.TROUBLE)
         if reporter is not None and report.when == "teardown" and report.failed and troubles:
-            passed = reporter.stats.get("passed", [])
-            passed[:] = [one for one in passed if one.nodeid != report.nodeid]
+            for category in ("passed", "xfailed"):
+                counted = reporter.stats.get(category, [])
+                counted[:] = [one for one in counted if one.nodeid != report.nodeid]
 
 
 class _Unchecked:

@@ -18,6 +18,10 @@ from dataclasses import dataclass, replace
 
 _LONGEST = 200
 """Lines that a report is followed for."""
+_UNTRACED = 20
+"""Lines of a report in which no stack trace was seen."""
+_BREATH = 50_000
+"""Microseconds within which lines without a stack trace belong together."""
 _SHOWN = 90
 """Lines of an excerpt."""
 _TOP = 3
@@ -72,9 +76,16 @@ _STAMP = re.compile(r"^(?:<\d+>)?\[ *(\d+)\.(\d{6})\](?:\[ *[TC]\d+\])? ?")
 
 
 def parse_console(lines: Iterable[str]) -> list[Record]:
-    """Return the lines of a console; those without the kernel's stamp are a program's, and are left out."""
+    """Return the lines of a console.
+
+    Those without the kernel's stamp are a program's, and are left out; a kernel that stamps nothing (without
+    CONFIG_PRINTK_TIME) shows no such difference, and all are taken.
+    """
     found = []
-    for line in lines:
+    given = list(lines)
+    if not any(_STAMP.match(line) for line in given):
+        return [Record(line) for line in given]
+    for line in given:
         match = _STAMP.match(line)
         if match is not None:
             found.append(Record(line[match.end() :], int(match[1]) * 1_000_000 + int(match[2])))
@@ -217,14 +228,16 @@ _GENERIC = re.compile(
     r"|validate_chain|mark_(?:lock\w*|usage)|lockdep_\w+|debug_check_no_\w+|___?might_(?:sleep|resched)"
     r"|__might_resched|__schedule_bug|__schedule|schedule\w*|preempt_schedule\w*|check_preemption_disabled"
     r"|nmi_\w+|trigger_\w+|watchdog\w*|rcu_(?:dump_\w+|sched_clock_irq|check_\w+)|check_cpu_stall|print_cpu_stall"
-    r"|refcount_warn_saturate|__list_(?:add|del_entry)_valid\w*|warn_alloc\w*|bad_page\w*|dump_page|object_err|slab_err"
+    r"|refcount_warn_saturate|__list_(?:add|del_entry)_valid\w*|warn_alloc\w*|(?:__)?(?:alloc|get_free)_(?:frozen_)?pages\w*|free_to_partial_list|bad_page\w*|dump_page|object_err|slab_err"
     r"|slab_(?:pad_check|bug)|check_(?:bytes_and_report|object|slab)|on_freelist|free_debug_processing|entry_\w+"
+    r"|(?:__)?mutex_(?:un)?lock\w*|_raw_(?:spin|read|write)_\w+|down_(?:read|write)\w*"
     r"|do_syscall_\w+|x64_sys_call|ret_from_fork\w*|start_thread|secondary_startup_\w+"
 )
 """Functions that say how a fault was found or how the kernel was entered, and nothing of the fault itself."""
 
 _SUFFIX = re.compile(r"(?:\.(?:isra|part|constprop|cold|llvm|lto_priv)(?:\.\d+)?|\.\d+)+$")
 _NUMBERS = re.compile(r"0x[0-9a-f]+|\b[0-9a-f]{8,}\b|\d+")
+_MORE_OF_A_STALL = re.compile(r"rcu: (?!INFO)|Sending NMI|NMI backtrace|task:")
 _WHOM_IT_HIT = frozenset({"soft lockup", "hard lockup", "RCU stall"})
 
 
@@ -322,10 +335,14 @@ def _end(lines: Sequence[Record], title: int, sign: Sign) -> int:
         if _CALL_TRACE.match(text):
             traced = place
         elif traced >= 0 and place > traced + 1 and not _FRAME.match(text) and not _IN_TRACE.match(text):
+            if sign.kind == "RCU stall" and _MORE_OF_A_STALL.match(text):
+                traced = -1
+                continue
             return place
     # Without a trace only what was logged in the same breath belongs to it.
     if traced < 0:
-        return next((n for n in range(title + 1, limit) if lines[n].usec - lines[title].usec > 1000), limit)
+        limit = min(limit, title + _UNTRACED)
+        return next((n for n in range(title + 1, limit) if lines[n].usec - lines[title].usec > _BREATH), limit)
     return limit
 
 
@@ -355,6 +372,10 @@ def _fault(block: Sequence[Record], title: int, sign: Sign) -> Fault:
 
 def _frames(texts: Sequence[str], *, skip_interrupts: bool) -> list[str]:
     """Return the frames of a report's first stack trace, innermost first."""
+    if skip_interrupts:
+        # Where the processor was caught; what comes before is the stack of a thread that was waiting for it.
+        caught = next((place for place, text in enumerate(texts) if _RIP.match(text)), 0)
+        texts = texts[caught:]
     first: list[str] = []
     frames: list[str] = []
     traced = hidden = False
@@ -376,6 +397,14 @@ def _frames(texts: Sequence[str], *, skip_interrupts: bool) -> list[str]:
             if frame is not None and frame[1] is None and not hidden:
                 frames.append(f"{frame[2]}+{frame[3]}/{frame[4]}")
             elif frame is None and frames and not _IN_TRACE.match(text):
+                break
+    if not traced:
+        # KFENCE shows its stacks without a heading, the faulting one first.
+        for text in texts:
+            frame = _FRAME.match(text)
+            if frame is not None:
+                frames.append(f"{frame[2]}+{frame[3]}/{frame[4]}")
+            elif frames:
                 break
     return first + [frame for frame in frames if frame not in first]
 

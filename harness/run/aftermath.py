@@ -7,13 +7,14 @@ nothing of pytest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from harness.errors import HarnessError
-from harness.judge import kernellog
+from harness.errors import HarnessError, InfrastructureError
+from harness.judge import kernellog, triage
 from harness.judge.kernellog import Fault
+from harness.judge.triage import Expected, Known, Repeated
 from harness.run import properties
 from harness.vm.machine import Machine, State
 
@@ -27,12 +28,14 @@ class Complaint:
         name: Name of the property that holds `data`; "" for none.
         data: Plain values, for reports.
         text: For a person: a first line that says it all, and what evidence there is.
+        only_if_passed: Whether it says nothing of a test that failed or was left out by itself.
     """
 
     trouble: str
     name: str
     data: Mapping[str, Any]
     text: str
+    only_if_passed: bool = False
 
 
 class Check(Protocol):
@@ -95,10 +98,26 @@ class Aftermath:
 
 
 class KernelLog:
-    """Reads what the kernel logged during a test, and complains of every fault in it."""
+    """Reads what the kernel logged during a test, and complains of every fault that is neither expected nor known.
 
-    def __init__(self) -> None:
+    Args:
+        expected: The faults that the test provokes on purpose.
+        known: The known faults that are in force.
+        is_for: Whether the kernel is one that a known fault's condition names.
+    """
+
+    def __init__(
+        self,
+        expected: Sequence[Expected] = (),
+        known: Sequence[Known] = (),
+        is_for: Callable[[str], bool] = lambda _condition: True,
+    ) -> None:
+        self._expected = expected
+        self.known = known
+        self.is_for = is_for
         self._tainted = 0
+        self.excused: list[tuple[Fault, Known]] = []
+        """The known faults that came."""
 
     def begin(self, machine: Machine) -> None:
         """Note the taint flags."""
@@ -107,23 +126,59 @@ class KernelLog:
     def end(self, machine: Machine) -> list[Complaint]:
         """Return the faults; of a machine that is dead those that its console shows."""
         if machine.state is State.DEAD:
-            records = kernellog.parse_console(machine.process.console())
-            return [complaint_of(fault) for fault in kernellog.find_faults(records)]
-        said = machine.ask_agent("aftermath")
-        faults = kernellog.find_faults(kernellog.parse_records(said["records"]))
-        taint = kernellog.taint_fault(self._tainted, said["tainted"], explained=bool(faults))
-        return [complaint_of(fault) for fault in [*faults, *([taint] if taint else [])]]
+            faults = kernellog.find_faults(kernellog.parse_console(machine.process.console()))
+        else:
+            said = machine.ask_agent("aftermath")
+            faults = find_faults(said["records"], self._tainted, said["tainted"])
+        found = triage.sort_out(faults, expected=self._expected, known=self.known, is_for=self.is_for)
+        self.excused += [(one.fault, entry) for one, entry in found.known]
+        return [
+            *(_complaint(one) for one in found.counted),
+            *(_missing(one) for one in found.missing),
+        ]
 
 
-def complaint_of(fault: Fault) -> Complaint:
-    """Return a fault as what fails a test."""
-    excerpt = "\n".join(fault.excerpt)
-    data: properties.Fault = {
+def find_faults(records: Sequence[bytes], tainted_before: int, tainted: int) -> list[Fault]:
+    """Return the faults in records of /dev/kmsg, and the one that a change of the taint flags is.
+
+    Raises:
+        InfrastructureError: The records cannot be read.
+    """
+    try:
+        parsed = kernellog.parse_records(records)
+    except ValueError as error:
+        raise InfrastructureError(
+            f"the kernel's log cannot be searched for faults: {error}",
+            expected="records as Documentation/ABI/testing/dev-kmsg describes them",
+            hint="report it with the kernel's release",
+        ) from error
+    faults = kernellog.find_faults(parsed)
+    taint = kernellog.taint_fault(tainted_before, tainted, explained=bool(faults))
+    return [*faults, *([taint] if taint else [])]
+
+
+def as_property(fault: Fault) -> properties.Fault:
+    """Return a fault as plain data for reports."""
+    return {
         "kind": fault.kind,
         "fingerprint": fault.fingerprint,
         "title": fault.title,
-        "excerpt": excerpt,
+        "excerpt": "\n".join(fault.excerpt),
     }
-    lines = "\n".join(f"  | {line}" for line in fault.excerpt)
-    text = f"the kernel complained: {fault.kind}: {fault.title}\n  fingerprint: {fault.fingerprint}\n{lines}"
-    return Complaint(properties.TROUBLE_FAULT, properties.FAULT, dict(data), text)
+
+
+def _complaint(found: Repeated) -> Complaint:
+    fault = found.fault
+    times = f" ({found.times} times)" if found.times > 1 else ""
+    lines = [
+        f"the kernel complained: {fault.kind}: {fault.title}{times}",
+        f"  fingerprint: {fault.fingerprint}",
+        *(f"  | {line}" for line in fault.excerpt),
+    ]
+    return Complaint(properties.TROUBLE_FAULT, properties.FAULT, dict(as_property(fault)), "\n".join(lines))
+
+
+def _missing(expected: Expected) -> Complaint:
+    named = f"{expected.kind} with {expected.title!r}" if expected.title else expected.kind
+    text = f"the kernel did not complain as the test expects: no {named} was logged\n  reason given: {expected.reason}"
+    return Complaint(properties.TROUBLE_FAULT, "", {}, text, only_if_passed=True)

@@ -29,6 +29,10 @@ FAULT = "fault"
 """One complaint of the kernel's own while the test ran: a :class:`Fault`."""
 LEDGER = "ledger"
 """What the kernel held when the test was over: an :class:`Account`."""
+BOOT_FAULT = "boot_fault"
+"""One complaint of the kernel's own before any test ran: a :class:`Fault`."""
+KNOWN_FAULT = "known_fault"
+"""One complaint that is known and does not count: a :class:`KnownFault`."""
 
 TROUBLE_INFRASTRUCTURE = "infrastructure"
 TROUBLE_CRASHED = "crashed"
@@ -127,6 +131,18 @@ class Fault(TypedDict):
     fingerprint: str
     title: str
     excerpt: str
+
+
+class KnownFault(Fault):
+    """A complaint that does not count.
+
+    Attributes:
+        reason: Why it does not.
+        origin: The entry that says so.
+    """
+
+    reason: str
+    origin: str
 
 
 def values(properties: Iterable[tuple[str, object]], name: str) -> list[Any]:

@@ -6,7 +6,8 @@ from typing import Any, cast
 
 import pytest
 
-from harness.errors import KernelCrashed, LinkBroken
+from harness.errors import InfrastructureError, KernelCrashed, LinkBroken
+from harness.judge.triage import expect
 from harness.run import properties
 from harness.run.aftermath import Aftermath, Complaint, KernelLog
 from harness.vm.machine import Machine, State
@@ -39,8 +40,8 @@ class FakeMachine:
         return self._said
 
 
-def look(machine: FakeMachine) -> list[Complaint]:
-    checks = Aftermath([KernelLog()])
+def look(machine: FakeMachine, log: KernelLog | None = None) -> list[Complaint]:
+    checks = Aftermath([log or KernelLog()])
     checks.begin(cast("Machine", machine))
     return checks.end(cast("Machine", machine))
 
@@ -78,6 +79,27 @@ def test_the_console_of_a_dead_machine_is_read() -> None:
 
 def test_a_machine_that_the_test_closed_is_not_asked() -> None:
     assert look(FakeMachine(CUT, WARNING, END, state=State.CLOSED)) == []
+
+
+def test_an_expected_fault_is_no_complaint_and_explains_the_taint() -> None:
+    assert look(FakeMachine(CUT, WARNING, END, tainted=512), KernelLog([expect("WARN", "", "provoked")])) == []
+
+
+def test_an_expected_fault_that_did_not_come_is_a_complaint_for_a_test_that_passed() -> None:
+    (complaint,) = look(FakeMachine(), KernelLog([expect("WARN", "vfree", "provoked")]))
+    assert complaint.only_if_passed
+    assert "no WARN with 'vfree' was logged" in complaint.text
+    assert "provoked" in complaint.text
+
+
+def test_a_fault_that_repeats_is_one_complaint() -> None:
+    (complaint,) = look(FakeMachine(CUT, WARNING, END, CUT, WARNING, END, tainted=512))
+    assert "(2 times)" in complaint.text
+
+
+def test_a_log_that_cannot_be_read_is_no_clean_log() -> None:
+    with pytest.raises(InfrastructureError, match="cannot be searched for faults"):
+        look(FakeMachine(b"something else"))
 
 
 class Failing:

@@ -1,0 +1,335 @@
+"""Makes a running kernel do what it never would by itself, so that it complains: patches a system call of a guest.
+
+QEMU's debugger stub writes a few machine instructions over a system call that nobody needs; a process of the guest
+then calls it. What is logged is the kernel's own report of a real fault, on any kernel, without a module.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import GuestProcessDied
+from harness.remote.guest import Guest
+from harness.vm.command import QMP_SOCKET
+from harness.vm.machine import Machine
+from harness.vm.process import ClonedProcess
+
+GETPPID = 110
+"""The number of the patched system call."""
+
+_REGISTERS = {"rdi": b"\x48\xbf", "rsi": b"\x48\xbe", "rdx": b"\x48\xba", "rcx": b"\x48\xb9", "rax": b"\x48\xb8"}
+_FUNCTIONS = ("__x64_sys_getppid", "sys_getppid", "SyS_getppid")
+
+
+def symbols(names: Iterable[str]) -> dict[str, int]:
+    """Return the addresses of kernel symbols that there are. Runs in the guest."""
+    wanted = set(names)
+    found: dict[str, int] = {}
+    with open("/proc/kallsyms") as file:  # noqa: PTH123 - runs in the guest
+        for line in file:
+            address, _, name = line.split()[:3]
+            if name in wanted:
+                found.setdefault(name, int(address, 16))
+    return found
+
+
+def getppid(times: int = 1) -> None:
+    """Call the patched system call. Runs in the guest."""
+    for _ in range(times):
+        os.getppid()
+
+
+class Code:
+    """Machine instructions of x86-64, put together step by step; symbols are addresses of the kernel's."""
+
+    def __init__(self, symbol: Callable[[str], int]) -> None:
+        self._symbol = symbol
+        self.bytes = b""
+
+    def raw(self, text: str) -> Code:
+        """Add instructions in hexadecimal."""
+        self.bytes += bytes.fromhex(text)
+        return self
+
+    def load(self, register: str, value: int | str) -> Code:
+        """Put a number, or a symbol's address, into a register."""
+        number = self._symbol(value) if isinstance(value, str) else value
+        self.bytes += _REGISTERS[register] + struct.pack("<Q", number & (1 << 64) - 1)
+        return self
+
+    def call(self, name: str, **registers: int | str) -> Code:
+        """Call a function of the kernel."""
+        for register, value in registers.items():
+            self.load(register, value)
+        return self.load("rax", name).raw("ff d0")
+
+    def jump(self, name: str, **registers: int | str) -> Code:
+        """End by going to a function of the kernel, as if it had been called in the first place."""
+        for register, value in registers.items():
+            self.load(register, value)
+        return self.load("rax", name).raw("ff e0")
+
+    def frame(self) -> Code:
+        """Align the stack, as calls need it."""
+        return self.raw("53 55 48 83 ec 08")  # push rbx; push rbp; sub rsp, 8
+
+    def leave(self) -> Code:
+        """Undo :meth:`frame` and return 0."""
+        return self.raw("48 83 c4 08 5d 5b 31 c0 c3")
+
+
+class Kernel:
+    """The kernel of a machine, open to be patched.
+
+    Args:
+        machine: Where; its agent is asked for addresses.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._guest = Guest(machine)
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """Its series."""
+        major, minor = self._machine.release.split("-")[0].split(".")[:2]
+        return int(major), int(minor)
+
+    def symbol(self, name: str) -> int:
+        """Return a symbol's address; with "a|b" that of the first that there is."""
+        found = self._guest.call(symbols, name.split("|"))
+        return next(found[one] for one in name.split("|") if one in found)
+
+    def code(self) -> Code:
+        """Return instructions to fill in."""
+        return Code(self.symbol)
+
+    def patch(self, code: Code) -> None:
+        """Write instructions over the system call."""
+        self.write(self.symbol("|".join(_FUNCTIONS)), code.bytes)
+
+    def write(self, address: int, data: bytes) -> None:
+        """Write to the kernel's memory, whether it is read-only or not."""
+        path = self._machine.folder / "gdb"
+        self._monitor(f"gdbserver unix:{path},server=on,wait=off")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stub:
+            _connect(stub, path)
+            _command(stub, f"M{address:x},{len(data):x}:{data.hex()}")
+            _command(stub, "D")
+        self._monitor("gdbserver none")
+
+    def call(self, times: int = 1) -> None:
+        """Have a process of the guest call what was patched."""
+        self._guest.call(getppid, times)
+
+    def _monitor(self, command: str) -> None:
+        request = {"execute": "human-monitor-command", "arguments": {"command-line": command}}
+        line = json.dumps(request).encode() + b"\n"
+        process = self._machine.process
+        if isinstance(process, ClonedProcess):
+            process.monitor.sendall(line)
+            return
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as monitor:
+            monitor.connect(str(self._machine.folder / QMP_SOCKET))
+            monitor.sendall(b'{"execute": "qmp_capabilities"}\n' + line)
+            seen = b""
+            while seen.count(b'"return"') < 2:
+                seen += monitor.recv(4096)
+
+
+def _connect(stub: socket.socket, path: Path) -> None:
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            stub.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        else:
+            return
+
+
+def _command(stub: socket.socket, text: str) -> None:
+    """Send a command to the debugger's stub, which stops the machine while one is connected; it has to say OK."""
+    stub.sendall(f"${text}#{sum(text.encode()) % 256:02x}".encode())
+    answer = b""
+    while b"$OK#" not in answer:  # before it may come the news that the machine was stopped
+        more = stub.recv(4096)
+        answer += more
+        assert more, answer
+        assert b"$E" not in answer, answer
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a fault is provoked.
+
+    Attributes:
+        kind: What the fault is to be called.
+        build: Returns the instructions.
+        files: What is written to files of the guest before.
+        times: How often the system call is made.
+        parameters: Words of the kernel's command line that it takes.
+        cpus: Virtual CPUs that it takes.
+        dies: Whether the calling process dies of it.
+    """
+
+    kind: str
+    build: Callable[[Kernel], Code]
+    files: tuple[tuple[str, str], ...] = ()
+    times: int = 1
+    parameters: tuple[str, ...] = ()
+    cpus: int = 1
+    dies: bool = False
+
+
+def _raise_preempt_count(kernel: Kernel) -> Code:
+    """Return code that forbids preemption: `inc dword gs:[__preempt_count]`, part of pcpu_hot from 6.2 to 6.14."""
+    try:
+        address = kernel.symbol("__preempt_count")
+    except StopIteration:
+        address = kernel.symbol("pcpu_hot") + 8
+    return kernel.code().raw("65 ff 04 25" + struct.pack("<I", address & 0xFFFFFFFF).hex())
+
+
+def _spin(kernel: Kernel) -> Code:
+    """Spin with preemption forbidden for 2^35 ticks of the time stamp counter, some 10 s."""
+    code = _raise_preempt_count(kernel)
+    code.raw("0f 31 48 c1 e2 20 48 09 d0 48 89 c1")  # rdtsc; rcx = the time now
+    code.raw("f3 90 0f 31 48 c1 e2 20 48 09 d0 48 29 c8 48 c1 e8 23 74 ec")  # until (now - rcx) >> 35
+    lower = _raise_preempt_count(kernel).bytes.replace(b"\x65\xff\x04\x25", b"\x65\xff\x0c\x25")
+    return code.raw(lower.hex()).raw("31 c0 c3")
+
+
+_MALLOC = "__kmalloc_noprof|__kmalloc"
+_GFP_KERNEL = 0xCC0
+_MUTEX, _OTHER_MUTEX = "text_mutex", "bpf_stats_enabled_mutex"
+
+
+def _atomic_allocation(kernel: Kernel) -> Code:
+    # GFP_ATOMIC lost the bit __GFP_ATOMIC in v6.3: Linux kernel commit 2973d8229b78 ("mm: discard __GFP_ATOMIC").
+    flags = 0x820 if kernel.version >= (6, 3) else 0xA20
+    return kernel.code().jump("get_free_pages_noprof|__get_free_pages", rdi=flags, rsi=10)
+
+
+def _red_zone(kernel: Kernel) -> Code:
+    code = kernel.code().frame().call(_MALLOC, rdi=64, rsi=_GFP_KERNEL)
+    return code.raw("c6 40 40 55 48 89 c7").call("kfree").leave()
+
+
+def _bad_page(kernel: Kernel) -> Code:
+    code = kernel.code().frame()
+    code.call("__alloc_pages_noprof|__alloc_pages|__alloc_pages_nodemask", rdi=_GFP_KERNEL, rsi=0, rdx=0, rcx=0)
+    code.raw("c7 40 30 05 00 00 00 48 89 c7")  # its _mapcount
+    return code.call("__free_pages", rsi=0).leave()
+
+
+def _use_after_free(kernel: Kernel) -> Code:
+    code = kernel.code().frame().call(_MALLOC, rdi=64, rsi=_GFP_KERNEL)
+    return code.raw("48 89 c3 48 89 c7").call("kfree").raw("8a 03").leave()
+
+
+def _checked_use_after_free(kernel: Kernel) -> Code:
+    code = kernel.code().frame().call(_MALLOC, rdi=64, rsi=_GFP_KERNEL)
+    return code.raw("48 89 c3 48 89 c7").call("kfree").raw("48 89 df").call("__asan_load8").leave()
+
+
+def _lock_order(kernel: Kernel) -> Code:
+    code = kernel.code().frame()
+    for first, second in ((_MUTEX, _OTHER_MUTEX), (_OTHER_MUTEX, _MUTEX)):
+        code.call("mutex_lock_nested", rdi=first, rsi=0).call("mutex_lock_nested", rdi=second, rsi=0)
+        code.call("mutex_unlock", rdi=second).call("mutex_unlock", rdi=first)
+    return code.leave()
+
+
+def _sleep_in_atomic(kernel: Kernel) -> Code:
+    code = _raise_preempt_count(kernel).frame().call("mutex_lock_nested", rdi=_MUTEX, rsi=0)
+    code.call("mutex_unlock", rdi=_MUTEX)
+    lower = _raise_preempt_count(kernel).bytes.replace(b"\x65\xff\x04\x25", b"\x65\xff\x0c\x25")
+    return code.raw(lower.hex()).leave()
+
+
+def _out_of_bounds(kernel: Kernel) -> Code:
+    """Report an index of 7 into an array, described as the compiler would (lib/ubsan.h)."""
+    base = kernel.symbol("__log_buf") + 0x1C000  # at the end of the log's own memory, which the log has not reached
+    integer = struct.pack("<HH6s", 0, 11, b"'int'\0")
+    array = struct.pack("<HH10s", 0, 11, b"'int [4]'\0")
+    file = b"provoked/by_the_harness.c\0"
+    head = struct.pack("<QIIQQ", base + 0x60, 12, 3, base + 0x30, base + 0x48)
+    data = head.ljust(0x30, b"\0") + array.ljust(0x18, b"\0") + integer.ljust(0x18, b"\0") + file
+    kernel.write(base, data)
+    return kernel.code().jump("__ubsan_handle_out_of_bounds", rdi=base, rsi=7)
+
+
+_QUICK_WATCHDOG = (("/proc/sys/kernel/watchdog_thresh", "1"),)
+_QUICK_STALL = (
+    ("/proc/sys/kernel/watchdog", "0"),
+    ("/sys/module/rcupdate/parameters/rcu_cpu_stall_timeout", "3"),
+)
+_QUICK_HUNG_TASK = (("/proc/sys/kernel/hung_task_timeout_secs", "1"),)
+
+RECIPES = {
+    "warn": Recipe("WARN", lambda kernel: kernel.code().jump("vfree", rdi=0x1001)),
+    "bug": Recipe("BUG", lambda kernel: kernel.code().jump("__put_cred", rdi="init_cred"), dies=True),
+    "null": Recipe("oops", lambda kernel: kernel.code().raw("48 8b 04 25 00 00 00 00 c3"), dies=True),
+    "opcode": Recipe("oops", lambda kernel: kernel.code().raw("0f 0b c3"), dies=True),
+    "divide": Recipe("oops", lambda kernel: kernel.code().raw("31 c9 f7 f1 c3"), dies=True),
+    "gpf": Recipe("GPF", lambda kernel: kernel.code().load("rax", 0xDEAD << 48).raw("48 8b 00 c3"), dies=True),
+    "list": Recipe(
+        "list corruption",
+        lambda kernel: kernel.code().jump(
+            "__list_add_valid_or_report|__list_add_valid", rdi="init_cred", rsi="init_task", rdx="init_cred"
+        ),
+        dies=True,
+    ),
+    "refcount": Recipe(
+        "refcount", lambda kernel: kernel.code().raw("48 8d 7c 24 80").jump("refcount_warn_saturate", rsi=3)
+    ),
+    "soft-lockup": Recipe("soft lockup", _spin, files=_QUICK_WATCHDOG),
+    "rcu-stall": Recipe("RCU stall", _spin, files=_QUICK_STALL),
+    "hung-task": Recipe(
+        "hung task",
+        lambda kernel: kernel.code().jump("schedule_timeout_uninterruptible", rdi=1000),
+        files=_QUICK_HUNG_TASK,
+    ),
+    "atomic": Recipe(
+        "scheduling while atomic",
+        lambda kernel: _raise_preempt_count(kernel).jump("schedule_timeout_uninterruptible", rdi=1),
+    ),
+    "allocation": Recipe("allocation failure", _atomic_allocation, times=80),
+    "slab": Recipe("slab corruption", _red_zone, parameters=("slub_debug=FZPU",)),
+    "bad-page": Recipe("bad page", _bad_page),
+    "kfence": Recipe("KFENCE", _use_after_free, parameters=("kfence.sample_interval=1",), times=300),
+    "ubsan": Recipe("UBSAN", _out_of_bounds),
+    "kasan": Recipe("KASAN", _checked_use_after_free),
+    "lock-order": Recipe("lockdep", _lock_order),
+    "lock-held": Recipe("lockdep", lambda kernel: kernel.code().jump("mutex_lock_nested", rdi=_MUTEX, rsi=0)),
+    "rcu-usage": Recipe("lockdep", lambda kernel: kernel.code().jump("find_task_by_vpid", rdi=1)),
+    "sleep": Recipe("sleeping in atomic", _sleep_in_atomic),
+    "preemptible": Recipe("preemptible", lambda kernel: kernel.code().jump("debug_smp_processor_id"), cpus=2),
+    "forgotten": Recipe("kmemleak", lambda kernel: kernel.code().jump(_MALLOC, rdi=4000, rsi=_GFP_KERNEL)),
+}
+"""Faults by what provokes them."""
+
+
+def provoke(machine: Machine, name: str) -> None:
+    """Provoke a fault; the machine has to be what its recipe takes."""
+    kernel = Kernel(machine)
+    recipe = RECIPES[name]
+    guest = Guest(machine)
+    for path, text in recipe.files:
+        guest.write(path, text)
+    kernel.patch(recipe.build(kernel))
+    if recipe.dies:
+        with contextlib.suppress(GuestProcessDied):
+            kernel.call(recipe.times)
+    else:
+        kernel.call(recipe.times)
