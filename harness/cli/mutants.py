@@ -39,7 +39,7 @@ def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
     command.add_argument("--source", type=Path, help="its source, in place of Debian's linux-source package")
     command.add_argument("--generated", action="store_true", help="those made mechanically, not those written by hand")
     command.add_argument(
-        "--alone", action="store_true", help="with --generated: each built by itself, as those by hand"
+        "--alone", action="store_true", help="build and boot a kernel for each, in place of one with switches"
     )
     command.add_argument("--limit", type=int, default=0, metavar="N", help="no more than N of them")
     command.add_argument("--suite", type=Path, action="append", help="tests to run (default: the contracts)")
@@ -79,8 +79,8 @@ def run(arguments: argparse.Namespace) -> int:
         store.sweep(folder)
         suite = Suite(tuple(_suite(arguments.suite)), tuple(arguments.pytest))
         lend = partial(kbuild.kept, tree.path, FLAVOUR, origin=tree.origin, jobs=arguments.jobs, progress=say)
-        if arguments.generated and not arguments.alone:
-            every = generate.generate(read_toml("kernels", "mutants/functions.toml")["part"], read)
+        if not arguments.alone:
+            every = [*recipes.load(arguments.series, read), *_generated(read)]
             _exhaust(Panel(lend, read, suite, results, folder, say).run(every, mutants, again=arguments.again))
         else:
             with lend() as kept:
@@ -104,10 +104,7 @@ def _exhaust(results: Iterable[Result]) -> None:
 
 
 def _chosen(arguments: argparse.Namespace, read: Callable[[str], str]) -> list[Mutant]:
-    if arguments.generated:
-        mutants = generate.generate(read_toml("kernels", "mutants/functions.toml")["part"], read)
-    else:
-        mutants = recipes.load(arguments.series, read)
+    mutants = _generated(read) if arguments.generated else recipes.load(arguments.series, read)
     if arguments.name:
         patterns = [name if name.startswith("hand/") or "/" in name else f"*{name}*" for name in arguments.name]
         mutants = [mutant for mutant in mutants if any(fnmatch.fnmatch(mutant.name, one) for one in patterns)]
@@ -116,6 +113,10 @@ def _chosen(arguments: argparse.Namespace, read: Callable[[str], str]) -> list[M
                 f"no mutant is called {' or '.join(arguments.name)}", hint="scripts/mutants --list [--generated]"
             )
     return mutants[: arguments.limit] if arguments.limit > 0 else mutants
+
+
+def _generated(read: Callable[[str], str]) -> list[Mutant]:
+    return generate.generate(read_toml("kernels", "mutants/functions.toml")["part"], read)
 
 
 def _suite(named: Sequence[Path] | None) -> list[Path]:

@@ -21,12 +21,14 @@ class Edit:
         start: Where the replaced text begins, in characters.
         old: What is there.
         new: What comes in its place.
+        function: The function that it is in.
     """
 
     file: str
     start: int
     old: str
     new: str
+    function: str = ""
 
 
 @dataclass(frozen=True)

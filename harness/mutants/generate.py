@@ -126,7 +126,7 @@ def _of_function(file: str, text: str, function: str, near: Sequence[str], other
             at = start + len(source[: old.start_byte].decode())
             was = source[old.start_byte : old.end_byte].decode()
             name = f"{PurePosixPath(file).stem}/{function}/{kind}-{numbers[kind]}"
-            yield Mutant(name, kind, f"{function}: {_DOES[kind]}", (Edit(file, at, was, new),))
+            yield Mutant(name, kind, f"{function}: {_DOES[kind]}", (Edit(file, at, was, new, function),))
 
 
 _DOES = {

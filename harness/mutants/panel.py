@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -128,10 +128,12 @@ class Panel:
 
     def _build(self, mutants: Sequence[Mutant]) -> tuple[Switched, str]:
         """Build the kernel with all mutants that compile; those that do not have their result."""
-        files = {HOME, *(mutant.edits[0].file for mutant in mutants)}
+        files = {HOME, *(edit.file for mutant in mutants for edit in mutant.edits)}
         texts = {file: self._read(file) for file in files}
         record = self._folder / "built.json"
-        key = hashlib.sha256(json.dumps([sorted(texts.items()), [one.name for one in mutants]]).encode()).hexdigest()
+        key = hashlib.sha256(
+            json.dumps([sorted(texts.items()), [(one.name, one.becomes) for one in mutants]]).encode()
+        ).hexdigest()
         known = _read(record)
         refused: dict[str, str] = known["refused"] if known.get("key") == key else {}
         made = switched([mutant for mutant in mutants if mutant.name not in refused], texts)
@@ -173,7 +175,11 @@ class Panel:
             return Control(**known["control"])
         self._progress("running every test with every switch off")
         session = self._session(
-            build_id, [{"mutant": "", "number": 0, "tests": None, "watch": True}], seconds=CONTROL_SECONDS
+            build_id,
+            [{"mutant": "", "number": 0, "tests": None, "watch": True}],
+            # Nothing is wrong with this kernel: its tests can share a machine, and need not start a clone each.
+            options=("--isolation=fork",),
+            seconds=CONTROL_SECONDS,
         )
         control = control_of(session.records)
         if not any(PRESENCE_TEST in test for test in control.seconds):
@@ -215,12 +221,13 @@ class Panel:
                 seconds=round(sum(report["seconds"] for report in reports), 1),
             )
 
-    def _session(self, build_id: str, plan: Sequence[Mapping[str, Any]], *, seconds: float) -> Session:
+    def _session(
+        self, build_id: str, plan: Sequence[Mapping[str, Any]], *, options: tuple[str, ...] = (), seconds: float
+    ) -> Session:
         path = self._folder / "plan.json"
         path.write_text(json.dumps(plan))
-        return run_session(
-            self._kernel, build_id, self._suite, self._folder, {recorder.PLAN: str(path)}, seconds=seconds
-        )
+        suite = replace(self._suite, options=(*self._suite.options, *options))
+        return run_session(self._kernel, build_id, suite, self._folder, {recorder.PLAN: str(path)}, seconds=seconds)
 
 
 def _read(path: Path) -> dict[str, Any]:

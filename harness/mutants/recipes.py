@@ -38,8 +38,8 @@ def parse(recipe: Mapping[str, Any], read: Callable[[str], str]) -> Mutant:
     """Return the mutant that a recipe describes.
 
     Args:
-        recipe: `name`, `area`, `what` and `edit`, a list of tables with `file`, `find`, `replace` and, where the tokens
-            are not unique in the file, `function`.
+        recipe: `name`, `area`, `what` and `edit`, a list of tables with `file`, `function`, `find`, `replace` and,
+            where the tokens are not unique in the function, `before`: what comes directly before them.
         read: Returns the text of a source file, by its path in the tree.
 
     Raises:
@@ -51,13 +51,15 @@ def parse(recipe: Mapping[str, Any], read: Callable[[str], str]) -> Mutant:
 
 def _locate(name: str, edit: Mapping[str, str], read: Callable[[str], str]) -> Edit:
     text = read(edit["file"])
-    start, end = function_span(text, edit["function"]) if "function" in edit else (0, len(text))
-    count = text.count(edit["find"], start, end)
+    start, end = function_span(text, edit["function"])
+    before, find = edit.get("before", ""), edit["find"]
+    count = text.count(before + find, start, end)
     if count != 1:
         raise UsageError(
-            f"the mutant {name} does not fit {edit['file']}: {edit['find']!r} is there {count} times"
-            + (f" in {edit['function']}" if "function" in edit else ""),
+            f"the mutant {name} does not fit {edit['file']}: {before + find!r} is there {count} times"
+            f" in {edit['function']}",
             expected="once",
-            hint="name more of what is around it, or the function",
+            hint="name more of what is around it",
         )
-    return Edit(edit["file"], text.index(edit["find"], start, end), edit["find"], edit["replace"])
+    at = text.index(before + find, start, end) + len(before)
+    return Edit(edit["file"], at, find, edit["replace"], edit["function"])

@@ -28,7 +28,7 @@ PLAN = "HARNESS_MUTANTS_PLAN"
 """Path of a JSON list of rounds: `mutant`; the `number` of its switch, or null; `tests` in order, or null for all;
 `watch`: whether to run them all whatever comes, and to ask what each comes past."""
 
-_SETTLE = 0.4
+_SETTLE = 0.2
 """Seconds that the kernel is given after a test to free what it frees later, before it is asked what it came past."""
 
 _ATTEMPTS = 2

@@ -89,7 +89,7 @@ def switched(mutants: Sequence[Mutant], texts: Mapping[str, str]) -> Switched:
     """Put mutants into source files, each behind a switch.
 
     Args:
-        mutants: Of one edit each, in functions.
+        mutants: Each with its edits in statements or conditions of functions.
         texts: The text of each file that they change, and of :data:`HOME`.
 
     Raises:
@@ -100,8 +100,8 @@ def switched(mutants: Sequence[Mutant], texts: Mapping[str, str]) -> Switched:
     numbers = {mutant.name: number for number, mutant in enumerate(mutants, 1)}
     files = {}
     lines: dict[tuple[str, int], str] = {}
-    for file in dict.fromkeys([HOME, *(mutant.edits[0].file for mutant in mutants)]):
-        here = [mutant for mutant in mutants if mutant.edits[0].file == file]
+    for file in dict.fromkeys([HOME, *(edit.file for mutant in mutants for edit in mutant.edits)]):
+        here = [(mutant.name, edit) for mutant in mutants for edit in mutant.edits if edit.file == file]
         text = apply(texts[file], _choices(file, texts[file], here, numbers))
         top = _TOP.match(text)
         at = top.end() if top is not None else 0
@@ -118,23 +118,21 @@ _TOP = re.compile(r"(?:\s*(?:/\*.*?\*/|//[^\n]*|#include[^\n]*))*\n", re.DOTALL)
 """The comments and includes that a file begins with."""
 
 
-def _choices(file: str, text: str, mutants: Sequence[Mutant], numbers: Mapping[str, int]) -> list[Edit]:
+def _choices(file: str, text: str, edits: Sequence[tuple[str, Edit]], numbers: Mapping[str, int]) -> list[Edit]:
     """Return the edits that turn every place that mutants change into a choice."""
-    places: dict[tuple[int, int, str], list[Mutant]] = {}
+    places: dict[tuple[int, int, str], list[tuple[str, Edit]]] = {}
     trees: dict[str, tuple[int, bytes, Node]] = {}
-    for mutant in mutants:
-        function = mutant.name.split("/")[1]
-        if function not in trees:
-            start, end = function_span(text, function)
+    for name, edit in edits:
+        if edit.function not in trees:
+            start, end = function_span(text, edit.function)
             source = text[start:end].encode()
-            trees[function] = (start, source, parse(source))
-        start, source, root = trees[function]
-        edit = mutant.edits[0]
+            trees[edit.function] = (start, source, parse(source))
+        start, source, root = trees[edit.function]
         first = len(text[start : edit.start].encode())
-        node, kind = _place(root, first, first + len(edit.old.encode()), mutant.name)
+        node, kind = _place(root, first, first + len(edit.old.encode()), name)
         begin = start + len(source[: node.start_byte].decode())
         end = start + len(source[: node.end_byte].decode())
-        places.setdefault((begin, end, kind), []).append(mutant)
+        places.setdefault((begin, end, kind), []).append((name, edit))
     return [_choice(file, text, begin, end, kind, here, numbers) for (begin, end, kind), here in sorted(places.items())]
 
 
@@ -147,17 +145,16 @@ _ALL = {"statement": "{{ {choice}{was} }}", "condition": "({choice}!!({was}))", 
 
 
 def _choice(
-    file: str, text: str, begin: int, end: int, kind: str, mutants: Sequence[Mutant], numbers: Mapping[str, int]
+    file: str, text: str, begin: int, end: int, kind: str, edits: Sequence[tuple[str, Edit]], numbers: Mapping[str, int]
 ) -> Edit:
     was = text[begin:end]
     pieces = []
-    for mutant in mutants:
-        edit = mutant.edits[0]
+    for name, edit in edits:
         becomes = was[: edit.start - begin] + edit.new + was[edit.start - begin + len(edit.old) :]
         # On one line, whose number a compiler's complaint names.
         becomes = " ".join(becomes.split())
-        test = f"harness_mutant_is({numbers[mutant.name]})"
-        comment = f"/* mutant {mutant.name} */"
+        test = f"harness_mutant_is({numbers[name]})"
+        comment = f"/* mutant {name} */"
         pieces.append(_ONE[kind].format(test=test, becomes=becomes, comment=comment))
     return Edit(file, begin, was, _ALL[kind].format(choice="".join(pieces), was=was))
 

@@ -156,8 +156,24 @@ def test_every_mutant_has_a_line_of_its_own_for_the_compiler_to_name() -> None:
     assert refused_by(log, made) == {name: "no such thing"}
 
 
+def test_a_mutant_of_several_edits_has_one_switch(tmp_path: Path) -> None:
+    edits = [("= wanted", "= 3"), ("| 16", "| 64")]
+    both = Mutant(
+        "hand/both",
+        "a",
+        "w",
+        tuple(Edit("kernel/bpf/x.c", SOURCE.index(old), old, new, "store") for old, new in edits),
+    )
+    made = switched([*mutants(), both], {"kernel/bpf/x.c": SOURCE, HOME: ""})
+    program = compiled(tmp_path, made.files["kernel/bpf/x.c"])
+    assert run(program, made.numbers["hand/both"], [(2, 5)])[0] == [2]
+    assert list(made.lines.values()).count("hand/both") == 2
+
+
 def test_what_is_in_no_statement_cannot_be_switched() -> None:
-    odd = Mutant("x/store/odd-1", "odd", "w", (Edit("kernel/bpf/x.c", SOURCE.index("int key"), "int key", "long key"),))
+    odd = Mutant(
+        "x/store/odd-1", "odd", "w", (Edit("kernel/bpf/x.c", SOURCE.index("int key"), "int key", "long key", "store"),)
+    )
     with pytest.raises(UsageError, match="in no statement"):
         switched([odd], {"kernel/bpf/x.c": SOURCE, HOME: ""})
 
