@@ -1,6 +1,6 @@
 """`harness matrix`: the kernels of a run, shared out among the jobs of a CI system.
 
-Imports kernels and the shards below it, as they are needed.
+Imports kernels, records and the shards below it, as they are needed.
 """
 
 from __future__ import annotations
@@ -42,6 +42,9 @@ def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--locks", type=Path, default=Path(), metavar="DIR", help="where to write shard-1.lock and so on (default: .)"
     )
+    parser.add_argument(
+        "--costs", type=Path, metavar="RECORD", help="an earlier run's record: share out by the seconds it took"
+    )
 
 
 def _positive(text: str) -> int:
@@ -57,7 +60,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from harness.run.shards import FORMATS, share
 
     choices = kernel.resolve(arguments.kernel, progress=_say)
-    shards = share(choices, arguments.shards)
+    shards = share(choices, arguments.shards, _costs(arguments.costs) if arguments.costs else None)
     if len(shards) < arguments.shards:
         _say(f"{len(choices)} kernels make {len(shards)} shards, not {arguments.shards}: a kernel is never split")
     for shard in shards:
@@ -66,6 +69,16 @@ def _run(arguments: argparse.Namespace) -> int:
     folder = "" if arguments.locks == Path() else f"{arguments.locks.as_posix()}/"
     print(FORMATS[arguments.format](shards, folder))
     return 0
+
+
+def _costs(path: Path) -> dict[str, float]:
+    """Return the seconds that each kernel's tests took in an earlier run, by its label."""
+    from harness.record.file import read
+
+    costs: dict[str, float] = {}
+    for result in read(path).results:
+        costs[result.kernel] = costs.get(result.kernel, 0.0) + result.seconds
+    return costs
 
 
 def _say(line: str) -> None:

@@ -13,7 +13,9 @@ from harness.cli import main
 from harness.kernel import lockfile
 from harness.kernel.types import Choice
 from harness.kernel.version import KernelVersion
+from harness.record.file import write
 from harness.run.shards import as_github, as_gitlab, as_json, share
+from tests.unit.record.samples import record, result
 
 
 def choice(number: int) -> Choice:
@@ -85,6 +87,17 @@ def test_the_command_writes_lock_files_of_exact_kernels(tmp_path: Path, capsys: 
     locks = [entry["lock"] for entry in json.loads(out)["include"]]
     assert locks == [f"{tmp_path}/locks/shard-{number}.lock" for number in (1, 2, 3)]
     assert [lockfile.read(Path(lock)) for lock in locks] == [[choice(1)], [choice(2)], [choice(12)]]
+
+
+def test_an_earlier_run_says_what_kernels_cost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    every, earlier = tmp_path / "kernels.lock", tmp_path / "record.json"
+    lockfile.write(every, [choice(1), choice(12), choice(16)], {})
+    write(earlier, record(result("t", "6.1", call=1.0), result("t", "6.12", call=50.0), result("u", "6.16", call=2.0)))
+    words = ["matrix", f"--kernel=@{every}", "--shards=2", f"--locks={tmp_path}"]
+    assert main([*words, f"--costs={earlier}"]) == 0
+    assert [shard["kernels"] for shard in json.loads(capsys.readouterr().out)] == ["6.1 6.16", "6.12"]
+    assert main([*words, f"--costs={every}"]) != 0
+    assert "run record" in capsys.readouterr().err
 
 
 def test_kernels_that_cannot_be_named_are_one_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
