@@ -6,7 +6,7 @@ Pure. Imports the records beside it and :mod:`harness.run.boundary`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from harness.record.types import Observation, Record, Result
@@ -18,36 +18,47 @@ _NOT_ASKED = "not asked: "
 """How the note of an observation begins that could not be taken on this kernel."""
 
 
-def reading_of(record: Record, kernel: str, *, contract: str = "") -> Reading:
+def reading_of(
+    record: Record, kernel: str, *, contract: str = "", about: Callable[[str], bool] = lambda _: True
+) -> Reading:
     """Return what a record says of a kernel.
 
     Args:
         record: The record.
         kernel: The kernel's label in it.
-        contract: Id of the contract whose observations are the answers, whichever test took them; "" for all tests.
+        contract: Id of the contract whose observations are the answers, whichever test took them; "" for all tests. A
+            test of several contracts gives an answer for each.
+        about: Says of a test's id whether it is meant.
     """
     answers: dict[str, Answer] = {}
     silent: dict[str, str] = {}
     booted = False
     for result in record.results:
-        if result.kernel != kernel:
+        if result.kernel != kernel or not about(result.test):
             continue
-        name = result.test if not contract else _name(contract, result)
-        if contract and not _of(result, contract) and result.contract != contract and result.outcome not in _SILENT:
-            continue
-        booted = booted or _booted(result)
-        reason = _why_silent(result, contract)
-        if reason:
-            silent[name] = reason
-        else:
-            answers[name] = answer_of(result, contract)
+        for wanted in [contract] if contract else _contracts(result):
+            if wanted and not _of(result, wanted) and result.contract != wanted and result.outcome not in _SILENT:
+                continue
+            name = _name(wanted, result) if wanted else result.test
+            booted = booted or _booted(result)
+            reason = _why_silent(result, wanted)
+            if reason:
+                silent[name] = reason
+            else:
+                answers[name] = answer_of(result, wanted)
     for left_out in record.left_out:
-        if left_out.kernel == kernel:
+        if left_out.kernel == kernel and about(left_out.test):
             silent.setdefault(contract or left_out.test, f"the test is for kernels {left_out.condition}")
     for missing in record.not_run:
-        if missing.kernel == kernel:
+        if missing.kernel == kernel and about(missing.test):
             silent.setdefault(contract or missing.test, "the run ended before it")
     return Reading(answers, {name: why for name, why in silent.items() if name not in answers}, booted)
+
+
+def _contracts(result: Result) -> list[str]:
+    """Return the contracts that a test observes, where it does several: each has answers of its own."""
+    several = list(dict.fromkeys(one.contract for one in result.observations if one.contract))
+    return several if len(several) > 1 else [""]
 
 
 def _name(contract: str, result: Result) -> str:
