@@ -115,7 +115,7 @@ def walk_in_steps(outer_type: str, step: int, elements: int) -> dict[str, Any]:
 def test_a_walk_in_batches(guest: Guest, outer_type: str, observe_each: ObserveEach) -> None:
     def answer(contract: Contract) -> object:
         step = 1 if contract.name == "batch.walk_one_by_one" else 16
-        found = guest.call(walk_in_steps, outer_type, step, 64)
+        found = guest.call(walk_in_steps, outer_type, step, 64, closes=False)
         errno = errno_name(found["errno"])
         return errno if contract.name == "batch.walk_one_by_one" else {"errno": errno, "keys": found["keys"]}
 
@@ -207,6 +207,6 @@ def test_every_bit_of_a_batchs_flags(guest: Guest, outer_type: str, observe_each
     def answer(contract: Contract) -> object:
         field = "flags" if contract.name == "batch.flag_bits" else "elem_flags"
         command = f"MAP_{contract.case.upper()}_BATCH"
-        return by_errno(guest.call(answers_to_bits_of_batches, outer_type, command, field))
+        return by_errno(guest.call(answers_to_bits_of_batches, outer_type, command, field, closes=False))
 
     observe_each(answer)

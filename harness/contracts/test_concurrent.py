@@ -154,18 +154,18 @@ def lookups_during_replacements(outer_type: str, flags: int, seconds: float) -> 
 @pytest.mark.contract("concurrent.replacements")
 def test_replacements_at_once_keep_the_last_alone(guest: Guest, outer_type: str, observe: Observe) -> None:
     flags = uapi.NO_PREALLOC if outer_type == "hash_of_maps" else 0
-    observe(guest.call(replace_at_once, outer_type, flags, 30))
+    observe(guest.call(replace_at_once, outer_type, flags, 30, closes=False))
 
 
 @pytest.mark.contract("concurrent.insertions", "concurrent.deletions", together=True)
 def test_one_of_two_wins(guest: Guest, outer_type: str, observe_each: ObserveEach) -> None:
     functions = {"concurrent.insertions": insert_once, "concurrent.deletions": delete_once}
-    observe_each(lambda contract: guest.call(functions[contract.name], outer_type, 10))
+    observe_each(lambda contract: guest.call(functions[contract.name], outer_type, 10, closes=False))
 
 
 @pytest.mark.contract("concurrent.errnos", together=True)
 def test_what_commands_say_meanwhile(guest: Guest, outer_type: str, observe_each: ObserveEach) -> None:
-    seen = guest.call(change_at_once, outer_type, 100)
+    seen = guest.call(change_at_once, outer_type, 100, closes=False)
 
     def answer(contract: Contract) -> str:
         names = {errno_name(errno) if errno else "ok" for errno in seen[contract.case]}
@@ -178,7 +178,7 @@ def test_what_commands_say_meanwhile(guest: Guest, outer_type: str, observe_each
 def test_a_lookup_meets_the_old_or_the_new_inner_map(guest: Guest, outer_type: str, observe_each: ObserveEach) -> None:
     def answer(contract: Contract) -> str:
         flags = uapi.NO_PREALLOC if contract.case == "no_prealloc" else 0
-        _, missed = guest.call(lookups_during_replacements, outer_type, flags, 0.5)
+        _, missed = guest.call(lookups_during_replacements, outer_type, flags, 0.5, closes=False)
         return "never misses" if not missed else "misses"
 
     observe_each(answer)

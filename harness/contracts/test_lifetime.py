@@ -155,7 +155,11 @@ def live_after_replacements(outer_type: str, flags: int, rounds: int) -> int:
 def test_replacing_releases_each_time(guest: Guest, outer_type: str, observe_each: ObserveEach) -> None:
     observe_each(
         lambda contract: guest.call(
-            live_after_replacements, outer_type, uapi.NO_PREALLOC if contract.case == "no_prealloc" else 0, 20
+            live_after_replacements,
+            outer_type,
+            uapi.NO_PREALLOC if contract.case == "no_prealloc" else 0,
+            20,
+            closes=False,
         )
     )
 
@@ -177,7 +181,7 @@ def churn(outer_type: str, rounds: int) -> list[int]:
 
 @pytest.mark.contract("lifetime.thousand_rounds")
 def test_a_thousand_rounds_leave_nothing_behind(guest: Guest, outer_type: str, observe: Observe) -> None:
-    observe(guest.call(churn, outer_type, 1000, timeout=120))
+    observe(guest.call(churn, outer_type, 1000, timeout=120, closes=False))
 
 
 @pytest.mark.contract(
@@ -292,7 +296,7 @@ def issue(command: str, outer: int, keys: list[bytes], inner: int) -> None:
 @pytest.mark.contract("waits", "waits_batch", together=True)
 def test_what_waits_for_running_programs(guest: Guest, outer_type: str, observe_each: ObserveEach) -> None:
     def answer(contract: Contract) -> str:
-        found = guest.call(grace_periods, outer_type, contract.case, 3)
+        found = guest.call(grace_periods, outer_type, contract.case, 3, closes=False)
         expedited = found["synchronize_rcu_expedited"]
         number = expedited or found["synchronize_rcu"] + found["synchronize_sched"]
         times = {0: "returns at once", 1: "waits once"}.get(number, f"waits {number} times")

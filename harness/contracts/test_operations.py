@@ -8,7 +8,7 @@ import mmap as memory
 import os
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,16 @@ FLAGS = {"any": ANY, "noexist": NOEXIST, "exist": EXIST, "lock": LOCK, "cpu": 8,
 MODES = {"readonly": uapi.RDONLY, "writeonly": uapi.WRONLY}
 
 FULL = range(ENTRIES)
+
+BPFFS = "/sys/fs/bpf"
+
+
+@pytest.fixture
+def unpinned(bpf: Bpf) -> Iterator[None]:
+    """Remove what the test has pinned, when it is over."""
+    yield
+    for path, *_ in bpf.commands.process.call("files.entries", BPFFS):
+        bpf.unpin(f"{BPFFS}/{path}")
 
 
 @pytest.fixture
@@ -133,7 +143,9 @@ COMMANDS = {
 @pytest.mark.contract("flag_bits", together=True)
 def test_every_bit_of_a_commands_flags(guest: Guest, outer_type: str, observe_each: ObserveEach) -> None:
     observe_each(
-        lambda contract: by_errno(guest.call(answers_to_bits, outer_type, COMMANDS[contract.case], "flags", 64, True))
+        lambda contract: by_errno(
+            guest.call(answers_to_bits, outer_type, COMMANDS[contract.case], "flags", 64, True, closes=False)
+        )
     )
 
 
@@ -180,7 +192,7 @@ def update_at_the_end_of_a_page(outer_type: str) -> int:
 
 @pytest.mark.contract("update.value_before_unreadable_memory")
 def test_a_value_is_four_bytes(guest: Guest, outer_type: str, observe: Observe) -> None:
-    observe(name_of(guest.call(update_at_the_end_of_a_page, outer_type)))
+    observe(name_of(guest.call(update_at_the_end_of_a_page, outer_type, closes=False)))
 
 
 @pytest.mark.contract("update.null_pointer", together=True)
@@ -278,7 +290,11 @@ def test_a_walk_over_the_keys(scene: Scene, observe: Observe) -> None:
 
 @pytest.mark.contract("fd_by_id.flag_bits")
 def test_every_bit_of_the_flags_of_opening_by_id(guest: Guest, outer_type: str, observe: Observe) -> None:
-    observe(by_errno(guest.call(answers_to_bits, outer_type, "MAP_GET_FD_BY_ID", "open_flags", 32, False, True)))
+    observe(
+        by_errno(
+            guest.call(answers_to_bits, outer_type, "MAP_GET_FD_BY_ID", "open_flags", 32, False, True, closes=False)
+        )
+    )
 
 
 @pytest.mark.contract("fd_by_id.unknown_id", together=True)
@@ -327,6 +343,7 @@ def commands_on(outer: Map, inner: Map, name: str) -> dict[str, Any]:
 
 
 @pytest.mark.contract("readonly_fd", "writeonly_fd", "readonly_fd_batch", "writeonly_fd_batch", together=True)
+@pytest.mark.usefixtures("unpinned")
 def test_descriptors_that_may_only_read_or_write(scene: Scene, observe_each: ObserveEach) -> None:
     def answer(contract: Contract) -> str:
         outer = scene.holding()
@@ -351,6 +368,7 @@ def test_maps_created_for_reading_or_writing_only(scene: Scene, observe_each: Ob
 
 
 @pytest.mark.contract("frozen", "frozen_batch", together=True)
+@pytest.mark.usefixtures("unpinned")
 def test_a_frozen_outer_map(scene: Scene, observe_each: ObserveEach) -> None:
     def answer(contract: Contract) -> str:
         outer = scene.holding()
@@ -394,7 +412,9 @@ def freeze_without_capabilities(outer_type: str, allowed: bool) -> int:
 @pytest.mark.contract("freeze.without_capabilities", together=True)
 def test_freezing_without_capabilities(guest: Guest, outer_type: str, observe_each: ObserveEach) -> None:
     observe_each(
-        lambda contract: name_of(guest.call(freeze_without_capabilities, outer_type, contract.case == "allowed"))
+        lambda contract: name_of(
+            guest.call(freeze_without_capabilities, outer_type, contract.case == "allowed", closes=False)
+        )
     )
 
 
@@ -422,12 +442,12 @@ def ask_info(outer_type: str, size: int, offset: int) -> tuple[int, int]:
 @pytest.mark.contract("info.hash_asked", "info.unknown_field_asked", "info.too_long", together=True)
 def test_information_that_is_asked_for_in_a_wrong_way(guest: Guest, outer_type: str, observe_each: ObserveEach) -> None:
     asked = {"info.hash_asked": (1024, 96), "info.unknown_field_asked": (1024, 1000), "info.too_long": (4097, -1)}
-    observe_each(lambda contract: name_of(guest.call(ask_info, outer_type, *asked[contract.name])[0]))
+    observe_each(lambda contract: name_of(guest.call(ask_info, outer_type, *asked[contract.name], closes=False)[0]))
 
 
 @pytest.mark.contract("info.short")
 def test_information_may_be_cut_short(guest: Guest, outer_type: str, observe: Observe) -> None:
-    observe(guest.call(ask_info, outer_type, 8, -1)[1])
+    observe(guest.call(ask_info, outer_type, 8, -1, closes=False)[1])
 
 
 OF_EVERY_FILE = {"pos", "flags", "mnt_id", "ino"}
@@ -459,6 +479,7 @@ def close_on_exec(outer_type: str, how: str) -> bool:
     if how == "pinned":
         raw.command("OBJ_PIN", pathname="/sys/fs/bpf/pinned", bpf_fd=outer)
         outer = raw.command("OBJ_GET", pathname="/sys/fs/bpf/pinned")
+        os.unlink("/sys/fs/bpf/pinned")  # noqa: PTH108 - as its neighbours, a system call
     return not os.get_inheritable(outer)
 
 
@@ -498,7 +519,7 @@ def duplicate_as_value(outer_type: str) -> int:
 
 @pytest.mark.contract("fd.close_on_exec", together=True)
 def test_descriptors_are_closed_on_exec(guest: Guest, outer_type: str, observe_each: ObserveEach) -> None:
-    observe_each(lambda contract: guest.call(close_on_exec, outer_type, contract.case))
+    observe_each(lambda contract: guest.call(close_on_exec, outer_type, contract.case, closes=False))
 
 
 @pytest.mark.contract("fd.sent_over_socket", "fd.duplicated", "mmap", together=True)
@@ -508,15 +529,14 @@ def test_what_can_be_done_with_descriptors(guest: Guest, outer_type: str, observ
         "fd.duplicated": duplicate_as_value,
         "mmap": map_into_memory,
     }
-    observe_each(lambda contract: name_of(guest.call(functions[contract.name], outer_type)))
+    observe_each(lambda contract: name_of(guest.call(functions[contract.name], outer_type, closes=False)))
 
 
 # Pinned maps.
 
-BPFFS = "/sys/fs/bpf"
-
 
 @pytest.mark.contract("pin.twice", "pin.outside_bpffs", "pin.two_names", "pin.name_with_dot", together=True)
+@pytest.mark.usefixtures("unpinned")
 def test_where_a_map_can_be_pinned(scene: Scene, observe_each: ObserveEach) -> None:
     outer = scene.empty()
     outer.pin(f"{BPFFS}/there")
@@ -530,6 +550,7 @@ def test_where_a_map_can_be_pinned(scene: Scene, observe_each: ObserveEach) -> N
 
 
 @pytest.mark.contract("pinned.reopened")
+@pytest.mark.usefixtures("unpinned")
 def test_a_pinned_outer_map_is_reopened(scene: Scene, observe: Observe) -> None:
     scene.inner[1] = 41
     outer = scene.holding()
@@ -541,6 +562,7 @@ def test_a_pinned_outer_map_is_reopened(scene: Scene, observe: Observe) -> None:
 
 
 @pytest.mark.contract("pinned", together=True)
+@pytest.mark.usefixtures("unpinned")
 def test_a_pinned_outer_map_is_opened_for_less(scene: Scene, observe_each: ObserveEach) -> None:
     scene.holding().pin(f"{BPFFS}/pinned")
     like = scene.empty()
@@ -559,15 +581,17 @@ def answers_to_flags_of_pin(outer_type: str) -> list[tuple[int, int]]:
     outer = raw.map_create(outer_type, 4, 4, 4, inner_map_fd=template)
     raw.command("OBJ_PIN", pathname="/sys/fs/bpf/pinned", bpf_fd=outer)
     numbers = (0, *(1 << bit for bit in range(32)))
-    return [
+    answers = [
         (number, raw.attempt("OBJ_GET", {"pathname": "/sys/fs/bpf/pinned", "file_flags": number})[0])
         for number in numbers
     ]
+    os.unlink("/sys/fs/bpf/pinned")  # noqa: PTH108 - as its neighbours, a system call
+    return answers
 
 
 @pytest.mark.contract("pinned.flag_bits")
 def test_every_bit_of_the_flags_of_opening_a_pin(guest: Guest, outer_type: str, observe: Observe) -> None:
-    observe(by_errno(guest.call(answers_to_flags_of_pin, outer_type)))
+    observe(by_errno(guest.call(answers_to_flags_of_pin, outer_type, closes=False)))
 
 
 # Iterators.

@@ -61,7 +61,14 @@ class Guest:
             self._process = self._machine.new_process()
         return self._process
 
-    def call(self, function: Callable[..., T], *arguments: Any, timeout: float = 60.0, **keywords: Any) -> T:
+    def call(
+        self,
+        function: Callable[..., T],
+        *arguments: Any,
+        timeout: float = 60.0,
+        closes: bool = True,
+        **keywords: Any,
+    ) -> T:
         """Run a plain Python function in a fresh guest process and return what it returns.
 
         Args:
@@ -69,6 +76,8 @@ class Guest:
                 harness.guest.bpf, other such functions and plain values of its module.
             *arguments: Plain values.
             timeout: Seconds.
+            closes: Whether it closes what it opens, so that a descriptor it leaves open is a leak; False for one that
+                leaves them all to the end of its process.
             **keywords: Plain values.
 
         Raises:
@@ -93,10 +102,10 @@ class Guest:
             if error.type_name == wire.WireError.__name__:
                 error.what = f"what {function.__name__} returned cannot cross to the host: {error.what}"
                 error.detail = ""
-            self._take_output(process, function.__name__)
+            self._take_output(process, function.__name__, closes)
             raise
         else:
-            self._take_output(process, function.__name__)
+            self._take_output(process, function.__name__, closes)
         finally:
             process.close()
         return value
@@ -180,10 +189,12 @@ class Guest:
         """
         self.process.call("hooks.write_file", path, text.encode() if isinstance(text, str) else text)
 
-    def _take_output(self, process: GuestProcess, name: str) -> None:
+    def _take_output(self, process: GuestProcess, name: str, closes: bool) -> None:
         with contextlib.suppress(GuestProcessDied):  # it was killed: what it printed went with it
             printed = process.call("output", timeout=10.0)
-            self._machine.left_open += [{**one, "function": name} for one in printed.pop("left_open")]
+            left_open = printed.pop("left_open")
+            if closes:
+                self._machine.left_open += [{**one, "function": name} for one in left_open]
             if any(printed.values()):
                 texts = (printed[stream].decode(errors="replace") for stream in ("stdout", "stderr"))
                 self.outputs.append(Output(name, *texts))

@@ -38,6 +38,7 @@ _PING_TIMEOUT = 5.0
 _END_TIMEOUT = 5.0
 _LEDGER_TIMEOUT = 60.0
 _PACKAGE = f"{Path(harness.__file__).parent}{os.sep}"
+_TESTS = f"{_PACKAGE}contracts{os.sep}"
 
 
 class State(enum.Enum):
@@ -286,10 +287,15 @@ class Machine:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def _is_ours(file: str) -> bool:
+    """Whether a file is one of this package, the tests that come with it apart."""
+    return file.startswith(_PACKAGE) and not file.startswith(_TESTS)
+
+
 def _asking_line() -> str:
     """Return the line outside this package that the running request comes from, the test's own; "" for none."""
     frame: FrameType | None = sys._getframe(2)
-    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+    while frame is not None and _is_ours(frame.f_code.co_filename):
         frame = frame.f_back
     if frame is None:
         return ""
