@@ -242,7 +242,7 @@ def _phase(report: pytest.TestReport) -> Phase:
         reason, text = str(longrepr[2]).removeprefix("Skipped: "), ""
     else:
         crash = getattr(longrepr, "reprcrash", None)
-        reason = str(getattr(crash, "message", "") or text).strip().partition("\n")[0]
+        reason = str(getattr(crash, "message", "") or text).strip().partition("\n")[0].removeprefix("Failed: ")
     return Phase(
         nodeid=report.nodeid,
         when=str(report.when),

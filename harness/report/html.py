@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from harness import __version__
 from harness.record.types import Kernel, Observation, Record, Result, Run
-from harness.report.matrix import Cell, Group, Matrix, Row, State, matrix_of
+from harness.report.matrix import Cell, Group, Matrix, Row, State, contract_in, matrix_of, words_of
 from harness.report.words import counted, summary_of, warnings_of
 
 EXCERPTS = 320_000
@@ -83,7 +83,8 @@ def as_html(record: Record, *, title: str = "Behaviours by kernel") -> str:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=False)
     folder = resources.files(__package__).joinpath("templates")
     template = environment.from_string(folder.joinpath("report.html.j2").read_text(encoding="utf-8"))
-    rows = {row.test: _row(number, row) for number, row in enumerate(matrix.rows)}
+    rows = [_row(number, row) for number, row in enumerate(matrix.rows)]
+    numbers = iter(rows)
     return template.render(
         title=title,
         subtitle=summary_of(record, matrix),
@@ -96,10 +97,10 @@ def as_html(record: Record, *, title: str = "Behaviours by kernel") -> str:
         shows=SHOWS,
         matrix=matrix,
         groups=[
-            {"name": group.name, "told": _told(group), "rows": [rows[row.test] for row in group.rows]}
+            {"name": group.name, "told": _told(group), "rows": [next(numbers) for _ in group.rows]}
             for group in matrix.groups
         ],
-        legend=[state for state in State if state in matrix.counts()],
+        legend=list(matrix.counts()),
         kernel_times=_kernel_times(matrix),
         test_times=_test_times(matrix),
         runs=record.runs,
@@ -194,7 +195,8 @@ def run_facts(run: Run) -> Iterator[tuple[str, str]]:
 def _kernel_times(matrix: Matrix) -> list[dict[str, Any]]:
     figures = []
     for column, kernel in enumerate(matrix.kernels):
-        results = [row.cells[column].result for row in matrix.rows]
+        # A test may be several rows.
+        results = list({row.test: row.cells[column].result for row in matrix.rows}.values())
         ran = [one for one in results if one is not None and one.start is not None]
         boots = [one.boot for one in ran if one.boot is not None]
         phases = ("setup", "call", "teardown") if ran else ()
@@ -225,10 +227,12 @@ def _kernel_time(
 
 def _test_times(matrix: Matrix, most: int = 12) -> list[dict[str, Any]]:
     figures = []
-    for row in matrix.rows:
+    for row in {row.test: row for row in matrix.rows}.values():
         calls = [cell.result.call for cell in row.cells if cell.result is not None and cell.state.is_verdict]
         if calls:
-            figures.append((statistics.median(calls), min(calls), max(calls), row.title))
+            figures.append(
+                (statistics.median(calls), min(calls), max(calls), contract_in(row.test) or words_of(row.test))
+            )
     figures.sort(key=lambda one: one[0], reverse=True)
     figures = figures[:most]
     longest = max((high for _, _, high, _ in figures), default=1.0) or 1.0
@@ -283,6 +287,7 @@ def _row_data(
         made["reason"] = strings.place(_shortened(cell.reason, 400))
         if cell.result is not None:
             made |= _result_data(cell.result, runs, strings, limit)
+            made["seen"] = [_observation(one, strings) for one in cell.observations] or None
             if cell.result.nodeid != pattern.replace(_KERNEL, kernels[column].label):
                 made["id"] = cell.result.nodeid
         cells.append({name: value for name, value in made.items() if value is not None})
@@ -298,8 +303,6 @@ def _result_data(result: Result, runs: dict[str, int], strings: _Strings, limit:
         "failure": strings.place(_shortened(result.failure, limit)),
         "output": strings.place(_shortened(result.output, limit)),
     }
-    if result.observations:
-        made["seen"] = [_observation(one, strings) for one in result.observations]
     if result.leaks:
         made["leaks"] = [strings.place(leak.text) for leak in result.leaks]
     if result.faults:

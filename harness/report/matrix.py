@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import enum
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from harness.record.file import kernel_order
-from harness.record.types import Kernel, Record, Result
+from harness.record.types import Kernel, Observation, Record, Result
 
 
 class State(enum.Enum):
@@ -65,36 +66,46 @@ _BAD = frozenset({State.FAILED, State.LEAKED, State.FAULTED, State.HUNG, State.C
 
 @dataclass(frozen=True)
 class Cell:
-    """What became of one test on one kernel.
+    """What became of one test on one kernel, or of one of several contracts that it observes.
 
     Attributes:
         state: It, in a word.
-        result: The result; None where there is none.
+        result: The test's result; None where there is none.
         reason: One line on why it is so, "" when there is nothing to say.
+        contract: The contract that it is about; "" for all that the test observed.
     """
 
     state: State
     result: Result | None = None
     reason: str = ""
+    contract: str = ""
+
+    @property
+    def observations(self) -> tuple[Observation, ...]:
+        """What was observed."""
+        if self.result is None:
+            return ()
+        return tuple(one for one in self.result.observations if self.contract in ("", one.contract))
 
     @property
     def seen(self) -> str:
         """What was observed, in a few characters; "" for nothing."""
-        if self.result is None:
-            return ""
-        return ", ".join(text_of(one.observed) for one in self.result.observations)
+        return ", ".join(text_of(one.observed) for one in self.observations)
 
     @property
     def answers(self) -> dict[str, Any]:
         """The observations by what they are of; where one is observed several times, by its number too."""
         found: dict[str, Any] = {}
-        for one in self.result.observations if self.result is not None else ():
+        for one in self.observations:
             name = one.contract or one.sentence
             number = 1
             while (name if number == 1 else f"{name} #{number}") in found:
                 number += 1
             found[name if number == 1 else f"{name} #{number}"] = one.observed
         return found
+
+
+_CONTRACT = re.compile(r"[a-z]+(\.[a-z0-9_]+)+")
 
 
 def text_of(observed: Any) -> str:
@@ -104,7 +115,7 @@ def text_of(observed: Any) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """One behaviour.
+    """One behaviour: a test, or one of several contracts that a test observes.
 
     Attributes:
         test: pytest's id of the test without its kernel.
@@ -167,13 +178,13 @@ class Matrix:
         return [row for group in self.groups for row in group.rows]
 
     def counts(self, column: int | None = None) -> dict[State, int]:
-        """Return how many cells say what, in one column or in all; states that are nowhere are left out."""
+        """Return how many tests came to what, on one kernel or on all; what none came to is left out."""
         found = dict.fromkeys(State, 0)
         for row in self.rows:
             for number, cell in enumerate(row.cells):
                 if column is None or number == column:
                     found[cell.state] += 1
-        return {state: count for state, count in found.items() if count}
+        return {state: count for state, count in found.items() if count and state is not State.ABSENT}
 
 
 def matrix_of(record: Record) -> Matrix:
@@ -184,12 +195,39 @@ def matrix_of(record: Record) -> Matrix:
     groups: dict[str, list[Row]] = {}
     for test in tests:
         row = tuple(cells.get((test, kernel.label), Cell(State.ABSENT)) for kernel in kernels)
-        results = [cell.result for cell in row if cell.result is not None]
-        contract = next((one.contract for one in results if one.contract), "")
-        sentence = next((seen.sentence for one in results for seen in one.observations), "")
-        title = contract or words_of(test)
-        groups.setdefault(area_of(test, contract), []).append(Row(test, title, sentence, row))
+        for behaviour in _behaviours(test, row):
+            groups.setdefault(area_of(test, behaviour.title), []).append(behaviour)
     return Matrix(kernels, tuple(Group(name, tuple(rows)) for name, rows in groups.items()))
+
+
+def _behaviours(test: str, cells: tuple[Cell, ...]) -> list[Row]:
+    results = [cell.result for cell in cells if cell.result is not None]
+    seen = [one for result in results for one in result.observations]
+    observed = list(dict.fromkeys(one.contract for one in seen if one.contract))
+    if len(observed) > 1:
+        sentences = {one.contract: one.sentence for one in seen}
+        return [
+            Row(test, contract, sentences[contract], tuple(_of_contract(cell, contract) for cell in cells))
+            for contract in observed
+        ]
+    contract = next((one.contract for one in results if one.contract), "") or contract_in(test)
+    return [Row(test, contract or words_of(test), next((one.sentence for one in seen), ""), cells)]
+
+
+def _of_contract(cell: Cell, contract: str) -> Cell:
+    """Return what a test's cell says of one of its contracts.
+
+    A test that fails because a contract does not hold has failed for that contract alone; what else becomes of a test
+    becomes of all that it observes.
+    """
+    if cell.result is None:
+        return cell
+    verdicts = {one.contract: one.verdict for one in cell.result.observations}
+    if cell.state is State.FAILED and "differs" in verdicts.values() and verdicts.get(contract) != "differs":
+        if contract not in verdicts:
+            return Cell(State.NOT_RUN, cell.result, "the test ended before it observed this", contract)
+        return Cell(State.PASSED, cell.result, "", contract)
+    return Cell(cell.state, cell.result, cell.reason, contract)
 
 
 def cells_of(record: Record) -> dict[tuple[str, str], Cell]:
@@ -204,12 +242,17 @@ def cells_of(record: Record) -> dict[tuple[str, str], Cell]:
     return found
 
 
-def area_of(test: str, contract: str) -> str:
+def area_of(test: str, title: str) -> str:
     """Return the group that a behaviour belongs to: the area in its contract's id, or else its module."""
-    words = contract.split(".")
-    if len(words) >= 3:
-        return words[1]  # hom.update.bad_fd: the outer map, the area, the behaviour
-    return words[0] if contract else test.partition("::")[0]
+    if _CONTRACT.fullmatch(title):
+        return title.split(".")[1]  # hom.update.bad_fd: the outer map, the area, the behaviour
+    return test.partition("::")[0]
+
+
+def contract_in(test: str) -> str:
+    """Return the contract that a test's parameters name, for one that could not tell; "" for none."""
+    parameters = test.partition("[")[2].removesuffix("]")
+    return next((word for word in parameters.split("-") if _CONTRACT.fullmatch(word)), "")
 
 
 def words_of(test: str) -> str:

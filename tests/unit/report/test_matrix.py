@@ -52,9 +52,9 @@ def test_each_outcome_has_a_state_a_sign_and_a_word() -> None:
     [
         (T, "hom.update.bad_fd", "update"),
         (T, "mim.prog.null_check.inner", "prog"),
-        (T, "two.words", "two"),
-        (T, "one", "one"),
-        (T, "", "harness/contracts/test_update.py"),
+        (T, "hom.info", "info"),
+        (T, "a frozen outer map", "harness/contracts/test_update.py"),
+        ("a.py::test_b", "", "a.py"),
     ],
 )
 def test_behaviours_stand_with_those_of_their_area(test: str, contract: str, area: str) -> None:
@@ -66,10 +66,62 @@ def test_a_test_without_a_contract_is_called_by_its_name() -> None:
     assert words_of("a/b.py::test_plain") == "plain"
 
 
+@pytest.mark.parametrize(
+    ("test", "contract"),
+    [
+        ("a.py::test_b[hom.update.bad_fd]", "hom.update.bad_fd"),
+        ("a.py::test_b[raw-aom.info]", "aom.info"),
+        ("a.py::test_b[6.1.192-4096]", ""),
+        ("a.py::test_b[hash_of_maps]", ""),
+        ("a.py::test_b", ""),
+    ],
+)
+def test_a_test_that_could_not_tell_is_known_by_its_parameters(test: str, contract: str) -> None:
+    (found,) = matrix_of(record(kernels=KERNELS, not_run=[NotRun(test, "6.1")])).rows
+    assert found.title == (contract or words_of(test))
+
+
 def test_boundaries_stand_where_the_answer_is_another_than_before() -> None:
     answers = ["EINVAL", "EINVAL", "ok", "ok", "E2BIG"]
     found = row(*(seen(label, answer) for label, answer in zip(LABELS, answers, strict=True)))
     assert found.boundaries == (False, False, True, False, True)
+
+
+def two(label: str, first: object, second: object = None, outcome: str = "passed", expected: object = None) -> Any:
+    observations = [observation("hom.batch.read", first)]
+    if second is not None:
+        observations.append(observation("hom.batch.write", second, expected))
+    return result("t.py::t[hom.batch]", label, outcome, contract="hom.batch.read", observations=tuple(observations))
+
+
+def test_each_contract_of_a_test_is_a_behaviour() -> None:
+    made = record(
+        two("5.10", "ENOTSUPP", "ENOTSUPP"),
+        two("6.1", "ok", "ENOTSUPP"),
+        two("6.12", "ok", "EPERM", "failed", "ENOTSUPP"),
+        two("7.2", "ok", "ok", "leaked"),
+        result("t.py::t[hom.batch]", "7.3", "unsupported"),
+        kernels=KERNELS,
+    )
+    (group,) = matrix_of(made).groups
+    assert group.name == "batch"
+    read, write = group.rows
+    assert (read.title, write.title) == ("hom.batch.read", "hom.batch.write")
+    assert [cell.seen for cell in read.cells] == ["ENOTSUPP", "ok", "ok", "ok", ""]
+    assert [cell.seen for cell in write.cells] == ["ENOTSUPP", "ENOTSUPP", "EPERM", "ok", ""]
+    # The one that holds is no failure, whatever becomes of the other; a leak is the whole test's.
+    assert [cell.state.name for cell in read.cells] == ["PASSED", "PASSED", "PASSED", "LEAKED", "UNSUPPORTED"]
+    assert [cell.state.name for cell in write.cells] == ["PASSED", "PASSED", "FAILED", "LEAKED", "UNSUPPORTED"]
+    assert read.boundaries == (False, True, False, True, False)
+    assert "hom.batch.write" in as_html(made)
+
+
+def test_what_a_test_did_not_come_to_is_not_run() -> None:
+    failing = result(
+        "t.py::t[hom.batch]", "6.1", "failed", observations=(observation("hom.batch.read", "ok", "ENOTSUPP"),)
+    )
+    made = record(two("5.10", "ENOTSUPP", "ENOTSUPP"), failing, kernels=KERNELS[:2])
+    assert [row.cells[1].state.name for row in matrix_of(made).rows] == ["FAILED", "NOT_RUN"]
 
 
 def test_a_kernel_that_was_not_asked_is_no_boundary_and_hides_none() -> None:
@@ -102,7 +154,7 @@ def test_columns_stand_by_version_and_tests_that_are_for_none_of_them_are_rows_t
     assert [one.label for one in matrix.kernels] == LABELS
     assert [group.name for group in matrix.groups] == ["update", "t"]
     assert matrix.rows[1].cells[0].reason == "it is for kernels >=8.0"
-    assert matrix.counts() == {State.PASSED: 2, State.LEFT_OUT: 1, State.ABSENT: 7}
+    assert matrix.counts() == {State.PASSED: 2, State.LEFT_OUT: 1}
 
 
 def hostile() -> Record:
