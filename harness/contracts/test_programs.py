@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,9 +100,24 @@ def refusal(bpf: Bpf, contract: Contract, code: Code, **attributes: Any) -> str:
     return ""
 
 
-def switch_jit(bpf: Bpf, *, on: bool) -> None:
-    path = "/proc/sys/net/core/bpf_jit_enable"
-    bpf.commands.call("hooks.write_file", f"write to {path}", path=path, data=b"01"[on : on + 1])
+class Compiler:
+    """The kernel's compiler of BPF programs, which a test may switch; it is set back afterwards."""
+
+    _PATH = "/proc/sys/net/core/bpf_jit_enable"
+
+    def __init__(self, bpf: Bpf) -> None:
+        self._bpf = bpf
+        self.before: bytes = bpf.commands.call("hooks.read_file", f"read of {self._PATH}", path=self._PATH).strip()
+
+    def set(self, value: bytes) -> None:
+        self._bpf.commands.call("hooks.write_file", f"write to {self._PATH}", path=self._PATH, data=value)
+
+
+@pytest.fixture
+def compiler(bpf: Bpf) -> Iterator[Compiler]:
+    compiler = Compiler(bpf)
+    yield compiler
+    compiler.set(compiler.before)
 
 
 @pytest.fixture
@@ -286,8 +301,10 @@ def test_tail_called(bpf: Bpf, outer: Map, observe: Observe) -> None:
 
 @pytest.mark.contract("prog.interpreter", "prog.jit")
 @pytest.mark.usefixtures("inner")
-def test_compiled_or_interpreted(bpf: Bpf, contract: Contract, outer: Map, observe: Observe) -> None:
-    switched = errno_of(switch_jit, bpf, on=contract.name == "prog.jit")
+def test_compiled_or_interpreted(
+    bpf: Bpf, compiler: Compiler, contract: Contract, outer: Map, observe: Observe
+) -> None:
+    switched = errno_of(compiler.set, b"1" if contract.name == "prog.jit" else b"0")
     if switched != "ok":
         observe(switched)
         return
@@ -739,14 +756,9 @@ def functions(bpf: Bpf, code: Code, callback: str) -> dict[str, Any]:
     return {"prog_btf_fd": types, "func_info": known, "func_info_rec_size": 8, "func_info_cnt": 2}
 
 
-@pytest.mark.contract("prog.for_each_inner")
-def test_for_each_inner(bpf: Bpf, contract: Contract, observe: Observe) -> None:
-    inner = bpf.map(contract.case, max_entries=3)
-    outer = outer_of(bpf, contract, inner)
-    outer[1] = inner
-    for key in range(3):
-        inner[key] = key + 1
-    code: Code = [
+def sum_of(outer: Map) -> Code:
+    """Walk over the inner map at key 1 and return the sum of its elements."""
+    return [
         *find_inner(outer),
         asm.mov(R1, R0),
         asm.st("DW", R10, -16, 0),
@@ -764,7 +776,25 @@ def test_for_each_inner(bpf: Bpf, contract: Contract, observe: Observe) -> None:
         asm.stx("W", R4, 0, R0),
         *asm.return_(0),
     ]
+
+
+@pytest.mark.contract("prog.for_each_inner")
+def test_for_each_inner(bpf: Bpf, contract: Contract, observe: Observe) -> None:
+    inner = bpf.map(contract.case, max_entries=3)
+    outer = outer_of(bpf, contract, inner)
+    outer[1] = inner
+    for key in range(3):
+        inner[key] = key + 1
+    code = sum_of(outer)
     observe(run(bpf, code, **functions(bpf, code, "each")))
+
+
+@pytest.mark.contract("prog.for_each_interpreted")
+@pytest.mark.usefixtures("inner")
+def test_for_each_interpreted(bpf: Bpf, compiler: Compiler, outer: Map, observe: Observe) -> None:
+    compiler.set(b"0")
+    code = sum_of(outer)
+    observe(load(bpf, code, **functions(bpf, code, "each")))
 
 
 # Inlining.
@@ -778,14 +808,14 @@ def inlined(bpf: Bpf, code: Code) -> int:
 
 
 @pytest.mark.contract("prog.inlined_outer")
-def test_inlined_outer(bpf: Bpf, outer: Map, observe: Observe) -> None:
-    switch_jit(bpf, on=True)
+def test_inlined_outer(bpf: Bpf, compiler: Compiler, outer: Map, observe: Observe) -> None:
+    compiler.set(b"1")
     observe("inlined" if inlined(bpf, [*find_inner(outer), asm.mov(R0, 0), *or_null()]) else "called")
 
 
 @pytest.mark.contract("prog.inlined_inner")
-def test_inlined_inner(bpf: Bpf, contract: Contract, observe: Observe) -> None:
-    switch_jit(bpf, on=True)
+def test_inlined_inner(bpf: Bpf, compiler: Compiler, contract: Contract, observe: Observe) -> None:
+    compiler.set(b"1")
     type_, _, flag = contract.case.partition("-")
     inner = bpf.map(type_, max_entries=8, map_flags=uapi.INNER_MAP if flag else 0)
     outer = outer_of(bpf, contract, inner)
@@ -796,9 +826,11 @@ def test_inlined_inner(bpf: Bpf, contract: Contract, observe: Observe) -> None:
 
 def translated_of_unprivileged(outer_type: str) -> bytes:
     """In the guest: have a user look up in an array through an outer map; return the instructions that root sees."""
-    for path, value in (("kernel/unprivileged_bpf_disabled", b"0"), ("net/core/bpf_jit_enable", b"1")):
-        if hooks.read_file(f"/proc/sys/{path}").strip() != value:  # some of these take no value but the other one
-            hooks.write_file(f"/proc/sys/{path}", value)
+    switch = "/proc/sys/kernel/unprivileged_bpf_disabled"
+    before = hooks.read_file(switch).strip()
+    if before != b"0":  # where it is 0, some kernels take no value but 1
+        hooks.write_file(switch, b"0")
+    hooks.write_file("/proc/sys/net/core/bpf_jit_enable", b"1")
     ready, go = os.pipe(), os.pipe()
     child = os.fork()
     if not child:
@@ -835,12 +867,15 @@ def translated_of_unprivileged(outer_type: str) -> bytes:
     finally:
         os.close(go[1])
         os.waitpid(child, 0)
+        if before != b"0":
+            hooks.write_file(switch, before)
 
 
 _AND_NUMBER = 0x54  # BPF_ALU | BPF_AND | BPF_K, 32 bits
 
 
 @pytest.mark.contract("prog.spectre_mask")
+@pytest.mark.usefixtures("compiler")
 def test_spectre_mask(guest: Guest, contract: Contract, observe: Observe) -> None:
     code = asm.disassemble(guest.call(translated_of_unprivileged, contract.outer))
     observe(sorted(one.value for one in code if one.code == _AND_NUMBER))
@@ -891,8 +926,10 @@ def test_constant_key_is_hazardous_and_never_run(bpf: Bpf, contract: Contract, o
 
 
 @pytest.mark.contract("prog.percpu_array_bounds")
-def test_percpu_array_bounds_are_hazardous_and_never_run(bpf: Bpf, contract: Contract, observe: Observe) -> None:
-    switch_jit(bpf, on=True)
+def test_percpu_array_bounds_are_hazardous_and_never_run(
+    bpf: Bpf, compiler: Compiler, contract: Contract, observe: Observe
+) -> None:
+    compiler.set(b"1")
     outer = outer_of(bpf, contract, bpf.map("percpu_array", max_entries=8))
     both = inlined(bpf, [*find_inner(outer), *find_element(), asm.mov(R0, 0), *or_null()])
     outer_alone = inlined(bpf, [*find_inner(outer), asm.mov(R0, 0), *or_null()])

@@ -15,7 +15,20 @@ import socket
 import sys
 import types
 
-from harness.guest import bcc_loader, bpf, credentials, files, hooks, ledger, libbpf, made, programs, prompt, wire
+from harness.guest import (
+    bcc_loader,
+    bpf,
+    credentials,
+    files,
+    hooks,
+    ledger,
+    libbpf,
+    made,
+    programs,
+    prompt,
+    sequences,
+    wire,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,6 +43,7 @@ MODULES: dict[str, Any] = {
     "libbpf": libbpf,
     "programs": programs,
     "prompt": prompt,
+    "sequences": sequences,
 }
 
 _TRACEBACK_LIMIT = 40

@@ -36,7 +36,13 @@ APART = (("harness.kernel", "harness.image"), ("harness.cli", "harness.plugin"))
 
 # The only modules of the guest's that the host imports: what crosses between them, and what is pure. Loaders are run
 # by name there, and a test's own functions, which run there too, may import them.
-GUEST_SEEN_BY_HOST = {"harness.guest.wire", "harness.guest.asm", "harness.guest.btf", "harness.guest.uapi"}
+GUEST_SEEN_BY_HOST = {
+    "harness.guest.wire",
+    "harness.guest.asm",
+    "harness.guest.btf",
+    "harness.guest.steps",
+    "harness.guest.uapi",
+}
 
 
 # Tests that the package ships; they have functions that run in the guest, like any others.

@@ -1,0 +1,257 @@
+"""Sequences of operations on one outer map and its inner maps: carried out step by step, each answer recorded.
+
+What the answers mean is not known here: :mod:`harness.judge.model` foretells them. A step is a name of OPERATIONS
+and numbers. Maps are numbered in the order of their creation; 0 is the template.
+
+Runs in the guest. Imports the standard library and its neighbours in harness.guest.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+
+from harness.guest import asm, bpf
+from harness.guest.steps import COUNTED, KINDS, reader
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_PATIENCE = 2.0
+_ENOENT = 2
+
+
+def run(outer_type: str, flags: int, max_entries: int, steps: list[tuple[str, tuple[int, ...], list[int]]]) -> Any:
+    """Carry out a sequence.
+
+    Args:
+        outer_type: Type of the outer map.
+        flags: Its map_flags.
+        max_entries: Its elements.
+        steps: Name, numbers, and which maps should be gone after it: a release that the kernel leaves to a worker is
+            waited for, two seconds at the most.
+
+    Returns:
+        For each step what was seen: the answer, and the state of all maps after it.
+    """
+    player = Player(outer_type, flags, max_entries)
+    seen = []
+    for name, arguments, gone in steps:
+        answer = getattr(player, f"step_{name}")(*arguments)
+        if gone:
+            player.wait_for(gone)
+        seen.append({"answer": answer, **player.state()})
+    return seen
+
+
+def quicken() -> None:
+    """Have the kernel expedite the grace periods that a change of an outer map waits for."""
+    with open("/sys/kernel/rcu_expedited", "w") as file:
+        file.write("1")
+
+
+class Player:
+    """The maps of one sequence, and an operation for each method that is named like a step."""
+
+    def __init__(self, outer_type: str, flags: int, max_entries: int) -> None:
+        self.kinds: list[int] = []
+        self.fds: list[list[int]] = []
+        self.ids: list[int | None] = []
+        self.program = -1
+        self.step_create(0)
+        outer = bpf.map_create(outer_type, 4, 4, max_entries, map_flags=flags, inner_map_fd=self.fds[0][0])
+        self.outer = [outer]
+        self.outer_id = _id_of(outer)
+
+    # Operations. Each returns "ok", the name of an error as its number, or what it found.
+
+    def step_create(self, kind: int) -> Any:
+        """Create an inner map of a kind."""
+        type_, value_size, max_entries = KINDS[kind]
+        fd = bpf.map_create(type_, 4, value_size, max_entries)
+        self.kinds.append(kind)
+        self.fds.append([fd])
+        self.ids.append(_id_of(fd))
+        return 0
+
+    def step_close(self, number: int) -> Any:
+        """Close the descriptor of an inner map that was opened last."""
+        os.close(self.fds[number].pop())
+        return 0
+
+    def step_reopen(self, number: int) -> Any:
+        """Open an inner map by its id."""
+        return self._open(self.ids[number], self.fds[number])
+
+    def step_close_outer(self) -> Any:
+        """Close the descriptor of the outer map that was opened last."""
+        os.close(self.outer.pop())
+        return 0
+
+    def step_reopen_outer(self) -> Any:
+        """Open the outer map by its id."""
+        return self._open(self.outer_id, self.outer)
+
+    def step_insert(self, key: int, number: int, flags: int) -> Any:
+        """Put an inner map into the outer map."""
+        value = _word(self.fds[number][-1])
+        return bpf.attempt("MAP_UPDATE_ELEM", {**self._at(key), "value": value, "flags": flags})[0]
+
+    def step_delete(self, key: int) -> Any:
+        """Delete an element of the outer map."""
+        return bpf.attempt("MAP_DELETE_ELEM", self._at(key))[0]
+
+    def step_lookup(self, key: int) -> Any:
+        """Look up in the outer map."""
+        error, _, _, found = bpf.attempt("MAP_LOOKUP_ELEM", self._at(key), {"value": 4})
+        return error or ["found", self._number(found["value"])]
+
+    def step_keys(self) -> Any:
+        """Walk over the keys of the outer map."""
+        return ["keys", sorted(_number_of(key) for key in bpf.map_keys(self.outer[-1], 4))]
+
+    def step_batch_insert(self, *pairs: int) -> Any:
+        """Put inner maps into the outer map by one command: key, map, key, map ..."""
+        fields: dict[str, Any] = {
+            "map_fd": self.outer[-1],
+            "keys": b"".join(_word(key) for key in pairs[::2]),
+            "values": b"".join(_word(self.fds[number][-1]) for number in pairs[1::2]),
+            "count": len(pairs) // 2,
+        }
+        return _counted(bpf.attempt("MAP_UPDATE_BATCH", fields), len(pairs) // 2)
+
+    def step_batch_delete(self, *keys: int) -> Any:
+        """Delete elements of the outer map by one command."""
+        fields: dict[str, Any] = {
+            "map_fd": self.outer[-1],
+            "keys": b"".join(_word(key) for key in keys),
+            "count": len(keys),
+        }
+        return _counted(bpf.attempt("MAP_DELETE_BATCH", fields), len(keys))
+
+    def step_batch_read(self) -> Any:
+        """Read the whole outer map by one command."""
+        return self._read("MAP_LOOKUP_BATCH")
+
+    def step_batch_take(self) -> Any:
+        """Read and delete the whole outer map by one command."""
+        return self._read("MAP_LOOKUP_AND_DELETE_BATCH")
+
+    def step_write(self, number: int, key: int, value: int) -> Any:
+        """Write an element of an inner map."""
+        fields: dict[str, Any] = {"map_fd": self.fds[number][-1], "key": _word(key), "value": _word(value)}
+        return bpf.attempt("MAP_UPDATE_ELEM", fields)[0]
+
+    def step_read(self, number: int, key: int) -> Any:
+        """Read an element of an inner map."""
+        fields: dict[str, Any] = {"map_fd": self.fds[number][-1], "key": _word(key)}
+        error, _, _, found = bpf.attempt("MAP_LOOKUP_ELEM", fields, {"value": 4})
+        return error or ["value", _number_of(found["value"])]
+
+    def step_erase(self, number: int, key: int) -> Any:
+        """Delete an element of an inner map."""
+        return bpf.attempt("MAP_DELETE_ELEM", {"map_fd": self.fds[number][-1], "key": _word(key)})[0]
+
+    def step_freeze_outer(self) -> Any:
+        """Freeze the outer map."""
+        return bpf.attempt("MAP_FREEZE", {"map_fd": self.outer[-1]})[0]
+
+    def step_freeze(self, number: int) -> Any:
+        """Freeze an inner map."""
+        return bpf.attempt("MAP_FREEZE", {"map_fd": self.fds[number][-1]})[0]
+
+    def step_load(self) -> Any:
+        """Load a program that looks up in the outer map."""
+        code = asm.assemble(*reader(self.outer[-1]))
+        fields: dict[str, Any] = {"prog_type": "xdp", "insns": code, "insn_cnt": len(code) // 8, "license": "GPL"}
+        error, self.program, _ = bpf.load(fields, 0)
+        return error
+
+    def step_unload(self) -> Any:
+        """Close the program."""
+        os.close(self.program)
+        self.program = -1
+        return 0
+
+    def step_run(self, key: int) -> Any:
+        """Run the program: it looks up a key."""
+        packet = _word(key) + bytes(60)
+        fields: dict[str, Any] = {"prog_fd": self.program, "data_in": packet, "data_size_in": 64, "data_size_out": 256}
+        error, _, numbers, _ = bpf.attempt("PROG_TEST_RUN", fields, {"data_out": 256})
+        return error or ["returned", numbers.get("retval", 0)]
+
+    # What is seen after each step.
+
+    def state(self) -> dict[str, Any]:
+        """Return which maps are alive, what the outer map holds, and the elements of the inner maps that are open."""
+        outer = None
+        if self.outer:
+            keys = [_number_of(key) for key in bpf.map_keys(self.outer[-1], 4)]
+            outer = {key: answer for key in keys if (answer := self.step_lookup(key)) != _ENOENT}
+        inners = {
+            number: {_number_of(key): _number_of(bpf.map_lookup(fds[-1], key, 4)) for key in bpf.map_keys(fds[-1], 4)}
+            for number, fds in enumerate(self.fds)
+            if fds and self.kinds[number] in COUNTED
+        }
+        return {"outer": outer, "inners": inners, "alive": self._alive()}
+
+    def wait_for(self, gone: list[int]) -> None:
+        """Wait until these maps are gone, for a while."""
+        until = time.monotonic() + _PATIENCE
+        while set(gone) & set(self._alive() or ()) and time.monotonic() < until:
+            time.sleep(0.002)
+
+    def _alive(self) -> list[int] | None:
+        if self.ids[0] is None:
+            return None  # this kernel has no ids
+        there = set(bpf.ids("map"))
+        return [number for number, id_ in enumerate(self.ids) if id_ in there]
+
+    def _at(self, key: int) -> dict[str, Any]:
+        return {"map_fd": self.outer[-1], "key": _word(key)}
+
+    def _number(self, value: bytes) -> int:
+        """Return the number of the map with this id, or the id, negative, of a map that is none of the sequence's."""
+        id_ = _number_of(value)
+        return self.ids.index(id_) if id_ in self.ids else -id_
+
+    def _open(self, id_: int | None, fds: list[int]) -> Any:
+        error, fd, _, _ = bpf.attempt("MAP_GET_FD_BY_ID", {"id": id_ or 0})
+        if not error:
+            fds.append(fd)
+        return error
+
+    def _read(self, command: str) -> Any:
+        room = 16
+        fields: dict[str, Any] = {"map_fd": self.outer[-1], "count": room}
+        error, _, numbers, found = bpf.attempt(command, fields, {"out_batch": 8, "keys": 4 * room, "values": 4 * room})
+        if error != _ENOENT:
+            return error
+        keys, values = (struct.unpack(f"<{room}I", found[name]) for name in ("keys", "values"))
+        count = numbers.get("count", room)
+        return [
+            "batch",
+            {key: self._number(_word(value)) for key, value in zip(keys[:count], values[:count], strict=True)},
+        ]
+
+
+def _counted(answer: tuple[int, int, dict[str, int], dict[str, bytes]], count: int) -> Any:
+    error, _, numbers, _ = answer
+    return [error, numbers.get("count", count)]
+
+
+def _id_of(fd: int) -> int | None:
+    try:
+        return int(bpf.map_info(fd)["id"])
+    except OSError:
+        return None
+
+
+def _word(number: int) -> bytes:
+    return struct.pack("<I", number)
+
+
+def _number_of(data: bytes) -> int:
+    return int.from_bytes(data, "little")
