@@ -7,6 +7,7 @@ parsed arguments to an exit status. Imports everything below as the chosen comma
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import signal
 import sys
@@ -19,6 +20,19 @@ _MISUSE = 2
 """The exit status of argparse when it does not understand the command line."""
 
 
+COMMANDS = "kernels shell attach check bench merge compare report matrix boundary mutants export".split()
+"""The commands, each a module of that name, in the order in which --help lists them."""
+
+
+def _wanted(words: Sequence[str]) -> list[str]:
+    """Return the commands that this command line is about: one, or all where help or an error lists them.
+
+    Together their modules take longer to import than some commands to run.
+    """
+    first = next((word for word in words if not word.startswith("-")), "")
+    return [first] if first in COMMANDS else COMMANDS
+
+
 class _Terminated(BaseException):
     """The process was asked to end."""
 
@@ -29,33 +43,21 @@ def _terminate(number: int, frame: object) -> None:  # noqa: ARG001 - the signat
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; print a :class:`HarnessError` as one message and return its exit status."""
-    from harness.cli import (
-        attach,
-        bench,
-        boundary,
-        check,
-        compare,
-        export,
-        kernels,
-        matrix,
-        merge,
-        mutants,
-        report,
-        shell,
-    )
-
+    words = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(
         prog="harness", description="Kernels and guests of kernel-harness; tests are run by pytest --kernel=SELECTOR."
     )
     parser.add_argument("--version", action="version", version=f"kernel-harness {__version__}")
     parser.add_argument("-v", "--verbose", action="store_true", help="print every command that is run")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (kernels, shell, attach, check, bench, merge, compare, report, matrix, boundary, mutants, export):
-        command.add_parser(subparsers)
+    for name in _wanted(words):
+        importlib.import_module(f"{__name__}.{name}").add_parser(subparsers)
     try:
         arguments = parser.parse_args(argv)
     except SystemExit as error:
-        if error.code == _MISUSE and "--git-run" in (sys.argv if argv is None else argv):
+        if error.code == _MISUSE and "--git-run" in words:
+            from harness.cli import boundary
+
             return boundary.ABORT  # `git bisect run` would take any other status for a bad commit
         raise
     logging.basicConfig(level=logging.INFO if arguments.verbose else logging.WARNING, format="%(message)s")
