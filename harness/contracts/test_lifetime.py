@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -151,6 +152,7 @@ def live_after_replacements(outer_type: str, flags: int, rounds: int) -> int:
     return len(set(raw.ids("map")) - before)
 
 
+@pytest.mark.leaks("old kernels do leak here")
 @pytest.mark.contract("lifetime.replaced_twenty_times", together=True)
 def test_replacing_releases_each_time(guest: Guest, outer_type: str, observe_each: ObserveEach) -> None:
     observe_each(
@@ -164,24 +166,76 @@ def test_replacing_releases_each_time(guest: Guest, outer_type: str, observe_eac
     )
 
 
-def churn(outer_type: str, rounds: int) -> list[int]:
-    """Insert and delete fresh inner maps; return how many ids, and how many descriptors, there are more than before."""
+def churn(outer_type: str, rounds: int, of: str) -> int:
+    """Insert and delete fresh inner maps; return how many ids, or descriptors, there are more than before."""
     Path("/sys/kernel/rcu_expedited").write_text("1")
     template = raw.map_create("hash", 4, 4, 8)
     outer = raw.map_create(outer_type, 4, 4, 16, inner_map_fd=template)
-    ids, fds = len(raw.ids("map")), len(list(Path("/proc/self/fd").iterdir()))
-    for number in range(rounds):
+    counts = []
+    for last in (False, True):
+        counts.append(len(raw.ids("map") if of == "ids" else list(Path("/proc/self/fd").iterdir())))
+        for number in range(0 if last else rounds):
+            inner = raw.map_create("hash", 4, 4, 8)
+            key = (number % 16).to_bytes(4, "little")
+            raw.map_update(outer, key, inner.to_bytes(4, "little"))
+            os.close(inner)
+            raw.map_delete(outer, key)
+    return counts[1] - counts[0]
+
+
+@pytest.mark.contract("lifetime.thousand_rounds", "lifetime.hundred_rounds", together=True)
+def test_many_rounds_leave_nothing_behind(guest: Guest, outer_type: str, observe_each: ObserveEach) -> None:
+    rounds = {"lifetime.thousand_rounds": 1000, "lifetime.hundred_rounds": 100}
+    observe_each(
+        lambda contract: guest.call(churn, outer_type, rounds[contract.name], contract.case, timeout=120, closes=False)
+    )
+
+
+def locked_pages() -> int:
+    """Return the pages that count against RLIMIT_MEMLOCK: what a limit has to be for one more map, less that map."""
+    low, high = 0, 1 << 20
+    while low < high:
+        middle = (low + high) // 2
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (middle * 4096, resource.RLIM_INFINITY))
+        try:
+            os.close(raw.map_create("array", 4, 4, 1))
+        except OSError:
+            low = middle + 1
+        else:
+            high = middle
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    return low - 1
+
+
+def pages_after_replacements(outer_type: str, flags: int, rounds: int) -> int:
+    """Replace one element again and again; return how many more pages are locked afterwards."""
+    Path("/sys/kernel/rcu_expedited").write_text("1")
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    template = raw.map_create("hash", 4, 4, 8)
+    outer = raw.map_create(outer_type, 4, 4, 4, inner_map_fd=template, map_flags=flags)
+    before = locked_pages()
+    for _ in range(rounds):
         inner = raw.map_create("hash", 4, 4, 8)
-        key = (number % 16).to_bytes(4, "little")
-        raw.map_update(outer, key, inner.to_bytes(4, "little"))
+        raw.map_update(outer, bytes(4), inner.to_bytes(4, "little"))
         os.close(inner)
-        raw.map_delete(outer, key)
-    return [len(raw.ids("map")) - ids, len(list(Path("/proc/self/fd").iterdir())) - fds]
+    for _ in range(50):  # maps are freed in the background
+        more = locked_pages() - before
+        if more < rounds // 2:
+            break
+        time.sleep(0.05)
+    return more
 
 
-@pytest.mark.contract("lifetime.thousand_rounds")
-def test_a_thousand_rounds_leave_nothing_behind(guest: Guest, outer_type: str, observe: Observe) -> None:
-    observe(guest.call(churn, outer_type, 1000, timeout=120, closes=False))
+@pytest.mark.leaks("old kernels do leak here")
+@pytest.mark.contract("lifetime.memory_after_replacements", together=True)
+def test_replacing_gives_memory_back(guest: Guest, outer_type: str, observe_each: ObserveEach) -> None:
+    def answer(contract: Contract) -> str:
+        flags = uapi.NO_PREALLOC if contract.case == "no_prealloc" else 0
+        rounds = 100
+        more = guest.call(pages_after_replacements, outer_type, flags, rounds, closes=False)
+        return "kept" if more >= rounds else "given back"
+
+    observe_each(answer)
 
 
 @pytest.mark.contract(

@@ -7,6 +7,7 @@ import ctypes
 import mmap as memory
 import os
 import socket
+import stat
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 from harness.contracts.conftest import Observe, ObserveEach
 from harness.contracts.scene import ENTRIES, Scene, by_errno, name_of
 from harness.guest import bpf as raw
+from harness.guest import btf
 from harness.judge.contracts import Contract
 from harness.testing import ANY, EXIST, LOCK, NOEXIST, Bpf, BpfError, Guest, Held, Map, asm, errno_of, uapi
 
@@ -94,6 +96,7 @@ def fd_of_kind(bpf: Bpf, kind: str, outer: Map, template: Map) -> int:
         "regular_file": lambda: bpf.open("/proc/version"),
         "directory": lambda: bpf.open("/"),
         "path_only": lambda: bpf.open("/", os.O_PATH),
+        "btf": lambda: bpf.btf(btf.encode(btf.integer("int", 4))),
         "program": lambda: bpf.prog("socket_filter", asm.return_(0)),
         "link": lambda: bpf.link(
             bpf.prog("cgroup_skb", asm.return_(1), expected_attach_type="cgroup_inet_egress"),
@@ -213,6 +216,18 @@ def test_a_refused_replacement_changes_nothing(scene: Scene, observe_each: Obser
         value, flags = {"mismatch": (unlike, ANY), "bad_fd": (-1, ANY), "unknown_flag": (scene.inner, 8)}[contract.case]
         assert errno_of(outer.update, 0, value, flags) != "ok"
         return "kept" if outer.lookup(0) == scene.inner.id else "changed"
+
+    observe_each(answer)
+
+
+@pytest.mark.contract("update.failure_leaves_nothing", together=True)
+def test_a_refused_insertion_leaves_nothing(scene: Scene, observe_each: ObserveEach) -> None:
+    unlike = scene.bpf.map("hash", key_size=8, max_entries=8)
+    outer = scene.empty()
+
+    def answer(contract: Contract) -> str:
+        assert errno_of(outer.update, 0, {"mismatch": unlike, "bad_fd": -1}[contract.case]) != "ok"
+        return errno_of(outer.delete, 0)
 
     observe_each(answer)
 
@@ -389,31 +404,41 @@ def test_freezing_takes_nothing_but_the_map(scene: Scene, observe: Observe) -> N
     observe(name_of(scene.bpf.commands.attempt("MAP_FREEZE", {"map_fd": scene.empty()}, tail=b"\1\0\0\0").errno))
 
 
-def freeze_without_capabilities(outer_type: str, allowed: bool) -> int:
-    """Freeze, as a user without capabilities, a map that root has created and handed over; return the errno."""
-    setting = "/proc/sys/kernel/unprivileged_bpf_disabled"
-    before = Path(setting).read_text()
-    try:
-        Path(setting).write_text("0" if allowed else "2")
-    except OSError:
-        Path(setting).write_text("1")  # there was no 2 yet
-    template = raw.map_create("hash", 4, 4, 8)
-    outer = raw.map_create(outer_type, 4, 4, 4, inner_map_fd=template)
+UNPRIVILEGED = "/proc/sys/kernel/unprivileged_bpf_disabled"
+
+
+def as_another_user(allowed: bool, command: str, fields: dict[str, Any]) -> int:
+    """Issue a command as a user without capabilities, whom the system allows that or not; return the errno."""
+    setting = Path(UNPRIVILEGED)
+    before = setting.read_text().strip()
+    if (before == "0") != allowed:
+        try:
+            setting.write_text("0" if allowed else "2")
+        except OSError:
+            setting.write_text("1")  # there was no 2 yet, and no way back
     child = os.fork()
     if child == 0:
+        os.setresgid(1000, 1000, 1000)
         os.setresuid(1000, 1000, 1000)
-        os._exit(raw.attempt("MAP_FREEZE", {"map_fd": outer})[0])
+        os._exit(raw.attempt(command, fields)[0])
     errno = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    with contextlib.suppress(OSError):  # 1 is for good
-        Path(setting).write_text(before)
+    with contextlib.suppress(OSError):
+        setting.write_text(before)
     return errno
+
+
+def freeze_as_another_user(outer_type: str, allowed: bool) -> int:
+    """Freeze a map that root has created and handed over; return the errno."""
+    template = raw.map_create("hash", 4, 4, 8)
+    outer = raw.map_create(outer_type, 4, 4, 4, inner_map_fd=template)
+    return as_another_user(allowed, "MAP_FREEZE", {"map_fd": outer})
 
 
 @pytest.mark.contract("freeze.without_capabilities", together=True)
 def test_freezing_without_capabilities(guest: Guest, outer_type: str, observe_each: ObserveEach) -> None:
     observe_each(
         lambda contract: name_of(
-            guest.call(freeze_without_capabilities, outer_type, contract.case == "allowed", closes=False)
+            guest.call(freeze_as_another_user, outer_type, contract.case == "allowed", closes=False)
         )
     )
 
@@ -571,6 +596,30 @@ def test_a_pinned_outer_map_is_opened_for_less(scene: Scene, observe_each: Obser
         mode, _, command = contract.case.partition("_")
         again = scene.bpf.pinned_map(f"{BPFFS}/pinned", file_flags=MODES[mode], like=like)
         return errno_of(commands_on(again, scene.inner, contract.id)[command])
+
+    observe_each(answer)
+
+
+def open_as_another_user(outer_type: str, mode: int, flags: int) -> int:
+    """Open a pinned map, of a mode, as a user that is not its owner; return the errno."""
+    template = raw.map_create("hash", 4, 4, 8)
+    outer = raw.map_create(outer_type, 4, 4, 4, inner_map_fd=template)
+    os.chdir("/sys/fs/bpf")  # folders on the way may be closed to others
+    folder = stat.S_IMODE(Path().stat().st_mode)
+    Path().chmod(0o755)
+    raw.command("OBJ_PIN", pathname="foreign", bpf_fd=outer)
+    Path("foreign").chmod(mode)
+    errno = as_another_user(True, "OBJ_GET", {"pathname": "foreign", "file_flags": flags})
+    Path("foreign").unlink()
+    Path().chmod(folder)
+    return errno
+
+
+@pytest.mark.contract("pinned.by_another_user", together=True)
+def test_the_mode_of_a_pin_says_who_may_open_it(guest: Guest, outer_type: str, observe_each: ObserveEach) -> None:
+    def answer(contract: Contract) -> str:
+        mode, _, how = contract.case.partition("_")
+        return name_of(guest.call(open_as_another_user, outer_type, int(mode, 8), MODES.get(how, 0), closes=False))
 
     observe_each(answer)
 
