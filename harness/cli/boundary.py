@@ -429,7 +429,7 @@ def _count(choices: Sequence[Choice], found: Boundaries, known: Mapping[int, Rea
     booted = sum(reading.booted for reading in run)
     parts = [f"{len(choices)} releases: {len(run)} were run, which took {booted} boot{'' if booted == 1 else 's'}"]
     if booted < len(run):
-        parts.append(f"{len(run) - booted} had a machine saved before or were never booted")
+        parts.append("the others have a machine that an earlier run saved, or did not come to a boot")
     if known:
         parts.append(f"{len(known)} were known from records")
     return "; ".join(parts)
