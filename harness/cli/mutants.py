@@ -125,6 +125,4 @@ def _suite(named: Sequence[Path] | None) -> list[Path]:
         if missing:
             raise UsageError(f"there are no tests at {missing[0]}", expected="a file or folder of tests")
         return [path.absolute() for path in named]
-    package = Path(harness.__file__).parent
-    beside = package.parent / "tests" / "conformance"
-    return [package / "contracts", *([beside] if beside.is_dir() else [])]
+    return [Path(harness.__file__).parent / "contracts"]

@@ -472,7 +472,7 @@ CAPABILITIES: dict[str, Capability] = {
         "get_constant_map_key() in kernel/bpf/verifier.c",
         _elided_null_check,
         until="7.2",
-        fixes=("7.1.13",),
+        fixes=("7.1.7",),
     ),
     "exclusive_inner": Capability(
         "a map for one program alone may be an inner map, which is a mistake",
@@ -480,7 +480,7 @@ CAPABILITIES: dict[str, Capability] = {
         "no excl_prog_sha in bpf_map_meta_alloc()",
         _exclusive_inner,
         until="7.2",
-        fixes=("7.1.13",),
+        fixes=("7.1.7",),
     ),
     "exclusive_maps": Capability(
         "a map may be for one program alone (excl_prog_hash)", "6.18", "excl_prog_hash in union bpf_attr", _exclusive
