@@ -13,6 +13,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +25,16 @@ from harness.kernel.kbuild import Kept
 from harness.kernel.types import Progress
 from harness.mutants import recorder
 from harness.mutants.edit import Mutant
-from harness.mutants.session import KERNEL, PRESENCE_TEST, Session, Suite, build_id_of, last_attempts, make_cache
+from harness.mutants.session import (
+    KERNEL,
+    PRESENCE_TEST,
+    Session,
+    Suite,
+    build_id_of,
+    last_attempts,
+    make_cache,
+    whole_round,
+)
 from harness.mutants.session import run as run_session
 from harness.mutants.state import Result, Results, describe
 from harness.mutants.switches import HOME, Switched, switched
@@ -72,6 +82,7 @@ class Panel:
         results: What is known of the mutants, and where what is found out goes.
         folder: A folder for what is made on the way; it is made.
         progress: Told what is being done.
+        workers: How many processes test at a time.
     """
 
     def __init__(
@@ -82,7 +93,10 @@ class Panel:
         results: Results,
         folder: Path,
         progress: Progress,
+        *,
+        workers: int = 1,
     ) -> None:
+        self._workers = workers
         self._lend = lend
         self._read = read
         self._suite = suite
@@ -174,13 +188,10 @@ class Panel:
         if (known.get("build_id"), known.get("suite")) == (build_id, self._digest):
             return Control(**known["control"])
         self._progress("running every test with every switch off")
-        session = self._session(
-            build_id,
-            [{"mutant": "", "number": 0, "tests": None, "watch": True}],
-            # Nothing is wrong with this kernel: its tests can share a machine, and need not start a clone each.
-            options=("--isolation=fork",),
-            seconds=CONTROL_SECONDS,
-        )
+        of = self._workers
+        rounds = [[whole_round("", 0, None, watch=True, part=part, of=of)] for part in range(of)]
+        # Nothing is wrong with this kernel: its tests can share a machine, and need not start a clone each.
+        session = self._sessions(build_id, rounds, options=("--isolation=fork",), seconds=CONTROL_SECONDS)
         control = control_of(session.records)
         if not any(PRESENCE_TEST in test for test in control.seconds):
             raise InfrastructureError(
@@ -196,12 +207,10 @@ class Panel:
     def _batch(self, mutants: Sequence[Mutant], built: Switched, build_id: str, control: Control) -> Iterator[Result]:
         kills = self._results.killers()
         tests = {one.name: control.tests_for(built.numbers[one.name], kills) for one in mutants}
-        plan = [
-            {"mutant": one.name, "number": built.numbers[one.name], "tests": tests[one.name], "watch": False}
-            for one in mutants
-        ]
+        plan = [whole_round(one.name, built.numbers[one.name], tests[one.name]) for one in mutants]
+        plans = [plan[part :: self._workers] for part in range(self._workers)]
         try:
-            session = self._session(build_id, plan, seconds=ROUND_SECONDS * len(plan))
+            session = self._sessions(build_id, plans, seconds=ROUND_SECONDS * len(plan))
         except InfrastructureError as error:
             session = Session(3, (), str(error))
         over = {record["round"] for record in session.records if "round" in record}
@@ -221,13 +230,25 @@ class Panel:
                 seconds=round(sum(report["seconds"] for report in reports), 1),
             )
 
-    def _session(
-        self, build_id: str, plan: Sequence[Mapping[str, Any]], *, options: tuple[str, ...] = (), seconds: float
+    def _sessions(
+        self, build_id: str, plans: Sequence[Sequence[Any]], *, options: tuple[str, ...] = (), seconds: float
     ) -> Session:
-        path = self._folder / "plan.json"
-        path.write_text(json.dumps(plan))
+        """Run plans side by side, and return what all came to as one."""
         suite = replace(self._suite, options=(*self._suite.options, *options))
-        return run_session(self._kernel, build_id, suite, self._folder, {recorder.PLAN: str(path)}, seconds=seconds)
+
+        def run_one(part: int) -> Session:
+            path = self._folder / f"plan-{part}.json"
+            path.write_text(json.dumps(plans[part]))
+            environment = {recorder.PLAN: str(path)}
+            return run_session(self._kernel, build_id, suite, self._folder, str(part), environment, seconds=seconds)
+
+        with ThreadPoolExecutor(max_workers=len(plans)) as pool:
+            sessions = list(pool.map(run_one, range(len(plans))))
+        return Session(
+            max(session.status for session in sessions),
+            tuple(record for session in sessions for record in session.records),
+            "\n".join(session.tail for session in sessions),
+        )
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -25,8 +25,7 @@ from harness.testing import Guest
 REPORTS = "HARNESS_MUTANTS_REPORTS"
 """Path of the file that reports are written to, one line of JSON each."""
 PLAN = "HARNESS_MUTANTS_PLAN"
-"""Path of a JSON list of rounds: `mutant`; the `number` of its switch, or null; `tests` in order, or null for all;
-`watch`: whether to run them all whatever comes, and to ask what each comes past."""
+"""Path of a JSON list of rounds, as :func:`harness.mutants.session.whole_round` makes them."""
 
 _SETTLE = 0.2
 """Seconds that the kernel is given after a test to free what it frees later, before it is asked what it came past."""
@@ -47,7 +46,8 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     for one in json.loads(Path(os.environ[PLAN]).read_text()):
         _now.clear()
         _now.update(one, failed=False)
-        tests = list(items) if one["tests"] is None else [test for test in one["tests"] if test in items]
+        tests = list(items)[one["part"] :: one["of"]] if one["tests"] is None else one["tests"]
+        tests = [test for test in tests if test in items]
         for place, test in enumerate(tests):
             item = items[test]
             following = items[tests[place + 1]] if place + 1 < len(tests) else None

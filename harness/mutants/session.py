@@ -85,6 +85,7 @@ def run(
     build_id: str,
     suite: Suite,
     cache: Path,
+    name: str,
     environment: Mapping[str, str],
     *,
     seconds: float,
@@ -96,13 +97,14 @@ def run(
         build_id: The file's build id, which the running kernel must have.
         suite: The tests.
         cache: As :func:`make_cache` made it.
+        name: Of the session, among those that share the cache at one time.
         environment: Further variables.
         seconds: How long it may take.
 
     Raises:
         InfrastructureError: It takes longer.
     """
-    reports = cache / "reports.jsonl"
+    reports = cache / f"reports-{name}.jsonl"
     reports.write_text("")
     argv: list[str | Path] = [sys.executable, "-m", "pytest", "-p", recorder.__name__, "-p", "no:cacheprovider"]
     argv += ["--quiet", "--tb=short", "--no-header", f"--kernel={kernel}", *suite.options]
@@ -146,3 +148,19 @@ def last_attempts(records: Sequence[Mapping[str, Any]], mutant: str) -> list[dic
     for one in reports:
         last[one["test"]] = max(one.get("attempt", 1), last.get(one["test"], 1))
     return [one for one in reports if one.get("attempt", 1) == last[one["test"]]]
+
+
+def whole_round(
+    mutant: str, number: int | None, tests: Sequence[str] | None, *, watch: bool = False, part: int = 0, of: int = 1
+) -> dict[str, Any]:
+    """Return one round of a plan, as :mod:`harness.mutants.recorder` reads it.
+
+    Args:
+        mutant: Its name.
+        number: The number of its switch; None when it has a kernel of its own.
+        tests: In order; None for all.
+        watch: Run all of them whatever comes, and ask which switches each comes past.
+        part: Which part of all tests this process runs.
+        of: How many parts there are.
+    """
+    return {"mutant": mutant, "number": number, "tests": tests, "watch": watch, "part": part, "of": of}

@@ -24,7 +24,7 @@ from harness.kernel.kbuild import Kept
 from harness.kernel.types import Progress
 from harness.mutants import recorder
 from harness.mutants.edit import Mutant, changed
-from harness.mutants.session import KERNEL, PRESENCE_TEST, Suite, build_id_of, last_attempts, make_cache
+from harness.mutants.session import KERNEL, PRESENCE_TEST, Suite, build_id_of, last_attempts, make_cache, whole_round
 from harness.mutants.session import run as run_session
 from harness.mutants.state import Result, Results, describe
 from harness.mutants.verdict import Fate, Verdict, judge
@@ -193,12 +193,10 @@ class Trial:
             is_control = built.mutant is CONTROL
             tests = None if is_control else self._order()
             plan = cache / "plan.json"
-            plan.write_text(
-                json.dumps([{"mutant": built.mutant.name, "number": None, "tests": tests, "watch": is_control}])
-            )
+            plan.write_text(json.dumps([whole_round(built.mutant.name, None, tests, watch=is_control)]))
             environment = {recorder.PLAN: str(plan)}
             try:
-                session = run_session(kernel, built.build_id, self._suite, cache, environment, seconds=RUN_SECONDS)
+                session = run_session(kernel, built.build_id, self._suite, cache, "0", environment, seconds=RUN_SECONDS)
             except InfrastructureError as error:
                 return Verdict(Fate.UNKNOWN, message=str(error))
             reports = last_attempts(session.records, built.mutant.name)

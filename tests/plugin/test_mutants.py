@@ -52,7 +52,7 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, plan: list[d
 
 def round_of(mutant: str, tests: list[str] | None, *, watch: bool = False) -> dict[str, Any]:
     names = None if tests is None else [f"test_it.py::test_{name}" for name in tests]
-    return {"mutant": mutant, "number": None, "tests": names, "watch": watch}
+    return {"mutant": mutant, "number": None, "tests": names, "watch": watch, "part": 0, "of": 1}
 
 
 def outcomes(records: list[dict[str, Any]], mutant: str) -> list[tuple[str, int, str]]:
