@@ -1,0 +1,152 @@
+"""What commands on outer maps leave behind."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from harness.contracts.conftest import Observe
+from harness.guest import bpf as raw
+from harness.judge.contracts import Contract
+from harness.testing import Guest
+
+ROUNDS = 1000
+"""Outer maps that are made between two looks at the memory."""
+
+BYTES_EACH = 128
+"""More than this for each round is growth: the copy of a template alone takes twice as much on every kernel."""
+
+GONE_WITHIN = 5.0
+"""Seconds in which what is released in the background has to be gone."""
+
+
+def ids_that_stay(before: set[int]) -> int:
+    """Return how many maps there are that were not there before, when all had time to go."""
+    deadline = time.monotonic() + GONE_WITHIN
+    while set(raw.ids("map")) - before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return len(set(raw.ids("map")) - before)
+
+
+def try_everything(outer_type: str) -> None:
+    """Issue every command on outer maps that takes a descriptor, with and without success; close all there is."""
+    little = (1).to_bytes(4, "little")
+
+    def value(fd: int) -> bytes:
+        return fd.to_bytes(4, "little")
+
+    template = raw.map_create("hash", 4, 4, 8)
+    array = raw.map_create("array", 4, 4, 8)
+    unlike = raw.map_create("hash", 8, 4, 8)
+    programs = raw.map_create("prog_array", 4, 4, 8)
+    outer = raw.map_create(outer_type, 4, 4, 4, inner_map_fd=template)
+    fds = [template, array, unlike, programs, outer]
+    file = os.open("/proc/self/stat", os.O_RDONLY)
+    for inner in (array, outer, programs, file, 9999):
+        try:
+            fds.append(raw.map_create(outer_type, 4, 4, 4, inner_map_fd=inner))
+        except OSError:
+            continue  # what is refused must be given back as well
+    for inner in (template, template, unlike, outer, file, 9999):
+        for flags in (0, 1, 2, 64):
+            try:
+                raw.map_update(outer, little, value(inner), flags)
+            except OSError:
+                continue
+    for command in (
+        lambda: raw.map_lookup(outer, little, 4),
+        lambda: raw.map_lookup(outer, (3).to_bytes(4, "little"), 4),
+        lambda: raw.map_lookup(outer, little, 4, 64),
+        lambda: raw.map_lookup_and_delete(outer, little, 4),
+        lambda: raw.map_next_key(outer, None, 4),
+        lambda: raw.map_next_key(outer, little, 4),
+        lambda: raw.map_delete(outer, little),
+        lambda: raw.map_delete(outer, little),
+        lambda: raw.map_freeze(outer),
+        lambda: raw.map_freeze(outer),
+        lambda: raw.map_update(outer, little, value(template)),
+        lambda: raw.map_delete(outer, little),
+    ):
+        try:
+            command()
+        except OSError:
+            continue
+    for fd in (*fds, file):
+        os.close(fd)
+
+
+def in_a_process_with_threads(outer_type: str) -> int:
+    """Return how many maps stay after every command was tried in a process of two threads."""
+    before = set(raw.ids("map"))
+    done = threading.Event()
+    # With one thread alone the kernel takes no reference on the file of a descriptor, and has none to forget.
+    other = threading.Thread(target=done.wait)
+    other.start()
+    try:
+        try_everything(outer_type)
+        return ids_that_stay(before)
+    finally:
+        done.set()
+        other.join()
+
+
+@pytest.mark.contract("leftovers.descriptors_in_a_process_with_threads")
+def test_descriptors_in_a_process_with_threads(guest: Guest, outer_type: str, observe: Observe) -> None:
+    observe(guest.call(in_a_process_with_threads, outer_type))
+
+
+def unreclaimable() -> int:
+    """Return how many KiB of slabs the kernel cannot give back, when what it frees later had time to go."""
+    least = 1 << 62
+    for _ in range(20):
+        text = Path("/proc/meminfo").read_text()
+        least = min(least, int(text.split("SUnreclaim:")[1].split()[0]))
+        time.sleep(0.05)
+    return least
+
+
+def growth(outer_type: str, is_refused: bool, rounds: int) -> int:
+    """Return by how many KiB the kernel's memory grows while outer maps are made and closed."""
+    template = raw.map_create("hash", 4, 4, 8)
+    seen = []
+    # The first time the kernel's caches fill.
+    for _ in range(3):
+        seen.append(unreclaimable())
+        for _ in range(rounds):
+            try:
+                os.close(raw.map_create(outer_type, 4, 4, 0xFFFFFFFF if is_refused else 4, inner_map_fd=template))
+            except OSError:
+                if not is_refused:
+                    raise
+    seen.append(unreclaimable())
+    os.close(template)
+    return min(seen[2] - seen[1], seen[3] - seen[2])
+
+
+@pytest.mark.contract("leftovers.memory")
+def test_memory(guest: Guest, contract: Contract, outer_type: str, observe: Observe) -> None:
+    grown = guest.call(growth, outer_type, contract.case == "refused", ROUNDS, timeout=300)
+    observe("stays" if grown * 1024 < ROUNDS * BYTES_EACH else "grows")
+
+
+def left_of_full(outer_type: str) -> int:
+    """Return how many maps stay after an outer map was closed that held one in each slot."""
+    before = set(raw.ids("map"))
+    template = raw.map_create("hash", 4, 4, 8)
+    outer = raw.map_create(outer_type, 4, 4, 4, inner_map_fd=template)
+    for slot in range(4):
+        inner = raw.map_create("hash", 4, 4, 8)
+        raw.map_update(outer, slot.to_bytes(4, "little"), inner.to_bytes(4, "little"))
+        os.close(inner)
+    os.close(template)
+    os.close(outer)
+    return ids_that_stay(before)
+
+
+@pytest.mark.contract("leftovers.full_outer_closed")
+def test_full_outer_closed(guest: Guest, outer_type: str, observe: Observe) -> None:
+    observe(guest.call(left_of_full, outer_type))
