@@ -121,7 +121,8 @@ def version_of(banner: str, name: str) -> KernelVersion:
     Raises:
         KernelFileError: There is none.
     """
-    match = _DEBIAN_BUILD.search(banner) or _UPSTREAM.match(banner)
+    # Before the "#" of the build the line names the compiler, which Debian builds too: "gcc (Debian 12.2.0-14) 12.2.0".
+    match = _DEBIAN_BUILD.search(banner.rpartition(" #")[2]) or _UPSTREAM.match(banner)
     if match is None:
         raise KernelFileError(
             f"{name} does not say which version it is",

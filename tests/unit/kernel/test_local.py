@@ -146,6 +146,8 @@ def test_host_is_the_running_kernels_image_or_says_where_it_looked(
         ("6.6.17-060617-generic (x) #1", "6.6.17"),
         ("6.12.0-rc2+ (x)", "6.12-rc2"),
         ("4.12.4 (x)", "4.12.4"),
+        ("6.1.192-minimal (x) (gcc (Debian 12.2.0-14+deb12u1) 12.2.0, GNU ld 2.40) #1 SMP Thu Jan  1 1970", "6.1.192"),
+        ("6.1.0-56-amd64 (x) (gcc-12 (Debian 12.2.0-14) 12.2.0) #1 SMP Debian 6.1.192-2 (2026)", "6.1.192"),
     ],
 )
 def test_versions_in_banners(banner: str, version: str) -> None:
