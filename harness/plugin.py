@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from harness.run.aftermath import Aftermath, KernelLog
     from harness.run.leaks import Ledger
     from harness.run.pool import Needs, Pool, Wanted
+    from harness.run.stress import Stress
     from harness.vm.machine import Machine
 
 DEFAULT_KERNEL = "6.12"
@@ -47,6 +48,9 @@ _OUTCOME = pytest.StashKey[str]()
 _COMPLAINED = pytest.StashKey[bool]()
 _FOUND = pytest.StashKey[str]()
 _LEDGER: pytest.StashKey[Ledger] = pytest.StashKey()
+
+_STRESS_ROUNDS = 100
+"""Rounds of a stress test in a run that does not ask for stress."""
 
 KERNEL_PARAMETER = "kernel_choice"
 LOADER_PARAMETER = "bpf_loader"
@@ -105,6 +109,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="how long --pause-on-failure waits for somebody to attach where there is no terminal (default: 300)",
     )
     group.addoption(
+        "--stress",
+        type=_rounds,
+        default=_STRESS_ROUNDS,
+        metavar="ROUNDS",
+        help=f"how many rounds tests with the fixture stress make (default: {_STRESS_ROUNDS}, which takes no time)",
+    )
+    group.addoption(
         "--verdicts",
         action="store_true",
         help="end with a table of verdicts: a line for each behaviour, a column a kernel",
@@ -139,6 +150,13 @@ def _seconds(text: str) -> float:
         if 0 < seconds < float("inf"):
             return seconds
     raise argparse.ArgumentTypeError(f"{text} is not a number of seconds above 0")
+
+
+def _rounds(text: str) -> int:
+    with suppress(ValueError):
+        if int(text.replace("_", "")) > 0:
+            return int(text.replace("_", ""))
+    raise argparse.ArgumentTypeError(f"{text} is not a number of rounds, 1 or more")
 
 
 def _loaders(text: str) -> list[str]:
@@ -296,6 +314,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "expects_fault(kind, reason=..., title=regex): the test makes the kernel complain on purpose, of a WARN, an "
         "oops, ...; it fails when the kernel does not",
     )
+    config.addinivalue_line("markers", "stress: the test repeats something as often as --stress says")
     _check_pause(config)
     config.stash[_STATE] = State(config)
     if not config.stash[_STATE].is_worker:
@@ -303,6 +322,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(_Unchecked(), "harness-unchecked")
         config.pluginmanager.register(_Contracts(), "harness-contracts")
         config.pluginmanager.register(_KernelFaults(), "harness-kernel-faults")
+        config.pluginmanager.register(_Throughputs(), "harness-throughputs")
     _start_record(config)
     if config.getoption("verdicts") and not config.stash[_STATE].is_worker:
         config.pluginmanager.register(_Verdicts(), "harness-verdicts")
@@ -659,6 +679,17 @@ def guest(vm: Machine, request: pytest.FixtureRequest) -> Iterator[Guest]:
 
 
 @pytest.fixture
+def stress(request: pytest.FixtureRequest) -> Iterator[Stress]:
+    """Repeat functions in the guest, as often as --stress says; how fast that went is in the report."""
+    from harness.run.stress import Stress
+
+    state = request.config.stash[_STATE]
+    stress = Stress(request.config.getoption("stress"), request.node.name, state.say)
+    yield stress
+    request.node.user_properties += [(properties.THROUGHPUT, dict(one)) for one in stress.throughputs]
+
+
+@pytest.fixture
 def bpf_loader(request: pytest.FixtureRequest) -> str:
     """Who makes the bpf(2) system calls of this test: "raw", or a library, as --loader says."""
     return str(getattr(request, "param", RAW))
@@ -914,6 +945,26 @@ class _CountOnce:
             for category in ("passed", "xfailed"):
                 counted = reporter.stats.get(category, [])
                 counted[:] = [one for one in counted if one.nodeid != report.nodeid]
+
+
+class _Throughputs:
+    """Says at the end how fast tests repeated what they repeat."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, str] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep what a test measured."""
+        for one in properties.values(report.user_properties, properties.THROUGHPUT):
+            rounds, seconds, per_second = one["rounds"], one["seconds"], one["per_second"]
+            self._lines[report.nodeid] = f"{per_second:>7}/s  {rounds} rounds in {seconds:.1f} s  {report.nodeid}"
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Print a line for each test."""
+        if self._lines:
+            terminalreporter.section("throughput")
+            for line in self._lines.values():
+                terminalreporter.write_line(line)
 
 
 class _Unchecked:

@@ -27,6 +27,8 @@ LEAK = "leak"
 """One kernel object that the test left behind: a :class:`Leak`."""
 FAULT = "fault"
 """One complaint of the kernel's own while the test ran: a :class:`Fault`."""
+THROUGHPUT = "throughput"
+"""How fast a test repeated something: a :class:`Throughput`."""
 LEDGER = "ledger"
 """What the kernel held when the test was over: an :class:`Account`."""
 BOOT_FAULT = "boot_fault"
@@ -99,6 +101,20 @@ class Leak(TypedDict):
     made: str
     holder: str
     text: str
+
+
+class Throughput(TypedDict):
+    """How fast something was repeated in the guest.
+
+    Attributes:
+        rounds: How often it was done.
+        seconds: How long that took, as the guest measured it.
+        per_second: How often in one second.
+    """
+
+    rounds: int
+    seconds: float
+    per_second: int
 
 
 class Account(TypedDict):

@@ -1,0 +1,525 @@
+"""Map-in-map under load: whatever is done a thousand times over, broken off or refused, everything is given back.
+
+The ledger looks at every test when it is over. `--stress=N` says how many rounds a test makes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import random
+import resource
+import signal
+import socket
+import struct
+import time
+from errno import E2BIG, EMFILE, ENOMEM, EPERM
+from pathlib import Path
+
+import pytest
+
+from harness.guest import asm
+from harness.guest import bpf as raw
+from harness.run.stress import Stress
+from harness.testing import Guest
+from tests.stress.loops import SYS_BPF, expedite, in_processes, in_threads, insert_and_delete, system_call, with_map
+
+OUTERS = [
+    pytest.param("hash_of_maps", 0, id="hash_of_maps"),
+    pytest.param("hash_of_maps", 1, id="hash_of_maps-no_prealloc"),
+    pytest.param("array_of_maps", 0, id="array_of_maps"),
+]
+CPUS = 2
+KEYS = 64
+THREADS = KEYS // CPUS
+ROUNDS_OF_A_THREAD = 50
+WORKERS = 4
+
+pytestmark = [pytest.mark.stress, pytest.mark.vm(cpus=CPUS)]
+
+
+def make_outer(kind: str, flags: int, entries: int) -> int:
+    """Return an outer map of arrays with one element."""
+    template = raw.map_create("array", 4, 4, 1)
+    outer = raw.map_create(kind, 4, 4, entries, inner_map_fd=template, map_flags=flags)
+    os.close(template)
+    return outer
+
+
+def rounds_in_processes(kind: str, flags: int, rounds: int, replace: bool) -> float:
+    """Insert and delete, or replace, in several processes at once; return the seconds that it took."""
+    expedite()
+    outer = make_outer(kind, flags, KEYS)
+    began = time.monotonic()
+    # A thread that waits for a grace period lets another one run: one period serves all that wait for it.
+    threads = max(1, min(THREADS, rounds // (CPUS * ROUNDS_OF_A_THREAD)))
+    share = -(-rounds // (CPUS * threads))
+
+    def work(number: int) -> None:
+        keys = range(number * threads, (number + 1) * threads)
+        in_threads(keys, lambda key: insert_and_delete(outer, key, share, replace))
+
+    in_processes(CPUS, work)
+    took = time.monotonic() - began
+    os.close(outer)
+    return took
+
+
+@pytest.mark.parametrize(("kind", "flags"), OUTERS)
+def test_insert_and_delete(guest: Guest, stress: Stress, kind: str, flags: int) -> None:
+    stress.run(guest, rounds_in_processes, kind, flags, replace=False)
+
+
+# A preallocated hash of maps lost every inner map that was replaced, until Linux kernel commit 1d4e1eab456e ("bpf: Fix
+# map leak in HASH_OF_MAPS map") (in v5.8).
+@pytest.mark.parametrize(("kind", "flags"), OUTERS)
+def test_replace(guest: Guest, stress: Stress, kind: str, flags: int) -> None:
+    stress.run(guest, rounds_in_processes, kind, flags, replace=True)
+
+
+def many_outers(rounds: int) -> float:
+    """Have many outer maps hold the same inner map, then close all."""
+    expedite()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (rounds + 64, rounds + 64))
+    began = time.monotonic()
+    inner = raw.map_create("array", 4, 4, 1)
+    outers = []
+    for _ in range(rounds):
+        outers.append(raw.map_create("hash_of_maps", 4, 4, 4, inner_map_fd=inner, map_flags=1))
+        for key in range(4):
+            raw.map_update(outers[-1], struct.pack("<I", key), struct.pack("<i", inner))
+    for fd in [inner, *outers]:
+        os.close(fd)
+    return time.monotonic() - began
+
+
+def test_many_outer_maps_hold_one_inner_map(guest: Guest, stress: Stress) -> None:
+    stress.run(guest, many_outers, rounds=min(stress.rounds, 5000))
+
+
+def fill(kind: str, flags: int, rounds: int) -> float:
+    """Fill an outer map to its last element, be refused one more, replace and delete all."""
+    expedite()
+    began = time.monotonic()
+    outer = make_outer(kind, flags, rounds)
+    inner = raw.map_create("array", 4, 4, 1)
+    value = struct.pack("<i", inner)
+    keys = [struct.pack("<I", number) for number in range(rounds + 1)]
+    for key in keys[:-1]:
+        raw.map_update(outer, key, value)
+    for _ in range(10):
+        try:
+            raw.map_update(outer, keys[-1], value)
+        except OSError as error:
+            if error.errno != E2BIG:
+                raise
+        else:
+            raise RuntimeError("a full map took one more")
+    for key in keys[:-1]:
+        raw.map_update(outer, key, value)
+    for key in keys[:-1:2]:
+        raw.map_delete(outer, key)
+    os.close(inner)
+    os.close(outer)
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize(("kind", "flags"), OUTERS)
+def test_a_full_map(guest: Guest, stress: Stress, kind: str, flags: int) -> None:
+    stress.run(guest, fill, kind, flags, rounds=min(stress.rounds, 10_000))
+
+
+def lookup_inner(outer: int) -> bytes:
+    """Return a program that looks key 0 up in the outer map and then in the inner one; it returns the value, or 1."""
+    return asm.assemble(
+        asm.st("W", asm.R10, -4, 0),
+        asm.ld_map(asm.R1, outer),
+        asm.mov(asm.R2, asm.R10),
+        asm.add(asm.R2, -4),
+        asm.call("map_lookup_elem"),
+        asm.jump("==", asm.R0, 0, "none"),
+        asm.mov(asm.R1, asm.R0),
+        asm.mov(asm.R2, asm.R10),
+        asm.add(asm.R2, -4),
+        asm.call("map_lookup_elem"),
+        asm.jump("==", asm.R0, 0, "none"),
+        asm.ldx("W", asm.R0, asm.R0, 0),
+        asm.exit(),
+        asm.label("none"),
+        asm.mov(asm.R0, 1),
+        asm.exit(),
+    )
+
+
+def write_against_lookups(kind: str, code: bytes, rounds: int) -> float:
+    """Replace an inner map in two processes while programs in two others look it up; return the seconds."""
+    expedite()
+    outer = make_outer(kind, 0, 4)
+    code = with_map(code, outer)
+    program = raw.command("PROG_LOAD", prog_type="socket_filter", insns=code, insn_cnt=len(code) // 8, license="GPL")
+    first = raw.map_create("array", 4, 4, 1)
+    raw.map_update(outer, bytes(4), struct.pack("<i", first))
+    os.close(first)
+    began = time.monotonic()
+
+    def work(number: int) -> None:
+        if number < 2:
+            for _ in range(-(-rounds // 2)):
+                inner = raw.map_create("array", 4, 4, 1)
+                raw.map_update(outer, bytes(4), struct.pack("<i", inner))
+                os.close(inner)
+            return
+        for _ in range(max(rounds // 20, 1)):
+            packet = bytes(64)
+            _, _, numbers, _ = raw.attempt(
+                "PROG_TEST_RUN",
+                {"prog_fd": program, "data_in": packet, "data_size_in": len(packet), "repeat": 1000},
+            )
+            # An array's elements begin as 0, and the slot is never empty: before 6.15 a lookup may miss all the same.
+            if numbers.get("retval", 0) not in (0, 1):
+                raise RuntimeError(f"a program read {numbers}")
+
+    in_processes(4, work)
+    took = time.monotonic() - began
+    os.close(program)
+    os.close(outer)
+    return took
+
+
+@pytest.mark.parametrize("kind", ["hash_of_maps", "array_of_maps"])
+def test_writers_against_lookups_from_programs(guest: Guest, stress: Stress, kind: str) -> None:
+    stress.run(guest, write_against_lookups, kind, lookup_inner(0), rounds=min(stress.rounds, 20_000))
+
+
+def storm(code: bytes, rounds: int) -> float:
+    """Make and close a template, an outer and an inner map and a program that uses them; return the seconds."""
+    expedite()
+
+    def work(_: int) -> None:
+        for _ in range(-(-rounds // WORKERS)):
+            outer = make_outer("hash_of_maps", 0, 8)
+            inner = raw.map_create("array", 4, 4, 1)
+            raw.map_update(outer, bytes(4), struct.pack("<i", inner))
+            insns = with_map(code, outer)
+            program = raw.command(
+                "PROG_LOAD", prog_type="socket_filter", insns=insns, insn_cnt=len(insns) // 8, license="GPL"
+            )
+            for fd in (outer, inner, program):
+                os.close(fd)
+
+    began = time.monotonic()
+    in_processes(WORKERS, work)
+    return time.monotonic() - began
+
+
+def test_a_storm_of_creation_and_destruction(guest: Guest, stress: Stress) -> None:
+    stress.run(guest, storm, lookup_inner(0), rounds=min(stress.rounds, 20_000))
+
+
+def exhaust_descriptors(rounds: int) -> float:
+    """Make maps until there is no descriptor left, and refuse to be surprised; return the seconds."""
+    began = time.monotonic()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    for _ in range(max(rounds // 64, 2)):
+        outer = make_outer("hash_of_maps", 0, 8)
+        opened = [outer]
+        refused = 0
+        while refused < 8:
+            try:
+                if refused % 2:
+                    opened.append(raw.map_create("hash_of_maps", 4, 4, 8, inner_map_fd=opened[-1]))
+                else:
+                    opened.append(raw.map_create("array", 4, 4, 1))
+            except OSError as error:
+                if error.errno != EMFILE and not refused % 2:
+                    raise
+                refused += 1
+        if len(opened) < 40:
+            raise RuntimeError(f"refused after {len(opened)} descriptors")
+        for fd in opened:
+            os.close(fd)
+    return time.monotonic() - began
+
+
+def test_no_descriptor_is_left(guest: Guest, stress: Stress) -> None:
+    stress.run(guest, exhaust_descriptors, rounds=min(stress.rounds, 10_000))
+
+
+def exhaust_locked_memory(rounds: int) -> float:
+    """Make outer and inner maps until RLIMIT_MEMLOCK refuses; return the seconds."""
+    expedite()
+    began = time.monotonic()
+    for _ in range(max(rounds // 64, 2)):
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (1 << 18, resource.RLIM_INFINITY))
+        outer = make_outer("hash_of_maps", 1, 1024)
+        opened = [outer]
+        refused = 0
+        while refused < 4 and len(opened) < 1000:
+            try:
+                opened.append(raw.map_create("hash", 4, 64, 64))
+                raw.map_create("hash_of_maps", 4, 4, 1 << 16, inner_map_fd=opened[-1])
+                raise RuntimeError("a map of many pages was let through")
+            except OSError as error:
+                if error.errno != EPERM:
+                    raise
+                refused += 1
+        for fd in opened:
+            os.close(fd)
+    return time.monotonic() - began
+
+
+# Since Linux kernel commit 80ee81e0403c ("bpf: Eliminate rlimit-based memory accounting infra for bpf maps") (in v5.11)
+# memory is charged to the cgroup instead.
+@pytest.mark.kernel("<5.11")
+def test_no_locked_memory_is_left(guest: Guest, stress: Stress) -> None:
+    stress.run(guest, exhaust_locked_memory, rounds=min(stress.rounds, 10_000))
+
+
+def exhaust_cgroup(rounds: int) -> float:
+    """Make maps in a cgroup until its memory is used up; return the seconds, or -1 where there is no such limit."""
+    expedite()
+    root = Path("/sys/fs/cgroup")
+    if "memory" not in (root / "cgroup.controllers").read_text().split():
+        return -1.0
+    began = time.monotonic()
+    (root / "cgroup.subtree_control").write_text("+memory")
+    group = root / "stress"
+    group.mkdir()
+    try:
+        for _ in range(max(rounds // 64, 2)):
+            (group / "memory.max").write_text("max")
+            in_processes(1, lambda _: fill_cgroup(str(group)))
+    finally:
+        group.rmdir()
+        (root / "cgroup.subtree_control").write_text("-memory")
+    return time.monotonic() - began
+
+
+def fill_cgroup(group: str) -> None:
+    """Go into a cgroup, and make maps until it refuses."""
+    Path(group, "cgroup.procs").write_text(str(os.getpid()))
+    outer = make_outer("hash_of_maps", 0, 64)
+    used = int(Path(group, "memory.current").read_text())
+    Path(group, "memory.max").write_text(str(used + (8 << 20)))
+    opened = []
+    refused = 0
+    while refused < 4:
+        try:
+            opened.append(raw.map_create("hash", 4, 4096, 256))
+            raw.map_update(outer, struct.pack("<I", len(opened) % 64), struct.pack("<i", opened[-1]))
+        except OSError as error:
+            if error.errno not in (ENOMEM, 22):
+                raise
+            refused += error.errno == ENOMEM
+            if len(opened) > 1000:
+                raise RuntimeError("the limit of the cgroup refuses nothing") from None
+    # Moved back: a cgroup with processes in it cannot be removed.
+    Path("/sys/fs/cgroup/cgroup.procs").write_text(str(os.getpid()))
+    for fd in [outer, *opened]:
+        os.close(fd)
+
+
+# Linux kernel commit 48edc1f78aab ("bpf: Prepare for memcg-based memory accounting for bpf maps") (in v5.11).
+@pytest.mark.kernel(">=5.11")
+def test_no_memory_of_the_cgroup_is_left(guest: Guest, stress: Stress) -> None:
+    seconds = guest.call(exhaust_cgroup, min(stress.rounds, 1000), timeout=300)
+    if seconds < 0:
+        pytest.skip("this kernel has no memory controller")
+
+
+FAIL_NTH = "/proc/thread-self/fail-nth"
+_STEPS = 200
+"""Allocations of one system call that are made to fail, one after the other; none has as many."""
+
+COMMANDS = ["create", "create-no_prealloc", "inner", "update", "update-no_prealloc", "replace", "lookup", "load", "pin"]
+
+
+def has_fault_injection() -> bool:
+    """Whether this kernel can make the allocations of a thread fail; it gets ready for that."""
+    if not Path(FAIL_NTH).exists():
+        return False
+    settings = {"ignore-gfp-wait": "N", "ignore-gfp-highmem": "N", "min-order": "0", "verbose": "0"}
+    for kind in ("failslab", "fail_page_alloc"):
+        for name, value in settings.items():
+            setting = Path("/sys/kernel/debug", kind, name)
+            if setting.exists():
+                setting.write_text(value)
+    return True
+
+
+def fail_each_step(what: str, code: bytes) -> list[int]:
+    """Make one system call again and again, its first, second, third ... allocation failing, until none is left.
+
+    Returns:
+        The error numbers in order, 0 for success: what the kernel answered to each failure, and to none at the end.
+    """
+    expedite()
+    action, _, variant = what.partition("-")
+    flags = int(variant == "no_prealloc")
+    template = raw.map_create("array", 4, 4, 1)
+    outer = raw.map_create("hash_of_maps", 4, 4, 8, inner_map_fd=template, map_flags=flags)
+    insns = with_map(code, outer)
+    key, value, out = (ctypes.create_string_buffer(data, 4) for data in (bytes(4), struct.pack("<i", template), b""))
+    path, held, licence = (ctypes.create_string_buffer(data) for data in (b"/sys/fs/bpf/failed", insns, b"GPL"))
+    at = ctypes.addressof
+    number, attr = {
+        "create": (0, struct.pack("<IIIIII", 13, 4, 4, 64, flags, template)),
+        "inner": (0, struct.pack("<IIIII", 1, 4, 4, 64, 0)),
+        "update": (2, struct.pack("<IxxxxQQQ", outer, at(key), at(value), 0)),
+        "replace": (2, struct.pack("<IxxxxQQQ", outer, at(key), at(value), 0)),
+        "lookup": (1, struct.pack("<IxxxxQQQ", outer, at(key), at(out), 0)),
+        "load": (5, struct.pack("<IIQQ", 1, len(insns) // 8, at(held), at(licence))),
+        "pin": (6, struct.pack("<QI", at(path), outer)),
+    }[action]
+    given = ctypes.create_string_buffer(attr, len(attr))
+    call = system_call()
+    if action in ("replace", "lookup"):
+        raw.map_update(outer, bytes(4), struct.pack("<i", template))
+    answers = []
+    fail = os.open(FAIL_NTH, os.O_RDWR)
+    try:
+        for step in range(1, _STEPS):
+            os.pwrite(fail, b"%d" % step, 0)
+            result = call(SYS_BPF, number, at(given), len(attr))
+            error = ctypes.get_errno()
+            left = int(os.pread(fail, 16, 0))
+            os.pwrite(fail, b"0", 0)
+            answers.append(error if result < 0 else 0)
+            if result > 0:
+                os.close(result)
+            if result == 0 and action == "update":
+                raw.map_delete(outer, bytes(4))
+            if result == 0 and action == "pin":
+                Path("/sys/fs/bpf/failed").unlink()
+            if left:  # fewer allocations were made: each of them has failed once
+                return answers
+    finally:
+        for fd in (template, outer, fail):
+            os.close(fd)
+    raise RuntimeError(f"{_STEPS} steps, and still an allocation to fail")
+
+
+@pytest.mark.parametrize("what", COMMANDS)
+def test_each_allocation_fails_once(guest: Guest, what: str) -> None:
+    if not guest.call(has_fault_injection):
+        pytest.skip("this kernel has no fault injection: CONFIG_FAULT_INJECTION, CONFIG_FAILSLAB")
+    answers = guest.call(fail_each_step, what, lookup_inner(0), timeout=300)
+    assert answers[-1] == 0
+    # What fails for want of memory says so; an allocation that has a second way does not show.
+    assert set(answers) <= {0, ENOMEM}
+    if what != "lookup":
+        assert ENOMEM in answers
+
+
+def interrupt(kind: str, rounds: int) -> float:
+    """Insert and delete while a signal comes every millisecond; return the seconds."""
+    expedite()
+    came = []
+    signal.signal(signal.SIGALRM, lambda number, _: came.append(number))
+    outer = make_outer(kind, 0, KEYS)
+    began = time.monotonic()
+    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+    try:
+        insert_and_delete(outer, 0, rounds, replace=False)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    took = time.monotonic() - began
+    os.close(outer)
+    if not came:
+        raise RuntimeError("no signal came")
+    return took
+
+
+@pytest.mark.parametrize("kind", ["hash_of_maps", "array_of_maps"])
+def test_signals_in_the_middle(guest: Guest, stress: Stress, kind: str) -> None:
+    stress.run(guest, interrupt, kind, rounds=stress.rounds)
+
+
+def pass_descriptors(rounds: int) -> float:
+    """Send descriptors of maps from process to process, some of them never received; return the seconds."""
+    expedite()
+    outer = make_outer("hash_of_maps", 0, 8)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    began = time.monotonic()
+
+    def work(number: int) -> None:
+        if number:
+            ours.close()
+            while True:
+                data, ancillary, _, _ = theirs.recvmsg(1, socket.CMSG_SPACE(8))
+                if not data:
+                    return
+                for _, _, packed in ancillary:
+                    for inner in struct.unpack(f"<{len(packed) // 4}i", packed):
+                        raw.map_update(outer, bytes(4), struct.pack("<i", inner))
+                        os.close(inner)
+        theirs.close()
+        for _ in range(rounds):
+            sent = [raw.map_create("array", 4, 4, 1) for _ in range(2)]
+            socket.send_fds(ours, [b"x"], sent)
+            for fd in sent:
+                os.close(fd)
+
+    # Both ends go with the processes, so that the receiver sees an end.
+    children = os.fork()
+    if children == 0:
+        status = 1
+        try:
+            pid = os.fork()
+            work(0 if pid else 1)
+            status = 0
+            if pid:
+                ours.close()
+                status = int(os.waitpid(pid, 0)[1] != 0)
+        finally:
+            os._exit(status)
+    ours.close()
+    theirs.close()
+    status = os.waitpid(children, 0)[1]
+    # What is on its way when both ends are closed is the kernel's to give back.
+    left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    lost = raw.map_create("array", 4, 4, 1)
+    socket.send_fds(left, [b"x"], [lost, outer])
+    os.close(lost)
+    left.close()
+    right.close()
+    os.close(outer)
+    if status:
+        raise RuntimeError(f"processes ended with {status}")
+    return time.monotonic() - began
+
+
+def test_descriptors_passed_between_processes(guest: Guest, stress: Stress) -> None:
+    stress.run(guest, pass_descriptors, rounds=min(stress.rounds, 20_000))
+
+
+def kill_in_the_middle(kind: str, seed: int, rounds: int) -> float:
+    """Kill processes that insert and delete, each at another moment; return the seconds."""
+    expedite()
+    chance = random.Random(seed)
+    outer = make_outer(kind, 0, KEYS)
+    began = time.monotonic()
+    for _ in range(rounds):
+        pids = []
+        for number in range(WORKERS):
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    insert_and_delete(outer, number, 1 << 30, replace=number % 2 == 0)
+                finally:
+                    os._exit(1)
+            pids.append(pid)
+        time.sleep(chance.uniform(0, 0.03))
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        for pid in pids:
+            if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != -signal.SIGKILL:
+                raise RuntimeError("a process ended by itself")
+    took = time.monotonic() - began
+    os.close(outer)
+    return took
+
+
+@pytest.mark.parametrize("kind", ["hash_of_maps", "array_of_maps"])
+def test_processes_killed_in_the_middle(guest: Guest, stress: Stress, kind: str) -> None:
+    stress.run(guest, kill_in_the_middle, kind, 7, rounds=min(max(stress.rounds // 20, 3), 2000))
