@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from harness.errors import RecordError
 from harness.record.file import kernel_order
 from harness.record.types import Kernel, Record
-from harness.report.matrix import Cell, State, cells_of, text_of, words_of
+from harness.report.matrix import Cell, State, cells_of, exact_text_of, text_of, words_of
 
 SLOWER_FACTOR = 3.0
 """How many times as long a test must take, the machines' own difference taken out, to be in another class of time."""
@@ -260,7 +260,7 @@ def _differ(was: Cell | None, now: Cell | None, speed: float | None) -> tuple[Ch
     if now.state.is_bad:
         if not was.state.is_bad:
             return Change.BROKEN, told
-        return (Change.FAILURE, told) if was.state is not now.state or was.seen != now.seen else None
+        return (Change.FAILURE, told) if was.state is not now.state or _changed_answers(was, now) else None
     if now.state in _NOT_ASKED:
         return (Change.UNSUPPORTED, told) if was.state not in _NOT_ASKED else None
     if was.state.is_bad:
@@ -296,10 +296,10 @@ def _changed_answers(was: Cell, now: Cell) -> list[str]:
     single = len(before) <= 1 and len(after) <= 1
     told = []
     for name in dict.fromkeys([*before, *after]):
-        # As text: to Python, true is 1.
-        left, right = (text_of(one[name]) if name in one else "nothing" for one in (before, after))
-        if left == right:
+        # As JSON: to Python, true is 1.
+        if name in before and name in after and exact_text_of(before[name]) == exact_text_of(after[name]):
             continue
+        left, right = (text_of(one[name]) if name in one else "nothing" for one in (before, after))
         told.append(f"{left} → {right}" if single else f"{name}: {left} → {right}")
     return told
 

@@ -109,8 +109,17 @@ _CONTRACT = re.compile(r"[a-z]+(\.[a-z0-9_]+)+")
 
 
 def text_of(observed: Any) -> str:
-    """Return an observation as people write it: text as it is, the rest as JSON."""
-    return observed if isinstance(observed, str) else json.dumps(observed, ensure_ascii=False, sort_keys=True)
+    """Return an observation as people write it: text as it is, names with their values, the rest as JSON."""
+    if isinstance(observed, str):
+        return observed
+    if isinstance(observed, dict) and observed:
+        return ", ".join(f"{name} {text_of(value)}" for name, value in observed.items())
+    return exact_text_of(observed)
+
+
+def exact_text_of(observed: Any) -> str:
+    """Return an observation as JSON, in which no two that differ are the same."""
+    return json.dumps(observed, ensure_ascii=False, sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -136,12 +145,12 @@ class Row:
         The answer is the outcome together with what was observed. A kernel that was not asked gives none.
         """
         found = []
-        known: tuple[object, str] | None = None
+        known: tuple[object, list[str]] | None = None
         for cell in self.cells:
             if not cell.state.is_verdict:
                 found.append(False)
                 continue
-            answer = (cell.state, cell.seen)
+            answer = (cell.state, [exact_text_of(one.observed) for one in cell.observations])
             found.append(known is not None and answer != known)
             known = answer
         return tuple(found)

@@ -57,6 +57,8 @@ NOT_RUN = record(kernels=[kernel("6.1.192")], not_run=[NotRun(T, "6.1")])
         (cell(seen="EPERM"), cell(seen="EPERM"), None),
         (cell(seen="EPERM"), cell(seen="ok"), Change.OBSERVATION),
         (cell(seen=1), cell(seen=True), Change.OBSERVATION),
+        (cell(seen={"count": 1, "errno": "ok"}), cell(seen={"errno": "ok", "count": 1}), None),
+        (cell(seen={"count": 1}), cell(seen={"count": "1"}), Change.OBSERVATION),
         (cell(seen="EPERM"), cell(), Change.OBSERVATION),
         (cell(), cell("infrastructure"), Change.LOST),
         (cell("failed"), NOT_RUN, Change.LOST),

@@ -81,6 +81,21 @@ def test_a_test_that_could_not_tell_is_known_by_its_parameters(test: str, contra
     assert found.title == (contract or words_of(test))
 
 
+@pytest.mark.parametrize(
+    ("observed", "text"),
+    [
+        ("EINVAL", "EINVAL"),
+        (3, "3"),
+        (None, "null"),
+        (["a", 1], '["a", 1]'),
+        ({"count": 3, "errno": "ENOENT"}, "count 3, errno ENOENT"),
+        ({}, "{}"),
+    ],
+)
+def test_answers_are_written_as_people_do(observed: object, text: str) -> None:
+    assert row(seen("6.1", observed)).cells[1].seen == text
+
+
 def test_boundaries_stand_where_the_answer_is_another_than_before() -> None:
     answers = ["EINVAL", "EINVAL", "ok", "ok", "E2BIG"]
     found = row(*(seen(label, answer) for label, answer in zip(LABELS, answers, strict=True)))
