@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from harness.errors import RecordError
 from harness.record.file import kernel_order
 from harness.record.types import Kernel, Record
-from harness.report.matrix import Cell, State, cells_of, exact_text_of, text_of, words_of
+from harness.report.matrix import Cell, State, cells_of, contract_in, exact_text_of, text_of, words_of
 
 SLOWER_FACTOR = 3.0
 """How many times as long a test must take, the machines' own difference taken out, to be in another class of time."""
@@ -85,7 +85,7 @@ class Difference:
     @property
     def title(self) -> str:
         """What people call the test."""
-        return self.contract or words_of(self.test)
+        return contract_in(self.test) or self.contract or words_of(self.test)
 
 
 @dataclass(frozen=True)
@@ -284,7 +284,7 @@ def _without_verdict(was: Cell, now: Cell, told: str) -> tuple[Change, str] | No
 
 def _told(cell: Cell) -> str:
     word = cell.state.value
-    if cell.seen:
+    if cell.seen and len(cell.observations) == 1:
         return f"{word} ({cell.seen})"
     if cell.state is State.LEFT_OUT and cell.reason:
         return f"{word}: {cell.reason}"

@@ -91,6 +91,15 @@ def test_a_change_says_what_was_and_what_is() -> None:
     assert only(old, new) == [(Change.OBSERVATION, "a #2: 2 → 3; b: x → nothing; c: nothing → x")]
 
 
+def test_a_test_of_many_answers_tells_its_reason_instead() -> None:
+    seen = (observation("hom.area.it", 1), observation("hom.area.other", 2))
+    test = "t.py::test_it[raw-hom.area]"
+    old = result(test, "6.1", contract="hom.area.it", observations=seen)
+    new = result(test, "6.1", "failed", contract="hom.area.it", observations=seen, reason="it leaks")
+    (pair,) = compare(record(old), record(new)).pairs
+    assert [(one.title, one.detail) for one in pair.differences] == [("hom.area", "passed → FAILED: it leaks")]
+
+
 def timed(*seconds: float) -> Record:
     return record(*(result(f"t::{number}", "6.1", call=one) for number, one in enumerate(seconds)))
 
