@@ -116,6 +116,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help=f"how many rounds tests with the fixture stress make (default: {_STRESS_ROUNDS}, which takes no time)",
     )
     group.addoption(
+        "--kmemleak",
+        action="store_true",
+        help="after each test have the kernel look for memory of its own that was forgotten: two scans once it has "
+        "settled, some ten seconds a test; takes kernels built with it (flavour debug)",
+    )
+    group.addoption(
         "--verdicts",
         action="store_true",
         help="end with a table of verdicts: a line for each behaviour, a column a kernel",
@@ -613,7 +619,12 @@ def _log_check(item: pytest.Item, wanted: Wanted) -> KernelLog:
 
         expected = expected_faults(item)
     known = item.config.stash[_STATE].known_faults()
-    return KernelLog(expected, known, lambda condition: meets(wanted.choice, parse_condition(condition), policy()))
+    return KernelLog(
+        expected,
+        known,
+        lambda condition: meets(wanted.choice, parse_condition(condition), policy()),
+        kmemleak=item.config.getoption("kmemleak"),
+    )
 
 
 def _known_fault(fault: Fault, entry: Known) -> tuple[str, dict[str, Any]]:

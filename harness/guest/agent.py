@@ -31,6 +31,10 @@ MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
 CLOCK_REALTIME = 0
 RNDADDENTROPY, RNDRESEEDCRNG = 0x40085203, 0x5207
 
+KMEMLEAK = "/sys/kernel/debug/kmemleak"
+KMEMLEAK_AGE = 5.1
+"""Seconds; kmemleak says nothing of younger objects: MSECS_MIN_AGE of Linux mm/kmemleak.c."""
+
 _HELD_POLL_MS = 5
 _IDLE_MS = 30
 
@@ -309,6 +313,23 @@ class Agent:
     def do_aftermath(self) -> dict[str, Any]:
         """Return what the kernel has said since the last call, whatever tests have read, and its taint flags."""
         return {"records": read_log(self.aftermath_log), "tainted": tainted(), "now": time.monotonic()}
+
+    def do_jiffies(self) -> int | None:
+        """Return the kernel's clock in ticks; None when the kernel was built without kmemleak, which stamps with it."""
+        if not os.path.exists(KMEMLEAK):
+            return None
+        with open("/proc/timer_list") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("jiffies: "))
+
+    def do_kmemleak(self) -> str:
+        """Return what kmemleak thinks is leaked, once everything allocated so far is old enough to be told."""
+        time.sleep(KMEMLEAK_AGE)
+        # An object is told when two scans found it unreferenced and unchanged.
+        for _ in range(2):
+            with open(KMEMLEAK, "w") as file:
+                file.write("scan")
+        with open(KMEMLEAK) as file:
+            return file.read()
 
     def do_power_off(self) -> None:
         """Stop the machine at once."""

@@ -231,6 +231,7 @@ _GENERIC = re.compile(
     r"|refcount_warn_saturate|__list_(?:add|del_entry)_valid\w*|warn_alloc\w*|(?:__)?(?:alloc|get_free)_(?:frozen_)?pages\w*|free_to_partial_list|bad_page\w*|dump_page|object_err|slab_err"
     r"|slab_(?:pad_check|bug)|check_(?:bytes_and_report|object|slab)|on_freelist|free_debug_processing|entry_\w+"
     r"|(?:__)?mutex_(?:un)?lock\w*|_raw_(?:spin|read|write)_\w+|down_(?:read|write)\w*"
+    r"|(?:__)?k[mzc]alloc\w*|__do_kmalloc\w*|kmem_cache_alloc\w*|slab_post_alloc\w*|kmemleak_alloc\w*"
     r"|do_syscall_\w+|x64_sys_call|ret_from_fork\w*|start_thread|secondary_startup_\w+"
 )
 """Functions that say how a fault was found or how the kernel was entered, and nothing of the fault itself."""
@@ -422,6 +423,32 @@ def fingerprint(kind: str, title: str, frames: Iterable[str]) -> str:
     if not telling:
         telling = [_NUMBERS.sub("N", title.strip())]
     return f"{kind}: {' < '.join(telling[:_TOP])}"
+
+
+LEAKS_COUNTED = re.compile(r"kmemleak: \d+ new suspected memory leaks")
+"""The line in which a scan of kmemleak counts what it found."""
+_UNREFERENCED = re.compile(r"unreferenced object (0x[0-9a-f]+) \(size (\d+)\)")
+_ALLOCATED = re.compile(r'\s*comm "(.*)", pid (\d+), jiffies (\d+)')
+
+
+def parse_kmemleak(text: str, since: int) -> list[Fault]:
+    """Return the objects in a report of kmemleak (Linux mm/kmemleak.c, print_unreferenced) as faults.
+
+    Args:
+        text: What /sys/kernel/debug/kmemleak holds.
+        since: Jiffies; what was allocated before is left out.
+    """
+    found = []
+    for block in re.split(r"^(?=unreferenced object )", text, flags=re.MULTILINE):
+        lines = block.rstrip("\n").split("\n")
+        size = _UNREFERENCED.match(lines[0])
+        made = next((match for line in lines if (match := _ALLOCATED.match(line))), None)
+        if size is None or made is None or int(made[3]) < since:
+            continue
+        title = f'unreferenced object of {size[2]} bytes, allocated by "{made[1]}"'
+        frames = _frames(lines, skip_interrupts=False)
+        found.append(Fault("kmemleak", title, tuple(lines), fingerprint("kmemleak", title, frames), -1, tuple(frames)))
+    return found
 
 
 TAINTS = {

@@ -149,6 +149,8 @@ def _item(word: str) -> Item:
         provider, rest = head, tail
     # An epoch ("1:6.1-2") is the one other thing that a colon can follow.
     before, colon, after = rest.rpartition(":")
+    if colon and re.fullmatch(r"[a-z][a-z0-9-]*", before) and re.match(r"v?\d", after):
+        before, after = after, before  # debug:6.12 is 6.12:debug
     if colon and not before.isdigit():
         rest, flavour = before, after
         if not re.fullmatch(r"[a-z][a-z0-9-]*", flavour):

@@ -11,12 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from harness.errors import HarnessError, InfrastructureError
+from harness.errors import HarnessError, InfrastructureError, UsageError
 from harness.judge import kernellog, triage
 from harness.judge.kernellog import Fault
 from harness.judge.triage import Expected, Known, Repeated
 from harness.run import properties
 from harness.vm.machine import Machine, State
+
+_KMEMLEAK_TIMEOUT = 300.0
+"""Seconds; a scan reads all of the kernel's memory, twice, on kernels that are slow already."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,7 @@ class KernelLog:
         expected: The faults that the test provokes on purpose.
         known: The known faults that are in force.
         is_for: Whether the kernel is one that a known fault's condition names.
+        kmemleak: Have the kernel look for memory of its own that nothing refers to any more; takes some seconds.
     """
 
     def __init__(
@@ -111,31 +115,60 @@ class KernelLog:
         expected: Sequence[Expected] = (),
         known: Sequence[Known] = (),
         is_for: Callable[[str], bool] = lambda _condition: True,
+        *,
+        kmemleak: bool = False,
     ) -> None:
         self._expected = expected
         self.known = known
         self.is_for = is_for
         self._tainted = 0
+        self._kmemleak = kmemleak
+        self._since = 0
         self.excused: list[tuple[Fault, Known]] = []
         """The known faults that came."""
 
     def begin(self, machine: Machine) -> None:
-        """Note the taint flags."""
+        """Note the taint flags, and for kmemleak when the test begins: what was allocated before is not its own.
+
+        Raises:
+            UsageError: The kernel has no kmemleak.
+        """
         self._tainted = machine.about["tainted"]
+        if not self._kmemleak:
+            return
+        since = machine.ask_agent("jiffies")
+        if since is None:
+            raise UsageError(
+                f"the kernel {machine.release} has no kmemleak",
+                expected="a kernel with CONFIG_DEBUG_KMEMLEAK, such as one of flavour debug",
+                hint="leave out --kmemleak for this kernel",
+            )
+        self._since = since
 
     def end(self, machine: Machine) -> list[Complaint]:
         """Return the faults; of a machine that is dead those that its console shows."""
         if machine.state is State.DEAD:
             faults = kernellog.find_faults(kernellog.parse_console(machine.process.console()))
         else:
-            said = machine.ask_agent("aftermath")
-            faults = find_faults(said["records"], self._tainted, said["tainted"])
+            faults = self._faults(machine)
         found = triage.sort_out(faults, expected=self._expected, known=self.known, is_for=self.is_for)
         self.excused += [(one.fault, entry) for one, entry in found.known]
         return [
             *(_complaint(one) for one in found.counted),
             *(_missing(one) for one in found.missing),
         ]
+
+    def _faults(self, machine: Machine) -> list[Fault]:
+        leaked: list[Fault] = []
+        if self._kmemleak:
+            report = machine.ask_agent("kmemleak", timeout=_KMEMLEAK_TIMEOUT)
+            leaked = kernellog.parse_kmemleak(report, self._since)
+        said = machine.ask_agent("aftermath")
+        logged = find_faults(said["records"], self._tainted, said["tainted"])
+        if self._kmemleak:
+            # The scan's own line counts what is told one by one, and what was there before the test.
+            logged = [fault for fault in logged if not kernellog.LEAKS_COUNTED.match(fault.title)]
+        return [*leaked, *logged]
 
 
 def find_faults(records: Sequence[bytes], tainted_before: int, tainted: int) -> list[Fault]:

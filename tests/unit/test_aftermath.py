@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from harness.errors import InfrastructureError, KernelCrashed, LinkBroken
+from harness.errors import InfrastructureError, KernelCrashed, LinkBroken, UsageError
 from harness.judge.triage import expect
 from harness.run import properties
 from harness.run.aftermath import Aftermath, Complaint, KernelLog
@@ -33,11 +33,14 @@ class FakeMachine:
         self.boot_log: list[bytes] = []
         self.state = state
         self.process = FakeConsole(console.splitlines())
-        self._said = {"records": list(records), "tainted": tainted, "now": 6.0}
+        self.release = "6.1.0"
+        self.answers: dict[str, Any] = {
+            "aftermath": {"records": list(records), "tainted": tainted, "now": 6.0},
+            "jiffies": None,
+        }
 
-    def ask_agent(self, name: str) -> dict[str, Any]:
-        assert name == "aftermath"
-        return self._said
+    def ask_agent(self, name: str, **_options: Any) -> Any:
+        return self.answers[name]
 
 
 def look(machine: FakeMachine, log: KernelLog | None = None) -> list[Complaint]:
@@ -100,6 +103,22 @@ def test_a_fault_that_repeats_is_one_complaint() -> None:
 def test_a_log_that_cannot_be_read_is_no_clean_log() -> None:
     with pytest.raises(InfrastructureError, match="cannot be searched for faults"):
         look(FakeMachine(b"something else"))
+
+
+LEAKED = 'unreferenced object 0xffff888003a5b000 (size 4096):\n  comm "{}", pid 1, jiffies {} (age 9.1s)\n'
+
+
+def test_memory_that_the_kernel_forgot_during_the_test_is_a_complaint_and_its_count_is_no_other() -> None:
+    machine = FakeMachine(b"6,1,5,-;kmemleak: 2 new suspected memory leaks (see /sys/kernel/debug/kmemleak)")
+    machine.answers |= {"jiffies": 1000, "kmemleak": LEAKED.format("swapper", 900) + LEAKED.format("init", 1100)}
+    (complaint,) = look(machine, KernelLog(kmemleak=True))
+    assert 'unreferenced object of 4096 bytes, allocated by "init"' in complaint.text
+    assert look(machine, KernelLog([expect("kmemleak", "4096", "provoked")], kmemleak=True)) == []
+
+
+def test_a_kernel_without_kmemleak_cannot_be_asked_for_it() -> None:
+    with pytest.raises(UsageError, match="has no kmemleak"):
+        look(FakeMachine(), KernelLog(kmemleak=True))
 
 
 class Failing:

@@ -14,6 +14,7 @@ from harness.judge.kernellog import (
     find_faults,
     fingerprint,
     parse_console,
+    parse_kmemleak,
     parse_records,
     sign_of,
     taint_fault,
@@ -342,3 +343,32 @@ def test_a_taint_is_a_fault_where_no_other_one_tells_of_it(
 ) -> None:
     fault = taint_fault(before, after, explained=explained)
     assert (fault.fingerprint if fault else None) == (f"taint: {letters}" if letters else None)
+
+
+# Linux mm/kmemleak.c, print_unreferenced(), as 6.1 prints it.
+KMEMLEAK = """unreferenced object 0xffff888003a5b000 (size 4096):
+  comm "swapper/0", pid 1, jiffies 4294892298 (age 40.210s)
+  hex dump (first 32 bytes):
+    00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00  ................
+  backtrace:
+    [<ffffffff8120f3a4>] kmalloc_trace+0x24/0x90
+    [<ffffffff82a1f3a4>] some_init+0x24/0x90
+unreferenced object 0xffff888009ff5540 (size 64):
+  comm "init", pid 81, jiffies 4294904567 (age 8.210s)
+  hex dump (first 32 bytes):
+    00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00  ................
+  backtrace:
+    [<ffffffff8120f3a4>] __kmalloc+0x24/0x90
+    [<ffffffff811ef3a4>] htab_map_alloc+0x11/0x90
+    [<ffffffff811df3a4>] map_create+0x22/0x90
+"""
+
+
+def test_kmemleaks_report_is_told_object_by_object_from_the_tests_begin_on() -> None:
+    (fault,) = parse_kmemleak(KMEMLEAK, 4294900000)
+    assert fault.kind == "kmemleak"
+    assert fault.title == 'unreferenced object of 64 bytes, allocated by "init"'
+    assert fault.fingerprint == "kmemleak: htab_map_alloc < map_create"
+    assert fault.excerpt[0].startswith("unreferenced object 0xffff888009ff5540")
+    assert len(parse_kmemleak(KMEMLEAK, 0)) == 2
+    assert parse_kmemleak("", 0) == []

@@ -54,6 +54,8 @@ def chosen(text: str) -> list[str]:
         ("6.1", ["6.1.192-2"]),
         ("6.1:generic", ["6.1.192-2:generic"]),
         ("debian:6.1:generic", ["6.1.192-2:generic"]),
+        ("generic:6.1", ["6.1.192-2:generic"]),
+        ("debian:generic:6.1", ["6.1.192-2:generic"]),
         ("6.6", ["6.6.30-1:minimal"]),
         ("debian:6.6", []),
         ("6.12.94", ["6.12.94-1"]),
