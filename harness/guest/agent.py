@@ -312,7 +312,7 @@ class Agent:
 
     def do_aftermath(self) -> dict[str, Any]:
         """Return what the kernel has said since the last call, whatever tests have read, and its taint flags."""
-        return {"records": read_log(self.aftermath_log), "tainted": tainted(), "now": time.monotonic()}
+        return {"records": read_log(self.aftermath_log), "tainted": tainted()}
 
     def do_jiffies(self) -> int | None:
         """Return the kernel's clock in ticks; None when the kernel was built without kmemleak, which stamps with it."""
@@ -341,13 +341,17 @@ class Agent:
 def read_log(log: int) -> list[bytes]:
     """Return the records that an open /dev/kmsg has yet to give."""
     records: list[bytes] = []
-    while True:
+    more = select.poll()
+    more.register(log, select.POLLIN)
+    # Asking first spares a clone the making of an exception, whose code it would run for the first time.
+    while more.poll(0):
         try:
             records.append(os.read(log, 8192))
         except BlockingIOError:
-            return records
+            break
         except BrokenPipeError:
             records.append(b"4,0,0,-;harness: the kernel's log buffer overran, records were lost")
+    return records
 
 
 def kill(pid: int) -> None:
@@ -360,8 +364,12 @@ def kill(pid: int) -> None:
 
 def tainted() -> int:
     """Return the kernel's taint flags."""
-    with open("/proc/sys/kernel/tainted") as file:
-        return int(file.read())
+    # Plain system calls: a clone runs this after every test, and pays for each page of code that it has not run yet.
+    flags = os.open("/proc/sys/kernel/tainted", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return int(os.read(flags, 32))
+    finally:
+        os.close(flags)
 
 
 def describe_machine(absent: list[str], baseline: dict[str, Any]) -> dict[str, Any]:

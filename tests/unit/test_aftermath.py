@@ -35,7 +35,7 @@ class FakeMachine:
         self.process = FakeConsole(console.splitlines())
         self.release = "6.1.0"
         self.answers: dict[str, Any] = {
-            "aftermath": {"records": list(records), "tainted": tainted, "now": 6.0},
+            "aftermath": {"records": list(records), "tainted": tainted},
             "jiffies": None,
         }
 

@@ -80,6 +80,7 @@ def flood():
     log = os.open("/dev/kmsg", os.O_WRONLY)
     for _ in range(3000):
         os.write(log, b"<15>" + 800 * b"x" + b"\\n")
+    os.close(log)
 
 
 def test_overrun(guest):
