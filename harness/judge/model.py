@@ -11,7 +11,7 @@ Pure. Imports the judge of contracts beside it, the names of errors and the numb
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from harness.errnos import errno_name
@@ -38,7 +38,7 @@ class _Any:
 ANY: Any = _Any()
 
 
-def _is(answer: Any, word: str) -> bool:
+def _is(answer: Any, word: str | int) -> bool:
     """Whether an answer is known, and is this one."""
     return answer is not ANY and bool(answer == word)
 
@@ -147,7 +147,7 @@ def facts(contracts: Mapping[str, Contract], version: KernelVersion, setting: Se
         other_size="ok" if has("inner_max_entries") else "EINVAL",
         batch={name: known(f"batch.command.{name}") for name in ("update", "delete", "lookup", "lookup_and_delete")},
         over_hole=_errno_of(known("batch.lookup_over_empty_slot")) if short == "aom" else "ENOENT",
-        leaks=known(f"lifetime.replaced_twenty_times.{how}") == 20 if has("ids") else False,
+        leaks=_is(known(f"lifetime.replaced_twenty_times.{how}"), 20),
     )
 
 
@@ -172,6 +172,13 @@ class _Map:
     elements: dict[int, int] = field(default_factory=dict)
     frozen: bool = False
     leaked: bool = False
+
+
+_USES_MAP = {"close", "write", "read", "erase", "freeze"}
+_USES_OUTER = {
+    *("close_outer", "insert", "delete", "lookup", "keys", "freeze_outer", "load"),
+    *("batch_insert", "batch_delete", "batch_read", "batch_take"),
+}
 
 
 class Model:
@@ -234,7 +241,10 @@ class Model:
         """
         before = {number for number in range(len(self.maps)) if self.is_alive(number)}
         held = self.outer_is_alive()
-        answer = getattr(self, f"_{name}")(*arguments)
+        # A sequence that was planned beside another kernel may use what could not be opened on this one.
+        used = arguments[1::2] if name in ("insert", "batch_insert") else arguments[:1] if name in _USES_MAP else ()
+        is_open = all(self.maps[number].fds for number in used) and (name not in _USES_OUTER or self.outer_fds)
+        answer = getattr(self, f"_{name}")(*arguments) if is_open else "nothing open"
         if held and not self.outer_is_alive():
             self.slots.clear()
         gone = [number for number in before if not self.is_alive(number)]
@@ -425,19 +435,53 @@ def _named(answer: Any) -> Any:
     return answer
 
 
+_WORDS = {
+    "answer": "the answer",
+    "outer": "what the outer map holds",
+    "inners": "what the inner maps hold",
+    "alive": "which maps are alive",
+}
+
+
 def difference(expected: Mapping[str, Any], observed: Mapping[str, Any]) -> str:
     """Return what differs between two steps, in words; "" for nothing."""
-    words = {
-        "answer": "the answer",
-        "outer": "what the outer map holds",
-        "inners": "what the inner maps hold",
-        "alive": "which maps are alive",
-    }
     return "; ".join(
-        f"{words[name]}: expected {_shown(expected[name])}, got {_shown(observed[name])}"
-        for name in words
+        f"{word}: expected {_shown(expected[name])}, got {_shown(observed[name])}"
+        for name, word in _WORDS.items()
         if not _equal(expected[name], observed[name])
     )
+
+
+def unexplained(
+    expected: tuple[Mapping[str, Any], Mapping[str, Any]], observed: tuple[Mapping[str, Any], Mapping[str, Any]]
+) -> str:
+    """Return what two kernels did differently at a step that no table foretells; "" for nothing.
+
+    Args:
+        expected: What was foretold of each.
+        observed: What each did.
+    """
+    return "; ".join(
+        f"{word}: the first {_shown(observed[0][name])}, the second {_shown(observed[1][name])}"
+        for name, word in _WORDS.items()
+        if observed[0][name] != observed[1][name]
+        and not all(
+            _is_known(one[name]) and _equal(one[name], two[name]) for one, two in zip(expected, observed, strict=True)
+        )
+    )
+
+
+def _is_known(expected: Any) -> bool:
+    """Whether nothing in it is left open."""
+    if isinstance(expected, (list, tuple)):
+        return all(map(_is_known, expected))
+    return expected is not ANY
+
+
+def common(one: Facts, other: Facts) -> Facts:
+    """Return facts that a sequence for two kernels is planned with: no step that one of them could not be asked."""
+    batch = {name: ANY if other.batch[name] is ANY else answer for name, answer in one.batch.items()}
+    return replace(one, ids=one.ids and other.ids, batch=batch)
 
 
 def _equal(expected: Any, observed: Any) -> bool:

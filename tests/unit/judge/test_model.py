@@ -9,7 +9,20 @@ import pytest
 
 from harness.contracts import contracts
 from harness.contracts.sequences import Foretold, check
-from harness.judge.model import ANY, SETTINGS, Facts, Model, Setting, Step, difference, facts, script, seen
+from harness.judge.model import (
+    ANY,
+    SETTINGS,
+    Facts,
+    Model,
+    Setting,
+    Step,
+    common,
+    difference,
+    facts,
+    script,
+    seen,
+    unexplained,
+)
 from harness.kernel.version import KernelVersion
 
 HASH = SETTINGS["hash_of_maps"]
@@ -54,12 +67,35 @@ def test_what_no_table_knows_is_equal_to_everything() -> None:
     )
 
 
+def test_a_difference_between_kernels_is_explained_by_what_is_foretold_of_both() -> None:
+    rest: dict[str, Any] = {"outer": {}, "inners": {}, "alive": []}
+    old, new = ({"answer": answer, **rest} for answer in ("EBUSY", "EPERM"))
+    assert not unexplained((old, new), (old, new))
+    assert unexplained((old, old), (old, new)) == "the answer: the first EBUSY, the second EPERM"
+    assert unexplained(({"answer": ANY, **rest}, new), (old, new))
+    assert not unexplained((old, old), (new, new))
+
+
+def test_what_could_not_be_opened_is_not_used() -> None:
+    model = Model(HASH, Facts())
+    steps = [("close", 0), ("reopen", 0), ("close", 0), ("insert", 1, 0, 0), ("close_outer",), ("keys",)]
+    assert answers(model, *steps) == ["ok", "ENOENT", "nothing open", "nothing open", "ok", "nothing open"]
+
+
+def test_a_sequence_for_two_kernels_leaves_out_what_one_cannot_be_asked() -> None:
+    both = common(Facts(), Facts(ids=False, batch={**Facts().batch, "delete": ANY}))
+    assert not both.ids
+    assert both.batch["delete"] is ANY
+    assert both.batch["update"] == "ok"
+
+
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_facts_come_from_the_tables_of_contracts(setting: str) -> None:
     old, new = (facts(contracts(), KernelVersion.parse(text), SETTINGS[setting]) for text in ("4.12.4", "6.12.30"))
     assert (old.lookup, new.lookup) == ("ENOTSUPP", "ok")
     assert (old.batch["update"], new.batch["update"]) == ("EINVAL", "ok")
     assert (old.freeze, new.second_freeze) == ("EINVAL", "EPERM")
+    assert (old.leaks, new.leaks) == (setting == "hash_of_maps", False)
 
 
 class Kernel:
