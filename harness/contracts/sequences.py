@@ -111,6 +111,12 @@ def _close(model: Model, a: int, b: int, c: int) -> Planned:
     return ("close", _at(there, a)) if there else None
 
 
+def _close_held(model: Model, a: int, b: int, c: int) -> Planned:
+    """Close what the outer map holds, so that nobody else does."""
+    there = [number for number in model.open_maps() if number in model.slots.values()]
+    return ("close", _at(there, a)) if there else None
+
+
 def _reopen(model: Model, a: int, b: int, c: int) -> Planned:
     return ("reopen", a % len(model.maps)) if model.facts.ids else None
 
@@ -158,9 +164,21 @@ def _unload(model: Model, a: int, b: int, c: int) -> Planned:
 
 
 PLANS: tuple[Callable[[Model, int, int, int], Planned], ...] = (
-    *(_insert, _replace, _create, _close, _remove, _write, _run, _batch_insert, _batch_take, _load),
-    *(_insert, _replace, _insert_again, _close, _delete, _look, _read, _reopen, _batch_delete, _batch_read),
-    *(_insert, _replace, _create, _replace_only, _run, _unload, _close_outer, _reopen_outer, _freeze, _freeze_outer),
+    *(_insert, _replace, _create, _close_held, _remove, _write, _run, _batch_insert, _batch_take, _load),
+    *(_insert, _replace, _insert_again, _close_held, _delete, _look, _read, _reopen, _batch_delete, _batch_read),
+    *(
+        _insert,
+        _replace,
+        _create,
+        _close,
+        _replace_only,
+        _run,
+        _unload,
+        _close_outer,
+        _reopen_outer,
+        _freeze,
+        _freeze_outer,
+    ),
 )
 """Some stand there more than once, to be drawn more often."""
 

@@ -21,7 +21,7 @@ from harness.run.pool import Pool, Settings, Wanted
 from harness.testing import Kernel
 from harness.vm.machine import Machine
 
-EXAMPLES = 15
+EXAMPLES = 25
 
 
 class Guest:
