@@ -231,7 +231,7 @@ _GENERIC = re.compile(
     r"|refcount_warn_saturate|__list_(?:add|del_entry)_valid\w*|warn_alloc\w*|(?:__)?(?:alloc|get_free)_(?:frozen_)?pages\w*|free_to_partial_list|bad_page\w*|dump_page|object_err|slab_err"
     r"|slab_(?:pad_check|bug)|check_(?:bytes_and_report|object|slab)|on_freelist|free_debug_processing|entry_\w+"
     r"|(?:__)?mutex_(?:un)?lock\w*|_raw_(?:spin|read|write)_\w+|down_(?:read|write)\w*"
-    r"|(?:__)?k[mzc]alloc\w*|__do_kmalloc\w*|kmem_cache_alloc\w*|slab_post_alloc\w*|kmemleak_alloc\w*"
+    r"|(?:__)?k[mzc]alloc\w*|__do_kmalloc\w*|(?:__)?kmem_cache_alloc\w*|slab_post_alloc\w*|kmemleak_alloc\w*"
     r"|do_syscall_\w+|x64_sys_call|ret_from_fork\w*|start_thread|secondary_startup_\w+"
 )
 """Functions that say how a fault was found or how the kernel was entered, and nothing of the fault itself."""

@@ -358,6 +358,7 @@ unreferenced object 0xffff888009ff5540 (size 64):
   hex dump (first 32 bytes):
     00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00  ................
   backtrace:
+    [<ffffffff814a80eb>] __kmem_cache_alloc_node+0x105/0x11b
     [<ffffffff8120f3a4>] __kmalloc+0x24/0x90
     [<ffffffff811ef3a4>] htab_map_alloc+0x11/0x90
     [<ffffffff811df3a4>] map_create+0x22/0x90
