@@ -75,6 +75,7 @@ def test_libbpf(
             one.map("outer").delete(1)
             one = opened("pinned")
             one.load()
+            bpf.unpin("/sys/fs/bpf/outer")
         names = {one.map(name).id: name for name in ("first", "second")}
         outer = one.map("outer")
         return {str(int.from_bytes(key, "little")): names.get(outer.lookup(key), "another") for key in sorted(outer)}
