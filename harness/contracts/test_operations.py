@@ -8,7 +8,6 @@ import mmap as memory
 import os
 import socket
 import stat
-import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -645,36 +644,18 @@ def test_every_bit_of_the_flags_of_opening_a_pin(guest: Guest, outer_type: str, 
 
 # Iterators.
 
-BTF_OF_KERNEL = "/sys/kernel/btf/vmlinux"
-ITERATOR = b"bpf_iter_bpf_map_elem"
+TRACE_ITER = uapi.ATTACH_TYPES["trace_iter"]
 
 
-def find_function(data: bytes, name: bytes) -> int:
-    """Return the number of a function in a kernel's BTF.
-
-    Args:
-        data: The BTF.
-        name: The function's name.
-    """
-    header, types, size, names = struct.unpack_from("<IIII", data, 4)
-    found = data.index(b"\0" + name + b"\0", header + names) + 1 - header - names
-    # Bytes that follow a type of each kind: a number of them, or one for each member.
-    after = {1: 4, 3: 12, 14: 4, 17: 4}
-    each = {4: 12, 5: 12, 6: 8, 13: 8, 15: 12, 19: 12}
-    at, end, number = header + types, header + types + size, 1
-    while at < end:
-        of, info = struct.unpack_from("<II", data, at)
-        kind, members = info >> 24 & 0x1F, info & 0xFFFF
-        if kind == 12 and of == found:
-            return number
-        at += 12 + after.get(kind, 0) + each.get(kind, 0) * members
-        number += 1
-    raise LookupError(name)
+def number_of_iterator(name: str) -> int:
+    """Return the number of an iterator's function in the kernel's BTF, as libbpf finds it."""
+    return ctypes.CDLL("libbpf.so.1").libbpf_find_vmlinux_btf_id(name.encode(), TRACE_ITER)  # type: ignore[no-any-return]
 
 
 @pytest.mark.contract("iter.map_elem", together=True)
+@pytest.mark.usefixtures("libbpf")
 def test_iterators_over_elements(guest: Guest, bpf: Bpf, observe_each: ObserveEach) -> None:
-    function = find_function(guest.read(BTF_OF_KERNEL), ITERATOR)
+    function = guest.call(number_of_iterator, "bpf_map_elem")
     program = bpf.prog("tracing", asm.return_(0), expected_attach_type="trace_iter", attach_btf_id=function)
 
     def answer(contract: Contract) -> str:
