@@ -136,6 +136,7 @@ def _run_function(
     imports: dict[str, tuple[str, str]],
     arguments: tuple[Any, ...],
     keywords: dict[str, Any],
+    closes: bool,
 ) -> Any:
     """Run a function that the host shipped.
 
@@ -145,6 +146,7 @@ def _run_function(
         imports: Modules it uses, and members of modules, by the name it knows them under.
         arguments: Positional arguments.
         keywords: Keyword arguments.
+        closes: Whether to look for descriptors that it leaves open, with system calls of this process.
     """
     scope: dict[str, Any] = {"__name__": "shipped", "__builtins__": __builtins__, **names}
     for alias, (module, member) in imports.items():
@@ -153,6 +155,8 @@ def _run_function(
     module_code = marshal.loads(code)  # noqa: S302 - the host made it, for this interpreter
     assert isinstance(module_code, types.CodeType)
     exec(module_code, scope)  # noqa: S102 - this is what the request asks for
+    if not closes:
+        return scope["shipped"](*arguments, **keywords)
     before = ledger.descriptors()
     value = scope["shipped"](*arguments, **keywords)
     _left_open[:] = ledger.left_open(before)

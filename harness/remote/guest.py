@@ -92,7 +92,7 @@ class Guest:
         try:
             value: T = process.call(
                 "function",
-                *(shipment.code, shipment.names, shipment.imports, arguments, keywords),
+                *(shipment.code, shipment.names, shipment.imports, arguments, keywords, closes),
                 timeout=timeout,
                 shown=f"{function.__name__}()",
             )
@@ -102,10 +102,10 @@ class Guest:
             if error.type_name == wire.WireError.__name__:
                 error.what = f"what {function.__name__} returned cannot cross to the host: {error.what}"
                 error.detail = ""
-            self._take_output(process, function.__name__, closes)
+            self._take_output(process, function.__name__)
             raise
         else:
-            self._take_output(process, function.__name__, closes)
+            self._take_output(process, function.__name__)
         finally:
             process.close()
         return value
@@ -189,12 +189,11 @@ class Guest:
         """
         self.process.call("hooks.write_file", path, text.encode() if isinstance(text, str) else text)
 
-    def _take_output(self, process: GuestProcess, name: str, closes: bool) -> None:
+    def _take_output(self, process: GuestProcess, name: str) -> None:
         with contextlib.suppress(GuestProcessDied):  # it was killed: what it printed went with it
             printed = process.call("output", timeout=10.0)
             left_open = printed.pop("left_open")
-            if closes:
-                self._machine.left_open += [{**one, "function": name} for one in left_open]
+            self._machine.left_open += [{**one, "function": name} for one in left_open]
             if any(printed.values()):
                 texts = (printed[stream].decode(errors="replace") for stream in ("stdout", "stderr"))
                 self.outputs.append(Output(name, *texts))

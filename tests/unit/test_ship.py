@@ -19,7 +19,7 @@ from tests.unit import shippable
 
 def run(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
     packed = ship.pack(function)
-    crossing = (packed.code, packed.names, packed.imports, arguments, keywords)
+    crossing = (packed.code, packed.names, packed.imports, arguments, keywords, False)
     return process._run_function(*wire.decode(wire.encode(crossing)))
 
 

@@ -44,7 +44,7 @@ def uses_class_of_library(path: str) -> str:
 
 def arrive(function: Any, *arguments: Any, **keywords: Any) -> Any:
     shipment = ship.pack(function)
-    return _run_function(shipment.code, shipment.names, shipment.imports, arguments, keywords)
+    return _run_function(shipment.code, shipment.names, shipment.imports, arguments, keywords, False)
 
 
 def test_a_function_takes_along_what_it_uses() -> None:
