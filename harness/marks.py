@@ -22,7 +22,7 @@ from harness.kernel.types import Choice, Kernel
 from harness.run.ids import without_kernel
 
 if TYPE_CHECKING:
-    from harness.remote.bpf import Bpf
+    from harness.vm.machine import Machine
 
 KERNEL_PARAMETER = "kernel_choice"
 """The name of the test parameter that holds the kernel."""
@@ -166,9 +166,15 @@ class Capabilities:
         """Return those of the capabilities that the kernel was not asked about yet."""
         return [name for name in names if (choice, name) not in self._findings]
 
-    def ask(self, choice: Choice, name: str, bpf: Bpf) -> None:
-        """Ask the kernel, in a guest process that is good for nothing else afterwards."""
-        self._findings[choice, name] = capabilities.find(name).probe(bpf)
+    def ask(self, choice: Choice, name: str, machine: Machine) -> Finding:
+        """Return what the kernel answers, asked now if it was not before: in a guest process of its own."""
+        from harness.remote.bpf import Bpf
+
+        if (choice, name) not in self._findings:
+            process = machine.new_process()
+            self._findings[choice, name] = capabilities.find(name).probe(Bpf(process))
+            process.close()
+        return self._findings[choice, name]
 
     def judge(self, kernel: Kernel, choice: Choice, name: str) -> Judgement:
         """Return what the kernel's answer means for a test that requires the capability."""

@@ -244,7 +244,6 @@ class State:
         The kernel is asked once for each, on a machine that no test gets.
         """
         from harness.marks import Capabilities, act_on
-        from harness.remote.bpf import Bpf
 
         if self._capabilities is None:
             self._capabilities = Capabilities()
@@ -254,9 +253,7 @@ class State:
             machine = pool.take(wanted)
             try:
                 for name in missing:
-                    process = machine.new_process()
-                    self._capabilities.ask(wanted.choice, name, Bpf(process))
-                    process.close()
+                    self._capabilities.ask(wanted.choice, name, machine)
             finally:
                 pool.give_back(wanted, machine)
         for name in names:
@@ -583,8 +580,8 @@ def vm(kernel_choice: Choice, request: pytest.FixtureRequest) -> Iterator[Machin
     request.node.user_properties += [(properties.RELEASE, machine.release), (properties.MACHINE, started)]
     if state.next is not None:
         pool.expect(state.next)
-    _note_boot_faults(request.node, wanted, machine)
     log = _log_check(request.node, wanted)
+    _note_boot_faults(request.node, log, machine)
     checks = _checks(request.node, log)
     checks.begin(machine)
     yield machine
@@ -633,7 +630,7 @@ def _known_fault(fault: Fault, entry: Known) -> tuple[str, dict[str, Any]]:
     return properties.KNOWN_FAULT, {**as_property(fault), "reason": entry.reason, "origin": entry.origin}
 
 
-def _note_boot_faults(item: pytest.Item, wanted: Wanted, machine: Machine) -> None:
+def _note_boot_faults(item: pytest.Item, log: KernelLog, machine: Machine) -> None:
     """Put what the kernel complained of before any test ran into the report of the first test that its machine serves.
 
     No test is to blame for it: it is counted once for each kernel, by :class:`_KernelFaults`.
@@ -642,10 +639,9 @@ def _note_boot_faults(item: pytest.Item, wanted: Wanted, machine: Machine) -> No
     from harness.run.aftermath import as_property, find_faults
 
     seen = item.config.stash[_STATE].boot_logs
-    if any(log is machine.boot_log for log in seen):
+    if any(one is machine.boot_log for one in seen):
         return
     seen.append(machine.boot_log)
-    log = _log_check(item, wanted)
     found = sort_out(find_faults(machine.boot_log, 0, machine.about["tainted"]), known=log.known, is_for=log.is_for)
     item.user_properties += [(properties.BOOT_FAULT, dict(as_property(one.fault))) for one in found.counted]
     item.user_properties += [_known_fault(one.fault, entry) for one, entry in found.known]

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 
 from harness.contracts import contracts
+from harness.judge.capabilities import Answer
 from harness.judge.contracts import Contract, NotAsked, Verdict, judge
+from harness.marks import Capabilities
 from harness.run import properties
 
 if TYPE_CHECKING:
     from _pytest.mark import ParameterSet
 
+    from harness.kernel.types import Choice
     from harness.kernel.version import KernelVersion
     from harness.testing import Kernel
     from harness.vm.machine import Machine
@@ -37,6 +40,10 @@ class ObserveEach(Protocol):
     def __call__(self, answer: Callable[[Contract], object]) -> None:
         """Ask for the answer to each contract, record all, and fail the test if any of them is another one."""
         ...
+
+
+Probed = Callable[[Contract], str]
+"""Returns what the probe says that decides a contract: "yes", "no" or ""."""
 
 
 class ContractBroken(AssertionError):
@@ -99,16 +106,16 @@ def outer_type(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def observe(request: pytest.FixtureRequest, contract: Contract, kernel: Kernel) -> Iterator[Observe]:
+def observe(request: pytest.FixtureRequest, contract: Contract, kernel: Kernel, probed: Probed) -> Iterator[Observe]:
     """Take the answer of this test."""
-    probed = request.getfixturevalue("probed") if contract.decided_by else ""
+    decided = probed(contract)
     _announce(request.node, contract)
     seen: list[object] = []
 
     def take(observed: object) -> None:
         seen.append(observed)
         assert len(seen) == 1, f"{contract.id} is observed twice in one test"
-        broken = _hold(request.node, contract, kernel.version, observed, probed)
+        broken = _hold(request.node, contract, kernel.version, observed, decided)
         if broken:
             raise ContractBroken(broken)
 
@@ -119,7 +126,7 @@ def observe(request: pytest.FixtureRequest, contract: Contract, kernel: Kernel) 
 
 @pytest.fixture
 def observe_each(
-    request: pytest.FixtureRequest, contract_group: tuple[Contract, ...], kernel: Kernel
+    request: pytest.FixtureRequest, contract_group: tuple[Contract, ...], kernel: Kernel, probed: Probed
 ) -> Iterator[ObserveEach]:
     """Take the answers of this test, one to each contract."""
     for one in contract_group:
@@ -130,7 +137,7 @@ def observe_each(
         assert not seen, f"{contract_group[0].id} is observed twice in one test"
         broken = []
         for one in contract_group:
-            probed = _probe(request.getfixturevalue("vm"), one.decided_by) if one.decided_by else ""
+            decided = probed(one)
             try:
                 seen.append(answer(one))
             except NotAsked as reason:
@@ -138,7 +145,7 @@ def observe_each(
                 verdict = Verdict("observed", None, "", f"not asked: {reason}")
                 request.node.user_properties.append((properties.OBSERVATION, _record(one, None, verdict)))
                 continue
-            broken.append(_hold(request.node, one, kernel.version, seen[-1], probed))
+            broken.append(_hold(request.node, one, kernel.version, seen[-1], decided))
         if any(broken):
             raise ContractBroken("\n".join(filter(None, broken)))
 
@@ -147,20 +154,23 @@ def observe_each(
     assert seen or failed, f"the test observed nothing of {contract_group[0].id}"
 
 
+@pytest.fixture(scope="session")
+def asked_of_kernels() -> Capabilities:
+    """What probes found; a kernel is asked once, whatever number of contracts it decides."""
+    return Capabilities()
+
+
 @pytest.fixture
-def probed(contract: Contract, vm: Machine) -> str:
-    """Ask the kernel for the capability that decides what the contract expects; "" when the probe cannot tell."""
-    return _probe(vm, contract.decided_by)
+def probed(vm: Machine, kernel_choice: Choice, asked_of_kernels: Capabilities) -> Probed:
+    """Ask the kernel for the capability that decides what a contract expects; "" when none does or it cannot tell."""
 
+    def probe(contract: Contract) -> str:
+        if not contract.decided_by:
+            return ""
+        finding = asked_of_kernels.ask(kernel_choice, contract.decided_by, vm)
+        return "" if finding.answer is Answer.INCONCLUSIVE else finding.answer.value
 
-def _probe(vm: Machine, capability: str) -> str:
-    from harness.judge.capabilities import Answer, find
-    from harness.remote.bpf import Bpf
-
-    process = vm.new_process()
-    finding = find(capability).probe(Bpf(process))
-    process.close()
-    return "" if finding.answer is Answer.INCONCLUSIVE else finding.answer.value
+    return probe
 
 
 def _announce(item: pytest.Item, contract: Contract) -> None:

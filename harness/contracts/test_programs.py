@@ -51,15 +51,14 @@ def or_null() -> Code:
     return [asm.exit(), asm.label("none"), *asm.return_(NULL)]
 
 
+def read_element(offset: int = 0) -> Code:
+    """Return 32 bits of element 2 of the inner map that is in R0, or NULL."""
+    return [*find_element(), asm.jump("==", R0, 0, "none"), asm.ldx("W", R0, R0, offset), *or_null()]
+
+
 def read_through(outer: Map, key: int = 1) -> Code:
     """Return the first 32 bits of element 2 of the inner map at `key`, or NULL."""
-    return [
-        *find_inner(outer, key),
-        *find_element(),
-        asm.jump("==", R0, 0, "none"),
-        asm.ldx("W", R0, R0),
-        *or_null(),
-    ]
+    return [*find_inner(outer, key), *read_element()]
 
 
 def change_inner(outer: Map, helper: str, *, element: int = 2, value: int = 42, flags: int = 0) -> Code:
@@ -245,10 +244,7 @@ def test_either_outer(bpf: Bpf, contract: Contract, outer: Map, observe: Observe
         asm.label("look"),
         asm.call("map_lookup_elem"),
         asm.jump("==", R0, 0, "none"),
-        *find_element(),
-        asm.jump("==", R0, 0, "none"),
-        asm.ldx("W", R0, R0),
-        *or_null(),
+        *read_element(),
     ]
     observe(run(bpf, code))
 
@@ -261,10 +257,7 @@ def test_spilled_inner(bpf: Bpf, outer: Map, observe: Observe) -> None:
         asm.stx("DW", R10, -16, R0),
         asm.call("get_prandom_u32"),
         asm.ldx("DW", R0, R10, -16),
-        *find_element(),
-        asm.jump("==", R0, 0, "none"),
-        asm.ldx("W", R0, R0),
-        *or_null(),
+        *read_element(),
     ]
     observe(run(bpf, code))
 
@@ -558,13 +551,7 @@ def unchecked_element(outer: Map) -> Code:
 
 def beyond_value(outer: Map, offset: int = 4) -> Code:
     """Read four bytes of an element at an offset."""
-    return [
-        *find_inner(outer),
-        *find_element(),
-        asm.jump("==", R0, 0, "none"),
-        asm.ldx("W", R0, R0, offset),
-        *or_null(),
-    ]
+    return [*find_inner(outer), *read_element(offset)]
 
 
 def short_key(outer: Map) -> Code:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -37,6 +38,20 @@ class Result:
     @property
     def last(self) -> str:
         return self.lines[-1]
+
+    def section(self, test: str, kernel: str = KERNEL) -> str:
+        """Return the part of the output that is about a test."""
+        found = re.search(
+            rf"^_+ (?:ERROR at \w+ of )?{test}\[{re.escape(kernel)}\] _+$\n(.*?)(?=^[_=]{{5}})",
+            self.out,
+            re.MULTILINE | re.DOTALL,
+        )
+        assert found is not None, f"no section on {test} in\n{self.out}"
+        return found[1]
+
+    def outcomes(self, test: str, kernel: str = KERNEL) -> list[str]:
+        """Return the words in which -rA tells a test's outcomes."""
+        return re.findall(rf"^([A-Z]+) test_\w+\.py::{test}\[{re.escape(kernel)}\]", self.out, re.MULTILINE)
 
 
 class Inner:

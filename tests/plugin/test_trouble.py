@@ -132,19 +132,13 @@ class Trouble:
 
     def section(self, test: str) -> str:
         """Return the part of the output that is about a test."""
-        found = re.search(
-            rf"^_+ (?:ERROR at \w+ of )?{test}\[{re.escape(KERNEL)}\] _+$\n(.*?)(?=^[_=]{{5}})",
-            self.result.out,
-            re.MULTILINE | re.DOTALL,
-        )
-        assert found is not None, f"no section on {test} in\n{self.result.out}"
-        return found[1]
+        return self.result.section(test)
 
     def outcome(self, test: str) -> str:
         """Return the word in which -rA tells a test's outcome."""
-        found = re.search(rf"^([A-Z]+) test_trouble\.py::{test}\[{re.escape(KERNEL)}\]", self.result.out, re.MULTILINE)
-        assert found is not None, f"no outcome of {test} in\n{self.result.out}"
-        return found[1]
+        found = self.result.outcomes(test)
+        assert found, f"no outcome of {test} in\n{self.result.out}"
+        return found[0]
 
 
 @pytest.fixture(scope="module", params=["vm", "fork"])

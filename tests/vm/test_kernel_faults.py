@@ -124,42 +124,21 @@ expires = 2020-01-01
 INI = "[pytest]\nharness_known_faults = known.toml\n"
 
 
-class Run:
-    """An inner run of TESTS."""
-
-    def __init__(self, result: Result) -> None:
-        self.result = result
-
-    def outcomes(self, test: str) -> list[str]:
-        """Return the words in which -rA tells a test's outcomes."""
-        return re.findall(rf"^([A-Z]+) test_faults\.py::{test}\[", self.result.out, re.MULTILINE)
-
-    def section(self, test: str) -> str:
-        """Return the part of the output that is about a test."""
-        found = re.search(
-            rf"^_+ (?:ERROR at \w+ of )?{test}\[[^\n]*\] _+$\n(.*?)(?=^[_=]{{5}})",
-            self.result.out,
-            re.MULTILINE | re.DOTALL,
-        )
-        assert found is not None, self.result.out
-        return found[1]
-
-
 @pytest.fixture(scope="module")
-def run(new_inner: Callable[[], Inner]) -> Run:
+def run(new_inner: Callable[[], Inner]) -> Result:
     inner = new_inner()
     inner.write(test_faults=TESTS)
     (inner.folder / "known.toml").write_text(KNOWN)
     (inner.folder / "pytest.ini").write_text(INI)
-    return Run(inner.run(f"--kernel={KERNEL}", "--accel=tcg", "-rA", "--verdicts", env=HERE))
+    return inner.run(f"--kernel={KERNEL}", "--accel=tcg", "-rA", "--verdicts", env=HERE)
 
 
-def test_the_run_counts_every_test_once(run: Run) -> None:
-    assert run.result.status == 1
-    assert re.search(r"^=+ 8 failed, 5 passed, 1 skipped in ", run.result.last), run.result.out
+def test_the_run_counts_every_test_once(run: Result) -> None:
+    assert run.status == 1
+    assert re.search(r"^=+ 8 failed, 5 passed, 1 skipped in ", run.last), run.out
 
 
-def test_a_warning_fails_the_test_that_ran_with_its_whole_report(run: Run) -> None:
+def test_a_warning_fails_the_test_that_ran_with_its_whole_report(run: Result) -> None:
     assert run.outcomes("test_warn") == ["FAILED"]
     section = run.section("test_warn")
     assert re.search(r"^the kernel complained: WARN: WARNING: .*mm/vmalloc\.c:\d+", section, re.MULTILINE)
@@ -170,71 +149,69 @@ def test_a_warning_fails_the_test_that_ran_with_its_whole_report(run: Run) -> No
     assert "Traceback" not in section
 
 
-def test_the_next_test_is_not_blamed(run: Run) -> None:
+def test_the_next_test_is_not_blamed(run: Result) -> None:
     assert run.outcomes("test_quiet") == run.outcomes("test_after_warn") == ["PASSED"]
 
 
-def test_an_expected_fault_is_none(run: Run) -> None:
+def test_an_expected_fault_is_none(run: Result) -> None:
     assert run.outcomes("test_expected") == ["PASSED"]
 
 
-def test_an_expected_fault_that_does_not_come_is_a_failure(run: Run) -> None:
+def test_an_expected_fault_that_does_not_come_is_a_failure(run: Result) -> None:
     assert run.outcomes("test_expected_in_vain") == ["FAILED"]
     assert "no WARN was logged" in run.section("test_expected_in_vain")
     assert "reason given: it is said to be provoked here" in run.section("test_expected_in_vain")
 
 
-def test_another_fault_than_the_expected_one_is_a_failure(run: Run) -> None:
+def test_another_fault_than_the_expected_one_is_a_failure(run: Result) -> None:
     section = run.section("test_expected_is_another")
     assert "the kernel complained: refcount: refcount_t: underflow; use-after-free." in section
     assert "no WARN was logged" in section
 
 
-def test_a_test_that_fails_by_itself_shows_the_fault_below(run: Run) -> None:
+def test_a_test_that_fails_by_itself_shows_the_fault_below(run: Result) -> None:
     section = run.section("test_fails_by_itself_too")
     assert "assert <harness.vm.machine.Machine" in section
     assert section.index("assert <") < section.index("the kernel complained: WARN")
 
 
-def test_an_expected_failure_hides_no_fault(run: Run) -> None:
+def test_an_expected_failure_hides_no_fault(run: Result) -> None:
     assert "the kernel complained: WARN" in run.section("test_xfail")
 
 
-def test_a_kernel_that_dies_after_the_last_call_fails_the_test(run: Run) -> None:
+def test_a_kernel_that_dies_after_the_last_call_fails_the_test(run: Result) -> None:
     assert run.outcomes("test_crash_after_the_last_call") == ["FAILED"]
     section = run.section("test_crash_after_the_last_call")
     assert "KernelCrashed: the kernel 6.1." in section
     assert "sysrq triggered crash" in section
 
 
-def test_records_that_were_lost_fail_the_test(run: Run) -> None:
+def test_records_that_were_lost_fail_the_test(run: Result) -> None:
     assert run.outcomes("test_overrun") == ["FAILED"]
     assert "lost records: harness: the kernel's log buffer overran" in run.section("test_overrun")
 
 
-def test_what_a_program_writes_into_the_log_is_no_fault(run: Run) -> None:
+def test_what_a_program_writes_into_the_log_is_no_fault(run: Result) -> None:
     assert run.outcomes("test_a_programs_words") == ["PASSED"]
 
 
-def test_a_test_that_reads_the_log_takes_nothing_from_the_harness(run: Run) -> None:
+def test_a_test_that_reads_the_log_takes_nothing_from_the_harness(run: Result) -> None:
     assert "the kernel complained: WARN" in run.section("test_reads_the_log_itself")
 
 
-def test_a_known_fault_is_told_and_fails_nothing(run: Run) -> None:
+def test_a_known_fault_is_told_and_fails_nothing(run: Result) -> None:
     assert run.outcomes("test_known") == ["PASSED"]
-    known = run.result.out.partition(" known faults =")[2]
+    known = run.out.partition(" known faults =")[2]
     assert re.search(rf"^kernel {re.escape(KERNEL)}: oops: .*: it is provoked on purpose$", known, re.MULTILINE)
 
 
-def test_an_expired_entry_has_no_effect_and_is_told(run: Run) -> None:
-    assert re.search(
-        r"^known fault: \S+known\.toml, entry 2 \(WARN\) expired on 2020-01-01", run.result.out, re.MULTILINE
-    )
+def test_an_expired_entry_has_no_effect_and_is_told(run: Result) -> None:
+    assert re.search(r"^known fault: \S+known\.toml, entry 2 \(WARN\) expired on 2020-01-01", run.out, re.MULTILINE)
     assert run.outcomes("test_warn") == ["FAILED"]
 
 
-def test_the_table_gives_each_its_word(run: Run) -> None:
-    table = run.result.out.partition(" verdicts =")[2]
+def test_the_table_gives_each_its_word(run: Result) -> None:
+    table = run.out.partition(" verdicts =")[2]
     words = dict(
         re.findall(r"^  (\S.*?)  +(?:\S )?(passed|FAILED|FAULTED|CRASHED|skipped|xfailed)$", table, re.MULTILINE)
     )
@@ -273,12 +250,10 @@ def test_a_kernel_that_complains_while_it_boots_is_told_once_and_fails_the_run(
 def test_faults_are_found_whatever_tests_share(new_inner: Callable[[], Inner], isolation: str) -> None:
     inner = new_inner()
     inner.write(test_faults=TESTS)
-    run = Run(
-        inner.run(
-            *(f"--kernel={KERNEL}", "--accel=tcg", "-rA", f"--isolation={isolation}"),
-            *("-k", "test_quiet or test_warn or test_after_warn"),
-            env=HERE,
-        )
+    run = inner.run(
+        *(f"--kernel={KERNEL}", "--accel=tcg", "-rA", f"--isolation={isolation}"),
+        *("-k", "test_quiet or test_warn or test_after_warn"),
+        env=HERE,
     )
     assert run.outcomes("test_warn") == ["FAILED"]
     assert run.outcomes("test_quiet") == run.outcomes("test_after_warn") == ["PASSED"]

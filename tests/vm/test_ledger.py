@@ -193,19 +193,11 @@ class Seeded:
 
     def section(self, test: str) -> str:
         """Return the part of the output that is about a test."""
-        found = re.search(
-            rf"^_+ (?:ERROR at \w+ of )?{test}\[{re.escape(self.kernel)}\] _+$\n(.*?)(?=^[_=]{{5}})",
-            self.result.out,
-            re.MULTILINE | re.DOTALL,
-        )
-        assert found is not None, f"no section on {test} in\n{self.result.out}"
-        return found[1]
+        return self.result.section(test, self.kernel)
 
     def outcome(self, test: str) -> str:
         """Return the words in which -rA tells a test's outcomes, the worst first."""
-        found = re.findall(
-            rf"^([A-Z]+) test_seeds\.py::{test}\[{re.escape(self.kernel)}\]", self.result.out, re.MULTILINE
-        )
+        found = self.result.outcomes(test, self.kernel)
         assert found, f"no outcome of {test} in\n{self.result.out}"
         return " ".join(sorted(found))
 
