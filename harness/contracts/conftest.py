@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 
 from harness.contracts import contracts
-from harness.judge.capabilities import Answer
-from harness.judge.contracts import Contract, NotAsked, Verdict, judge
-from harness.marks import Capabilities
+from harness.judge.capabilities import Answer, Decision
+from harness.judge.contracts import NOT_ASKED, Contract, NotAsked, Verdict, condition_of, judge
+from harness.marks import Capabilities, act_on
 from harness.run import properties
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
         "contract(name, ..., together=False): the contracts that a test observes, without outer and case; together: "
-        "those of one outer map, as far as they are asked of the same kernels, in one test",
+        "those of one outer map in one test, which leaves out what the kernel cannot be asked",
     )
 
 
@@ -71,7 +71,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if mark.kwargs.get("together", False):
         metafunc.parametrize(GROUP, list(_groups(found)))
     else:
-        metafunc.parametrize(PARAMETER, [pytest.param(one, id=one.id, marks=_marks(one)) for one in found])
+        metafunc.parametrize(PARAMETER, list(map(_alone, found)))
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -82,19 +82,23 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 def _groups(found: list[Contract]) -> Iterator[ParameterSet]:
-    """Sort contracts into those that one test can observe: of the same outer map, asked of the same kernels."""
-    groups: dict[tuple[str, str, tuple[str, ...]], list[Contract]] = {}
+    """Sort contracts into those that one test observes: of the same outer map."""
+    groups: dict[str, list[Contract]] = {}
     for one in found:
-        groups.setdefault((one.outer, one.condition, one.requires), []).append(one)
+        groups.setdefault(one.outer, []).append(one)
     for group in groups.values():
         first = group[0]
         name = first.id.removesuffix(f".{first.case}") if first.case else first.id
-        yield pytest.param(tuple(group), id=name, marks=_marks(first))
+        yield pytest.param(tuple(group), id=name, marks=_for(condition_of(group)))
 
 
-def _marks(contract: Contract) -> list[pytest.MarkDecorator]:
-    marks = [pytest.mark.kernel(contract.condition)] if contract.condition else []
-    return [*marks, pytest.mark.requires(*contract.requires)] if contract.requires else marks
+def _alone(contract: Contract) -> ParameterSet:
+    needs = [pytest.mark.requires(*contract.requires)] if contract.requires else []
+    return pytest.param(contract, id=contract.id, marks=[*_for(contract.condition), *needs])
+
+
+def _for(condition: str) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.kernel(condition)] if condition else []
 
 
 @pytest.fixture
@@ -126,7 +130,11 @@ def observe(request: pytest.FixtureRequest, contract: Contract, kernel: Kernel, 
 
 @pytest.fixture
 def observe_each(
-    request: pytest.FixtureRequest, contract_group: tuple[Contract, ...], kernel: Kernel, probed: Probed
+    request: pytest.FixtureRequest,
+    contract_group: tuple[Contract, ...],
+    kernel: Kernel,
+    may_be_asked: Callable[[Contract], None],
+    probed: Probed,
 ) -> Iterator[ObserveEach]:
     """Take the answers of this test, one to each contract."""
     for one in contract_group:
@@ -137,12 +145,13 @@ def observe_each(
         assert not seen, f"{contract_group[0].id} is observed twice in one test"
         broken = []
         for one in contract_group:
-            decided = probed(one)
             try:
+                may_be_asked(one)
+                decided = probed(one)
                 seen.append(answer(one))
             except NotAsked as reason:
                 seen.append(None)
-                verdict = Verdict("observed", None, "", f"not asked: {reason}")
+                verdict = Verdict(NOT_ASKED, None, "", str(reason))
                 request.node.user_properties.append((properties.OBSERVATION, _record(one, None, verdict)))
                 continue
             broken.append(_hold(request.node, one, kernel.version, seen[-1], decided))
@@ -158,6 +167,28 @@ def observe_each(
 def asked_of_kernels() -> Capabilities:
     """What probes found; a kernel is asked once, whatever number of contracts it decides."""
     return Capabilities()
+
+
+@pytest.fixture
+def may_be_asked(
+    vm: Machine, kernel: Kernel, kernel_choice: Choice, asked_of_kernels: Capabilities
+) -> Callable[[Contract], None]:
+    """Return a function that raises NotAsked where a kernel's version, or what it lacks, leaves nothing to ask.
+
+    It raises CapabilityMissing where the kernel should have what it lacks.
+    """
+
+    def check(contract: Contract) -> None:
+        if not contract.can_be_asked_of(kernel.version):
+            raise NotAsked(f"it is for kernels {contract.condition}")
+        for name in contract.requires:
+            asked_of_kernels.ask(kernel_choice, name, vm)
+            judgement = asked_of_kernels.judge(kernel, kernel_choice, name)
+            if judgement.decision is Decision.SKIP:
+                raise NotAsked(judgement.reason)
+            act_on(judgement)
+
+    return check
 
 
 @pytest.fixture

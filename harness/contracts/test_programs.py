@@ -6,6 +6,8 @@ memory that is not the map's.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import struct
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from harness.contracts.conftest import Observe
+from harness.contracts.conftest import Observe, ObserveEach
 from harness.guest import bpf as guest_bpf
 from harness.guest import hooks
 from harness.guest.asm import R0, R1, R2, R3, R4, R5, R6, R7, R10
@@ -82,6 +84,11 @@ def returned(retval: int) -> object:
     return "null" if retval == NULL else retval - ((retval & 0x80000000) << 1)
 
 
+def named(answer: object) -> object:
+    """Return what a helper returned, an errno by its name."""
+    return errno_name(-answer) if isinstance(answer, int) and answer < 0 else answer
+
+
 def load(bpf: Bpf, code: Code, type_: str = RUNNER, **attributes: Any) -> str:
     return errno_of(bpf.prog, type_, code, log_level=0, **attributes)
 
@@ -99,114 +106,128 @@ def refusal(bpf: Bpf, contract: Contract, code: Code, **attributes: Any) -> str:
     return ""
 
 
-class Compiler:
-    """The kernel's compiler of BPF programs, which a test may switch; it is set back afterwards."""
+@contextlib.contextmanager
+def jit(bpf: Bpf, value: bytes) -> Iterator[None]:
+    """Switch the kernel's compiler of BPF programs on (b"1") or off (b"0") for a while.
 
-    _PATH = "/proc/sys/net/core/bpf_jit_enable"
-
-    def __init__(self, bpf: Bpf) -> None:
-        self._bpf = bpf
-        self.before: bytes = bpf.commands.call("hooks.read_file", f"read of {self._PATH}", path=self._PATH).strip()
-
-    def set(self, value: bytes) -> None:
-        self._bpf.commands.call("hooks.write_file", f"write to {self._PATH}", path=self._PATH, data=value)
-
-
-@pytest.fixture
-def compiler(bpf: Bpf) -> Iterator[Compiler]:
-    compiler = Compiler(bpf)
-    yield compiler
-    compiler.set(compiler.before)
+    Raises:
+        BpfError: The kernel refuses; one without an interpreter does not switch it off.
+    """
+    path = "/proc/sys/net/core/bpf_jit_enable"
+    before: bytes = bpf.commands.call("hooks.read_file", f"read of {path}", path=path).strip()
+    bpf.commands.call("hooks.write_file", f"write to {path}", path=path, data=value)
+    try:
+        yield
+    finally:
+        bpf.commands.call("hooks.write_file", f"write to {path}", path=path, data=before)
 
 
-@pytest.fixture
-def template(bpf: Bpf) -> Map:
-    return bpf.map("hash", max_entries=8)
+class Stage:
+    """What one contract is observed on; the maps are made when they are first used.
+
+    Attributes:
+        bpf: Makes them.
+        contract: The contract.
+    """
+
+    def __init__(self, bpf: Bpf, contract: Contract) -> None:
+        self.bpf = bpf
+        self.contract = contract
+
+    @functools.cached_property
+    def template(self) -> Map:
+        """The outer map's template."""
+        return self.bpf.map("hash", max_entries=8)
+
+    @functools.cached_property
+    def inner(self) -> Map:
+        """The inner map; its element 2 is 41."""
+        inner = self.bpf.map("hash", max_entries=8)
+        inner[2] = 41
+        return inner
+
+    @functools.cached_property
+    def outer(self) -> Map:
+        """The outer map; the inner map is at key 1."""
+        outer = outer_of(self.bpf, self.contract, self.template)
+        outer[1] = self.inner
+        return outer
 
 
-@pytest.fixture
-def outer(bpf: Bpf, contract: Contract, template: Map) -> Map:
-    return outer_of(bpf, contract, template)
+Answer = Callable[[Stage], object]
+"""Returns what is observed of the contract that a stage is for."""
 
 
-@pytest.fixture
-def inner(bpf: Bpf, outer: Map) -> Map:
-    """The inner map at key 1; its element 2 is 41."""
-    inner = bpf.map("hash", max_entries=8)
-    inner[2] = 41
-    outer[1] = inner
-    return inner
+def observe_on_stages(bpf: Bpf, observe_each: ObserveEach, answers: Mapping[str, Answer]) -> None:
+    """Observe contracts by their names, each on a stage of its own."""
+    observe_each(lambda contract: answers[contract.name](Stage(bpf, contract)))
 
 
 # Lookups.
 
 
-@pytest.mark.contract("prog.lookup")
-@pytest.mark.usefixtures("inner")
-def test_lookup(bpf: Bpf, outer: Map, observe: Observe) -> None:
-    observe(run(bpf, read_through(outer)))
+def lookup(stage: Stage) -> object:
+    bpf, outer = stage.bpf, stage.outer
+    return run(bpf, read_through(outer))
 
 
-@pytest.mark.contract("prog.lookup_missing")
-@pytest.mark.usefixtures("inner")
-def test_lookup_missing(bpf: Bpf, contract: Contract, outer: Map, observe: Observe) -> None:
-    observe(run(bpf, read_through(outer, {"empty": 3, "beyond": 9}[contract.case])))
+def lookup_missing(stage: Stage) -> object:
+    bpf, contract, outer = stage.bpf, stage.contract, stage.outer
+    return run(bpf, read_through(outer, {"empty": 3, "beyond": 9}[contract.case]))
 
 
-@pytest.mark.contract("prog.lookup_missing_element")
-def test_lookup_missing_element(bpf: Bpf, outer: Map, template: Map, observe: Observe) -> None:
+def lookup_missing_element(stage: Stage) -> object:
+    bpf, outer, template = stage.bpf, stage.outer, stage.template
     outer[1] = template
-    observe(run(bpf, read_through(outer)))
+    return run(bpf, read_through(outer))
 
 
-@pytest.mark.contract("prog.swapped_inner")
-def test_swapped_inner(bpf: Bpf, outer: Map, inner: Map, template: Map, observe: Observe) -> None:
+def swapped_inner(stage: Stage) -> object:
+    bpf, outer, inner, template = stage.bpf, stage.outer, stage.inner, stage.template
     template[2] = 42
     seen = []
     with bpf.prog(RUNNER, read_through(outer)) as program:
         for held in (inner, template, inner):
             outer[1] = held
             seen.append(returned(program.run().retval))
-    observe(seen)
+    return seen
 
 
-@pytest.mark.contract("prog.removed_inner")
-@pytest.mark.usefixtures("inner")
-def test_removed_inner(bpf: Bpf, outer: Map, observe: Observe) -> None:
+def removed_inner(stage: Stage) -> object:
+    bpf, outer = stage.bpf, stage.outer
     with bpf.prog(RUNNER, read_through(outer)) as program:
         before = returned(program.run().retval)
         del outer[1]
-        observe([before, returned(program.run().retval)])
+        return [before, returned(program.run().retval)]
 
 
-@pytest.mark.contract("prog.closed")
-def test_closed(bpf: Bpf, contract: Contract, outer: Map, inner: Map, template: Map, observe: Observe) -> None:
+def closed(stage: Stage) -> object:
+    bpf, contract, outer, inner, template = stage.bpf, stage.contract, stage.outer, stage.inner, stage.template
     with bpf.prog(RUNNER, read_through(outer)) as program:
         template.close()
         if contract.case in ("inner", "all"):
             inner.close()
         if contract.case in ("outer", "all"):
             outer.close()
-        observe(returned(program.run().retval))
+        return returned(program.run().retval)
 
 
-@pytest.mark.contract("prog.template_closed_before_load")
-@pytest.mark.usefixtures("inner")
-def test_template_closed_before_load(bpf: Bpf, outer: Map, template: Map, observe: Observe) -> None:
+def template_closed_before_load(stage: Stage) -> object:
+    bpf, outer, template = stage.bpf, stage.outer, stage.template
     template.close()
-    observe(run(bpf, read_through(outer)))
+    return run(bpf, read_through(outer))
 
 
-@pytest.mark.contract("prog.one_inner_at_two_keys")
-def test_one_inner_at_two_keys(bpf: Bpf, outer: Map, inner: Map, observe: Observe) -> None:
+def one_inner_at_two_keys(stage: Stage) -> object:
+    bpf, outer, inner = stage.bpf, stage.outer, stage.inner
     outer[2] = inner
     with bpf.prog(RUNNER, change_inner(outer, "map_update_elem")) as program:
         program.run()
-    observe(run(bpf, read_through(outer, 2)))
+    return run(bpf, read_through(outer, 2))
 
 
-@pytest.mark.contract("prog.two_outers")
-def test_two_outers(bpf: Bpf, inner: Map, outer: Map, template: Map, observe: Observe) -> None:
+def two_outers(stage: Stage) -> object:
+    bpf, outer, inner, template = stage.bpf, stage.outer, stage.inner, stage.template
     other = bpf.map({"hash_of_maps": "array_of_maps"}.get(outer.type, "hash_of_maps"), max_entries=4, inner=template)
     other[1] = inner
     other[2] = template
@@ -221,12 +242,11 @@ def test_two_outers(bpf: Bpf, inner: Map, outer: Map, template: Map, observe: Ob
         asm.label("out"),
         *or_null(),
     ]
-    observe(run(bpf, code))
+    return run(bpf, code)
 
 
-@pytest.mark.contract("prog.either_outer")
-@pytest.mark.usefixtures("inner")
-def test_either_outer(bpf: Bpf, contract: Contract, outer: Map, observe: Observe) -> None:
+def either_outer(stage: Stage) -> object:
+    bpf, contract, outer = stage.bpf, stage.contract, stage.outer
     wide = bpf.map("array", value_size=64, max_entries=8)
     other = outer_of(bpf, contract, wide)
     wide[2] = struct.pack("<I60x", 43)
@@ -246,12 +266,11 @@ def test_either_outer(bpf: Bpf, contract: Contract, outer: Map, observe: Observe
         asm.jump("==", R0, 0, "none"),
         *read_element(),
     ]
-    observe(run(bpf, code))
+    return run(bpf, code)
 
 
-@pytest.mark.contract("prog.spilled_inner")
-@pytest.mark.usefixtures("inner")
-def test_spilled_inner(bpf: Bpf, outer: Map, observe: Observe) -> None:
+def spilled_inner(stage: Stage) -> object:
+    bpf, outer = stage.bpf, stage.outer
     code: Code = [
         *find_inner(outer),
         asm.stx("DW", R10, -16, R0),
@@ -259,12 +278,11 @@ def test_spilled_inner(bpf: Bpf, outer: Map, observe: Observe) -> None:
         asm.ldx("DW", R0, R10, -16),
         *read_element(),
     ]
-    observe(run(bpf, code))
+    return run(bpf, code)
 
 
-@pytest.mark.contract("prog.subprogram")
-@pytest.mark.usefixtures("inner")
-def test_subprogram(bpf: Bpf, outer: Map, observe: Observe) -> None:
+def subprogram(stage: Stage) -> object:
+    bpf, outer = stage.bpf, stage.outer
     code: Code = [
         *find_inner(outer),
         asm.mov(R1, R0),
@@ -279,51 +297,70 @@ def test_subprogram(bpf: Bpf, outer: Map, observe: Observe) -> None:
         asm.label("nothing"),
         *asm.return_(NULL),
     ]
-    observe(run(bpf, code))
+    return run(bpf, code)
 
 
-@pytest.mark.contract("prog.tail_called")
-@pytest.mark.usefixtures("inner")
-def test_tail_called(bpf: Bpf, outer: Map, observe: Observe) -> None:
+def tail_called(stage: Stage) -> object:
+    bpf, outer = stage.bpf, stage.outer
     programs = bpf.map("prog_array")
     programs[0] = bpf.prog(RUNNER, read_through(outer))
-    observe(
-        run(bpf, [asm.ld_map(R2, programs), asm.mov(R3, 0), asm.call("tail_call"), *asm.return_(NULL)]),
-    )
+    return run(bpf, [asm.ld_map(R2, programs), asm.mov(R3, 0), asm.call("tail_call"), *asm.return_(NULL)])
 
 
-@pytest.mark.contract("prog.interpreter", "prog.jit")
-@pytest.mark.usefixtures("inner")
-def test_compiled_or_interpreted(
-    bpf: Bpf, compiler: Compiler, contract: Contract, outer: Map, observe: Observe
-) -> None:
-    switched = errno_of(compiler.set, b"1" if contract.name == "prog.jit" else b"0")
-    if switched != "ok":
-        observe(switched)
-        return
-    with bpf.prog(RUNNER, read_through(outer)) as program:
-        how = "compiled" if program.info()["jited_prog_len"] else "interpreted"
-        observe([how, returned(program.run().retval)])
+def compiled_or_interpreted(stage: Stage) -> object:
+    bpf, contract, outer = stage.bpf, stage.contract, stage.outer
+    try:
+        with (
+            jit(bpf, b"1" if contract.name == "prog.jit" else b"0"),
+            bpf.prog(RUNNER, read_through(outer)) as program,
+        ):
+            how = "compiled" if program.info()["jited_prog_len"] else "interpreted"
+            return [how, returned(program.run().retval)]
+    except BpfError as error:
+        return error.name
+
+
+FINDING: dict[str, Answer] = {
+    "prog.lookup": lookup,
+    "prog.lookup_missing": lookup_missing,
+    "prog.lookup_missing_element": lookup_missing_element,
+    "prog.swapped_inner": swapped_inner,
+    "prog.removed_inner": removed_inner,
+    "prog.closed": closed,
+    "prog.template_closed_before_load": template_closed_before_load,
+    "prog.one_inner_at_two_keys": one_inner_at_two_keys,
+    "prog.two_outers": two_outers,
+    "prog.either_outer": either_outer,
+    "prog.spilled_inner": spilled_inner,
+    "prog.subprogram": subprogram,
+    "prog.tail_called": tail_called,
+    "prog.interpreter": compiled_or_interpreted,
+    "prog.jit": compiled_or_interpreted,
+}
+
+
+@pytest.mark.contract(*FINDING, together=True)
+def test_what_a_program_finds(bpf: Bpf, observe_each: ObserveEach) -> None:
+    observe_on_stages(bpf, observe_each, FINDING)
 
 
 # Writing.
 
 
-@pytest.mark.contract("prog.update_inner")
-def test_update_inner(bpf: Bpf, outer: Map, inner: Map, observe: Observe) -> None:
+def update_inner(stage: Stage) -> object:
+    bpf, outer, inner = stage.bpf, stage.outer, stage.inner
     answer = run(bpf, change_inner(outer, "map_update_elem", element=3))
-    observe([answer, inner[3]])
+    return [answer, inner[3]]
 
 
-@pytest.mark.contract("prog.delete_inner")
-def test_delete_inner(bpf: Bpf, outer: Map, inner: Map, observe: Observe) -> None:
+def delete_inner(stage: Stage) -> object:
+    bpf, outer, inner = stage.bpf, stage.outer, stage.inner
     answer = run(bpf, change_inner(outer, "map_delete_elem"))
-    observe([answer, errno_of(inner.lookup, 2)])
+    return [answer, errno_of(inner.lookup, 2)]
 
 
-@pytest.mark.contract("prog.helper_errno")
-@pytest.mark.usefixtures("inner")
-def test_helper_errno(bpf: Bpf, contract: Contract, outer: Map, observe: Observe) -> None:
+def helper_errno(stage: Stage) -> object:
+    bpf, contract, outer = stage.bpf, stage.contract, stage.outer
     code = {
         "noexist": change_inner(outer, "map_update_elem", flags=uapi.NOEXIST),
         "exist": change_inner(outer, "map_update_elem", element=3, flags=uapi.EXIST),
@@ -331,11 +368,11 @@ def test_helper_errno(bpf: Bpf, contract: Contract, outer: Map, observe: Observe
         "delete_missing": change_inner(outer, "map_delete_elem", element=3),
     }[contract.case]
     answer = run(bpf, code)
-    observe(errno_name(-answer) if isinstance(answer, int) and answer < 0 else answer)
+    return named(answer)
 
 
-@pytest.mark.contract("prog.store_to_element")
-def test_store_to_element(bpf: Bpf, outer: Map, inner: Map, observe: Observe) -> None:
+def store_to_element(stage: Stage) -> object:
+    bpf, outer, inner = stage.bpf, stage.outer, stage.inner
     code: Code = [
         *find_inner(outer),
         *find_element(),
@@ -346,23 +383,38 @@ def test_store_to_element(bpf: Bpf, outer: Map, inner: Map, observe: Observe) ->
         *or_null(),
     ]
     run(bpf, code)
-    observe(inner[2])
+    return inner[2]
 
 
-@pytest.mark.contract("prog.real_max_entries")
-def test_real_max_entries(bpf: Bpf, outer: Map, observe: Observe) -> None:
+def real_max_entries(stage: Stage) -> object:
+    bpf, outer = stage.bpf, stage.outer
     small = bpf.map("hash", max_entries=1)
     small[2] = 41
     outer[1] = small
     answer = run(bpf, change_inner(outer, "map_update_elem", element=3))
-    observe(errno_name(-answer) if isinstance(answer, int) and answer < 0 else answer)
+    return named(answer)
 
 
-@pytest.mark.contract("prog.frozen")
-def test_frozen(bpf: Bpf, contract: Contract, outer: Map, inner: Map, observe: Observe) -> None:
+def frozen(stage: Stage) -> object:
+    bpf, contract, outer, inner = stage.bpf, stage.contract, stage.outer, stage.inner
     {"outer": outer, "inner": inner}[contract.case].freeze()
     answer = run(bpf, change_inner(outer, "map_update_elem"))
-    observe([answer, inner[2]])
+    return [answer, inner[2]]
+
+
+WRITING: dict[str, Answer] = {
+    "prog.update_inner": update_inner,
+    "prog.delete_inner": delete_inner,
+    "prog.helper_errno": helper_errno,
+    "prog.store_to_element": store_to_element,
+    "prog.real_max_entries": real_max_entries,
+    "prog.frozen": frozen,
+}
+
+
+@pytest.mark.contract(*WRITING, together=True)
+def test_what_a_program_writes(bpf: Bpf, observe_each: ObserveEach) -> None:
+    observe_on_stages(bpf, observe_each, WRITING)
 
 
 # What an inner map is used for.
@@ -455,8 +507,8 @@ USES = {
 }
 
 
-@pytest.mark.contract("prog.inner_type")
-def test_inner_type(bpf: Bpf, contract: Contract, observe: Observe) -> None:
+def inner_type(stage: Stage) -> object:
+    bpf, contract = stage.bpf, stage.contract
     use = USES[contract.case]
     attributes = {"max_entries": 8, **use.attributes}
     inner, template = (bpf.map(contract.case, **attributes) for _ in range(2))
@@ -466,7 +518,17 @@ def test_inner_type(bpf: Bpf, contract: Contract, observe: Observe) -> None:
     code: Code = [asm.mov(R6, R1), *find_inner(outer), *use.code, *or_null()]
     if use.program == "sk_reuseport":  # it may return nothing but 0 and 1
         code = [asm.mov(R6, R1), *find_inner(outer), *use.code, *asm.return_(1), asm.label("none"), *asm.return_(1)]
-    observe(load(bpf, code, use.program) if use.loads else run(bpf, code, use.program))
+    return load(bpf, code, use.program) if use.loads else run(bpf, code, use.program)
+
+
+INNER_TYPES: dict[str, Answer] = {
+    "prog.inner_type": inner_type,
+}
+
+
+@pytest.mark.contract(*INNER_TYPES, together=True)
+def test_inner_maps_of_every_type(bpf: Bpf, observe_each: ObserveEach) -> None:
+    observe_on_stages(bpf, observe_each, INNER_TYPES)
 
 
 # Values that the kernel knows the type of.
@@ -488,16 +550,15 @@ LOCKED: dict[str, Any] = {"value_size": 8, "btf_value_type_id": 3}
 TIMED: dict[str, Any] = {"value_size": 24, "btf_value_type_id": 6}
 
 
-@pytest.mark.contract("prog.spin_lock")
-def test_spin_lock(bpf: Bpf, contract: Contract, observe: Observe) -> None:
+def spin_lock(stage: Stage) -> object:
+    bpf, contract = stage.bpf, stage.contract
     types = bpf.btf(value_types())
     inner = bpf.map("array", max_entries=8, btf_fd=types, btf_key_type_id=1, **LOCKED)
     inner[2] = struct.pack("<II", 0, 41)
     try:
         outer = outer_of(bpf, contract, inner)
     except BpfError as error:
-        observe(f"{error.command} {error.name}")
-        return
+        return f"{error.command} {error.name}"
     outer[1] = inner
     code: Code = [
         *(*find_inner(outer), *find_element(), asm.jump("==", R0, 0, "none"), asm.mov(R6, R0)),
@@ -505,7 +566,7 @@ def test_spin_lock(bpf: Bpf, contract: Contract, observe: Observe) -> None:
         *(asm.mov(R1, R6), asm.call("spin_unlock"), asm.mov(R0, R7)),
         *or_null(),
     ]
-    observe(run(bpf, code))
+    return run(bpf, code)
 
 
 def init_timer(outer: Map, *, of: int = 1) -> Code:
@@ -521,21 +582,31 @@ def init_timer(outer: Map, *, of: int = 1) -> Code:
     ]
 
 
-@pytest.mark.contract("prog.timer")
-def test_timer(bpf: Bpf, contract: Contract, observe: Observe) -> None:
+def timer(stage: Stage) -> object:
+    bpf, contract = stage.bpf, stage.contract
     types = bpf.btf(value_types())
     template, inner = (bpf.map("array", max_entries=8, btf_fd=types, btf_key_type_id=1, **TIMED) for _ in range(2))
     outer = outer_of(bpf, contract, template)
     outer[1] = inner
     outer[2] = template
     if contract.case == "other_inner":
-        observe(load(bpf, init_timer(outer, of=2)))
-        return
+        return load(bpf, init_timer(outer, of=2))
     with bpf.prog(RUNNER, init_timer(outer)) as program:
         if contract.case == "closed":
             inner.close()
         answer = returned(program.run().retval)
-    observe(errno_name(-answer) if isinstance(answer, int) and answer < 0 else answer)
+    return named(answer)
+
+
+TYPED_VALUES: dict[str, Answer] = {
+    "prog.spin_lock": spin_lock,
+    "prog.timer": timer,
+}
+
+
+@pytest.mark.contract(*TYPED_VALUES, together=True)
+def test_values_of_known_types(bpf: Bpf, observe_each: ObserveEach) -> None:
+    observe_on_stages(bpf, observe_each, TYPED_VALUES)
 
 
 # What the verifier refuses.
@@ -633,16 +704,14 @@ def refused_program(bpf: Bpf, contract: Contract, outer: Map) -> Code:
             raise ValueError(case)
 
 
-@pytest.mark.contract("prog.refused")
-@pytest.mark.usefixtures("inner")
-def test_refused(bpf: Bpf, contract: Contract, outer: Map, observe: Observe) -> None:
-    observe(load(bpf, refused_program(bpf, contract, outer)))
+def refused(stage: Stage) -> object:
+    bpf, contract, outer = stage.bpf, stage.contract, stage.outer
+    return load(bpf, refused_program(bpf, contract, outer))
 
 
-@pytest.mark.contract("prog.refused_with")
-@pytest.mark.usefixtures("inner")
-def test_refused_with(bpf: Bpf, contract: Contract, outer: Map, observe: Observe) -> None:
-    observe(refusal(bpf, contract, refused_program(bpf, contract, outer)))
+def refused_with(stage: Stage) -> object:
+    bpf, contract, outer = stage.bpf, stage.contract, stage.outer
+    return refusal(bpf, contract, refused_program(bpf, contract, outer))
 
 
 def on_outer(outer: Map, helper: str) -> Code:
@@ -675,26 +744,39 @@ def described(bpf: Bpf, contract: Contract, code: Code) -> dict[str, Any]:
     return functions(bpf, code, "each") if contract.case == "for_each_map_elem" else {}
 
 
-@pytest.mark.contract("prog.outer_in")
-def test_outer_in(bpf: Bpf, contract: Contract, outer: Map, observe: Observe) -> None:
+def outer_in(stage: Stage) -> object:
+    bpf, contract, outer = stage.bpf, stage.contract, stage.outer
     code = on_outer(outer, contract.case)
-    observe(load(bpf, code, **described(bpf, contract, code)))
+    return load(bpf, code, **described(bpf, contract, code))
 
 
-@pytest.mark.contract("prog.outer_in_with")
-def test_outer_in_with(bpf: Bpf, contract: Contract, outer: Map, observe: Observe) -> None:
+def outer_in_with(stage: Stage) -> object:
+    bpf, contract, outer = stage.bpf, stage.contract, stage.outer
     code = on_outer(outer, contract.case)
-    observe(refusal(bpf, contract, code, **described(bpf, contract, code)))
+    return refusal(bpf, contract, code, **described(bpf, contract, code))
+
+
+REFUSED: dict[str, Answer] = {
+    "prog.refused": refused,
+    "prog.refused_with": refused_with,
+    "prog.outer_in": outer_in,
+    "prog.outer_in_with": outer_in_with,
+}
+
+
+@pytest.mark.contract(*REFUSED, together=True)
+def test_what_the_verifier_refuses(bpf: Bpf, observe_each: ObserveEach) -> None:
+    observe_on_stages(bpf, observe_each, REFUSED)
 
 
 # Flags of maps.
 
 
-@pytest.mark.contract("prog.flag_on_outer")
-def test_flag_on_outer(bpf: Bpf, contract: Contract, template: Map, observe: Observe) -> None:
+def flag_on_outer(stage: Stage) -> object:
+    bpf, contract, template = stage.bpf, stage.contract, stage.template
     outer = outer_of(bpf, contract, template, map_flags=flags_of(contract))
     outer[1] = template
-    observe([run(bpf, change_inner(outer, "map_update_elem")), template[2]])
+    return [run(bpf, change_inner(outer, "map_update_elem")), template[2]]
 
 
 def flags_of(contract: Contract) -> int:
@@ -705,8 +787,8 @@ def flags_of(contract: Contract) -> int:
     }[contract.case.partition("-")[0]]
 
 
-@pytest.mark.contract("prog.flag_on_inner")
-def test_flag_on_inner(bpf: Bpf, contract: Contract, observe: Observe) -> None:
+def flag_on_inner(stage: Stage) -> object:
+    bpf, contract = stage.bpf, stage.contract
     inner = bpf.map("hash", max_entries=8, map_flags=flags_of(contract))
     outer = outer_of(bpf, contract, inner)
     outer[1] = inner
@@ -717,14 +799,26 @@ def test_flag_on_inner(bpf: Bpf, contract: Contract, observe: Observe) -> None:
         "store": [*found, asm.st("W", R0, 0, 7), *or_null()],
         "read": read_through(outer),
     }[contract.case.partition("-")[2]]
-    observe(refusal(bpf, contract, code))
+    return refusal(bpf, contract, code)
 
 
-@pytest.mark.contract("prog.perf_event_no_prealloc")
-def test_perf_event_no_prealloc(bpf: Bpf, contract: Contract, observe: Observe) -> None:
+def perf_event_no_prealloc(stage: Stage) -> object:
+    bpf, contract = stage.bpf, stage.contract
     lazy = {contract.case: uapi.NO_PREALLOC}
     outer = outer_of(bpf, contract, bpf.map("hash", map_flags=lazy.get("inner", 0)), map_flags=lazy.get("outer", 0))
-    observe(load(bpf, read_through(outer), "perf_event"))
+    return load(bpf, read_through(outer), "perf_event")
+
+
+FLAGGED: dict[str, Answer] = {
+    "prog.flag_on_outer": flag_on_outer,
+    "prog.flag_on_inner": flag_on_inner,
+    "prog.perf_event_no_prealloc": perf_event_no_prealloc,
+}
+
+
+@pytest.mark.contract(*FLAGGED, together=True)
+def test_flags_of_maps(bpf: Bpf, observe_each: ObserveEach) -> None:
+    observe_on_stages(bpf, observe_each, FLAGGED)
 
 
 # Walking.
@@ -765,50 +859,65 @@ def sum_of(outer: Map) -> Code:
     ]
 
 
-@pytest.mark.contract("prog.for_each_inner")
-def test_for_each_inner(bpf: Bpf, contract: Contract, observe: Observe) -> None:
+def for_each_inner(stage: Stage) -> object:
+    bpf, contract = stage.bpf, stage.contract
     inner = bpf.map(contract.case, max_entries=3)
     outer = outer_of(bpf, contract, inner)
     outer[1] = inner
     for key in range(3):
         inner[key] = key + 1
     code = sum_of(outer)
-    observe(run(bpf, code, **functions(bpf, code, "each")))
+    return run(bpf, code, **functions(bpf, code, "each"))
 
 
-@pytest.mark.contract("prog.for_each_interpreted")
-@pytest.mark.usefixtures("inner")
-def test_for_each_interpreted(bpf: Bpf, compiler: Compiler, outer: Map, observe: Observe) -> None:
-    compiler.set(b"0")
+def for_each_interpreted(stage: Stage) -> object:
+    bpf, outer = stage.bpf, stage.outer
     code = sum_of(outer)
-    observe(load(bpf, code, **functions(bpf, code, "each")))
+    with jit(bpf, b"0"):
+        return load(bpf, code, **functions(bpf, code, "each"))
 
 
 # Inlining.
 
 
 def inlined(bpf: Bpf, code: Code) -> int:
-    """Return how many instructions the verifier put into a program."""
-    with bpf.prog(RUNNER, code) as program:
+    """Return how many instructions the verifier put into a program; only for the compiler it does."""
+    with jit(bpf, b"1"), bpf.prog(RUNNER, code) as program:
         loaded = len(asm.disassemble(asm.assemble(*code)))
         return len(program.translated()) - loaded
 
 
-@pytest.mark.contract("prog.inlined_outer")
-def test_inlined_outer(bpf: Bpf, compiler: Compiler, outer: Map, observe: Observe) -> None:
-    compiler.set(b"1")
-    observe("inlined" if inlined(bpf, [*find_inner(outer), asm.mov(R0, 0), *or_null()]) else "called")
+def lookup_in_inner(bpf: Bpf, outer: Map) -> str:
+    """Tell whether the verifier replaces the call of a lookup in an inner map by its instructions."""
+    both = inlined(bpf, [*find_inner(outer), *find_element(), asm.mov(R0, 0), *or_null()])
+    outer_alone = inlined(bpf, [*find_inner(outer), asm.mov(R0, 0), *or_null()])
+    return "inlined" if both > outer_alone else "called"
 
 
-@pytest.mark.contract("prog.inlined_inner")
-def test_inlined_inner(bpf: Bpf, compiler: Compiler, contract: Contract, observe: Observe) -> None:
-    compiler.set(b"1")
+def inlined_outer(stage: Stage) -> object:
+    bpf, outer = stage.bpf, stage.outer
+    return "inlined" if inlined(bpf, [*find_inner(outer), asm.mov(R0, 0), *or_null()]) else "called"
+
+
+def inlined_inner(stage: Stage) -> object:
+    bpf, contract = stage.bpf, stage.contract
     type_, _, flag = contract.case.partition("-")
     inner = bpf.map(type_, max_entries=8, map_flags=uapi.INNER_MAP if flag else 0)
     outer = outer_of(bpf, contract, inner)
-    both = inlined(bpf, [*find_inner(outer), *find_element(), asm.mov(R0, 0), *or_null()])
-    outer_alone = inlined(bpf, [*find_inner(outer), asm.mov(R0, 0), *or_null()])
-    observe("inlined" if both > outer_alone else "called")
+    return lookup_in_inner(bpf, outer)
+
+
+WALKED_AND_INLINED: dict[str, Answer] = {
+    "prog.for_each_inner": for_each_inner,
+    "prog.for_each_interpreted": for_each_interpreted,
+    "prog.inlined_outer": inlined_outer,
+    "prog.inlined_inner": inlined_inner,
+}
+
+
+@pytest.mark.contract(*WALKED_AND_INLINED, together=True)
+def test_walks_and_inlined_lookups(bpf: Bpf, observe_each: ObserveEach) -> None:
+    observe_on_stages(bpf, observe_each, WALKED_AND_INLINED)
 
 
 def translated_of_unprivileged(outer_type: str) -> bytes:
@@ -817,7 +926,6 @@ def translated_of_unprivileged(outer_type: str) -> bytes:
     before = hooks.read_file(switch).strip()
     if before != b"0":  # where it is 0, some kernels take no value but 1
         hooks.write_file(switch, b"0")
-    hooks.write_file("/proc/sys/net/core/bpf_jit_enable", b"1")
     ready, go = os.pipe(), os.pipe()
     child = os.fork()
     if not child:
@@ -862,19 +970,18 @@ _AND_NUMBER = 0x54  # BPF_ALU | BPF_AND | BPF_K, 32 bits
 
 
 @pytest.mark.contract("prog.spectre_mask")
-@pytest.mark.usefixtures("compiler")
-def test_spectre_mask(guest: Guest, contract: Contract, observe: Observe) -> None:
-    code = asm.disassemble(guest.call(translated_of_unprivileged, contract.outer))
+def test_spectre_mask(guest: Guest, bpf: Bpf, contract: Contract, observe: Observe) -> None:
+    with jit(bpf, b"1"):
+        code = asm.disassemble(guest.call(translated_of_unprivileged, contract.outer))
     observe(sorted(one.value for one in code if one.code == _AND_NUMBER))
 
 
 # Types of programs.
 
 
-@pytest.mark.contract("prog.sleepable")
-@pytest.mark.usefixtures("inner")
-def test_sleepable(bpf: Bpf, outer: Map, observe: Observe) -> None:
-    observe(run(bpf, read_through(outer), "syscall", prog_flags=uapi.SLEEPABLE))
+def sleepable(stage: Stage) -> object:
+    bpf, outer = stage.bpf, stage.outer
+    return run(bpf, read_through(outer), "syscall", prog_flags=uapi.SLEEPABLE)
 
 
 _ATTACHED: dict[str, dict[str, Any]] = {
@@ -887,8 +994,8 @@ _ATTACHED: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.contract("prog.type")
-def test_type(bpf: Bpf, contract: Contract, outer: Map, observe: Observe) -> None:
+def program_type(stage: Stage) -> object:
+    bpf, contract, outer = stage.bpf, stage.contract, stage.outer
     # Every type may return 0 or 1; some may return no other number.
     code: Code = [
         *find_inner(outer),
@@ -898,27 +1005,41 @@ def test_type(bpf: Bpf, contract: Contract, outer: Map, observe: Observe) -> Non
         asm.label("none"),
         *asm.return_(1),
     ]
-    observe(load(bpf, code, contract.case, **_ATTACHED.get(contract.case, {})))
+    return load(bpf, code, contract.case, **_ATTACHED.get(contract.case, {}))
+
+
+PROGRAM_TYPES: dict[str, Answer] = {
+    "prog.sleepable": sleepable,
+    "prog.type": program_type,
+}
+
+
+@pytest.mark.contract(*PROGRAM_TYPES, together=True)
+def test_types_of_programs(bpf: Bpf, observe_each: ObserveEach) -> None:
+    observe_on_stages(bpf, observe_each, PROGRAM_TYPES)
 
 
 # Hazardous: these load, and never run.
 
 
-@pytest.mark.contract("prog.constant_key")
-def test_constant_key_is_hazardous_and_never_run(bpf: Bpf, contract: Contract, observe: Observe) -> None:
+def constant_key(stage: Stage) -> object:
+    bpf, contract = stage.bpf, stage.contract
     flags = uapi.INNER_MAP if contract.case == "array_with_inner_map_flag" else 0
     type_ = contract.case.partition("_with")[0]
     outer = outer_of(bpf, contract, bpf.map(type_, max_entries=8, map_flags=flags))
-    observe(load(bpf, unchecked_element(outer)))
+    return load(bpf, unchecked_element(outer))
 
 
-@pytest.mark.contract("prog.percpu_array_bounds")
-def test_percpu_array_bounds_are_hazardous_and_never_run(
-    bpf: Bpf, compiler: Compiler, contract: Contract, observe: Observe
-) -> None:
-    compiler.set(b"1")
+def percpu_array_bounds(stage: Stage) -> object:
+    bpf, contract = stage.bpf, stage.contract
     outer = outer_of(bpf, contract, bpf.map("percpu_array", max_entries=8))
-    both = inlined(bpf, [*find_inner(outer), *find_element(), asm.mov(R0, 0), *or_null()])
-    outer_alone = inlined(bpf, [*find_inner(outer), asm.mov(R0, 0), *or_null()])
-    inserted = errno_of(outer.update, 1, bpf.map("percpu_array", max_entries=1))
-    observe([inserted, "inlined" if both > outer_alone else "called"])
+    how = lookup_in_inner(bpf, outer)
+    return [errno_of(outer.update, 1, bpf.map("percpu_array", max_entries=1)), how]
+
+
+HAZARDOUS: dict[str, Answer] = {"prog.constant_key": constant_key, "prog.percpu_array_bounds": percpu_array_bounds}
+
+
+@pytest.mark.contract(*HAZARDOUS, together=True)
+def test_what_is_hazardous_and_never_run(bpf: Bpf, observe_each: ObserveEach) -> None:
+    observe_on_stages(bpf, observe_each, HAZARDOUS)

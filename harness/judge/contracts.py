@@ -9,7 +9,7 @@ Pure: tables and answers in, verdicts out. Imports kernel versions, the names of
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,12 @@ from harness.errors import UsageError
 from harness.judge.capabilities import CAPABILITIES
 from harness.kernel.version import KernelVersion
 
+NOT_ASKED = "not asked"
+"""The verdict on a contract that could not be asked."""
+
 
 class NotAsked(Exception):
-    """A contract that cannot be asked of this kernel, for a reason that its version does not tell."""
+    """A contract that cannot be asked of this kernel; its text says why."""
 
 
 TAKES = ("errno", "value", "count", "time")
@@ -96,8 +99,26 @@ class Contract:
     @property
     def condition(self) -> str:
         """The versions that it can be asked of, as a selector's condition; "" for all."""
-        bounds = [f">={self.since}"] if self.since else []
-        return ",".join([*bounds, f"<{self.until}"] if self.until else bounds)
+        return _condition(self.since, self.until)
+
+    def can_be_asked_of(self, version: KernelVersion) -> bool:
+        """Whether there is anything to ask of a version."""
+        return (self.since is None or version >= self.since) and (self.until is None or version < self.until)
+
+
+def condition_of(group: Sequence[Contract]) -> str:
+    """Return the versions between the first and the last that any of some contracts can be asked of, as a condition."""
+    since = [one.since for one in group if one.since is not None]
+    until = [one.until for one in group if one.until is not None]
+    return _condition(
+        min(since) if len(since) == len(group) else None,
+        max(until) if len(until) == len(group) else None,
+    )
+
+
+def _condition(since: KernelVersion | None, until: KernelVersion | None) -> str:
+    bounds = [f">={since}"] if since else []
+    return ",".join([*bounds, f"<{until}"] if until else bounds)
 
 
 @dataclass(frozen=True)
@@ -105,7 +126,7 @@ class Verdict:
     """An answer, held against a contract.
 
     Attributes:
-        word: "as expected", "differs" or "observed".
+        word: "as expected", "differs", "observed", or :data:`NOT_ASKED`.
         expected: The answer that the contract names; None when it names none.
         source: What that rests on.
         note: What else is to be said: that version and probe disagree; "" for nothing.

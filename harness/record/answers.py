@@ -14,8 +14,6 @@ from harness.run.boundary import Answer, Reading
 
 _SILENT = ("unsupported", "infrastructure")
 """Outcomes that say nothing of what the kernel does."""
-_NOT_ASKED = "not asked: "
-"""How the note of an observation begins that could not be taken on this kernel."""
 
 
 def reading_of(
@@ -70,7 +68,7 @@ def _of(result: Result, contract: str) -> list[Observation]:
 
 
 def _asked(result: Result, contract: str) -> list[Observation]:
-    return [one for one in _of(result, contract) if not one.note.startswith(_NOT_ASKED)]
+    return [one for one in _of(result, contract) if one.verdict != "not asked"]
 
 
 def _why_silent(result: Result, contract: str) -> str:

@@ -118,7 +118,7 @@ class Observation(msgspec.Struct, frozen=True, omit_defaults=True):
     takes: str = "value"
     expected: Any = None
     source: str = ""
-    verdict: Literal["as expected", "differs", "observed"] = "observed"
+    verdict: Literal["as expected", "differs", "observed", "not asked"] = "observed"
     note: str = ""
 
 

@@ -85,7 +85,11 @@ class Cell:
         """What was observed."""
         if self.result is None:
             return ()
-        return tuple(one for one in self.result.observations if self.contract in ("", one.contract))
+        return tuple(
+            one
+            for one in self.result.observations
+            if self.contract in ("", one.contract) and one.verdict != "not asked"
+        )
 
     @property
     def seen(self) -> str:
@@ -232,6 +236,9 @@ def _of_contract(cell: Cell, contract: str) -> Cell:
     if cell.result is None:
         return cell
     verdicts = {one.contract: one.verdict for one in cell.result.observations}
+    if verdicts.get(contract) == "not asked":
+        note = next(one.note for one in cell.result.observations if one.contract == contract)
+        return Cell(State.LEFT_OUT, None, note, contract)
     if cell.state is State.FAILED and "differs" in verdicts.values() and verdicts.get(contract) != "differs":
         if contract not in verdicts:
             return Cell(State.NOT_RUN, cell.result, "the test ended before it observed this", contract)

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from harness.run.properties import Observation
 
-EXPECTED, DIFFERS, OBSERVED = "as expected", "differs", "observed"
+EXPECTED, DIFFERS, OBSERVED, NOT_ASKED = "as expected", "differs", "observed", "not asked"
 """The verdicts."""
 
-_COLUMNS = (EXPECTED, DIFFERS, OBSERVED)
+_COLUMNS = (EXPECTED, DIFFERS, OBSERVED, NOT_ASKED)
 
 
 def summary(observations: Mapping[str, Sequence[Observation]]) -> list[str]:
@@ -33,9 +33,10 @@ def summary(observations: Mapping[str, Sequence[Observation]]) -> list[str]:
     notes: dict[str, list[str]] = {}
     for kernel, seen in found.items():
         for one in seen:
-            if one.get("note") and one["verdict"] != OBSERVED:
+            if one.get("note") and one["verdict"] != NOT_ASKED:
                 notes.setdefault(f"{one['contract']}: {one['note']}", []).append(kernel)
-    return lines + _section("version and probe disagree", notes)
+    lines += _section("version and probe disagree", notes)
+    return lines + _section("not asked", _not_asked(found))
 
 
 def _contracts(seen: Iterable[Observation]) -> list[Observation]:
@@ -68,7 +69,17 @@ def _grouped(found: Mapping[str, Sequence[Observation]], verdict: str) -> dict[s
 def _shown(one: Observation) -> str:
     if one["verdict"] == DIFFERS:
         return f"{_plain(one['observed'])}, expected {_plain(one['expected'])}"
-    return one["note"] if one.get("note") and one["observed"] is None else _plain(one["observed"])
+    return _plain(one["observed"])
+
+
+def _not_asked(found: Mapping[str, Sequence[Observation]]) -> dict[str, list[str]]:
+    """Return the kernels by why how many contracts were not asked of them."""
+    groups: dict[str, list[str]] = {}
+    for kernel, seen in found.items():
+        reasons = Counter(one["note"] for one in seen if one["verdict"] == NOT_ASKED)
+        for reason, count in reasons.items():
+            groups.setdefault(f"{count}: {reason}", []).append(kernel)
+    return dict(sorted(groups.items(), key=lambda one: one[0].partition(" ")[2]))
 
 
 def _plain(value: object) -> str:

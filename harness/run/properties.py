@@ -67,8 +67,9 @@ class Observation(TypedDict):
         observed: The answer.
         expected: The answer that the contract names for this kernel; None when it names none.
         source: Kernel commit or function that the expectation rests on.
-        verdict: "as expected", "differs", or "observed" when nothing was known for this kernel.
-        note: What else is to be said, that version and probe disagree for instance; "" for nothing.
+        verdict: "as expected", "differs", "observed" when nothing was known for this kernel, or "not asked".
+        note: What else is to be said, that version and probe disagree for instance, or why it was not asked; "" for
+            nothing.
     """
 
     contract: str

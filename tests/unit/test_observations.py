@@ -27,9 +27,9 @@ def test_counts_stand_by_kernel() -> None:
     lines = summary(
         {"6.1": [seen("hom.a"), seen("hom.b"), seen("hom.c", "differs", "EINVAL")], "6.12": [seen("hom.a")]}
     )
-    assert lines[0].split() == ["kernel", "as", "expected", "differs", "observed"]
-    assert lines[1].split() == ["6.1", "2", "1", "0"]
-    assert lines[2].split() == ["6.12", "1", "0", "0"]
+    assert lines[0].split() == ["kernel", "as", "expected", "differs", "observed", "not", "asked"]
+    assert lines[1].split() == ["6.1", "2", "1", "0", "0"]
+    assert lines[2].split() == ["6.12", "1", "0", "0", "0"]
 
 
 def test_what_is_not_as_expected_is_named_with_its_kernels() -> None:
@@ -47,8 +47,11 @@ def test_what_is_not_as_expected_is_named_with_its_kernels() -> None:
 
 
 def test_what_was_not_asked_says_why() -> None:
-    lines = summary({"6.1": [seen("hom.a", "observed", None, None, "not asked: no CONFIG_NET")]})
-    assert lines[-1] == "  hom.a: not asked: no CONFIG_NET (6.1)"
+    why = "6.1 has no CONFIG_NET"
+    left_out = [seen(name, "not asked", None, None, why) for name in ("hom.a", "aom.a")]
+    lines = summary({"6.1": [*left_out, seen("hom.b")], "6.12": [seen("hom.a")]})
+    assert lines[1].split() == ["6.1", "1", "0", "0", "2"]
+    assert lines[-2:] == ["not asked:", f"  2: {why} (6.1)"]
 
 
 def test_a_version_and_a_probe_that_disagree_are_named() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from harness.contracts import contracts
 from harness.errors import UsageError
-from harness.judge.contracts import Contract, judge, read
+from harness.judge.contracts import Contract, condition_of, judge, read
 from harness.kernel.version import KernelVersion
 
 CHANGED = {
@@ -62,6 +62,17 @@ def test_a_probe_decides_where_there_is_one(version: str, probed: str, word: str
     decided = contract(decided_by="inner_max_entries", when={"yes": "ok", "no": "EINVAL"})
     verdict = judge(decided, KernelVersion.parse(version), "ok", probed)
     assert (verdict.word, bool(verdict.note)) == (word, note)
+
+
+def test_some_contracts_are_for_the_versions_between_their_first_and_last() -> None:
+    old, new, always = contract(until="5.9"), contract(since="5.10", until="6.1"), contract()
+    assert condition_of([old]) == "<5.9"
+    assert condition_of([old, new]) == "<6.1"
+    assert condition_of([new, contract(since="4.18")]) == ">=4.18"
+    assert condition_of([old, contract(since="4.18")]) == ""
+    assert condition_of([new, always]) == ""
+    asked = [one.can_be_asked_of(KernelVersion.parse("5.9.3")) for one in (old, new, always)]
+    assert asked == [False, False, True]
 
 
 def test_an_entry_stands_for_each_outer_map_and_case() -> None:

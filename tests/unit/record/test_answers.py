@@ -89,10 +89,10 @@ def test_of_a_contract_each_loader_gives_an_answer() -> None:
 
 
 def test_a_contract_that_could_not_be_asked_is_silent() -> None:
-    gone = seen(None, contract="hom.a", note="not asked: there is no such map type")
+    gone = seen(None, "not asked", contract="hom.a", note="there is no such map type")
     reading = reading_of(record(result(observations=(gone, seen("ok", contract="hom.b")))), "6.12", contract="hom.a")
     assert reading.answers == {}
-    assert reading.silent == {"hom.a": "not asked: there is no such map type"}
+    assert reading.silent == {"hom.a": "there is no such map type"}
     crashed = record(result(outcome="crashed", contract="hom.a"))
     assert reading_of(crashed, "6.12", contract="hom.a").answers["hom.a"].text == "crashed"
 

@@ -139,6 +139,23 @@ def test_what_a_test_did_not_come_to_is_not_run() -> None:
     assert [row.cells[1].state.name for row in matrix_of(made).rows] == ["FAILED", "NOT_RUN"]
 
 
+def test_a_contract_that_was_not_asked_is_left_out_though_its_test_passed() -> None:
+    why = "it is for kernels >=5.19"
+    both = (
+        observation("hom.batch.read", "ok", "ok"),
+        observation("hom.batch.write", None, verdict="not asked", note=why),
+    )
+    passed = result("t.py::t[hom.batch]", "5.10", contract="hom.batch.read", observations=both)
+    made = record(passed, two("6.1", "ok", "ok"), kernels=KERNELS[:2])
+    read, write = matrix_of(made).rows
+    assert [cell.state.name for cell in read.cells] == ["PASSED", "PASSED"]
+    assert [(cell.state.name, cell.seen, cell.reason) for cell in write.cells] == [
+        ("LEFT_OUT", "", why),
+        ("PASSED", "ok", ""),
+    ]
+    assert write.boundaries == (False, False)
+
+
 def test_a_kernel_that_was_not_asked_is_no_boundary_and_hides_none() -> None:
     results = [
         seen("5.10", "EINVAL"),
