@@ -1,15 +1,17 @@
 """What contracts are observed on: outer maps with something in them, made as they are asked for.
 
-Imports :mod:`harness.testing`.
+Imports :mod:`harness.testing` and the judge of contracts.
 """
 
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from harness.testing import Bpf, Map, errno_name
+from harness.judge.contracts import Contract
+from harness.testing import Bpf, Guest, Kernel, Map, errno_name
 
 ENTRIES = 4
 """Elements that the outer maps have room for."""
@@ -19,16 +21,31 @@ class Scene:
     """An inner map like the template, and as many outer maps as are asked for.
 
     Attributes:
-        bpf: Makes them.
+        guest: Where all that is.
+        bpf: Makes maps, in one guest process.
+        kernel: The guest's kernel.
         type: The outer maps' type.
-        inner: The inner map.
     """
 
-    def __init__(self, bpf: Bpf, outer_type: str) -> None:
+    def __init__(self, guest: Guest, bpf: Bpf, kernel: Kernel, outer_type: str) -> None:
+        self.guest = guest
         self.bpf = bpf
+        self.kernel = kernel
         self.type = outer_type
-        self.template = bpf.map("hash", max_entries=8)
-        self.inner = bpf.map("hash", max_entries=8)
+
+    @functools.cached_property
+    def template(self) -> Map:
+        """The template."""
+        return self.bpf.map("hash", max_entries=8)
+
+    @functools.cached_property
+    def inner(self) -> Map:
+        """The inner map."""
+        return self.bpf.map("hash", max_entries=8)
+
+    def another(self) -> Bpf:
+        """Return the bpf system call in another guest process, for what changes the process."""
+        return Bpf(self.guest.new_process())
 
     def empty(self, **attributes: Any) -> Map:
         """Return a new outer map."""
@@ -40,6 +57,39 @@ class Scene:
         for key in keys or (0,):
             outer[key] = self.inner
         return outer
+
+
+Answers = Callable[[Contract], object]
+"""Returns the answer to each of some contracts."""
+
+
+class Questions:
+    """Contracts that one test observes, in parts: what is prepared for a part is prepared once, when it comes to it."""
+
+    def __init__(self) -> None:
+        self._parts: dict[str, Callable[[Scene], Answers]] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The contracts' names, for the marker."""
+        return tuple(self._parts)
+
+    def of(self, *names: str) -> Callable[[Callable[[Scene], Answers]], Callable[[Scene], Answers]]:
+        """Declare that a function prepares a scene for these contracts and returns what answers them."""
+
+        def register(prepare: Callable[[Scene], Answers]) -> Callable[[Scene], Answers]:
+            twice = self._parts.keys() & set(names)
+            if twice:
+                raise ValueError(f"two parts answer {min(twice)}")
+            self._parts.update(dict.fromkeys(names, prepare))
+            return prepare
+
+        return register
+
+    def on(self, scene: Scene) -> Answers:
+        """Return what answers all of them."""
+        prepared = functools.cache(lambda prepare: prepare(scene))
+        return lambda contract: prepared(self._parts[contract.name])(contract)
 
 
 def name_of(errno: int) -> str:

@@ -8,16 +8,11 @@ from typing import Any
 
 import pytest
 
-from harness.contracts.conftest import Observe, ObserveEach
-from harness.contracts.scene import Scene, by_errno, name_of
+from harness.contracts.conftest import ObserveEach
+from harness.contracts.scene import Answers, Questions, Scene, by_errno, name_of
 from harness.guest import bpf as raw
 from harness.judge.contracts import Contract
-from harness.testing import Bpf, Guest, Map, errno_name, errno_of
-
-
-@pytest.fixture
-def scene(bpf: Bpf, outer_type: str) -> Scene:
-    return Scene(bpf, outer_type)
+from harness.testing import Guest, Map, errno_name, errno_of
 
 
 def attempt(of: Map, command: str, count: int, **fields: Any) -> dict[str, Any]:
@@ -41,8 +36,11 @@ def packed(*numbers: int) -> bytes:
     return b"".join(number.to_bytes(4, "little", signed=number < 0) for number in numbers)
 
 
-@pytest.mark.contract("batch.command", together=True)
-def test_which_batch_commands_there_are(scene: Scene, observe_each: ObserveEach) -> None:
+BATCHES = Questions()
+
+
+@BATCHES.of("batch.command")
+def which_batch_commands_there_are(scene: Scene) -> Answers:
     def answer(contract: Contract) -> str:
         outer = scene.holding(0, 1, 2, 3)
         commands = {
@@ -53,24 +51,27 @@ def test_which_batch_commands_there_are(scene: Scene, observe_each: ObserveEach)
         }
         return errno_of(commands[contract.case])
 
-    observe_each(answer)
+    return answer
 
 
-@pytest.mark.contract("batch.count_when_unsupported")
-def test_a_batch_command_that_is_not_supported_touches_nothing(scene: Scene, observe: Observe) -> None:
-    outer = scene.holding()
-    observe(attempt(outer, "delete", 3, keys=packed(0, 1, 2))["count"])
+@BATCHES.of("batch.count_when_unsupported")
+def a_batch_command_that_is_not_supported_touches_nothing(scene: Scene) -> Answers:
+
+    def answer(_: Contract) -> object:
+        outer = scene.holding()
+        return attempt(outer, "delete", 3, keys=packed(0, 1, 2))["count"]
+
+    return answer
 
 
-@pytest.mark.contract(
+@BATCHES.of(
     "batch.lookup_values",
     "batch.lookup_with_room",
     "batch.lookup_without_room_left",
     "batch.lookup_nothing_there",
     "batch.count_zero",
-    together=True,
 )
-def test_a_batch_reads(scene: Scene, observe_each: ObserveEach) -> None:
+def a_batch_reads(scene: Scene) -> Answers:
     outer, empty = scene.holding(0, 1, 2, 3), scene.empty()
 
     def answer(contract: Contract) -> object:
@@ -83,12 +84,16 @@ def test_a_batch_reads(scene: Scene, observe_each: ObserveEach) -> None:
             return attempt(empty, "lookup", 4)
         return attempt(outer, "lookup", 5 if contract.name == "batch.lookup_with_room" else 4)
 
-    observe_each(answer)
+    return answer
 
 
-@pytest.mark.contract("batch.lookup_over_empty_slot")
-def test_a_batch_reads_over_empty_slots(scene: Scene, observe: Observe) -> None:
-    observe(attempt(scene.holding(0, 2), "lookup", 4))
+@BATCHES.of("batch.lookup_over_empty_slot")
+def a_batch_reads_over_empty_slots(scene: Scene) -> Answers:
+
+    def answer(_: Contract) -> object:
+        return attempt(scene.holding(0, 2), "lookup", 4)
+
+    return answer
 
 
 def walk_in_steps(outer_type: str, step: int, elements: int) -> dict[str, Any]:
@@ -111,19 +116,21 @@ def walk_in_steps(outer_type: str, step: int, elements: int) -> dict[str, Any]:
         fields["in_batch"] = buffers["out_batch"]
 
 
-@pytest.mark.contract("batch.walk", "batch.walk_one_by_one", together=True)
-def test_a_walk_in_batches(guest: Guest, outer_type: str, observe_each: ObserveEach) -> None:
+@BATCHES.of("batch.walk", "batch.walk_one_by_one")
+def a_walk_in_batches(scene: Scene) -> Answers:
+    guest, outer_type = scene.guest, scene.type
+
     def answer(contract: Contract) -> object:
         step = 1 if contract.name == "batch.walk_one_by_one" else 16
         found = guest.call(walk_in_steps, outer_type, step, 64, closes=False)
         errno = errno_name(found["errno"])
         return errno if contract.name == "batch.walk_one_by_one" else {"errno": errno, "keys": found["keys"]}
 
-    observe_each(answer)
+    return answer
 
 
-@pytest.mark.contract("batch.token_beyond_end", "batch.null_pointer", together=True)
-def test_tokens_and_pointers(scene: Scene, observe_each: ObserveEach) -> None:
+@BATCHES.of("batch.token_beyond_end", "batch.null_pointer")
+def tokens_and_pointers(scene: Scene) -> Answers:
     outer = scene.holding(0, 1, 2, 3)
 
     def answer(contract: Contract) -> object:
@@ -133,18 +140,17 @@ def test_tokens_and_pointers(scene: Scene, observe_each: ObserveEach) -> None:
         given = {"keys": packed(0), "values": packed(scene.inner.fd)} if command == "update" else {}
         return attempt(outer, command, 1 if command == "update" else 4, **{**given, pointer: None})["errno"]
 
-    observe_each(answer)
+    return answer
 
 
-@pytest.mark.contract(
+@BATCHES.of(
     "batch.update_bad_fd",
     "batch.update_mismatch",
     "batch.update_too_many",
     "batch.update_same_key_twice",
     "batch.update_replaces",
-    together=True,
 )
-def test_a_batch_writes(scene: Scene, observe_each: ObserveEach) -> None:
+def a_batch_writes(scene: Scene) -> Answers:
     unlike = scene.bpf.map("hash", key_size=8, max_entries=8).fd
     good, other = scene.inner.fd, scene.template.fd
 
@@ -162,13 +168,11 @@ def test_a_batch_writes(scene: Scene, observe_each: ObserveEach) -> None:
             return found
         return "the last one" if outer.lookup(keys[-1]) == scene.template.id else "another"
 
-    observe_each(answer)
+    return answer
 
 
-@pytest.mark.contract(
-    "batch.delete_missing", "batch.delete_missing_keeps", "batch.lookup_and_delete_leaves", together=True
-)
-def test_a_batch_deletes(scene: Scene, observe_each: ObserveEach) -> None:
+@BATCHES.of("batch.delete_missing", "batch.delete_missing_keeps", "batch.lookup_and_delete_leaves")
+def a_batch_deletes(scene: Scene) -> Answers:
     def answer(contract: Contract) -> object:
         outer = scene.holding(0, 1)
         if contract.name == "batch.lookup_and_delete_leaves":
@@ -177,7 +181,12 @@ def test_a_batch_deletes(scene: Scene, observe_each: ObserveEach) -> None:
         left = [int.from_bytes(key, "little") for key in outer]
         return found if contract.name == "batch.delete_missing" else left
 
-    observe_each(answer)
+    return answer
+
+
+@pytest.mark.contract(*BATCHES.names, together=True)
+def test_batches(scene: Scene, observe_each: ObserveEach) -> None:
+    observe_each(BATCHES.on(scene))
 
 
 def answers_to_bits_of_batches(outer_type: str, command: str, field: str) -> list[tuple[int, int]]:

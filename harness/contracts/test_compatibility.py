@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from harness.contracts.conftest import Observe, ObserveEach
+from harness.contracts.conftest import ObserveEach
 from harness.contracts.inner import with_type
+from harness.contracts.scene import Answers, Questions, Scene
 from harness.judge import map_types
 from harness.judge.contracts import Contract
-from harness.testing import Bpf, BpfError, Kernel, Map, errno_of, uapi
+from harness.testing import BpfError, Map, errno_of, uapi
 
 HASH = {"type": "hash", "key_size": 4, "value_size": 4, "max_entries": 8}
 
@@ -46,18 +47,25 @@ DIFFERENCES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.contract("insert.difference", together=True)
-def test_difference(bpf: Bpf, observe_each: ObserveEach) -> None:
+DIFFERENT = Questions()
+
+
+@DIFFERENT.of("insert.difference")
+def difference(scene: Scene) -> Answers:
+    bpf = scene.bpf
+
     def answer(contract: Contract) -> str:
         template, changes = DIFFERENCES[contract.case]
         with bpf.map(contract.outer, inner=bpf.map(**template)) as outer:
             return errno_of(outer.update, 0, bpf.map(**{**template, **changes}))
 
-    observe_each(answer)
+    return answer
 
 
-@pytest.mark.contract("insert.max_entries", together=True)
-def test_more_elements(bpf: Bpf, kernel: Kernel, observe_each: ObserveEach) -> None:
+@DIFFERENT.of("insert.max_entries")
+def more_elements(scene: Scene) -> Answers:
+    bpf, kernel = scene.bpf, scene.kernel
+
     def answer(contract: Contract) -> str:
         more = 2 * map_types.MAP_TYPES[contract.case].max_entries
 
@@ -70,11 +78,13 @@ def test_more_elements(bpf: Bpf, kernel: Kernel, observe_each: ObserveEach) -> N
 
         return with_type(bpf, kernel, contract.case, inserted)
 
-    observe_each(answer)
+    return answer
 
 
-@pytest.mark.contract("insert.same_type", together=True)
-def test_same_type(bpf: Bpf, kernel: Kernel, observe_each: ObserveEach) -> None:
+@DIFFERENT.of("insert.same_type")
+def same_type(scene: Scene) -> Answers:
+    bpf, kernel = scene.bpf, scene.kernel
+
     def answer(contract: Contract) -> str:
         def inserted(template: Map) -> str:
             with bpf.map(contract.outer, inner=template) as outer, map_types.create(bpf, contract.case) as inner:
@@ -82,32 +92,47 @@ def test_same_type(bpf: Bpf, kernel: Kernel, observe_each: ObserveEach) -> None:
 
         return with_type(bpf, kernel, contract.case, inserted)
 
-    observe_each(answer)
+    return answer
 
 
-@pytest.mark.contract("insert.other_types")
-def test_other_types(bpf: Bpf, contract: Contract, observe: Observe) -> None:
-    outer = bpf.map(contract.outer, inner=bpf.map(contract.case))
-    taken, refused = [], 0
-    for name in map_types.MAP_TYPES:
-        try:
-            inner = map_types.create(bpf, name)
-        except BpfError:
-            continue  # whether the kernel should have this type is asked elsewhere
-        with inner:
-            if errno_of(outer.update, 0, inner) == "ok":
-                taken.append(name)
-            else:
-                refused += 1
-    assert refused, "no map of another type could be created"
-    observe(taken)
+@DIFFERENT.of("insert.other_types")
+def other_types(scene: Scene) -> Answers:
+    bpf = scene.bpf
+
+    def answer(contract: Contract) -> object:
+        outer = bpf.map(contract.outer, inner=bpf.map(contract.case))
+        taken, refused = [], 0
+        for name in map_types.MAP_TYPES:
+            try:
+                inner = map_types.create(bpf, name)
+            except BpfError:
+                continue  # whether the kernel should have this type is asked elsewhere
+            with inner:
+                if errno_of(outer.update, 0, inner) == "ok":
+                    taken.append(name)
+                else:
+                    refused += 1
+        assert refused, "no map of another type could be created"
+        return taken
+
+    return answer
+
+
+@pytest.mark.contract(*DIFFERENT.names, together=True)
+def test_maps_that_differ_from_the_template(scene: Scene, observe_each: ObserveEach) -> None:
+    observe_each(DIFFERENT.on(scene))
 
 
 # BTF: what the template's values begin with, and the inner map's.
 
 
-@pytest.mark.contract("insert.special_value", "insert.integer_btf", together=True)
-def test_values_with_btf(bpf: Bpf, observe_each: ObserveEach) -> None:
+INSERTED = Questions()
+
+
+@INSERTED.of("insert.special_value", "insert.integer_btf")
+def values_with_btf(scene: Scene) -> Answers:
+    bpf = scene.bpf
+
     def made(value: str) -> Map:
         if value != "integer":
             return map_types.with_struct(bpf, "" if value == "bytes" else value)
@@ -123,16 +148,16 @@ def test_values_with_btf(bpf: Bpf, observe_each: ObserveEach) -> None:
             inside, like = made(inner), made(template)
         return errno_of(bpf.map(contract.outer, inner=like).update, 0, inside)
 
-    observe_each(answer)
+    return answer
 
 
 # The inner map's state, and its descriptor's.
 
 
-@pytest.mark.contract(
-    "insert.access", "insert.reopened_rdonly", "insert.frozen", "insert.exclusive", "insert.template", together=True
-)
-def test_state(bpf: Bpf, observe_each: ObserveEach) -> None:
+@INSERTED.of("insert.access", "insert.reopened_rdonly", "insert.frozen", "insert.exclusive", "insert.template")
+def state(scene: Scene) -> Answers:
+    bpf = scene.bpf
+
     def answer(contract: Contract) -> str:
         template = bpf.map("hash")
         outer = bpf.map(contract.outer, inner=template)
@@ -151,14 +176,16 @@ def test_state(bpf: Bpf, observe_each: ObserveEach) -> None:
                 inner = template
         return errno_of(outer.update, 0, inner)
 
-    observe_each(answer)
+    return answer
 
 
 # What a refusal leaves behind.
 
 
-@pytest.mark.contract("insert.refused_keeps_element", "insert.refused_takes_no_reference", together=True)
-def test_refused(bpf: Bpf, observe_each: ObserveEach) -> None:
+@INSERTED.of("insert.refused_keeps_element", "insert.refused_takes_no_reference")
+def refused(scene: Scene) -> Answers:
+    bpf = scene.bpf
+
     def answer(contract: Contract) -> object:
         outer = bpf.map(contract.outer, inner=bpf.map("hash"))
         kept, other = bpf.map("hash"), bpf.map("hash", key_size=8)
@@ -170,11 +197,21 @@ def test_refused(bpf: Bpf, observe_each: ObserveEach) -> None:
         other.close()
         return errno_of(bpf.map_by_id, gone, like=other)
 
-    observe_each(answer)
+    return answer
 
 
-@pytest.mark.contract("insert.refused_leaves_slot_empty")
-def test_refused_into_an_empty_slot(bpf: Bpf, contract: Contract, observe: Observe) -> None:
-    outer = bpf.map(contract.outer, inner=bpf.map("hash"))
-    assert errno_of(outer.update, 0, bpf.map("hash", key_size=8)) == "EINVAL"
-    observe(errno_of(outer.delete, 0))
+@INSERTED.of("insert.refused_leaves_slot_empty")
+def refused_into_an_empty_slot(scene: Scene) -> Answers:
+    bpf = scene.bpf
+
+    def answer(contract: Contract) -> object:
+        outer = bpf.map(contract.outer, inner=bpf.map("hash"))
+        assert errno_of(outer.update, 0, bpf.map("hash", key_size=8)) == "EINVAL"
+        return errno_of(outer.delete, 0)
+
+    return answer
+
+
+@pytest.mark.contract(*INSERTED.names, together=True)
+def test_what_an_insertion_takes(scene: Scene, observe_each: ObserveEach) -> None:
+    observe_each(INSERTED.on(scene))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import functools
 import os
 import pickle
 import time
@@ -11,12 +13,17 @@ from typing import Any
 
 import pytest
 
-from harness.contracts.conftest import Observe, ObserveEach
+from harness.contracts.conftest import ObserveEach
+from harness.contracts.scene import Answers, Questions, Scene
 from harness.guest import bpf as raw
 from harness.judge.contracts import Contract
-from harness.testing import Guest, errno_name, uapi
+from harness.testing import errno_name, uapi
 
 pytestmark = pytest.mark.vm(cpus=2)
+
+
+RACING = 0.3
+"""Seconds for which one process looks up what another one replaces."""
 
 
 def together(*bodies: Callable[[], Any]) -> list[Any]:
@@ -121,11 +128,12 @@ ALLOWED = {
 }
 
 
-def lookups_during_replacements(outer_type: str, flags: int, seconds: float) -> list[int]:
-    """Look up an element while another process replaces it; return how many lookups there were, and how many missed."""
+def lookups_during_replacements(outer_type: str, flags: int, seconds: float) -> dict[str, int]:
+    """Look up an element while another process replaces it; return how many lookups found, missed, or did otherwise."""
     outer, first = outer_map(outer_type, flags)
     second = raw.map_create("hash", 4, 4, 8)
     raw.map_update(outer, bytes(4), first.to_bytes(4, "little"))
+    ids = [raw.info(inner, "map")["id"].to_bytes(4, "little") for inner in (first, second)]
     end = time.monotonic() + seconds
 
     def replace() -> int:
@@ -136,49 +144,73 @@ def lookups_during_replacements(outer_type: str, flags: int, seconds: float) -> 
             rounds += 2
         return rounds
 
-    def look_up() -> list[int]:
+    def look_up() -> dict[str, int]:
         fields: dict[str, Any] = {"map_fd": outer, "key": bytes(4)}
-        found, missed = 0, 0
+        seen = {"found": 0, "missed": 0, "other": 0}
         while time.monotonic() < end:
-            if raw.attempt("MAP_LOOKUP_ELEM", fields, {"value": 4})[0]:
-                missed += 1
-            found += 1
-        return [found, missed]
+            error, _, _, buffers = raw.attempt("MAP_LOOKUP_ELEM", fields, {"value": 4})
+            if error == errno.ENOENT:
+                seen["missed"] += 1
+            else:
+                seen["found" if not error and buffers["value"] in ids else "other"] += 1
+        return seen
 
-    replaced, counts = together(replace, look_up)
-    if not replaced or not counts[0]:
-        raise AssertionError(f"{replaced} replacements and {counts[0]} lookups: nothing raced")
-    return list(counts)
-
-
-@pytest.mark.contract("concurrent.replacements")
-def test_replacements_at_once_keep_the_last_alone(guest: Guest, outer_type: str, observe: Observe) -> None:
-    flags = uapi.NO_PREALLOC if outer_type == "hash_of_maps" else 0
-    observe(guest.call(replace_at_once, outer_type, flags, 30, closes=False))
+    replaced, seen = together(replace, look_up)
+    if not replaced or not sum(seen.values()):
+        raise AssertionError(f"{replaced} replacements and lookups that were {seen}: nothing raced")
+    return dict(seen)
 
 
-@pytest.mark.contract("concurrent.insertions", "concurrent.deletions", together=True)
-def test_one_of_two_wins(guest: Guest, outer_type: str, observe_each: ObserveEach) -> None:
+AT_ONCE = Questions()
+
+
+@AT_ONCE.of("concurrent.replacements")
+def replacements_at_once_keep_the_last_alone(scene: Scene) -> Answers:
+    guest, outer_type = scene.guest, scene.type
+
+    def answer(_: Contract) -> object:
+        flags = uapi.NO_PREALLOC if outer_type == "hash_of_maps" else 0
+        return guest.call(replace_at_once, outer_type, flags, 30, closes=False)
+
+    return answer
+
+
+@AT_ONCE.of("concurrent.insertions", "concurrent.deletions")
+def one_of_two_wins(scene: Scene) -> Answers:
+    guest, outer_type = scene.guest, scene.type
     functions = {"concurrent.insertions": insert_once, "concurrent.deletions": delete_once}
-    observe_each(lambda contract: guest.call(functions[contract.name], outer_type, 10, closes=False))
+    return lambda contract: guest.call(functions[contract.name], outer_type, 6, closes=False)
 
 
-@pytest.mark.contract("concurrent.errnos", together=True)
-def test_what_commands_say_meanwhile(guest: Guest, outer_type: str, observe_each: ObserveEach) -> None:
-    seen = guest.call(change_at_once, outer_type, 100, closes=False)
+@AT_ONCE.of("concurrent.errnos")
+def what_commands_say_meanwhile(scene: Scene) -> Answers:
+    guest, outer_type = scene.guest, scene.type
+    seen = guest.call(change_at_once, outer_type, 60, closes=False)
 
     def answer(contract: Contract) -> str:
         names = {errno_name(errno) if errno else "ok" for errno in seen[contract.case]}
         return "nothing else" if names <= ALLOWED[contract.case] else ", ".join(sorted(names))
 
-    observe_each(answer)
+    return answer
 
 
-@pytest.mark.contract("concurrent.lookup_during_replacement", together=True)
-def test_a_lookup_meets_the_old_or_the_new_inner_map(guest: Guest, outer_type: str, observe_each: ObserveEach) -> None:
+@AT_ONCE.of("concurrent.lookup_finds", "concurrent.lookup_during_replacement")
+def what_a_lookup_meets(scene: Scene) -> Answers:
+    @functools.cache
+    def seen(case: str) -> dict[str, int]:
+        flags = uapi.NO_PREALLOC if case == "no_prealloc" else 0
+        return scene.guest.call(lookups_during_replacements, scene.type, flags, RACING, closes=False)
+
     def answer(contract: Contract) -> str:
-        flags = uapi.NO_PREALLOC if contract.case == "no_prealloc" else 0
-        _, missed = guest.call(lookups_during_replacements, outer_type, flags, 0.5, closes=False)
-        return "never misses" if not missed else "misses"
+        found = seen(contract.case)
+        if contract.name == "concurrent.lookup_finds":
+            return f"{found['other']} others" if found["other"] else "nothing else"
+        return "misses" if found["missed"] else "never misses"
 
-    observe_each(answer)
+    return answer
+
+
+@pytest.mark.contract(*AT_ONCE.names, together=True)
+@pytest.mark.usefixtures("replaces")
+def test_processes_at_once(scene: Scene, observe_each: ObserveEach) -> None:
+    observe_each(AT_ONCE.on(scene))

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from harness.contracts.conftest import Observe, ObserveEach
+from harness.contracts.conftest import ObserveEach
 from harness.contracts.inner import with_type
+from harness.contracts.scene import Answers, Questions, Scene
 from harness.judge import map_types
 from harness.judge.contracts import Contract
-from harness.testing import Bpf, Guest, Kernel, Map, asm, errno_name, errno_of, uapi
+from harness.testing import Bpf, Map, asm, errno_name, errno_of, uapi
 
 NOWHERE = {"minus_one": -1, "never_opened": 9999, "largest": 0x7FFFFFFF}
 
@@ -47,15 +48,14 @@ NAMES = {"letters": "outer_1", "dot": "an.outer", "space": "an outer", "sixteen_
 ACCESS = {"rdonly": uapi.RDONLY, "wronly": uapi.WRONLY}
 
 
-@pytest.fixture
-def template(bpf: Bpf) -> Map:
-    return bpf.map("hash", key_size=4, value_size=4, max_entries=8)
+CREATED = Questions()
+TEMPLATES = Questions()
 
 
 # Sizes, flags and other attributes.
 
 
-@pytest.mark.contract(
+@CREATED.of(
     "create.plain",
     "create.value_size",
     "create.key_size",
@@ -65,9 +65,10 @@ def template(bpf: Bpf) -> Map:
     "create.attribute",
     "create.name",
     "create.exclusive",
-    together=True,
 )
-def test_attributes(bpf: Bpf, template: Map, observe_each: ObserveEach) -> None:
+def attributes(scene: Scene) -> Answers:
+    bpf, template = scene.bpf, scene.template
+
     def answer(contract: Contract) -> str:
         fields: dict[str, Any] = {"inner": template}
         match contract.name.rpartition(".")[2]:
@@ -86,42 +87,59 @@ def test_attributes(bpf: Bpf, template: Map, observe_each: ObserveEach) -> None:
                 fields |= {"excl_prog_hash": bytes(32), "excl_prog_hash_size": 32}
         return errno_of(bpf.map, contract.outer, **fields)
 
-    observe_each(answer)
+    return answer
 
 
-@pytest.mark.contract("create.flags_of_no_meaning")
-def test_flags_of_no_meaning(bpf: Bpf, contract: Contract, template: Map, observe: Observe) -> None:
-    known = max(FLAGS.values()).bit_length()
-    bits = range(known, 32)
-    observe([bit for bit in bits if errno_of(bpf.map, contract.outer, map_flags=1 << bit, inner=template) == "ok"])
+@CREATED.of("create.flags_of_no_meaning")
+def flags_of_no_meaning(scene: Scene) -> Answers:
+    bpf, template = scene.bpf, scene.template
+
+    def answer(contract: Contract) -> object:
+        known = max(FLAGS.values()).bit_length()
+        bits = range(known, 32)
+        return [bit for bit in bits if errno_of(bpf.map, contract.outer, map_flags=1 << bit, inner=template) == "ok"]
+
+    return answer
 
 
-@pytest.mark.contract("create.unknown_attribute")
-def test_unknown_attribute(bpf: Bpf, contract: Contract, template: Map, observe: Observe) -> None:
-    fields = {"map_type": contract.outer, "key_size": 4, "value_size": 4, "max_entries": 1, "inner_map_fd": template}
-    answer = bpf.commands.attempt("MAP_CREATE", fields, tail=bytes(200) + b"\x01")
-    observe(errno_name(answer.errno) if answer.errno else "ok")
+@CREATED.of("create.unknown_attribute")
+def unknown_attribute(scene: Scene) -> Answers:
+    bpf, template = scene.bpf, scene.template
+
+    def answer(contract: Contract) -> object:
+        fields = {
+            "map_type": contract.outer,
+            "key_size": 4,
+            "value_size": 4,
+            "max_entries": 1,
+            "inner_map_fd": template,
+        }
+        answer = bpf.commands.attempt("MAP_CREATE", fields, tail=bytes(200) + b"\x01")
+        return errno_name(answer.errno) if answer.errno else "ok"
+
+    return answer
 
 
-@pytest.mark.contract(
-    "create.value_size_reported", "create.max_entries_reported", "create.flags_reported", together=True
-)
-def test_what_the_kernel_says_of_it(bpf: Bpf, template: Map, observe_each: ObserveEach) -> None:
+@CREATED.of("create.value_size_reported", "create.max_entries_reported", "create.flags_reported")
+def what_the_kernel_says_of_it(scene: Scene) -> Answers:
+    bpf, template = scene.bpf, scene.template
+
     def answer(contract: Contract) -> int:
         flags = uapi.RDONLY | uapi.NUMA_NODE if contract.name == "create.flags_reported" else 0
         info = bpf.map(contract.outer, max_entries=5, map_flags=flags, inner=template).info()
         field = contract.name.rpartition(".")[2].removesuffix("_reported")
         return int(info["map_flags" if field == "flags" else field])
 
-    observe_each(answer)
+    return answer
 
 
 # The descriptor of the template.
 
 
-@pytest.mark.contract("create.template_fd", together=True)
-def test_template_fd(bpf: Bpf, observe_each: ObserveEach) -> None:
-    observe_each(lambda contract: errno_of(bpf.map, contract.outer, inner_map_fd=other_fd(bpf, contract.case)))
+@TEMPLATES.of("create.template_fd")
+def template_fd(scene: Scene) -> Answers:
+    bpf = scene.bpf
+    return lambda contract: errno_of(bpf.map, contract.outer, inner_map_fd=other_fd(bpf, contract.case))
 
 
 def other_fd(bpf: Bpf, kind: str) -> int:
@@ -157,18 +175,24 @@ def other_fd(bpf: Bpf, kind: str) -> int:
     return bpf.open(path, flags).fd
 
 
-@pytest.mark.contract("create.template_fd_left_out")
-def test_template_fd_left_out(bpf: Bpf, contract: Contract, observe: Observe) -> None:
-    if contract.case == "stdin_closed":
-        bpf.close(0)
-    elif contract.case == "stdin_a_map":
-        bpf.close(0)
-        assert bpf.map("hash").fd == 0
-    observe(errno_of(bpf.map, contract.outer))
+@TEMPLATES.of("create.template_fd_left_out")
+def template_fd_left_out(scene: Scene) -> Answers:
+    def answer(contract: Contract) -> str:
+        bpf = scene.another()  # what descriptor 0 is stays what it is
+        if contract.case == "stdin_closed":
+            bpf.close(0)
+        elif contract.case == "stdin_a_map":
+            bpf.close(0)
+            assert bpf.map("hash").fd == 0
+        return errno_of(bpf.map, contract.outer)
+
+    return answer
 
 
-@pytest.mark.contract("create.bad_value_size_and_fd", "create.no_descriptor_left", together=True)
-def test_refused(bpf: Bpf, template: Map, observe_each: ObserveEach) -> None:
+@CREATED.of("create.bad_value_size_and_fd", "create.no_descriptor_left")
+def refused(scene: Scene) -> Answers:
+    bpf, template = scene.bpf, scene.template
+
     def answer(contract: Contract) -> str | int:
         if contract.name == "create.bad_value_size_and_fd":
             return errno_of(bpf.map, contract.outer, value_size=8, inner_map_fd=-1)
@@ -177,22 +201,21 @@ def test_refused(bpf: Bpf, template: Map, observe_each: ObserveEach) -> None:
         errno_of(bpf.map, contract.outer, inner_map_fd=0)
         return len(bpf.commands.process.call("hooks.descriptors")) - len(before)
 
-    observe_each(answer)
+    return answer
 
 
 # The template itself.
 
 
-@pytest.mark.contract("template.type", together=True)
-def test_template_type(bpf: Bpf, kernel: Kernel, observe_each: ObserveEach) -> None:
-    observe_each(
-        lambda contract: with_type(
-            bpf, kernel, contract.case, lambda template: errno_of(bpf.map, contract.outer, inner=template)
-        )
+@TEMPLATES.of("template.type")
+def template_type(scene: Scene) -> Answers:
+    bpf, kernel = scene.bpf, scene.kernel
+    return lambda contract: with_type(
+        bpf, kernel, contract.case, lambda template: errno_of(bpf.map, contract.outer, inner=template)
     )
 
 
-@pytest.mark.contract(
+@TEMPLATES.of(
     "template.outer",
     "template.special_value",
     "template.integer_btf",
@@ -201,9 +224,10 @@ def test_template_type(bpf: Bpf, kernel: Kernel, observe_each: ObserveEach) -> N
     "template.access",
     "template.reopened_rdonly",
     "template.inner_map_flag",
-    together=True,
 )
-def test_template(bpf: Bpf, observe_each: ObserveEach) -> None:
+def template(scene: Scene) -> Answers:
+    bpf = scene.bpf
+
     def made(contract: Contract) -> Map:
         match contract.name.removeprefix("template."):
             case "outer":
@@ -226,11 +250,13 @@ def test_template(bpf: Bpf, observe_each: ObserveEach) -> None:
         frozen.freeze()
         return frozen
 
-    observe_each(lambda contract: errno_of(bpf.map, contract.outer, inner=made(contract)))
+    return lambda contract: errno_of(bpf.map, contract.outer, inner=made(contract))
 
 
-@pytest.mark.contract("template.not_kept", "template.not_inserted", "template.shared", together=True)
-def test_template_afterwards(bpf: Bpf, observe_each: ObserveEach) -> None:
+@TEMPLATES.of("template.not_kept", "template.not_inserted", "template.shared")
+def template_afterwards(scene: Scene) -> Answers:
+    bpf = scene.bpf
+
     def answer(contract: Contract) -> str:
         template = bpf.map("hash")
         outer = bpf.map(contract.outer, max_entries=2, inner=template)
@@ -244,16 +270,15 @@ def test_template_afterwards(bpf: Bpf, observe_each: ObserveEach) -> None:
         template.close()
         return errno_of(bpf.map_by_id, gone, like=template)
 
-    observe_each(answer)
+    return answer
 
 
 # BTF of the outer map.
 
 
-@pytest.mark.contract(
-    "create.btf_ids", "create.btf_fd_alone", "create.btf_key_id_alone", "create.btf_ids_without_btf", together=True
-)
-def test_btf(bpf: Bpf, template: Map, observe_each: ObserveEach) -> None:
+@CREATED.of("create.btf_ids", "create.btf_fd_alone", "create.btf_key_id_alone", "create.btf_ids_without_btf")
+def btf(scene: Scene) -> Answers:
+    bpf, template = scene.bpf, scene.template
     blob = bpf.btf(map_types.INTEGERS)
     both = {"btf_key_type_id": map_types.KEY_TYPE, "btf_value_type_id": map_types.KEY_TYPE}
     fields: dict[str, dict[str, Any]] = {
@@ -262,13 +287,28 @@ def test_btf(bpf: Bpf, template: Map, observe_each: ObserveEach) -> None:
         "create.btf_key_id_alone": {"btf_fd": blob, "btf_key_type_id": map_types.KEY_TYPE},
         "create.btf_ids_without_btf": {"btf_fd": -1, **both},
     }
-    observe_each(lambda contract: errno_of(bpf.map, contract.outer, inner=template, **fields[contract.name]))
+    return lambda contract: errno_of(bpf.map, contract.outer, inner=template, **fields[contract.name])
 
 
 # Memory.
 
 
-@pytest.mark.contract("create.no_locked_memory")
-def test_no_locked_memory(bpf: Bpf, guest: Guest, contract: Contract, template: Map, observe: Observe) -> None:
-    guest.process.call("hooks.limit_locked_memory", size=0)
-    observe(errno_of(bpf.map, contract.outer, inner=template))
+@TEMPLATES.of("create.no_locked_memory")
+def no_locked_memory(scene: Scene) -> Answers:
+    def answer(contract: Contract) -> str:
+        bpf = scene.another()  # a limit is a process's
+        template = bpf.map("hash", max_entries=8)
+        bpf.commands.process.call("hooks.limit_locked_memory", size=0)
+        return errno_of(bpf.map, contract.outer, inner=template)
+
+    return answer
+
+
+@pytest.mark.contract(*CREATED.names, together=True)
+def test_outer_maps(scene: Scene, observe_each: ObserveEach) -> None:
+    observe_each(CREATED.on(scene))
+
+
+@pytest.mark.contract(*TEMPLATES.names, together=True)
+def test_templates(scene: Scene, observe_each: ObserveEach) -> None:
+    observe_each(TEMPLATES.on(scene))

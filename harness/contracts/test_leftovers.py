@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from harness.contracts.conftest import Observe
+from harness.contracts.conftest import ObserveEach
+from harness.contracts.scene import Answers, Questions, Scene
 from harness.guest import bpf as raw
 from harness.judge.contracts import Contract
-from harness.testing import Guest
 
-ROUNDS = 1000
+ROUNDS = 400
 """Outer maps that are made between two looks at the memory."""
 
 BYTES_EACH = 128
@@ -94,18 +94,26 @@ def in_a_process_with_threads(outer_type: str) -> int:
         other.join()
 
 
-@pytest.mark.contract("leftovers.descriptors_in_a_process_with_threads")
-def test_descriptors_in_a_process_with_threads(guest: Guest, outer_type: str, observe: Observe) -> None:
-    observe(guest.call(in_a_process_with_threads, outer_type))
+LEFT = Questions()
+
+
+@LEFT.of("leftovers.descriptors_in_a_process_with_threads")
+def descriptors_in_a_process_with_threads(scene: Scene) -> Answers:
+    guest, outer_type = scene.guest, scene.type
+
+    def answer(_: Contract) -> object:
+        return guest.call(in_a_process_with_threads, outer_type)
+
+    return answer
 
 
 def unreclaimable() -> int:
     """Return how many KiB of slabs the kernel cannot give back, when what it frees later had time to go."""
     least = 1 << 62
-    for _ in range(20):
+    for _ in range(8):
         text = Path("/proc/meminfo").read_text()
         least = min(least, int(text.split("SUnreclaim:")[1].split()[0]))
-        time.sleep(0.05)
+        time.sleep(0.03)
     return least
 
 
@@ -127,10 +135,15 @@ def growth(outer_type: str, is_refused: bool, rounds: int) -> int:
     return min(seen[2] - seen[1], seen[3] - seen[2])
 
 
-@pytest.mark.contract("leftovers.memory")
-def test_memory(guest: Guest, contract: Contract, outer_type: str, observe: Observe) -> None:
-    grown = guest.call(growth, outer_type, contract.case == "refused", ROUNDS, timeout=300)
-    observe("stays" if grown * 1024 < ROUNDS * BYTES_EACH else "grows")
+@LEFT.of("leftovers.memory")
+def memory(scene: Scene) -> Answers:
+    guest, outer_type = scene.guest, scene.type
+
+    def answer(contract: Contract) -> object:
+        grown = guest.call(growth, outer_type, contract.case == "refused", ROUNDS, timeout=300)
+        return "stays" if grown * 1024 < ROUNDS * BYTES_EACH else "grows"
+
+    return answer
 
 
 def left_of_full(outer_type: str) -> int:
@@ -147,6 +160,16 @@ def left_of_full(outer_type: str) -> int:
     return ids_that_stay(before)
 
 
-@pytest.mark.contract("leftovers.full_outer_closed")
-def test_full_outer_closed(guest: Guest, outer_type: str, observe: Observe) -> None:
-    observe(guest.call(left_of_full, outer_type))
+@LEFT.of("leftovers.full_outer_closed")
+def full_outer_closed(scene: Scene) -> Answers:
+    guest, outer_type = scene.guest, scene.type
+
+    def answer(_: Contract) -> object:
+        return guest.call(left_of_full, outer_type)
+
+    return answer
+
+
+@pytest.mark.contract(*LEFT.names, together=True)
+def test_what_is_left(scene: Scene, observe_each: ObserveEach) -> None:
+    observe_each(LEFT.on(scene))

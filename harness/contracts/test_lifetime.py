@@ -13,19 +13,14 @@ from typing import Any
 
 import pytest
 
-from harness.contracts.conftest import Observe, ObserveEach
-from harness.contracts.scene import Scene
+from harness.contracts.conftest import ObserveEach
+from harness.contracts.scene import Answers, Questions, Scene
 from harness.guest import bpf as raw
 from harness.judge.contracts import Contract
 from harness.testing import Bpf, BpfError, Guest, Map, asm, errno_of, uapi
 
 GONE_WITHIN = 5.0
 """Seconds in which what is released in the background has to be gone."""
-
-
-@pytest.fixture
-def scene(bpf: Bpf, outer_type: str) -> Scene:
-    return Scene(bpf, outer_type)
 
 
 def is_alive(bpf: Bpf, map_id: int, like: Map) -> bool:
@@ -53,7 +48,10 @@ def last_state(bpf: Bpf, map_id: int, like: Map) -> str:
     return "gone"
 
 
-@pytest.mark.contract(
+LIVES = Questions()
+
+
+@LIVES.of(
     "lifetime.template_closed",
     "lifetime.inserted_and_closed",
     "lifetime.in_two_slots",
@@ -64,9 +62,8 @@ def last_state(bpf: Bpf, map_id: int, like: Map) -> str:
     "lifetime.inner_of_closed_outer",
     "lifetime.inner_of_closed_outer_held_by_fd",
     "lifetime.refused_inner",
-    together=True,
 )
-def test_who_keeps_a_map_alive(scene: Scene, observe_each: ObserveEach) -> None:
+def who_keeps_a_map_alive(scene: Scene) -> Answers:
     bpf = scene.bpf
 
     def replace(outer: Map) -> None:
@@ -114,13 +111,11 @@ def test_who_keeps_a_map_alive(scene: Scene, observe_each: ObserveEach) -> None:
             time.sleep(0.2)
         return state(bpf, inner_id, inner)
 
-    observe_each(answer)
+    return answer
 
 
-@pytest.mark.contract(
-    "lifetime.batch_deleted", "lifetime.batch_replaced", "lifetime.batch_read_and_deleted", together=True
-)
-def test_batches_release_at_once(scene: Scene, observe_each: ObserveEach) -> None:
+@LIVES.of("lifetime.batch_deleted", "lifetime.batch_replaced", "lifetime.batch_read_and_deleted")
+def batches_release_at_once(scene: Scene) -> Answers:
     def answer(contract: Contract) -> str:
         outer = scene.empty()
         inners = [scene.bpf.map("hash", max_entries=8) for _ in range(3)]
@@ -136,7 +131,7 @@ def test_batches_release_at_once(scene: Scene, observe_each: ObserveEach) -> Non
         commands[contract.name]()
         return ", ".join(sorted({state(scene.bpf, number, scene.inner) for number in ids}))
 
-    observe_each(answer)
+    return answer
 
 
 def live_after_replacements(outer_type: str, flags: int, rounds: int) -> int:
@@ -238,10 +233,8 @@ def test_replacing_gives_memory_back(guest: Guest, outer_type: str, observe_each
     observe_each(answer)
 
 
-@pytest.mark.contract(
-    "lifetime.held_by_program", "lifetime.inner_held_by_program", "lifetime.program_closed", together=True
-)
-def test_a_program_keeps_its_maps(scene: Scene, observe_each: ObserveEach) -> None:
+@LIVES.of("lifetime.held_by_program", "lifetime.inner_held_by_program", "lifetime.program_closed")
+def a_program_keeps_its_maps(scene: Scene) -> Answers:
     bpf = scene.bpf
 
     def answer(contract: Contract) -> str:
@@ -259,16 +252,25 @@ def test_a_program_keeps_its_maps(scene: Scene, observe_each: ObserveEach) -> No
         time.sleep(0.1)
         return state(bpf, *((outer_id, outer) if contract.name == "lifetime.held_by_program" else (inner_id, inner)))
 
-    observe_each(answer)
+    return answer
 
 
-@pytest.mark.contract("lifetime.ids_grow")
-def test_ids_are_not_given_out_again_soon(scene: Scene, observe: Observe) -> None:
-    ids = []
-    for _ in range(5):
-        with scene.empty() as outer:
-            ids.append(outer.id)
-    observe("ever larger" if ids == sorted(set(ids)) else "used again")
+@LIVES.of("lifetime.ids_grow")
+def ids_are_not_given_out_again_soon(scene: Scene) -> Answers:
+    def answer(_: Contract) -> object:
+        ids = []
+        for _number in range(5):
+            with scene.empty() as outer:
+                ids.append(outer.id)
+        return "ever larger" if ids == sorted(set(ids)) else "used again"
+
+    return answer
+
+
+@pytest.mark.contract(*LIVES.names, together=True)
+@pytest.mark.usefixtures("replaces")
+def test_how_long_maps_live(scene: Scene, observe_each: ObserveEach) -> None:
+    observe_each(LIVES.on(scene))
 
 
 # What an operation waits for.
@@ -283,19 +285,22 @@ WAITS = (
 TRACING = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
 
 
-def grace_periods(outer_type: str, command: str, count: int) -> dict[str, int]:
-    """Issue a command; return how often this process waited for a grace period meanwhile, by function of the kernel.
+def grace_periods(outer_type: str, commands: list[str], count: int) -> dict[str, dict[str, int] | str]:
+    """Issue commands; return of each how often this process waited for a grace period, by function of the kernel.
 
     Args:
         outer_type: The outer map's type.
-        command: A command on elements, issued for each of them, or on a batch, issued once.
+        commands: Commands on elements, issued for each of them, or on a batch, issued once; each on a map of its own.
         count: Elements.
+
+    Returns:
+        For a command that was answered otherwise than it should be, what is wrong.
     """
     template = raw.map_create("hash", 4, 4, 8)
-    outer = raw.map_create(outer_type, 4, 4, count, inner_map_fd=template)
     keys = [number.to_bytes(4, "little") for number in range(count)]
-    if command not in ("update", "update_batch"):
-        for key in keys:
+    outers = {command: raw.map_create(outer_type, 4, 4, count, inner_map_fd=template) for command in commands}
+    for command, outer in outers.items():
+        for key in [] if command in ("update", "update_batch") else keys:
             raw.map_update(outer, key, template.to_bytes(4, "little"))
     tracing = next(path for path in map(Path, TRACING) if (path / "trace").exists())
     probes = tracing / "events/waits"
@@ -305,13 +310,20 @@ def grace_periods(outer_type: str, command: str, count: int) -> dict[str, int]:
     for probe in probes.glob("synchronize_*"):
         (probe / "filter").write_text(f"common_pid == {os.getpid()}")
         (probe / "enable").write_text("1")
-    (tracing / "trace").write_text("")
-    for one in [keys] if command.endswith("batch") else [[key] for key in keys]:
-        issue(command, outer, one, template)
-    lines = [line for line in (tracing / "trace").read_text().splitlines() if not line.startswith("#")]
+    found: dict[str, dict[str, int] | str] = {}
+    for command, outer in outers.items():
+        (tracing / "trace").write_text("")
+        try:
+            for one in [keys] if command.endswith("batch") else [[key] for key in keys]:
+                issue(command, outer, one, template)
+        except ValueError as error:
+            found[command] = str(error)
+            continue
+        lines = [line for line in (tracing / "trace").read_text().splitlines() if not line.startswith("#")]
+        found[command] = {name: sum(f" {name}:" in line for line in lines) for name in WAITS}
     (probes / "enable").write_text("0")
     (tracing / "kprobe_events").write_text("")
-    return {name: sum(f" {name}:" in line for line in lines) for name in WAITS}
+    return found
 
 
 def append(path: Path, text: str) -> None:
@@ -324,7 +336,11 @@ def append(path: Path, text: str) -> None:
 
 
 def issue(command: str, outer: int, keys: list[bytes], inner: int) -> None:
-    """Issue a command that succeeds, or one that is refused as its name says."""
+    """Issue a command that succeeds, or one that is refused as its name says.
+
+    Raises:
+        ValueError: It was answered otherwise.
+    """
     refused = command.startswith("refused_")
     kind = command.removeprefix("refused_").replace("replace", "update")
     value = (9999 if refused else inner).to_bytes(4, "little")
@@ -344,13 +360,20 @@ def issue(command: str, outer: int, keys: list[bytes], inner: int) -> None:
     found = raw.attempt(name, fields, outputs)[0]
     ended = kind.startswith("lookup") and kind.endswith("batch") and found == errno.ENOENT
     if bool(found) != refused and not ended:
-        raise AssertionError(f"{command}: errno {found}")
+        raise ValueError(f"{command}: errno {found}")
 
 
 @pytest.mark.contract("waits", "waits_batch", together=True)
-def test_what_waits_for_running_programs(guest: Guest, outer_type: str, observe_each: ObserveEach) -> None:
+@pytest.mark.usefixtures("replaces")
+def test_what_waits_for_running_programs(
+    guest: Guest, outer_type: str, contract_group: tuple[Contract, ...], observe_each: ObserveEach
+) -> None:
+    # In one go: it takes long to put probes in place.
+    seen = guest.call(grace_periods, outer_type, [one.case for one in contract_group], 3, closes=False)
+
     def answer(contract: Contract) -> str:
-        found = guest.call(grace_periods, outer_type, contract.case, 3, closes=False)
+        found = seen[contract.case]
+        assert isinstance(found, dict), found
         expedited = found["synchronize_rcu_expedited"]
         number = expedited or found["synchronize_rcu"] + found["synchronize_sched"]
         times = {0: "returns at once", 1: "waits once"}.get(number, f"waits {number} times")

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from harness.contracts.conftest import Observe, ObserveEach
-from harness.contracts.scene import ENTRIES, Scene, by_errno, name_of
+from harness.contracts.scene import ENTRIES, Answers, Questions, Scene, by_errno, name_of
 from harness.guest import bpf as raw
 from harness.guest import btf
 from harness.judge.contracts import Contract
-from harness.testing import ANY, EXIST, LOCK, NOEXIST, Bpf, BpfError, Guest, Held, Map, asm, errno_of, uapi
+from harness.testing import ANY, EXIST, LOCK, NOEXIST, Bpf, BpfError, Guest, Held, Kernel, Map, asm, errno_of, uapi
 
 FLAGS = {"any": ANY, "noexist": NOEXIST, "exist": EXIST, "lock": LOCK, "cpu": 8, "unknown": 1 << 20}
 MODES = {"readonly": uapi.RDONLY, "writeonly": uapi.WRONLY}
@@ -35,11 +35,6 @@ def unpinned(bpf: Bpf) -> Iterator[None]:
     yield
     for path, *_ in bpf.commands.process.call("files.entries", BPFFS):
         bpf.unpin(f"{BPFFS}/{path}")
-
-
-@pytest.fixture
-def scene(bpf: Bpf, outer_type: str) -> Scene:
-    return Scene(bpf, outer_type)
 
 
 def answers_to_bits(
@@ -108,30 +103,33 @@ def fd_of_kind(bpf: Bpf, kind: str, outer: Map, template: Map) -> int:
     return makers[kind]().fd
 
 
-@pytest.mark.contract("update.fd_of_no_map", "update.fd_of_no_inner_map", together=True)
-def test_descriptors_that_are_no_inner_map(scene: Scene, observe_each: ObserveEach) -> None:
+UPDATES = Questions()
+
+
+@UPDATES.of("update.fd_of_no_map", "update.fd_of_no_inner_map")
+def descriptors_that_are_no_inner_map(scene: Scene) -> Answers:
     outer = scene.empty()
 
     def answer(contract: Contract) -> str:
         fd = fd_of_kind(scene.bpf, contract.case, outer, scene.template)
         return errno_of(outer.update, 0, fd.to_bytes(4, "little", signed=fd < 0))
 
-    observe_each(answer)
+    return answer
 
 
-@pytest.mark.contract("update.bad_fd_and_flag", together=True)
-def test_what_is_looked_at_first(scene: Scene, observe_each: ObserveEach) -> None:
+@UPDATES.of("update.bad_fd_and_flag")
+def what_is_looked_at_first(scene: Scene) -> Answers:
     outer = scene.empty()
-    observe_each(lambda contract: errno_of(outer.update, 0, -1, FLAGS[contract.case]))
+    return lambda contract: errno_of(outer.update, 0, -1, FLAGS[contract.case])
 
 
-@pytest.mark.contract("update.flag_on_absent", "update.flag_on_present", together=True)
-def test_flags_of_an_update(scene: Scene, observe_each: ObserveEach) -> None:
+@UPDATES.of("update.flag_on_absent", "update.flag_on_present")
+def flags_of_an_update(scene: Scene) -> Answers:
     def answer(contract: Contract) -> str:
         outer = scene.holding() if contract.name.endswith("present") else scene.empty()
         return errno_of(outer.update, 0, scene.inner, FLAGS[contract.case])
 
-    observe_each(answer)
+    return answer
 
 
 COMMANDS = {
@@ -143,6 +141,7 @@ COMMANDS = {
 
 
 @pytest.mark.contract("flag_bits", together=True)
+@pytest.mark.usefixtures("replaces")
 def test_every_bit_of_a_commands_flags(guest: Guest, outer_type: str, observe_each: ObserveEach) -> None:
     observe_each(
         lambda contract: by_errno(
@@ -151,19 +150,19 @@ def test_every_bit_of_a_commands_flags(guest: Guest, outer_type: str, observe_ea
     )
 
 
-@pytest.mark.contract("update.new_key_when_full", "update.replace_when_full", "update.room_after_delete", together=True)
-def test_a_full_hash_of_maps(scene: Scene, observe_each: ObserveEach) -> None:
+@UPDATES.of("update.new_key_when_full", "update.replace_when_full", "update.room_after_delete")
+def a_full_hash_of_maps(scene: Scene) -> Answers:
     def answer(contract: Contract) -> str:
         outer = scene.holding(*FULL, map_flags=uapi.NO_PREALLOC if contract.case == "no_prealloc" else 0)
         if contract.name == "update.room_after_delete":
             outer.delete(0)
         return errno_of(outer.update, 0 if contract.name == "update.replace_when_full" else ENTRIES, scene.inner)
 
-    observe_each(answer)
+    return answer
 
 
-@pytest.mark.contract("index_at_max_entries", "empty_slot", "missing_key", together=True)
-def test_elements_that_are_not_there(scene: Scene, observe_each: ObserveEach) -> None:
+@UPDATES.of("index_at_max_entries", "empty_slot", "missing_key")
+def elements_that_are_not_there(scene: Scene) -> Answers:
     outer = scene.empty()
 
     def answer(contract: Contract) -> str:
@@ -175,7 +174,7 @@ def test_elements_that_are_not_there(scene: Scene, observe_each: ObserveEach) ->
         }
         return errno_of(commands[contract.case])
 
-    observe_each(answer)
+    return answer
 
 
 def update_at_the_end_of_a_page(outer_type: str) -> int:
@@ -192,22 +191,27 @@ def update_at_the_end_of_a_page(outer_type: str) -> int:
     return raw.attempt("MAP_UPDATE_ELEM", fields)[0]
 
 
-@pytest.mark.contract("update.value_before_unreadable_memory")
-def test_a_value_is_four_bytes(guest: Guest, outer_type: str, observe: Observe) -> None:
-    observe(name_of(guest.call(update_at_the_end_of_a_page, outer_type, closes=False)))
+@UPDATES.of("update.value_before_unreadable_memory")
+def a_value_is_four_bytes(scene: Scene) -> Answers:
+    guest, outer_type = scene.guest, scene.type
+
+    def answer(_: Contract) -> object:
+        return name_of(guest.call(update_at_the_end_of_a_page, outer_type, closes=False))
+
+    return answer
 
 
-@pytest.mark.contract("update.null_pointer", together=True)
-def test_null_pointers(scene: Scene, observe_each: ObserveEach) -> None:
+@UPDATES.of("update.null_pointer")
+def null_pointers(scene: Scene) -> Answers:
     outer = scene.empty()
     good = {"key": bytes(4), "value": scene.inner.fd.to_bytes(4, "little")}
-    observe_each(
-        lambda contract: errno_of(scene.bpf.command, "MAP_UPDATE_ELEM", map_fd=outer, **{**good, contract.case: None})
+    return lambda contract: errno_of(
+        scene.bpf.command, "MAP_UPDATE_ELEM", map_fd=outer, **{**good, contract.case: None}
     )
 
 
-@pytest.mark.contract("update.failure_keeps_element", together=True)
-def test_a_refused_replacement_changes_nothing(scene: Scene, observe_each: ObserveEach) -> None:
+@UPDATES.of("update.failure_keeps_element")
+def a_refused_replacement_changes_nothing(scene: Scene) -> Answers:
     unlike = scene.bpf.map("hash", key_size=8, max_entries=8)
     outer = scene.holding()
 
@@ -216,11 +220,11 @@ def test_a_refused_replacement_changes_nothing(scene: Scene, observe_each: Obser
         assert errno_of(outer.update, 0, value, flags) != "ok"
         return "kept" if outer.lookup(0) == scene.inner.id else "changed"
 
-    observe_each(answer)
+    return answer
 
 
-@pytest.mark.contract("update.failure_leaves_nothing", together=True)
-def test_a_refused_insertion_leaves_nothing(scene: Scene, observe_each: ObserveEach) -> None:
+@UPDATES.of("update.failure_leaves_nothing")
+def a_refused_insertion_leaves_nothing(scene: Scene) -> Answers:
     unlike = scene.bpf.map("hash", key_size=8, max_entries=8)
     outer = scene.empty()
 
@@ -228,25 +232,32 @@ def test_a_refused_insertion_leaves_nothing(scene: Scene, observe_each: ObserveE
         assert errno_of(outer.update, 0, {"mismatch": unlike, "bad_fd": -1}[contract.case]) != "ok"
         return errno_of(outer.delete, 0)
 
-    observe_each(answer)
+    return answer
+
+
+@pytest.mark.contract(*UPDATES.names, together=True)
+@pytest.mark.usefixtures("replaces")
+def test_updates(scene: Scene, observe_each: ObserveEach) -> None:
+    observe_each(UPDATES.on(scene))
 
 
 # What a lookup gives.
 
 
-@pytest.mark.contract("lookup.present")
-def test_a_lookup_from_user_space(scene: Scene, observe: Observe) -> None:
-    observe(errno_of(scene.holding().lookup, 0))
+LOOKUPS = Questions()
 
 
-@pytest.mark.contract(
-    "lookup.gives",
-    "lookup.after_replace",
-    "lookup.after_replacement_by_itself",
-    "lookup.key_of_seven_bytes",
-    together=True,
-)
-def test_what_a_lookup_gives(scene: Scene, observe_each: ObserveEach) -> None:
+@LOOKUPS.of("lookup.present")
+def a_lookup_from_user_space(scene: Scene) -> Answers:
+
+    def answer(_: Contract) -> object:
+        return errno_of(scene.holding().lookup, 0)
+
+    return answer
+
+
+@LOOKUPS.of("lookup.gives", "lookup.after_replace", "lookup.after_replacement_by_itself", "lookup.key_of_seven_bytes")
+def what_a_lookup_gives(scene: Scene) -> Answers:
     def answer(contract: Contract) -> str:
         key: int | bytes = 0
         if contract.name == "lookup.key_of_seven_bytes":
@@ -260,25 +271,21 @@ def test_what_a_lookup_gives(scene: Scene, observe_each: ObserveEach) -> None:
         names = {scene.inner.id: "the inner map's id", scene.template.id: "the new inner map's id"}
         return names.get(outer.lookup(key), "something else")
 
-    observe_each(answer)
+    return answer
 
 
-@pytest.mark.contract("lookup_and_delete", together=True)
-def test_lookup_and_delete_of_one_element(scene: Scene, observe_each: ObserveEach) -> None:
-    observe_each(
-        lambda contract: errno_of(
-            (scene.holding() if contract.case == "present" else scene.empty()).lookup_and_delete, 0
-        )
+@LOOKUPS.of("lookup_and_delete")
+def lookup_and_delete_of_one_element(scene: Scene) -> Answers:
+    return lambda contract: errno_of(
+        (scene.holding() if contract.case == "present" else scene.empty()).lookup_and_delete, 0
     )
 
 
 # Walking over keys.
 
 
-@pytest.mark.contract(
-    "next_key.of_nothing", "next_key.of_last", "next_key.of_unknown", "next_key.of_empty_map", together=True
-)
-def test_the_next_key(scene: Scene, observe_each: ObserveEach) -> None:
+@LOOKUPS.of("next_key.of_nothing", "next_key.of_last", "next_key.of_unknown", "next_key.of_empty_map")
+def the_next_key(scene: Scene) -> Answers:
     outer, empty = scene.holding(1, 3), scene.empty()
     first, *_, last = outer.keys()
     starts: dict[str, int | bytes] = {"next_key.of_last": last, "next_key.of_unknown": 99}
@@ -291,12 +298,22 @@ def test_the_next_key(scene: Scene, observe_each: ObserveEach) -> None:
             return error.name
         return "the first key" if found in (first, bytes(4)) else "another key"
 
-    observe_each(answer)
+    return answer
 
 
-@pytest.mark.contract("next_key.walk")
-def test_a_walk_over_the_keys(scene: Scene, observe: Observe) -> None:
-    observe(sorted(int.from_bytes(key, "little") for key in scene.holding(1, 3)))
+@LOOKUPS.of("next_key.walk")
+def a_walk_over_the_keys(scene: Scene) -> Answers:
+
+    def answer(_: Contract) -> object:
+        return sorted(int.from_bytes(key, "little") for key in scene.holding(1, 3))
+
+    return answer
+
+
+@pytest.mark.contract(*LOOKUPS.names, together=True)
+@pytest.mark.usefixtures("replaces")
+def test_lookups_and_walks(scene: Scene, observe_each: ObserveEach) -> None:
+    observe_each(LOOKUPS.on(scene))
 
 
 # Opening by id, and descriptors that may not do everything.
@@ -311,21 +328,28 @@ def test_every_bit_of_the_flags_of_opening_by_id(guest: Guest, outer_type: str, 
     )
 
 
-@pytest.mark.contract("fd_by_id.unknown_id", together=True)
-def test_ids_that_nothing_has(scene: Scene, observe_each: ObserveEach) -> None:
+OPENED = Questions()
+
+
+@OPENED.of("fd_by_id.unknown_id")
+def ids_that_nothing_has(scene: Scene) -> Answers:
     outer = scene.empty()
     ids = {"zero": 0, "next": outer.id + 1, "largest": 0xFFFFFFFF}
-    observe_each(lambda contract: errno_of(scene.bpf.map_by_id, ids[contract.case], like=outer))
+    return lambda contract: errno_of(scene.bpf.map_by_id, ids[contract.case], like=outer)
 
 
-@pytest.mark.contract("fd_by_id.descriptors")
-def test_opening_several_times(scene: Scene, observe: Observe) -> None:
-    outer = scene.empty()
-    observe(len({one.fd for one in (outer, *(scene.bpf.map_by_id(outer.id, like=outer) for _ in range(3)))}))
+@OPENED.of("fd_by_id.descriptors")
+def opening_several_times(scene: Scene) -> Answers:
+
+    def answer(_: Contract) -> object:
+        outer = scene.empty()
+        return len({one.fd for one in (outer, *(scene.bpf.map_by_id(outer.id, like=outer) for _ in range(3)))})
+
+    return answer
 
 
-@pytest.mark.contract("fd_by_id.same_map", "fd_by_id.of_inner", together=True)
-def test_what_is_opened_by_id(scene: Scene, observe_each: ObserveEach) -> None:
+@OPENED.of("fd_by_id.same_map", "fd_by_id.of_inner")
+def what_is_opened_by_id(scene: Scene) -> Answers:
     outer = scene.empty()
     scene.inner[1] = 41
     scene.bpf.map_by_id(outer.id, like=outer)[0] = scene.inner
@@ -335,7 +359,7 @@ def test_what_is_opened_by_id(scene: Scene, observe_each: ObserveEach) -> None:
             return "the same map" if outer.lookup(0) == scene.inner.id else "another"
         return scene.bpf.map_by_id(outer.lookup(0), like=scene.inner).lookup(1)
 
-    observe_each(answer)
+    return answer
 
 
 def commands_on(outer: Map, inner: Map, name: str) -> dict[str, Any]:
@@ -356,34 +380,41 @@ def commands_on(outer: Map, inner: Map, name: str) -> dict[str, Any]:
     }
 
 
-@pytest.mark.contract("readonly_fd", "writeonly_fd", "readonly_fd_batch", "writeonly_fd_batch", together=True)
-@pytest.mark.usefixtures("unpinned")
-def test_descriptors_that_may_only_read_or_write(scene: Scene, observe_each: ObserveEach) -> None:
+@OPENED.of("readonly_fd", "writeonly_fd", "readonly_fd_batch", "writeonly_fd_batch")
+def descriptors_that_may_only_read_or_write(scene: Scene) -> Answers:
     def answer(contract: Contract) -> str:
         outer = scene.holding()
         less = scene.bpf.map_by_id(outer.id, open_flags=MODES[contract.name.partition("_")[0]], like=outer)
         return errno_of(commands_on(less, scene.inner, contract.id)[contract.case])
 
-    observe_each(answer)
+    return answer
 
 
-@pytest.mark.contract("created_readonly", "created_writeonly", together=True)
-def test_maps_created_for_reading_or_writing_only(scene: Scene, observe_each: ObserveEach) -> None:
+@OPENED.of("created_readonly", "created_writeonly")
+def maps_created_for_reading_or_writing_only(scene: Scene) -> Answers:
     def answer(contract: Contract) -> str:
         outer = scene.empty(map_flags=MODES[contract.name.removeprefix("created_")])
         if contract.case == "update_reopened":
             return errno_of(scene.bpf.map_by_id(outer.id, like=outer).update, 0, scene.inner)
         return errno_of(commands_on(outer, scene.inner, contract.id)[contract.case])
 
-    observe_each(answer)
+    return answer
+
+
+@pytest.mark.contract(*OPENED.names, together=True)
+@pytest.mark.usefixtures("replaces", "unpinned")
+def test_maps_opened_by_id(scene: Scene, observe_each: ObserveEach) -> None:
+    observe_each(OPENED.on(scene))
 
 
 # Frozen maps.
 
 
-@pytest.mark.contract("frozen", "frozen_batch", together=True)
-@pytest.mark.usefixtures("unpinned")
-def test_a_frozen_outer_map(scene: Scene, observe_each: ObserveEach) -> None:
+FROZEN = Questions()
+
+
+@FROZEN.of("frozen", "frozen_batch")
+def a_frozen_outer_map(scene: Scene) -> Answers:
     def answer(contract: Contract) -> str:
         outer = scene.holding()
         before = scene.bpf.map_by_id(outer.id, like=outer)
@@ -395,12 +426,16 @@ def test_a_frozen_outer_map(scene: Scene, observe_each: ObserveEach) -> None:
         }
         return errno_of({**commands_on(outer, scene.inner, contract.id), **further}[contract.case])
 
-    observe_each(answer)
+    return answer
 
 
-@pytest.mark.contract("freeze.further_fields")
-def test_freezing_takes_nothing_but_the_map(scene: Scene, observe: Observe) -> None:
-    observe(name_of(scene.bpf.commands.attempt("MAP_FREEZE", {"map_fd": scene.empty()}, tail=b"\1\0\0\0").errno))
+@FROZEN.of("freeze.further_fields")
+def freezing_takes_nothing_but_the_map(scene: Scene) -> Answers:
+
+    def answer(_: Contract) -> object:
+        return name_of(scene.bpf.commands.attempt("MAP_FREEZE", {"map_fd": scene.empty()}, tail=b"\1\0\0\0").errno)
+
+    return answer
 
 
 UNPRIVILEGED = "/proc/sys/kernel/unprivileged_bpf_disabled"
@@ -433,22 +468,30 @@ def freeze_as_another_user(outer_type: str, allowed: bool) -> int:
     return as_another_user(allowed, "MAP_FREEZE", {"map_fd": outer})
 
 
-@pytest.mark.contract("freeze.without_capabilities", together=True)
-def test_freezing_without_capabilities(guest: Guest, outer_type: str, observe_each: ObserveEach) -> None:
-    observe_each(
-        lambda contract: name_of(
-            guest.call(freeze_as_another_user, outer_type, contract.case == "allowed", closes=False)
-        )
+@FROZEN.of("freeze.without_capabilities")
+def freezing_without_capabilities(scene: Scene) -> Answers:
+    guest, outer_type = scene.guest, scene.type
+    return lambda contract: name_of(
+        guest.call(freeze_as_another_user, outer_type, contract.case == "allowed", closes=False)
     )
+
+
+@pytest.mark.contract(*FROZEN.names, together=True)
+@pytest.mark.usefixtures("unpinned")
+def test_frozen_outer_maps(scene: Scene, observe_each: ObserveEach) -> None:
+    observe_each(FROZEN.on(scene))
 
 
 # What is told of a map.
 
 
-@pytest.mark.contract("info", together=True)
-def test_what_the_kernel_tells_of_an_outer_map(scene: Scene, observe_each: ObserveEach) -> None:
+TOLD = Questions()
+
+
+@TOLD.of("info")
+def what_the_kernel_tells_of_an_outer_map(scene: Scene) -> Answers:
     info = scene.empty().info()
-    observe_each(lambda contract: info[contract.case])
+    return lambda contract: info[contract.case]
 
 
 def ask_info(outer_type: str, size: int, offset: int) -> tuple[int, int]:
@@ -463,22 +506,28 @@ def ask_info(outer_type: str, size: int, offset: int) -> tuple[int, int]:
     return errno, numbers.get("info_len", size)
 
 
-@pytest.mark.contract("info.hash_asked", "info.unknown_field_asked", "info.too_long", together=True)
-def test_information_that_is_asked_for_in_a_wrong_way(guest: Guest, outer_type: str, observe_each: ObserveEach) -> None:
+@TOLD.of("info.hash_asked", "info.unknown_field_asked", "info.too_long")
+def information_that_is_asked_for_in_a_wrong_way(scene: Scene) -> Answers:
+    guest, outer_type = scene.guest, scene.type
     asked = {"info.hash_asked": (1024, 96), "info.unknown_field_asked": (1024, 1000), "info.too_long": (4097, -1)}
-    observe_each(lambda contract: name_of(guest.call(ask_info, outer_type, *asked[contract.name], closes=False)[0]))
+    return lambda contract: name_of(guest.call(ask_info, outer_type, *asked[contract.name], closes=False)[0])
 
 
-@pytest.mark.contract("info.short")
-def test_information_may_be_cut_short(guest: Guest, outer_type: str, observe: Observe) -> None:
-    observe(guest.call(ask_info, outer_type, 8, -1, closes=False)[1])
+@TOLD.of("info.short")
+def information_may_be_cut_short(scene: Scene) -> Answers:
+    guest, outer_type = scene.guest, scene.type
+
+    def answer(_: Contract) -> object:
+        return guest.call(ask_info, outer_type, 8, -1, closes=False)[1]
+
+    return answer
 
 
 OF_EVERY_FILE = {"pos", "flags", "mnt_id", "ino"}
 
 
-@pytest.mark.contract("fdinfo.lines", "fdinfo.value_size", "fdinfo.memlock", together=True)
-def test_fdinfo(scene: Scene, observe_each: ObserveEach) -> None:
+@TOLD.of("fdinfo.lines", "fdinfo.value_size", "fdinfo.memlock")
+def fdinfo(scene: Scene) -> Answers:
     outer = scene.empty(max_entries=64, map_flags=uapi.NO_PREALLOC if scene.type == "hash_of_maps" else 0)
     before = outer.fdinfo()
     for key in range(16):
@@ -488,7 +537,7 @@ def test_fdinfo(scene: Scene, observe_each: ObserveEach) -> None:
         "fdinfo.value_size": int(before["value_size"]),
         "fdinfo.memlock": "grows" if int(outer.fdinfo()["memlock"]) > int(before["memlock"]) else "stays",
     }
-    observe_each(lambda contract: answers[contract.name])
+    return lambda contract: answers[contract.name]
 
 
 # Descriptors.
@@ -541,27 +590,36 @@ def duplicate_as_value(outer_type: str) -> int:
     return raw.attempt("MAP_UPDATE_ELEM", fields)[0]
 
 
-@pytest.mark.contract("fd.close_on_exec", together=True)
-def test_descriptors_are_closed_on_exec(guest: Guest, outer_type: str, observe_each: ObserveEach) -> None:
-    observe_each(lambda contract: guest.call(close_on_exec, outer_type, contract.case, closes=False))
+@TOLD.of("fd.close_on_exec")
+def descriptors_are_closed_on_exec(scene: Scene) -> Answers:
+    guest, outer_type = scene.guest, scene.type
+    return lambda contract: guest.call(close_on_exec, outer_type, contract.case, closes=False)
 
 
-@pytest.mark.contract("fd.sent_over_socket", "fd.duplicated", "mmap", together=True)
-def test_what_can_be_done_with_descriptors(guest: Guest, outer_type: str, observe_each: ObserveEach) -> None:
+@TOLD.of("fd.sent_over_socket", "fd.duplicated", "mmap")
+def what_can_be_done_with_descriptors(scene: Scene) -> Answers:
+    guest, outer_type = scene.guest, scene.type
     functions = {
         "fd.sent_over_socket": send_over_socket,
         "fd.duplicated": duplicate_as_value,
         "mmap": map_into_memory,
     }
-    observe_each(lambda contract: name_of(guest.call(functions[contract.name], outer_type, closes=False)))
+    return lambda contract: name_of(guest.call(functions[contract.name], outer_type, closes=False))
+
+
+@pytest.mark.contract(*TOLD.names, together=True)
+def test_what_the_kernel_tells(scene: Scene, observe_each: ObserveEach) -> None:
+    observe_each(TOLD.on(scene))
 
 
 # Pinned maps.
 
 
-@pytest.mark.contract("pin.twice", "pin.outside_bpffs", "pin.two_names", "pin.name_with_dot", together=True)
-@pytest.mark.usefixtures("unpinned")
-def test_where_a_map_can_be_pinned(scene: Scene, observe_each: ObserveEach) -> None:
+PINS = Questions()
+
+
+@PINS.of("pin.twice", "pin.outside_bpffs", "pin.two_names", "pin.name_with_dot")
+def where_a_map_can_be_pinned(scene: Scene) -> Answers:
     outer = scene.empty()
     outer.pin(f"{BPFFS}/there")
     paths = {
@@ -570,24 +628,26 @@ def test_where_a_map_can_be_pinned(scene: Scene, observe_each: ObserveEach) -> N
         "pin.two_names": f"{BPFFS}/other",
         "pin.name_with_dot": f"{BPFFS}/with.dot",
     }
-    observe_each(lambda contract: errno_of(outer.pin, paths[contract.name]))
+    return lambda contract: errno_of(outer.pin, paths[contract.name])
 
 
-@pytest.mark.contract("pinned.reopened")
-@pytest.mark.usefixtures("unpinned")
-def test_a_pinned_outer_map_is_reopened(scene: Scene, observe: Observe) -> None:
-    scene.inner[1] = 41
-    outer = scene.holding()
-    outer.pin(f"{BPFFS}/kept")
-    outer.close()
-    scene.inner.close()
-    with scene.bpf.pinned_map(f"{BPFFS}/kept", like=outer) as again:
-        observe(scene.bpf.map_by_id(again.lookup(0), like=scene.inner).lookup(1))
+@PINS.of("pinned.reopened")
+def a_pinned_outer_map_is_reopened(scene: Scene) -> Answers:
+    def answer(_: Contract) -> object:
+        inner, outer = scene.bpf.map("hash", max_entries=8), scene.empty()
+        inner[1] = 41
+        outer[0] = inner
+        outer.pin(f"{BPFFS}/kept")
+        outer.close()
+        inner.close()
+        with scene.bpf.pinned_map(f"{BPFFS}/kept", like=outer) as again:
+            return scene.bpf.map_by_id(again.lookup(0), like=inner).lookup(1)
+
+    return answer
 
 
-@pytest.mark.contract("pinned", together=True)
-@pytest.mark.usefixtures("unpinned")
-def test_a_pinned_outer_map_is_opened_for_less(scene: Scene, observe_each: ObserveEach) -> None:
+@PINS.of("pinned")
+def a_pinned_outer_map_is_opened_for_less(scene: Scene) -> Answers:
     scene.holding().pin(f"{BPFFS}/pinned")
     like = scene.empty()
 
@@ -596,7 +656,7 @@ def test_a_pinned_outer_map_is_opened_for_less(scene: Scene, observe_each: Obser
         again = scene.bpf.pinned_map(f"{BPFFS}/pinned", file_flags=MODES[mode], like=like)
         return errno_of(commands_on(again, scene.inner, contract.id)[command])
 
-    observe_each(answer)
+    return answer
 
 
 def open_as_another_user(outer_type: str, mode: int, flags: int) -> int:
@@ -614,13 +674,21 @@ def open_as_another_user(outer_type: str, mode: int, flags: int) -> int:
     return errno
 
 
-@pytest.mark.contract("pinned.by_another_user", together=True)
-def test_the_mode_of_a_pin_says_who_may_open_it(guest: Guest, outer_type: str, observe_each: ObserveEach) -> None:
+@PINS.of("pinned.by_another_user")
+def the_mode_of_a_pin_says_who_may_open_it(scene: Scene) -> Answers:
+    guest, outer_type = scene.guest, scene.type
+
     def answer(contract: Contract) -> str:
         mode, _, how = contract.case.partition("_")
         return name_of(guest.call(open_as_another_user, outer_type, int(mode, 8), MODES.get(how, 0), closes=False))
 
-    observe_each(answer)
+    return answer
+
+
+@pytest.mark.contract(*PINS.names, together=True)
+@pytest.mark.usefixtures("replaces", "unpinned")
+def test_pinned_outer_maps(scene: Scene, observe_each: ObserveEach) -> None:
+    observe_each(PINS.on(scene))
 
 
 def answers_to_flags_of_pin(outer_type: str) -> list[tuple[int, int]]:
@@ -654,13 +722,13 @@ def number_of_iterator(name: str) -> int:
 
 @pytest.mark.contract("iter.map_elem", together=True)
 @pytest.mark.usefixtures("libbpf")
-def test_iterators_over_elements(guest: Guest, bpf: Bpf, observe_each: ObserveEach) -> None:
+def test_iterators_over_elements(guest: Guest, bpf: Bpf, kernel: Kernel, observe_each: ObserveEach) -> None:
     function = guest.call(number_of_iterator, "bpf_map_elem")
     program = bpf.prog("tracing", asm.return_(0), expected_attach_type="trace_iter", attach_btf_id=function)
 
     def answer(contract: Contract) -> str:
         inner = bpf.map("hash", max_entries=8)
-        of = inner if contract.case == "inner_map" else Scene(bpf, contract.case).holding()
+        of = inner if contract.case == "inner_map" else Scene(guest, bpf, kernel, contract.case).holding()
         info = of.fd.to_bytes(4, "little")
         return errno_of(bpf.link, program, "trace_iter", iter_info=info, iter_info_len=len(info))
 

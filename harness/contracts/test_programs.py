@@ -340,6 +340,7 @@ FINDING: dict[str, Answer] = {
 
 
 @pytest.mark.contract(*FINDING, together=True)
+@pytest.mark.usefixtures("replaces")
 def test_what_a_program_finds(bpf: Bpf, observe_each: ObserveEach) -> None:
     observe_on_stages(bpf, observe_each, FINDING)
 

@@ -61,6 +61,10 @@ class Guest:
             self._process = self._machine.new_process()
         return self._process
 
+    def new_process(self) -> GuestProcess:
+        """Return another guest process, which nothing was asked of yet; it ends with the test."""
+        return self._machine.new_process()
+
     def call(
         self,
         function: Callable[..., T],

@@ -14,6 +14,9 @@ from harness.run.properties import Observation
 EXPECTED, DIFFERS, OBSERVED, NOT_ASKED = "as expected", "differs", "observed", "not asked"
 """The verdicts."""
 
+FOR_KERNELS = "it is for kernels "
+"""How the note begins on a contract that is for other versions."""
+
 _COLUMNS = (EXPECTED, DIFFERS, OBSERVED, NOT_ASKED)
 
 
@@ -77,6 +80,9 @@ def _not_asked(found: Mapping[str, Sequence[Observation]]) -> dict[str, list[str
     groups: dict[str, list[str]] = {}
     for kernel, seen in found.items():
         reasons = Counter(one["note"] for one in seen if one["verdict"] == NOT_ASKED)
+        others = [reason for reason in reasons if reason.startswith(FOR_KERNELS)]
+        if others:
+            groups.setdefault(f"{sum(map(reasons.pop, others))}: they are for other versions", []).append(kernel)
         for reason, count in reasons.items():
             groups.setdefault(f"{count}: {reason}", []).append(kernel)
     return dict(sorted(groups.items(), key=lambda one: one[0].partition(" ")[2]))

@@ -54,6 +54,12 @@ def test_what_was_not_asked_says_why() -> None:
     assert lines[-2:] == ["not asked:", f"  2: {why} (6.1)"]
 
 
+def test_what_is_for_other_versions_is_one_number() -> None:
+    older, newer = (seen("hom.a", "not asked", None, None, f"it is for kernels {bound}") for bound in ("<5.9", ">=6.9"))
+    lines = summary({"6.1": [older, newer, newer], "7.3": [older]})
+    assert lines[-2:] == ["  3: they are for other versions (6.1)", "  1: they are for other versions (7.3)"]
+
+
 def test_a_version_and_a_probe_that_disagree_are_named() -> None:
     lines = summary({"7.1": [seen("hom.a", note="the table says 'ok' for 7.1, the probe x says no")]})
     assert lines[-2:] == [
