@@ -56,7 +56,8 @@ def test_names_are_free(kernel, vm):
 
 def test_nothing_was_loaded():
     loaded = {name.removeprefix("harness.") for name in sys.modules if name.startswith("harness.")}
-    assert loaded <= {"plugin", "errors", "proc", "run", "run.loaders", "run.properties", "run.verdicts"}
+    pure = {"run", "run.loaders", "run.observations", "run.properties", "run.verdicts"}
+    assert loaded <= {"plugin", "summaries", "errors", "proc", *pure}
     assert not {"pexpect", "requests", "lz4", "rich", "debian", "msgspec", "jinja2"} & set(sys.modules)
 """
     )

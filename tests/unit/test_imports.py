@@ -26,7 +26,7 @@ LAYERS = (
     ("harness.record",),
     ("harness.report",),
     ("harness.testing",),
-    ("harness.marks", "harness.contracts", "harness.recorder"),
+    ("harness.marks", "harness.contracts", "harness.recorder", "harness.summaries"),
     ("harness.mutants",),
     ("harness.cli", "harness.plugin"),
 )
