@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from harness.guest import asm
+
 SYS_BPF = 321
 MAP_CREATE, MAP_UPDATE_ELEM, MAP_DELETE_ELEM = 0, 2, 3
 ARRAY = 2
@@ -36,6 +38,28 @@ def with_map(code: bytes, fd: int) -> bytes:
     """Return a program with the descriptor of a map put into the first instruction that names one."""
     at = code.index(struct.pack("<BB", 0x18, 0x11))
     return code[: at + 4] + struct.pack("<i", fd) + code[at + 8 :]
+
+
+def lookup_inner(outer: int) -> bytes:
+    """Return a program that looks key 0 up in the outer map and then in the inner one; it returns the value, or 1."""
+    return asm.assemble(
+        asm.st("W", asm.R10, -4, 0),
+        asm.ld_map(asm.R1, outer),
+        asm.mov(asm.R2, asm.R10),
+        asm.add(asm.R2, -4),
+        asm.call("map_lookup_elem"),
+        asm.jump("==", asm.R0, 0, "none"),
+        asm.mov(asm.R1, asm.R0),
+        asm.mov(asm.R2, asm.R10),
+        asm.add(asm.R2, -4),
+        asm.call("map_lookup_elem"),
+        asm.jump("==", asm.R0, 0, "none"),
+        asm.ldx("W", asm.R0, asm.R0, 0),
+        asm.exit(),
+        asm.label("none"),
+        asm.mov(asm.R0, 1),
+        asm.exit(),
+    )
 
 
 def insert_and_delete(outer: int, first_key: int, rounds: int, replace: bool) -> None:

@@ -5,7 +5,6 @@ The ledger looks at every test when it is over. `--stress=N` says how many round
 
 from __future__ import annotations
 
-import ctypes
 import os
 import random
 import resource
@@ -18,11 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.guest import asm
 from harness.guest import bpf as raw
 from harness.run.stress import Stress
 from harness.testing import Guest
-from tests.stress.loops import SYS_BPF, expedite, in_processes, in_threads, insert_and_delete, system_call, with_map
+from tests.stress.loops import expedite, in_processes, in_threads, insert_and_delete, lookup_inner, with_map
 
 OUTERS = [
     pytest.param("hash_of_maps", 0, id="hash_of_maps"),
@@ -127,28 +125,6 @@ def fill(kind: str, flags: int, rounds: int) -> float:
 @pytest.mark.parametrize(("kind", "flags"), OUTERS)
 def test_a_full_map(guest: Guest, stress: Stress, kind: str, flags: int) -> None:
     stress.run(guest, fill, kind, flags, rounds=min(stress.rounds, 10_000))
-
-
-def lookup_inner(outer: int) -> bytes:
-    """Return a program that looks key 0 up in the outer map and then in the inner one; it returns the value, or 1."""
-    return asm.assemble(
-        asm.st("W", asm.R10, -4, 0),
-        asm.ld_map(asm.R1, outer),
-        asm.mov(asm.R2, asm.R10),
-        asm.add(asm.R2, -4),
-        asm.call("map_lookup_elem"),
-        asm.jump("==", asm.R0, 0, "none"),
-        asm.mov(asm.R1, asm.R0),
-        asm.mov(asm.R2, asm.R10),
-        asm.add(asm.R2, -4),
-        asm.call("map_lookup_elem"),
-        asm.jump("==", asm.R0, 0, "none"),
-        asm.ldx("W", asm.R0, asm.R0, 0),
-        asm.exit(),
-        asm.label("none"),
-        asm.mov(asm.R0, 1),
-        asm.exit(),
-    )
 
 
 def write_against_lookups(kind: str, code: bytes, rounds: int) -> float:
@@ -325,90 +301,6 @@ def test_no_memory_of_the_cgroup_is_left(guest: Guest, stress: Stress) -> None:
     seconds = guest.call(exhaust_cgroup, min(stress.rounds, 1000), timeout=300)
     if seconds < 0:
         pytest.skip("this kernel has no memory controller")
-
-
-FAIL_NTH = "/proc/thread-self/fail-nth"
-_STEPS = 200
-"""Allocations of one system call that are made to fail, one after the other; none has as many."""
-
-COMMANDS = ["create", "create-no_prealloc", "inner", "update", "update-no_prealloc", "replace", "lookup", "load", "pin"]
-
-
-def has_fault_injection() -> bool:
-    """Whether this kernel can make the allocations of a thread fail; it gets ready for that."""
-    if not Path(FAIL_NTH).exists():
-        return False
-    settings = {"ignore-gfp-wait": "N", "ignore-gfp-highmem": "N", "min-order": "0", "verbose": "0"}
-    for kind in ("failslab", "fail_page_alloc"):
-        for name, value in settings.items():
-            setting = Path("/sys/kernel/debug", kind, name)
-            if setting.exists():
-                setting.write_text(value)
-    return True
-
-
-def fail_each_step(what: str, code: bytes) -> list[int]:
-    """Make one system call again and again, its first, second, third ... allocation failing, until none is left.
-
-    Returns:
-        The error numbers in order, 0 for success: what the kernel answered to each failure, and to none at the end.
-    """
-    expedite()
-    action, _, variant = what.partition("-")
-    flags = int(variant == "no_prealloc")
-    template = raw.map_create("array", 4, 4, 1)
-    outer = raw.map_create("hash_of_maps", 4, 4, 8, inner_map_fd=template, map_flags=flags)
-    insns = with_map(code, outer)
-    key, value, out = (ctypes.create_string_buffer(data, 4) for data in (bytes(4), struct.pack("<i", template), b""))
-    path, held, licence = (ctypes.create_string_buffer(data) for data in (b"/sys/fs/bpf/failed", insns, b"GPL"))
-    at = ctypes.addressof
-    number, attr = {
-        "create": (0, struct.pack("<IIIIII", 13, 4, 4, 64, flags, template)),
-        "inner": (0, struct.pack("<IIIII", 1, 4, 4, 64, 0)),
-        "update": (2, struct.pack("<IxxxxQQQ", outer, at(key), at(value), 0)),
-        "replace": (2, struct.pack("<IxxxxQQQ", outer, at(key), at(value), 0)),
-        "lookup": (1, struct.pack("<IxxxxQQQ", outer, at(key), at(out), 0)),
-        "load": (5, struct.pack("<IIQQ", 1, len(insns) // 8, at(held), at(licence))),
-        "pin": (6, struct.pack("<QI", at(path), outer)),
-    }[action]
-    given = ctypes.create_string_buffer(attr, len(attr))
-    call = system_call()
-    if action in ("replace", "lookup"):
-        raw.map_update(outer, bytes(4), struct.pack("<i", template))
-    answers = []
-    fail = os.open(FAIL_NTH, os.O_RDWR)
-    try:
-        for step in range(1, _STEPS):
-            os.pwrite(fail, b"%d" % step, 0)
-            result = call(SYS_BPF, number, at(given), len(attr))
-            error = ctypes.get_errno()
-            left = int(os.pread(fail, 16, 0))
-            os.pwrite(fail, b"0", 0)
-            answers.append(error if result < 0 else 0)
-            if result > 0:
-                os.close(result)
-            if result == 0 and action == "update":
-                raw.map_delete(outer, bytes(4))
-            if result == 0 and action == "pin":
-                Path("/sys/fs/bpf/failed").unlink()
-            if left:  # fewer allocations were made: each of them has failed once
-                return answers
-    finally:
-        for fd in (template, outer, fail):
-            os.close(fd)
-    raise RuntimeError(f"{_STEPS} steps, and still an allocation to fail")
-
-
-@pytest.mark.parametrize("what", COMMANDS)
-def test_each_allocation_fails_once(guest: Guest, what: str) -> None:
-    if not guest.call(has_fault_injection):
-        pytest.skip("this kernel has no fault injection: CONFIG_FAULT_INJECTION, CONFIG_FAILSLAB")
-    answers = guest.call(fail_each_step, what, lookup_inner(0), timeout=300)
-    assert answers[-1] == 0
-    # What fails for want of memory says so; an allocation that has a second way does not show.
-    assert set(answers) <= {0, ENOMEM}
-    if what != "lookup":
-        assert ENOMEM in answers
 
 
 def interrupt(kind: str, rounds: int) -> float:
