@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from harness.errors import GuestProcessDied
@@ -21,6 +23,11 @@ from harness.remote.guest import Guest
 from harness.vm.command import QMP_SOCKET
 from harness.vm.machine import Machine
 from harness.vm.process import ClonedProcess
+
+_NOTHING = bytes.fromhex("0f1f440000")
+"""An instruction that does nothing, as long as a call."""
+_PACKET = 1024
+"""Bytes of memory that the debugger's stub is asked for at a time."""
 
 GETPPID = 110
 """The number of the patched system call."""
@@ -39,6 +46,14 @@ def symbols(names: Iterable[str]) -> dict[str, int]:
             if name in wanted:
                 found.setdefault(name, int(address, 16))
     return found
+
+
+def extents(names: Iterable[str]) -> dict[str, tuple[int, int]]:
+    """Return the addresses of the kernel's functions that there are, and how long each is. Runs in the guest."""
+    wanted = set(names)
+    with open("/proc/kallsyms") as file:  # noqa: PTH123 - runs in the guest
+        lines = sorted((int(address, 16), name) for address, kind, name, *_ in map(str.split, file) if kind in "tTwW")
+    return {name: (at, after - at) for (at, name), (after, _) in pairwise(lines) if name in wanted}
 
 
 def getppid(times: int = 1) -> None:
@@ -96,6 +111,7 @@ class Kernel:
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
         self._guest = Guest(machine)
+        self._stubs = 0
 
     @property
     def version(self) -> tuple[int, int]:
@@ -118,11 +134,47 @@ class Kernel:
 
     def write(self, address: int, data: bytes) -> None:
         """Write to the kernel's memory, whether it is read-only or not."""
-        path = self._machine.folder / "gdb"
+        with self._stub() as stub:
+            _command(stub, f"M{address:x},{len(data):x}:{data.hex()}")
+
+    def read(self, address: int, size: int) -> bytes:
+        """Read the kernel's memory."""
+        data = b""
+        with self._stub() as stub:
+            while len(data) < size:
+                length = min(size - len(data), _PACKET)
+                data += bytes.fromhex(_command(stub, f"m{address + len(data):x},{length:x}", rb"[0-9a-f]+").decode())
+        return data
+
+    def forget_calls(self, callers: Iterable[str], callee: str) -> int:
+        """Have functions of the kernel not call another one any more; return how many such calls there were.
+
+        Args:
+            callers: Functions; those that this kernel does not have, for the compiler put them into others, are
+                passed over.
+            callee: Called by its address, not through a pointer.
+        """
+        target = self.symbol(callee)
+        forgotten = 0
+        for at, size in self._guest.call(extents, list(callers)).values():
+            code = self.read(at, size)
+            for place in (match.start() for match in re.finditer(b"\xe8", code)):
+                (distance,) = struct.unpack_from("<i", code.ljust(size + 4, b"\0"), place + 1)
+                if at + place + 5 + distance == target:
+                    self.write(at + place, _NOTHING)
+                    forgotten += 1
+        return forgotten
+
+    @contextlib.contextmanager
+    def _stub(self) -> Iterator[socket.socket]:
+        """Connect to the debugger's stub; the machine stands still until it is left."""
+        # A stub is gone some time after it was told to; the next one is not to be taken for it.
+        self._stubs += 1
+        path = self._machine.folder / f"gdb-{self._stubs}"
         self._monitor(f"gdbserver unix:{path},server=on,wait=off")
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stub:
             _connect(stub, path)
-            _command(stub, f"M{address:x},{len(data):x}:{data.hex()}")
+            yield stub
             _command(stub, "D")
         self._monitor("gdbserver none")
 
@@ -157,15 +209,17 @@ def _connect(stub: socket.socket, path: Path) -> None:
             return
 
 
-def _command(stub: socket.socket, text: str) -> None:
-    """Send a command to the debugger's stub, which stops the machine while one is connected; it has to say OK."""
+def _command(stub: socket.socket, text: str, wanted: bytes = b"OK") -> bytes:
+    """Send a command to the debugger's stub, and return its answer, which has to be what is wanted."""
     stub.sendall(f"${text}#{sum(text.encode()) % 256:02x}".encode())
     answer = b""
-    while b"$OK#" not in answer:  # before it may come the news that the machine was stopped
+    # Before the answer may come the news that the machine was stopped, which begins with T.
+    while (found := re.search(rb"\$(" + wanted + rb")#..", answer)) is None:
         more = stub.recv(4096)
         answer += more
         assert more, answer
         assert b"$E" not in answer, answer
+    return found[1]
 
 
 @dataclass(frozen=True)
