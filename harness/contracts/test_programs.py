@@ -583,6 +583,35 @@ def init_timer(outer: Map, *, of: int = 1) -> Code:
     ]
 
 
+def walk(callback: str) -> Code:
+    """Walk over the inner map that is in R1 with a callback, whose context is what lies at -16 of this frame."""
+    return [
+        *(asm.ld_function(R2, callback), asm.mov(R3, R10), asm.add(R3, -16), asm.mov(R4, 0)),
+        asm.call("for_each_map_elem"),
+        *asm.return_(0),
+    ]
+
+
+def init_timers(outer: Map, *, of_another: bool) -> Code:
+    """Initialise timers in a walk over the inner map at key 1, with the map that the walk's callback is given.
+
+    Args:
+        outer: The outer map.
+        of_another: Whether the timers are those of the inner map at key 2, which the callback walks over in its turn.
+    """
+    init: Code = [asm.mov(R1, R3), asm.mov(R3, 1), asm.call("timer_init"), *asm.return_(0)]
+    each: Code = [asm.mov(R2, R1), *init]
+    if of_another:
+        each = [asm.stx("DW", R10, -16, R1), asm.ldx("DW", R1, R4, 0), *walk("inside")]
+        each += [asm.label("inside"), asm.ldx("DW", R2, R4, 0), *init]
+    return [
+        *(*find_inner(outer), asm.mov(R6, R0), *find_inner(outer, 2), asm.stx("DW", R10, -16, R0)),
+        *(asm.mov(R1, R6), *walk("each")),
+        *(asm.label("none"), *asm.return_(0)),
+        *(asm.label("each"), *each),
+    ]
+
+
 def timer(stage: Stage) -> object:
     bpf, contract = stage.bpf, stage.contract
     types = bpf.btf(value_types())
@@ -592,6 +621,9 @@ def timer(stage: Stage) -> object:
     outer[2] = template
     if contract.case == "other_inner":
         return load(bpf, init_timer(outer, of=2))
+    if contract.name == "prog.timer_in_walk":
+        code = init_timers(outer, of_another=contract.case == "of_another_inner")
+        return load(bpf, code, **functions(bpf, code, "each", *(["inside"] if contract.case else [])))
     with bpf.prog(RUNNER, init_timer(outer)) as program:
         if contract.case == "closed":
             inner.close()
@@ -602,6 +634,7 @@ def timer(stage: Stage) -> object:
 TYPED_VALUES: dict[str, Answer] = {
     "prog.spin_lock": spin_lock,
     "prog.timer": timer,
+    "prog.timer_in_walk": timer,
 }
 
 
@@ -825,17 +858,23 @@ def test_flags_of_maps(bpf: Bpf, observe_each: ObserveEach) -> None:
 # Walking.
 
 
-def functions(bpf: Bpf, code: Code, callback: str) -> dict[str, Any]:
-    """Return the fields of PROG_LOAD that tell the verifier where a program and its callback begin, and their types."""
-    before = code[: next(at for at, one in enumerate(code) if isinstance(one, asm.Label) and one.name == callback)]
-    start = sum(one.slots for one in before if isinstance(one, asm.Instruction))
-    types = bpf.btf(
-        btf.encode(
-            *(btf.integer("int", 4), btf.prototype(1), btf.function("main", 2), btf.function(callback, 2)),
-        )
-    )
-    known = struct.pack("<IIII", 0, 3, start, 4)
-    return {"prog_btf_fd": types, "func_info": known, "func_info_rec_size": 8, "func_info_cnt": 2}
+def functions(bpf: Bpf, code: Code, *callbacks: str) -> dict[str, Any]:
+    """Return the fields of PROG_LOAD that say where a program and its callbacks begin, and what types they have."""
+    start, starts = 0, {"main": 0}
+    for one in code:
+        if isinstance(one, asm.Label):
+            starts[one.name] = start
+        else:
+            start += one.slots
+    names = ("main", *callbacks)
+    types = (btf.integer("int", 4), btf.prototype(1), *(btf.function(name, 2) for name in names))
+    known = b"".join(struct.pack("<II", starts[name], 3 + number) for number, name in enumerate(names))
+    return {
+        "prog_btf_fd": bpf.btf(btf.encode(*types)),
+        "func_info": known,
+        "func_info_rec_size": 8,
+        "func_info_cnt": len(names),
+    }
 
 
 def sum_of(outer: Map) -> Code:
