@@ -13,13 +13,16 @@ import ctypes
 import os
 import struct
 from collections.abc import Callable, Iterator
-from errno import EFAULT, ENOENT, ENOMEM, ENOSPC
+from errno import EFAULT, EINVAL, ENOENT, ENOMEM, ENOSPC
 from itertools import chain
 from pathlib import Path
 
 import pytest
 
 from harness.guest import bpf as raw
+from harness.guest import btf
+from harness.kernel.types import Kernel
+from harness.kernel.version import KernelVersion
 from harness.run.stress import Stress
 from harness.testing import Guest
 from tests.stress.loops import SYS_BPF, expedite, lookup_inner, system_call, with_map
@@ -254,3 +257,63 @@ def test_allocations_fail(guest: Guest, stress: Stress, how: str, action: str, k
     # What fails for want of memory says so; an allocation that has a second way does not show.
     assert set(answers) <= {0, ENOMEM} | ALSO.get(action, set())
     assert ENOMEM in answers
+
+
+def template_with_kptr() -> int:
+    """Return an array whose values hold a pointer to an object of the kernel."""
+    types = btf.encode(
+        btf.integer("int", 4),
+        btf.struct_of("task_struct", 4, ("any", 1, 0)),  # of what it points to only the name counts
+        btf.type_tag("kptr", 2),
+        btf.pointer(3),
+        btf.struct_of("value", 8, ("task", 4, 0)),
+    )
+    described = raw.command("BTF_LOAD", btf=types, btf_size=len(types))
+    template = raw.map_create("array", 4, 8, 1, btf_fd=described, btf_key_type_id=1, btf_value_type_id=5)
+    os.close(described)
+    return template
+
+
+def copy_at_each_step(how: str, kind: str, steps: int) -> list[list[int]]:
+    """Create outer maps, allocations failing; return what was answered, and what the template's insertion into each."""
+    expedite()
+    template = template_with_kptr()
+    attr = struct.pack("<IIIIII", 13 if kind == "hash_of_maps" else 12, 4, 4, 4, 0, template)
+    given = ctypes.create_string_buffer(attr, len(attr))
+    issue = system_call()
+
+    def call() -> int:
+        result = issue(SYS_BPF, 0, ctypes.addressof(given), len(attr))
+        return -ctypes.get_errno() if result < 0 else int(result)
+
+    seen: list[list[int]] = []
+    for result in chain([call()], failing_once(call) if how == "once" else failing_from_then_on(call, steps)):
+        if result < 0:
+            seen.append([-result, 0])
+            continue
+        insertion, _, _, _ = raw.attempt(
+            "MAP_UPDATE_ELEM", {"map_fd": result, "key": bytes(4), "value": struct.pack("<i", template)}
+        )
+        seen.append([0, insertion])
+        os.close(result)
+    os.close(template)
+    return seen
+
+
+# Before v6.2 bpf_map_meta_alloc() took a list of kernel pointers that there was no memory to copy for none: the outer
+# map came to be, and then refused the map that it was made after. What btf_record_dup() returns is looked at.
+@pytest.mark.kernel(">=5.19")
+@pytest.mark.parametrize("how", ["once", "from-then-on"])
+@pytest.mark.parametrize("kind", ["hash_of_maps", "array_of_maps"])
+def test_an_outer_map_takes_its_template(guest: Guest, stress: Stress, kernel: Kernel, how: str, kind: str) -> None:
+    if not guest.call(has_fault_injection):
+        pytest.skip("this kernel has no fault injection: CONFIG_FAULT_INJECTION, CONFIG_FAILSLAB")
+    seen = guest.call(copy_at_each_step, how, kind, stress.rounds, timeout=600)
+    assert seen[0] == seen[-1] == [0, 0]
+    assert [ENOMEM, 0] in seen
+    expected = [[ENOMEM, 0], [0, 0]]
+    if kernel.version < KernelVersion.parse("6.2"):
+        # With all other allocations failing too, nothing comes of it.
+        assert ([0, EINVAL] in seen) == (how == "once")
+        expected.append([0, EINVAL])
+    assert all(one in expected for one in seen)
