@@ -23,6 +23,7 @@ from harness.run import properties
 if TYPE_CHECKING:
     from harness.judge.kernellog import Fault
     from harness.judge.triage import Expected, Known
+    from harness.kernel.lines import Lines
     from harness.kernel.types import Choice, Kernel
     from harness.marks import Capabilities
     from harness.recorder import Recorder
@@ -184,6 +185,7 @@ class State:
         self.recorder: Recorder | None = None
         self.boot_logs: list[list[bytes]] = []
         self._known: list[Known] | None = None
+        self._lines: dict[Choice, Lines | None] = {}
         self.expired: list[str] = []
 
     @property
@@ -216,6 +218,18 @@ class State:
             )
             self._pool = Pool(settings, self.say)
         return self._pool
+
+    def line_of(self, choice: Choice, place: str, *, returns: bool) -> str:
+        """Return the line of the sources of a place in a kernel's code; "" where nothing tells."""
+        from harness.kernel.lines import Lines, with_lines
+
+        if choice not in self._lines:
+            # Whoever gives a path may have the vmlinux there too; what is downloaded and unpacked has no symbols.
+            named = Path(choice.key) if choice.key.startswith("/") else None
+            found = with_lines(named, self.pool().prepare(choice).kernel.vmlinux) if named is not None else None
+            self._lines[choice] = Lines(found) if found is not None else None
+        lines = self._lines[choice]
+        return lines.of(place, returns=returns) if lines is not None else ""
 
     def known_faults(self) -> list[Known]:
         """Return the known faults that are in force: the project's own and those of the user's files.
@@ -623,12 +637,13 @@ def _log_check(item: pytest.Item, wanted: Wanted) -> KernelLog:
         from harness.marks import expected_faults
 
         expected = expected_faults(item)
-    known = item.config.stash[_STATE].known_faults()
+    state = item.config.stash[_STATE]
     return KernelLog(
         expected,
-        known,
+        state.known_faults(),
         lambda condition: meets(wanted.choice, parse_condition(condition), policy()),
         kmemleak=item.config.getoption("kmemleak"),
+        line_of=lambda place, returns: state.line_of(wanted.choice, place, returns=returns),
     )
 
 

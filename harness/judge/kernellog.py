@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 _LONGEST = 200
@@ -423,6 +423,25 @@ def fingerprint(kind: str, title: str, frames: Iterable[str]) -> str:
     if not telling:
         telling = [_NUMBERS.sub("N", title.strip())]
     return f"{kind}: {' < '.join(telling[:_TOP])}"
+
+
+_PLACE = re.compile(rf"{_FUNCTION}(?![0-9a-f]| ?\[)")  # a module's name follows the place in it
+_EXACT = re.compile(r"\s*(?:RIP: |WARNING: )")
+
+
+def with_lines(excerpt: Iterable[str], line_of: Callable[[str, bool], str]) -> tuple[str, ...]:
+    """Return a report with the line of the sources behind each function of the kernel that it names.
+
+    Args:
+        excerpt: Its lines.
+        line_of: Told function, offset and size, and whether that is where a call returns to; returns the line, or "".
+    """
+    found = []
+    for text in excerpt:
+        place = _PLACE.search(text)
+        line = line_of(place[0], _EXACT.match(text) is None) if place is not None else ""
+        found.append(f"{text} ({line})" if line else text)
+    return tuple(found)
 
 
 LEAKS_COUNTED = re.compile(r"kmemleak: \d+ new suspected memory leaks")

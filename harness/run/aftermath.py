@@ -8,7 +8,7 @@ nothing of pytest.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from harness.errors import HarnessError, InfrastructureError, UsageError
@@ -108,6 +108,7 @@ class KernelLog:
         known: The known faults that are in force.
         is_for: Whether the kernel is one that a known fault's condition names.
         kmemleak: Have the kernel look for memory of its own that nothing refers to any more; takes some seconds.
+        line_of: Says which line of the sources a place in the kernel's code is; see :func:`kernellog.with_lines`.
     """
 
     def __init__(
@@ -117,7 +118,9 @@ class KernelLog:
         is_for: Callable[[str], bool] = lambda _condition: True,
         *,
         kmemleak: bool = False,
+        line_of: Callable[[str, bool], str] = lambda _place, _returns: "",
     ) -> None:
+        self._line_of = line_of
         self._expected = expected
         self.known = known
         self.is_for = is_for
@@ -154,9 +157,17 @@ class KernelLog:
         found = triage.sort_out(faults, expected=self._expected, known=self.known, is_for=self.is_for)
         self.excused += [(one.fault, entry) for one, entry in found.known]
         return [
-            *(_complaint(one) for one in found.counted),
+            *(_complaint(self._with_lines(one)) for one in found.counted),
             *(_missing(one) for one in found.missing),
         ]
+
+    def _with_lines(self, found: Repeated) -> Repeated:
+        fault = found.fault
+        try:
+            excerpt = kernellog.with_lines(fault.excerpt, self._line_of)
+        except HarnessError as error:
+            excerpt = (*fault.excerpt, f"(without lines of the sources: {error.what})")
+        return replace(found, fault=replace(fault, excerpt=excerpt))
 
     def _faults(self, machine: Machine) -> list[Fault]:
         leaked: list[Fault] = []

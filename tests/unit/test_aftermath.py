@@ -144,3 +144,34 @@ def test_a_check_that_cannot_be_made_hides_nothing_that_others_found() -> None:
         Aftermath([first, second, last]).end(cast("Machine", FakeMachine()))
     assert last.asked
     assert "a map was leaked" in str(raised.value)
+
+
+def test_lines_of_the_sources_are_behind_what_the_report_names() -> None:
+    asked: list[tuple[str, bool]] = []
+
+    def line_of(place: str, returns: bool) -> str:
+        asked.append((place, returns))
+        return "kernel/bpf/syscall.c:4" if returns else "kernel/bpf/syscall.c:1"
+
+    trace = (
+        b"4,900,5000000,-;Call Trace:",
+        b"4,900,5000000,-; map_create+0x10/0x20",
+        b"4,900,5000000,-; up+0x1/0x22 [m]",
+    )
+    machine = FakeMachine(CUT, WARNING, *trace, END)
+    (complaint,) = look(machine, KernelLog(line_of=line_of))
+    assert "at kernel/bpf/syscall.c:1 bpf_map_put+0x1/0x2 (kernel/bpf/syscall.c:1)\n" in complaint.text
+    assert "|  map_create+0x10/0x20 (kernel/bpf/syscall.c:4)\n" in complaint.text
+    assert "|  up+0x1/0x22 [m]\n" in complaint.text
+    assert asked == [("bpf_map_put+0x1/0x2", False), ("map_create+0x10/0x20", True)]
+    assert "syscall.c:4" in complaint.data["excerpt"]
+    assert "syscall.c" not in complaint.data["fingerprint"]
+
+
+def test_a_report_without_lines_is_still_a_report() -> None:
+    def line_of(place: str, returns: bool) -> str:
+        raise UsageError("the file is damaged")
+
+    (complaint,) = look(FakeMachine(CUT, WARNING, END), KernelLog(line_of=line_of))
+    assert "bpf_map_put+0x1/0x2" in complaint.text
+    assert "(without lines of the sources: the file is damaged)" in complaint.text
