@@ -72,6 +72,7 @@ def thrown_switch(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
         return
     guest = Guest(request.getfixturevalue("vm"))
+    _ask_what_to_expect(request)
     found = guest.call(throw, PARAMETERS, _now["number"])
     if found != _now["number"]:
         raise InfrastructureError(f"the switch of {_now['mutant']} did not stay: {found}, not {_now['number']}")
@@ -83,6 +84,19 @@ def thrown_switch(request: pytest.FixtureRequest) -> Iterator[None]:
             passed = guest.call(passed_after, PARAMETERS, _SETTLE)
         _write({"watched": request.node.nodeid, "passed": passed})
     guest.close()
+
+
+def _ask_what_to_expect(request: pytest.FixtureRequest) -> None:
+    """Have the probes that decide what contracts expect answered by the kernel without the mistake.
+
+    Their answers are kept for the session: a mutant that answers them would be held against its own mistake, and so
+    would every later one.
+    """
+    if "probed" in request.fixturenames:
+        group = "contract_group" in request.fixturenames
+        contracts = request.getfixturevalue("contract_group") if group else [request.getfixturevalue("contract")]
+        for contract in contracts:
+            request.getfixturevalue("probed")(contract)
 
 
 def throw(folder: str, number: int) -> int:

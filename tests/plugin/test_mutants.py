@@ -85,3 +85,58 @@ def test_what_cannot_be_collected_is_written_down(pytester: pytest.Pytester, mon
     pytester.makepyfile(test_broken="import nothing_of_that_name")
     records = run(pytester, monkeypatch, [round_of("one", ["last"])])
     assert [(one["when"], one["outcome"]) for one in records] == [("collect", "failed")]
+
+
+SWITCHED = """
+from pathlib import Path
+import pytest
+from harness.mutants import recorder
+
+def note(line):
+    with Path("order").open("a") as stream:
+        stream.write(line + "\\n")
+
+class Guest:
+    def __init__(self, vm):
+        pass
+    def call(self, function, folder, number):
+        note(f"{function.__name__} {number}")
+        return number
+    def close(self):
+        pass
+
+recorder.Guest = Guest
+
+@pytest.fixture
+def vm():
+    return None
+
+@pytest.fixture
+def probed(vm):
+    return lambda contract: note(f"probe {contract}")
+"""
+
+CONTRACTS = """
+import pytest
+
+@pytest.mark.parametrize("contract", ["one"])
+def test_single(contract, probed):
+    pass
+
+@pytest.mark.parametrize("contract_group", [("two", "three")])
+def test_group(contract_group, probed):
+    pass
+"""
+
+
+def test_a_kernel_says_what_to_expect_of_it_before_it_becomes_the_mutant(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytester.makeconftest(SWITCHED)
+    pytester.makepyfile(test_contracts=CONTRACTS)
+    tests = ["test_contracts.py::test_single[one]", "test_contracts.py::test_group[contract_group0]"]
+    records = run(pytester, monkeypatch, [{**round_of("it", None), "tests": tests, "number": 7}])
+    assert [(one["test"], one["outcome"]) for one in records if "outcome" in one] == [
+        (test, "passed") for test in tests
+    ]
+    assert Path("order").read_text().split() == "probe one throw 7 probe two probe three throw 7".split()
