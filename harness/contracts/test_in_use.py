@@ -1,0 +1,227 @@
+"""Inner maps that somebody uses when they go: a running program, or user space by another descriptor."""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.contracts.conftest import ObserveEach
+from harness.guest import asm
+from harness.guest import bpf as raw
+from harness.judge import map_types
+from harness.judge.contracts import Contract
+from harness.testing import Bpf, Guest, btf, errno_name, uapi
+
+# What a running program holds.
+
+TRACING = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
+STARTED, GO_ON, ENDED = 0, 4, 8
+"""Where in the shared element the program says that it has the inner map, is told to end, and says that it does."""
+
+ROUNDS = 1 << 13
+"""Its square is how often the program asks whether it is to end: more than anybody waits for."""
+
+WHILE_RUNNING = 0.5
+"""Seconds in which memory that nothing defers is freed: its work is queued by then."""
+
+GONE_WITHIN = 20.0
+"""Seconds in which an inner map that nobody uses is freed, on a busy machine."""
+
+Code = list[asm.Instruction | asm.Label]
+FUNCTIONS = ("main", "each", "again")
+TYPES = btf.encode(btf.integer("int", 4), btf.prototype(1), *(btf.function(name, 2) for name in FUNCTIONS))
+
+
+def using(outer: int, shared: int, rounds: int) -> tuple[bytes, bytes]:
+    """Return a program that finds an inner map and keeps it until it is told to end, and where its functions begin."""
+    key: Code = [asm.mov(asm.R2, asm.R10), asm.add(asm.R2, -4)]
+    main: Code = [
+        *(asm.st("W", asm.R10, -4, 0), *asm.lookup(outer, -4), asm.jump("==", asm.R0, 0, "none")),
+        *(asm.mov(asm.R6, asm.R0), asm.ld_map_value(asm.R1, shared), asm.st("W", asm.R1, STARTED, 1)),
+        *repeat(rounds, "each"),
+        *(asm.ld_map_value(asm.R1, shared), asm.st("W", asm.R1, ENDED, 1)),
+        *(asm.mov(asm.R1, asm.R6), *key, asm.call("map_lookup_elem")),
+        *(asm.label("none"), *asm.return_(0)),
+    ]
+    each: Code = [asm.label("each"), *repeat(rounds, "again"), *unless_told(shared, "go on")]
+    again: Code = [asm.label("again"), asm.call("ktime_get_ns"), *unless_told(shared, "once more")]
+    starts = [0, slots(main), slots([*main, *each])]
+    known = b"".join(struct.pack("<II", start, 3 + number) for number, start in enumerate(starts))
+    return asm.assemble(*main, *each, *again), known
+
+
+def repeat(rounds: int, function: str) -> Code:
+    """Call a function of the program for every element of a map, until it returns 1."""
+    arguments = (asm.mov(asm.R3, 0), asm.mov(asm.R4, 0))
+    return [asm.ld_map(asm.R1, rounds), asm.ld_function(asm.R2, function), *arguments, asm.call("for_each_map_elem")]
+
+
+def unless_told(shared: int, label: str) -> Code:
+    """Return 0, or 1 when the program is to end."""
+    return [
+        *(asm.ld_map_value(asm.R1, shared), asm.ldx("W", asm.R0, asm.R1, GO_ON)),
+        *(asm.jump("==", asm.R0, 0, label), *asm.return_(1), asm.label(label), *asm.return_(0)),
+    ]
+
+
+def slots(code: Code) -> int:
+    """Return how many instructions there are, those of two slots counted twice."""
+    return sum(one.slots for one in code if isinstance(one, asm.Instruction))
+
+
+def freed_when(outer_type: str, removal: str, sleepable: int) -> str:
+    """Take an inner map out of its outer map while a program uses it; return when its memory was freed.
+
+    Returns:
+        "while the program runs", "afterwards" or "never".
+    """
+    tracing = next(path for path in map(Path, TRACING) if (path / "trace").exists())
+    watch(tracing, "r:use/made array_map_alloc map=$retval", "p:use/freed array_map_free map=%di")
+    template, other = (raw.map_create("array", 4, 4, 1) for _ in range(2))
+    outer = raw.map_create(outer_type, 4, 4, 1, inner_map_fd=template)
+    shared, rounds = raw.map_create("array", 4, 12, 1), raw.map_create("array", 4, 4, ROUNDS)
+    (tracing / "trace").write_text("")
+    inner = raw.map_create("array", 4, 4, 1)
+    (address,) = seen(tracing, "made")
+    raw.map_update(outer, bytes(4), inner.to_bytes(4, "little"))
+    os.close(inner)
+    program = load(outer, shared, rounds, sleepable)
+    packet: dict[str, Any] = {} if sleepable else {"data_in": bytes(64), "data_size_in": 64}
+    runner = apart(0, lambda: raw.command("PROG_TEST_RUN", prog_fd=program, **packet))
+    early = False
+    try:
+        await_word(shared, STARTED)
+        remover = apart(1, lambda: take_out(outer, removal, other))
+        end = time.monotonic() + WHILE_RUNNING
+        while time.monotonic() < end and not early:
+            time.sleep(0.02)
+            early = address in seen(tracing, "freed")
+        if word(shared, ENDED):
+            raise AssertionError("the program ended before it was told to")
+    finally:
+        raw.map_update(shared, bytes(4), struct.pack("<III", 1, 1, 0))
+    for child in (runner, remover):
+        _, status = os.waitpid(child, 0)
+        if status:
+            raise AssertionError(f"the process that {'runs' if child == runner else 'removes'} ended with {status}")
+    end = time.monotonic() + GONE_WITHIN
+    while address not in seen(tracing, "freed"):
+        if time.monotonic() > end:
+            return "never"
+        time.sleep(0.02)
+    watch(tracing)
+    return "while the program runs" if early else "afterwards"
+
+
+def load(outer: int, shared: int, rounds: int, sleepable: int) -> int:
+    """Load the program that uses an inner map."""
+    code, known = using(outer, shared, rounds)
+    return raw.command(
+        "PROG_LOAD",
+        prog_type="syscall" if sleepable else "sched_cls",
+        prog_flags=sleepable,
+        license="GPL",
+        insns=code,
+        insn_cnt=len(code) // 8,
+        prog_btf_fd=raw.command("BTF_LOAD", btf=TYPES, btf_size=len(TYPES)),
+        func_info=known,
+        func_info_rec_size=8,
+        func_info_cnt=len(FUNCTIONS),
+    )
+
+
+def take_out(outer: int, removal: str, other: int) -> None:
+    """Delete or replace the element that the program has found."""
+    if removal == "replace":
+        raw.map_update(outer, bytes(4), other.to_bytes(4, "little"))
+    else:
+        raw.map_delete(outer, bytes(4))
+
+
+def watch(tracing: Path, *probes: str) -> None:
+    """Trace the calls of some functions of the kernel, and of no other."""
+    if (tracing / "events/use/enable").exists():
+        (tracing / "events/use/enable").write_text("0")
+    (tracing / "kprobe_events").write_text("\n".join(probes))
+    if probes:
+        (tracing / "events/use/enable").write_text("1")
+
+
+def seen(tracing: Path, probe: str) -> list[str]:
+    """Return the addresses of the maps in the calls that were traced."""
+    lines = (tracing / "trace").read_text().splitlines()
+    return [line.rpartition("map=")[2] for line in lines if f" {probe}: " in line]
+
+
+def word(shared: int, offset: int) -> int:
+    """Read what the program says."""
+    return int.from_bytes(raw.map_lookup(shared, bytes(4), 12)[offset : offset + 4], "little")
+
+
+def await_word(shared: int, offset: int) -> None:
+    """Wait for the program to say something."""
+    end = time.monotonic() + GONE_WITHIN
+    while not word(shared, offset):
+        if time.monotonic() > end:
+            raise AssertionError("the program does not run")
+        time.sleep(0.01)
+
+
+def apart(cpu: int, body: Callable[[], object]) -> int:
+    """Run a function in a process of its own, on one CPU; return the process."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.sched_setaffinity(0, [cpu])
+            body()
+            status = 0
+        finally:
+            os._exit(status)
+    return child
+
+
+@pytest.mark.vm(cpus=2)
+@pytest.mark.contract("use.freed", together=True)
+def test_a_running_program_keeps_the_memory_of_an_inner_map(
+    guest: Guest, outer_type: str, observe_each: ObserveEach
+) -> None:
+    def answer(contract: Contract) -> str:
+        removal, _, sleepable = contract.case.partition("-")
+        flags = uapi.SLEEPABLE if sleepable else 0
+        return guest.call(freed_when, outer_type, removal, flags, closes=False)
+
+    observe_each(answer)
+
+
+# What counts as a user.
+
+
+@pytest.mark.contract("use.fd_by_id", together=True)
+def test_a_descriptor_made_from_an_id_is_a_user(bpf: Bpf, outer_type: str, observe_each: ObserveEach) -> None:
+    def answer(contract: Contract) -> str:
+        template, inner = (map_types.with_struct(bpf, "bpf_timer", "array") for _ in range(2))
+        outer = bpf.map(outer_type, inner=template)
+        outer[0] = inner
+        by_id = bpf.map_by_id(outer.lookup(0), like=inner)
+        (by_id if contract.case == "the_new_one" else inner).close()
+        code: Code = [
+            *(asm.st("W", asm.R10, -4, 0), *asm.lookup(outer, -4), asm.jump("==", asm.R0, 0, "none")),
+            *(asm.mov(asm.R6, asm.R0), asm.mov(asm.R1, asm.R0), asm.mov(asm.R2, asm.R10), asm.add(asm.R2, -4)),
+            *(asm.call("map_lookup_elem"), asm.jump("==", asm.R0, 0, "none")),
+            *(asm.mov(asm.R1, asm.R0), asm.mov(asm.R2, asm.R6), asm.mov(asm.R3, 1), asm.call("timer_init"), asm.exit()),
+            *(asm.label("none"), *asm.return_(1)),
+        ]
+        with bpf.prog("sched_cls", code) as program:
+            found = program.run().retval
+        if found == 1:
+            raise AssertionError("the program did not find the inner map's element")
+        return errno_name((1 << 32) - found) if found else "ok"
+
+    observe_each(answer)
