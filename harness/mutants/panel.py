@@ -242,6 +242,9 @@ class Panel:
             environment = {recorder.PLAN: str(path)}
             return run_session(self._kernel, build_id, suite, self._folder, str(part), environment, seconds=seconds)
 
+        if len(plans) == 1:
+            # In the main thread an interrupt ends it, and need not wait for hours of tests to be over.
+            return run_one(0)
         with ThreadPoolExecutor(max_workers=len(plans)) as pool:
             sessions = list(pool.map(run_one, range(len(plans))))
         return Session(
