@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from harness.guest import asm
 from harness.guest.uapi import ANY
 from harness.remote.command import BpfError, Commands, HasFd
+from harness.vm.machine import State
 
 PER_CPU = frozenset({"percpu_hash", "lru_percpu_hash", "percpu_array", "percpu_cgroup_storage"})
 
@@ -62,10 +63,12 @@ class Held:
         return found
 
     def close(self) -> None:
-        """Close the descriptor; nothing happens when it is closed already."""
+        """Close the descriptor; nothing happens when it is closed already, or went with the machine that had it."""
         if not self.closed:
             self.closed = True
-            self.commands.close(self.fd)
+            # Where a kernel crashes in a with-block, that is what there is to tell.
+            if self.commands.process.machine.state is not State.DEAD:
+                self.commands.close(self.fd)
 
 
 class KernelObject(Held):

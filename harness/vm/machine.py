@@ -116,6 +116,7 @@ class Machine:
         self.left_open: list[dict[str, Any]] = []
         self._channel = channel
         self._state = state
+        self._end: HarnessError | None = None
         self._processes = started
         self._unused = [GuestProcess(self, number) for number in range(1, started + 1)]
 
@@ -169,7 +170,11 @@ class Machine:
 
         Raises:
             StateError: It is in another one; the message names both.
+            HarnessError: It is dead; the reason, as whoever found out was told it.
         """
+        if self.state is State.DEAD and self._end is not None:
+            # Asked while the kernel's crash is on its way to the test, to set back a sysctl, it must not be hidden.
+            raise self._end.with_traceback(None)
         if self.state not in states:
             raise StateError(
                 f"the machine {self.label} is {self.state.value}",
@@ -243,6 +248,10 @@ class Machine:
     def _explain_end(self, what: str) -> HarnessError:
         """The channel is closed: find out whether the kernel died or the link to it."""
         self.move(State.DEAD)
+        self._end = self._why_it_ended(what)
+        return self._end
+
+    def _why_it_ended(self, what: str) -> HarnessError:
         self.process.wait(_END_TIMEOUT)
         lines = self.process.console()
         if agent_exited(lines):
@@ -272,10 +281,11 @@ class Machine:
                 )
                 return GuestHung(f"{error.what}; the kernel {self.release} is alive, the guest process was killed")
         self.move(State.DEAD)
-        return GuestHung(
+        self._end = GuestHung(
             f"{error.what}; the kernel {self.release} stopped answering altogether",
             detail=self.console_tail(),
         )
+        return self._end
 
     def close(self) -> None:
         """End QEMU and remove the machine's folder; may be called in any state, and again."""
