@@ -46,6 +46,12 @@ def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
     command.add_argument("--pytest", action="append", default=[], metavar="WORD", help="a further argument for pytest")
     command.add_argument("--jobs", "-j", type=int, default=0, help="parallel jobs of make (default: one a processor)")
     command.add_argument("--workers", "-n", type=int, default=1, help="processes that test at a time (default: 1)")
+    command.add_argument(
+        "--seconds",
+        type=float,
+        default=0,
+        help="how long one may be tested: a first look, whose survivors are tried again",
+    )
     command.add_argument("--again", action="store_true", help="try those too of which the verdict is known")
     command.add_argument("--list", action="store_true", help="only print the mutants")
     command.add_argument("--report", action="store_true", help="only print the table of what is known")
@@ -82,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
         lend = partial(kbuild.kept, tree.path, FLAVOUR, origin=tree.origin, jobs=arguments.jobs, progress=say)
         if not arguments.alone:
             every = [*recipes.load(arguments.series, read), *_generated(read)]
-            panel = Panel(lend, read, suite, results, folder, say, workers=arguments.workers)
+            panel = Panel(lend, read, suite, results, folder, say, workers=arguments.workers, seconds=arguments.seconds)
             _exhaust(panel.run(every, mutants, again=arguments.again))
         else:
             with lend() as kept:

@@ -48,7 +48,10 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
         _now.update(one, failed=False)
         tests = list(items)[one["part"] :: one["of"]] if one["tests"] is None else one["tests"]
         tests = [test for test in tests if test in items]
+        begun = time.monotonic()
         for place, test in enumerate(tests):
+            if one["seconds"] and time.monotonic() - begun > one["seconds"]:
+                break
             item = items[test]
             following = items[tests[place + 1]] if place + 1 < len(tests) else None
             for attempt in range(1, _ATTEMPTS + 1):

@@ -151,7 +151,14 @@ def last_attempts(records: Sequence[Mapping[str, Any]], mutant: str) -> list[dic
 
 
 def whole_round(
-    mutant: str, number: int | None, tests: Sequence[str] | None, *, watch: bool = False, part: int = 0, of: int = 1
+    mutant: str,
+    number: int | None,
+    tests: Sequence[str] | None,
+    *,
+    watch: bool = False,
+    part: int = 0,
+    of: int = 1,
+    seconds: float = 0,
 ) -> dict[str, Any]:
     """Return one round of a plan, as :mod:`harness.mutants.recorder` reads it.
 
@@ -162,5 +169,7 @@ def whole_round(
         watch: Run all of them whatever comes, and ask which switches each comes past.
         part: Which part of all tests this process runs.
         of: How many parts there are.
+        seconds: After so many no further test is begun; 0 for no limit.
     """
-    return {"mutant": mutant, "number": number, "tests": tests, "watch": watch, "part": part, "of": of}
+    limits = {"watch": watch, "part": part, "of": of, "seconds": seconds}
+    return {"mutant": mutant, "number": number, "tests": tests, **limits}

@@ -150,10 +150,14 @@ class Results:
             ) from error
         self._known[result.mutant] = result
 
-    def killers(self) -> dict[str, int]:
-        """Return how many mutants each test has killed."""
+    def killers(self, near: str = "") -> dict[str, int]:
+        """Return how many mutants each test has killed.
+
+        Args:
+            near: Only mutants whose names begin so: those of one function.
+        """
         counts: dict[str, int] = {}
         for result in self._known.values():
-            if result.fate is Fate.KILLED:
+            if result.fate is Fate.KILLED and result.mutant.startswith(near):
                 counts[result.test] = counts.get(result.test, 0) + 1
         return counts

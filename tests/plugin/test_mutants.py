@@ -52,7 +52,7 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, plan: list[d
 
 def round_of(mutant: str, tests: list[str] | None, *, watch: bool = False) -> dict[str, Any]:
     names = None if tests is None else [f"test_it.py::test_{name}" for name in tests]
-    return {"mutant": mutant, "number": None, "tests": names, "watch": watch, "part": 0, "of": 1}
+    return {"mutant": mutant, "number": None, "tests": names, "watch": watch, "part": 0, "of": 1, "seconds": 0}
 
 
 def outcomes(records: list[dict[str, Any]], mutant: str) -> list[tuple[str, int, str]]:
@@ -85,6 +85,13 @@ def test_what_cannot_be_collected_is_written_down(pytester: pytest.Pytester, mon
     pytester.makepyfile(test_broken="import nothing_of_that_name")
     records = run(pytester, monkeypatch, [round_of("one", ["last"])])
     assert [(one["when"], one["outcome"]) for one in records] == [("collect", "failed")]
+
+
+def test_after_its_seconds_a_round_begins_no_further_test(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = run(pytester, monkeypatch, [{**round_of("one", ["good", "last"]), "seconds": 1e-9}])
+    assert outcomes(records, "one") == []
 
 
 SWITCHED = """

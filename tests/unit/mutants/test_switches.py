@@ -231,7 +231,8 @@ def test_a_mutant_is_put_to_the_tests_that_come_past_it() -> None:
     )
     assert control.failing == {"late": "failed"}
     presence = f"p.py::{PRESENCE_TEST}[mutant]"
-    assert control.tests_for(1, {"killer": 2}) == [presence, "killer", "quick", "slow"]
-    assert control.tests_for(2, {}) == [presence, "slow"]
-    assert control.tests_for(3, {}) == [presence]
+    assert control.tests_for(1, {"killer": 2}, {}) == [presence, "killer", "quick", "slow"]
+    assert control.tests_for(1, {"killer": 2}, {"slow": 1}) == [presence, "slow", "killer", "quick"]
+    assert control.tests_for(2, {}, {}) == [presence, "slow"]
+    assert control.tests_for(3, {}, {}) == [presence]
     assert isinstance(control, Control)
