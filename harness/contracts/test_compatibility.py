@@ -23,6 +23,8 @@ DIFFERENCES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "map_type_percpu": (HASH, {"type": "percpu_hash"}),
     "key_size": (HASH, {"key_size": 8}),
     "value_size": (HASH, {"value_size": 8}),
+    "smaller_value": (HASH, {"value_size": 2}),
+    "smaller_key": (HASH, {"key_size": 2}),
     "no_prealloc": (HASH, {"map_flags": uapi.NO_PREALLOC}),
     "no_prealloc_in_template": ({**HASH, "map_flags": uapi.NO_PREALLOC}, {"map_flags": 0}),
     "no_common_lru": ({**HASH, "type": "lru_hash"}, {"map_flags": uapi.NO_COMMON_LRU}),

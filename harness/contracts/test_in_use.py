@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import time
@@ -16,7 +17,7 @@ from harness.guest import asm
 from harness.guest import bpf as raw
 from harness.judge import map_types
 from harness.judge.contracts import Contract
-from harness.testing import Bpf, Guest, btf, errno_name, uapi
+from harness.testing import Bpf, Guest, Map, btf, errno_name, errno_of, uapi
 
 # What a running program holds.
 
@@ -203,6 +204,22 @@ def test_a_running_program_keeps_the_memory_of_an_inner_map(
 # What counts as a user.
 
 
+def initialised(bpf: Bpf, outer: Map) -> str:
+    """Initialise the timer that element 0 of the inner map at key 0 begins with; return what the helper says."""
+    code: Code = [
+        *(asm.st("W", asm.R10, -4, 0), *asm.lookup(outer, -4), asm.jump("==", asm.R0, 0, "none")),
+        *(asm.mov(asm.R6, asm.R0), asm.mov(asm.R1, asm.R0), asm.mov(asm.R2, asm.R10), asm.add(asm.R2, -4)),
+        *(asm.call("map_lookup_elem"), asm.jump("==", asm.R0, 0, "none")),
+        *(asm.mov(asm.R1, asm.R0), asm.mov(asm.R2, asm.R6), asm.mov(asm.R3, 1), asm.call("timer_init"), asm.exit()),
+        *(asm.label("none"), *asm.return_(1)),
+    ]
+    with bpf.prog("sched_cls", code) as program:
+        found = program.run().retval
+    if found == 1:
+        raise AssertionError("the program did not find the inner map's element")
+    return errno_name((1 << 32) - found) if found else "ok"
+
+
 @pytest.mark.contract("use.fd_by_id", together=True)
 def test_a_descriptor_made_from_an_id_is_a_user(bpf: Bpf, outer_type: str, observe_each: ObserveEach) -> None:
     def answer(contract: Contract) -> str:
@@ -211,17 +228,53 @@ def test_a_descriptor_made_from_an_id_is_a_user(bpf: Bpf, outer_type: str, obser
         outer[0] = inner
         by_id = bpf.map_by_id(outer.lookup(0), like=inner)
         (by_id if contract.case == "the_new_one" else inner).close()
-        code: Code = [
-            *(asm.st("W", asm.R10, -4, 0), *asm.lookup(outer, -4), asm.jump("==", asm.R0, 0, "none")),
-            *(asm.mov(asm.R6, asm.R0), asm.mov(asm.R1, asm.R0), asm.mov(asm.R2, asm.R10), asm.add(asm.R2, -4)),
-            *(asm.call("map_lookup_elem"), asm.jump("==", asm.R0, 0, "none")),
-            *(asm.mov(asm.R1, asm.R0), asm.mov(asm.R2, asm.R6), asm.mov(asm.R3, 1), asm.call("timer_init"), asm.exit()),
-            *(asm.label("none"), *asm.return_(1)),
-        ]
-        with bpf.prog("sched_cls", code) as program:
-            found = program.run().retval
-        if found == 1:
-            raise AssertionError("the program did not find the inner map's element")
-        return errno_name((1 << 32) - found) if found else "ok"
+        return initialised(bpf, outer)
+
+    observe_each(answer)
+
+
+# What is not user space's to write or to read.
+
+
+@pytest.mark.contract("use.update_keeps_timer", together=True)
+def test_an_update_keeps_a_timer(bpf: Bpf, outer_type: str, observe_each: ObserveEach) -> None:
+    def answer(contract: Contract) -> str:
+        flags = uapi.NO_PREALLOC if contract.case == "no_prealloc" else 0
+        inner = map_types.with_struct(bpf, "bpf_timer", "hash", map_flags=flags)
+        outer = bpf.map(outer_type, inner=inner)
+        outer[0] = inner
+        inner[0] = b"\xff" * map_types.STRUCT_SIZE
+        return initialised(bpf, outer)
+
+    observe_each(answer)
+
+
+@pytest.mark.contract("use.lookup_in_other_fd_arrays", together=True)
+def test_lookup_in_other_arrays_of_descriptors(bpf: Bpf, observe_each: ObserveEach) -> None:
+    observe_each(lambda contract: errno_of(bpf.map(contract.case).lookup, 0))
+
+
+# What stays.
+
+
+@pytest.mark.contract("use.template_types", together=True)
+def test_the_types_of_a_template(bpf: Bpf, outer_type: str, observe_each: ObserveEach) -> None:
+    def answer(contract: Contract) -> str:
+        types = bpf.btf(map_types.INTEGERS)
+        number = types.id
+        ids: dict[str, Any] = {"btf_key_type_id": map_types.KEY_TYPE, "btf_value_type_id": map_types.VALUE_TYPE}
+        template = bpf.map("hash", value_size=8, btf_fd=types, **ids)
+        if contract.case == "refused":
+            assert errno_of(bpf.map, outer_type, max_entries=0xFFFFFFFF, inner=template) != "ok"
+        else:
+            bpf.map(outer_type, inner=template).close()
+        template.close()
+        types.close()
+        end = time.monotonic() + GONE_WITHIN
+        while bpf.commands.attempt("BTF_GET_FD_BY_ID", {"id": number}).errno != errno.ENOENT:
+            if time.monotonic() > end:
+                return "stays"
+            time.sleep(0.05)
+        return "gone"
 
     observe_each(answer)

@@ -1,0 +1,118 @@
+"""What programs find through an outer map, however the verifier makes of their calls what is run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from harness.contracts.conftest import ObserveEach
+from harness.guest import asm
+from harness.guest import bpf as raw
+from harness.guest.asm import R0, R1, R2, R10
+from harness.judge.contracts import Contract
+from harness.testing import Bpf, Guest
+
+Code = list[asm.Instruction | asm.Label]
+
+NOBODY = 65534
+SWITCH = "/proc/sys/kernel/unprivileged_bpf_disabled"
+
+NULL = 0x7777
+"""What the program returns when a lookup gave it nothing."""
+
+ELEMENTS, SIZE = 5, 24
+"""Elements of the inner arrays, whose mask is 7, and bytes of each: no power of two."""
+
+READS = ((0, 2), (0, 5), (0, 8), (1, 2), (3, 2), (4, 2), (0xFFFFFFFF, 2))
+"""Keys in an outer map of three slots, of which the first is taken (its mask is 3), and elements of the inner array."""
+
+
+def found(outer_type: str, how: str) -> str:
+    """Look up through an outer map in programs; return what each has found.
+
+    Args:
+        outer_type: The outer map's type.
+        how: "masked" for maps and programs of a user without privileges, "called" for a call that two outer maps come
+            to, which no verifier inlines.
+    """
+    programs = loaded_by_nobody(outer_type) if how == "masked" else loaded(outer_type, how == "called")
+    answers = []
+    for program in programs:
+        error, _, numbers, _ = raw.attempt(
+            "PROG_TEST_RUN", {"prog_fd": program, "data_in": bytes(64), "data_size_in": 64}
+        )
+        if error:
+            raise OSError(error, os.strerror(error))
+        value = numbers.get("retval", 0)
+        answers.append("null" if value == NULL else str(value))
+    return " ".join(answers)
+
+
+def loaded(outer_type: str, has_two: bool) -> list[int]:
+    """Load a program for each of :data:`READS`."""
+    inner = raw.map_create("array", 4, SIZE, ELEMENTS)
+    for element in range(ELEMENTS):
+        raw.map_update(inner, element.to_bytes(4, "little"), (40 + element).to_bytes(SIZE, "little"))
+    outer, other = (raw.map_create(outer_type, 4, 4, 3, inner_map_fd=inner) for _ in range(2))
+    raw.map_update(outer, bytes(4), inner.to_bytes(4, "little"))
+    programs = []
+    for key, element in READS:
+        code = asm.assemble(*reading(outer, other if has_two else outer, key, element))
+        programs.append(
+            raw.command("PROG_LOAD", prog_type="socket_filter", insns=code, insn_cnt=len(code) // 8, license="GPL")
+        )
+    return programs
+
+
+def loaded_by_nobody(outer_type: str) -> list[int]:
+    """Load them without privileges, which the kernel is told to leave open to all for a while."""
+    before = Path(SWITCH).read_text().strip()
+    if before != "0":  # where it is 0, some kernels take no value but 1
+        Path(SWITCH).write_text("0")
+    os.seteuid(NOBODY)
+    try:
+        return loaded(outer_type, has_two=False)
+    finally:
+        os.seteuid(0)
+        if before != "0":
+            Path(SWITCH).write_text(before)
+
+
+def reading(outer: int, other: int, key: int, element: int) -> Code:
+    """Return a program that reads an element of the inner map at a key."""
+    signed = key - ((key & 0x80000000) << 1)
+    which: Code = [asm.ld_map(R1, outer)]
+    if other != outer:
+        # The packet is shorter than that, which the verifier does not know.
+        which = [
+            *(asm.ldx("W", R0, R1, 0), asm.jump("==", R0, 5000, "other"), asm.ld_map(R1, outer), asm.goto("either")),
+            *(asm.label("other"), asm.ld_map(R1, other), asm.label("either")),
+        ]
+    return [
+        *which,
+        *(asm.st("W", R10, -4, signed), asm.mov(R2, R10), asm.add(R2, -4), asm.call("map_lookup_elem")),
+        *(asm.jump("==", R0, 0, "none"), asm.mov(R1, R0), asm.st("W", R10, -8, element), asm.mov(R2, R10)),
+        *(asm.add(R2, -8), asm.call("map_lookup_elem"), asm.jump("==", R0, 0, "none"), asm.ldx("W", R0, R0)),
+        *(asm.exit(), asm.label("none"), *asm.return_(NULL)),
+    ]
+
+
+@pytest.mark.contract("compiled.finds", together=True)
+def test_what_programs_find(guest: Guest, outer_type: str, observe_each: ObserveEach) -> None:
+    observe_each(lambda contract: guest.call(found, outer_type, contract.case, closes=False))
+
+
+_AND_NUMBER = 0x54  # BPF_ALU | BPF_AND | BPF_K, 32 bits
+
+
+@pytest.mark.contract("compiled.unmasked", together=True)
+def test_what_is_masked_for_root(bpf: Bpf, outer_type: str, observe_each: ObserveEach) -> None:
+    def answer(contract: Contract) -> list[int]:
+        inner = bpf.map("array", max_entries=ELEMENTS)
+        outer = bpf.map(contract.outer, max_entries=3, inner=inner)
+        with bpf.prog("socket_filter", reading(outer.fd, outer.fd, 0, 2)) as program:
+            return [one.value for one in program.translated() if one.code == _AND_NUMBER]
+
+    observe_each(answer)
