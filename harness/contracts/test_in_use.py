@@ -21,7 +21,6 @@ from harness.testing import Bpf, Guest, Map, btf, errno_name, errno_of, uapi
 
 # What a running program holds.
 
-TRACING = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
 STARTED, GO_ON, ENDED = 0, 4, 8
 """Where in the shared element the program says that it has the inner map, is told to end, and says that it does."""
 
@@ -30,6 +29,9 @@ ROUNDS = 1 << 13
 
 WHILE_RUNNING = 0.5
 """Seconds in which memory that nothing defers is freed: its work is queued by then."""
+
+LARGE = 100_000
+"""Elements of arrays that the kernel lists one by one, because they are of many pages."""
 
 GONE_WITHIN = 20.0
 """Seconds in which an inner map that nobody uses is freed, on a busy machine."""
@@ -82,14 +84,12 @@ def freed_when(outer_type: str, removal: str, sleepable: int) -> str:
     Returns:
         "while the program runs", "afterwards" or "never".
     """
-    tracing = next(path for path in map(Path, TRACING) if (path / "trace").exists())
-    watch(tracing, "r:use/made array_map_alloc map=$retval", "p:use/freed array_map_free map=%di")
-    template, other = (raw.map_create("array", 4, 4, 1) for _ in range(2))
+    template, other = (raw.map_create("array", 4, 4, LARGE) for _ in range(2))
     outer = raw.map_create(outer_type, 4, 4, 1, inner_map_fd=template)
     shared, rounds = raw.map_create("array", 4, 12, 1), raw.map_create("array", 4, 4, ROUNDS)
-    (tracing / "trace").write_text("")
-    inner = raw.map_create("array", 4, 4, 1)
-    (address,) = seen(tracing, "made")
+    before = large_areas()
+    inner = raw.map_create("array", 4, 4, LARGE)
+    (area,) = large_areas() - before
     raw.map_update(outer, bytes(4), inner.to_bytes(4, "little"))
     os.close(inner)
     program = load(outer, shared, rounds, sleepable)
@@ -102,7 +102,7 @@ def freed_when(outer_type: str, removal: str, sleepable: int) -> str:
         end = time.monotonic() + WHILE_RUNNING
         while time.monotonic() < end and not early:
             time.sleep(0.02)
-            early = address in seen(tracing, "freed")
+            early = area not in large_areas()
         if word(shared, ENDED):
             raise AssertionError("the program ended before it was told to")
     finally:
@@ -112,11 +112,10 @@ def freed_when(outer_type: str, removal: str, sleepable: int) -> str:
         if status:
             raise AssertionError(f"the process that {'runs' if child == runner else 'removes'} ended with {status}")
     end = time.monotonic() + GONE_WITHIN
-    while address not in seen(tracing, "freed"):
+    while area in large_areas():
         if time.monotonic() > end:
             return "never"
         time.sleep(0.02)
-    watch(tracing)
     return "while the program runs" if early else "afterwards"
 
 
@@ -145,19 +144,10 @@ def take_out(outer: int, removal: str, other: int) -> None:
         raw.map_delete(outer, bytes(4))
 
 
-def watch(tracing: Path, *probes: str) -> None:
-    """Trace the calls of some functions of the kernel, and of no other."""
-    if (tracing / "events/use/enable").exists():
-        (tracing / "events/use/enable").write_text("0")
-    (tracing / "kprobe_events").write_text("\n".join(probes))
-    if probes:
-        (tracing / "events/use/enable").write_text("1")
-
-
-def seen(tracing: Path, probe: str) -> list[str]:
-    """Return the addresses of the maps in the calls that were traced."""
-    lines = (tracing / "trace").read_text().splitlines()
-    return [line.rpartition("map=")[2] for line in lines if f" {probe}: " in line]
+def large_areas() -> set[str]:
+    """Return where the kernel has memory of as many pages as a large array."""
+    lines = [line.split() for line in Path("/proc/vmallocinfo").read_text().splitlines()]
+    return {line[0] for line in lines if int(line[1]) > 8 * LARGE and "unpurged" not in line}
 
 
 def word(shared: int, offset: int) -> int:
