@@ -149,6 +149,22 @@ COMMANDS: dict[str, tuple[int, Layout]] = {
     )
 }
 
+Ready = tuple[str, struct.Struct, int, int]
+
+_READY: dict[str, tuple[int, int, dict[str, Ready]]] = {
+    name: (
+        code,
+        max(offset + size_of(form) for _, form, offset in layout),
+        {
+            field: (form, struct.Struct("<" + form.replace("P", "Q")), offset, (1 << 8 * size_of(form)) - 1)
+            for field, form, offset in layout
+        },
+    )
+    for name, (code, layout) in COMMANDS.items()
+}
+"""What it takes to issue a command: its number, the size of its part of union bpf_attr, and of each field the format,
+how it is packed, where it stands and which bits of a number fit."""
+
 OPENS: dict[str, str | None] = {
     "MAP_CREATE": "map",
     "PROG_LOAD": "prog",
@@ -212,9 +228,10 @@ def attempt(
     buffers = {field: bytearray(given) for field, given in (outputs or {}).items()}
     error, result, attr, sent = _issue(name, {**fields, **buffers}, tail)
     changed = {}
-    for field, form, offset in COMMANDS[name][1]:
-        if form in "IQ" and attr[offset : offset + size_of(form)] != sent[offset : offset + size_of(form)]:
-            (changed[field],) = struct.unpack_from("<" + form, attr, offset)
+    if attr != sent:
+        for field, (form, packed, offset, _) in _READY[name][2].items():
+            if form in "IQ" and packed.unpack_from(attr, offset) != packed.unpack_from(sent, offset):
+                (changed[field],) = packed.unpack_from(attr, offset)
     return error, result, changed, {field: bytes(buffer) for field, buffer in buffers.items()}
 
 
@@ -245,38 +262,36 @@ def _checked(name: str, fields: dict[str, Field], tail: bytes = b"") -> tuple[in
 
 def _issue(name: str, fields: dict[str, Field], tail: bytes) -> tuple[int, int, bytes, bytes]:
     """Return errno, result, and union bpf_attr as the kernel left it and as it was sent."""
-    if name not in COMMANDS:
+    if name not in _READY:
         raise ValueError(f"no bpf(2) command {name}; known are {', '.join(COMMANDS)}")
-    code, layout = COMMANDS[name]
-    size = max(offset + size_of(form) for _, form, offset in layout)
-    attr = ctypes.create_string_buffer(bytes(size) + tail, size + len(tail))
-    unknown = set(fields).difference(field for field, _, _ in layout)
-    if unknown:
-        raise ValueError(
-            f"{name} has no field {', '.join(sorted(unknown))}; it has {', '.join(f for f, _, _ in layout)}"
-        )
+    code, size, known = _READY[name]
+    attr = bytearray(size) + tail
     keep: list[object] = []
-    for field, form, offset in layout:
-        value = fields.get(field)
+    for field, value in fields.items():
+        if field not in known:
+            raise _unknown(name, fields)
         if value is None:
             continue
+        form, packed, offset, mask = known[field]
         if form == "P":
             value = address(value, keep)
-        elif isinstance(value, str) and form in "IQ":
-            value = number(field, value)
-        if isinstance(value, int):
-            # A negative number, such as the file descriptor -1, goes as the bits that stand for it.
-            bits = 8 * size_of(form)
-            struct.pack_into("<I" if form == "I" else "<Q", attr, offset, value & ((1 << bits) - 1))
-        else:
-            struct.pack_into("<" + form, attr, offset, value.encode() if isinstance(value, str) else value)
-    sent = attr.raw
-    result = _syscall(SYS_BPF, code, ctypes.addressof(attr), len(attr))
+        elif isinstance(value, str):
+            value = number(field, value) if form in "IQ" else value.encode()
+        # A negative number, such as the file descriptor -1, goes as the bits that stand for it.
+        packed.pack_into(attr, offset, value & mask if isinstance(value, int) else value)
+    sent = bytes(attr)
+    result = _syscall(SYS_BPF, code, ctypes.addressof(ctypes.c_char.from_buffer(attr)), len(attr))
     if result < 0:
-        return ctypes.get_errno(), result, attr.raw, sent
+        return ctypes.get_errno(), result, bytes(attr), sent
     if name in OPENS:
         made.note(OPENS[name], result)
-    return 0, result, attr.raw, sent
+    return 0, result, bytes(attr), sent
+
+
+def _unknown(name: str, fields: dict[str, Field]) -> ValueError:
+    known = [field for field, _, _ in COMMANDS[name][1]]
+    unknown = sorted(set(fields).difference(known))
+    return ValueError(f"{name} has no field {', '.join(unknown)}; it has {', '.join(known)}")
 
 
 def address(value: int | str | bytes | bytearray, keep: list[object]) -> int:
@@ -285,10 +300,10 @@ def address(value: int | str | bytes | bytearray, keep: list[object]) -> int:
         return value
     if isinstance(value, str):
         value = value.encode() + b"\0"
-    if isinstance(value, bytearray):
-        held = (ctypes.c_char * len(value)).from_buffer(value)
-    else:
-        held = ctypes.create_string_buffer(value, len(value))
+    if isinstance(value, bytes):
+        value = bytearray(value)
+    # Not an array of its length: that would be a type of its own, made anew each time.
+    held = ctypes.c_char.from_buffer(value) if value else (ctypes.c_char * 0).from_buffer(value)
     keep.append(held)
     return ctypes.addressof(held)
 
@@ -491,11 +506,12 @@ def ids(kind: str) -> list[int]:
             5.8).
     """
     command_name = f"{kind.upper()}_GET_NEXT_ID"
-    attr = (ctypes.c_uint32 * 3)()
+    attr = bytearray(12)
+    at = ctypes.addressof(ctypes.c_char.from_buffer(attr))
     found: list[int] = []
-    while _syscall(SYS_BPF, COMMANDS[command_name][0], ctypes.addressof(attr), ctypes.sizeof(attr)) == 0:
-        found.append(attr[1])
-        attr[0] = attr[1]
+    while _syscall(SYS_BPF, COMMANDS[command_name][0], at, len(attr)) == 0:
+        attr[0:4] = attr[4:8]
+        found.append(int.from_bytes(attr[4:8], "little"))
     error = ctypes.get_errno()
     if error != 2:
         raise OSError(error, f"BPF_{command_name}: {os.strerror(error)}")
