@@ -245,17 +245,20 @@ def clone_argv(recorded: list[str], *, template: Path, run_dir: Path, monitor: i
     return [*argv, "-incoming", "defer"]
 
 
-def clone_commands(state: Path) -> bytes:
+def clone_commands(state: Path, descriptor: int | None) -> bytes:
     """Return the monitor commands that have a clone load its state, as they lie ready when QEMU starts.
 
     Args:
         state: The saved state, without the guest's memory.
+        descriptor: One that QEMU inherits to read it from; None for none.
     """
+    # A descriptor spares two programs. Not one of a file: QEMU deprecates that (in 9.1).
+    source = f"exec:cat {shlex.quote(str(state))}" if descriptor is None else f"fd:{descriptor}"
     capability = {"capability": "x-ignore-shared", "state": True}
     commands: list[dict[str, object]] = [
         {"execute": "qmp_capabilities"},
         {"execute": "migrate-set-capabilities", "arguments": {"capabilities": [capability]}},
-        {"execute": "migrate-incoming", "arguments": {"uri": f"exec:cat {shlex.quote(str(state))}"}},
+        {"execute": "migrate-incoming", "arguments": {"uri": source}},
     ]
     return b"".join(json.dumps(command).encode() + b"\n" for command in commands)
 

@@ -9,7 +9,9 @@ Imports boot, channel, command, machine, process and qmp beside it, :mod:`harnes
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -316,18 +318,15 @@ def start_clone(template: Template, spec: MachineSpec, *, label: str) -> Clone:
     """
     for name, mark in template.marks.items():
         if not (template.folder / name).exists() or _mark(template.folder / name) != mark:
-            raise TemplateError(
-                f"the saved machine of {label} was changed or removed while it was in use",
-                expected=f"{template.folder / name} as it was when it was checked",
-                hint="run it again",
-            )
+            raise _changed(template, name, label)
     folder = store.run_folder()
     try:
         listener = Listener(folder / CHANNEL_SOCKET, folder / SHARED)
         if not template.whole_stream:
             listener.leave(wire.AGENT, _identity())
         monitor, theirs = socket.socketpair()
-        with theirs:
+        with theirs, contextlib.ExitStack() as opened:
+            inherited = [theirs.fileno()]
             argv = clone_argv(
                 template.argv,
                 template=template.folder,
@@ -338,12 +337,42 @@ def start_clone(template: Template, spec: MachineSpec, *, label: str) -> Clone:
             log.info("+ %s", quote(argv))
             if not template.whole_stream:
                 # Written before QEMU starts: nobody needs to wait for it to be ready for them.
-                monitor.sendall(clone_commands(template.folder / STATE))
-            process = ClonedProcess(argv, folder, monitor=monitor, inherited=theirs)
+                try:
+                    state = _in_a_pipe(template.folder / STATE)
+                except FileNotFoundError:
+                    raise _changed(template, STATE, label) from None
+                if state is not None:
+                    opened.callback(os.close, state)
+                    inherited.append(state)
+                monitor.sendall(clone_commands(template.folder / STATE, state))
+            process = ClonedProcess(argv, folder, monitor=monitor, inherited=inherited)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return Clone(template, spec, label, folder, process, listener)
+
+
+def _changed(template: Template, name: str, label: str) -> TemplateError:
+    return TemplateError(
+        f"the saved machine of {label} was changed or removed while it was in use",
+        expected=f"{template.folder / name} as it was when it was checked",
+        hint="run it again",
+    )
+
+
+def _in_a_pipe(path: Path) -> int | None:
+    """Return the end of a pipe that holds the whole of a file; None where a pipe has not that much room."""
+    data = path.read_bytes()
+    reader, writer = os.pipe()
+    try:
+        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, len(data))
+        os.write(writer, data)
+    except PermissionError:
+        os.close(reader)
+        return None
+    finally:
+        os.close(writer)
+    return reader
 
 
 _FIRST_PROCESS = 1
