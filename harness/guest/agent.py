@@ -2,8 +2,9 @@
 
 The host's requests come as frames over a channel of their own. The agent serves a few itself; all others carry the
 number of a guest process and go to it unread. A guest process is a fork of the agent with the loader already
-imported; one spare is always forked ahead, so that a test does not wait for it. Nothing is judged here: the agent
-observes and says what it saw.
+imported; spares are forked ahead, so that a test does not wait for them: several before the machine is saved, whose
+start costs its clones nothing, and one whenever there is none left. Nothing is judged here: the agent observes and
+says what it saw.
 
 Runs in the guest. Imports the standard library and its neighbours in harness.guest.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import gc
 import os
 import select
 import signal
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
 CLOCK_REALTIME = 0
 RNDADDENTROPY, RNDRESEEDCRNG = 0x40085203, 0x5207
+_ENTROPY = struct.Struct("ii")
 
 KMEMLEAK = "/sys/kernel/debug/kmemleak"
 KMEMLEAK_AGE = 5.1
@@ -37,6 +40,11 @@ KMEMLEAK_AGE = 5.1
 
 _HELD_POLL_MS = 5
 _IDLE_MS = 30
+_SPARES = 3
+"""Guest processes that lie ready when the machine is saved: as many as tests use, but for a few."""
+
+_SIGNALS_ROOM = 4096
+_SFD_FLAGS = os.O_NONBLOCK | os.O_CLOEXEC
 
 # (source and type, target, flags, options); what a kernel was built without is left out and reported as absent.
 _MOUNTS = (
@@ -84,27 +92,39 @@ class Child:
 
 
 class Agent:
-    """Serves the host over one channel until the machine ends."""
+    """Serves the host over one channel until the machine ends.
 
-    def __init__(self, link: Link) -> None:
+    Args:
+        link: The channel.
+        lean: Whether its memory is small enough to be copied for each process that is forked ahead.
+    """
+
+    def __init__(self, link: Link, *, lean: bool) -> None:
         self.link = link
+        self.lean = lean
         # The test's own place in the log, and the harness's: neither reads away what the other has yet to see.
         self.kernel_log, self.aftermath_log = (
             os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC) for _ in range(2)
         )
+        # Open already when a clone wakes up, which pays for each piece of code that it runs, that of open() included.
+        self.random = os.open("/dev/urandom", os.O_WRONLY | os.O_CLOEXEC)
+        self.taint = os.open("/proc/sys/kernel/tainted", os.O_RDONLY | os.O_CLOEXEC)
         self.children: dict[int, Child] = {}
-        self.spare: Child | None = None
+        self.spares: list[Child] = []
         self.splitter = wire.Splitter()
         self.poll = select.poll()
         self.poll.register(link.fileno(), select.POLLIN)
-        self.wake, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.signal(signal.SIGCHLD, lambda _signal, _frame: None)
-        signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
-        self.poll.register(self.wake, select.POLLIN)
+        self.deaths = watch_deaths()
+        self.poll.register(self.deaths, select.POLLIN)
         self.statuses: dict[int, int] = {}
         self.ledger: ledger.Ledger  # once the machine is ready
         self.records: list[made.Record] = []
+        self.past: list[made.Record] = []
         self.held = False
+
+    def tainted(self) -> int:
+        """Return the kernel's taint flags."""
+        return int(os.pread(self.taint, 32, 0))
 
     def send(self, kind: int, number: int, tag: int, value: object) -> None:
         """Send one frame to the host."""
@@ -121,25 +141,29 @@ class Agent:
                     self.held = False
                     self._route(*frame)
             else:
-                # The spare is forked when nothing else is to be done.
-                events = self.poll.poll(_IDLE_MS if self.spare is None else None)
-                if not events and self.spare is None:
-                    self.spare = self._fork()
+                # A spare is forked when nothing else is to be done.
+                events = self.poll.poll(None if self.spares else _IDLE_MS)
+                if not events and not self.spares:
+                    self.spares.append(self._fork())
             for fd, _ in events:
                 if fd == self.link.fileno():
                     for frame in self.splitter.feed(self.link.receive()):
                         self._route(*frame)
-                elif fd == self.wake:
-                    os.read(self.wake, 4096)
+                elif fd == self.deaths:
+                    os.read(self.deaths, _SIGNALS_ROOM)
                     self._reap()
                 else:
                     self._forward(fd)
 
     def _route(self, kind: int, number: int, tag: int, payload: bytes) -> None:
         if number != wire.AGENT:
-            child = self.children.get(number)
-            if child is None:
-                self.send(wire.EVENT, number, tag, {"event": "exit", "status": self.statuses.get(number, 0)})
+            if number in self.statuses:
+                self.send(wire.EVENT, number, tag, {"event": "exit", "status": self.statuses[number]})
+                return
+            try:
+                child = self.children.get(number) or self._start(number)
+            except OSError as error:
+                self.send(wire.FAILURE, number, tag, process.describe(error))
                 return
             try:
                 child.link.sendall(wire.pack(kind, number, tag, payload))
@@ -179,25 +203,35 @@ class Agent:
             self.poll.unregister(child.link.fileno())
             child.link.close()
 
-    def _fork(self) -> Child:
+    def _fork(self, *, settled: bool = False) -> Child:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         record = made.Record()
         pid = os.fork()
         if pid == 0:
             status = 70
             try:
-                signal.set_wakeup_fd(-1)
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
                 # Its descriptors are the test's own: the agent's, the mapped memory's included, are not among them.
                 os.closerange(3, theirs.fileno())
                 os.closerange(theirs.fileno() + 1, 1024)
                 made.use(record)
+                if settled:
+                    process.own_memory()
                 process.serve(theirs)
                 status = 0
             finally:
                 os._exit(status)
         theirs.close()
+        # It is ready: a machine that is saved now has it waiting for its first request. Or it has died already.
+        ours.recv(1)
         return Child(pid, ours, record)
+
+    def _start(self, number: int) -> Child:
+        """Make a spare process the guest process of this number, which is asked for the first time."""
+        child = self.spares.pop() if self.spares else self._fork()
+        self.children[number] = child
+        self.poll.register(child.link.fileno(), select.POLLIN)
+        return child
 
     def _reap(self) -> None:
         while True:
@@ -207,26 +241,25 @@ class Agent:
                 return
             if pid == 0:
                 return
-            if self.spare is not None and pid == self.spare.pid:
-                self.spare.link.close()
-                self.spare = None
-                continue
+            for spare in list(self.spares):
+                if spare.pid == pid:
+                    spare.link.close()
+                    self.spares.remove(spare)
             for number, child in list(self.children.items()):
                 if child.pid == pid:
                     while child.link.fileno() >= 0 and self._pump(number, child):
                         pass  # its last words come before the news of its end
-                    self._close(child)
-                    del self.children[number]
-                    self._keep(child.record)
-                    self.statuses[number] = status
+                    self._bury(number, status)
+                    if not child.record.used:
+                        self.records.remove(child.record)
                     self.send(wire.EVENT, number, 0, {"event": "exit", "status": status})
 
-    def _keep(self, record: made.Record) -> None:
-        """Keep the record of a process that ended until the test is over, if there is anything in it."""
-        if record.used:
-            self.records.append(record)
-        else:
-            record.close()
+    def _bury(self, number: int, status: int) -> None:
+        """Keep of a process that ended what is asked for later: its status, and what it made until the test is over."""
+        child = self.children.pop(number)
+        self._close(child)
+        self.records.append(child.record)
+        self.statuses[number] = status
 
     # What the host can ask of the agent itself.
 
@@ -234,16 +267,8 @@ class Agent:
         """Answer, so that the host can tell a hung test from a hung kernel."""
         return time.monotonic()
 
-    def do_start(self, number: int) -> int:
-        """Give the spare process the number `number`; return its pid."""
-        child = self.spare or self._fork()
-        self.spare = None
-        self.children[number] = child
-        self.poll.register(child.link.fileno(), select.POLLIN)
-        return child.pid
-
     def do_signal(self, number: int, signum: int) -> None:
-        """Send a signal to a guest process and all that it started in its session."""
+        """Send a signal to a guest process and all that it started in its process group."""
         child = self.children.get(number)
         if child is None:
             return
@@ -253,58 +278,56 @@ class Agent:
             os.kill(child.pid, signum)  # not yet the leader of a group of its own
 
     def do_hold(self) -> None:
-        """Look for requests without being told of them, until one comes: the machine is about to be saved."""
+        """Look for requests without being told of them, until one comes: the machine is about to be saved.
+
+        A clone starts with nothing translated and pays for each piece of code that it runs. So what can be done for it
+        is done now.
+        """
+        gc.collect()
+        gc.freeze()
+        self.spares += [self._fork(settled=self.lean) for _ in range(_SPARES)]
+        if self.lean:
+            process.own_memory()
         self.link.rewind()
         self.held = True
 
     def do_health(self) -> dict[str, int]:
         """Return what tells whether this machine is as good as new."""
-        return {"tainted": tainted()}
+        return {"tainted": self.tainted()}
 
-    def do_ledger(self, keep: list[int]) -> dict[str, Any]:
-        """End what the test still has running through the harness; return what the kernel holds when that is gone.
-
-        Args:
-            keep: Numbers of guest processes that no test has used.
-        """
-        of_test = {child.pid for number, child in self.children.items() if number not in keep}
-        if of_test:
-            # What programs.start() started has a session of its own.
-            new = [pid for pid in ledger.processes() if pid not in self.ledger.known]
-            started = [pid for pid in new if ledger.parent_of(pid) in of_test]
-            for pid in [*of_test, *started]:
+    def do_ledger(self) -> dict[str, Any]:
+        """End what the test still has running through the harness; return what the kernel holds when that is gone."""
+        of_test = dict(self.children)
+        for child in of_test.values():
+            kill(child.pid)
+        for number, child in of_test.items():
+            self._bury(number, os.waitpid(child.pid, 0)[1])
+        own = [spare.pid for spare in self.spares]
+        strays = self.ledger.strays(own)
+        if strays:
+            # What programs.start() started has a session of its own, and outlives the guest process that did.
+            for pid in {child.record.program for child in of_test.values()}.intersection(strays):
                 kill(pid)
-            for pid in of_test:
-                os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-            self._reap()
-        own = [self.children[number].pid for number in keep]
-        if self.spare is not None:
-            own.append(self.spare.pid)
         found = self.ledger.settle(self._reap, own)
         places: dict[tuple[str, int], str] = {}
-        for record in self.records:
-            if found["objects"]:
+        if found["objects"]:
+            for record in self.records:
                 places.update(record.read())
-            record.close()
-        self.records.clear()
+        # Their memory is given back when the next test is over; a clone is gone before that.
+        self.records, self.past = [], self.records
         for one in found["objects"]:
             one["made"] = places.get((one["kind"], one["id"]), "")
         return found
 
-    def do_wake(self, realtime: float, entropy: bytes, hostname: str, number: int) -> int:
-        """Make a machine of its own of a clone: clock, entropy and host name; start its first guest process."""
+    def do_wake(self, realtime: float, entropy: bytes, hostname: str) -> None:
+        """Make a machine of its own of a clone: clock, entropy and host name."""
         time.clock_settime(CLOCK_REALTIME, realtime)
-        pool = os.open("/dev/urandom", os.O_WRONLY | os.O_CLOEXEC)
+        fcntl.ioctl(self.random, RNDADDENTROPY, _ENTROPY.pack(len(entropy) * 8, len(entropy)) + entropy)
         try:
-            fcntl.ioctl(pool, RNDADDENTROPY, struct.pack("ii", len(entropy) * 8, len(entropy)) + entropy)
-            try:
-                fcntl.ioctl(pool, RNDRESEEDCRNG)
-            except OSError:
-                os.write(pool, entropy)  # before 4.17 there is no such request; a write is mixed in all the same
-        finally:
-            os.close(pool)
+            fcntl.ioctl(self.random, RNDRESEEDCRNG)
+        except OSError:
+            os.write(self.random, entropy)  # before 4.17 there is no such request; a write is mixed in all the same
         socket.sethostname(hostname)
-        return self.do_start(number)
 
     def do_kernel_log(self) -> list[bytes]:
         """Return the kernel's log records since the last call, as /dev/kmsg gives them."""
@@ -312,7 +335,7 @@ class Agent:
 
     def do_aftermath(self) -> dict[str, Any]:
         """Return what the kernel has said since the last call, whatever tests have read, and its taint flags."""
-        return {"records": read_log(self.aftermath_log), "tainted": tainted()}
+        return {"records": read_log(self.aftermath_log), "tainted": self.tainted()}
 
     def do_jiffies(self) -> int | None:
         """Return the kernel's clock in ticks; None when the kernel was built without kmemleak, which stamps with it."""
@@ -354,6 +377,14 @@ def read_log(log: int) -> list[bytes]:
     return records
 
 
+def watch_deaths() -> int:
+    """Return a descriptor that is readable when a child has ended, in place of a signal that interrupts."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+    mask = ctypes.create_string_buffer(128)  # sigset_t of the C library
+    struct.pack_into("<Q", mask, 0, 1 << (signal.SIGCHLD - 1))
+    return int(ctypes.CDLL(None, use_errno=True).signalfd(-1, mask, _SFD_FLAGS))
+
+
 def kill(pid: int) -> None:
     """Kill a process, if it has not ended by itself."""
     try:
@@ -362,17 +393,7 @@ def kill(pid: int) -> None:
         return
 
 
-def tainted() -> int:
-    """Return the kernel's taint flags."""
-    # Plain system calls: a clone runs this after every test, and pays for each page of code that it has not run yet.
-    flags = os.open("/proc/sys/kernel/tainted", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return int(os.read(flags, 32))
-    finally:
-        os.close(flags)
-
-
-def describe_machine(absent: list[str], baseline: dict[str, Any]) -> dict[str, Any]:
+def describe_machine(absent: list[str], tainted: int, baseline: dict[str, Any]) -> dict[str, Any]:
     """Return what the host needs to know about the machine it reached."""
     name = os.uname()
     with open("/proc/uptime") as file:
@@ -385,7 +406,7 @@ def describe_machine(absent: list[str], baseline: dict[str, Any]) -> dict[str, A
         "uptime": uptime,
         "cpus": os.cpu_count() or 1,
         "absent": absent,
-        "tainted": tainted(),
+        "tainted": tainted,
         "ledger": baseline,
     }
 
@@ -398,7 +419,7 @@ def main() -> NoReturn:
     with open("/proc/cmdline") as file:
         options = parse_command_line(file.read())
     process.raise_limits()
-    agent = Agent(Link(options["channel"]))
+    agent = Agent(Link(options["channel"]), lean="preload" not in options)
     refused = modules.load_all()
     if refused is not None:
         agent.send(wire.EVENT, wire.AGENT, 0, {"event": "module refused", "module": refused[0], "errno": refused[1]})
@@ -406,6 +427,5 @@ def main() -> NoReturn:
     if "preload" in options:
         process.MODULES[options["preload"]].preload()
     agent.ledger = ledger.Ledger()
-    agent.spare = agent._fork()
-    agent.send(wire.EVENT, wire.AGENT, 0, describe_machine(absent, agent.ledger.baseline))
+    agent.send(wire.EVENT, wire.AGENT, 0, describe_machine(absent, agent.tainted(), agent.ledger.baseline))
     agent.serve()

@@ -56,9 +56,8 @@ _ANON = "anon_inode:"
 _FD_KINDS = {"bpf-map": "map", "bpf-prog": "prog", "bpf_link": "link", "bpf-link": "link", "btf": "btf"}
 _FDINFO_ID = {"map": "map_id", "prog": "prog_id", "link": "link_id", "btf": "btf_id"}
 _FDINFO_NAME = {"map": "map_type", "prog": "prog_type", "link": "link_type"}
+_PINNED = ("map", "prog", "link")
 _HOLDING_MAPS = {MAP_TYPES[name] for name in ("array_of_maps", "hash_of_maps", "prog_array")}
-_MEMORY = ("Slab", "SUnreclaim", "VmallocUsed", "Percpu", "KernelStack")
-
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 
@@ -72,6 +71,9 @@ class Ledger:
     """
 
     def __init__(self) -> None:
+        # Read again and again without being looked up: a clone runs all of this once, and pays for what code it takes.
+        self._meminfo = os.open("/proc/meminfo", os.O_RDONLY | os.O_CLOEXEC)
+        self._children = open_children()
         self._btf: dict[int, bool] = {}
         self._lacks: set[str] = set()
         # Where objects have ids, locked memory is recorded with each of them.
@@ -80,7 +82,7 @@ class Ledger:
             self._locked = locked_pages()
         self.baseline = self._count()
         self.baseline["locked"] = self._locked
-        self.known = {*self.baseline["pids"], os.getpid()}
+        self.known = set(processes())
 
     def settle(self, reap: Callable[[], object], own: Collection[int] = ()) -> Snapshot:
         """Return a snapshot, taken when everything is as it was at first, or when nothing changes any more.
@@ -122,12 +124,16 @@ class Ledger:
 
     def _count(self) -> Snapshot:
         """Return what there is, by number and name alone."""
+        ids = {kind: self._ids(kind) for kind in made.KINDS}
         return {
-            "ids": {kind: self._ids(kind) for kind in made.KINDS},
-            "pins": pins(),
-            "pids": processes(),
-            "memory": memory(),
+            "ids": ids,
+            "pins": pins() if self._may_be_pinned(ids) else [],
+            "memory": os.pread(self._meminfo, 1 << 14, 0).decode(),
         }
+
+    def _may_be_pinned(self, ids: dict[str, list[int] | None]) -> bool:
+        """Whether there is an object that a pin could hold, as far as this kernel tells."""
+        return any(ids[kind] is None or ids[kind] for kind in _PINNED)
 
     def _ids(self, kind: str) -> list[int] | None:
         """Return the ids of a kind that programs made; None where this kernel does not tell."""
@@ -165,11 +171,22 @@ class Ledger:
             if ids is not None
         }
         beyond["pin"] = sorted(set(found["pins"]).difference(self.baseline["pins"]))
-        known = self.known.union(own)
-        beyond["process"] = [pid for pid in found["pids"] if pid not in known and lives(pid)]
+        beyond["process"] = self.strays(own)
         if self._locked is not None and not fits(self._locked):
             beyond["locked"] = [True]
         return {kind: what for kind, what in beyond.items() if what}
+
+    def strays(self, own: Collection[int]) -> list[int]:
+        """Return the processes that were not there at first, are not the harness's own, and live.
+
+        All processes but the kernel's have the first for an ancestor, and those whose parent has ended for a parent.
+        So there are none when it has no children but the harness's own: one file tells, where /proc takes many.
+        """
+        if self._children is not None:
+            children = os.pread(self._children, 1 << 16, 0).split()
+            if all(int(pid) in own for pid in children):
+                return []
+        return [pid for pid in processes() if pid not in self.known and pid not in own and lives(pid)]
 
     def _look_closely(self, beyond: dict[str, list[Any]]) -> tuple[list[dict[str, Any]], list[list[Any]]]:
         """Return what objects beyond the baseline are, and what holds objects."""
@@ -200,21 +217,6 @@ def expedite() -> None:
         return  # built for tiny machines: there is nothing to wait for
 
 
-def memory() -> dict[str, int]:
-    """Return totals of what the kernel has allocated, in KiB."""
-    fd = os.open("/proc/meminfo", os.O_RDONLY | os.O_CLOEXEC)  # in one piece, and without the layers of open()
-    try:
-        text = os.read(fd, 1 << 14)
-    finally:
-        os.close(fd)
-    found = {}
-    for name in _MEMORY:
-        _, there, rest = text.partition(b"\n%s:" % name.encode())
-        if there:
-            found[name] = int(rest[: rest.index(b"k")])
-    return found
-
-
 def pins(root: str = BPFFS) -> list[str]:
     """Return the paths of what is pinned below a bpf file system."""
     found = []
@@ -236,22 +238,23 @@ def processes() -> list[int]:
 
 
 def lives(pid: int) -> bool:
-    """Whether a process runs and is none of the kernel's threads."""
+    """Whether a process runs, if only in a thread that is not its first, and is none of the kernel's threads."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             fields = file.read().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return False
-    return fields[0] not in "ZX" and fields[1] != "2" and pid != 2
+    ended = fields[0] in "ZX" and int(fields[17]) < 2
+    return not ended and fields[1] != "2" and pid != 2
 
 
-def parent_of(pid: int) -> int:
-    """Return the id of a process's parent; 0 when it has ended."""
+def open_children() -> int | None:
+    """Return an open file that tells the children of this process; None on a kernel without CONFIG_PROC_CHILDREN."""
+    pid = os.getpid()
     try:
-        with open(f"/proc/{pid}/stat") as file:
-            return int(file.read().rpartition(")")[2].split()[1])
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
+        return os.open(f"/proc/{pid}/task/{pid}/children", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
 
 
 def command_of(pid: int) -> str:

@@ -28,7 +28,7 @@ class Link:
     def __init__(self, path: str) -> None:
         self._port = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
         tty.setraw(self._port, termios.TCSANOW)
-        _interrupt_at_once(path)
+        _hurry(path)
         self._memory = _map_shared()
         if self._memory is not None:
             view = memoryview(self._memory)
@@ -72,13 +72,18 @@ class Link:
                 time.sleep(_FULL_PAUSE)
 
 
-def _interrupt_at_once(path: str) -> None:
-    """Have the port report a single byte without waiting for more (attribute of 8250 ports since 3.17)."""
-    try:
-        with open(f"/sys/class/tty/{os.path.basename(path)}/rx_trig_bytes", "w") as attribute:
-            attribute.write("1")
-    except OSError:
-        return  # another kind of port: it is only slower
+def _hurry(path: str) -> None:
+    """Have the port report a single byte without waiting for more (attribute of 8250 ports since 3.17).
+
+    And keep it from being suspended after each message (since 6.6).
+    """
+    folder = f"/sys/class/tty/{os.path.basename(path)}"
+    for attribute, value in (("rx_trig_bytes", "1"), ("device/power/control", "on")):
+        try:
+            with open(f"{folder}/{attribute}", "w") as file:
+                file.write(value)
+        except OSError:
+            continue  # another kind of port: it is only slower
 
 
 def _map_shared() -> mmap.mmap | None:
@@ -95,7 +100,9 @@ def _map_shared() -> mmap.mmap | None:
                     enable.write("1")
                 fd = os.open(f"{folder}/resource2", os.O_RDWR | os.O_CLOEXEC)
                 try:
-                    return mmap.mmap(fd, wire.SHARED_SIZE)
+                    shared = mmap.mmap(fd, wire.SHARED_SIZE)
+                    shared.madvise(mmap.MADV_DONTFORK)  # nothing that a guest process should have
+                    return shared
                 finally:
                     os.close(fd)
             except OSError:

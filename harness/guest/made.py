@@ -1,8 +1,9 @@
 """How kernel objects came to be: the place that made each, in memory that outlives the process that wrote it.
 
 A guest process notes every object that it makes through bpf(2): its id, and the lines of the function that made it, or
-the line of the test that asked for it over the wire. The agent shares the memory and reads it when the ledger finds an
-object that should be gone, however the process ended. Beside that a process knows who opened each of its descriptors.
+the line of the test that asked for it over the wire; and the program that it starts. The agent shares the memory and
+reads it when the ledger finds an object that should be gone, however the process ended. Beside that a process knows
+who opened each of its descriptors.
 
 Runs in the guest. Imports the standard library alone.
 """
@@ -28,6 +29,9 @@ _OBJ_GET_INFO_BY_FD = 15
 _ID_AT = {"map": 4, "prog": 4, "link": 4, "btf": 12}
 """Where the id stands in what OBJ_GET_INFO_BY_FD tells."""
 
+_INFO = struct.Struct("<IIQ")
+_COUNT = struct.Struct("<I")
+_PROGRAM_AT = 4
 _SLOT = struct.Struct("<BxHI")
 _SLOTS = 1 << 17
 _TEXT_AT = 16 + _SLOTS * _SLOT.size
@@ -57,14 +61,23 @@ class Record:
     @property
     def used(self) -> bool:
         """Whether anything was noted."""
-        return bool(struct.unpack_from("<I", self._memory)[0])
+        return bool(_COUNT.unpack_from(self._memory)[0])
+
+    @property
+    def program(self) -> int:
+        """The process id of the program that the process has started; 0 for none."""
+        return int(_COUNT.unpack_from(self._memory, _PROGRAM_AT)[0])
+
+    @program.setter
+    def program(self, pid: int) -> None:
+        _COUNT.pack_into(self._memory, _PROGRAM_AT, pid)
 
     def add(self, kind: str, number: int, place: int) -> None:
         """Note that an object was made."""
         at = next(self._next)
         _SLOT.pack_into(self._memory, 16 + at % _SLOTS * _SLOT.size, KINDS.index(kind) + 1, place, number)
-        if at >= struct.unpack_from("<I", self._memory)[0]:  # a forked process counts on from where its parent was
-            struct.pack_into("<I", self._memory, 0, at + 1)
+        if at >= _COUNT.unpack_from(self._memory)[0]:  # a forked process counts on from where its parent was
+            _COUNT.pack_into(self._memory, 0, at + 1)
 
     def place(self, frames: list[FrameType], asked: str) -> int:
         """Return a number for the place that is running, or that asked for it from outside."""
@@ -96,7 +109,7 @@ class Record:
             at += _LENGTH.size
             texts.append(self._memory[at : at + length].decode("utf-8", "replace"))
             at += length
-        (count,) = struct.unpack_from("<I", self._memory)
+        (count,) = _COUNT.unpack_from(self._memory)
         found = {}
         for slot in range(max(0, count - _SLOTS), count):
             kind, place, number = _SLOT.unpack_from(self._memory, 16 + slot % _SLOTS * _SLOT.size)
@@ -124,6 +137,12 @@ def asked_from(place: str) -> None:
     """Note which line of a test the request that is served now came from; "" when it is not known."""
     global _asked
     _asked = place
+
+
+def started(program: int) -> None:
+    """Note that this process has started a program."""
+    if _record is not None:
+        _record.program = program
 
 
 def note(kind: str | None, fd: int) -> None:
@@ -173,8 +192,8 @@ def _frames(frame: FrameType | None) -> list[FrameType]:
 
 
 def _id_of(fd: int, at: int) -> int:
-    info = ctypes.create_string_buffer(16)
-    attr = struct.pack("<IIQ", fd, at + 4, ctypes.addressof(info))
+    info = bytearray(16)
+    attr = _INFO.pack(fd, at + 4, ctypes.addressof(ctypes.c_char.from_buffer(info)))
     if _libc.syscall(_SYS_BPF, _OBJ_GET_INFO_BY_FD, attr, len(attr)) != 0:
         return 0
-    return int(struct.unpack_from("<I", info, at)[0])
+    return int.from_bytes(info[at : at + 4], "little")

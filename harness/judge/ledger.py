@@ -15,6 +15,7 @@ _WORDS = {"map": "map", "prog": "program", "link": "link", "btf": "BTF"}
 _ID_COMMANDS = {"map": "4.13", "prog": "4.13", "link": "5.8", "btf": "5.4"}
 """The first mainline version whose GET_NEXT_ID knows the kind."""
 
+_MEMORY = ("Slab", "SUnreclaim", "VmallocUsed", "Percpu", "KernelStack")
 _PAGE_KIB = 4
 
 
@@ -94,6 +95,15 @@ def unchecked(baseline: Snapshot) -> list[str]:
             else "maps and programs that nothing but the kernel holds: no ids, and no count of locked memory"
         )
     return found
+
+
+def memory(baseline: Snapshot, end: Snapshot) -> dict[str, list[int]]:
+    """Return totals of what the kernel had allocated before a test and after it, in KiB, as far as it tells."""
+    before, after = (
+        {name: value.split()[0] for name, _, value in (line.partition(":") for line in one["memory"].splitlines())}
+        for one in (baseline, end)
+    )
+    return {name: [int(before[name]), int(after[name])] for name in _MEMORY if name in before and name in after}
 
 
 def _name(about: Mapping[str, Any]) -> str:

@@ -43,7 +43,7 @@ class Ledger:
         self.account = {
             "settled_ms": end["waited"],
             "grace_periods": end["grace"],
-            "memory_kib": {name: [size, end["memory"].get(name, 0)] for name, size in baseline["memory"].items()},
+            "memory_kib": ledger.memory(baseline, end),
             "unchecked": ledger.unchecked(baseline),
         }
         return [self._complaint(leak) for leak in ledger.judge(baseline, end, machine.left_open)]

@@ -91,7 +91,6 @@ class Machine:
 
     Args:
         state: STARTING until the first answer has come, or READY.
-        started: How many guest processes have been started already.
     """
 
     def __init__(
@@ -105,7 +104,6 @@ class Machine:
         about: dict[str, Any],
         boot_log: list[bytes],
         state: State = State.READY,
-        started: int = 0,
     ) -> None:
         self.spec = spec
         self.label = label
@@ -117,8 +115,7 @@ class Machine:
         self._channel = channel
         self._state = state
         self._end: HarnessError | None = None
-        self._processes = started
-        self._unused = [GuestProcess(self, number) for number in range(1, started + 1)]
+        self._processes = 0
 
     def __enter__(self) -> Machine:  # noqa: PYI034 - never subclassed
         return self
@@ -187,18 +184,14 @@ class Machine:
         return self._ask(wire.AGENT, f"agent.{name}", (name, arguments), timeout)
 
     def new_process(self) -> GuestProcess:
-        """Return a fresh guest process."""
+        """Return a fresh guest process; the agent starts it with its first request."""
         self.require(State.READY)
-        if self._unused:
-            return self._unused.pop()
         self._processes += 1
-        self.ask_agent("start", number=self._processes)
         return GuestProcess(self, self._processes)
 
     def ledger(self) -> dict[str, Any]:
         """End what runs of a test in the guest and return what its kernel holds then; see harness.guest.ledger."""
-        kept = [process.number for process in self._unused]
-        found: dict[str, Any] = self.ask_agent("ledger", timeout=_LEDGER_TIMEOUT, keep=kept)
+        found: dict[str, Any] = self.ask_agent("ledger", timeout=_LEDGER_TIMEOUT)
         return found
 
     def has_ended(self, process: int) -> bool:

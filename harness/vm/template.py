@@ -182,7 +182,7 @@ def make(folder: Path, spec: MachineSpec, *, label: str, boot_timeout: float) ->
                 raise TemplateError(f"no template can be made of the machine of {label}: {reason}")
             recorded = (machine.folder / "qemu.argv").read_bytes().decode().split("\0")[:-1]
             argv = record_argv(recorded, run_dir=machine.folder, template=temporary)
-            machine.ask_agent("hold")
+            machine.ask_agent("hold", timeout=_SAVE_TIMEOUT)
             machine.move(State.SAVED)
             whole_stream = _save(machine.folder / QMP_SOCKET, temporary / STATE, label)
             saved = time.monotonic()
@@ -375,17 +375,13 @@ def _in_a_pipe(path: Path) -> int | None:
     return reader
 
 
-_FIRST_PROCESS = 1
-
-
 def _identity() -> tuple[str, dict[str, Any]]:
-    """Return the request that makes a clone a machine of its own, and has its first guest process started."""
+    """Return the request that makes a clone a machine of its own."""
     entropy = os.urandom(64)
     return "wake", {
         "realtime": time.time(),
         "entropy": entropy,
         "hostname": f"kh-{entropy[:4].hex()}",
-        "number": _FIRST_PROCESS,
     }
 
 
@@ -433,7 +429,6 @@ class Clone:
                 about=self._template.about,
                 boot_log=self._template.boot_log,
                 state=State.STARTING,
-                started=_FIRST_PROCESS,
             )
             channel.expect_memory()
             if self._template.whole_stream:

@@ -16,6 +16,8 @@ from tests.plugin.inner import Result, inner_runs, properties_of
 pytestmark = pytest.mark.kernel(">=4.18")
 
 SEEDS = '''
+import _thread
+import ctypes
 import os
 import signal
 import struct
@@ -126,6 +128,53 @@ def leave_daemon():
 
 def test_a_map_kept_by_a_process_that_still_runs(guest):
     guest.call(leave_daemon)
+
+
+def leave_grandchild():
+    child = os.fork()
+    if child == 0:
+        if os.fork() == 0:
+            os.setsid()
+            signal.pause()
+        os._exit(0)
+    os.waitpid(child, 0)
+
+
+def test_a_daemon_whose_parent_has_ended(guest):
+    guest.call(leave_grandchild)
+
+
+def leave_stopped():
+    if os.fork() == 0:
+        os.setsid()
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def test_a_process_that_is_stopped(guest):
+    guest.call(leave_stopped)
+
+
+def leave_thread():
+    if os.fork() == 0:
+        os.setsid()
+        _thread.start_new_thread(signal.pause, ())
+        ctypes.CDLL(None).syscall(60, 0)
+
+
+def test_a_process_whose_first_thread_has_ended(guest):
+    guest.call(leave_thread)
+
+
+def leave_namespace():
+    assert ctypes.CDLL(None).unshare(0x20000000) == 0
+    if os.fork() == 0:
+        os.setsid()
+        os.fork()
+        signal.pause()
+
+
+def test_processes_in_a_namespace(guest):
+    guest.call(leave_namespace)
 
 
 def test_a_pin_of_the_hosts(bpf):
@@ -272,6 +321,14 @@ FOUND = {
         rf"leaked: hash map \d+ {SIZES} is still there",
         r"  held by fd \d+ of process \d+ \(forked by a function\)",
         r"  made at test_seeds.py:\d+ in leave_daemon",
+        "",
+        r"leaked: the process \d+ still runs: forked by a function",
+    ),
+    "test_a_daemon_whose_parent_has_ended": (r"leaked: the process \d+ still runs: forked by a function",),
+    "test_a_process_that_is_stopped": (r"leaked: the process \d+ still runs: forked by a function",),
+    "test_a_process_whose_first_thread_has_ended": (r"leaked: the process \d+ still runs: .+",),
+    "test_processes_in_a_namespace": (
+        r"leaked: the process \d+ still runs: forked by a function",
         "",
         r"leaked: the process \d+ still runs: forked by a function",
     ),

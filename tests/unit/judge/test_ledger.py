@@ -12,10 +12,18 @@ from harness.judge.ledger import Leak
 KINDS = ("map", "prog", "link", "btf")
 
 
+MEMINFO = """\
+MemTotal:          89364 kB
+Slab:               9000 kB
+SUnreclaim:         4000 kB
+HugePages_Total:       0
+"""
+
+
 def snapshot(**given: Any) -> dict[str, Any]:
     ids: dict[str, list[int] | None] = {kind: [] for kind in KINDS}
     ids.update(given.pop("ids", {}))
-    found = {"ids": ids, "pins": [], "pids": [1, 2], "memory": {"Slab": 1}, "locked": None}
+    found: dict[str, Any] = {"ids": ids, "pins": [], "memory": MEMINFO, "locked": None}
     return {**found, "objects": [], "holders": [], "processes": [], "waited": 0, "grace": 0, **given}
 
 
@@ -38,9 +46,14 @@ def test_what_has_gone_is_no_leak() -> None:
     assert ledger.judge(snapshot(ids={"map": [1]}, pins=["/sys/fs/bpf/old"]), snapshot()) == []
 
 
-@pytest.mark.parametrize("memory", [{"Slab": 9000}, {}])
-def test_totals_of_memory_are_no_leak(memory: dict[str, int]) -> None:
+@pytest.mark.parametrize("memory", ["Slab:          9001 kB\n", ""])
+def test_totals_of_memory_are_no_leak(memory: str) -> None:
     assert ledger.judge(snapshot(), snapshot(memory=memory)) == []
+
+
+def test_totals_of_memory_are_those_of_both_snapshots() -> None:
+    end = snapshot(memory="SlabInfo: 1 kB\nSlab:          9001 kB\nPercpu:  5 kB\n")
+    assert ledger.memory(snapshot(), end) == {"Slab": [9000, 9001]}
 
 
 def test_an_object_is_named_with_its_maker_and_all_that_hold_it() -> None:
