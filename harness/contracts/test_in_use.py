@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import struct
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -268,3 +270,36 @@ def test_the_types_of_a_template(bpf: Bpf, outer_type: str, observe_each: Observ
         return "gone"
 
     observe_each(answer)
+
+
+def locked_template(outer_type: str, types: bytes, size: int, key_type: int, value_type: int) -> str:
+    """Offer a map with a lock in its values as a template in a process of two threads; say whether it goes."""
+    done = threading.Event()
+    # With one thread alone the kernel takes no reference on the file of a descriptor, and has none to forget.
+    other = threading.Thread(target=done.wait)
+    other.start()
+    try:
+        fds = [raw.command("BTF_LOAD", btf=types, btf_size=len(types))]
+        described = {"btf_fd": fds[0], "btf_key_type_id": key_type, "btf_value_type_id": value_type}
+        fds.append(raw.map_create("hash", 4, size, 1, **described))
+        number = raw.map_info(fds[1])["id"]
+        with contextlib.suppress(OSError):  # before v6.2 it is refused
+            fds.append(raw.map_create(outer_type, 4, 4, 1, inner_map_fd=fds[1]))
+        for fd in fds:
+            os.close(fd)
+        end = time.monotonic() + GONE_WITHIN
+        while number in raw.ids("map"):
+            if time.monotonic() > end:
+                return "stays"
+            time.sleep(0.02)
+        return "gone"
+    finally:
+        done.set()
+        other.join()
+
+
+@pytest.mark.contract("use.locked_template", together=True)
+def test_a_template_with_a_lock(guest: Guest, outer_type: str, observe_each: ObserveEach) -> None:
+    types = map_types.struct_btf("bpf_spin_lock")
+    size, ids = map_types.STRUCT_SIZE, (map_types.KEY_TYPE, map_types.STRUCT_TYPE)
+    observe_each(lambda contract: guest.call(locked_template, contract.outer, types, size, *ids))
