@@ -12,7 +12,7 @@ import signal
 import socket
 import struct
 import time
-from errno import E2BIG, EMFILE, ENOMEM, EPERM
+from errno import E2BIG, EMFILE, ENOENT, ENOMEM, EPERM
 from pathlib import Path
 
 import pytest
@@ -31,6 +31,7 @@ CPUS = 2
 KEYS = 64
 THREADS = KEYS // CPUS
 ROUNDS_OF_A_THREAD = 50
+BATCH = 500
 WORKERS = 4
 
 pytestmark = [pytest.mark.stress, pytest.mark.vm(cpus=CPUS)]
@@ -73,6 +74,45 @@ def test_insert_and_delete(guest: Guest, stress: Stress, kind: str, flags: int) 
 @pytest.mark.parametrize(("kind", "flags"), OUTERS)
 def test_replace(guest: Guest, stress: Stress, kind: str, flags: int) -> None:
     stress.run(guest, rounds_in_processes, kind, flags, replace=True)
+
+
+def rounds_in_batches(rounds: int) -> float:
+    """Insert and delete in two processes at once, many elements with one command; return the seconds that it took."""
+    expedite()
+    outer = make_outer("hash_of_maps", 0, CPUS * BATCH)
+    began = time.monotonic()
+
+    def work(number: int) -> None:
+        inners = [raw.map_create("array", 4, 4, 1) for _ in range(2)]
+        ids = [struct.pack("<I", raw.map_info(inner)["id"]) for inner in inners]
+        keys = [struct.pack("<I", number * BATCH + at) for at in range(BATCH)]
+        left = rounds // CPUS + (number < rounds % CPUS)
+        batch = 0
+        while left:
+            count = min(BATCH, left)
+            left -= count
+            batch += 1
+            some = b"".join(keys[:count])
+            # Each key gets the other inner map than in the batch before.
+            values = b"".join(struct.pack("<i", inners[(at + batch) % 2]) for at in range(count))
+            raw.command("MAP_UPDATE_BATCH", map_fd=outer, keys=some, values=values, count=count)
+            for at in {0, count - 1, batch % count}:
+                assert raw.map_lookup(outer, keys[at], 4) == ids[(at + batch) % 2]
+            raw.command("MAP_DELETE_BATCH", map_fd=outer, keys=some, count=count)
+            for at in {0, count - 1, batch % count}:
+                assert raw.attempt("MAP_LOOKUP_ELEM", {"map_fd": outer, "key": keys[at]}, {"value": 4})[0] == ENOENT
+        for inner in inners:
+            os.close(inner)
+
+    in_processes(CPUS, work)
+    took = time.monotonic() - began
+    os.close(outer)
+    return took
+
+
+@pytest.mark.requires("outer_batch_ops")
+def test_insert_and_delete_in_batches(guest: Guest, stress: Stress) -> None:
+    stress.run(guest, rounds_in_batches)
 
 
 def many_outers(rounds: int) -> float:
