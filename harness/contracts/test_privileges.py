@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from harness.contracts.conftest import ObserveEach
+from harness.errors import GuestCallError
 from harness.judge.contracts import Contract
 from harness.testing import Bpf, Guest, asm, errno_of, uapi
 from harness.vm.machine import GuestProcess, Machine
@@ -47,9 +49,29 @@ class Caller:
 
 
 @pytest.fixture
-def sysctl(guest: Guest) -> None:
-    """Forbid bpf(2) to the unprivileged, as distributions do."""
-    guest.write(SYSCTL, "1")
+def sysctl(guest: Guest, request: pytest.FixtureRequest) -> Iterator[None]:
+    """Forbid bpf(2) to the unprivileged, as distributions do, until the test is over."""
+    before = guest.read(SYSCTL).strip()
+    try:
+        guest.write(SYSCTL, "2")
+    except GuestCallError:
+        # Before 5.13 there is no 2, and no way back: no other test may have this machine.
+        guest.write(SYSCTL, "1")
+        request.applymarker(pytest.mark.leaks("unprivileged_bpf_disabled stays 1"))
+    yield
+    if guest.read(SYSCTL).strip() == b"2":
+        guest.write(SYSCTL, before)
+
+
+@pytest.fixture
+def open_to_all(guest: Guest) -> Iterator[None]:
+    """Allow bpf(2) to the unprivileged, until the test is over."""
+    before = guest.read(SYSCTL).strip()
+    if before != b"0":  # before 5.13 it can be set to 1 alone, and is 0 until then
+        guest.write(SYSCTL, "0")
+    yield
+    if before != b"0":
+        guest.write(SYSCTL, before)
 
 
 @pytest.mark.contract("privilege.create", "privilege.create_bad_value_size", "privilege.create_bad_fd", together=True)
@@ -94,10 +116,7 @@ def test_use_where_it_is_restricted(vm: Machine, sysctl: None, observe_each: Obs
 
 
 @pytest.mark.contract("privilege.open", "privilege.open_zero_seed", "privilege.open_socket_filter", together=True)
-def test_where_it_is_open_to_all(vm: Machine, guest: Guest, observe_each: ObserveEach) -> None:
-    if guest.read(SYSCTL).strip() != b"0":  # before 5.13 it can be set to 1 alone, and is 0 until then
-        guest.write(SYSCTL, "0")
-
+def test_where_it_is_open_to_all(vm: Machine, open_to_all: None, observe_each: ObserveEach) -> None:
     def answer(contract: Contract) -> str:
         caller = Caller(vm, contract.outer)
         become(caller.process, contract.case or "nobody")
