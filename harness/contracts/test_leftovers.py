@@ -170,6 +170,28 @@ def full_outer_closed(scene: Scene) -> Answers:
     return answer
 
 
+def stays_open(outer_type: str) -> bool:
+    """Return whether an inner map that is open is still there after the outer map of one slot that held it."""
+    template = raw.map_create("hash", 4, 4, 8)
+    inner = raw.map_create("hash", 4, 4, 8)
+    # A hash of one element has one bucket.
+    outer = raw.map_create(outer_type, 4, 4, 1, inner_map_fd=template)
+    raw.map_update(outer, bytes(4), inner.to_bytes(4, "little"))
+    kept = {raw.info(fd, "map")["id"] for fd in (template, inner)}
+    os.close(outer)
+    ids_that_stay(kept)
+    time.sleep(0.1)
+    stays = kept <= set(raw.ids("map"))
+    os.close(inner)
+    os.close(template)
+    return stays
+
+
+@LEFT.of("leftovers.inner_that_is_open")
+def inner_that_is_open(scene: Scene) -> Answers:
+    return lambda _: scene.guest.call(stays_open, scene.type)
+
+
 @pytest.mark.contract(*LEFT.names, together=True)
 def test_what_is_left(scene: Scene, observe_each: ObserveEach) -> None:
     observe_each(LEFT.on(scene))
