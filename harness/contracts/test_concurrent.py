@@ -50,11 +50,11 @@ def together(*bodies: Callable[[], Any]) -> list[Any]:
     return found
 
 
-def outer_map(outer_type: str, flags: int = 0) -> tuple[int, int]:
-    """Create an outer map of four elements; return its descriptor, and that of an inner map."""
+def outer_map(outer_type: str, flags: int = 0, elements: int = 4) -> tuple[int, int]:
+    """Create an outer map; return its descriptor, and that of an inner map."""
     Path("/sys/kernel/rcu_expedited").write_text("1")  # how long an update waits is not asked here
     template = raw.map_create("hash", 4, 4, 8)
-    return raw.map_create(outer_type, 4, 4, 4, inner_map_fd=template, map_flags=flags), template
+    return raw.map_create(outer_type, 4, 4, elements, inner_map_fd=template, map_flags=flags), template
 
 
 def replace_at_once(outer_type: str, flags: int, rounds: int) -> int:
@@ -98,9 +98,9 @@ def delete_once(outer_type: str, rounds: int) -> int:
     return deleted
 
 
-def change_at_once(outer_type: str, rounds: int) -> dict[str, list[int]]:
-    """Update, delete, look up and walk one map from four processes; return the errnos that each has seen."""
-    outer, inner = outer_map(outer_type)
+def change_at_once(outer_type: str, elements: int, rounds: int) -> dict[str, list[int]]:
+    """Update, delete, look up and walk four keys from four processes; return the errnos that each has seen."""
+    outer, inner = outer_map(outer_type, elements=elements)
 
     def repeat(command: str, fields: dict[str, Any], outputs: dict[str, int | bytes]) -> list[int]:
         element = {"map_fd": outer, **fields}
@@ -119,6 +119,13 @@ def change_at_once(outer_type: str, rounds: int) -> dict[str, list[int]]:
     )
     return {"update": updates, "delete": deletions, "lookup": lookups, "next_key": walks}
 
+
+ROOM = 16
+"""Elements of an outer map of which four are used.
+
+In a hash that has no room an update may be told E2BIG by a map that is not full: htab_map_delete_elem() lets go of the
+bucket before it gives the element back (Linux kernel function free_htab_elem(), in kernel/bpf/hashtab.c).
+"""
 
 ALLOWED = {
     "update": {"ok"},
@@ -185,7 +192,7 @@ def one_of_two_wins(scene: Scene) -> Answers:
 @AT_ONCE.of("concurrent.errnos")
 def what_commands_say_meanwhile(scene: Scene) -> Answers:
     guest, outer_type = scene.guest, scene.type
-    seen = guest.call(change_at_once, outer_type, 60, closes=False)
+    seen = guest.call(change_at_once, outer_type, ROOM, 60, closes=False)
 
     def answer(contract: Contract) -> str:
         names = {errno_name(errno) if errno else "ok" for errno in seen[contract.case]}
