@@ -56,7 +56,6 @@ def which_batch_commands_there_are(scene: Scene) -> Answers:
 
 @BATCHES.of("batch.count_when_unsupported")
 def a_batch_command_that_is_not_supported_touches_nothing(scene: Scene) -> Answers:
-
     def answer(_: Contract) -> object:
         outer = scene.holding()
         return attempt(outer, "delete", 3, keys=packed(0, 1, 2))["count"]
@@ -89,11 +88,7 @@ def a_batch_reads(scene: Scene) -> Answers:
 
 @BATCHES.of("batch.lookup_over_empty_slot")
 def a_batch_reads_over_empty_slots(scene: Scene) -> Answers:
-
-    def answer(_: Contract) -> object:
-        return attempt(scene.holding(0, 2), "lookup", 4)
-
-    return answer
+    return lambda _: attempt(scene.holding(0, 2), "lookup", 4)
 
 
 def walk_in_steps(outer_type: str, step: int, elements: int) -> dict[str, Any]:

@@ -99,12 +99,7 @@ LEFT = Questions()
 
 @LEFT.of("leftovers.descriptors_in_a_process_with_threads")
 def descriptors_in_a_process_with_threads(scene: Scene) -> Answers:
-    guest, outer_type = scene.guest, scene.type
-
-    def answer(_: Contract) -> object:
-        return guest.call(in_a_process_with_threads, outer_type)
-
-    return answer
+    return lambda _: scene.guest.call(in_a_process_with_threads, scene.type)
 
 
 def unreclaimable() -> int:
@@ -162,12 +157,7 @@ def left_of_full(outer_type: str) -> int:
 
 @LEFT.of("leftovers.full_outer_closed")
 def full_outer_closed(scene: Scene) -> Answers:
-    guest, outer_type = scene.guest, scene.type
-
-    def answer(_: Contract) -> object:
-        return guest.call(left_of_full, outer_type)
-
-    return answer
+    return lambda _: scene.guest.call(left_of_full, scene.type)
 
 
 def stays_open(outer_type: str) -> bool:

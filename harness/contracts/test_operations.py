@@ -193,12 +193,7 @@ def update_at_the_end_of_a_page(outer_type: str) -> int:
 
 @UPDATES.of("update.value_before_unreadable_memory")
 def a_value_is_four_bytes(scene: Scene) -> Answers:
-    guest, outer_type = scene.guest, scene.type
-
-    def answer(_: Contract) -> object:
-        return name_of(guest.call(update_at_the_end_of_a_page, outer_type, closes=False))
-
-    return answer
+    return lambda _: name_of(scene.guest.call(update_at_the_end_of_a_page, scene.type, closes=False))
 
 
 @UPDATES.of("update.null_pointer")
@@ -249,11 +244,7 @@ LOOKUPS = Questions()
 
 @LOOKUPS.of("lookup.present")
 def a_lookup_from_user_space(scene: Scene) -> Answers:
-
-    def answer(_: Contract) -> object:
-        return errno_of(scene.holding().lookup, 0)
-
-    return answer
+    return lambda _: errno_of(scene.holding().lookup, 0)
 
 
 @LOOKUPS.of("lookup.gives", "lookup.after_replace", "lookup.after_replacement_by_itself", "lookup.key_of_seven_bytes")
@@ -303,11 +294,7 @@ def the_next_key(scene: Scene) -> Answers:
 
 @LOOKUPS.of("next_key.walk")
 def a_walk_over_the_keys(scene: Scene) -> Answers:
-
-    def answer(_: Contract) -> object:
-        return sorted(int.from_bytes(key, "little") for key in scene.holding(1, 3))
-
-    return answer
+    return lambda _: sorted(int.from_bytes(key, "little") for key in scene.holding(1, 3))
 
 
 @pytest.mark.contract(*LOOKUPS.names, together=True)
@@ -340,7 +327,6 @@ def ids_that_nothing_has(scene: Scene) -> Answers:
 
 @OPENED.of("fd_by_id.descriptors")
 def opening_several_times(scene: Scene) -> Answers:
-
     def answer(_: Contract) -> object:
         outer = scene.empty()
         return len({one.fd for one in (outer, *(scene.bpf.map_by_id(outer.id, like=outer) for _ in range(3)))})
@@ -431,11 +417,9 @@ def a_frozen_outer_map(scene: Scene) -> Answers:
 
 @FROZEN.of("freeze.further_fields")
 def freezing_takes_nothing_but_the_map(scene: Scene) -> Answers:
-
-    def answer(_: Contract) -> object:
-        return name_of(scene.bpf.commands.attempt("MAP_FREEZE", {"map_fd": scene.empty()}, tail=b"\1\0\0\0").errno)
-
-    return answer
+    return lambda _: name_of(
+        scene.bpf.commands.attempt("MAP_FREEZE", {"map_fd": scene.empty()}, tail=b"\1\0\0\0").errno
+    )
 
 
 UNPRIVILEGED = "/proc/sys/kernel/unprivileged_bpf_disabled"
@@ -515,12 +499,7 @@ def information_that_is_asked_for_in_a_wrong_way(scene: Scene) -> Answers:
 
 @TOLD.of("info.short")
 def information_may_be_cut_short(scene: Scene) -> Answers:
-    guest, outer_type = scene.guest, scene.type
-
-    def answer(_: Contract) -> object:
-        return guest.call(ask_info, outer_type, 8, -1, closes=False)[1]
-
-    return answer
+    return lambda _: scene.guest.call(ask_info, scene.type, 8, -1, closes=False)[1]
 
 
 OF_EVERY_FILE = {"pos", "flags", "mnt_id", "ino"}

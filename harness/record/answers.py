@@ -68,7 +68,7 @@ def _of(result: Result, contract: str) -> list[Observation]:
 
 
 def _asked(result: Result, contract: str) -> list[Observation]:
-    return [one for one in _of(result, contract) if one.verdict != "not asked"]
+    return [one for one in _of(result, contract) if one.was_asked]
 
 
 def _why_silent(result: Result, contract: str) -> str:

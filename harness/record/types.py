@@ -121,6 +121,11 @@ class Observation(msgspec.Struct, frozen=True, omit_defaults=True):
     verdict: Literal["as expected", "differs", "observed", "not asked"] = "observed"
     note: str = ""
 
+    @property
+    def was_asked(self) -> bool:
+        """Whether there is an answer; the note says why there is none."""
+        return self.verdict != "not asked"
+
 
 class Leak(msgspec.Struct, frozen=True, omit_defaults=True):
     """A kernel object that a test left behind, as :class:`harness.run.properties.Leak`."""

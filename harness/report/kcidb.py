@@ -122,7 +122,7 @@ def _identity(origin: str, *words: str) -> str:
 
 
 def _test(result: Result, run: Run | None, origin: str) -> dict[str, Any]:
-    observed = [one.verdict for one in result.observations if one.verdict != "not asked"]
+    observed = [one.verdict for one in result.observations if one.was_asked]
     status = _STATUS[result.outcome]
     if status == "PASS" and observed and set(observed) == {"observed"}:
         status = "DONE"  # what was seen was not judged

@@ -85,11 +85,7 @@ class Cell:
         """What was observed."""
         if self.result is None:
             return ()
-        return tuple(
-            one
-            for one in self.result.observations
-            if self.contract in ("", one.contract) and one.verdict != "not asked"
-        )
+        return tuple(one for one in self.result.observations if self.contract in ("", one.contract) and one.was_asked)
 
     @property
     def seen(self) -> str:
