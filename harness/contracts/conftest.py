@@ -120,6 +120,13 @@ def replaces(kernel: Kernel, outer_type: str, request: pytest.FixtureRequest) ->
 
 
 @pytest.fixture
+def bpf(bpf: Bpf) -> Bpf:
+    """The bpf system call, in a kernel that hurries the grace periods that changes of outer maps wait for."""
+    bpf.commands.call("hooks.expedite", "rcu_expedited")
+    return bpf
+
+
+@pytest.fixture
 def scene(guest: Guest, bpf: Bpf, kernel: Kernel, outer_type: str) -> Scene:
     """What a test's outer maps are made on."""
     return Scene(guest, bpf, kernel, outer_type)

@@ -29,8 +29,7 @@ def with_type(bpf: Bpf, kernel: Kernel, type_: str, then: Callable[[Map], str]) 
         made = map_types.create(bpf, type_)
     except BpfError as error:
         return _why_not(kernel, type_, error)
-    with made:
-        return then(made)
+    return then(made)
 
 
 def _why_not(kernel: Kernel, type_: str, error: BpfError) -> str:

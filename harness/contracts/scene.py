@@ -6,8 +6,9 @@ Imports :mod:`harness.testing` and the judge of contracts.
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from harness.judge.contracts import Contract
@@ -107,3 +108,19 @@ def by_errno(answers: Iterable[tuple[int, int]]) -> dict[str, str]:
         name: "the rest" if name == most else " ".join(f"{number:#x}" for number in found)
         for name, found in sorted(numbers.items())
     }
+
+
+@contextlib.contextmanager
+def jit(bpf: Bpf, value: bytes) -> Iterator[None]:
+    """Switch the kernel's compiler of BPF programs on (b"1") or off (b"0") for a while.
+
+    Raises:
+        BpfError: The kernel refuses; one without an interpreter does not switch it off.
+    """
+    path = "/proc/sys/net/core/bpf_jit_enable"
+    before: bytes = bpf.commands.call("hooks.read_file", f"read of {path}", path=path).strip()
+    bpf.commands.call("hooks.write_file", f"write to {path}", path=path, data=value)
+    try:
+        yield
+    finally:
+        bpf.commands.call("hooks.write_file", f"write to {path}", path=path, data=before)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from typing import Any
 
 import pytest
@@ -54,12 +56,17 @@ DIFFERENT = Questions()
 
 @DIFFERENT.of("insert.difference")
 def difference(scene: Scene) -> Answers:
-    bpf = scene.bpf
+    @functools.cache
+    def made(*attributes: tuple[str, Any]) -> Map:
+        return scene.bpf.map(**dict(attributes))
+
+    @functools.cache
+    def outer(*template: tuple[str, Any]) -> Map:
+        return scene.bpf.map(scene.type, inner=made(*template))
 
     def answer(contract: Contract) -> str:
         template, changes = DIFFERENCES[contract.case]
-        with bpf.map(contract.outer, inner=bpf.map(**template)) as outer:
-            return errno_of(outer.update, 0, bpf.map(**{**template, **changes}))
+        return errno_of(outer(*template.items()).update, 0, made(*{**template, **changes}.items()))
 
     return answer
 
@@ -72,11 +79,8 @@ def more_elements(scene: Scene) -> Answers:
         more = 2 * map_types.MAP_TYPES[contract.case].max_entries
 
         def inserted(template: Map) -> str:
-            with (
-                bpf.map(contract.outer, inner=template) as outer,
-                map_types.create(bpf, contract.case, max_entries=more) as inner,
-            ):
-                return errno_of(outer.update, 0, inner)
+            inner = map_types.create(bpf, contract.case, max_entries=more)
+            return errno_of(bpf.map(contract.outer, inner=template).update, 0, inner)
 
         return with_type(bpf, kernel, contract.case, inserted)
 
@@ -89,8 +93,8 @@ def same_type(scene: Scene) -> Answers:
 
     def answer(contract: Contract) -> str:
         def inserted(template: Map) -> str:
-            with bpf.map(contract.outer, inner=template) as outer, map_types.create(bpf, contract.case) as inner:
-                return errno_of(outer.update, 0, inner)
+            inner = map_types.create(bpf, contract.case)
+            return errno_of(bpf.map(contract.outer, inner=template).update, 0, inner)
 
         return with_type(bpf, kernel, contract.case, inserted)
 
@@ -99,22 +103,15 @@ def same_type(scene: Scene) -> Answers:
 
 @DIFFERENT.of("insert.other_types")
 def other_types(scene: Scene) -> Answers:
-    bpf = scene.bpf
+    inners = {}
+    for name in map_types.MAP_TYPES:
+        with contextlib.suppress(BpfError):  # whether the kernel should have this type is asked elsewhere
+            inners[name] = map_types.create(scene.bpf, name)
 
     def answer(contract: Contract) -> object:
-        outer = bpf.map(contract.outer, inner=bpf.map(contract.case))
-        taken, refused = [], 0
-        for name in map_types.MAP_TYPES:
-            try:
-                inner = map_types.create(bpf, name)
-            except BpfError:
-                continue  # whether the kernel should have this type is asked elsewhere
-            with inner:
-                if errno_of(outer.update, 0, inner) == "ok":
-                    taken.append(name)
-                else:
-                    refused += 1
-        assert refused, "no map of another type could be created"
+        outer = scene.bpf.map(scene.type, inner=inners[contract.case])
+        taken = [name for name, inner in inners.items() if errno_of(outer.update, 0, inner) == "ok"]
+        assert len(taken) < len(inners), "no map of another type could be created"
         return taken
 
     return answer
@@ -135,20 +132,22 @@ INSERTED = Questions()
 def values_with_btf(scene: Scene) -> Answers:
     bpf = scene.bpf
 
-    def made(value: str) -> Map:
+    def made(value: str, size: int) -> Map:
+        if value == "bytes":
+            return bpf.map("hash", value_size=size)
         if value != "integer":
-            return map_types.with_struct(bpf, "" if value == "bytes" else value)
+            return map_types.with_struct(bpf, value)
         ids: dict[str, Any] = {"btf_key_type_id": map_types.KEY_TYPE, "btf_value_type_id": map_types.VALUE_TYPE}
-        return bpf.map("hash", value_size=8, btf_fd=bpf.btf(map_types.INTEGERS), **ids)
+        return bpf.map("hash", value_size=size, btf_fd=bpf.btf(map_types.INTEGERS), **ids)
+
+    # Two maps of each, so that the inner map is not the template.
+    inner_map = functools.cache(made)
+    outer_map = functools.cache(lambda template, size: bpf.map(scene.type, inner=made(template, size)))
 
     def answer(contract: Contract) -> str:
         inner, _, template = contract.case.partition("_into_")
-        if contract.name == "insert.integer_btf":
-            plain = bpf.map("hash", value_size=8)
-            inside, like = (made(inner), plain) if inner == "integer" else (plain, made(template))
-        else:
-            inside, like = made(inner), made(template)
-        return errno_of(bpf.map(contract.outer, inner=like).update, 0, inside)
+        size = map_types.STRUCT_SIZE if contract.name == "insert.special_value" else 8
+        return errno_of(outer_map(template, size).update, 0, inner_map(inner, size))
 
     return answer
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 from harness.contracts.conftest import ObserveEach
+from harness.contracts.scene import Answers, Questions, Scene, jit
 from harness.guest import asm
 from harness.guest import bpf as raw
 from harness.guest.asm import R0, R1, R2, R10
 from harness.judge.contracts import Contract
-from harness.testing import Bpf, Guest
 
 Code = list[asm.Instruction | asm.Label]
 
@@ -99,20 +100,46 @@ def reading(outer: int, other: int, key: int, element: int) -> Code:
     ]
 
 
-@pytest.mark.contract("compiled.finds", together=True)
-def test_what_programs_find(guest: Guest, outer_type: str, observe_each: ObserveEach) -> None:
-    observe_each(lambda contract: guest.call(found, outer_type, contract.case, closes=False))
+COMPILED = Questions()
+
+
+@COMPILED.of("compiled.finds")
+def what_programs_find(scene: Scene) -> Answers:
+    return lambda contract: scene.guest.call(found, scene.type, contract.case, closes=False)
 
 
 _AND_NUMBER = 0x54  # BPF_ALU | BPF_AND | BPF_K, 32 bits
 
 
-@pytest.mark.contract("compiled.unmasked", together=True)
-def test_what_is_masked_for_root(bpf: Bpf, outer_type: str, observe_each: ObserveEach) -> None:
-    def answer(contract: Contract) -> list[int]:
-        inner = bpf.map("array", max_entries=ELEMENTS)
-        outer = bpf.map(contract.outer, max_entries=3, inner=inner)
-        with bpf.prog("socket_filter", reading(outer.fd, outer.fd, 0, 2)) as program:
-            return [one.value for one in program.translated() if one.code == _AND_NUMBER]
+def masks(code: Iterable[asm.Instruction]) -> list[int]:
+    return sorted(one.value for one in code if one.code == _AND_NUMBER)
 
-    observe_each(answer)
+
+@COMPILED.of("compiled.unmasked")
+def what_is_masked_for_root(scene: Scene) -> Answers:
+    def answer(_: Contract) -> list[int]:
+        inner = scene.bpf.map("array", max_entries=ELEMENTS)
+        outer = scene.bpf.map(scene.type, max_entries=3, inner=inner)
+        with scene.bpf.prog("socket_filter", reading(outer.fd, outer.fd, 0, 2)) as program:
+            return masks(program.translated())
+
+    return answer
+
+
+def translated_for_nobody(outer_type: str) -> bytes:
+    """Return the instructions that root sees of a program that was loaded without privileges."""
+    return raw.translated(loaded_by_nobody(outer_type)[0])
+
+
+@COMPILED.of("prog.spectre_mask")
+def what_is_masked_for_others(scene: Scene) -> Answers:
+    def answer(_: Contract) -> list[int]:
+        with jit(scene.bpf, b"1"):
+            return masks(asm.disassemble(scene.guest.call(translated_for_nobody, scene.type, closes=False)))
+
+    return answer
+
+
+@pytest.mark.contract(*COMPILED.names, together=True)
+def test_what_the_verifier_makes_of_lookups(scene: Scene, observe_each: ObserveEach) -> None:
+    observe_each(COMPILED.on(scene))

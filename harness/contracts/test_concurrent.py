@@ -8,7 +8,6 @@ import os
 import pickle
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +21,7 @@ from harness.testing import errno_name, uapi
 pytestmark = pytest.mark.vm(cpus=2)
 
 
-RACING = 0.3
+RACING = 0.2
 """Seconds for which one process looks up what another one replaces."""
 
 
@@ -52,7 +51,6 @@ def together(*bodies: Callable[[], Any]) -> list[Any]:
 
 def outer_map(outer_type: str, flags: int = 0, elements: int = 4) -> tuple[int, int]:
     """Create an outer map; return its descriptor, and that of an inner map."""
-    Path("/sys/kernel/rcu_expedited").write_text("1")  # how long an update waits is not asked here
     template = raw.map_create("hash", 4, 4, 8)
     return raw.map_create(outer_type, 4, 4, elements, inner_map_fd=template, map_flags=flags), template
 
@@ -76,26 +74,33 @@ def replace_at_once(outer_type: str, flags: int, rounds: int) -> int:
 
 
 def insert_once(outer_type: str, rounds: int) -> int:
-    """Insert one new key from two processes (BPF_NOEXIST), again and again; return how often it was inserted."""
-    outer, inner = outer_map(outer_type)
-    fields: dict[str, Any] = {"map_fd": outer, "key": bytes(4), "value": inner.to_bytes(4, "little"), "flags": 1}
-    inserted = 0
-    for _ in range(rounds):
-        answers = together(*[lambda: raw.attempt("MAP_UPDATE_ELEM", fields)[0]] * 2)
-        inserted += answers.count(0)
-        raw.map_delete(outer, bytes(4))
-    return inserted
+    """Insert new keys from two processes (BPF_NOEXIST), one after the other; return how often one was inserted."""
+    outer, inner = outer_map(outer_type, elements=rounds)
+    fields: dict[str, Any] = {"map_fd": outer, "value": inner.to_bytes(4, "little"), "flags": 1}
+    return at_every_key("MAP_UPDATE_ELEM", fields, rounds)
 
 
 def delete_once(outer_type: str, rounds: int) -> int:
-    """Delete one element from two processes, again and again; return how often it was deleted."""
-    outer, inner = outer_map(outer_type)
-    fields: dict[str, Any] = {"map_fd": outer, "key": bytes(4)}
-    deleted = 0
-    for _ in range(rounds):
-        raw.map_update(outer, bytes(4), inner.to_bytes(4, "little"))
-        deleted += together(*[lambda: raw.attempt("MAP_DELETE_ELEM", fields)[0]] * 2).count(0)
-    return deleted
+    """Delete keys from two processes, one after the other; return how often one was deleted."""
+    outer, inner = outer_map(outer_type, elements=rounds)
+    for number in range(rounds):
+        raw.map_update(outer, number.to_bytes(4, "little"), inner.to_bytes(4, "little"))
+    return at_every_key("MAP_DELETE_ELEM", {"map_fd": outer}, rounds)
+
+
+def at_every_key(command: str, fields: dict[str, Any], keys: int) -> int:
+    """Issue a command at each key from two processes that keep step; return how often it succeeded."""
+    here, there = os.pipe(), os.pipe()
+
+    def succeed(mine: int, other: int) -> int:
+        found = 0
+        for number in range(keys):
+            os.write(other, b"!")
+            os.read(mine, 1)
+            found += not raw.attempt(command, {**fields, "key": number.to_bytes(4, "little")})[0]
+        return found
+
+    return sum(together(lambda: succeed(here[0], there[1]), lambda: succeed(there[0], here[1])))
 
 
 def change_at_once(outer_type: str, elements: int, rounds: int) -> dict[str, list[int]]:
@@ -186,7 +191,7 @@ def replacements_at_once_keep_the_last_alone(scene: Scene) -> Answers:
 def one_of_two_wins(scene: Scene) -> Answers:
     guest, outer_type = scene.guest, scene.type
     functions = {"concurrent.insertions": insert_once, "concurrent.deletions": delete_once}
-    return lambda contract: guest.call(functions[contract.name], outer_type, 6, closes=False)
+    return lambda contract: guest.call(functions[contract.name], outer_type, 20, closes=False)
 
 
 @AT_ONCE.of("concurrent.errnos")

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from harness.contracts.conftest import ObserveEach
+from harness.contracts.scene import Answers, Questions, Scene
 from harness.guest import asm
 from harness.guest import bpf as raw
 from harness.judge import map_types
@@ -28,9 +29,6 @@ STARTED, GO_ON, ENDED = 0, 4, 8
 
 ROUNDS = 1 << 13
 """Its square is how often the program asks whether it is to end: more than anybody waits for."""
-
-WHILE_RUNNING = 0.5
-"""Seconds in which memory that nothing defers is freed: its work is queued by then."""
 
 LARGE = 100_000
 """Elements of arrays that the kernel lists one by one, because they are of many pages."""
@@ -89,22 +87,23 @@ def freed_when(outer_type: str, removal: str, sleepable: int) -> str:
     template, other = (raw.map_create("array", 4, 4, LARGE) for _ in range(2))
     outer = raw.map_create(outer_type, 4, 4, 1, inner_map_fd=template)
     shared, rounds = raw.map_create("array", 4, 12, 1), raw.map_create("array", 4, 4, ROUNDS)
-    before = large_areas()
-    inner = raw.map_create("array", 4, 4, LARGE)
-    (area,) = large_areas() - before
+    inner, area = large_array()
+    # Of no outer map: what frees it is queued after what frees the inner map, unless that is put off.
+    later, area_of_later = large_array()
+    number = raw.info(inner, "map")["id"]
     raw.map_update(outer, bytes(4), inner.to_bytes(4, "little"))
     os.close(inner)
     program = load(outer, shared, rounds, sleepable)
     packet: dict[str, Any] = {} if sleepable else {"data_in": bytes(64), "data_size_in": 64}
-    runner = apart(0, lambda: raw.command("PROG_TEST_RUN", prog_fd=program, **packet))
+    runner = apart(0, later, lambda: raw.command("PROG_TEST_RUN", prog_fd=program, **packet))
     early = False
     try:
         await_word(shared, STARTED)
-        remover = apart(1, lambda: take_out(outer, removal, other))
-        end = time.monotonic() + WHILE_RUNNING
-        while time.monotonic() < end and not early:
-            time.sleep(0.02)
-            early = area not in large_areas()
+        remover = apart(1, later, lambda: take_out(outer, removal, other))
+        await_end_of(lambda: number in raw.ids("map"))
+        os.close(later)
+        await_end_of(lambda: area_of_later in large_areas())
+        early = area not in large_areas()
         if word(shared, ENDED):
             raise AssertionError("the program ended before it was told to")
     finally:
@@ -113,12 +112,27 @@ def freed_when(outer_type: str, removal: str, sleepable: int) -> str:
         _, status = os.waitpid(child, 0)
         if status:
             raise AssertionError(f"the process that {'runs' if child == runner else 'removes'} ended with {status}")
-    end = time.monotonic() + GONE_WITHIN
-    while area in large_areas():
-        if time.monotonic() > end:
-            return "never"
-        time.sleep(0.02)
+    if not await_end_of(lambda: area in large_areas()):
+        return "never"
     return "while the program runs" if early else "afterwards"
+
+
+def large_array() -> tuple[int, str]:
+    """Create a large array; return its descriptor, and where the kernel has its memory."""
+    before = large_areas()
+    array = raw.map_create("array", 4, 4, LARGE)
+    (area,) = large_areas() - before
+    return array, area
+
+
+def await_end_of(holds: Callable[[], bool]) -> bool:
+    """Wait until something does not hold any more; return whether that came to pass in time."""
+    end = time.monotonic() + GONE_WITHIN
+    while holds():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True
 
 
 def load(outer: int, shared: int, rounds: int, sleepable: int) -> int:
@@ -166,12 +180,13 @@ def await_word(shared: int, offset: int) -> None:
         time.sleep(0.01)
 
 
-def apart(cpu: int, body: Callable[[], object]) -> int:
-    """Run a function in a process of its own, on one CPU; return the process."""
+def apart(cpu: int, without: int, body: Callable[[], object]) -> int:
+    """Run a function in a process of its own, on one CPU and without one of the descriptors; return the process."""
     child = os.fork()
     if child == 0:
         status = 1
         try:
+            os.close(without)
             os.sched_setaffinity(0, [cpu])
             body()
             status = 0
@@ -212,33 +227,36 @@ def initialised(bpf: Bpf, outer: Map) -> str:
     return errno_name((1 << 32) - found) if found else "ok"
 
 
-@pytest.mark.contract("use.fd_by_id", together=True)
-def test_a_descriptor_made_from_an_id_is_a_user(bpf: Bpf, outer_type: str, observe_each: ObserveEach) -> None:
-    def answer(contract: Contract) -> str:
-        template, inner = (map_types.with_struct(bpf, "bpf_timer", "array") for _ in range(2))
-        outer = bpf.map(outer_type, inner=template)
-        outer[0] = inner
-        by_id = bpf.map_by_id(outer.lookup(0), like=inner)
-        (by_id if contract.case == "the_new_one" else inner).close()
-        return initialised(bpf, outer)
+USED = Questions()
 
-    observe_each(answer)
+
+@USED.of("use.fd_by_id")
+def a_descriptor_made_from_an_id_is_a_user(scene: Scene) -> Answers:
+    def answer(contract: Contract) -> str:
+        template, inner = (map_types.with_struct(scene.bpf, "bpf_timer", "array") for _ in range(2))
+        outer = scene.bpf.map(scene.type, inner=template)
+        outer[0] = inner
+        by_id = scene.bpf.map_by_id(outer.lookup(0), like=inner)
+        (by_id if contract.case == "the_new_one" else inner).close()
+        return initialised(scene.bpf, outer)
+
+    return answer
 
 
 # What is not user space's to write or to read.
 
 
-@pytest.mark.contract("use.update_keeps_timer", together=True)
-def test_an_update_keeps_a_timer(bpf: Bpf, outer_type: str, observe_each: ObserveEach) -> None:
+@USED.of("use.update_keeps_timer")
+def an_update_keeps_a_timer(scene: Scene) -> Answers:
     def answer(contract: Contract) -> str:
         flags = uapi.NO_PREALLOC if contract.case == "no_prealloc" else 0
-        inner = map_types.with_struct(bpf, "bpf_timer", "hash", map_flags=flags)
-        outer = bpf.map(outer_type, inner=inner)
+        inner = map_types.with_struct(scene.bpf, "bpf_timer", "hash", map_flags=flags)
+        outer = scene.bpf.map(scene.type, inner=inner)
         outer[0] = inner
         inner[0] = b"\xff" * map_types.STRUCT_SIZE
-        return initialised(bpf, outer)
+        return initialised(scene.bpf, outer)
 
-    observe_each(answer)
+    return answer
 
 
 @pytest.mark.contract("use.lookup_in_other_fd_arrays", together=True)
@@ -249,8 +267,10 @@ def test_lookup_in_other_arrays_of_descriptors(bpf: Bpf, observe_each: ObserveEa
 # What stays.
 
 
-@pytest.mark.contract("use.template_types", together=True)
-def test_the_types_of_a_template(bpf: Bpf, outer_type: str, observe_each: ObserveEach) -> None:
+@USED.of("use.template_types")
+def the_types_of_a_template(scene: Scene) -> Answers:
+    bpf, outer_type = scene.bpf, scene.type
+
     def answer(contract: Contract) -> str:
         types = bpf.btf(map_types.INTEGERS)
         number = types.id
@@ -262,14 +282,11 @@ def test_the_types_of_a_template(bpf: Bpf, outer_type: str, observe_each: Observ
             bpf.map(outer_type, inner=template).close()
         template.close()
         types.close()
-        end = time.monotonic() + GONE_WITHIN
-        while bpf.commands.attempt("BTF_GET_FD_BY_ID", {"id": number}).errno != errno.ENOENT:
-            if time.monotonic() > end:
-                return "stays"
-            time.sleep(0.05)
-        return "gone"
+        if await_end_of(lambda: bpf.commands.attempt("BTF_GET_FD_BY_ID", {"id": number}).errno != errno.ENOENT):
+            return "gone"
+        return "stays"
 
-    observe_each(answer)
+    return answer
 
 
 def locked_template(outer_type: str, types: bytes, size: int, key_type: int, value_type: int) -> str:
@@ -287,19 +304,19 @@ def locked_template(outer_type: str, types: bytes, size: int, key_type: int, val
             fds.append(raw.map_create(outer_type, 4, 4, 1, inner_map_fd=fds[1]))
         for fd in fds:
             os.close(fd)
-        end = time.monotonic() + GONE_WITHIN
-        while number in raw.ids("map"):
-            if time.monotonic() > end:
-                return "stays"
-            time.sleep(0.02)
-        return "gone"
+        return "gone" if await_end_of(lambda: number in raw.ids("map")) else "stays"
     finally:
         done.set()
         other.join()
 
 
-@pytest.mark.contract("use.locked_template", together=True)
-def test_a_template_with_a_lock(guest: Guest, outer_type: str, observe_each: ObserveEach) -> None:
+@USED.of("use.locked_template")
+def a_template_with_a_lock(scene: Scene) -> Answers:
     types = map_types.struct_btf("bpf_spin_lock")
     size, ids = map_types.STRUCT_SIZE, (map_types.KEY_TYPE, map_types.STRUCT_TYPE)
-    observe_each(lambda contract: guest.call(locked_template, contract.outer, types, size, *ids))
+    return lambda _: scene.guest.call(locked_template, scene.type, types, size, *ids)
+
+
+@pytest.mark.contract(*USED.names, together=True)
+def test_what_is_in_use(scene: Scene, observe_each: ObserveEach) -> None:
+    observe_each(USED.on(scene))

@@ -16,6 +16,7 @@ import pytest
 from harness.contracts.conftest import ObserveEach
 from harness.contracts.scene import Answers, Questions, Scene
 from harness.guest import bpf as raw
+from harness.guest import hooks
 from harness.judge.contracts import Contract
 from harness.testing import Bpf, BpfError, Guest, Map, asm, errno_of, uapi
 
@@ -136,7 +137,7 @@ def batches_release_at_once(scene: Scene) -> Answers:
 
 def live_after_replacements(outer_type: str, flags: int, rounds: int) -> int:
     """Replace one element again and again; return how many of the inner maps are alive."""
-    Path("/sys/kernel/rcu_expedited").write_text("1")
+    hooks.expedite()
     template = raw.map_create("hash", 4, 4, 8)
     outer = raw.map_create(outer_type, 4, 4, 4, inner_map_fd=template, map_flags=flags)
     before = set(raw.ids("map"))
@@ -163,7 +164,7 @@ def test_replacing_releases_each_time(guest: Guest, outer_type: str, observe_eac
 
 def churn(outer_type: str, rounds: int, of: str) -> int:
     """Insert and delete fresh inner maps; return how many ids, or descriptors, there are more than before."""
-    Path("/sys/kernel/rcu_expedited").write_text("1")
+    hooks.expedite()
     template = raw.map_create("hash", 4, 4, 8)
     outer = raw.map_create(outer_type, 4, 4, 16, inner_map_fd=template)
     counts = []
@@ -204,7 +205,7 @@ def locked_pages() -> int:
 
 def pages_after_replacements(outer_type: str, flags: int, rounds: int) -> int:
     """Replace one element again and again; return how many more pages are locked afterwards."""
-    Path("/sys/kernel/rcu_expedited").write_text("1")
+    hooks.expedite()
     resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     template = raw.map_create("hash", 4, 4, 8)
     outer = raw.map_create(outer_type, 4, 4, 4, inner_map_fd=template, map_flags=flags)

@@ -30,7 +30,7 @@ class Guest:
     def __init__(self, vm: Machine) -> None:
         self._vm = vm
         process = vm.new_process()
-        process.call("sequences.quicken")
+        process.call("hooks.expedite")
         process.close()
 
     def carry_out(self, setting: Setting, foretold: Foretold) -> list[dict[str, object]]:

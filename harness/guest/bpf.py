@@ -12,6 +12,7 @@ Runs in the guest. Imports the standard library, harness.guest.made and the numb
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import struct
 
@@ -22,7 +23,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    Field = int | str | bytes | bytearray | None
+    Field = int | str | bytes | bytearray | mmap.mmap | None
     Layout = tuple[tuple[str, str, int], ...]
     Attempt = tuple[int, int, dict[str, int], dict[str, bytes]]
 
@@ -294,7 +295,7 @@ def _unknown(name: str, fields: dict[str, Field]) -> ValueError:
     return ValueError(f"{name} has no field {', '.join(unknown)}; it has {', '.join(known)}")
 
 
-def address(value: int | str | bytes | bytearray, keep: list[object]) -> int:
+def address(value: int | str | bytes | bytearray | mmap.mmap, keep: list[object]) -> int:
     """Return the address of a pointer's target; `keep` holds what must outlive the system call."""
     if isinstance(value, int):
         return value
@@ -336,10 +337,10 @@ def load(fields: dict[str, Field], log_level: int | None) -> tuple[int, int, byt
         error, result, _, _ = attempt("PROG_LOAD", fields)
         if log_level is not None or not error:
             return error, result, b""
-    log = bytearray(_LOG_ROOM)
+    log = mmap.mmap(-1, _LOG_ROOM)  # of which no page is touched that the kernel does not write to
     logged = {**fields, "log_level": log_level or 1, "log_size": len(log), "log_buf": log}
     second, again, _, _ = _issue("PROG_LOAD", logged, b"")
-    text = bytes(log[: max(log.find(0), 0)])
+    text = log[: max(log.find(b"\0"), 0)]
     if len(text) > _LOG_KEPT:
         half = _LOG_KEPT // 2
         text = text[:half] + b"\n[... %d bytes left out ...]\n" % (len(text) - _LOG_KEPT) + text[-half:]

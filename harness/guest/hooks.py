@@ -164,3 +164,12 @@ def limit_locked_memory(size: int) -> None:
     import resource
 
     resource.setrlimit(resource.RLIMIT_MEMLOCK, (size, size))
+
+
+def expedite() -> None:
+    """Have the kernel hurry its grace periods, which changes of outer maps, and on some kernels lookups, wait for."""
+    try:
+        with open("/sys/kernel/rcu_expedited", "w") as file:
+            file.write("1")
+    except OSError:
+        return  # built for tiny machines: there is nothing to wait for

@@ -6,7 +6,7 @@ guest process looks at its own descriptors before and after a function.
 
 Snapshots are plain data that JSON can hold, since the first one is kept with a saved machine.
 
-Runs in the guest. Imports the standard library, harness.guest.bpf and harness.guest.made.
+Runs in the guest. Imports the standard library, and of harness.guest bpf, hooks and made.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import stat
 import struct
 import time
 
-from harness.guest import bpf, made
+from harness.guest import bpf, hooks, made
 from harness.guest.uapi import MAP_TYPES, PROG_TYPES
 
 TYPE_CHECKING = False
@@ -190,7 +190,7 @@ class Ledger:
 
     def _look_closely(self, beyond: dict[str, list[Any]]) -> tuple[list[dict[str, Any]], list[list[Any]]]:
         """Return what objects beyond the baseline are, and what holds objects."""
-        expedite()
+        hooks.expedite()  # on 5.6 to 6.7 each lookup in an outer map waits for a grace period
         objects, holders = [], []
         for kind in made.KINDS:
             for number in beyond.get(kind, [])[:_DESCRIBED]:
@@ -206,15 +206,6 @@ class Ledger:
 def wait_for_grace_period() -> int:
     """Wait until an RCU grace period has passed; return how many that were: 0 where the kernel offers no way."""
     return int(_libc.syscall(_SYS_MEMBARRIER, _MEMBARRIER_CMD_GLOBAL, 0) == 0)
-
-
-def expedite() -> None:
-    """Have grace periods hurried: on 5.6 to 6.7 each lookup in an outer map waits for one."""
-    try:
-        with open("/sys/kernel/rcu_expedited", "w") as file:
-            file.write("1")
-    except OSError:
-        return  # built for tiny machines: there is nothing to wait for
 
 
 def pins(root: str = BPFFS) -> list[str]:

@@ -49,12 +49,6 @@ def run(outer_type: str, flags: int, max_entries: int, steps: list[tuple[str, tu
     return seen
 
 
-def quicken() -> None:
-    """Have the kernel expedite the grace periods that a change of an outer map waits for."""
-    with open("/sys/kernel/rcu_expedited", "w") as file:
-        file.write("1")
-
-
 class Player:
     """The maps of one sequence, and an operation for each method that is named like a step."""
 
