@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,7 +16,6 @@ from harness.judge import capabilities, triage
 from harness.judge.capabilities import Decision, Finding, Judgement
 from harness.judge.triage import Expected
 from harness.kernel import selector
-from harness.kernel.kconfig import parse_config
 from harness.kernel.types import Choice, Kernel
 from harness.run.ids import without_kernel
 
@@ -178,11 +176,7 @@ class Capabilities:
 
     def judge(self, kernel: Kernel, choice: Choice, name: str) -> Judgement:
         """Return what the kernel's answer means for a test that requires the capability."""
-        return capabilities.judge(name, self._findings[choice, name], kernel.version, _configuration(kernel.config))
-
-
-def _configuration(path: Path | None) -> dict[str, str] | None:
-    return parse_config(path.read_text()) if path is not None else None
+        return capabilities.judge(name, self._findings[choice, name], kernel.version, kernel.settings)
 
 
 def act_on(judgement: Judgement) -> None:

@@ -623,7 +623,8 @@ def _checks(item: pytest.Item, log: KernelLog) -> Aftermath:
 
     if item.get_closest_marker("leaks") is not None:
         return Aftermath([log])
-    item.stash[_LEDGER] = ledger = Ledger(item.config.rootpath)
+    shared = item.config.stash[_STATE].pool().shares
+    item.stash[_LEDGER] = ledger = Ledger(item.config.rootpath, is_last=not shared)
     return Aftermath([ledger, log])
 
 

@@ -11,7 +11,6 @@ from harness.errors import CapabilityMissing
 from harness.judge import capabilities, map_types
 from harness.judge.capabilities import Answer, Decision, Finding
 from harness.judge.contracts import NotAsked
-from harness.kernel.kconfig import parse_config
 from harness.testing import Bpf, BpfError, Kernel, Map
 
 NO_TYPE = "no such map type"
@@ -34,8 +33,7 @@ def with_type(bpf: Bpf, kernel: Kernel, type_: str, then: Callable[[Map], str]) 
 
 def _why_not(kernel: Kernel, type_: str, error: BpfError) -> str:
     name = f"map_{type_}"
-    config = parse_config(kernel.config.read_text()) if kernel.config is not None else None
-    judgement = capabilities.judge(name, Finding(Answer.NO, error.name), kernel.version, config)
+    judgement = capabilities.judge(name, Finding(Answer.NO, error.name), kernel.version, kernel.settings)
     if judgement.decision is Decision.FAIL:
         raise CapabilityMissing(judgement.reason, expected="a kernel that can do what its version promises")
     if capabilities.find(name).expected(kernel.version):

@@ -25,19 +25,15 @@ EXAMPLES = 25
 
 
 class Guest:
-    """Carries sequences out on one machine, each in a guest process of its own."""
+    """Carries sequences out on one machine, in one guest process."""
 
     def __init__(self, vm: Machine) -> None:
-        self._vm = vm
-        process = vm.new_process()
-        process.call("hooks.expedite")
-        process.close()
+        self._process = vm.new_process()
+        self._process.call("hooks.expedite")
 
     def carry_out(self, setting: Setting, foretold: Foretold) -> list[dict[str, object]]:
-        process = self._vm.new_process()
         steps = [(step.name, step.arguments, list(step.gone)) for step, _ in foretold]
-        records = process.call("sequences.run", setting.outer, setting.flags, setting.max_entries, steps)
-        process.close()
+        records = self._process.call("sequences.run", setting.outer, setting.flags, setting.max_entries, steps)
         return [seen(record) for record in records]
 
 

@@ -84,16 +84,18 @@ class Ledger:
         self.baseline["locked"] = self._locked
         self.known = set(processes())
 
-    def settle(self, reap: Callable[[], object], own: Collection[int] = ()) -> Snapshot:
+    def settle(self, reap: Callable[[], object], own: Collection[int] = (), *, briefly: bool = False) -> Snapshot:
         """Return a snapshot, taken when everything is as it was at first, or when nothing changes any more.
 
         Args:
             reap: Called while waiting: collects processes that ended.
             own: Processes that are the harness's own, beside those that were there at first.
+            briefly: Whether to give up after some milliseconds, with no close look at what is there.
 
         Returns:
-            Beside what the baseline has: `waited` in milliseconds, `grace` periods waited for, and of what is there
-            beyond the baseline `objects` (what each is), `holders` and `processes` (id, command line).
+            Beside what the baseline has: `waited` in milliseconds, `grace` periods waited for, the kinds of what is
+            there `beyond` the baseline, and of that `objects` (what each is), `holders` and `processes` (id, command
+            line).
         """
         started = changed = time.monotonic()
         found = self._count()
@@ -103,6 +105,8 @@ class Ledger:
             now = time.monotonic()
             if now - started > _LONGEST or (now - changed > QUIET and quiet >= _QUIET_ROUNDS):
                 break
+            if briefly and rounds == _ROUNDS_OF_GRACE:
+                return {"beyond": sorted(beyond)}
             if rounds % _ROUNDS_OF_GRACE == _ROUNDS_OF_GRACE - 1:
                 grace += wait_for_grace_period()
             time.sleep(_PAUSES[min(rounds // _ROUNDS_OF_GRACE, len(_PAUSES) - 1)])
@@ -114,6 +118,7 @@ class Ledger:
                 changed, quiet, beyond = time.monotonic(), 0, left
         found["waited"] = int((time.monotonic() - started) * 1000)
         found["grace"] = grace
+        found["beyond"] = sorted(beyond)
         found["objects"], found["holders"] = (
             self._look_closely(beyond) if any(kind in made.KINDS for kind in beyond) else ([], [])
         )

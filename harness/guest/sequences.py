@@ -8,6 +8,7 @@ Runs in the guest. Imports the standard library and its neighbours in harness.gu
 
 from __future__ import annotations
 
+import itertools
 import os
 import struct
 import time
@@ -38,14 +39,17 @@ def run(outer_type: str, flags: int, max_entries: int, steps: list[tuple[str, tu
     """
     player = Player(outer_type, flags, max_entries)
     seen = []
-    for name, arguments, gone in steps:
-        try:
-            answer = getattr(player, f"step_{name}")(*arguments)
-        except IndexError:
-            answer = "nothing open"  # planned for a kernel that opened it
-        if gone:
-            player.wait_for(gone)
-        seen.append({"answer": answer, **player.state()})
+    try:
+        for name, arguments, gone in steps:
+            try:
+                answer = getattr(player, f"step_{name}")(*arguments)
+            except IndexError:
+                answer = "nothing open"  # planned for a kernel that opened it
+            if gone:
+                player.wait_for(gone)
+            seen.append({"answer": answer, **player.state()})
+    finally:
+        player.close()
     return seen
 
 
@@ -61,6 +65,12 @@ class Player:
         outer = bpf.map_create(outer_type, 4, 4, max_entries, map_flags=flags, inner_map_fd=self.fds[0][0])
         self.outer = [outer]
         self.outer_id = _id_of(outer)
+
+    def close(self) -> None:
+        """Close what is open."""
+        for fd in (*itertools.chain(*self.fds), *self.outer, self.program):
+            if fd >= 0:
+                os.close(fd)
 
     # Operations. Each returns "ok", the name of an error as its number, or what it found.
 

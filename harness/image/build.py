@@ -43,12 +43,15 @@ _READY_MODULES = (
     "ctypes",
     "json",
     "mmap",
+    "pathlib",
+    "pickle",
     "random",
     "re",
     "subprocess",
     "tempfile",
     "threading",
     "traceback",
+    "typing",
 )
 
 REST = "usr/lib/python-rest.zip"

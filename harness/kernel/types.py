@@ -1,15 +1,17 @@
 """The records that the rest of the package knows a kernel by.
 
-Imports only the standard library and :mod:`harness.kernel.version`.
+Imports the standard library, :mod:`harness.kernel.version` and what reads a configuration.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from harness.kernel.kconfig import parse_config
 from harness.kernel.version import KernelVersion
 
 Progress = Callable[[str], None]
@@ -107,6 +109,11 @@ class Kernel:
         image = self.bzimage or self.vmlinux
         assert image is not None, "a Kernel has at least one image"
         return image
+
+    @functools.cached_property
+    def settings(self) -> Mapping[str, str] | None:
+        """The configuration, values by symbol; None where none came with the kernel."""
+        return parse_config(self.config.read_text()) if self.config is not None else None
 
 
 class Provider(Protocol):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import functools
 import inspect
 import marshal
 import sys
@@ -83,6 +84,22 @@ def _add(packing: _Packing, name: str, function: types.FunctionType) -> None:
             expected="a function at the top level of its module",
             hint="pass such values as arguments",
         )
+    packing.definitions[name], names = _definition(function)
+    for used in names:
+        if used in packing.definitions or used in packing.names or used in packing.imports:
+            continue
+        if used in function.__globals__:
+            _add_value(packing, used, function.__globals__[used])
+        elif not hasattr(builtins, used):
+            raise UsageError(
+                f"{function.__qualname__} uses {used}, which its module does not define",
+                expected="names of its module, of builtins, or its own",
+            )
+
+
+@functools.lru_cache(maxsize=256)
+def _definition(function: types.FunctionType) -> tuple[ast.FunctionDef, list[str]]:
+    """Return a function's definition without annotations, and the names that it looks up in its module."""
     try:
         lines, first = inspect.getsourcelines(function)
     except OSError as error:
@@ -101,18 +118,8 @@ def _add(packing: _Packing, name: str, function: types.FunctionType) -> None:
         elif isinstance(node, ast.arg):
             node.annotation = None
     ast.increment_lineno(definition, first - 1)
-    packing.definitions[name] = definition
     code = compile(ast.Module([definition], type_ignores=[]), "shipped", "exec")
-    for used in sorted(_global_names(code)):
-        if used in packing.definitions or used in packing.names or used in packing.imports:
-            continue
-        if used in function.__globals__:
-            _add_value(packing, used, function.__globals__[used])
-        elif not hasattr(builtins, used):
-            raise UsageError(
-                f"{function.__qualname__} uses {used}, which its module does not define",
-                expected="names of its module, of builtins, or its own",
-            )
+    return definition, sorted(_global_names(code))
 
 
 def _global_names(code: types.CodeType) -> set[str]:

@@ -25,9 +25,11 @@ class Ledger:
 
     Args:
         root: The folder below which paths of files are shown without it.
+        is_last: Whether the machine serves no other test after this one.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, is_last: bool = False) -> None:
+        self._is_last = is_last
         self.account: properties.Account | None = None
         self._root = f"{root}{os.sep}"
 
@@ -39,7 +41,7 @@ class Ledger:
         """Return what leaked; nothing of a machine that is dead."""
         if machine.state is not State.READY:
             return []
-        baseline, end = machine.about["ledger"], machine.ledger()
+        baseline, end = machine.about["ledger"], machine.ledger(is_last=self._is_last)
         self.account = {
             "settled_ms": end["waited"],
             "grace_periods": end["grace"],

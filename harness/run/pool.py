@@ -157,7 +157,7 @@ class Pool:
         machine = self._shared.get(wanted)
         if machine is None:
             machine = self._bootable(wanted)
-            if self._settings.isolation is Isolation.FORK:
+            if self.shares:
                 self._shared[wanted] = machine
             self._open.append(machine)
         return machine
@@ -176,6 +176,11 @@ class Pool:
         self._open.remove(machine)
         self._spoiled.discard(machine)
         machine.close()
+
+    @property
+    def shares(self) -> bool:
+        """Whether tests share machines."""
+        return self._settings.isolation is Isolation.FORK
 
     def spoil(self, machine: Machine) -> None:
         """Keep a machine from other tests than the one that has it: somebody did in it what no test would."""

@@ -189,9 +189,13 @@ class Machine:
         self._processes += 1
         return GuestProcess(self, self._processes)
 
-    def ledger(self) -> dict[str, Any]:
-        """End what runs of a test in the guest and return what its kernel holds then; see harness.guest.ledger."""
-        found: dict[str, Any] = self.ask_agent("ledger", timeout=_LEDGER_TIMEOUT)
+    def ledger(self, *, is_last: bool = False) -> dict[str, Any]:
+        """Return what the kernel holds when nothing of a test uses it any more; see harness.guest.ledger.
+
+        What runs of the test in the guest is ended, or, when the machine `is_last` asked now and serves no other test,
+        made to let go of what it has open.
+        """
+        found: dict[str, Any] = self.ask_agent("ledger", timeout=_LEDGER_TIMEOUT, is_last=is_last)
         return found
 
     def has_ended(self, process: int) -> bool:

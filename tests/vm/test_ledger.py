@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import ast
+import mmap
+import os
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 
+from harness.errors import GuestProcessDied
+from harness.guest import bpf as raw
+from harness.guest import uapi
 from harness.kernel.types import Choice
+from harness.remote import ship
+from harness.vm.machine import Machine
 from tests.plugin.inner import Result, inner_runs, properties_of
 
 # Before them the kernel tells neither ids nor, for some time, names: see tests/vm/test_ledger_of_old_kernels.py.
@@ -406,3 +414,30 @@ def test_a_marker_without_a_reason_is_an_error_of_its_own_test(
         result = inner.run(f"--kernel={kernel_choice.label}")
     assert "test_unreasoned.py::test_without_a_reason: the marker leaks takes the reason" in result.out
     assert result.status == 2
+
+
+def test_what_has_closed_all_lives_on_where_the_machine_does_not(vm: Machine) -> None:
+    process = vm.new_process()
+    process.call("bpf.map_create", "hash", 4, 4, 1)
+    assert not vm.ledger(is_last=True)["beyond"]
+    assert process.alive
+    assert not vm.ledger()["beyond"]
+    with pytest.raises(GuestProcessDied):
+        process.call("close")
+
+
+def map_it(flags: int) -> None:
+    """Keep a map by nothing but memory of this process."""
+    fd = raw.map_create("array", 4, 4, 1024, map_flags=flags)
+    sys.kept = mmap.mmap(fd, 4096)  # type: ignore[attr-defined]
+    os.close(fd)
+
+
+@pytest.mark.kernel(">=5.5")
+def test_what_holds_a_map_by_its_memory_alone_is_ended(vm: Machine) -> None:
+    process = vm.new_process()
+    mapped = ship.pack(map_it)
+    process.call("function", mapped.code, mapped.names, mapped.imports, (uapi.MMAPABLE,), {}, False)
+    assert not vm.ledger(is_last=True)["beyond"]
+    with pytest.raises(GuestProcessDied):
+        process.call("close")
