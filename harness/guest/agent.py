@@ -49,7 +49,7 @@ _SIGNALS_ROOM = 4096
 _SFD_FLAGS = os.O_NONBLOCK | os.O_CLOEXEC
 
 _COMMON = ("contextlib", "json", "pathlib", "pickle", "subprocess", "threading", "typing")
-"""Modules that functions of tests use, beside those that are there anyway: imported once, before the machine is saved.
+"""Modules that functions of tests use, beside those that are there anyway: imported when the machine is saved.
 
 Else each process that runs such a function imports them anew: pathlib takes 0.2 s where instructions are emulated.
 """
@@ -291,6 +291,8 @@ class Agent:
         A clone starts with nothing translated and pays for each piece of code that it runs. So what can be done for it
         is done now.
         """
+        for name in _COMMON:
+            __import__(name)
         gc.collect()
         gc.freeze()
         self.spares += [self._fork(settled=self.lean) for _ in range(_SPARES)]
@@ -454,8 +456,6 @@ def main() -> NoReturn:
     with open("/proc/cmdline") as file:
         options = parse_command_line(file.read())
     process.raise_limits()
-    for name in _COMMON:
-        __import__(name)
     agent = Agent(Link(options["channel"]), lean="preload" not in options)
     refused = modules.load_all()
     if refused is not None:
