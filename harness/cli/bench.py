@@ -38,6 +38,7 @@ BARS = {
     "clone_rss": 90.0,
     "cold_boot": 3.5,
     "warm_pytest": 1.2,
+    "ledger": 0.030,
 }
 """What the project wants to stay below, in the figure's unit."""
 
@@ -127,6 +128,8 @@ class Bench:
                 self._forks(10 if self.quick else 20)
                 self._warm_run()
             self._suites()
+            if not self.quick:
+                self._ledger(5)
         finally:
             self.pool.close()
 
@@ -211,6 +214,18 @@ class Bench:
                     *(["-n", str(workers)] if workers > 1 else []),
                 )
 
+    def _ledger(self, rounds: int) -> None:
+        tests = 40
+        with (
+            _suite(tests) as plain,
+            _suite(tests, 'pytestmark = pytest.mark.leaks("timed without the ledger")') as bare,
+        ):
+            for _ in range(rounds):
+                self._pytest(plain, "with_ledger", f"file of {tests} tests, --isolation=vm")
+                self._pytest(bare, "without_ledger", "the same, each marked with leaks")
+                spent = self.figures["with_ledger"].values[-1] - self.figures["without_ledger"].values[-1]
+                self._add("ledger", "s", "what the ledger adds to an isolated test", spent / tests)
+
     def _pytest(self, folder: Path, name: str, what: str, *options: str) -> None:
         argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--kernel={self.choice.label}"]
         # A plugin of a library that only the harness's own tests use, and half a second of imports.
@@ -264,6 +279,8 @@ class Bench:
 _TEST_FILE = """
 import pytest
 
+{mark}
+
 def test_one_test(bpf):
     assert bpf.map("hash", key_size=4, value_size=4, max_entries=8).fd > 2
 
@@ -277,11 +294,11 @@ def test_many(bpf, number):
 
 
 class _suite:  # noqa: N801 - used like a function
-    """A folder with a file of `count` tests, for the time of a with statement."""
+    """A folder with a file of `count` tests, all with a mark or none, for the time of a with statement."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, mark: str = "") -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="harness-bench-")
-        (Path(self._folder.name) / "test_bench.py").write_text(_TEST_FILE.format(count=count - 1))
+        (Path(self._folder.name) / "test_bench.py").write_text(_TEST_FILE.format(count=count - 1, mark=mark))
 
     def __enter__(self) -> Path:
         return Path(self._folder.name)

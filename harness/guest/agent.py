@@ -40,6 +40,7 @@ KMEMLEAK_AGE = 5.1
 
 _HELD_POLL_MS = 5
 _IDLE_MS = 30
+_PART = wire.frame(wire.REQUEST, wire.AGENT, 0, ("part", (), {}, ""))
 _PART_WITHIN = 0.1
 """Seconds in which a process that is not busy has closed what it has open."""
 _SPARES = 3
@@ -97,6 +98,19 @@ class Child:
         self.link = link
         self.record = record
         self.splitter = wire.Splitter()
+        self._children = ledger.open_children(pid)
+
+    @property
+    def may_have_children(self) -> bool:
+        """Whether it has processes of its own, or nothing tells."""
+        return self._children is None or bool(os.pread(self._children, 1, 0))
+
+    def close(self) -> None:
+        """Close what the agent has of it."""
+        self.link.close()
+        if self._children is not None:
+            os.close(self._children)
+            self._children = None
 
 
 class Agent:
@@ -209,7 +223,7 @@ class Agent:
     def _close(self, child: Child) -> None:
         if child.link.fileno() >= 0:
             self.poll.unregister(child.link.fileno())
-            child.link.close()
+            child.close()
 
     def _fork(self, *, settled: bool = False) -> Child:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -251,7 +265,7 @@ class Agent:
                 return
             for spare in list(self.spares):
                 if spare.pid == pid:
-                    spare.link.close()
+                    spare.close()
                     self.spares.remove(spare)
             for number, child in list(self.children.items()):
                 if child.pid == pid:
@@ -340,17 +354,16 @@ class Agent:
         return found
 
     def _part(self) -> bool:
-        """Have the test's processes close all descriptors; return whether each did, and has no process of its own."""
-        request = wire.frame(wire.REQUEST, wire.AGENT, 0, ("part", (), {}, ""))
+        """Have the test's processes close all descriptors; return whether each did, and nothing runs beside them."""
         children = list(self.children.values())
         try:
             for child in children:
-                child.link.sendall(request)
+                child.link.sendall(_PART)
             for child in children:
                 if not select.select([child.link], [], [], _PART_WITHIN)[0]:
                     return False  # it is busy
                 answers = [wire.decode(payload) for *_, payload in child.splitter.feed(child.link.recv(1 << 16))]
-                if answers != [True]:
+                if answers != [True] or child.may_have_children:
                     return False
         except OSError:
             return False  # it has died

@@ -499,15 +499,15 @@ def next_id(kind: str, start: int) -> int:
     return int(struct.unpack_from("<I", attr, 4)[0])
 
 
-def ids(kind: str) -> list[int]:
-    """Return every live id of the kind "map", "prog", "btf" or "link", in order.
+def ids(kind: str, after: int = 0) -> list[int]:
+    """Return every live id of the kind "map", "prog", "btf" or "link" that is larger than `after`, in order.
 
     Raises:
         OSError: EINVAL where the kernel lacks the command (maps and programs before 4.13, BTF before 5.4, links before
             5.8).
     """
     command_name = f"{kind.upper()}_GET_NEXT_ID"
-    attr = bytearray(12)
+    attr = bytearray(after.to_bytes(12, "little"))
     at = ctypes.addressof(ctypes.c_char.from_buffer(attr))
     found: list[int] = []
     while _syscall(SYS_BPF, COMMANDS[command_name][0], at, len(attr)) == 0:

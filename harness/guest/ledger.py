@@ -73,14 +73,16 @@ class Ledger:
     def __init__(self) -> None:
         # Read again and again without being looked up: a clone runs all of this once, and pays for what code it takes.
         self._meminfo = os.open("/proc/meminfo", os.O_RDONLY | os.O_CLOEXEC)
-        self._children = open_children()
+        self._children = open_children(os.getpid())
         self._btf: dict[int, bool] = {}
+        self._last_of_kernel = 0
         self._lacks: set[str] = set()
         # Where objects have ids, locked memory is recorded with each of them.
         self._locked: int | None = None
         if self._ids("map") is None:
             self._locked = locked_pages()
         self.baseline = self._count()
+        self._last_of_kernel = max((number for number, is_kernels in self._btf.items() if is_kernels), default=0)
         self.baseline["locked"] = self._locked
         self.known = set(processes())
 
@@ -145,7 +147,8 @@ class Ledger:
         if kind in self._lacks:
             return None
         try:
-            found = bpf.ids(kind)
+            # There are some fifty BTFs of the kernel, and ids are given out in order.
+            found = bpf.ids(kind, self._last_of_kernel if kind == "btf" else 0)
         except OSError as error:
             if error.errno != 22:
                 raise
@@ -244,9 +247,8 @@ def lives(pid: int) -> bool:
     return not ended and fields[1] != "2" and pid != 2
 
 
-def open_children() -> int | None:
-    """Return an open file that tells the children of this process; None on a kernel without CONFIG_PROC_CHILDREN."""
-    pid = os.getpid()
+def open_children(pid: int) -> int | None:
+    """Return an open file that tells the children of a process; None on a kernel without CONFIG_PROC_CHILDREN."""
     try:
         return os.open(f"/proc/{pid}/task/{pid}/children", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -154,14 +154,10 @@ def _answer(name: str, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> 
 
 
 def _part(link: int) -> bool:
-    """Close every descriptor but the link; return whether there is neither a process nor a thread beside this one."""
+    """Close every descriptor but the link; return whether this process has no thread beside this one."""
     os.closerange(0, link)
     os.closerange(link + 1, _MOST_FDS)
-    try:
-        os.waitpid(-1, os.WNOHANG)
-    except ChildProcessError:
-        return _thread._count() == 0
-    return False
+    return _thread._count() == 0
 
 
 def _run_function(
