@@ -143,11 +143,13 @@ class Panel:
             if mutant.name in built.numbers and (again or not self._results.holds(mutant, self._digest))
         ]
         for attempt in range(ATTEMPTS):
-            lost = []
+            lost: list[str] = []
+            number = 0
             for start in range(0, len(todo), BATCH):
                 for result in self._batch(todo[start : start + BATCH], built, build_id, control):
                     self._results.add(result)
-                    self._progress(f"{start + BATCH} of {len(todo)}: {describe(result)}"[:300])
+                    number += 1
+                    self._progress(f"{number} of {len(todo)}: {describe(result)}"[:300])
                     if result.fate is Fate.UNKNOWN and attempt + 1 < ATTEMPTS:
                         lost.append(result.mutant)
                     else:

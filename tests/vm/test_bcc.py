@@ -6,8 +6,9 @@ from errno import EACCES
 
 import pytest
 
+from harness.guest import bpf as raw
 from harness.image.bcc import is_installed
-from harness.testing import Bcc, Bpf, BpfError
+from harness.testing import Bcc, Bpf, BpfError, Guest
 
 pytestmark = pytest.mark.skipif(not is_installed(), reason="bcc is not installed here (apt-get install python3-bpfcc)")
 
@@ -59,3 +60,34 @@ def test_what_does_not_compile_is_said(bcc: Bcc) -> None:
     with pytest.raises(BpfError) as caught:
         bcc.compile("int f(void *ctx) { return missing_name; }")
     assert "missing_name" in caught.value.log
+
+
+def use_table(text: str) -> dict[str, object]:
+    """In the guest: put an inner map into bcc's own table and read it back."""
+    from ctypes import c_int
+
+    from bcc import BPF
+
+    module = BPF(text=text)
+    outer, inner = module["outer"], module["inner"]
+    outer[c_int(7)] = c_int(inner.map_fd)
+    found = {"type": type(outer).__name__, "read": outer[c_int(7)].value, "id": raw.info(inner.map_fd, "map")["id"]}
+    try:
+        outer[c_int(8)]
+    except KeyError:
+        found["missing"] = "KeyError"
+    del outer[c_int(7)]
+    found["left"] = len(outer)
+    return found
+
+
+@pytest.mark.usefixtures("bcc")
+def test_bccs_own_table_takes_a_descriptor_and_gives_an_id(guest: Guest) -> None:
+    found = guest.call(use_table, TEXT, closes=False, timeout=300)
+    assert found == {
+        "type": "MapInMapHash",
+        "read": found["id"],
+        "id": found["id"],
+        "missing": "KeyError",
+        "left": 0,
+    }
