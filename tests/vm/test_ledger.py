@@ -126,11 +126,21 @@ def test_a_template_not_closed(guest):
     guest.call(forget_template)
 
 
+def await_word(pipe):
+    """Wait for a process to say that it has left the group that ends with the test."""
+    os.read(pipe[0], 1)
+    for end in pipe:
+        os.close(end)
+
+
 def leave_daemon():
     inner = raw.map_create("hash", 4, 4, 8)
+    pipe = os.pipe()
     if os.fork() == 0:
         os.setsid()
+        os.write(pipe[1], b"!")
         signal.pause()
+    await_word(pipe)
     os.close(inner)
 
 
@@ -139,13 +149,16 @@ def test_a_map_kept_by_a_process_that_still_runs(guest):
 
 
 def leave_grandchild():
+    pipe = os.pipe()
     child = os.fork()
     if child == 0:
         if os.fork() == 0:
             os.setsid()
+            os.write(pipe[1], b"!")
             signal.pause()
         os._exit(0)
     os.waitpid(child, 0)
+    await_word(pipe)
 
 
 def test_a_daemon_whose_parent_has_ended(guest):
@@ -153,9 +166,11 @@ def test_a_daemon_whose_parent_has_ended(guest):
 
 
 def leave_stopped():
-    if os.fork() == 0:
+    child = os.fork()
+    if child == 0:
         os.setsid()
         os.kill(os.getpid(), signal.SIGSTOP)
+    os.waitpid(child, os.WUNTRACED)
 
 
 def test_a_process_that_is_stopped(guest):
@@ -163,10 +178,13 @@ def test_a_process_that_is_stopped(guest):
 
 
 def leave_thread():
+    pipe = os.pipe()
     if os.fork() == 0:
         os.setsid()
         _thread.start_new_thread(signal.pause, ())
+        os.write(pipe[1], b"!")
         ctypes.CDLL(None).syscall(60, 0)
+    await_word(pipe)
 
 
 def test_a_process_whose_first_thread_has_ended(guest):
@@ -175,10 +193,13 @@ def test_a_process_whose_first_thread_has_ended(guest):
 
 def leave_namespace():
     assert ctypes.CDLL(None).unshare(0x20000000) == 0
+    pipe = os.pipe()
     if os.fork() == 0:
         os.setsid()
         os.fork()
+        os.write(pipe[1], b"!")
         signal.pause()
+    await_word(pipe)
 
 
 def test_processes_in_a_namespace(guest):

@@ -22,9 +22,12 @@ def test_a_pin(bpf):
 
 def leave_daemon():
     raw.map_create("hash", 4, 4, 8)
+    here, there = os.pipe()
     if os.fork() == 0:
         os.setsid()
+        os.write(there, b"!")
         signal.pause()
+    os.read(here, 1)  # before that it is of the group that ends with the test
 
 
 def test_a_process(guest):
