@@ -146,11 +146,10 @@ def observe_on_stages(bpf: Bpf, observe_each: ObserveEach, answers: Mapping[str,
 
 def observe_on_one_stage(bpf: Bpf, observe_each: ObserveEach, answers: Mapping[str, Answer]) -> None:
     """Observe contracts of one outer map that leave its elements as they are."""
-    stages: list[Stage] = []
+    stages: dict[str, Stage] = {}
 
     def answer(contract: Contract) -> object:
-        stage = stages[0] if stages else Stage(bpf, contract)
-        stages[:] = [stage]
+        stage = stages.setdefault(contract.outer, Stage(bpf, contract))
         stage.contract = contract
         return answers[contract.name](stage)
 

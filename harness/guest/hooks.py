@@ -167,7 +167,14 @@ def limit_locked_memory(size: int) -> None:
 
 
 def expedite() -> None:
-    """Have the kernel hurry its grace periods, which changes of outer maps, and on some kernels lookups, wait for."""
+    """Have the kernel hurry its grace periods: changes of outer maps wait for them from 4.19 on, some lookups too.
+
+    Not before: nothing gains by it there, and 4.12.4 was seen to stop for good, its CPUs idle, when it was to settle
+    after processes had been killed; without this it never did.
+    """
+    major, minor = os.uname().release.split(".")[:2]
+    if (int(major), int(minor)) < (4, 19):
+        return
     try:
         with open("/sys/kernel/rcu_expedited", "w") as file:
             file.write("1")

@@ -11,7 +11,6 @@ import struct
 import threading
 import traceback
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 from harness.guest import asm
@@ -19,18 +18,6 @@ from harness.guest import asm
 SYS_BPF = 321
 MAP_CREATE, MAP_UPDATE_ELEM, MAP_DELETE_ELEM = 0, 2, 3
 ARRAY = 2
-
-
-def expedite() -> None:
-    """Have RCU grace periods hurried: updates and deletes of outer maps wait for one from 4.19 on.
-
-    Not before: nothing gains by it there, and 4.12.4 was seen to stop for good, its CPUs idle, when it was to settle
-    after processes had been killed; without this it never did.
-    """
-    major, minor = os.uname().release.split(".")[:2]
-    if (int(major), int(minor)) < (4, 19):
-        return
-    Path("/sys/kernel/rcu_expedited").write_text("1")
 
 
 def system_call() -> Callable[..., int]:

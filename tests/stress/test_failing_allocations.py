@@ -21,11 +21,12 @@ import pytest
 
 from harness.guest import bpf as raw
 from harness.guest import btf
+from harness.guest.hooks import expedite
 from harness.kernel.types import Kernel
 from harness.kernel.version import KernelVersion
 from harness.run.stress import Stress
 from harness.testing import Guest
-from tests.stress.loops import SYS_BPF, expedite, lookup_inner, system_call, with_map
+from tests.stress.loops import SYS_BPF, lookup_inner, system_call, with_map
 
 pytestmark = [pytest.mark.stress]
 

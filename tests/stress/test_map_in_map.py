@@ -18,9 +18,10 @@ from pathlib import Path
 import pytest
 
 from harness.guest import bpf as raw
+from harness.guest.hooks import expedite
 from harness.run.stress import Stress
 from harness.testing import Guest
-from tests.stress.loops import expedite, in_processes, in_threads, insert_and_delete, lookup_inner, with_map
+from tests.stress.loops import in_processes, in_threads, insert_and_delete, lookup_inner, with_map
 
 OUTERS = [
     pytest.param("hash_of_maps", 0, id="hash_of_maps"),

@@ -29,17 +29,17 @@ import ctypes
 import os
 import signal
 import struct
-from pathlib import Path
 
 import pytest
 
 from harness.guest import bpf as raw
+from harness.guest import hooks
 from harness.testing import Bpf
 
 
 def churn(rounds, forget_at):
     """Insert and delete inner maps; forget to close one of them."""
-    Path("/sys/kernel/rcu_expedited").write_text("1")
+    hooks.expedite()
     template = raw.map_create("hash", 4, 4, 8)
     outer = raw.map_create("hash_of_maps", 4, 4, 16, inner_map_fd=template)
     os.close(template)
