@@ -17,6 +17,7 @@ Imports nothing from the package, so that every module may import it.
     │   ├── BuildError          a kernel, image or BPF object could not be built
     │   ├── AccelError          the acceleration asked for cannot run a guest
     │   ├── BootError           a guest did not reach "agent ready"
+    │   │   └── VngFailed       vng could not start QEMU: no kernel boots on this machine
     │   ├── StateError          an operation was asked of a machine in the wrong state
     │   ├── MonitorError        QEMU's monitor could not be reached, or refused a command
     │   ├── TemplateError       no template can be made of a machine, or one is damaged
@@ -124,6 +125,10 @@ class AccelError(InfrastructureError):
 
 class BootError(InfrastructureError):
     """A guest did not reach "agent ready"; the detail holds the console's last lines."""
+
+
+class VngFailed(BootError):
+    """vng ended before it started QEMU, so that no kernel boots on this machine."""
 
 
 class StateError(InfrastructureError):

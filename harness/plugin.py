@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.errors import CapabilityMissing, GuestHung, HarnessError, InfrastructureError, KernelCrashed, LoaderCannot
+from harness.errors import (
+    BootError,
+    CapabilityMissing,
+    GuestHung,
+    HarnessError,
+    InfrastructureError,
+    KernelCrashed,
+    LoaderCannot,
+    VngFailed,
+)
 from harness.proc import quote
 from harness.run import properties
 
@@ -348,6 +357,7 @@ def _register_summaries(config: pytest.Config) -> None:
     register(summaries.Unchecked(), "harness-unchecked")
     register(summaries.Contracts(labels), "harness-contracts")
     register(summaries.KernelFaults(), "harness-kernel-faults")
+    register(summaries.Infrastructure(), "harness-infrastructure")
     register(summaries.Throughputs(), "harness-throughputs")
     if config.getoption("verdicts"):
         register(summaries.Verdicts(labels), "harness-verdicts")
@@ -804,7 +814,14 @@ def pytest_runtest_makereport(
             item.user_properties.append(
                 (properties.TROUBLE, trouble)
             )  # for JUnit's file, which is written from the last report
+        if isinstance(error, BootError) and report.when == "setup":
+            report.user_properties.append((properties.NOT_BOOTED, _not_booted(item, error)))
     return report
+
+
+def _not_booted(item: pytest.Item, error: BootError) -> properties.NotBooted:
+    choice = None if isinstance(error, VngFailed) else _kernel_of(item)
+    return {"kernel": choice.label if choice is not None else "", "what": error.what, "hint": error.hint}
 
 
 def pytest_exception_interact(
@@ -913,8 +930,14 @@ def _is_below(file: str) -> bool:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
-    """Show infrastructure trouble as an error; what the kernel did is a failure, also before and after the test."""
-    troubles = properties.values(getattr(report, "user_properties", []), properties.TROUBLE)
+    """Show infrastructure trouble as an error, or as a test that was not run; what the kernel did is a failure.
+
+    That holds before and after the test too.
+    """
+    known = getattr(report, "user_properties", [])
+    if properties.values(known, properties.NOT_RUN):
+        return "not run", "-", "NOT RUN"
+    troubles = properties.values(known, properties.TROUBLE)
     if report.failed and properties.TROUBLE_INFRASTRUCTURE in troubles:
         return "error", "I", "INFRASTRUCTURE"
     if report.failed and troubles:

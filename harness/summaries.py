@@ -62,6 +62,54 @@ class KernelFaults:
             terminalreporter.write_line(f"kernel {kernel}: {fingerprint}{times}: {faults[0]['reason']}")
 
 
+class Infrastructure:
+    """Reports a machine that does not boot once, counts the tests that were not run for it, and sets the exit status.
+
+    Workers of xdist find out about it each by itself; their reports come together here.
+    """
+
+    EXIT_STATUS = 3
+
+    def __init__(self) -> None:
+        self._causes: dict[tuple[str, str], properties.NotBooted] = {}
+        self._tests: dict[tuple[str, str], list[str]] = {}
+        self._lost = 0
+        self._failed = 0
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Make one line of an error that another test has met before."""
+        for cause in properties.values(report.user_properties, properties.NOT_BOOTED):
+            key = (cause["kernel"], cause["what"])
+            tests = self._tests.setdefault(key, [])
+            tests.append(report.nodeid)
+            if self._causes.setdefault(key, cause) is not cause:
+                report.longrepr = f"not run: {cause['what']} (see {tests[0]})"
+                report.user_properties.append((properties.NOT_RUN, cause["what"]))
+        if report.failed:
+            troubles = properties.values(report.user_properties, properties.TROUBLE)
+            lost = properties.TROUBLE_INFRASTRUCTURE in troubles
+            self._lost += lost
+            self._failed += not lost
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Tell a run that lost tests and failed none from one that failed some."""
+        if session.exitstatus == pytest.ExitCode.TESTS_FAILED and self._lost and not self._failed:
+            session.exitstatus = self.EXIT_STATUS
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Say what did not boot, and how many tests were not run for it."""
+        if self._causes:
+            terminalreporter.section("what did not boot", red=True)
+        for key, cause in self._causes.items():
+            kernel = f"kernel {cause['kernel']}" if cause["kernel"] else "every kernel"
+            first, *others = self._tests[key]
+            terminalreporter.write_line(f"{kernel}: {cause['what']}", red=True)
+            terminalreporter.write_line(f"  met by {first}; {len(others)} more tests were not run")
+            terminalreporter.write_line(f"  next step: {cause['hint']}")
+
+
 class CountOnce:
     """Counts a test once whose own assertions held, and that failed for what was found afterwards."""
 

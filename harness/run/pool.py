@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness import kernel as kernels
-from harness.errors import BootError, GuestError, InfrastructureError, TemplateError
+from harness.errors import BootError, GuestError, InfrastructureError, TemplateError, VngFailed
 from harness.image.bcc import bcc_archive, headers_archive
 from harness.image.build import Image, guest_image
 from harness.image.extend import extended, modules_archive
@@ -31,7 +31,7 @@ _SPARE_MIB = 512
 """Memory that is left alone when a clone is prepared ahead."""
 
 _BOOT_ATTEMPTS = 2
-"""Boots that may fail in a row before a kernel is given up: one is bad luck on a busy machine, each costs minutes."""
+"""Boots of a machine that may fail in a row: one is bad luck on a busy machine, each costs minutes."""
 
 BCC_IMAGE = "bcc"
 """The guest image with bcc and the kernel's headers in it."""
@@ -127,7 +127,7 @@ class Pool:
         self._templates: dict[Wanted, template.Template | None] = {}
         self._shared: dict[Wanted, Machine] = {}
         self._open: list[Machine] = []
-        self._failures: dict[Wanted, list[BootError]] = {}
+        self._failures: dict[Wanted, BootError] = {}
         self._spoiled: set[Machine] = set()
         self._ahead: tuple[Wanted, template.Clone] | None = None
 
@@ -204,28 +204,24 @@ class Pool:
             self._open.pop().close()
 
     def _bootable(self, wanted: Wanted) -> Machine:
-        """Return a new machine; a kernel that has failed to boot twice in a row is not tried again."""
-        failures = self._failures.setdefault(wanted, [])
-        if len(failures) >= _BOOT_ATTEMPTS:
-            raise failures[-1]
-        try:
-            machine = self._new(wanted)
-        except BootError as error:
-            failures.append(error)
-            if len(failures) < _BOOT_ATTEMPTS and self._may_run_stale_code(wanted):
-                self._progress(f"{error.what}; once more: QEMU emulates several CPUs, and one may run old code")
-                return self._bootable(wanted)
-            raise
-        failures.clear()
-        return machine
+        """Return a new machine; where one has failed to boot, the same error says so again.
 
-    def _may_run_stale_code(self, wanted: Wanted) -> bool:
-        """Whether a kernel may fail for QEMU's sake: an emulated CPU can run what another one has just patched away.
-
-        Seen once in some hundred boots with two CPUs: a panic in the middle of a two-byte nop, where the kernel patches
-        a static branch, as of a breakpoint that was there a moment before.
+        A boot that fails is tried once more. Besides a busy machine, QEMU can be the reason: an emulated CPU can run
+        code that another one has just patched. That was seen once in some hundred boots with two CPUs: a panic in the
+        middle of a two-byte nop, where the kernel patches a static branch.
         """
-        return wanted.needs.cpus > 1 and self.prepare(wanted.choice).verdict.accel is Accel.TCG
+        for lost in (wanted, Wanted(wanted.choice)):
+            if lost in self._failures:
+                raise self._failures[lost]
+        for attempt in range(1, _BOOT_ATTEMPTS + 1):
+            try:
+                return self._new(wanted)
+            except BootError as error:
+                if isinstance(error, VngFailed) or attempt == _BOOT_ATTEMPTS:
+                    self._failures[wanted] = error
+                    raise
+                self._progress(f"{error.what}; booting once more")
+        raise AssertionError("the last attempt returns or raises")
 
     def _new(self, wanted: Wanted) -> Machine:
         saved = self._template(wanted)

@@ -36,6 +36,11 @@ BOOT_FAULT = "boot_fault"
 KNOWN_FAULT = "known_fault"
 """One complaint that is known and does not count: a :class:`KnownFault`."""
 
+NOT_BOOTED = "not_booted"
+"""Why the test's machine did not boot: a :class:`NotBooted`."""
+NOT_RUN = "not_run"
+"""Why the test was not run: what another test's :data:`NOT_BOOTED` says."""
+
 TROUBLE_INFRASTRUCTURE = "infrastructure"
 TROUBLE_CRASHED = "crashed"
 TROUBLE_HUNG = "hung"
@@ -55,6 +60,20 @@ class Started(TypedDict):
 
     start: float
     boot: float | None
+
+
+class NotBooted(TypedDict):
+    """Why a machine did not boot.
+
+    Attributes:
+        kernel: Label of the kernel that does not boot; "" where no kernel does on this machine.
+        what: What happened, one sentence.
+        hint: What the user can do next.
+    """
+
+    kernel: str
+    what: str
+    hint: str
 
 
 class Observation(TypedDict):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import store
-from harness.errors import AccelError, BootError
+from harness.errors import AccelError, BootError, VngFailed
 from harness.vm.boot import boot
 from harness.vm.command import Accel, MachineSpec
 from harness.vm.process import find_qemu
@@ -52,6 +52,7 @@ def decide(wanted: str, spec: MachineSpec, *, label: str) -> Verdict:
 
     Raises:
         AccelError: KVM was asked for and runs no guest.
+        VngFailed: vng could not start QEMU.
     """
     if wanted == "tcg":
         return Verdict(Accel.TCG, "asked for")
@@ -103,6 +104,8 @@ def _probe(spec: MachineSpec, label: str) -> Verdict:
     try:
         with boot(spec.running_under(Accel.KVM), label=label, timeout=PROBE_SECONDS):
             return Verdict(Accel.KVM, f"a guest reached user space in {time.monotonic() - started:.1f} s")
+    except VngFailed:
+        raise  # this says nothing of KVM
     except BootError as error:
         if "KVM internal error" in error.detail:
             return Verdict(Accel.TCG, "/dev/kvm opens, but QEMU stops with a KVM internal error")

@@ -17,10 +17,21 @@ from typing import Any
 
 from harness import store
 from harness.errnos import errno_name
-from harness.errors import BootError, GuestHung
+from harness.errors import BootError, GuestHung, VngFailed
 from harness.proc import quote
 from harness.vm.channel import Channel, ChannelClosed, Listener
-from harness.vm.command import CHANNEL_SOCKET, SHARED, MachineSpec, plain_argv, vng_argv, wrapper_script
+from harness.vm.command import (
+    CHANNEL_SOCKET,
+    FILE_SCRIPT,
+    QEMU_ARGV,
+    SHARED,
+    TOOLS,
+    MachineSpec,
+    plain_argv,
+    plain_vng_argv,
+    vng_argv,
+    wrapper_script,
+)
 from harness.vm.console import agent_exited, cause_of_death, tail_of
 from harness.vm.machine import Machine
 from harness.vm.process import QemuProcess, VngProcess, find_qemu, find_vng
@@ -43,7 +54,8 @@ def boot(spec: MachineSpec, *, label: str, timeout: float = BOOT_TIMEOUT) -> Mac
         timeout: Seconds until it has to be ready.
 
     Raises:
-        BootError: It did not get there; the message holds the console's last lines.
+        BootError: It did not get there; the message holds the console's last lines. VngFailed where there was no
+            QEMU either.
         ToolMissing: vng or QEMU is not installed.
     """
     vng, qemu = find_vng(), find_qemu()
@@ -62,6 +74,8 @@ def boot(spec: MachineSpec, *, label: str, timeout: float = BOOT_TIMEOUT) -> Mac
             with contextlib.suppress(GuestHung, ChannelClosed):
                 about = channel.wait_event(deadline - time.monotonic())
         if channel is None or about is None:
+            if process.wait(0) and not (folder / QEMU_ARGV).exists():
+                raise _vng_failed(process.console(), plain_vng_argv(spec, vng=vng))
             raise _boot_error(label, process, plain_argv(spec, qemu=qemu), timeout)
         if about["event"] != "ready":
             raise _module_error(label, process, about)
@@ -80,9 +94,11 @@ def boot(spec: MachineSpec, *, label: str, timeout: float = BOOT_TIMEOUT) -> Mac
 
 def _prepare(spec: MachineSpec, folder: Path, *, vng: Path, qemu: Path) -> list[str]:
     (folder / "root").mkdir()
+    (folder / TOOLS).mkdir()
     wrapper = folder / "qemu"
-    wrapper.write_text(wrapper_script(qemu, folder))
-    wrapper.chmod(0o700)
+    for path, script in ((wrapper, wrapper_script(qemu, folder)), (folder / TOOLS / "file", FILE_SCRIPT)):
+        path.write_text(script)
+        path.chmod(0o700)
     image = _plain_path(spec.image, folder / "kernel")
     return vng_argv(dataclasses.replace(spec, image=image), vng=vng, qemu=wrapper, run_dir=folder)
 
@@ -112,6 +128,17 @@ def _module_error(label: str, process: QemuProcess, event: dict[str, Any]) -> Bo
         expected="every module that the test asks for, and those they need, to load in order",
         hint="the kernel's reason is in the console below",
         detail=tail_of(process.console(), 12),
+    )
+
+
+def _vng_failed(lines: list[str], plain: list[str]) -> VngFailed:
+    """Explain why there was no QEMU, in vng's own words."""
+    words = next((line for line in reversed(lines) if line.strip()), "it printed nothing")
+    return VngFailed(
+        f"vng ended before it started QEMU: {words.strip()}",
+        expected="vng to start QEMU",
+        hint=f"`harness doctor` names what is missing on this machine; vng without the harness: {quote(plain)}",
+        detail=tail_of(lines),
     )
 
 

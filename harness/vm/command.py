@@ -56,6 +56,9 @@ CONSOLE, CHANNEL = "/dev/ttyS0", "/dev/ttyS1"
 CHANNEL_SOCKET, QMP_SOCKET = "channel.sock", "qmp.sock"
 """Names of the sockets in the machine's folder: the harness listens on the first, QEMU on the second."""
 
+TOOLS = "bin"
+"""Name of the folder, in the machine's folder, of the programs that stand in for others when vng looks for them."""
+
 CONSOLE_LOG = "console.log"
 """Name of the file, in the machine's folder, that keeps the console."""
 
@@ -121,6 +124,8 @@ def vng_argv(spec: MachineSpec, *, vng: Path, qemu: Path, run_dir: Path) -> list
     argv = [str(vng), "--run", str(spec.image), "--qemu", str(qemu)]
     argv += ["--root", str(run_dir / "root"), "--cwd", str(run_dir / "root")]  # never the host's own root
     argv += ["--force-9p"]  # no virtiofsd process: nothing is exported, see wrapper_script
+    # The guest image brings its own modules. Without this vng looks for depmod and a static busybox.
+    argv += ["--skip-modules"]
     argv += ["--user", "root"]
     argv += ["--memory", f"{spec.memory}M", "--cpus", str(spec.cpus)]
     argv += ["--disable-microvm"]  # it hung on one kernel in software emulation, and q35 is as fast
@@ -133,6 +138,13 @@ def vng_argv(spec: MachineSpec, *, vng: Path, qemu: Path, run_dir: Path) -> list
     for option in qemu_options(spec, run_dir):
         argv += [f"--qemu-opts={option}"]
     return argv
+
+
+def plain_vng_argv(spec: MachineSpec, *, vng: Path) -> list[str]:
+    """Return a command that has vng boot the same kernel by itself, for a person who wants to see where vng fails."""
+    argv = [str(vng), "--run", str(spec.image), "--force-9p", "--skip-modules", "--user", "root"]
+    argv += ["--memory", f"{spec.memory}M", "--cpus", str(spec.cpus), "--disable-microvm", "--disable-monitor"]
+    return [*argv, *(["--disable-kvm"] if spec.accel is Accel.TCG else [])]
 
 
 def plain_argv(spec: MachineSpec, *, qemu: Path) -> list[str]:
@@ -180,6 +192,16 @@ def shell_argv(
 _DROPPED = ("virtio-9p-pci,*", "virtio-serial-pci", "virtconsole,*", "i6300esb,*")
 
 
+FILE_SCRIPT = """#!/bin/sh
+echo "$1: kernel image, version not-asked, "
+"""
+"""A stand-in for `file`, which vng asks for the version of a kernel that it has no use for here. Where `file` does not
+tell, as of an ELF image, vng reads all of the image with `strings`, of binutils."""
+
+QEMU_ARGV = "qemu.argv"
+"""Name of the file, in the machine's folder, that the wrapper writes QEMU's command to before it starts QEMU."""
+
+
 def wrapper_script(qemu: Path, run_dir: Path) -> str:
     """Return a shell script that stands in for QEMU: it drops the exports vng adds, notes the command, and starts QEMU.
 
@@ -187,7 +209,7 @@ def wrapper_script(qemu: Path, run_dir: Path) -> str:
 
     Args:
         qemu: The real QEMU.
-        run_dir: Where the final command is written, one argument a line, to `qemu.argv`.
+        run_dir: Where the final command is written, one argument a line, to QEMU_ARGV.
     """
     dropped = "|".join(f"-device:{device}" for device in _DROPPED)
     return f"""#!/bin/sh
@@ -200,7 +222,7 @@ while [ "$left" -gt 0 ]; do
     *) set -- "$@" "$option" ;;
     esac
 done
-printf '%s\\0' {shlex.quote(str(qemu))} "$@" > {shlex.quote(str(run_dir / "qemu.argv"))}
+printf '%s\\0' {shlex.quote(str(qemu))} "$@" > {shlex.quote(str(run_dir / QEMU_ARGV))}
 echo "$$" > {shlex.quote(str(run_dir / "qemu.pid"))}
 exec {shlex.quote(str(qemu))} "$@"
 """

@@ -18,7 +18,7 @@ import pexpect
 
 from harness.errors import StateError
 from harness.proc import die_with_parent, find_tool, kill_group
-from harness.vm.command import CONSOLE_LOG
+from harness.vm.command import CONSOLE_LOG, TOOLS
 from harness.vm.console import Console, read_lines
 
 QEMU_NAME = "qemu-system-x86_64"
@@ -61,12 +61,17 @@ def find_vng() -> Path:
     return beside if os.access(beside, os.X_OK) else find_tool("vng", purpose="boot kernels (pip install virtme-ng)")
 
 
-def vng_environment(vng: Path) -> dict[str, str]:
+def vng_environment(vng: Path, *tools: Path) -> dict[str, str]:
     """Return the environment for vng.
 
     It looks for its own helpers on PATH, where a virtual environment that is not activated is missing.
+
+    Args:
+        vng: The `vng` program.
+        tools: Folders of programs that vng is to find before those of the same name on this machine.
     """
-    return {**os.environ, "PATH": os.pathsep.join((str(vng.parent), os.environ.get("PATH", os.defpath)))}
+    folders = (*map(str, tools), str(vng.parent), os.environ.get("PATH", os.defpath))
+    return {**os.environ, "PATH": os.pathsep.join(folders)}
 
 
 class ClonedProcess:
@@ -139,7 +144,7 @@ class VngProcess:
 
     Args:
         argv: The vng command.
-        folder: The machine's private folder.
+        folder: The machine's private folder; the programs in its TOOLS stand in for those of this machine.
     """
 
     def __init__(self, argv: Sequence[str], folder: Path) -> None:
@@ -147,7 +152,7 @@ class VngProcess:
         self._child: pexpect.spawn[bytes] = pexpect.spawn(
             argv[0],
             list(argv[1:]),
-            env={**vng_environment(Path(argv[0])), "TERM": "dumb"},
+            env={**vng_environment(Path(argv[0]), folder / TOOLS), "TERM": "dumb"},
             timeout=None,
             encoding=None,
             dimensions=(50, 400),

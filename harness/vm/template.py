@@ -36,6 +36,7 @@ from harness.vm.boot import boot, connect
 from harness.vm.channel import FIRST_TAG, Channel, ChannelClosed, Listener
 from harness.vm.command import (
     CHANNEL_SOCKET,
+    QEMU_ARGV,
     QMP_SOCKET,
     SHARED,
     Accel,
@@ -180,7 +181,7 @@ def make(folder: Path, spec: MachineSpec, *, label: str, boot_timeout: float) ->
             reason = machine.why_not_cloned()
             if reason is not None:
                 raise TemplateError(f"no template can be made of the machine of {label}: {reason}")
-            recorded = (machine.folder / "qemu.argv").read_bytes().decode().split("\0")[:-1]
+            recorded = (machine.folder / QEMU_ARGV).read_bytes().decode().split("\0")[:-1]
             argv = record_argv(recorded, run_dir=machine.folder, template=temporary)
             machine.ask_agent("hold", timeout=_SAVE_TIMEOUT)
             machine.move(State.SAVED)

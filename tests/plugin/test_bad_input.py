@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from pathlib import Path
@@ -164,12 +165,40 @@ def test_a_time_out_that_is_none(inner: Inner, seconds: str) -> None:
 
 
 def assert_tests_are_lost(result: Result, what: str) -> None:
-    assert result.status == pytest.ExitCode.TESTS_FAILED, result.out
-    assert result.last.strip("= ").startswith("2 errors in"), result.out
-    assert result.out.count("INFRASTRUCTURE test_kernel.py::") == 2
-    assert f"BootError: {what}" in result.out
+    assert result.status == INFRASTRUCTURE, result.out
+    assert result.last.strip("= ").startswith("1 error, 1 not run in"), result.out
+    assert result.out.count("INFRASTRUCTURE test_kernel.py::") == 1
+    assert len(re.findall(rf"^BootError: {what}", result.out, re.MULTILINE)) == 1, result.out
+    assert f"harness: {what}; booting once more" in result.out
+    assert f"kernel {KERNEL}: {what}\n" in result.out
+    assert "; 1 more tests were not run\n" in result.out
     assert "next step: " in result.out
     assert "Traceback" not in result.out
+
+
+def fake_vng(folder: Path, body: str) -> dict[str, str]:
+    """Return an environment in which Python finds a virtme-ng that does what `body` says."""
+    package = folder / "virtme_ng"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "run.py").write_text(f"def main():\n    {body}\n")
+    return {"PYTHONPATH": str(folder)}
+
+
+VNG_ENDS = "raise RuntimeError(\"Could not find ['depmod']\")"
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "xdist"])
+def test_a_vng_that_does_not_start_qemu(inner: Inner, tmp_path: Path, workers: tuple[str, ...]) -> None:
+    inner.write(test_kernel=TESTS)
+    options = [f"--kernel={KERNEL}", "--accel=tcg", "--isolation=boot", *workers]
+    result = inner.run(*options, env=fake_vng(tmp_path, VNG_ENDS))
+    what = "vng ended before it started QEMU: RuntimeError: Could not find ['depmod']"
+    assert result.status == INFRASTRUCTURE, result.out
+    assert len(re.findall(rf"^VngFailed: {re.escape(what)}", result.out, re.MULTILINE)) == 1, result.out
+    assert result.last.strip("= ").startswith("1 error, 1 not run in"), result.out
+    assert f"every kernel: {what}\n" in result.out
+    assert "QEMU ended" not in result.out
 
 
 def test_a_guest_that_does_not_answer_in_time(inner: Inner) -> None:

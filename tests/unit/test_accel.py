@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from harness import store
-from harness.errors import AccelError, BootError, ToolMissing
+from harness.errors import AccelError, BootError, InfrastructureError, ToolMissing, VngFailed
 from harness.vm import accel
 from harness.vm.command import Accel, MachineSpec
 
@@ -155,11 +155,14 @@ def test_a_verdict_with_an_unknown_acceleration_is_as_none(machine: Machine) -> 
     assert len(machine.boots) == 2
 
 
-def test_what_says_nothing_about_kvm_is_not_taken_for_a_verdict(machine: Machine) -> None:
+@pytest.mark.parametrize(
+    "error", [ToolMissing("vng is not installed"), VngFailed("vng ended before it started QEMU")], ids=repr
+)
+def test_what_says_nothing_about_kvm_is_not_taken_for_a_verdict(machine: Machine, error: InfrastructureError) -> None:
     def play() -> Any:
-        raise ToolMissing("vng is not installed")
+        raise error
 
     machine.play = play
-    with pytest.raises(ToolMissing):
+    with pytest.raises(type(error)):
         decide()
     assert not machine.record.exists()

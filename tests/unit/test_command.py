@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from harness.vm.command import Accel, MachineSpec, kernel_words, shell_argv, vng_argv, wrapper_script
+from harness.vm.command import FILE_SCRIPT, Accel, MachineSpec, kernel_words, shell_argv, vng_argv, wrapper_script
 
 SPEC = MachineSpec(Path("/k/vmlinux"), Path("/i/guest image.cpio"), Accel.TCG, memory=512, cpus=2, append=("quiet",))
 RUN_DIR = Path("/run/vm-1")
@@ -34,6 +35,19 @@ def test_the_kernel_the_memory_and_the_processors_are_the_specs() -> None:
 def test_the_hosts_root_is_never_the_guests() -> None:
     argv = argv_of(SPEC)
     assert value_after(argv, "--root") == value_after(argv, "--cwd") == "/run/vm-1/root"
+
+
+def test_vng_looks_for_no_modules_of_the_kernels() -> None:
+    assert "--skip-modules" in argv_of(SPEC)
+
+
+def test_what_stands_in_for_file_tells_vng_a_version(tmp_path: Path) -> None:
+    # As vng reads it: parts cut at ", ", one of which begins with the word version.
+    stand_in = tmp_path / "file"
+    stand_in.write_text(FILE_SCRIPT)
+    stand_in.chmod(0o700)
+    told = subprocess.run([stand_in, tmp_path / "vmlinux"], capture_output=True, text=True, check=True).stdout
+    assert any(re.search(r"^[vV]ersion (\S{3,})", part) for part in told.split(", "))
 
 
 def test_kvm_is_switched_off_for_software_emulation_alone() -> None:
