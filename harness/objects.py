@@ -1,6 +1,6 @@
 """Compiles BPF programs written in C, once for each content, into the cache.
 
-Imports :mod:`harness.data`, :mod:`harness.store`, :mod:`harness.proc` and :mod:`harness.errors`.
+Imports :mod:`harness.needs`, :mod:`harness.data`, :mod:`harness.store`, :mod:`harness.proc` and :mod:`harness.errors`.
 """
 
 from __future__ import annotations
@@ -17,15 +17,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import store
+from harness import needs, store
 from harness.data import data_folder
 from harness.errors import BuildError, HarnessError, ToolMissing, UsageError
-from harness.proc import find_tool, run
+from harness.proc import run
 
 SUFFIX = ".bpf.c"
-
-OLDEST_CLANG = 10
-"""The first major version of clang that describes maps and functions in BTF as libbpf reads it."""
 
 FORMAT = 1
 """Part of every key: raise it when the same sources give another object."""
@@ -60,14 +57,15 @@ def find_compiler() -> Compiler:
     Raises:
         ToolMissing: There is none, or it is too old.
     """
-    path = find_tool(os.environ.get("HARNESS_CLANG", "clang"), package="clang", purpose="compile BPF programs")
+    path = needs.program("clang")
+    oldest = needs.need("clang").enough
     done = run([path, "--version"], timeout=30)
     line = done.stdout.partition("\n")[0]
     found = re.search(r"clang version (\d+)", line)
-    if found is None or int(found[1]) < OLDEST_CLANG:
+    if found is None or not needs.at_least(found[1], oldest):
         raise ToolMissing(
             f"{path} is {line or 'not clang'}",
-            expected=f"clang {OLDEST_CLANG} or newer",
+            expected=f"clang {oldest} or newer",
             hint="install a newer clang, or name one with HARNESS_CLANG",
         )
     return Compiler(path, line)

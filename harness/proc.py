@@ -9,7 +9,6 @@ import ctypes
 import logging
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -48,27 +47,6 @@ class Completed:
 def quote(argv: Sequence[str | Path]) -> str:
     """Return the command as one line that can be pasted into a shell."""
     return shlex.join(str(arg) for arg in argv)
-
-
-def find_tool(name: str, *, package: str = "", purpose: str = "") -> Path:
-    """Find a program on PATH.
-
-    Args:
-        name: The program's name.
-        package: Debian package that has it, for the message.
-        purpose: What it is needed for, for the message.
-
-    Raises:
-        ToolMissing: It is not there.
-    """
-    found = shutil.which(name)
-    if found is None:
-        raise ToolMissing(
-            f"{name} is not installed" + (f"; it is needed to {purpose}" if purpose else ""),
-            expected=f"a program named {name} on PATH",
-            hint=f"apt-get install {package}" if package else f"install {name}",
-        )
-    return Path(found)
 
 
 def run(

@@ -540,10 +540,10 @@ def _built(tree: Path, flavour: str) -> Choice:
         BuildError: It does not build: another commit may.
         UsageError: It is no git repository with a kernel tree.
     """
-    from harness import proc
+    from harness import needs, proc
     from harness.kernel import kbuild
 
-    git = proc.find_tool("git", package="git", purpose="tell which commit is checked out")
+    git = needs.program("git")
     asked = proc.run([git, "-C", tree, "rev-parse", "--verify", "HEAD"], timeout=60)
     if asked.status != 0:
         raise UsageError(

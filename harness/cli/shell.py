@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import SelectorError, ToolMissing, UsageError
+from harness import needs
+from harness.errors import SelectorError, UsageError
 from harness.proc import quote
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ ROOT, TEST = "root", "test"
 # Tried in this order for the same release, when a kernel cannot mount the host's root.
 _STAND_INS = ("generic", "minimal")
 
-# Where virtme-ng's first process looks for what names the ports that a command's output goes through.
-_UDEV = (Path("/usr/lib/systemd/systemd-udevd"), Path("/lib/systemd/systemd-udevd"))
+# What names the ports in the guest that a command's output goes through.
+_UDEV = "udevd"
 
 # Where vng puts an overlay by itself.
 _OVERLAYS = tuple(map(Path, ("/etc", "/lib", "/home", "/opt", "/srv", "/usr", "/var", "/tmp")))  # noqa: S108
@@ -120,8 +120,8 @@ def _prompt(pool: Pool, choice: Choice, arguments: argparse.Namespace) -> int:
     from harness.run.pool import Needs, Wanted
 
     modules = tuple(word for word in arguments.modules.split(",") if word)
-    needs = Needs(memory=arguments.memory or Needs.memory, cpus=arguments.cpus, modules=modules)
-    wanted = Wanted(choice, needs)
+    wishes = Needs(memory=arguments.memory or Needs.memory, cpus=arguments.cpus, modules=modules)
+    wanted = Wanted(choice, wishes)
     machine = pool.take(wanted)
     try:
         return interact(GuestPrompt(machine))
@@ -135,12 +135,13 @@ def require_udev() -> None:
     Raises:
         ToolMissing: udev is not installed.
     """
-    if not any(map(Path.exists, _UDEV)) and shutil.which("udevd") is None:
-        raise ToolMissing(
-            "udev is not installed; without it the guest, which runs on this machine's files, cannot hand over what a "
-            "command prints, nor its exit status",
-            expected=" or ".join(map(str, _UDEV)),
-            hint="apt-get install udev, or open a shell and type the command there",
+    udev = needs.need(_UDEV)
+    if needs.find(udev) is None:
+        raise needs.missing(
+            _UDEV,
+            what=f"{_UDEV} is not installed; without it the guest, which runs on this machine's files, cannot hand "
+            "over what a command prints, nor its exit status; a shell without a command works",
+            expected=" or ".join(udev.names),
         )
 
 

@@ -11,26 +11,21 @@ import sysconfig
 from collections.abc import Iterable
 from pathlib import Path
 
-from harness import store
-from harness.errors import ToolMissing
+from harness import needs, store
 from harness.image import cpio, elf
 
 FORMAT = 1
 """Part of every key: raise it when the same sources give another archive."""
 
-_PACKAGE = Path("/usr/lib/python3/dist-packages/bcc")
+_PACKAGE = "/usr/lib/python3/dist-packages/bcc/__init__.py"
 _LIBRARY = "libbcc.so.0"
 # The package loads it by name; libc has long had its content.
 _BY_NAME = "librt.so.1"
 
 
-def _folder() -> Path:
-    return Path("/usr/lib") / (sysconfig.get_config_var("MULTIARCH") or "x86_64-linux-gnu")
-
-
 def is_installed() -> bool:
     """Whether this machine has bcc."""
-    return (_folder() / _LIBRARY).exists() and _PACKAGE.is_dir()
+    return needs.present("bcc")
 
 
 def bcc_archive() -> bytes:
@@ -40,32 +35,32 @@ def bcc_archive() -> bytes:
         ToolMissing: bcc is not installed on this machine.
         CacheError: The cache folder cannot be written.
     """
-    if not is_installed():
-        raise ToolMissing(
-            "bcc is not installed on this machine, so no guest image can have it",
+    library, package = needs.find(needs.need(_LIBRARY)), needs.find(needs.need(_PACKAGE))
+    if library is None or package is None:
+        raise needs.missing(
+            _LIBRARY if library is None else _PACKAGE,
+            what="bcc is not installed on this machine, so no guest image can have it",
             expected=f"{_PACKAGE} and {_LIBRARY}",
-            hint="apt-get install python3-bpfcc",
         )
-    library = _folder() / _LIBRARY
     about = (library.resolve(), library.stat().st_mtime_ns, library.stat().st_size, sysconfig.get_path("stdlib"))
     key = hashlib.sha256(repr((FORMAT, *map(str, about))).encode()).hexdigest()[:16]
     path = store.cache_root() / "images" / f"bcc-{key}.part"
     if not path.exists():
         with store.new_file(path) as temporary, temporary.open("wb") as out:
-            out.writelines(cpio.archive(cpio.with_parents(_bcc(library))))
+            out.writelines(cpio.archive(cpio.with_parents(_bcc(library, package.parent))))
         store.drop_unused(path.parent.glob("bcc-*.part"))
     os.utime(path)  # it is in use: see store.drop_unused
     return path.read_bytes()
 
 
-def _bcc(library: Path) -> Iterable[cpio.Entry]:
-    found = {_LIBRARY: library, _BY_NAME: _folder() / _BY_NAME, **elf.shared_libraries([library])}
+def _bcc(library: Path, package: Path) -> Iterable[cpio.Entry]:
+    found = {_LIBRARY: library, _BY_NAME: library.parent / _BY_NAME, **elf.shared_libraries([library])}
     for name, path in found.items():
         # What has a path for a name is the dynamic loader, which the base image has where programs look for it.
         if not name.startswith("/"):
             yield cpio.file(f"usr/lib/{name}", elf.strip(path.read_bytes()), 0o755)
     modules = sysconfig.get_path("stdlib").lstrip("/")
-    for path in sorted(_PACKAGE.glob("*.py")):
+    for path in sorted(package.glob("*.py")):
         yield cpio.file(f"{modules}/bcc/{path.name}", path.read_bytes())
 
 

@@ -26,7 +26,7 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import harness
-from harness import store
+from harness import needs, store
 from harness.errors import BuildError
 from harness.image import cpio, elf
 from harness.proc import run
@@ -86,9 +86,8 @@ _ACCOUNTS = {
 # Loaded by name at run time, so that no program's list of libraries shows them.
 _EXTRA_LIBRARIES = ("libgcc_s.so.1",)
 
-# Likewise, with the libraries they need in turn; left out where this machine does not have them. The variable names
-# another file than the system's own.
-_OPTIONAL_LIBRARIES = {"libbpf.so.1": "HARNESS_LIBBPF"}
+# Likewise, with the libraries they need in turn; left out where this machine does not have them.
+_OPTIONAL_LIBRARIES = ("libbpf.so.1",)
 
 
 @dataclass(frozen=True)
@@ -128,15 +127,12 @@ def optional_libraries() -> dict[str, Path]:
     Raises:
         BuildError: An environment variable names one that is not there.
     """
-    multiarch = sysconfig.get_config_var("MULTIARCH") or ""
-    folders = [Path(folder) for folder in (f"/usr/lib/{multiarch}", "/usr/lib64", "/usr/lib", "/usr/local/lib")]
     found = {}
-    for name, variable in _OPTIONAL_LIBRARIES.items():
-        named = os.environ.get(variable)
-        if named and not Path(named).is_file():
-            raise BuildError(f"{variable} names {named}, which is not there", expected=f"the path of a {name}")
-        candidates = [Path(named)] if named else [folder / name for folder in folders]
-        path = next((path for path in candidates if path.exists()), None)
+    for name in _OPTIONAL_LIBRARIES:
+        need = needs.need(name)
+        path = needs.find(need)
+        if (named := os.environ.get(need.variable)) and (path is None or not path.is_file()):
+            raise BuildError(f"{need.variable} names {named}, which is not there", expected=f"the path of a {name}")
         if path is not None:
             found[name] = path
     return found

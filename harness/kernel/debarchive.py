@@ -20,7 +20,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Protocol
 
-from harness import proc
+from harness import needs, proc
 from harness.data import read_toml
 from harness.errors import MirrorError
 from harness.kernel import aptsources
@@ -130,7 +130,7 @@ def mirrors(data: dict[str, Any], machine: Sequence[aptsources.Source]) -> list[
             raise MirrorError(
                 f"the keyring {mirror.keyring} is missing, so nothing of {mirror.uri} can be verified",
                 expected="the keys of Debian's archive",
-                hint=f"install the package debian-archive-keyring, or name a keyring with {KEYRING_VARIABLE}",
+                hint=f"{needs.need(data['keyring']).install}, or name a keyring with {KEYRING_VARIABLE}",
             )
     return found
 
@@ -259,7 +259,7 @@ class PlainArchive:
         Raises:
             ToolMissing: gpgv is not installed.
         """
-        gpgv = proc.find_tool("gpgv", package="gpgv", purpose="check the signatures of Debian's package indexes")
+        gpgv = needs.program("gpgv")
         result = Refreshed()
         for mirror in mirrors:
             for suite in mirror.suites:

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import proc, store
+from harness import needs, proc, store
 from harness.data import data_folder, read_toml
 from harness.errors import BuildError, KernelFileError, SelectorError
 from harness.kernel import kconfig, payload, shelf
@@ -39,21 +39,6 @@ FLAVOURS = {
     "mutants": ("minimal", "mutants"),
 }
 """Configuration fragments of each flavour, later ones winning."""
-
-TOOLS = {
-    "make": "make",
-    "flex": "flex",
-    "bison": "bison",
-    "bc": "bc",
-    "perl": "perl",
-    "gcc": "gcc",
-    "ld": "binutils",
-    "gzip": "gzip",
-}
-"""Programs every build needs, and the Debian packages that have them."""
-
-MORE_TOOLS = {"bcc": {"cpio": "cpio", "xz": "xz-utils"}}
-"""Programs that a flavour needs besides: IKHEADERS packs the headers with these."""
 
 COVERAGE_FOLDER = "kernel/bpf"
 
@@ -319,7 +304,7 @@ def choose_compiler(
         raise BuildError(
             f"the compiler {candidates[0]} is not installed",
             expected="a C compiler" + (f", gcc {newest} or older" if newest else ""),
-            hint="apt-get install gcc, or name one with CC=",
+            hint=f"{needs.need('gcc').install}, or name one with CC=",
         )
     fit = [name for name in present if not newest or 0 < (majors[name] or 0) <= newest]
     chosen = present[0] if cc or not fit else fit[0]
@@ -436,8 +421,9 @@ def _plan(
             expected="a clean tree, because the harness builds outside of it",
             hint=f"make -C {tree} mrproper; or, to use what was built there: --kernel={tree}",
         )
-    for tool, package in (TOOLS | MORE_TOOLS.get(flavour, {})).items():
-        proc.find_tool(tool, package=package, purpose="build a kernel")
+    for need in needs.table().of(("build", f"build-{flavour}")):
+        if need.is_program:
+            needs.program(need.name)
     compiler = choose_compiler(read_toml("kernels", "compilers.toml")["row"], version, cc, gcc_major)
     if compiler.doubt:
         progress(f"warning: {compiler.doubt}")

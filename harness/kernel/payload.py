@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from harness import needs
 from harness.errors import KernelFileError
-from harness.proc import find_tool, run
+from harness.proc import run
 
 ELF_MAGIC = b"\x7fELF"
 XEN_ELFNOTE_PHYS32_ENTRY = 18
@@ -318,7 +319,7 @@ def _lz4(payload: bytes) -> bytes:
 
 
 def _lzo(payload: bytes) -> bytes:
-    tool = find_tool("lzop", package="lzop", purpose="unpack a kernel compressed with LZO")
+    tool = needs.program("lzop")
     with tempfile.TemporaryDirectory(prefix="harness-lzo-") as folder:
         packed, unpacked = Path(folder, "kernel.lzo"), Path(folder, "kernel")
         # lzop refuses the uncompressed size that the kernel's build appends.

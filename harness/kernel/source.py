@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import proc, store
+from harness import needs, proc, store
 from harness.errors import HarnessError, InfrastructureError, KernelFileError, MirrorError, SelectorError
 from harness.kernel import kbuild, shelf
 from harness.kernel.download import Meter, fetch, no_meter
@@ -69,7 +69,7 @@ def in_hand(path: Path, ref: str, *, progress: Progress) -> Tree:
 
 
 def _from_git(repository: Path, ref: str, progress: Progress) -> Tree:
-    git = proc.find_tool("git", package="git", purpose="read a kernel tree from a repository")
+    git = needs.program("git")
     asked = proc.run([git, "-C", repository, "rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}"], timeout=60)
     commit = asked.stdout.strip()
     if asked.status != 0:

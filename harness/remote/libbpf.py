@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.errors import ToolMissing, UsageError
+from harness import needs
+from harness.errors import UsageError
 from harness.image.build import optional_libraries
 from harness.remote.command import BpfError, Commands, HasFd
 from harness.remote.objects import Map, Program
@@ -81,10 +82,10 @@ def require_library() -> None:
         ToolMissing: It has not, because this machine has not.
     """
     if LIBRARY not in optional_libraries():
-        raise ToolMissing(
-            f"{LIBRARY} is not installed on this machine, so the guest image has none",
+        raise needs.missing(
+            LIBRARY,
+            what=f"{LIBRARY} is not installed on this machine, so the guest image has none",
             expected="libbpf 1.0 or newer",
-            hint="apt-get install libbpf1, or name the file with HARNESS_LIBBPF",
         )
 
 

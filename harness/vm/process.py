@@ -1,11 +1,12 @@
 """The programs that run a machine: QEMU, and vng where it started QEMU.
 
-Imports the console beside it, :mod:`harness.proc`, :mod:`harness.errors`.
+Imports the console beside it, :mod:`harness.needs`, :mod:`harness.proc`, :mod:`harness.errors`.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,8 +17,9 @@ from typing import Protocol
 
 import pexpect
 
-from harness.errors import StateError
-from harness.proc import die_with_parent, find_tool, kill_group
+from harness import needs
+from harness.errors import StateError, ToolMissing
+from harness.proc import die_with_parent, kill_group
 from harness.vm.command import CONSOLE_LOG, TOOLS
 from harness.vm.console import Console, read_lines
 
@@ -48,7 +50,7 @@ def find_qemu() -> Path:
     Raises:
         ToolMissing: It is not installed.
     """
-    return find_tool(QEMU_NAME, package="qemu-system-x86", purpose="run kernels")
+    return needs.program(QEMU_NAME)
 
 
 def find_vng() -> Path:
@@ -58,20 +60,27 @@ def find_vng() -> Path:
         ToolMissing: It is not installed.
     """
     beside = Path(sys.executable).with_name("vng")
-    return beside if os.access(beside, os.X_OK) else find_tool("vng", purpose="boot kernels (pip install virtme-ng)")
+    found = str(beside) if os.access(beside, os.X_OK) else shutil.which("vng")
+    if found is None:
+        raise ToolMissing(
+            "vng is not installed; it is needed to boot kernels",
+            expected=f"{beside}, or a program named vng on PATH",
+            hint=f"{sys.executable} -m pip install virtme-ng",
+        )
+    return Path(found)
 
 
 def vng_environment(vng: Path, *tools: Path) -> dict[str, str]:
     """Return the environment for vng.
 
-    It looks for its own helpers on PATH, where a virtual environment that is not activated is missing.
+    It looks for its own helpers on PATH, where a virtual environment that is not activated is missing, and for depmod,
+    which a plain user's PATH does not reach.
 
     Args:
         vng: The `vng` program.
         tools: Folders of programs that vng is to find before those of the same name on this machine.
     """
-    folders = (*map(str, tools), str(vng.parent), os.environ.get("PATH", os.defpath))
-    return {**os.environ, "PATH": os.pathsep.join(folders)}
+    return {**os.environ, "PATH": os.pathsep.join((*map(str, tools), str(vng.parent), needs.search_path()))}
 
 
 class ClonedProcess:

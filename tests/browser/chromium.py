@@ -15,19 +15,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+from harness import needs
 
 PATIENCE = 120.0
 """Seconds for one answer; many times what it takes, for machines that are busy with other things."""
 
 
 def find() -> str:
-    """Return the browser's path; a test that needs one fails without it, and says so."""
-    found = next((path for name in NAMES if (path := shutil.which(name))), None)
-    assert found is not None, (
-        "the report's tests need a browser: run `scripts/setup --with-browser`, or install chromium-headless-shell"
-    )
-    return found
+    """Return the browser's path; a test that needs one fails without it, and says what to install."""
+    return str(needs.program("chromium-headless-shell"))
 
 
 # The browser reads commands from its descriptor 3 and writes to 4.

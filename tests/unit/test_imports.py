@@ -15,6 +15,7 @@ PACKAGE = Path(harness.__file__).parent
 # Bottom to top. A module belongs to the longest prefix that names it.
 LAYERS = (
     ("harness", "harness.errors"),
+    ("harness.needs",),
     ("harness.proc",),
     ("harness.store", "harness.data", "harness.errnos"),
     ("harness.guest",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,14 @@ def test_a_library_is_named_by_a_variable(tmp_path: Path, monkeypatch: pytest.Mo
         optional_libraries()
 
 
-def test_without_libbpf_the_loader_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(libbpf, "optional_libraries", dict)
+def test_without_libbpf_the_loader_says_what_to_install(take_away: Callable[[str], None]) -> None:
+    take_away("libbpf.so.1")
     commands: Any = None
     with pytest.raises(ToolMissing, match="apt-get install libbpf1"):
         libbpf.Libbpf(commands)
 
 
-def test_without_bcc_the_image_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bcc, "_PACKAGE", tmp_path / "none")
+def test_without_bcc_the_image_says_what_to_install(take_away: Callable[[str], None]) -> None:
+    take_away("libbcc.so.0")
     with pytest.raises(ToolMissing, match="apt-get install python3-bpfcc"):
         bcc.bcc_archive()

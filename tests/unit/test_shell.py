@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,8 @@ VERSION = KernelVersion(6, 1, 192)
 CLOUD = Choice("6.1", VERSION, "debian", "6.1.0-56-cloud-amd64=6.1.192-2", "cloud")
 GENERIC = Choice("6.1.192:generic", VERSION, "debian", "6.1.0-56-amd64=6.1.192-2", "generic")
 MINIMAL = Choice("6.1.192:minimal", VERSION, "local", "6.1.192-minimal", "minimal")
+
+REQUIRE_UDEV = shell.require_udev
 
 ABLE = "CONFIG_9P_FS=y\nCONFIG_NET_9P_VIRTIO=y\nCONFIG_VIRTIO_PCI=y\nCONFIG_OVERLAY_FS=y\n"
 UNABLE = ABLE.replace("CONFIG_9P_FS=y", "# CONFIG_9P_FS is not set")
@@ -66,7 +69,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(Pool, "prepare", lambda _pool, choice: world.prepare(choice))
     monkeypatch.setattr(os, "execve", world.execve)
     monkeypatch.setattr(process, "find_vng", lambda: Path("/venv/bin/vng"))
-    monkeypatch.setattr(shell, "_UDEV", (tmp_path,))
+    monkeypatch.setattr(shell, "require_udev", lambda: None)
     return world
 
 
@@ -134,11 +137,14 @@ def test_a_shell_without_a_terminal_is_refused(
 
 
 def test_a_command_without_udev_is_refused(
-    world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    world: World,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    take_away: Callable[[str], None],
 ) -> None:
-    monkeypatch.setattr(shell, "_UDEV", (tmp_path / "absent",))
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert "udev is not installed" in error_of(capsys, "--kernel", "6.1", "--", "true", status=3)
+    take_away("udevd")
+    monkeypatch.setattr(shell, "require_udev", REQUIRE_UDEV)
+    assert "udevd is not installed" in error_of(capsys, "--kernel", "6.1", "--", "true", status=3)
 
 
 @pytest.mark.parametrize(

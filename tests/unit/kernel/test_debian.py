@@ -46,8 +46,8 @@ def by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if way == "plain":
         real = shutil.which
 
-        def without_apt(name: str) -> str | None:
-            return None if name == "apt-get" else real(name)
+        def without_apt(name: str, *, path: str | None = None) -> str | None:
+            return None if name == "apt-get" else real(name, path=path)
 
         monkeypatch.setattr(shutil, "which", without_apt)
     return way

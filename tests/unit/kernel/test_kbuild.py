@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-import shutil
 import subprocess
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -463,9 +463,8 @@ def test_a_commit_of_a_git_repository(tree: Path) -> None:
         source.in_hand(tree / "nothing", "", progress=print)
 
 
-def test_a_missing_tool_is_named_with_its_package(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = shutil.which
-    monkeypatch.setattr(shutil, "which", lambda name: None if name == "bison" else real(name))
+def test_a_missing_tool_is_named_with_its_package(tree: Path, take_away: Callable[[str], None]) -> None:
+    take_away("bison")
     with pytest.raises(ToolMissing, match="bison is not installed; it is needed to build a kernel") as caught:
         build(tree)
     assert "apt-get install bison" in caught.value.hint

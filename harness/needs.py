@@ -1,0 +1,227 @@
+"""What the harness needs of the machine beside Python packages: one table, and how to tell what is missing.
+
+The table is `needs.txt` beside this file. It is text, because `scripts/setup` reads it on machines that have no Python
+yet. Whatever is missing, its Debian package and what it is needed for are said from there.
+
+Imports only :mod:`harness.errors`.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import ToolMissing
+
+TABLE = Path(__file__).with_name("needs.txt")
+
+STATIC = "static"
+"""What a need says of a program that must load no shared library."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """Something that the machine should have.
+
+    Attributes:
+        names: Any of them will do: paths of files, names of shared libraries, names of programs.
+        enough: The least version, "static" for a program that loads no shared library, or "".
+        variable: An environment variable that names another file or program in its place, or "".
+        packages: The Debian packages that bring it.
+        features: What needs it.
+        purpose: What it is needed for; follows "it is needed to".
+    """
+
+    names: tuple[str, ...]
+    enough: str
+    variable: str
+    packages: tuple[str, ...]
+    features: tuple[str, ...]
+    purpose: str
+
+    @property
+    def name(self) -> str:
+        """Its first name, which messages use."""
+        return self.names[0]
+
+    @property
+    def is_program(self) -> bool:
+        """Whether it is a program, rather than a file or a library."""
+        return any("/" not in name and ".so" not in name for name in self.names)
+
+    @property
+    def install(self) -> str:
+        """The command that installs it on Debian."""
+        return f"apt-get install {' '.join(self.packages)}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """The table.
+
+    Attributes:
+        folders: Where programs are looked for beside PATH ("programs"), and where libraries lie ("libraries").
+        features: What a user does, by name.
+        scripts: The features that each command in scripts/ needs.
+        needs: What there is to need, in the table's order.
+    """
+
+    folders: Mapping[str, tuple[str, ...]]
+    features: Mapping[str, str]
+    scripts: Mapping[str, tuple[str, ...]]
+    needs: tuple[Need, ...]
+
+    def of(self, features: Iterable[str]) -> list[Need]:
+        """Return what any of these features needs."""
+        wanted = set(features)
+        return [need for need in self.needs if wanted & set(need.features)]
+
+
+def parse(text: str) -> Table:
+    """Read the table.
+
+    Raises:
+        ValueError: A line is malformed, or names a feature that the table does not explain.
+    """
+    folders: dict[str, tuple[str, ...]] = {}
+    features: dict[str, str] = {}
+    scripts: dict[str, tuple[str, ...]] = {}
+    needs: list[Need] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        kind, *rest = line.split(None, 1) or [""]
+        fields = rest[0].split(None, 5) if rest else []
+        if kind == "look" and len(fields) > 1:
+            folders[fields[0]] = tuple(rest[0].split()[1:])
+        elif kind == "feature" and len(fields) > 1:
+            features[fields[0]] = rest[0].split(None, 1)[1]
+        elif kind == "script" and len(fields) > 1:
+            scripts[fields[0]] = tuple(rest[0].split()[1:])
+        elif kind == "need" and len(fields) == 6:
+            names, enough, variable, packages, used_by, purpose = fields
+            columns = (names, packages, used_by)
+            listed = [tuple(column.split(",")) for column in columns]
+            needs.append(
+                Need(listed[0], enough.strip("-"), variable.strip("-"), listed[1], listed[2], purpose.rstrip())
+            )
+        elif kind and not kind.startswith("#"):
+            raise ValueError(f"line {number} is not one of the four kinds: {line}")
+    for used in (*scripts.values(), *(need.features for need in needs)):
+        for name in used:
+            if name not in features:
+                raise ValueError(f"the feature {name} is not explained")
+    return Table(folders, features, scripts, tuple(needs))
+
+
+@functools.cache
+def table() -> Table:
+    """Return the table that comes with the package."""
+    return parse(TABLE.read_text(encoding="utf-8"))
+
+
+def need(name: str) -> Need:
+    """Return the need of which this is a name.
+
+    Raises:
+        KeyError: There is none in the table.
+    """
+    for one in table().needs:
+        if name in one.names:
+            return one
+    raise KeyError(f"{name} is not in {TABLE.name}")
+
+
+def find(wanted: Need) -> Path | None:
+    """Return where something is on this machine, whatever its version; None when it is not there.
+
+    A file or program that the need's environment variable names is looked for in its place.
+    """
+    named = os.environ.get(wanted.variable, "") if wanted.variable else ""
+    for name in (named,) if named else wanted.names:
+        path = _find(name)
+        if path is not None and (wanted.enough != STATIC or is_static(path)):
+            return path
+    return None
+
+
+def _find(name: str) -> Path | None:
+    if "/" in name:
+        path = Path(name).expanduser()
+        return path if path.exists() else None
+    if ".so" in name:
+        paths = (Path(folder, name) for folder in table().folders["libraries"])
+        return next((path for path in paths if path.exists()), None)
+    found = shutil.which(name, path=search_path())
+    return Path(found) if found else None
+
+
+def search_path() -> str:
+    """Return PATH and, after it, the folders of programs for administrators, which a plain user's PATH lacks."""
+    return os.pathsep.join((os.environ.get("PATH", os.defpath), *table().folders["programs"]))
+
+
+def is_static(path: Path) -> bool:
+    """Tell whether a program loads no shared library: it names no dynamic loader. `scripts/setup` does the same."""
+    return b"/ld-linux" not in path.read_bytes()
+
+
+def present(feature: str) -> bool:
+    """Tell whether everything that a feature needs is there, whatever its version."""
+    return all(find(one) is not None for one in table().of([feature]))
+
+
+def missing(name: str, *, what: str = "", expected: str = "") -> ToolMissing:
+    """Return the error for something that is missing, with its package and purpose from the table.
+
+    Args:
+        name: A name of it in the table.
+        what: What happened, where "it is not installed" does not say enough.
+        expected: What was looked for, where it is no program on PATH.
+    """
+    one = need(name)
+    named = os.environ.get(one.variable, "") if one.variable else ""
+    hint = one.install + (f", or name another with {one.variable}" if one.variable else "")
+    if named:
+        hint = f"correct {one.variable}, or unset it and {one.install}"
+    return ToolMissing(
+        what or f"{named or name} is not installed; it is needed to {one.purpose}",
+        expected=expected or f"a program named {named or name} on PATH",
+        hint=hint,
+    )
+
+
+def program(name: str) -> Path:
+    """Return a program of the table: on PATH, or where administrators have theirs.
+
+    Args:
+        name: A name of it in the table; its environment variable, where set, names another one.
+
+    Raises:
+        ToolMissing: It is not there.
+    """
+    found = find(need(name))
+    if found is None:
+        raise missing(name)
+    return found
+
+
+def version_of(path: Path) -> str:
+    """Return the first version number that a program gives for --version; "" when it gives none.
+
+    Raises:
+        OSError: It cannot be started.
+        subprocess.TimeoutExpired: It does not end within 30 seconds.
+    """
+    done = subprocess.run([path, "--version"], capture_output=True, text=True, errors="replace", timeout=30)
+    found = re.search(r"\d+(?:\.\d+)+", done.stdout)
+    return found[0] if found else ""
+
+
+def at_least(version: str, least: str) -> bool:
+    """Tell whether a version of numbers and dots is `least` or later."""
+    return [int(part) for part in version.split(".")] >= [int(part) for part in least.split(".")]
