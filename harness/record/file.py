@@ -8,6 +8,7 @@ Imports the records beside it, :mod:`harness.store`, :mod:`harness.errors`.
 
 from __future__ import annotations
 
+import inspect
 import io
 import re
 from collections.abc import Iterable
@@ -49,9 +50,10 @@ def schema() -> dict[str, Any]:
     """Return the JSON schema of a record, made from the classes."""
     made = msgspec.json.schema(Record)
     for definition in made["$defs"].values():
-        summary, _, attributes = definition["description"].partition("\n\n    Attributes:\n")
+        # Python 3.13 takes the common indentation out of docstrings, earlier ones leave it.
+        summary, _, attributes = inspect.cleandoc(definition["description"]).partition("\n\nAttributes:\n")
         definition["description"] = " ".join(summary.split())
-        for name, text in re.findall(r"^        (\w+): (.*(?:\n {12}.*)*)", attributes, re.MULTILINE):
+        for name, text in re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", attributes, re.MULTILINE):
             definition["properties"][name]["description"] = " ".join(text.split())
     plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(made))
     return {

@@ -101,6 +101,9 @@ def _add(packing: _Packing, name: str, function: types.FunctionType) -> None:
 def _definition(function: types.FunctionType) -> tuple[ast.FunctionDef, list[str]]:
     """Return a function's definition without annotations, and the names that it looks up in its module."""
     try:
+        if function.__code__.co_filename == "<string>":
+            # exec() made it. From Python 3.13 on, inspect would give the text of `python -c` instead, if there is one.
+            raise OSError("it was made by exec()")
         lines, first = inspect.getsourcelines(function)
     except OSError as error:
         raise UsageError(
