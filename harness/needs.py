@@ -190,7 +190,7 @@ def missing(name: str, *, what: str = "", expected: str = "") -> ToolMissing:
         hint = f"correct {one.variable}, or unset it and {one.install}"
     return ToolMissing(
         what or f"{named or name} is not installed; it is needed to {one.purpose}",
-        expected=expected or f"a program named {named or name} on PATH",
+        expected=expected or (f"a program named {named or name} on PATH" if one.is_program else named or name),
         hint=hint,
     )
 

@@ -17,7 +17,7 @@ from harness.image import cpio, elf
 FORMAT = 1
 """Part of every key: raise it when the same sources give another archive."""
 
-_PACKAGE = "/usr/lib/python3/dist-packages/bcc/__init__.py"
+_PACKAGE = "/usr/lib/python3/dist-packages/bcc"
 _LIBRARY = "libbcc.so.0"
 # The package loads it by name; libc has long had its content.
 _BY_NAME = "librt.so.1"
@@ -47,7 +47,7 @@ def bcc_archive() -> bytes:
     path = store.cache_root() / "images" / f"bcc-{key}.part"
     if not path.exists():
         with store.new_file(path) as temporary, temporary.open("wb") as out:
-            out.writelines(cpio.archive(cpio.with_parents(_bcc(library, package.parent))))
+            out.writelines(cpio.archive(cpio.with_parents(_bcc(library, package))))
         store.drop_unused(path.parent.glob("bcc-*.part"))
     os.utime(path)  # it is in use: see store.drop_unused
     return path.read_bytes()

@@ -66,13 +66,29 @@ def decide(wanted: str, spec: MachineSpec, *, label: str) -> Verdict:
     return verdict
 
 
-def _verdict(spec: MachineSpec, label: str) -> Verdict:
+def known_verdict() -> Verdict | None:
+    """Return how guests run, if no guest has to be tried for it: there is no KVM, or one was tried before.
+
+    Raises:
+        ToolMissing: QEMU is not installed.
+    """
     if not KVM.exists():
         return Verdict(Accel.TCG, "there is no /dev/kvm")
     if not os.access(KVM, os.R_OK | os.W_OK):
         return Verdict(Accel.TCG, "/dev/kvm may not be opened by this user")
-    record = store.runs_root() / "accel.json"
-    key = _machine_key()
+    return _read(_record(), _machine_key())
+
+
+def _record() -> Path:
+    return store.runs_root() / "accel.json"
+
+
+def _verdict(spec: MachineSpec, label: str) -> Verdict:
+    known = known_verdict()
+    if known is not None:
+        return known
+    record, key = _record(), _machine_key()
+    # Of two first runs at once the second waits, and finds it known.
     with store.locked(record.with_suffix(".lock")):
         known = _read(record, key)
         if known is None:

@@ -24,6 +24,7 @@ LAYERS = (
     ("harness.remote",),
     ("harness.judge",),
     ("harness.run",),
+    ("harness.doctor",),
     ("harness.record",),
     ("harness.report",),
     ("harness.testing",),
