@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -41,8 +42,28 @@ def _terminate(number: int, frame: object) -> None:  # noqa: ARG001 - the signat
     raise _Terminated
 
 
+_BROKEN_PIPE = 141
+"""What a shell says of a program that SIGPIPE ended."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; print a :class:`HarnessError` as one message and return its exit status."""
+    try:
+        try:
+            return _main(argv)
+        finally:
+            # Here, because Python's own flush, at its end, would complain of a reader that has left (`| head`).
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        # What is left to write goes nowhere.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        return _BROKEN_PIPE
+
+
+def _main(argv: Sequence[str] | None) -> int:
     words = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(
         prog="harness", description="Kernels and guests of kernel-harness; tests are run by pytest --kernel=SELECTOR."
@@ -74,10 +95,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("harness: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # The reader (`| head`) has seen enough.
-        sys.stderr.close()
-        return 141
     finally:
         signal.signal(signal.SIGTERM, before)
     return status

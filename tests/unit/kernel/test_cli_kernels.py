@@ -346,10 +346,18 @@ def test_the_command_as_installed(mirror: Archive) -> None:
     assert len(json.loads(done.stdout)) == 3
 
 
-def test_a_pipe_that_closes_early_is_no_traceback(mirror: Archive) -> None:
-    program = "import sys; from harness.cli import main; sys.exit(main(['kernels', 'list', '--json']))"
+@pytest.mark.parametrize(
+    ("words", "unbuffered"),
+    [(["kernels", "list", "--json"], ""), (["kernels", "list", "--json"], "1"), (["--help"], "")],
+)
+def test_a_pipe_that_closes_early_is_no_traceback(mirror: Archive, words: list[str], unbuffered: str) -> None:
+    program = f"import sys; from harness.cli import main; sys.exit(main({words}))"
     with subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -357,3 +365,4 @@ def test_a_pipe_that_closes_early_is_no_traceback(mirror: Archive) -> None:
         error = process.stderr.read()
     assert "Traceback" not in error
     assert "Exception" not in error
+    assert process.returncode == 141
