@@ -17,6 +17,7 @@ from harness.kernel.types import Choice
 from harness.kernel.version import KernelVersion
 from harness.run.shards import as_gitlab, share
 from tests.ci.actions import ROOT, Expression, NotUnderstood, Runner
+from tests.needs import needs_program
 
 GITHUB = ROOT / ".github/workflows/kernels.yml"
 GITLAB = (ROOT / ".gitlab-ci.yml", ROOT / ".gitlab/shard.yml")
@@ -175,6 +176,7 @@ jobs:
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     """A repository with one commit."""
+    needs_program("git")
     folder = tmp_path / "source"
     folder.mkdir()
     (folder / "README").touch()

@@ -14,6 +14,7 @@ from harness.kernel import catalog, kbuild, lockfile
 from harness.kernel.types import Choice
 from harness.kernel.version import KernelVersion
 from harness.record.types import FORMAT, VERSION
+from tests.needs import needs_program
 
 CHANGELOG = """\
 linux (6.12.{patch}-1) trixie; urgency=medium
@@ -255,6 +256,7 @@ def test_a_commit_that_does_not_build_is_skipped(
         raise BuildError("make bzImage failed")
 
     monkeypatch.setattr(kbuild, "build", build)
+    needs_program("git")
     words = ["boundary", "--git-run", "t.py::test_x", f"--kernel={tmp_path}", "--build=minimal"]
     assert main(words) == 255
     assert "is no git repository with a commit checked out" in capsys.readouterr().err

@@ -7,10 +7,10 @@ from errno import EACCES
 import pytest
 
 from harness.guest import bpf as raw
-from harness.image.bcc import is_installed
 from harness.testing import Bcc, Bpf, BpfError, Guest
+from tests.needs import needs_features
 
-pytestmark = pytest.mark.skipif(not is_installed(), reason="bcc is not installed here (apt-get install python3-bpfcc)")
+needs_features("bcc")
 
 TEXT = """
 BPF_ARRAY(inner, u64, 16);

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.needs import needs_program
 from tests.unit.kernel.kernel_fakes import Archive, Server, Signer, serve
 
 
@@ -35,11 +36,16 @@ def server(tmp_path: Path) -> Iterator[Server]:
         yield running
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Look for what signs an archive, test by test: what a fixture of the session raises is raised for all of them."""
+    if isinstance(item, pytest.Function) and "signers" in item.fixturenames:
+        for program in ("gpg", "gpg-agent", "gpgv"):
+            needs_program(program)
+
+
 @pytest.fixture(scope="session")
 def signers() -> Iterator[tuple[Signer, Signer]]:
     """Two keys: the archive's, and a stranger's."""
-    if shutil.which("gpg") is None:
-        pytest.skip("gpg is not installed: no archive can be signed")
     # gpg's socket needs a short path.
     home = Path(tempfile.mkdtemp(prefix="harness-gpg-"))
     both = Signer(home / "a"), Signer(home / "b", "stranger")

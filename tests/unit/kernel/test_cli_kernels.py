@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from harness.cli import main
 from harness.kernel import prune, shelf
 from harness.kernel.version import KernelVersion
 from harness.proc import start_time
+from tests.needs import needs_features, needs_program
 from tests.unit.kernel.kernel_fakes import CONFIG, Archive, Server, kernel_image
 
 RELEASES = {"6.1.0-50-cloud-amd64": "6.1.176-1", "6.1.0-51-cloud-amd64": "6.1.180-1", "6.12.9-amd64": "6.12.9-1"}
@@ -235,8 +235,8 @@ def test_using_a_kernel_counts_as_use() -> None:
 
 
 def test_a_full_disk_is_one_clear_error_on_a_real_one(mirror: Archive, tmp_path: Path) -> None:
-    unshare = shutil.which("unshare")
-    if unshare is None or subprocess.run([unshare, "-rm", "true"], check=False).returncode != 0:
+    needs_program("unshare", "util-linux")
+    if subprocess.run(["unshare", "-rm", "true"], check=False).returncode != 0:
         pytest.skip("no mount namespace can be made here; the test by injection in test_shelf.py stands")
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -246,7 +246,7 @@ def test_a_full_disk_is_one_clear_error_on_a_real_one(mirror: Archive, tmp_path:
         f"find {disk} -name '.tmp-*'; exit $status"
     )
     done = subprocess.run(
-        [unshare, "-rm", "sh", "-c", script, program],
+        ["unshare", "-rm", "sh", "-c", script, program],
         env=os.environ | {"HARNESS_CACHE": str(disk), "PYTHONPATH": str(Path(__file__).parents[3])},
         capture_output=True,
         text=True,
@@ -299,6 +299,7 @@ def test_an_interrupt_reaches_downloads_side_by_side() -> None:
 
 
 def test_a_terminated_build_leaves_no_process(tmp_path: Path) -> None:
+    needs_features("build", "build-bcc", programs_only=True)
     tree = tmp_path / "linux"
     (tree / "scripts").mkdir(parents=True)
     (tree / "kernel/bpf").mkdir(parents=True)

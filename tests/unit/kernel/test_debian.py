@@ -20,6 +20,7 @@ from harness.kernel.aptsources import Source
 from harness.kernel.catalog import Catalog
 from harness.kernel.debian import DebianProvider
 from harness.kernel.types import Choice, Kernel, Offer
+from tests.needs import needs_program
 from tests.unit.kernel.kernel_fakes import CONFIG, Archive, Server, Signer, kernel_image
 
 OLD = "6.1.0-50-cloud-amd64"
@@ -41,8 +42,8 @@ def image_package(release: str, revision: str) -> dict[str, bytes]:
 def by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The way in which indexes are brought."""
     way = str(request.param)
-    if way == "apt" and shutil.which("apt-get") is None:
-        pytest.skip("apt-get is not installed")
+    if way == "apt":
+        needs_program("apt-get", "apt")
     if way == "plain":
         real = shutil.which
 
@@ -416,10 +417,10 @@ def test_the_proxy_of_apts_configuration(shell: str, proxy: str) -> None:
     assert debarchive.proxy_of(shell) == proxy
 
 
-@pytest.mark.skipif(shutil.which("apt-get") is None, reason="apt-get is not installed")
 def test_packages_go_through_the_proxy_that_apt_goes_through(
     filled: Archive, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    needs_program("apt-get", "apt")
     monkeypatch.setattr(debarchive, "proxy_of", lambda shell: server.url)
     acquire("6.1")
     assert [path for path, _ in server.requests if path.startswith("http://") and path.endswith(".deb")]

@@ -12,6 +12,7 @@ from elftools.elf.elffile import ELFFile
 
 from harness.errors import KernelFileError
 from harness.kernel.lines import Lines, with_lines
+from tests.needs import needs_program
 
 ONE = """int volatile seen;
 
@@ -46,6 +47,7 @@ int _start(int n)
 
 
 def build(folder: Path, *options: str) -> Path:
+    needs_program("gcc")
     (folder / "net").mkdir(parents=True, exist_ok=True)
     (folder / "net" / "one.c").write_text(ONE)
     (folder / "other.c").write_text(OTHER)
@@ -80,10 +82,6 @@ def place(path: Path, function: str, text: bytes = b"", *, number: int = 0) -> s
     return f"{function}+{offset:#x}/{symbol['st_size'] + 9:#x}"  # a kernel counts what is between functions too
 
 
-needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="this machine has no gcc")
-
-
-@needs_gcc
 @pytest.mark.parametrize("dwarf", ["-gdwarf-4", "-gdwarf-5"])
 def test_places_are_told_by_file_and_line(tmp_path: Path, dwarf: str) -> None:
     path = build(tmp_path, dwarf)
@@ -97,7 +95,6 @@ def test_places_are_told_by_file_and_line(tmp_path: Path, dwarf: str) -> None:
     assert lines.of(f"{function}+{int(offset, 16) + 5:#x}/{size}", returns=True) == "net/one.c:13"
 
 
-@needs_gcc
 def test_functions_of_one_name_are_told_apart_by_their_size_or_not_at_all(tmp_path: Path) -> None:
     path = build(tmp_path, "-g")
     lines = Lines(path)
@@ -115,7 +112,6 @@ def test_functions_of_one_name_are_told_apart_by_their_size_or_not_at_all(tmp_pa
     assert Lines(path).of(place(path, "twin"), returns=False) == ""
 
 
-@needs_gcc
 def test_what_is_not_there_has_no_line(tmp_path: Path) -> None:
     lines = Lines(build(tmp_path, "-g"))
     for unknown in ("absent+0x1/0x2", "first+0x0/0x1000", "no place"):
@@ -124,7 +120,6 @@ def test_what_is_not_there_has_no_line(tmp_path: Path) -> None:
     assert plain.of(place(tmp_path / "plain" / "vmlinux", "first"), returns=False) == ""
 
 
-@needs_gcc
 def test_a_damaged_file_is_an_error(tmp_path: Path) -> None:
     path = build(tmp_path, "-g")
     where = place(path, "first")
@@ -133,7 +128,6 @@ def test_a_damaged_file_is_an_error(tmp_path: Path) -> None:
         Lines(path).of(where, returns=False)
 
 
-@needs_gcc
 def test_the_file_with_lines_is_that_of_the_same_build(tmp_path: Path) -> None:
     tree, unpacked = tmp_path / "tree", tmp_path / "unpacked"
     path = build(tree, "-g")

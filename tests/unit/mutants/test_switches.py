@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from harness.mutants.edit import Edit, Mutant
 from harness.mutants.panel import Control, control_of, numbers_in, refused_by
 from harness.mutants.session import PRESENCE_TEST, last_attempts
 from harness.mutants.switches import HOME, switched
+from tests.needs import needs_program
 
 STAND_INS = """\
 // SPDX-License-Identifier: GPL-2.0
@@ -93,8 +93,7 @@ def mutants() -> list[Mutant]:
 
 
 def compiled(tmp_path: Path, text: str) -> Path:
-    if shutil.which("gcc") is None:
-        pytest.skip("there is no gcc")
+    needs_program("gcc")
     (tmp_path / "x.c").write_text(HEADER + text)
     (tmp_path / "main.c").write_text(MAIN)
     program = tmp_path / "program"
