@@ -202,7 +202,9 @@ def test_a_runs_folder_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: 
     short = Path("/tmp") / f"t-{os.urandom(4).hex()}"
     short.mkdir()
     try:
-        (short / f"kernel-harness-{os.getuid()}").mkdir(mode=0o755)
+        folder = short / f"kernel-harness-{os.getuid()}"
+        folder.mkdir()
+        folder.chmod(0o755)  # whatever the umask
         monkeypatch.setenv("XDG_RUNTIME_DIR", str(short))
         with pytest.raises(CacheError, match="only this user can enter"):
             store.runs_root()
