@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -68,9 +71,64 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(kernels, "resolve", world.resolve)
     monkeypatch.setattr(Pool, "prepare", lambda _pool, choice: world.prepare(choice))
     monkeypatch.setattr(os, "execve", world.execve)
+    monkeypatch.setattr(shell, "_can_be_opened_anew", lambda descriptor: True)
     monkeypatch.setattr(process, "find_vng", lambda: Path("/venv/bin/vng"))
     monkeypatch.setattr(shell, "require_udev", lambda: None)
     return world
+
+
+# Like vng, it opens its standard streams a second time; where it cannot, it says so and not what it was to say.
+FAKE_VNG = """
+import os, sys
+for descriptor in range(3):
+    os.close(os.open(f"/proc/self/fd/{descriptor}", os.O_RDWR))
+said = sys.stdin.read()
+for descriptor in (1, 2):
+    with open(f"/proc/self/fd/{descriptor}", "w") as stream:
+        print("heard", said, file=stream)
+sys.exit(7)
+"""
+
+
+def through_pipes(stdin: int, stdout: int, stderr: int) -> int:
+    program = f"""
+import os, sys
+from harness.cli import shell
+assert not all(map(shell._can_be_opened_anew, range(3)))
+sys.exit(shell._through_pipes([sys.executable, "-c", {FAKE_VNG!r}], os.environ))
+"""
+    words = [sys.executable, "-c", program]
+    return subprocess.run(words, stdin=stdin, stdout=stdout, stderr=stderr, check=False, timeout=120).returncode
+
+
+def test_a_command_prints_to_what_cannot_be_opened_a_second_time() -> None:
+    # Nobody can open a socket, not even root, whom no file refuses.
+    here, there = socket.socketpair()
+    with here, there:
+        here.sendall(b"hello")
+        here.shutdown(socket.SHUT_WR)
+        assert through_pipes(there.fileno(), there.fileno(), there.fileno()) == 7
+        there.close()
+        with here.makefile() as answers:
+            assert answers.read() == "heard hello\nheard hello\n"
+
+
+def test_what_stands_in_a_file_already_is_not_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_text("before\n")
+    with path.open("a") as log:
+        assert through_pipes(subprocess.DEVNULL, log.fileno(), subprocess.DEVNULL) == 7
+    assert path.read_text() == "before\nheard \n"
+
+
+def test_a_stream_that_is_closed_is_none(tmp_path: Path) -> None:
+    program = (
+        "import os; from harness.cli import shell; os._exit(shell._through_pipes(['sh', '-c', 'cat; exit 5'], {}))"
+    )
+    done = subprocess.run(
+        ["sh", "-c", f'exec "{sys.executable}" -c "$0" <&- >&- 2>&-', program], check=False, timeout=120
+    )
+    assert done.returncode == 5
 
 
 def kernel_of(world: World) -> str:
