@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from harness.errnos import ENOTSUPP, errno_name
-from harness.guest import asm, btf, uapi
-from harness.guest.uapi import ANY, EXIST, LOCK, NOEXIST
+from harness.guest.api import asm, btf, uapi
+from harness.guest.api.uapi import ANY, EXIST, LOCK, NOEXIST
 from harness.kernel.types import Kernel
 from harness.remote.bcc import Bcc, BccModule
 from harness.remote.bpf import Bpf
@@ -12,6 +11,7 @@ from harness.remote.command import Answer, BpfError, errno_of, raises_errno
 from harness.remote.guest import Guest
 from harness.remote.libbpf import BpfObject, Libbpf
 from harness.remote.objects import Batch, Btf, Held, Link, Map, Program, Run, SocketFilter
+from harness.util.errnos import ENOTSUPP, errno_name
 
 __all__ = [
     "ANY",

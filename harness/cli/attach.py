@@ -23,8 +23,8 @@ def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
 
 def attach(folder: str) -> int:
     """Open the prompt; return the exit status."""
-    from harness.cli.prompt import interact
     from harness.remote.attach import AttachedPrompt
+    from harness.shell.console import interact
 
     with AttachedPrompt(Path(folder)) as prompt:
         return interact(prompt)

@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from harness import kernel as kernels
-from harness import store
 from harness.cli.shell import require_udev
 from harness.errors import InfrastructureError
 from harness.kernel.types import Choice
-from harness.proc import quote
-from harness.proc import run as run_program
-from harness.run.pool import Isolation, Pool, Settings, Wanted
+from harness.machines.pool import Isolation, Pool, Settings, Wanted
+from harness.util import cache
+from harness.util.proc import quote
+from harness.util.proc import run as run_program
 from harness.vm import template
 from harness.vm.command import Accel
 from harness.vm.machine import Machine
@@ -95,7 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
     bench.measure()
     bench.show()
     if arguments.json is not None:
-        with store.new_file(arguments.json.absolute()) as temporary:
+        with cache.new_file(arguments.json.absolute()) as temporary:
             temporary.write_text(json.dumps(bench.record(), indent=1) + "\n")
     return 0
 
@@ -155,7 +155,7 @@ class Bench:
 
     def _boot_and_save(self) -> None:
         spec = self.pool.spec_of(self.wanted)
-        with tempfile.TemporaryDirectory(dir=store.cache_root()) as folder:
+        with tempfile.TemporaryDirectory(dir=cache.cache_root()) as folder:
             steps = template.make(Path(folder) / "template", spec, label=self.choice.label, boot_timeout=120)
         self._add("cold_boot", "s", "process start to agent ready, through vng", steps.boot_seconds)
         self._add("template_save", "s", "agent ready to template on disk", steps.save_seconds)

@@ -24,11 +24,11 @@ from harness.errors import BuildError, HarnessError, InfrastructureError, UsageE
 if TYPE_CHECKING:
     from argparse import _SubParsersAction as SubParsers
 
-    from harness.judge.bisect import Found
+    from harness.boundary.bisect import Found
+    from harness.boundary.search import Answer, Boundaries, Reading
     from harness.kernel.catalog import Catalog
     from harness.kernel.changelog import Entry
     from harness.kernel.types import Choice
-    from harness.run.boundary import Answer, Boundaries, Reading
 
 GOOD, BAD, CANNOT_TEST = 0, 1, 125
 """What `git bisect run` understands."""
@@ -114,8 +114,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _releases(arguments: argparse.Namespace) -> int:
+    from harness.boundary.search import find
     from harness.kernel.catalog import Catalog
-    from harness.run.boundary import find
 
     catalog = Catalog(progress=_say)
     choices = catalog.resolve(arguments.kernel, every=True)
@@ -170,8 +170,8 @@ def _in_a_word(reading: Reading) -> str:
 
 
 def _known(paths: Sequence[Path], choices: Sequence[Choice], asked: _Pytest) -> dict[int, Reading]:
-    from harness.record.answers import reading_of
-    from harness.record.file import read
+    from harness.boundary.answers import reading_of
+    from harness.results.file import read
 
     known = {}
     for path in paths:
@@ -229,10 +229,10 @@ class _Pytest:
         Raises:
             UsageError: pytest finds no such test, or cannot read it.
         """
+        from harness.boundary.answers import reading_of
+        from harness.boundary.search import Reading
         from harness.errors import RecordError
-        from harness.record.answers import reading_of
-        from harness.record.file import read
-        from harness.run.boundary import Reading
+        from harness.results.file import read
 
         path = folder / "record.json"
         path.unlink(missing_ok=True)
@@ -271,7 +271,7 @@ _NOT_ABOUT_A_KERNEL = (_USAGE,)
 
 def _pytest(argv: Sequence[str]) -> tuple[int, str]:
     """Run pytest; return its exit status and what it printed. It is told to end when this process is."""
-    from harness.proc import log, quote
+    from harness.util.proc import log, quote
 
     log.info("+ %s", quote(argv))
     with subprocess.Popen(
@@ -540,8 +540,9 @@ def _built(tree: Path, flavour: str) -> Choice:
         BuildError: It does not build: another commit may.
         UsageError: It is no git repository with a kernel tree.
     """
-    from harness import needs, proc
-    from harness.kernel import kbuild
+    from harness import needs
+    from harness.kernel.build import kbuild
+    from harness.util import proc
 
     git = needs.program("git")
     asked = proc.run([git, "-C", tree, "rev-parse", "--verify", "HEAD"], timeout=60)

@@ -17,8 +17,8 @@ from harness.errors import GuestError, InfrastructureError
 if TYPE_CHECKING:
     from argparse import _SubParsersAction as SubParsers
 
-    from harness.run.check import Plan
-    from harness.run.matrix import Result
+    from harness.check.objects import Plan
+    from harness.check.table import Result
 
 _LOST = 3
 
@@ -65,9 +65,9 @@ def _compiled(path: Path) -> Path:
     """Return the object itself; what a C source compiles to."""
     if path.suffix != ".c":
         return path
-    from harness import objects
+    from harness.util import clang
 
-    return objects.build(objects.find_source(path))
+    return clang.build(clang.find_source(path))
 
 
 def _say(line: str) -> None:
@@ -75,8 +75,8 @@ def _say(line: str) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from harness.run.check import Plan, parse_template, read_object
-    from harness.run.matrix import Verdict, as_markdown, as_records, as_text
+    from harness.check.objects import Plan, parse_template, read_object
+    from harness.check.table import Verdict, as_markdown, as_records, as_text
 
     plan = Plan(
         _compiled(arguments.object),
@@ -98,8 +98,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _collect(plan: Plan, selectors: list[str], accel: str) -> list[Result]:
     from harness import kernel
-    from harness.run.check import check, lost
-    from harness.run.pool import Pool, Settings, Wanted
+    from harness.check.objects import check, lost
+    from harness.machines.pool import Pool, Settings, Wanted
 
     pool = Pool(Settings(accel=accel), _say)
     results: list[Result] = []

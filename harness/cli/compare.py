@@ -15,8 +15,8 @@ from harness.errors import UsageError
 if TYPE_CHECKING:
     from argparse import _SubParsersAction as SubParsers
 
-    from harness.record.types import Record
-    from harness.report.changes import Change, Comparison
+    from harness.report.compare.changes import Change, Comparison
+    from harness.results.types import Record
 
 _CHANGES = "broken failure observation unsupported slower lost gone fixed supported faster regained new".split()
 
@@ -64,8 +64,8 @@ def _changes(text: str) -> list[str]:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from harness.record.file import read
-    from harness.report.changes import Change, compare, is_regression
+    from harness.report.compare.changes import Change, compare, is_regression
+    from harness.results.file import read
 
     if arguments.new is None and arguments.kernels is None:
         raise UsageError(
@@ -81,7 +81,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _print(wanted: str, comparison: Comparison, old: Record, new: Record, fail_on: list[Change]) -> None:
-    from harness.report.comparison import as_markdown, as_record, lines
+    from harness.report.compare.text import as_markdown, as_record, lines
 
     if wanted == "json":
         import json

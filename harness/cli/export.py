@@ -41,10 +41,10 @@ def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     import json
 
-    from harness import store
-    from harness.record.file import read
-    from harness.report.kcidb import as_kcidb
-    from harness.report.ktap import as_ktap
+    from harness.report.export.kcidb import as_kcidb
+    from harness.report.export.ktap import as_ktap
+    from harness.results.file import read
+    from harness.util import cache
 
     if not re.fullmatch(r"[a-z0-9_]+", arguments.origin):
         raise UsageError(f"{arguments.origin!r} is no origin for KCIDB", expected="small letters, digits and _")
@@ -56,6 +56,6 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.output is None:
         sys.stdout.write(text)
     else:
-        with store.new_file(arguments.output.absolute()) as temporary:
+        with cache.new_file(arguments.output.absolute()) as temporary:
             temporary.write_text(text)
     return 0

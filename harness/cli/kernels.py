@@ -20,9 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import UsageError
-from harness.kernel import kbuild, lockfile, prune, selector, shelf, source
+from harness.kernel import cache as kernel_cache
+from harness.kernel import lockfile, prune, selector
+from harness.kernel.build import kbuild, source
 from harness.kernel.catalog import Catalog, policy
-from harness.kernel.download import Meter, no_meter
+from harness.kernel.files.download import Meter, no_meter
 from harness.kernel.types import Choice, Offer
 
 if TYPE_CHECKING:
@@ -332,8 +334,8 @@ def _info(arguments: argparse.Namespace) -> int:
     facts = []
     status = 0
     for choice in catalog.resolve(arguments.selector):
-        path = shelf.entry_folder(choice.provider, choice.key)
-        entry = shelf.read_entry(path)
+        path = kernel_cache.entry_folder(choice.provider, choice.key)
+        entry = kernel_cache.read_entry(path)
         one: dict[str, object] = {
             "label": choice.label,
             "release": str(choice.version),
@@ -378,7 +380,7 @@ def _prune(arguments: argparse.Namespace) -> int:
         if not arguments.dry_run:
             prune.remove(victim)
     print(f"{'would free' if arguments.dry_run else 'freed'} {megabytes(removed)}")
-    sizes = [*prune.report(), ("all of it", prune.size_of(shelf.folder()))]
+    sizes = [*prune.report(), ("all of it", prune.size_of(kernel_cache.folder()))]
     _table(("what the cache holds", "size"), ((what, megabytes(size)) for what, size in sizes))
     return 0
 
@@ -399,7 +401,7 @@ def _lock(arguments: argparse.Namespace) -> int:
                     hint="name releases; what is built here is 6.12:minimal and the like",
                 )
             taken = catalog.acquire_which(choice)[1]
-            entry = shelf.read_entry(shelf.entry_folder(taken.provider, taken.key))
+            entry = kernel_cache.read_entry(kernel_cache.entry_folder(taken.provider, taken.key))
             assert entry is not None, "a kernel that was acquired has an entry"
             locked.append(replace(taken, alternatives=(), sha256=entry.digest))
             packages[taken.key] = entry.record.get("packages", {})

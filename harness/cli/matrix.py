@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
     """Add `matrix`."""
     from harness.kernel.selector import GRAMMAR
-    from harness.run.shards import FORMATS
+    from harness.shards import FORMATS
 
     summary = "share kernels out among the jobs of a CI system"
     parser = subparsers.add_parser(
@@ -57,7 +57,7 @@ def _positive(text: str) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     from harness import kernel
     from harness.kernel import lockfile
-    from harness.run.shards import FORMATS, share
+    from harness.shards import FORMATS, share
 
     choices = kernel.resolve(arguments.kernel, progress=_say)
     shards = share(choices, arguments.shards, _costs(arguments.costs) if arguments.costs else None)
@@ -73,7 +73,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _costs(path: Path) -> dict[str, float]:
     """Return the seconds that each kernel's tests took in an earlier run, by its label."""
-    from harness.record.file import read
+    from harness.results.file import read
 
     costs: dict[str, float] = {}
     for result in read(path).results:

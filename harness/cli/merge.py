@@ -38,8 +38,8 @@ def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from harness.record.file import read, write
-    from harness.record.merge import Prefer, merge, missing_shards
+    from harness.results.file import read, write
+    from harness.results.merge import Prefer, merge, missing_shards
 
     records = [(str(path), read(path)) for path in arguments.record]
     merged = merge(records, prefer=Prefer(arguments.prefer), relabel=arguments.relabel, partial=arguments.partial)

@@ -14,17 +14,17 @@ from functools import partial
 from pathlib import Path
 
 import harness
-from harness import store
-from harness.data import read_toml
 from harness.errors import UsageError
-from harness.kernel import kbuild, source
+from harness.kernel.build import kbuild, kept_tree, source
 from harness.kernel.catalog import Catalog
 from harness.mutants import generate, recipes, table
 from harness.mutants.edit import Mutant
-from harness.mutants.panel import Panel
+from harness.mutants.schemata import Panel
 from harness.mutants.session import Suite
 from harness.mutants.state import Result, Results
 from harness.mutants.trial import Trial
+from harness.util import cache
+from harness.util.data import read_toml
 
 FLAVOUR = "mutants"
 
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
         return (tree.path / name).read_text()
 
     mutants = _chosen(arguments, read)
-    folder = store.cache_root() / "mutants" / str(version)
+    folder = cache.cache_root() / "mutants" / str(version)
     results = Results(folder / "results.jsonl")
     if arguments.list:
         for mutant in mutants:
@@ -83,9 +83,9 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     if not arguments.report:
         folder.mkdir(parents=True, exist_ok=True)
-        store.sweep(folder)
+        cache.sweep(folder)
         suite = Suite(tuple(_suite(arguments.suite)), tuple(arguments.pytest))
-        lend = partial(kbuild.kept, tree.path, FLAVOUR, origin=tree.origin, jobs=arguments.jobs, progress=say)
+        lend = partial(kept_tree.kept, tree.path, FLAVOUR, origin=tree.origin, jobs=arguments.jobs, progress=say)
         if not arguments.alone:
             every = [*recipes.load(arguments.series, read), *_generated(read)]
             panel = Panel(lend, read, suite, results, folder, say, workers=arguments.workers, seconds=arguments.seconds)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from argparse import _SubParsersAction as SubParsers
 
-    from harness.record.types import Record
+    from harness.results.types import Record
 
 
 _FILE_WIDTH = 200
@@ -38,8 +38,8 @@ def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from harness.record.file import read
-    from harness.record.merge import Prefer, merge
+    from harness.results.file import read
+    from harness.results.merge import Prefer, merge
 
     records = [(str(path), read(path)) for path in arguments.record]
     record = records[0][1]
@@ -65,6 +65,6 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _write(path: Path, make: Callable[..., str], record: Record, title: str) -> None:
-    from harness.record.file import replace_file
+    from harness.results.file import replace_file
 
     replace_file(path, make(record, title=title).encode(), "report")

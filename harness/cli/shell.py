@@ -16,13 +16,13 @@ from typing import IO, TYPE_CHECKING
 
 from harness import needs
 from harness.errors import SelectorError, UsageError
-from harness.proc import die_with_parent, quote
+from harness.util.proc import die_with_parent, quote
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction as SubParsers
 
     from harness.kernel.types import Choice
-    from harness.run.pool import Pool, Prepared
+    from harness.machines.pool import Pool, Prepared
 
 ROOT, TEST = "root", "test"
 
@@ -69,7 +69,7 @@ def say(line: str) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from harness.run.pool import Pool, Settings
+    from harness.machines.pool import Pool, Settings
 
     if arguments.attach is not None:
         from harness.cli.attach import attach
@@ -118,9 +118,9 @@ def _choose(selector: str) -> Choice:
 
 
 def _prompt(pool: Pool, choice: Choice, arguments: argparse.Namespace) -> int:
-    from harness.cli.prompt import interact
+    from harness.machines.pool import Needs, Wanted
     from harness.remote.prompt import GuestPrompt
-    from harness.run.pool import Needs, Wanted
+    from harness.shell.console import interact
 
     modules = tuple(word for word in arguments.modules.split(",") if word)
     wishes = Needs(memory=arguments.memory or Needs.memory, cpus=arguments.cpus, modules=modules)
@@ -257,7 +257,7 @@ def _writable(here: Path) -> list[Path]:
 def _on_root(pool: Pool, choice: Choice) -> Prepared:
     """Bring a kernel that can mount the host's root: the one that was named, or its release in another flavour."""
     from harness import kernel
-    from harness.kernel.rootfs import lacks
+    from harness.kernel.files.root_fs import lacks
 
     prepared = pool.prepare(choice)
     missing = lacks(prepared.kernel)

@@ -3,7 +3,7 @@
 Run them, from anywhere the package is installed: `pytest --pyargs harness.contracts --kernel=6.12`.
 
 `tables/*.toml` hold the promises, one place for all that is known of versions; `test_*.py` take the observations and
-have no version in them. A table's fields are those of :class:`harness.judge.contracts.Contract`; in TOML:
+have no version in them. A table's fields are those of :class:`harness.contracts.contract.Contract`; in TOML:
 
     [[contract]]
     id = "create.key_size_513"          # hom.create.key_size_513 and aom....; `each = [...]` adds a last word
@@ -32,7 +32,7 @@ import functools
 import sys
 from importlib import resources
 
-from harness.judge.contracts import Contract, read
+from harness.contracts.contract import Contract, read
 
 if sys.version_info >= (3, 11):
     import tomllib

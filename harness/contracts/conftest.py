@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 
 from harness.contracts import contracts
+from harness.contracts.contract import NOT_ASKED, Contract, NotAsked, Verdict, condition_of, judge
 from harness.contracts.scene import Scene
-from harness.judge.capabilities import Answer, Decision
-from harness.judge.contracts import NOT_ASKED, Contract, NotAsked, Verdict, condition_of, judge
-from harness.marks import Capabilities, act_on
-from harness.run import properties
-from harness.run.observations import FOR_KERNELS
+from harness.features.capabilities import Answer, Decision
+from harness.pytest_plugin.markers import Capabilities, act_on
+from harness.pytest_plugin.summaries.contracts import FOR_KERNELS
+from harness.results import properties
 
 if TYPE_CHECKING:
     from _pytest.mark import ParameterSet

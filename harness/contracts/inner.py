@@ -1,16 +1,16 @@
 """Inner maps of every type, and what is said of a kernel that has no such type.
 
-Imports :mod:`harness.judge` and :mod:`harness.testing`.
+Imports :mod:`harness.features` and :mod:`harness.testing`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from harness.contracts.contract import NotAsked
 from harness.errors import CapabilityMissing
-from harness.judge import capabilities, map_types
-from harness.judge.capabilities import Answer, Decision, Finding
-from harness.judge.contracts import NotAsked
+from harness.features import capabilities, map_types
+from harness.features.capabilities import Answer, Decision, Finding
 from harness.testing import Bpf, BpfError, Kernel, Map
 
 NO_TYPE = "no such map type"

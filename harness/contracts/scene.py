@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from harness.judge.contracts import Contract
+from harness.contracts.contract import Contract
 from harness.testing import Bpf, Guest, Kernel, Map, errno_name
 
 ENTRIES = 4

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from harness.contracts.conftest import ObserveEach
+from harness.contracts.contract import Contract
 from harness.contracts.scene import Answers, Questions, Scene, by_errno, name_of
-from harness.guest import bpf as raw
-from harness.guest import hooks
-from harness.judge.contracts import Contract
+from harness.guest.api import bpf as raw
+from harness.guest.api import hooks
 from harness.testing import Guest, Map, errno_name, errno_of
 
 

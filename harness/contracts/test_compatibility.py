@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from harness.contracts.conftest import ObserveEach
+from harness.contracts.contract import Contract
 from harness.contracts.inner import with_type
 from harness.contracts.scene import Answers, Questions, Scene
-from harness.judge import map_types
-from harness.judge.contracts import Contract
+from harness.features import map_types
 from harness.testing import BpfError, Map, errno_of, uapi
 
 HASH = {"type": "hash", "key_size": 4, "value_size": 4, "max_entries": 8}

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from harness.contracts.conftest import ObserveEach
+from harness.contracts.contract import Contract
 from harness.contracts.scene import Answers, Questions, Scene, jit
-from harness.guest import asm
-from harness.guest import bpf as raw
-from harness.guest.asm import R0, R1, R2, R10
-from harness.judge.contracts import Contract
+from harness.guest.api import asm
+from harness.guest.api import bpf as raw
+from harness.guest.api.asm import R0, R1, R2, R10
 
 Code = list[asm.Instruction | asm.Label]
 

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from harness.contracts.conftest import ObserveEach
+from harness.contracts.contract import Contract
 from harness.contracts.scene import Answers, Questions, Scene
-from harness.guest import bpf as raw
-from harness.judge.contracts import Contract
+from harness.guest.api import bpf as raw
 from harness.testing import errno_name, uapi
 
 pytestmark = pytest.mark.vm(cpus=2)

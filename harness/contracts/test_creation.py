@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from harness.contracts.conftest import ObserveEach
+from harness.contracts.contract import Contract
 from harness.contracts.inner import with_type
 from harness.contracts.scene import Answers, Questions, Scene
-from harness.judge import map_types
-from harness.judge.contracts import Contract
+from harness.features import map_types
 from harness.testing import Bpf, Map, asm, errno_name, errno_of, uapi
 
 NOWHERE = {"minus_one": -1, "never_opened": 9999, "largest": 0x7FFFFFFF}

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from harness.contracts.conftest import ObserveEach
+from harness.contracts.contract import Contract
 from harness.contracts.scene import Answers, Questions, Scene
-from harness.guest import asm
-from harness.guest import bpf as raw
-from harness.judge import map_types
-from harness.judge.contracts import Contract
+from harness.features import map_types
+from harness.guest.api import asm
+from harness.guest.api import bpf as raw
 from harness.testing import Bpf, Guest, Map, btf, errno_name, errno_of, uapi
 
 # What a running program holds.

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from harness.contracts.conftest import ObserveEach
+from harness.contracts.contract import Contract
 from harness.contracts.scene import Answers, Questions, Scene
-from harness.guest import bpf as raw
-from harness.guest import ledger
-from harness.judge.contracts import Contract
+from harness.guest.api import bpf as raw
+from harness.guest.leaks import snapshot
 
 ROUNDS = 400
 """Outer maps that are made between two looks at the memory."""
@@ -107,7 +107,7 @@ def unreclaimable() -> int:
     """Return how many KiB of slabs the kernel cannot give back, when what it frees later had time to go."""
     least = 1 << 62
     for _ in range(4):
-        ledger.wait_for_grace_period()
+        snapshot.wait_for_grace_period()
         text = Path("/proc/meminfo").read_text()
         least = min(least, int(text.split("SUnreclaim:")[1].split()[0]))
         time.sleep(0.01)

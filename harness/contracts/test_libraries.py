@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from harness.contracts.conftest import ObserveEach
-from harness.judge.contracts import Contract
+from harness.contracts.contract import Contract
 from harness.testing import Bpf, BpfError, BpfObject, Guest, Libbpf, errno_of
 
 Build = Callable[..., Path]

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from harness.contracts.conftest import ObserveEach
+from harness.contracts.contract import Contract
 from harness.contracts.scene import Answers, Questions, Scene
-from harness.guest import bpf as raw
-from harness.guest import hooks
-from harness.judge.contracts import Contract
+from harness.guest.api import bpf as raw
+from harness.guest.api import hooks
 from harness.testing import Bpf, BpfError, Guest, Map, asm, errno_of, uapi
 
 GONE_WITHIN = 5.0

@@ -14,10 +14,21 @@ pytest.importorskip("hypothesis", reason="random sequences need hypothesis: pip 
 
 from harness import kernel as kernels
 from harness.contracts import contracts
-from harness.contracts.sequences import Foretold, check
-from harness.judge.model import SETTINGS, Facts, Model, Setting, common, difference, facts, script, seen, unexplained
+from harness.contracts.sequences.model import (
+    SETTINGS,
+    Facts,
+    Model,
+    Setting,
+    common,
+    difference,
+    facts,
+    script,
+    seen,
+    unexplained,
+)
+from harness.contracts.sequences.strategy import Foretold, check
 from harness.kernel.types import Choice
-from harness.run.pool import Pool, Settings, Wanted
+from harness.machines.pool import Pool, Settings, Wanted
 from harness.testing import Kernel
 from harness.vm.machine import Machine
 

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from harness.contracts.conftest import ObserveEach
+from harness.contracts.contract import Contract
 from harness.contracts.scene import ENTRIES, Answers, Questions, Scene, by_errno, name_of
-from harness.guest import bpf as raw
-from harness.guest import btf
-from harness.judge.contracts import Contract
+from harness.guest.api import bpf as raw
+from harness.guest.api import btf
 from harness.testing import ANY, EXIST, LOCK, NOEXIST, Bpf, BpfError, Guest, Held, Kernel, Map, asm, errno_of, uapi
 
 FLAGS = {"any": ANY, "noexist": NOEXIST, "exist": EXIST, "lock": LOCK, "cpu": 8, "unknown": 1 << 20}

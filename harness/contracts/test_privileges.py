@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from harness.contracts.conftest import ObserveEach
+from harness.contracts.contract import Contract
 from harness.errors import GuestCallError
-from harness.judge.contracts import Contract
 from harness.testing import Bpf, Guest, asm, errno_of, uapi
 from harness.vm.machine import GuestProcess, Machine
 

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from harness.contracts.conftest import ObserveEach
+from harness.contracts.contract import Contract
 from harness.contracts.scene import jit
-from harness.guest.asm import R0, R1, R2, R3, R4, R5, R6, R7, R10
-from harness.judge.contracts import Contract
+from harness.guest.api.asm import R0, R1, R2, R3, R4, R5, R6, R7, R10
 from harness.testing import Bpf, BpfError, Map, asm, btf, errno_name, errno_of, uapi
 
 Code = list[asm.Instruction | asm.Label]

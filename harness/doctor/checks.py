@@ -15,9 +15,11 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from harness import needs, proc, store
+from harness import needs
 from harness.doctor.findings import Finding, Status
 from harness.errors import HarnessError, InfrastructureError, MirrorError
+from harness.util import cache as disk_cache
+from harness.util import proc
 
 _MIB = 1 << 20
 
@@ -203,13 +205,13 @@ def accelerator() -> Finding:
         HarnessError: No guest image can be made, or the cache cannot be used.
     """
     from harness.image.build import guest_image
-    from harness.kernel import shelf
+    from harness.kernel import cache as kernel_cache
     from harness.vm import accel
     from harness.vm.command import Accel, MachineSpec
 
     verdict = accel.known_verdict()
     if verdict is None:
-        kernels = sorted(shelf.entries(), key=lambda entry: entry.last_used)
+        kernels = sorted(kernel_cache.entries(), key=lambda entry: entry.last_used)
         if not kernels:
             what = f"{accel.KVM} opens; the first kernel will show whether it works"
             return Finding("accelerator", Status.GOOD, what)
@@ -231,10 +233,10 @@ def sources(*, online: bool) -> Finding:
     Raises:
         MirrorError: There is none, its keys are missing, or it does not answer.
     """
-    from harness.kernel import aptsources, debarchive
-    from harness.kernel.download import fetch
+    from harness.kernel.files.download import fetch
+    from harness.kernel.providers import apt_sources, debian_archive
 
-    mirrors = debarchive.mirrors(debarchive.settings(), aptsources.read_machine())
+    mirrors = debian_archive.mirrors(debian_archive.settings(), apt_sources.read_machine())
     for mirror in mirrors if online else []:
         with tempfile.TemporaryDirectory(prefix="harness-doctor-") as folder:
             urls = [f"{mirror.uri}/dists/{suite}/InRelease" for suite in mirror.suites]
@@ -260,7 +262,7 @@ def cache() -> Finding:
     Raises:
         CacheError: Something that is no folder is in its place.
     """
-    folder = store.cache_root()
+    folder = disk_cache.cache_root()
     if not _writable(folder):
         return Finding("cache folder", Status.WRONG, f"{folder} cannot be written", "set HARNESS_CACHE to one that can")
     nearest = next(path for path in (folder, *folder.parents) if path.exists())
@@ -278,7 +280,7 @@ def run_folder() -> Finding:
     Raises:
         CacheError: Somebody else's folder is in its place.
     """
-    return Finding("run folder", Status.GOOD, str(store.runs_root()))
+    return Finding("run folder", Status.GOOD, str(disk_cache.runs_root()))
 
 
 def temporary_folder() -> Finding:

@@ -22,7 +22,8 @@ import struct
 import sys
 import time
 
-from harness.guest import ledger, made, modules, process, wire
+from harness.guest import modules, process, wire
+from harness.guest.leaks import processes, provenance, snapshot
 from harness.guest.link import Link
 
 TYPE_CHECKING = False
@@ -93,12 +94,12 @@ def parse_command_line(text: str) -> dict[str, str]:
 class Child:
     """One guest process: its pid, the agent's end of the socket to it, and the record of what it makes."""
 
-    def __init__(self, pid: int, link: socket.socket, record: made.Record) -> None:
+    def __init__(self, pid: int, link: socket.socket, record: provenance.Record) -> None:
         self.pid = pid
         self.link = link
         self.record = record
         self.splitter = wire.Splitter()
-        self._children = ledger.open_children(pid)
+        self._children = processes.open_children(pid)
 
     @property
     def may_have_children(self) -> bool:
@@ -139,9 +140,9 @@ class Agent:
         self.deaths = watch_deaths()
         self.poll.register(self.deaths, select.POLLIN)
         self.statuses: dict[int, int] = {}
-        self.ledger: ledger.Ledger  # once the machine is ready
-        self.records: list[made.Record] = []
-        self.past: list[made.Record] = []
+        self.ledger: snapshot.Ledger  # once the machine is ready
+        self.records: list[provenance.Record] = []
+        self.past: list[provenance.Record] = []
         self.held = False
 
     def tainted(self) -> int:
@@ -227,7 +228,7 @@ class Agent:
 
     def _fork(self, *, settled: bool = False) -> Child:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        record = made.Record()
+        record = provenance.Record()
         pid = os.fork()
         if pid == 0:
             status = 70
@@ -236,7 +237,7 @@ class Agent:
                 # Its descriptors are the test's own: the agent's, the mapped memory's included, are not among them.
                 os.closerange(3, theirs.fileno())
                 os.closerange(theirs.fileno() + 1, 1024)
-                made.use(record)
+                provenance.use(record)
                 if settled:
                     process.own_memory()
                 process.serve(theirs)
@@ -476,6 +477,6 @@ def main() -> NoReturn:
         agent.serve()
     if "preload" in options:
         process.MODULES[options["preload"]].preload()
-    agent.ledger = ledger.Ledger()
+    agent.ledger = snapshot.Ledger()
     agent.send(wire.EVENT, wire.AGENT, 0, describe_machine(absent, agent.tainted(), agent.ledger.baseline))
     agent.serve()

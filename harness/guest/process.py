@@ -17,20 +17,9 @@ import socket
 import sys
 import types
 
-from harness.guest import (
-    bcc_loader,
-    bpf,
-    credentials,
-    files,
-    hooks,
-    ledger,
-    libbpf,
-    made,
-    programs,
-    prompt,
-    sequences,
-    wire,
-)
+from harness.guest import credentials, files, programs, prompt, sequences, wire
+from harness.guest.api import bcc_loader, bpf, hooks, libbpf
+from harness.guest.leaks import descriptors, provenance
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -128,7 +117,7 @@ def serve(link: socket.socket) -> None:
         for _, number, tag, payload in splitter.feed(data):
             try:
                 name, arguments, keywords, asked = wire.decode(payload)
-                made.asked_from(asked)
+                provenance.asked_from(asked)
                 value: object
                 if name == "part":
                     value = _part(link.fileno())
@@ -187,7 +176,7 @@ def _run_function(
     exec(module_code, scope)  # noqa: S102 - this is what the request asks for
     if not closes:
         return scope["shipped"](*arguments, **keywords)
-    before = ledger.descriptors()
+    before = descriptors.descriptors()
     value = scope["shipped"](*arguments, **keywords)
-    _left_open[:] = ledger.left_open(before)
+    _left_open[:] = descriptors.left_open(before)
     return value

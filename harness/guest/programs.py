@@ -1,6 +1,6 @@
 """A program that runs in the guest for the host: started, watched, waited for, ended. One for each guest process.
 
-Runs in the guest. Imports the standard library and harness.guest.made.
+Runs in the guest. Imports the standard library and harness.guest.leaks.provenance.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import select
 import signal
 import time
 
-from harness.guest import made
+from harness.guest.leaks import provenance
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class _Running:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
                 self.returncode = os.waitstatus_to_exitcode(status)
-                made.started(0)
+                provenance.started(0)
         return self.returncode is not None
 
     def wait(self, timeout: float) -> bool:
@@ -135,7 +135,7 @@ def start(
         for fd in (stdin_in, out, err):
             os.close(fd)
         raise OSError(int(said), os.strerror(int(said)), argv[0])
-    made.started(pid)
+    provenance.started(pid)
     _running.append(_Running(pid, stdin, (stdin_in, out, err), limit))
     return pid
 

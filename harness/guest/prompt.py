@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 
-from harness.guest import bpf
+from harness.guest.api import bpf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """Sequences of operations on one outer map and its inner maps: carried out step by step, each answer recorded.
 
-What the answers mean is not known here: :mod:`harness.judge.model` foretells them. A step is a name of OPERATIONS
-and numbers. Maps are numbered in the order of their creation; 0 is the template.
+What the answers mean is not known here: :mod:`harness.contracts.sequences.model` foretells them. A step is a name of
+OPERATIONS and numbers. Maps are numbered in the order of their creation; 0 is the template.
 
 Runs in the guest. Imports the standard library and its neighbours in harness.guest.
 """
@@ -13,7 +13,7 @@ import os
 import struct
 import time
 
-from harness.guest import asm, bpf
+from harness.guest.api import asm, bpf
 from harness.guest.steps import COUNTED, KINDS, reader
 
 TYPE_CHECKING = False

@@ -5,7 +5,7 @@ Pure: the host and guest functions may both import it. Imports its neighbour, th
 
 from __future__ import annotations
 
-from harness.guest import asm
+from harness.guest.api import asm
 
 KINDS: tuple[tuple[str, int, int], ...] = (("hash", 4, 8), ("hash", 4, 16), ("hash", 8, 8), ("array", 4, 8))
 """Inner maps that a sequence may create: type, value size, max_entries. The template is of the first kind."""

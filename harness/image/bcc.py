@@ -1,6 +1,6 @@
 """What bcc needs in a guest: its library with LLVM and clang in it, its Python package, a kernel's headers.
 
-Imports the cpio writer and the ELF helpers beside it, :mod:`harness.store`, :mod:`harness.errors`.
+Imports the cpio writer and the ELF helpers beside it, :mod:`harness.util.cache`, :mod:`harness.errors`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import sysconfig
 from collections.abc import Iterable
 from pathlib import Path
 
-from harness import needs, store
+from harness import needs
 from harness.image import cpio, elf
+from harness.util import cache
 
 FORMAT = 1
 """Part of every key: raise it when the same sources give another archive."""
@@ -44,12 +45,12 @@ def bcc_archive() -> bytes:
         )
     about = (library.resolve(), library.stat().st_mtime_ns, library.stat().st_size, sysconfig.get_path("stdlib"))
     key = hashlib.sha256(repr((FORMAT, *map(str, about))).encode()).hexdigest()[:16]
-    path = store.cache_root() / "images" / f"bcc-{key}.part"
+    path = cache.cache_root() / "images" / f"bcc-{key}.part"
     if not path.exists():
-        with store.new_file(path) as temporary, temporary.open("wb") as out:
+        with cache.new_file(path) as temporary, temporary.open("wb") as out:
             out.writelines(cpio.archive(cpio.with_parents(_bcc(library, package))))
-        store.drop_unused(path.parent.glob("bcc-*.part"))
-    os.utime(path)  # it is in use: see store.drop_unused
+        cache.drop_unused(path.parent.glob("bcc-*.part"))
+    os.utime(path)  # it is in use: see cache.drop_unused
     return path.read_bytes()
 
 

@@ -4,8 +4,8 @@ The image is keyed by what went into it: path, size and time of every source fil
 shared libraries, the standard library as bytecode (what the agent imports as files, the rest in one zip archive),
 the agent and the loader.
 
-Imports the cpio and ELF helpers beside it, :mod:`harness.store`, :mod:`harness.proc`, :mod:`harness.errors`. It
-reads the files of harness.guest and never imports them.
+Imports the cpio and ELF helpers beside it, :mod:`harness.util.cache`, :mod:`harness.util.proc`, :mod:`harness.errors`.
+It reads the files of harness.guest and never imports them.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import harness
-from harness import needs, store
+from harness import needs
 from harness.errors import BuildError
 from harness.image import cpio, elf
-from harness.proc import run
+from harness.util import cache
+from harness.util.proc import run
 
 log = logging.getLogger("harness.image")
 
@@ -110,13 +111,13 @@ def guest_image() -> Image:
         BuildError: This machine's Python cannot be packed.
         CacheError: The cache folder cannot be written.
     """
-    folder = store.cache_root() / "images"
+    folder = cache.cache_root() / "images"
     parts = [FORMAT, sys.executable, _base_interpreter(), Path(__file__), *optional_libraries().values()]
     name = hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:16]
     record = folder / f"{name}.json"
     found = _read_record(record)
     if found is None:
-        with store.locked(folder / f"{name}.lock"):
+        with cache.locked(folder / f"{name}.lock"):
             found = _read_record(record) or _build(folder, record)
     return found
 
@@ -146,7 +147,7 @@ def _read_record(record: Path) -> Image | None:
         if image.path.stat().st_size != known["size"]:
             return None
         if all(_signature(Path(path)) == signature for path, signature in known["sources"].items()):
-            os.utime(image.path)  # it is in use: see store.drop_unused
+            os.utime(image.path)  # it is in use: see cache.drop_unused
             return image
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
         # Absent, from another version or damaged: built anew.
@@ -165,7 +166,7 @@ def _build(folder: Path, record: Path) -> Image:
     data = b"".join(cpio.archive(cpio.with_parents(_entries(sources))))
     digest = hashlib.sha256(data).hexdigest()
     path = folder / f"{digest[:16]}.cpio"
-    with store.new_file(path) as temporary:
+    with cache.new_file(path) as temporary:
         temporary.write_bytes(data)
     known = {
         "image": path.name,
@@ -173,9 +174,9 @@ def _build(folder: Path, record: Path) -> Image:
         "size": len(data),
         "sources": {str(source): _signature(source) for source in sorted(sources)},
     }
-    with store.new_file(record) as temporary:
+    with cache.new_file(record) as temporary:
         temporary.write_text(json.dumps(known))
-    store.drop_unused(folder.glob("*.cpio"))
+    cache.drop_unused(folder.glob("*.cpio"))
     return Image(path, digest)
 
 
@@ -222,7 +223,7 @@ def _entries(sources: set[Path]) -> Iterable[cpio.Entry]:
                 rest.writestr(zipfile.ZipInfo(str(relative.with_suffix(".pyc"))), code, zipfile.ZIP_DEFLATED)
     yield cpio.file(REST, archive.getvalue())
 
-    for source in (guest.parent / "__init__.py", *sorted(guest.glob("*.py"))):
+    for source in (guest.parent / "__init__.py", *sorted(guest.rglob("*.py"))):
         shown_as = f"{library}/harness/{source.relative_to(guest.parent)}"
         yield cpio.file(f"{shown_as}c", _bytecode(source, f"/{shown_as}", sources))
 
@@ -272,7 +273,8 @@ def _stdlib_files(stdlib: Path) -> Iterable[Path]:
 
 def _modules_of_agent(interpreter: Path, guest: Path) -> set[str]:
     """Return the names of the standard library's modules that the agent needs, found by importing it."""
-    modules = [f"harness.guest.{path.stem}" for path in guest.glob("*.py") if path.stem != "__init__"]
+    files = (path.relative_to(guest.parent).with_suffix("") for path in guest.rglob("*.py"))
+    modules = [".".join(("harness", *path.parts)) for path in files if path.name != "__init__"]
     imports = ", ".join(sorted([*modules, *_READY_MODULES]))
     code = (
         f"import sys; sys.path.insert(0, {str(guest.parent.parent)!r}); import {imports}, encodings.utf_8; "

@@ -1,6 +1,6 @@
 """What a program needs to run elsewhere: its interpreter and shared libraries, without what only debuggers read.
 
-Imports :mod:`harness.proc` and :mod:`harness.errors`.
+Imports :mod:`harness.util.proc` and :mod:`harness.errors`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from harness.errors import BuildError
-from harness.proc import run
+from harness.util.proc import run
 
 _RESOLVED = re.compile(r"^\s*(?:(?P<name>\S+) => )?(?P<path>/\S+) \(0x[0-9a-f]+\)$")
 _MISSING = re.compile(r"^\s*(?P<name>\S+) => not found$")

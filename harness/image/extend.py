@@ -1,6 +1,6 @@
 """Guest images with more in them: the base image followed by further archives, as the kernel unpacks them in turn.
 
-Imports the cpio writer and the builder beside it, :mod:`harness.store`.
+Imports the cpio writer and the builder beside it, :mod:`harness.util.cache`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness import store
 from harness.image import cpio
 from harness.image.build import Image
+from harness.util import cache
 
 MODULES = "usr/lib/kernel-harness/modules"
 """Where the agent looks for modules to load (harness.guest.modules)."""
@@ -47,7 +47,7 @@ def extended(base: Image, archives: Sequence[bytes]) -> Image:
     path = base.path.parent / f"{digest[:16]}.cpio"
     size = base.path.stat().st_size + sum(map(len, archives))
     if not path.exists() or path.stat().st_size != size:
-        with store.new_file(path) as temporary:
+        with cache.new_file(path) as temporary:
             _write(temporary, base, archives)
     return Image(path, digest)
 

@@ -21,12 +21,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.data import read_toml
 from harness.errors import CacheError, HarnessError, MirrorError, SelectorError
-from harness.kernel import lockfile, selector, shelf
-from harness.kernel.download import Meter, no_meter
+from harness.kernel import cache as kernel_cache
+from harness.kernel import lockfile, selector
+from harness.kernel.files.download import Meter, no_meter
 from harness.kernel.types import Choice, Kernel, Offer, Progress, Provider
 from harness.kernel.version import KernelVersion
+from harness.util.data import read_toml
 
 INDEXED = ("local", "debian")
 """Providers that know all they have, whose offers make up `all`, `newest` and ranges."""
@@ -61,9 +62,9 @@ class Catalog:
     """
 
     def __init__(self, *, progress: Progress = silent, meter: Meter = no_meter, refresh: bool = False) -> None:
-        from harness.kernel.debian import DebianProvider
-        from harness.kernel.local import LocalProvider
-        from harness.kernel.ubuntu import UbuntuProvider
+        from harness.kernel.providers.debian import DebianProvider
+        from harness.kernel.providers.local import LocalProvider
+        from harness.kernel.providers.ubuntu import UbuntuProvider
 
         self.progress = progress
         self.local = LocalProvider()
@@ -104,7 +105,7 @@ class Catalog:
                 self.progress(f"{name}: {error.what}")
                 self.troubles[name] = error
             known = {offer.key for offer in found}
-            self._asked[name] = [offer for offer in shelf.offers(name) if offer.key not in known] + found
+            self._asked[name] = [offer for offer in kernel_cache.offers(name) if offer.key not in known] + found
         return self._asked[name]
 
     def _asked_for(self, item: selector.Item) -> tuple[str, ...]:
@@ -141,7 +142,7 @@ class Catalog:
         if item.kind is selector.Kind.PATH:
             return [self.local.choose(Path(item.word))]
         if item.kind is selector.Kind.HOST:
-            from harness.kernel.local import host_image
+            from harness.kernel.providers.local import host_image
 
             return [self.local.choose(host_image(), label="host")]
         if item.kind is selector.Kind.LOCK:
@@ -217,7 +218,7 @@ class Catalog:
 
     def _acquire(self, choice: Choice) -> Kernel | None:
         if not choice.key.startswith("/"):
-            cached = shelf.load(choice, progress=self.progress)
+            cached = kernel_cache.load(choice, progress=self.progress)
             if cached is not None:
                 return cached
         return self.provider(choice.provider).acquire(choice, progress=self.progress)

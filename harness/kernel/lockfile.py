@@ -12,10 +12,10 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from harness import store
 from harness.errors import SelectorError
 from harness.kernel.types import Choice
 from harness.kernel.version import KernelVersion
+from harness.util import cache
 
 DEFAULT = "kernels.lock"
 FORMAT = 1
@@ -94,5 +94,5 @@ def write(path: Path, choices: Sequence[Choice], packages: Mapping[str, Mapping[
             for choice in choices
         ],
     }
-    with store.new_file(path.absolute()) as temporary:
+    with cache.new_file(path.absolute()) as temporary:
         temporary.write_text(json.dumps(data, indent=2) + "\n")

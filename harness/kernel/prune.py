@@ -1,6 +1,6 @@
 """What of the kernels' cache can go, and how large it is.
 
-Imports :mod:`harness.store` and :mod:`harness.kernel.shelf`.
+Imports :mod:`harness.util.cache` and :mod:`harness.kernel.cache`.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import store
 from harness.errors import CacheError
-from harness.kernel import shelf
+from harness.kernel import cache as kernel_cache
 from harness.kernel.version import KernelVersion
+from harness.util import cache
 
 DAY = 86400.0
 
@@ -60,7 +60,7 @@ def size_of(path: Path) -> int:
 
 def report() -> list[tuple[str, int]]:
     """Return the size of each part of the cache."""
-    return [(what, size_of(shelf.folder() / name)) for name, what in FOLDERS.items()]
+    return [(what, size_of(kernel_cache.folder() / name)) for name, what in FOLDERS.items()]
 
 
 def victims(*, unused_days: float | None, everything: bool, now: float) -> Iterator[Victim]:
@@ -71,7 +71,7 @@ def victims(*, unused_days: float | None, everything: bool, now: float) -> Itera
         everything: Also every kernel.
         now: The time, in seconds since the epoch.
     """
-    top = shelf.folder()
+    top = kernel_cache.folder()
     for part, reason in (
         ("downloads", "a download that is done or was left"),
         ("sources", "can be unpacked again"),
@@ -85,13 +85,13 @@ def victims(*, unused_days: float | None, everything: bool, now: float) -> Itera
             if not path.name.endswith(".lock") and not is_busy(path):
                 yield Victim(path, "everything was asked for", size_of(path))
     for path in sorted((top / "store").glob("*")):
-        if path.name.startswith(store.TEMPORARY):
-            if store.is_abandoned(path):
+        if path.name.startswith(cache.TEMPORARY):
+            if cache.is_abandoned(path):
                 yield Victim(path, "left half made", size_of(path))
-        elif shelf.read_entry(path) is None:
+        elif kernel_cache.read_entry(path) is None:
             yield Victim(path, "has no usable record", size_of(path), entry=True)
     newest: dict[tuple[str, str, tuple[int, int]], KernelVersion] = {}
-    entries = shelf.entries()
+    entries = kernel_cache.entries()
     for entry in entries:
         newest[entry.group] = max(entry.version, newest.get(entry.group, entry.version))
     for entry in entries:
@@ -114,9 +114,9 @@ def remove(victim: Victim) -> None:
         CacheError: It cannot be removed.
     """
     if victim.entry:
-        shelf.discard(victim.path)
+        kernel_cache.discard(victim.path)
         return
-    with store.locked(_lock_of(victim.path)):
+    with cache.locked(_lock_of(victim.path)):
         try:
             if victim.path.is_dir():
                 shutil.rmtree(victim.path)
@@ -134,7 +134,7 @@ def is_busy(path: Path) -> bool:
     if not lock.exists():
         return False
     try:
-        with store.locked(lock, timeout=0.0):
+        with cache.locked(lock, timeout=0.0):
             return False
     except CacheError:
         return True

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from harness.kernel.kconfig import parse_config
+from harness.kernel.build.kconfig import parse_config
 from harness.kernel.version import KernelVersion
 
 Progress = Callable[[str], None]

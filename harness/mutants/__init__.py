@@ -7,6 +7,6 @@ booted and tested like any kernel, and a mutant that every test passes is a cont
 judges what became of a run, `state` keeps it, `table` draws it, `trial` builds, boots and tests. `recorder` and
 `presence` run inside the pytest that tests a mutant.
 
-Imports the foundations, :mod:`harness.kernel` and :mod:`harness.run.properties`; `presence`, which is a test, imports
-what tests do.
+Imports the foundations, :mod:`harness.kernel` and :mod:`harness.results.properties`; `presence`, which is a test,
+imports what tests do.
 """

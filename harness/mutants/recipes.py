@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from harness.data import read_toml
 from harness.errors import SelectorError, UsageError
 from harness.mutants.edit import Edit, Mutant, function_span
+from harness.util.data import read_toml
 
 
 def load(series: str, read: Callable[[str], str]) -> list[Mutant]:
@@ -25,7 +25,7 @@ def load(series: str, read: Callable[[str], str]) -> list[Mutant]:
         SelectorError: There are none for this series.
         UsageError: A recipe does not fit the tree.
     """
-    from harness.data import data_folder
+    from harness.util.data import data_folder
 
     folder = data_folder("kernels") / "mutants"
     known = sorted(path.stem for path in folder.glob("[0-9]*.toml"))

@@ -18,9 +18,10 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import NoteSection
 
 import harness
-from harness import proc, store
 from harness.errors import BuildError
-from harness.mutants import presence, recorder
+from harness.mutants import inner_plugin, presence
+from harness.util import cache as disk_cache
+from harness.util import proc
 
 PRESENCE_TEST = presence.test_the_kernel_that_runs_is_the_one_that_was_built.__name__
 
@@ -48,7 +49,7 @@ class Suite:
         for file in sorted(files):
             ours = Path(__file__).parent in file.parents
             if file.is_file() and file.suffix in (".py", ".toml", ".c", ".h") and not ours:
-                digest.update(f"{file.name} {store.digest_file(file)}\n".encode())
+                digest.update(f"{file.name} {disk_cache.digest_file(file)}\n".encode())
         return digest.hexdigest()[:16]
 
 
@@ -58,7 +59,7 @@ class Session:
 
     Attributes:
         status: Its exit status.
-        records: What :mod:`harness.mutants.recorder` wrote.
+        records: What :mod:`harness.mutants.inner_plugin` wrote.
         tail: The end of what pytest printed.
     """
 
@@ -75,9 +76,9 @@ def make_cache(folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     for shared in ("images", "objects"):
-        (store.cache_root() / shared).mkdir(parents=True, exist_ok=True)
+        (disk_cache.cache_root() / shared).mkdir(parents=True, exist_ok=True)
         if not (folder / shared).is_symlink():
-            (folder / shared).symlink_to(store.cache_root() / shared)
+            (folder / shared).symlink_to(disk_cache.cache_root() / shared)
 
 
 def run(
@@ -106,7 +107,7 @@ def run(
     """
     reports = cache / f"reports-{name}.jsonl"
     reports.write_text("")
-    argv: list[str | Path] = [sys.executable, "-m", "pytest", "-p", recorder.__name__, "-p", "no:cacheprovider"]
+    argv: list[str | Path] = [sys.executable, "-m", "pytest", "-p", inner_plugin.__name__, "-p", "no:cacheprovider"]
     argv += ["--quiet", "--tb=short", "--no-header", f"--kernel={kernel}", *suite.options]
     argv += [presence.__file__, *suite.paths]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
@@ -116,7 +117,7 @@ def run(
         env={
             **inherited,
             "HARNESS_CACHE": str(cache),
-            recorder.REPORTS: str(reports),
+            inner_plugin.REPORTS: str(reports),
             presence.BUILD_ID: build_id,
             **environment,
         },
@@ -160,7 +161,7 @@ def whole_round(
     of: int = 1,
     seconds: float = 0,
 ) -> dict[str, Any]:
-    """Return one round of a plan, as :mod:`harness.mutants.recorder` reads it.
+    """Return one round of a plan, as :mod:`harness.mutants.inner_plugin` reads it.
 
     Args:
         mutant: Its name.

@@ -13,7 +13,7 @@ from typing import Any
 
 from harness.errors import CacheError
 from harness.mutants.edit import Mutant
-from harness.mutants.verdict import Fate
+from harness.mutants.status import Fate
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Result:
         was: As there.
         becomes: As there.
         fate: What became of it.
-        how: As in :class:`harness.mutants.verdict.Verdict`.
+        how: As in :class:`harness.mutants.status.Verdict`.
         test: As there.
         message: As there, cut to what a table can show.
         ran: How many tests ran on it.

@@ -12,7 +12,7 @@ from typing import Any
 from harness.errors import UsageError
 from harness.mutants.edit import one_line
 from harness.mutants.state import Result
-from harness.mutants.verdict import Fate
+from harness.mutants.status import Fate
 
 EQUIVALENT = "equivalent"
 """No test can tell it from the kernel it was made of: the explanation says why."""

@@ -3,7 +3,7 @@
 One mutant is built while the one before it is tested. What a mutant leaves in the cache (its kernel, its template) goes
 with it: its pytest has a cache of its own, which shares the guest images and the BPF objects.
 
-Imports the rest of :mod:`harness.mutants`, :mod:`harness.kernel.kbuild` and the foundations.
+Imports the rest of :mod:`harness.mutants`, :mod:`harness.kernel.build.kbuild` and the foundations.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness import store
 from harness.errors import BuildError, InfrastructureError
-from harness.kernel.kbuild import Kept
+from harness.kernel.build.kept_tree import Kept
 from harness.kernel.types import Progress
-from harness.mutants import recorder
+from harness.mutants import inner_plugin
 from harness.mutants.edit import Mutant, changed
 from harness.mutants.session import KERNEL, PRESENCE_TEST, Suite, build_id_of, last_attempts, make_cache, whole_round
 from harness.mutants.session import run as run_session
 from harness.mutants.state import Result, Results, describe
-from harness.mutants.verdict import Fate, Verdict, judge
+from harness.mutants.status import Fate, Verdict, judge
+from harness.util import cache as disk_cache
 
 ATTEMPTS = 3
 """Runs that may end without a verdict before a mutant is left without one."""
@@ -98,7 +98,7 @@ class Trial:
                     expected="tests that pass on it, or no mutant can be judged by them",
                     detail=verdict.message,
                 )
-            with store.new_file(known) as path:
+            with disk_cache.new_file(known) as path:
                 facts = {"build_id": built.build_id, "suite": self._suite_digest, "failing": self.failing}
                 path.write_text(json.dumps({**facts, "durations": self._durations}))
             self._progress(f"control: {len(self._durations)} tests, {time.monotonic() - started:.0f} s")
@@ -194,7 +194,7 @@ class Trial:
             tests = None if is_control else self._order()
             plan = cache / "plan.json"
             plan.write_text(json.dumps([whole_round(built.mutant.name, None, tests, watch=is_control)]))
-            environment = {recorder.PLAN: str(plan)}
+            environment = {inner_plugin.PLAN: str(plan)}
             try:
                 session = run_session(kernel, built.build_id, self._suite, cache, "0", environment, seconds=RUN_SECONDS)
             except InfrastructureError as error:

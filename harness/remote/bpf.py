@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.guest import asm
-from harness.guest.uapi import MAP_TYPES, PROG_TYPES
+from harness.guest.api import asm
+from harness.guest.api.uapi import MAP_TYPES, PROG_TYPES
 from harness.remote.command import Answer, Commands, HasFd
 from harness.remote.objects import Btf, Held, Link, Map, Program, SocketFilter
 from harness.vm.machine import GuestProcess
@@ -35,7 +35,7 @@ class Bpf:
         Args:
             name: The command without its BPF_ prefix: "PROG_BIND_MAP".
             outputs: Pointers that the kernel writes through: the size in bytes, or the first content.
-            **fields: Fields of union bpf_attr, as harness.guest.bpf.COMMANDS has them.
+            **fields: Fields of union bpf_attr, as harness.guest.api.bpf.COMMANDS has them.
 
         Raises:
             BpfError: The kernel refused it.
@@ -58,7 +58,7 @@ class Bpf:
         """Create a map.
 
         Args:
-            type: "hash", "array", "hash_of_maps", "array_of_maps", ... as harness.guest.uapi.MAP_TYPES has them.
+            type: "hash", "array", "hash_of_maps", "array_of_maps", ... as harness.guest.api.uapi.MAP_TYPES has them.
             key_size: Bytes.
             value_size: Bytes.
             max_entries: Elements.
@@ -125,8 +125,8 @@ class Bpf:
         """Load a program.
 
         Args:
-            type: "socket_filter", "xdp", "syscall", ... as harness.guest.uapi.PROG_TYPES has them.
-            instructions: The program: assembled bytes, or what :func:`harness.guest.asm.assemble` takes.
+            type: "socket_filter", "xdp", "syscall", ... as harness.guest.api.uapi.PROG_TYPES has them.
+            instructions: The program: assembled bytes, or what :func:`harness.guest.api.asm.assemble` takes.
             license: Its licence; a GPL-compatible one may call all helpers.
             name: Up to 15 characters (4.15 and later).
             log_level: The verifier's verbosity: 1, 2 or 4, or'ed; 0 never asks for a log; None asks for one only after

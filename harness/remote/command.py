@@ -3,7 +3,7 @@
 Nothing is checked before the kernel has seen it, and nothing is retried: a refused command raises
 :class:`BpfError` with the kernel's errno.
 
-Imports the guest process below it, :mod:`harness.errnos`, :mod:`harness.errors`.
+Imports the guest process below it, :mod:`harness.util.errnos`, :mod:`harness.errors`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from harness.errnos import errno_name
 from harness.errors import GuestCallError, GuestError, LoaderCannot
+from harness.util.errnos import errno_name
 from harness.vm.machine import GuestProcess
 
 
@@ -111,8 +111,8 @@ class Commands:
 
         Args:
             name: The command without its BPF_ prefix: "MAP_CREATE".
-            fields: Fields of union bpf_attr, as harness.guest.bpf.COMMANDS has them; those not named are zero. Maps,
-                programs and links stand for their descriptors, types may be given by name, and pointers as bytes.
+            fields: Fields of union bpf_attr, as harness.guest.api.bpf.COMMANDS has them; those not named are zero.
+                Maps, programs and links stand for their descriptors, types may be given by name, and pointers as bytes.
             outputs: Pointers that the kernel writes through: the size of the buffer in bytes, or its first content.
             tail: Bytes behind the last field of the command that the harness knows.
         """

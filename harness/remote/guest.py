@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from harness.errors import GuestCallError, GuestProcessDied, UsageError
 from harness.guest import wire
-from harness.remote import ship, transfer
+from harness.remote import pickling, transfer
 from harness.remote.program import OUTPUT_LIMIT, Ran, Running
 from harness.vm.machine import GuestProcess, Machine
 
@@ -77,7 +77,7 @@ class Guest:
 
         Args:
             function: A function at the top level of its module. It may use modules of the standard library,
-                harness.guest.bpf, other such functions and plain values of its module.
+                harness.guest.api.bpf, other such functions and plain values of its module.
             *arguments: Plain values.
             timeout: Seconds.
             closes: Whether it closes what it opens, so that a descriptor it leaves open is a leak; False for one that
@@ -91,7 +91,7 @@ class Guest:
             KernelCrashed: The kernel panicked meanwhile.
             GuestHung: No answer in time.
         """
-        shipment = ship.pack(function)
+        shipment = pickling.pack(function)
         process = self._machine.new_process()
         try:
             value: T = process.call(

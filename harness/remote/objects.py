@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from errno import ENOENT
 from typing import Any, TypeVar
 
-from harness.guest import asm
-from harness.guest.uapi import ANY
+from harness.guest.api import asm
+from harness.guest.api.uapi import ANY
 from harness.remote.command import BpfError, Commands, HasFd
 from harness.vm.machine import State
 

@@ -1,6 +1,6 @@
 """Files between host and guest: what may go, where to, how much of it.
 
-Imports the guest process below it, :mod:`harness.image.elf`, :mod:`harness.store`, :mod:`harness.errors`.
+Imports the guest process below it, :mod:`harness.image.elf`, :mod:`harness.util.cache`, :mod:`harness.errors`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from pathlib import Path, PurePosixPath
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
-from harness import store
 from harness.errors import GuestCallError, UsageError
 from harness.image import elf
+from harness.util import cache
 from harness.vm.machine import GuestProcess
 
 LIMIT = 64 << 20
@@ -92,7 +92,7 @@ def pull(process: GuestProcess, source: str, target: Path, *, limit: int = LIMIT
             raise UsageError(f"{source} cannot be pulled: {error.what}", expected="a path of the guest") from None
         raise
     if kind == "file":
-        with store.new_file(target) as temporary:
+        with cache.new_file(target) as temporary:
             temporary.write_bytes(fetch(process, place, limit=limit))
             temporary.chmod(mode & 0o777)
         return
@@ -102,7 +102,7 @@ def pull(process: GuestProcess, source: str, target: Path, *, limit: int = LIMIT
         raise UsageError(
             f"{target} is there already", expected="a new folder's path", hint="remove it, or pull elsewhere"
         )
-    with store.new_folder(target) as temporary:
+    with cache.new_folder(target) as temporary:
         left = limit
         links = []
         for name, kind, mode, points_to in process.call("files.entries", place):

@@ -19,9 +19,9 @@ import jinja2
 from markupsafe import Markup
 
 from harness import __version__
-from harness.record.types import Kernel, Observation, Record, Result, Run
 from harness.report.matrix import Cell, Group, Matrix, Row, State, contract_in, matrix_of, words_of
 from harness.report.words import counted, summary_of, warnings_of
+from harness.results.types import Kernel, Observation, Record, Result, Run
 
 EXCERPTS = 320_000
 """Characters that all excerpts of logs in a page may have together, so that it stays small enough to be sent around."""

@@ -5,10 +5,10 @@ Pure. Imports the matrix beside it and the records.
 
 from __future__ import annotations
 
-from harness.record.types import Record
 from harness.report.matrix import Cell, Matrix, Row, State, matrix_of
 from harness.report.text import code, escaped
 from harness.report.words import summary_of, warnings_of
+from harness.results.types import Record
 
 LIMIT = 900_000
 """Characters: what GitHub takes in a job's summary is a MiB."""

@@ -11,8 +11,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from harness.record.file import kernel_order
-from harness.record.types import Kernel, Observation, Record, Result
+from harness.results.file import kernel_order
+from harness.results.types import Kernel, Observation, Record, Result
 
 
 class State(enum.Enum):

@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness.record.types import Record
 from harness.report.matrix import Cell, State, matrix_of
 from harness.report.words import summary_of, warnings_of
+from harness.results.types import Record
 
 _STYLES = {
     State.PASSED: "green",

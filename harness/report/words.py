@@ -5,9 +5,9 @@ Pure. Imports the matrix beside it and the records.
 
 from __future__ import annotations
 
-from harness.record.merge import missing_shards
-from harness.record.types import Record
 from harness.report.matrix import Matrix
+from harness.results.merge import missing_shards
+from harness.results.types import Record
 
 
 def counted(number: int, noun: str) -> str:

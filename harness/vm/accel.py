@@ -3,7 +3,7 @@
 `/dev/kvm` can exist, open and create virtual CPUs and still never run a guest, so nothing short of running one is
 believed. The verdict holds until the machine boots again, and is kept for that long.
 
-Imports the machine and the command beside it, :mod:`harness.store`, :mod:`harness.errors`.
+Imports the machine and the command beside it, :mod:`harness.util.cache`, :mod:`harness.errors`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import store
 from harness.errors import AccelError, BootError, VngFailed
+from harness.util import cache
 from harness.vm.boot import boot
 from harness.vm.command import Accel, MachineSpec
 from harness.vm.process import find_qemu
@@ -80,7 +80,7 @@ def known_verdict() -> Verdict | None:
 
 
 def _record() -> Path:
-    return store.runs_root() / "accel.json"
+    return cache.runs_root() / "accel.json"
 
 
 def _verdict(spec: MachineSpec, label: str) -> Verdict:
@@ -89,12 +89,12 @@ def _verdict(spec: MachineSpec, label: str) -> Verdict:
         return known
     record, key = _record(), _machine_key()
     # Of two first runs at once the second waits, and finds it known.
-    with store.locked(record.with_suffix(".lock")):
+    with cache.locked(record.with_suffix(".lock")):
         known = _read(record, key)
         if known is None:
             known = _probe(spec, label)
             content = {"key": key, "accel": known.accel.value, "reason": known.reason}
-            with store.new_file(record) as temporary:
+            with cache.new_file(record) as temporary:
                 temporary.write_text(json.dumps(content))
     return known
 

@@ -1,6 +1,6 @@
 """Boots a machine through virtme-ng, from nothing to "agent ready".
 
-Imports the command, channel, process and machine beside it, :mod:`harness.store`, :mod:`harness.errnos`,
+Imports the command, channel, process and machine beside it, :mod:`harness.util.cache`, :mod:`harness.util.errnos`,
 :mod:`harness.errors`.
 """
 
@@ -15,10 +15,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from harness import store
-from harness.errnos import errno_name
 from harness.errors import BootError, GuestHung, VngFailed
-from harness.proc import quote
+from harness.util import cache
+from harness.util.errnos import errno_name
+from harness.util.proc import quote
 from harness.vm.channel import Channel, ChannelClosed, Listener
 from harness.vm.command import (
     CHANNEL_SOCKET,
@@ -59,7 +59,7 @@ def boot(spec: MachineSpec, *, label: str, timeout: float = BOOT_TIMEOUT) -> Mac
         ToolMissing: vng or QEMU is not installed.
     """
     vng, qemu = find_vng(), find_qemu()
-    folder = store.run_folder()
+    folder = cache.run_folder()
     process: QemuProcess | None = None
     channel: Channel | None = None
     listener = Listener(folder / CHANNEL_SOCKET, folder / SHARED)

@@ -1,6 +1,6 @@
 """One virtual machine: its state, its guest processes, and what became of it when it stops answering.
 
-Imports the channel, console and process beside it, :mod:`harness.store`, :mod:`harness.errors`.
+Imports the channel, console and process beside it, :mod:`harness.util.cache`, :mod:`harness.errors`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from types import FrameType
 from typing import Any
 
 import harness
-from harness import store
 from harness.errors import (
     GuestCallError,
     GuestError,
@@ -29,6 +28,7 @@ from harness.errors import (
     StateError,
 )
 from harness.guest import wire
+from harness.util import cache
 from harness.vm.channel import Channel, ChannelClosed
 from harness.vm.command import MachineSpec
 from harness.vm.console import agent_exited, cause_of_death, tail_of
@@ -64,7 +64,7 @@ MOVES = {
 def sweep_abandoned() -> list[int]:
     """Kill the QEMUs and remove the folders of harness processes that were killed; return the pids killed."""
     killed = []
-    for folder in store.abandoned_runs():
+    for folder in cache.abandoned_runs():
         try:
             pid = int((folder / "qemu.pid").read_text())
             # The pid may belong to another program by now; the machine's own folder is named in QEMU's command line.
@@ -86,8 +86,8 @@ class Machine:
         folder: Its private folder, removed when it is closed.
         about: What the agent said of the machine when it was ready.
         boot_log: What its kernel had logged by then, as /dev/kmsg gives it.
-        left_open: The descriptors that functions had open when they returned, as harness.guest.ledger describes them,
-            and `function`, the name; for whoever judges them after the test.
+        left_open: The descriptors that functions had open when they returned, as harness.guest.leaks.snapshot describes
+            them, and `function`, the name; for whoever judges them after the test.
 
     Args:
         state: STARTING until the first answer has come, or READY.
@@ -190,7 +190,7 @@ class Machine:
         return GuestProcess(self, self._processes)
 
     def ledger(self, *, is_last: bool = False) -> dict[str, Any]:
-        """Return what the kernel holds when nothing of a test uses it any more; see harness.guest.ledger.
+        """Return what the kernel holds when nothing of a test uses it any more; see harness.guest.leaks.snapshot.
 
         What runs of the test in the guest is ended, or, when the machine `is_last` asked now and serves no other test,
         made to let go of what it has open.

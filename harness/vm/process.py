@@ -1,6 +1,6 @@
 """The programs that run a machine: QEMU, and vng where it started QEMU.
 
-Imports the console beside it, :mod:`harness.needs`, :mod:`harness.proc`, :mod:`harness.errors`.
+Imports the console beside it, :mod:`harness.needs`, :mod:`harness.util.proc`, :mod:`harness.errors`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pexpect
 
 from harness import needs
 from harness.errors import StateError, ToolMissing
-from harness.proc import die_with_parent, kill_group
+from harness.util.proc import die_with_parent, kill_group
 from harness.vm.command import CONSOLE_LOG, TOOLS
 from harness.vm.console import Console, read_lines
 

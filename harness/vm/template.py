@@ -4,14 +4,12 @@ A machine whose memory is a file is stopped and its state saved beside that file
 copy-on-write and loads the state. A template is keyed by everything that it depends on, made once under a lock,
 checked before it is used, and made anew when it is damaged.
 
-Imports boot, channel, command, machine, process and qmp beside it, :mod:`harness.store`, :mod:`harness.errors`.
+Imports boot, channel, command, machine, process and qmp beside it, :mod:`harness.util.cache`, :mod:`harness.errors`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -20,7 +18,6 @@ import os
 import platform
 import re
 import shutil
-import socket
 import struct
 import time
 from collections.abc import Callable
@@ -28,35 +25,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import store
-from harness.errors import GuestHung, MonitorError, TemplateError
+from harness.errors import MonitorError, TemplateError
 from harness.guest import wire
-from harness.proc import quote
-from harness.vm.boot import boot, connect
-from harness.vm.channel import FIRST_TAG, Channel, ChannelClosed, Listener
+from harness.util import cache
+from harness.vm.boot import boot
 from harness.vm.command import (
-    CHANNEL_SOCKET,
     QEMU_ARGV,
     QMP_SOCKET,
-    SHARED,
     Accel,
     MachineSpec,
-    clone_argv,
-    clone_commands,
     qemu_options,
     record_argv,
 )
-from harness.vm.console import tail_of
-from harness.vm.machine import Machine, State
-from harness.vm.process import ClonedProcess, find_qemu
+from harness.vm.machine import State
+from harness.vm.process import find_qemu
 
 log = logging.getLogger("harness.vm")
 
 FORMAT = 3
 """Part of every key: raise it when a template of before must not be used any more."""
-
-CLONE_TIMEOUT = 30.0
-"""Seconds a clone may take to its first answer; a fifth of one is usual."""
 
 _SAVE_TIMEOUT = 60.0
 _CHECKED_DAYS = 1.0
@@ -125,7 +112,7 @@ def _host_cpu(accel: Accel) -> str:
 
 def folder_of(key: str) -> Path:
     """Return where the template with this key is kept."""
-    return store.cache_root() / "templates" / key
+    return cache.cache_root() / "templates" / key
 
 
 def find_or_make(
@@ -148,13 +135,13 @@ def find_or_make(
     folder = folder_of(key_of(spec, content))
     found = _load(folder)
     if found is None:
-        with store.locked(folder.with_suffix(".lock")):
+        with cache.locked(folder.with_suffix(".lock")):
             found = _load(folder)
             if found is None:
                 if folder.exists():
                     progress(f"the saved machine of {label} is damaged; booting it anew")
                 found = make(folder, spec, label=label, boot_timeout=boot_timeout)
-                store.drop_unused(folder.parent.glob("*/"))
+                cache.drop_unused(folder.parent.glob("*/"))
     return found
 
 
@@ -173,7 +160,7 @@ def make(folder: Path, spec: MachineSpec, *, label: str, boot_timeout: float) ->
         CacheError: The folder cannot be written.
     """
     _require_room(folder, spec.memory, label)
-    with store.new_folder(folder) as temporary:
+    with cache.new_folder(folder) as temporary:
         booted = dataclasses.replace(spec, ram=temporary / RAM)
         started = time.monotonic()
         with boot(booted, label=label, timeout=boot_timeout) as machine:
@@ -262,10 +249,10 @@ def _forget_address(state: Path) -> None:
 
 
 def _facts(path: Path) -> dict[str, Any]:
-    return {"sha256": store.digest_file(path), "mark": _mark(path)}
+    return {"sha256": cache.digest_file(path), "mark": mark_of(path)}
 
 
-def _mark(path: Path) -> list[int]:
+def mark_of(path: Path) -> list[int]:
     """Return what changes with every write to the file; nobody can set the time of the last change (st_ctime)."""
     found = path.stat()
     return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
@@ -285,17 +272,17 @@ def _load(folder: Path) -> Template | None:
         record = json.loads(path.read_text())
         fresh = record["boot"] == _boot_id() and time.time() - record["checked"] < _CHECKED_DAYS * _DAY
         for name, facts in record["files"].items():
-            if fresh and _mark(folder / name) == facts["mark"]:
+            if fresh and mark_of(folder / name) == facts["mark"]:
                 continue
             fresh = False
-            if store.digest_file(folder / name) != facts["sha256"]:
+            if cache.digest_file(folder / name) != facts["sha256"]:
                 return None
         if not fresh:
-            files = {name: {**facts, "mark": _mark(folder / name)} for name, facts in record["files"].items()}
+            files = {name: {**facts, "mark": mark_of(folder / name)} for name, facts in record["files"].items()}
             record = {**record, "files": files, "checked": time.time(), "boot": _boot_id()}
-            with store.new_file(path) as temporary:
+            with cache.new_file(path) as temporary:
                 temporary.write_text(json.dumps(record))
-        os.utime(folder)  # it is in use: see store.drop_unused
+        os.utime(folder)  # it is in use: see cache.drop_unused
         marks = {name: facts["mark"] for name, facts in record["files"].items()}
         boot_log = [line.encode("ascii") for line in record["boot_log"]]
         return Template(
@@ -304,166 +291,6 @@ def _load(folder: Path) -> Template | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         # Not there, or not whole: made anew by the caller.
         return None
-
-
-def start_clone(template: Template, spec: MachineSpec, *, label: str) -> Clone:
-    """Start a clone; it loads while the caller does something else.
-
-    Args:
-        template: What to clone.
-        spec: What was booted.
-        label: What messages call the kernel.
-
-    Raises:
-        TemplateError: The template's files were changed or removed since they were checked.
-    """
-    for name, mark in template.marks.items():
-        if not (template.folder / name).exists() or _mark(template.folder / name) != mark:
-            raise _changed(template, name, label)
-    folder = store.run_folder()
-    try:
-        listener = Listener(folder / CHANNEL_SOCKET, folder / SHARED)
-        if not template.whole_stream:
-            listener.leave(wire.AGENT, _identity())
-        monitor, theirs = socket.socketpair()
-        with theirs, contextlib.ExitStack() as opened:
-            inherited = [theirs.fileno()]
-            argv = clone_argv(
-                template.argv,
-                template=template.folder,
-                run_dir=folder,
-                monitor=theirs.fileno(),
-                whole_stream=template.whole_stream,
-            )
-            log.info("+ %s", quote(argv))
-            if not template.whole_stream:
-                # Written before QEMU starts: nobody needs to wait for it to be ready for them.
-                try:
-                    state = _in_a_pipe(template.folder / STATE)
-                except FileNotFoundError:
-                    raise _changed(template, STATE, label) from None
-                if state is not None:
-                    opened.callback(os.close, state)
-                    inherited.append(state)
-                monitor.sendall(clone_commands(template.folder / STATE, state))
-            process = ClonedProcess(argv, folder, monitor=monitor, inherited=inherited)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    return Clone(template, spec, label, folder, process, listener)
-
-
-def _changed(template: Template, name: str, label: str) -> TemplateError:
-    return TemplateError(
-        f"the saved machine of {label} was changed or removed while it was in use",
-        expected=f"{template.folder / name} as it was when it was checked",
-        hint="run it again",
-    )
-
-
-def _in_a_pipe(path: Path) -> int | None:
-    """Return the end of a pipe that holds the whole of a file; None where a pipe has not that much room."""
-    data = path.read_bytes()
-    reader, writer = os.pipe()
-    try:
-        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, len(data))
-        os.write(writer, data)
-    except PermissionError:
-        os.close(reader)
-        return None
-    finally:
-        os.close(writer)
-    return reader
-
-
-def _identity() -> tuple[str, dict[str, Any]]:
-    """Return the request that makes a clone a machine of its own."""
-    entropy = os.urandom(64)
-    return "wake", {
-        "realtime": time.time(),
-        "entropy": entropy,
-        "hostname": f"kh-{entropy[:4].hex()}",
-    }
-
-
-class Clone:
-    """A clone on its way to being a machine. Made by :func:`start_clone`; finish it, or abandon it."""
-
-    def __init__(
-        self,
-        template: Template,
-        spec: MachineSpec,
-        label: str,
-        folder: Path,
-        process: ClonedProcess,
-        listener: Listener,
-    ) -> None:
-        self._template = template
-        self._spec = spec
-        self._label = label
-        self._folder = folder
-        self._process = process
-        self._listener = listener
-        self._channel: Channel | None = None
-
-    def finish(self, timeout: float = CLONE_TIMEOUT) -> Machine:
-        """Wait for its first answer and return the machine.
-
-        Args:
-            timeout: Seconds from now.
-
-        Raises:
-            TemplateError: The clone does not come to life: its template is damaged or was removed.
-        """
-        machine: Machine | None = None
-        try:
-            deadline = time.monotonic() + timeout
-            channel = self._channel = connect(self._listener, self._process, deadline)
-            if channel is None:
-                raise self._failure("QEMU did not start")
-            machine = Machine(
-                self._spec,
-                self._label,
-                folder=self._folder,
-                process=self._process,
-                channel=channel,
-                about=self._template.about,
-                boot_log=self._template.boot_log,
-                state=State.STARTING,
-            )
-            channel.expect_memory()
-            if self._template.whole_stream:
-                from harness.vm.qmp import load_state
-
-                load_state(self._process.monitor, self._template.folder / STATE, timeout=timeout)
-                channel.post(wire.AGENT, FIRST_TAG, _identity(), deadline)
-            channel.collect(wire.AGENT, FIRST_TAG, "wake", deadline)
-            machine.move(State.READY)
-        except (GuestHung, ChannelClosed, MonitorError) as error:
-            failure = self._failure(error.what)
-            self.abandon()
-            raise failure from error
-        except BaseException:
-            self.abandon()
-            raise
-        return machine
-
-    def _failure(self, why: str) -> TemplateError:
-        self._process.wait(0.2)
-        return TemplateError(
-            f"a clone of the saved machine of {self._label} did not come to life: {why}",
-            expected="an answer from its agent",
-            hint=f"remove {self._template.folder} and run it again",
-            detail=tail_of(self._process.console()),
-        )
-
-    def abandon(self) -> None:
-        """End it."""
-        for link in (self._channel, self._listener):
-            if link is not None:
-                link.close()
-        self._process.kill()
-        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def discard(template: Template) -> None:

@@ -13,8 +13,8 @@ import pytest
 from harness.report.html import as_html
 from harness.report.matrix import State
 from tests.browser.chromium import Page
-from tests.unit.record.samples import many, observation, record, result
 from tests.unit.report.test_matrix import hostile
+from tests.unit.results.samples import many, observation, record, result
 
 PHONE = (390, 844)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import store
+from harness.util import cache
 
 KERNEL = "6.1"
 
@@ -63,7 +63,7 @@ class Inner:
         self.runs = runtime / f"kernel-harness-{os.getuid()}"
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "HARNESS_"))},
-            "HARNESS_CACHE": str(store.cache_root()),
+            "HARNESS_CACHE": str(cache.cache_root()),
             "XDG_RUNTIME_DIR": str(runtime),
             "COLUMNS": "200",
         }
@@ -122,7 +122,7 @@ class Inner:
         """End what a failed test left."""
         for pid in self.qemus():
             os.kill(pid, signal.SIGKILL)
-        store._remove(self.runtime)
+        cache._remove(self.runtime)
 
 
 @contextmanager

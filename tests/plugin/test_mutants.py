@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from harness.mutants import recorder
+from harness.mutants import inner_plugin
 
 pytest_plugins = ["pytester"]
 
@@ -44,9 +44,9 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, plan: list[d
     Path("plan.json").write_text(json.dumps(plan))
     reports = Path("reports").absolute()
     reports.touch()
-    monkeypatch.setenv(recorder.PLAN, str(Path("plan.json").absolute()))
-    monkeypatch.setenv(recorder.REPORTS, str(reports))
-    pytester.runpytest_subprocess("-p", recorder.__name__)
+    monkeypatch.setenv(inner_plugin.PLAN, str(Path("plan.json").absolute()))
+    monkeypatch.setenv(inner_plugin.REPORTS, str(reports))
+    pytester.runpytest_subprocess("-p", inner_plugin.__name__)
     return [json.loads(line) for line in reports.read_text().splitlines()]
 
 
@@ -97,7 +97,7 @@ def test_after_its_seconds_a_round_begins_no_further_test(
 SWITCHED = """
 from pathlib import Path
 import pytest
-from harness.mutants import recorder
+from harness.mutants import inner_plugin
 
 def note(line):
     with Path("order").open("a") as stream:
@@ -112,7 +112,7 @@ class Guest:
     def close(self):
         pass
 
-recorder.Guest = Guest
+inner_plugin.Guest = Guest
 
 @pytest.fixture
 def vm():

@@ -9,8 +9,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-import harness.record
-from harness.record.file import read
+import harness.results
+from harness.results.file import read
 from tests.plugin.inner import KERNEL, Inner, properties_of, wait_until
 from tests.plugin.test_runs import WAITS
 
@@ -180,7 +180,7 @@ def test_a_disk_that_fills_up_is_no_success(inner: Inner) -> None:
 import os
 
 def pytest_runtest_logfinish():
-    from harness.record import file
+    from harness.results import file
 
     def full(path, content):
         raise file._unwritable(path, "run record", os.strerror(28))
@@ -206,5 +206,5 @@ def test_collecting_writes_nothing(inner: Inner) -> None:
 def test_the_file_follows_the_published_schema(inner: Inner) -> None:
     inner.write(test_all=TESTS)
     inner.run(f"--kernel={KERNEL}", "--accel=tcg", "--record=r.json", "-k", "fails or passes or others")
-    schema = (Path(harness.record.__file__).parent / "run-record-1.schema.json").read_text()
+    schema = (Path(harness.results.__file__).parent / "run-record-1.schema.json").read_text()
     jsonschema.validate(json.loads((inner.folder / "r.json").read_text()), json.loads(schema))

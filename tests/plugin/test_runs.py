@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from harness.proc import start_time
+from harness.util.proc import start_time
 from tests.plugin.inner import KERNEL, Inner, properties_of, wait_until
 
 PLAIN = """
@@ -56,8 +56,11 @@ def test_names_are_free(kernel, vm):
 
 def test_nothing_was_loaded():
     loaded = {name.removeprefix("harness.") for name in sys.modules if name.startswith("harness.")}
-    pure = {"run", "run.loaders", "run.observations", "run.properties", "run.verdicts"}
-    assert loaded <= {"plugin", "summaries", "errors", "proc", *pure}
+    parts = "around collection fixtures options outcomes pause session state summaries".split()
+    tables = ("summaries.contracts", "summaries.loaders", "summaries.verdicts")
+    plugin = {"pytest_plugin", *(f"pytest_plugin.{name}" for name in (*parts, *tables))}
+    pure = {"results", "results.outcomes", "results.properties"}
+    assert loaded <= {*plugin, "errors", "util", "util.proc", *pure}
     assert not {"pexpect", "requests", "lz4", "rich", "debian", "msgspec", "jinja2"} & set(sys.modules)
 """
     )

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from harness.guest import asm
+from harness.guest.api import asm
 
 SYS_BPF = 321
 MAP_CREATE, MAP_UPDATE_ELEM, MAP_DELETE_ELEM = 0, 2, 3

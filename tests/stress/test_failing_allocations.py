@@ -19,12 +19,12 @@ from pathlib import Path
 
 import pytest
 
-from harness.guest import bpf as raw
-from harness.guest import btf
-from harness.guest.hooks import expedite
+from harness.guest.api import bpf as raw
+from harness.guest.api import btf
+from harness.guest.api.hooks import expedite
 from harness.kernel.types import Kernel
 from harness.kernel.version import KernelVersion
-from harness.run.stress import Stress
+from harness.pytest_plugin.stress import Stress
 from harness.testing import Guest
 from tests.stress.loops import SYS_BPF, lookup_inner, system_call, with_map
 

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.guest import bpf as raw
-from harness.guest.hooks import expedite
-from harness.run.stress import Stress
+from harness.guest.api import bpf as raw
+from harness.guest.api.hooks import expedite
+from harness.pytest_plugin.stress import Stress
 from harness.testing import Guest
 from tests.stress.loops import in_processes, in_threads, insert_and_delete, lookup_inner, with_map
 

@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 
 from harness.kernel.types import Choice
 from harness.kernel.version import KernelVersion
-from harness.run.shards import as_gitlab, share
+from harness.shards import as_gitlab, share
 from tests.ci.actions import ROOT, Expression, NotUnderstood, Runner
 from tests.needs import needs_program
 

@@ -8,14 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from harness import errors
-from harness.errors import (
-    GuestCallError,
-    GuestError,
-    GuestProcessDied,
-    HarnessError,
-    InfrastructureError,
-    UsageError,
-)
+from harness.errors import GuestCallError, GuestError, GuestProcessDied, HarnessError, InfrastructureError, UsageError
 from harness.remote.command import BpfError
 from harness.vm.channel import ChannelClosed
 

@@ -28,7 +28,7 @@ def test_what_is_missing_is_named_once_in_the_last_lines(
         "no:cacheprovider",
         "-k",
         "lzo",
-        "tests/unit/kernel/test_payload.py",
+        "tests/unit/kernel/files/test_bzimage.py",
     ]
     done = subprocess.run(
         [*words, *options],

@@ -14,9 +14,9 @@ import pytest
 
 import harness
 from harness import needs
-from harness.data import read_toml
 from harness.errors import ToolMissing
 from harness.needs import Need, table
+from harness.util.data import read_toml
 
 PACKAGE = Path(harness.__file__).parent
 SETUP = PACKAGE.parent / "scripts" / "setup"
@@ -277,4 +277,7 @@ def test_root_installs_all_at_once_and_hears_of_trouble(machine: Machine) -> Non
 def test_an_unknown_word_is_refused(machine: Machine) -> None:
     done = machine.setup("--with-browser")
     assert done.returncode == 2
-    assert done.stderr == "setup: unknown arguments: --with-browser\nsetup: expected: one of run bench mutants test-bare test\n"
+    assert (
+        done.stderr
+        == "setup: unknown arguments: --with-browser\nsetup: expected: one of run bench mutants test-bare test\n"
+    )

@@ -13,9 +13,9 @@ from harness.cli import main
 from harness.kernel import lockfile
 from harness.kernel.types import Choice
 from harness.kernel.version import KernelVersion
-from harness.record.file import write
-from harness.run.shards import as_github, as_gitlab, as_json, share
-from tests.unit.record.samples import record, result
+from harness.results.file import write
+from harness.shards import as_github, as_gitlab, as_json, share
+from tests.unit.results.samples import record, result
 
 
 def choice(number: int) -> Choice:

@@ -6,7 +6,7 @@ from errno import EACCES
 
 import pytest
 
-from harness.guest import bpf as raw
+from harness.guest.api import bpf as raw
 from harness.testing import Bcc, Bpf, BpfError, Guest
 from tests.needs import needs_features
 

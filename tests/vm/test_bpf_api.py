@@ -7,7 +7,7 @@ from errno import E2BIG, EACCES, EBADF, EEXIST, EINVAL, ENOENT, EPERM
 
 import pytest
 
-from harness.guest.asm import R0, R1, R2, R3, R4, R10
+from harness.guest.api.asm import R0, R1, R2, R3, R4, R10
 from harness.testing import EXIST, NOEXIST, Bpf, BpfError, Map, asm, raises_errno, uapi
 
 PASS = (asm.mov(R0, -1), asm.exit())

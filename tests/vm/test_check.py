@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from harness.check.objects import Plan, Template, check
+from harness.check.table import Verdict
 from harness.cli import main
 from harness.kernel.types import Choice
 from harness.remote.libbpf import Libbpf
-from harness.run.check import Plan, Template, check
-from harness.run.matrix import Verdict
 from harness.vm.machine import Machine
 
 Build = Callable[..., Path]

@@ -10,7 +10,7 @@ from harness.errors import BootError
 from harness.image.build import guest_image
 from harness.image.extend import extended, modules_archive
 from harness.kernel.types import Choice
-from harness.run.pool import Pool, Settings
+from harness.machines.pool import Pool, Settings
 from harness.testing import Guest, Kernel
 from harness.vm.boot import boot
 from harness.vm.command import MachineSpec

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from harness.judge.capabilities import CAPABILITIES, Answer, Decision, judge
-from harness.kernel.kconfig import parse_config
+from harness.features.capabilities import CAPABILITIES, Answer, Decision, judge
+from harness.kernel.build.kconfig import parse_config
 from harness.remote.bpf import Bpf
 from harness.testing import Kernel
 from harness.vm.machine import Machine

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from harness.run.aftermath import KernelLog
-from harness.run.leaks import Ledger
+from harness.checks.kernel_log import KernelLog
+from harness.checks.leaks import Ledger
 from harness.testing import Guest
 from harness.vm.machine import Machine
 from tests.stress.loops import lookup_inner

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from harness import store
 from harness.errors import InfrastructureError, LinkBroken, MonitorError, StateError, TemplateError
-from harness.guest import bpf as raw
+from harness.guest.api import bpf as raw
 from harness.kernel.types import Choice, Kernel
+from harness.machines import pool as pools
+from harness.machines.pool import Isolation, Needs, Pool, Settings, Wanted
 from harness.remote.guest import Guest
-from harness.run import pool as pools
-from harness.run.pool import Isolation, Needs, Pool, Settings, Wanted
 from harness.testing import Bpf
+from harness.util import cache as disk_cache
 from harness.vm import template
 from harness.vm.machine import Machine, State
 
@@ -250,7 +250,7 @@ def test_the_next_machine_is_prepared_while_this_one_runs(make_pool: MakePool, w
     pool = make_pool()
     machine = pool.take(wanted)
     pool.expect(wanted)
-    folders = {path for path in store.runs_root().glob(f"vm-{os.getpid()}-*") if path != machine.folder}
+    folders = {path for path in disk_cache.runs_root().glob(f"vm-{os.getpid()}-*") if path != machine.folder}
     prepared = [path for path in folders if (path / "qemu.pid").exists()]
     assert prepared
     assert pool.take(wanted).folder in prepared
@@ -295,7 +295,7 @@ def test_what_cannot_be_cloned_says_why(make_pool: MakePool, wanted: Wanted) -> 
 _SECOND_RUN = """
 import sys
 from harness.kernel import resolve
-from harness.run.pool import Pool, Settings, Wanted
+from harness.machines.pool import Pool, Settings, Wanted
 pool = Pool(Settings(accel="tcg"), print)
 machine = pool.take(Wanted(resolve([sys.argv[1]])[0]))
 print("ready", machine.release)
@@ -305,7 +305,7 @@ pool.close()
 
 @pytest.fixture
 def user_kernels() -> Path:
-    return store.cache_root() / "kernels"
+    return disk_cache.cache_root() / "kernels"
 
 
 def test_two_runs_at_once_make_one_template(user_kernels: Path, kernel_choice: Choice, own_cache: Path) -> None:

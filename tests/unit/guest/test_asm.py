@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from harness.guest import asm
-from harness.guest.asm import R0, R1, R2, R10
+from harness.guest.api import asm
+from harness.guest.api.asm import R0, R1, R2, R10
 
 
 def test_instructions_are_encoded_as_clang_encodes_them() -> None:

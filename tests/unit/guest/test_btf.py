@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from harness.guest import btf
+from harness.guest.api import btf
 
 
 def test_an_integer_is_encoded_as_pahole_encodes_it() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.guest import bpf
+from harness.guest.api import bpf
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from harness.errors import CacheError, MirrorError, SelectorError
-from harness.kernel import acquire, lockfile, resolve, shelf
+from harness.kernel import acquire, lockfile, resolve
+from harness.kernel import cache as kernel_cache
 from harness.kernel.catalog import Catalog
+from harness.kernel.providers.ubuntu import listed
 from harness.kernel.types import Choice
-from harness.kernel.ubuntu import listed
 from harness.kernel.version import KernelVersion
 from tests.unit.kernel.kernel_fakes import CONFIG, Archive, Server, deb, kernel_image
 
@@ -23,11 +24,11 @@ RELEASE = "6.1.0-50-cloud-amd64"
 def built(version: str, flavour: str = "minimal") -> None:
     """Put a kernel into the cache as `harness kernels build` does."""
     key = f"{version}-{flavour}"
-    with shelf.new_entry("local", key) as made:
+    with kernel_cache.new_entry("local", key) as made:
         assert made is not None
         (made / "vmlinuz").write_bytes(kernel_image(key))
         (made / "config").write_text(CONFIG)
-        shelf.seal(
+        kernel_cache.seal(
             made,
             version=KernelVersion.parse(version),
             provider="local",
@@ -101,7 +102,7 @@ def test_what_the_cache_holds_serves_when_the_mirror_has_it_no_more(one: Archive
     one.suites["bookworm"] = []
     package(one, "6.1.0-51-cloud-amd64", "6.1.180-1")
     one.publish()
-    index = shelf.folder() / "debian/index.json"
+    index = kernel_cache.folder() / "debian/index.json"
     index.unlink()
     assert [str(choice.version) for choice in resolve(["6.1"])] == ["6.1.180"]
     for selector in ("6.1.176", "6.1.176-1", kernel.release):
@@ -110,7 +111,7 @@ def test_what_the_cache_holds_serves_when_the_mirror_has_it_no_more(one: Archive
 
 def test_what_the_cache_holds_serves_without_an_index(one: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = acquire(resolve(["6.1"])[0])
-    (shelf.folder() / "debian/index.json").unlink()
+    (kernel_cache.folder() / "debian/index.json").unlink()
     monkeypatch.setenv("HARNESS_DEBIAN_KEYRING", "/nowhere.gpg")
     said: list[str] = []
     assert acquire(resolve(["6.1"], progress=said.append)[0]) == kernel
@@ -189,7 +190,7 @@ def test_a_locked_kernel_stays_when_a_newer_release_comes(one: Archive, tmp_path
     lockfile.write(path, [locked], {choice.key: {"a.deb": "0" * 64}})
     package(one, "6.1.0-51-cloud-amd64", "6.1.180-1")
     one.publish()
-    (shelf.folder() / "debian/index.json").unlink()
+    (kernel_cache.folder() / "debian/index.json").unlink()
     assert [str(other.version) for other in resolve(["6.1"])] == ["6.1.180"]
     assert resolve([f"@{path}"]) == [locked]
     assert acquire(locked) == kernel
@@ -291,7 +292,7 @@ def test_ubuntus_list_is_kept_and_what_is_here_serves_without_it(
     assert acquire(resolve(["6.6"], progress=said.append)[0]) == kernel
     assert any("going on with the 1 that virtme-ng has fetched" in line for line in said)
     # What virtme-ng itself has fetched serves as well.
-    shelf.discard(shelf.entry_folder("ubuntu", "v6.6.17"))
+    kernel_cache.discard(kernel_cache.entry_folder("ubuntu", "v6.6.17"))
     assert acquire(resolve(["6.6"])[0]).release == kernel.release
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from harness.data import read_toml
 from harness.errors import SelectorError, UsageError
 from harness.mutants import generate, recipes
 from harness.mutants.edit import Edit, Mutant, apply, changed, function_span
+from harness.util.data import read_toml
 
 SOURCE = """\
 #include <linux/bpf.h>

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from harness.data import read_toml
 from harness.errors import CacheError, UsageError
 from harness.mutants import table
 from harness.mutants.edit import Edit, Mutant
 from harness.mutants.state import Result, Results
+from harness.mutants.status import Fate, judge
 from harness.mutants.table import EQUIVALENT, OPEN, Explanation
-from harness.mutants.verdict import Fate, judge
+from harness.util.data import read_toml
 
 PRESENCE = "test_presence"
 

@@ -11,7 +11,7 @@ import pytest
 from harness.errors import UsageError
 from harness.mutants import generate
 from harness.mutants.edit import Edit, Mutant
-from harness.mutants.panel import Control, control_of, numbers_in, refused_by
+from harness.mutants.schemata import Control, control_of, numbers_in, refused_by
 from harness.mutants.session import PRESENCE_TEST, last_attempts
 from harness.mutants.switches import HOME, switched
 from tests.needs import needs_program

@@ -11,13 +11,13 @@ import pytest
 from rich.console import Console
 
 from harness.cli import main
-from harness.record.file import write
-from harness.record.types import LeftOut, NotRun, OutcomeWord, Record
 from harness.report.html import as_html
 from harness.report.markdown import as_markdown, changes_of
 from harness.report.matrix import Matrix, Row, State, area_of, matrix_of, words_of
 from harness.report.terminal import show
-from tests.unit.record.samples import kernel, many, observation, record, result, run
+from harness.results.file import write
+from harness.results.types import LeftOut, NotRun, OutcomeWord, Record
+from tests.unit.results.samples import kernel, many, observation, record, result, run
 
 T = "harness/contracts/test_update.py::test_fd[hom.update.bad_fd]"
 KERNELS = [kernel(version) for version in ("5.10.262", "6.1.192", "6.12.117", "7.2.2", "7.3")]

@@ -1,0 +1,1 @@
+"""`harness boundary`: between which two releases a behaviour changed."""

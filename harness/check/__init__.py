@@ -1,0 +1,1 @@
+"""`harness check`: a user's object on many kernels."""

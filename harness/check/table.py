@@ -1,0 +1,165 @@
+"""What became of the programs of an object on several kernels: records, the telling line, and tables of them.
+
+Pure. Imports the standard library and :mod:`harness.util.errnos`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from enum import Enum
+
+from harness.util.errnos import errno_name
+
+
+class Verdict(Enum):
+    """What became of one program on one kernel."""
+
+    OK = "ok"
+    REFUSED = "refused"
+    FAILED = "failed"
+    """A loader of the user's ended with another status than 0."""
+    CRASHED = "crashed"
+    LOST = "lost"
+    """The kernel could not be had or run; says nothing about the program."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One program on one kernel.
+
+    Attributes:
+        kernel: The kernel's label.
+        program: The program's name, or the loader's.
+        verdict: What became of it.
+        step: What was tried when it ended: "open", "prepare", "load", "attach", "run"; the last step when it is ok.
+        errno: The error number, 0 for none.
+        message: What was said: a verifier's log, libbpf's messages, a loader's output.
+    """
+
+    kernel: str
+    program: str
+    verdict: Verdict
+    step: str
+    errno: int = 0
+    message: str = ""
+
+    @property
+    def cell(self) -> str:
+        """The result in a word."""
+        if self.verdict is Verdict.REFUSED and self.errno:
+            return errno_name(self.errno)
+        return self.verdict.value
+
+
+# The verifier prints the state of registers behind instructions and on lines of their own, in a form that depends on
+# the kernel; what it thinks of the program is in the rest.
+_STATE = re.compile(
+    r"^(\d+: )?(R\d|frame\d|from \d|last_idx|regs=|parent |propagating|mark_precise)|^(func#|live regs)"
+)
+_INSTRUCTION = re.compile(r"^(\d+): \([0-9a-f]{2}\) ([^;]*)")
+_COUNTS = re.compile(r"^(processed \d+ insns|verification time|stack depth|insns_proces)")
+# From 7.3 on a refusal is followed by an explanation of many lines; what it explains stands before it.
+_EXPLANATION = "Verification failed: "
+
+
+def _telling(log: str) -> Iterator[str]:
+    for raw in log.splitlines():
+        line = raw.strip()
+        if line.startswith(_EXPLANATION):
+            return
+        if not line or _COUNTS.match(line) or (_STATE.match(line) and " type=" not in line):
+            continue
+        match = _INSTRUCTION.match(line)
+        yield f"{match[1]}: {match[2].strip()}" if match else line
+
+
+def telling_line(log: str, accepted: str = "") -> str:
+    """Return the line of a refusal that tells most.
+
+    Args:
+        log: The verifier's log, or what else was said.
+        accepted: The verifier's log of the same program on a kernel that takes it, "" where there is none.
+
+    Returns:
+        The first line that the other log does not have; without one, the first that libbpf said, or the last that the
+        verifier said.
+    """
+    lines = list(_telling(log))
+    if accepted:
+        known = set(_telling(accepted))
+        for line in lines:
+            if line not in known and not line.startswith(";"):
+                return line
+    library = [line for line in lines if line.startswith("libbpf: ")]
+    if library:
+        return library[0]  # what it says next are the consequences
+    spoken = [line for line in lines if not _INSTRUCTION.match(line) and not line.startswith(";")]
+    return (spoken or lines or [""])[-1]
+
+
+def difference(result: Result, others: Sequence[Result]) -> str:
+    """Return the telling line of a result, held against the same program on a kernel that takes it."""
+    accepted = next(
+        (
+            other.message
+            for other in others
+            if other.program == result.program and other.verdict is Verdict.OK and other.message
+        ),
+        "",
+    )
+    return telling_line(result.message, accepted)
+
+
+def _names(results: Sequence[Result]) -> tuple[list[str], list[str], dict[tuple[str, str], Result]]:
+    kernels = list(dict.fromkeys(result.kernel for result in results))
+    programs = list(dict.fromkeys(result.program for result in results))
+    return kernels, programs, {(result.program, result.kernel): result for result in results}
+
+
+def _remarks(results: Sequence[Result]) -> Iterator[tuple[Result, str]]:
+    for result in results:
+        if result.verdict is not Verdict.OK:
+            yield result, difference(result, results)
+
+
+def as_text(results: Sequence[Result]) -> str:
+    """Return a table for a terminal: a line for each program, a column for each kernel, then why what was refused."""
+    kernels, programs, found = _names(results)
+    rows = [["", *kernels]]
+    rows += [
+        [name, *(found[name, kernel].cell if (name, kernel) in found else "-" for kernel in kernels)]
+        for name in programs
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(kernels) + 1)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    remarks = [f"{one.program} on {one.kernel}: {one.cell} at {one.step}: {line}" for one, line in _remarks(results)]
+    return "\n".join([*lines, *([""] if remarks else []), *remarks])
+
+
+def as_markdown(results: Sequence[Result]) -> str:
+    """Return the same as a table in Markdown."""
+    kernels, programs, found = _names(results)
+    lines = [f"| program | {' | '.join(kernels)} |", f"|---|{'---|' * len(kernels)}"]
+    for name in programs:
+        cells = (found[name, kernel].cell if (name, kernel) in found else "-" for kernel in kernels)
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    remarks = [
+        f"- `{one.program}` on {one.kernel}: {one.cell} at {one.step}: `{line.replace('`', chr(39))}`"
+        for one, line in _remarks(results)
+    ]
+    return "\n".join([*lines, *(["", *remarks] if remarks else [])])
+
+
+def as_records(results: Sequence[Result]) -> list[dict[str, object]]:
+    """Return the same as plain data for JSON, whole messages included."""
+    return [
+        {
+            **asdict(result),
+            "verdict": result.verdict.value,
+            "errno_name": errno_name(result.errno) if result.errno else "",
+            "line": difference(result, results) if result.verdict is not Verdict.OK else "",
+        }
+        for result in results
+    ]

@@ -1,0 +1,147 @@
+"""The check of the kernel's log: every fault that a test neither expects nor that is known is a complaint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from harness.checks import faults as parser
+from harness.checks import kmemleak as kmemleaks
+from harness.checks import known_faults, log_records
+from harness.checks.base import Complaint
+from harness.checks.faults import Fault
+from harness.checks.known_faults import Expected, Known, Repeated
+from harness.errors import HarnessError, InfrastructureError, UsageError
+from harness.results import properties
+from harness.vm.machine import Machine, State
+
+_KMEMLEAK_TIMEOUT = 300.0
+"""Seconds; a scan reads all of the kernel's memory, twice, on kernels that are slow already."""
+
+
+class KernelLog:
+    """Reads what the kernel logged during a test, and complains of every fault that is neither expected nor known.
+
+    Args:
+        expected: The faults that the test provokes on purpose.
+        known: The known faults that are in force.
+        is_for: Whether the kernel is one that a known fault's condition names.
+        kmemleak: Have the kernel look for memory of its own that nothing refers to any more; takes some seconds.
+        line_of: Says which line of the sources a place in the kernel's code is; see :func:`parser.with_lines`.
+    """
+
+    def __init__(
+        self,
+        expected: Sequence[Expected] = (),
+        known: Sequence[Known] = (),
+        is_for: Callable[[str], bool] = lambda _condition: True,
+        *,
+        kmemleak: bool = False,
+        line_of: Callable[[str, bool], str] = lambda _place, _returns: "",
+    ) -> None:
+        self._line_of = line_of
+        self._expected = expected
+        self.known = known
+        self.is_for = is_for
+        self._tainted = 0
+        self._kmemleak = kmemleak
+        self._since = 0
+        self.excused: list[tuple[Fault, Known]] = []
+        """The known faults that came."""
+
+    def begin(self, machine: Machine) -> None:
+        """Note the taint flags, and for kmemleak when the test begins: what was allocated before is not its own.
+
+        Raises:
+            UsageError: The kernel has no kmemleak.
+        """
+        self._tainted = machine.about["tainted"]
+        if not self._kmemleak:
+            return
+        since = machine.ask_agent("jiffies")
+        if since is None:
+            raise UsageError(
+                f"the kernel {machine.release} has no kmemleak",
+                expected="a kernel with CONFIG_DEBUG_KMEMLEAK, such as one of flavour debug",
+                hint="leave out --kmemleak for this kernel",
+            )
+        self._since = since
+
+    def end(self, machine: Machine) -> list[Complaint]:
+        """Return the faults; of a machine that is dead those that its console shows."""
+        if machine.state is State.DEAD:
+            faults = parser.find_faults(log_records.parse_console(machine.process.console()))
+        else:
+            faults = self._faults(machine)
+        found = known_faults.sort_out(faults, expected=self._expected, known=self.known, is_for=self.is_for)
+        self.excused += [(one.fault, entry) for one, entry in found.known]
+        return [
+            *(_complaint(self._with_lines(one)) for one in found.counted),
+            *(_missing(one) for one in found.missing),
+        ]
+
+    def _with_lines(self, found: Repeated) -> Repeated:
+        fault = found.fault
+        try:
+            excerpt = parser.with_lines(fault.excerpt, self._line_of)
+        except HarnessError as error:
+            excerpt = (*fault.excerpt, f"(without lines of the sources: {error.what})")
+        return replace(found, fault=replace(fault, excerpt=excerpt))
+
+    def _faults(self, machine: Machine) -> list[Fault]:
+        leaked: list[Fault] = []
+        if self._kmemleak:
+            report = machine.ask_agent("kmemleak", timeout=_KMEMLEAK_TIMEOUT)
+            leaked = kmemleaks.parse_kmemleak(report, self._since)
+        said = machine.ask_agent("aftermath")
+        logged = find_faults(said["records"], self._tainted, said["tainted"])
+        if self._kmemleak:
+            # The scan's own line counts what is told one by one, and what was there before the test.
+            logged = [fault for fault in logged if not kmemleaks.LEAKS_COUNTED.match(fault.title)]
+        return [*leaked, *logged]
+
+
+def find_faults(records: Sequence[bytes], tainted_before: int, tainted: int) -> list[Fault]:
+    """Return the faults in records of /dev/kmsg, and the one that a change of the taint flags is.
+
+    Raises:
+        InfrastructureError: The records cannot be read.
+    """
+    try:
+        parsed = log_records.parse_records(records)
+    except ValueError as error:
+        raise InfrastructureError(
+            f"the kernel's log cannot be searched for faults: {error}",
+            expected="records as Documentation/ABI/testing/dev-kmsg describes them",
+            hint="report it with the kernel's release",
+        ) from error
+    faults = parser.find_faults(parsed)
+    taint = parser.taint_fault(tainted_before, tainted, explained=bool(faults))
+    return [*faults, *([taint] if taint else [])]
+
+
+def as_property(fault: Fault) -> properties.Fault:
+    """Return a fault as plain data for reports."""
+    return {
+        "kind": fault.kind,
+        "fingerprint": fault.fingerprint,
+        "title": fault.title,
+        "excerpt": "\n".join(fault.excerpt),
+    }
+
+
+def _complaint(found: Repeated) -> Complaint:
+    fault = found.fault
+    times = f" ({found.times} times)" if found.times > 1 else ""
+    lines = [
+        f"the kernel complained: {fault.kind}: {fault.title}{times}",
+        f"  fingerprint: {fault.fingerprint}",
+        *(f"  | {line}" for line in fault.excerpt),
+    ]
+    return Complaint(properties.TROUBLE_FAULT, properties.FAULT, dict(as_property(fault)), "\n".join(lines))
+
+
+def _missing(expected: Expected) -> Complaint:
+    named = f"{expected.kind} with {expected.title!r}" if expected.title else expected.kind
+    text = f"the kernel did not complain as the test expects: no {named} was logged\n  reason given: {expected.reason}"
+    return Complaint(properties.TROUBLE_FAULT, "", {}, text, only_if_passed=True)

@@ -1,0 +1,35 @@
+"""What kmemleak reports, as faults.
+
+Pure; imports the faults beside it.
+"""
+
+from __future__ import annotations
+
+import re
+
+from harness.checks.faults import Fault, fingerprint, frames_of
+
+LEAKS_COUNTED = re.compile(r"kmemleak: \d+ new suspected memory leaks")
+"""The line in which a scan of kmemleak counts what it found."""
+_UNREFERENCED = re.compile(r"unreferenced object (0x[0-9a-f]+) \(size (\d+)\)")
+_ALLOCATED = re.compile(r'\s*comm "(.*)", pid (\d+), jiffies (\d+)')
+
+
+def parse_kmemleak(text: str, since: int) -> list[Fault]:
+    """Return the objects in a report of kmemleak (Linux mm/kmemleak.c, print_unreferenced) as faults.
+
+    Args:
+        text: What /sys/kernel/debug/kmemleak holds.
+        since: Jiffies; what was allocated before is left out.
+    """
+    found = []
+    for block in re.split(r"^(?=unreferenced object )", text, flags=re.MULTILINE):
+        lines = block.rstrip("\n").split("\n")
+        size = _UNREFERENCED.match(lines[0])
+        made = next((match for line in lines if (match := _ALLOCATED.match(line))), None)
+        if size is None or made is None or int(made[3]) < since:
+            continue
+        title = f'unreferenced object of {size[2]} bytes, allocated by "{made[1]}"'
+        frames = frames_of(lines, skip_interrupts=False)
+        found.append(Fault("kmemleak", title, tuple(lines), fingerprint("kmemleak", title, frames), -1, tuple(frames)))
+    return found

@@ -1,0 +1,212 @@
+"""Which of the kernel's complaints count: those that a test expects and those that are known do not.
+
+Known faults are data, `kernels/known-faults.toml` and a project's own files. An entry says why it is there and until
+when; one that does not is refused, and one that has expired has no effect and is named. Pure but for reading the
+project's own file. Imports the log's faults beside it, the grammar of kernel selections, :mod:`harness.errors`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.checks.faults import SIGNS, Fault
+from harness.errors import SelectorError, UsageError
+from harness.kernel import selector
+
+KINDS = tuple(dict.fromkeys([*(sign.kind for sign in SIGNS), "taint"]))
+"""What a fault can be called."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A fault that a test provokes on purpose.
+
+    Attributes:
+        kind: One of :data:`KINDS`.
+        title: Regular expression that its title contains; "" for any.
+        reason: Why.
+    """
+
+    kind: str
+    title: str
+    reason: str
+
+    def matches(self, fault: Fault) -> bool:
+        """Whether a fault is this one."""
+        return fault.kind == self.kind and re.search(self.title, fault.title) is not None
+
+
+def expect(kind: object, title: object, reason: object) -> Expected:
+    """Return what a marker says that a test expects.
+
+    Raises:
+        UsageError: It names no kind of fault, its title is no regular expression, or it gives no reason.
+    """
+    if kind not in KINDS:
+        raise UsageError(f"{kind!r} is no kind of fault", expected=f"one of {', '.join(KINDS)}")
+    if not isinstance(reason, str) or not reason.strip():
+        raise UsageError(f"nothing says why {kind} is expected", expected="reason=... in words")
+    if not isinstance(title, str):
+        raise UsageError(f"{title!r} is no title of a fault", expected="title=... with a regular expression")
+    _regular(title, "the title of an expected fault")
+    return Expected(str(kind), title, reason)
+
+
+def _regular(pattern: str, where: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise UsageError(f"{where} is no regular expression: {error}", expected=f"one, not {pattern!r}") from None
+
+
+@dataclass(frozen=True)
+class Known:
+    """A fault that is known and does not count for a while.
+
+    Attributes:
+        kind: One of :data:`KINDS`.
+        title: Regular expression that its title contains; "" for any.
+        fingerprint: Its whole fingerprint; "" for any.
+        kernels: The kernels that have it, as the marker `kernel` names them (">=5.10,<6.2").
+        reason: Why it does not count.
+        expires: The last day on which it does not.
+        origin: The file and the entry's number in it.
+    """
+
+    kind: str
+    title: str
+    fingerprint: str
+    kernels: str
+    reason: str
+    expires: dt.date
+    origin: str
+
+    def matches(self, fault: Fault) -> bool:
+        """Whether a fault is this one, wherever it was seen."""
+        return (
+            fault.kind == self.kind
+            and self.fingerprint in ("", fault.fingerprint)
+            and re.search(self.title, fault.title) is not None
+        )
+
+
+_FIELDS = {"kind": str, "title": str, "fingerprint": str, "kernels": str, "reason": str, "expires": dt.date}
+
+
+def read_known(data: Mapping[str, Any], file: str) -> list[Known]:
+    """Return the entries `[[fault]]` of a file.
+
+    Args:
+        data: What the TOML file holds.
+        file: Its name, for messages.
+
+    Raises:
+        UsageError: An entry is malformed, names no fault or no kernels, or gives no reason or no day of expiry.
+    """
+    rows = data.get("fault", [])
+    if set(data) - {"fault"} or not isinstance(rows, list):
+        raise UsageError(f"{file} holds more than known faults", expected="entries [[fault]] and nothing else")
+    return [_known(row, f"{file}, entry {number}") for number, row in enumerate(rows, 1)]
+
+
+def _known(row: object, origin: str) -> Known:
+    if not isinstance(row, dict) or set(row) - set(_FIELDS):
+        raise UsageError(f"{origin} has fields that nobody knows", expected=f"some of {', '.join(_FIELDS)}")
+    for name, kind in _FIELDS.items():
+        if name in row and type(row[name]) is not kind:
+            wanted = "a day such as 2027-01-31" if kind is dt.date else "a text"
+            raise UsageError(f"{origin}: {name} is {row[name]!r}", expected=wanted)
+    for name, why in (("kind", "what it is"), ("kernels", "where"), ("reason", "why"), ("expires", "until when")):
+        if not row.get(name):
+            raise UsageError(
+                f"{origin} does not say {why} it is known", expected=f"a field {name}", hint="or remove the entry"
+            )
+    if row["kind"] not in KINDS:
+        raise UsageError(f"{origin}: {row['kind']!r} is no kind of fault", expected=f"one of {', '.join(KINDS)}")
+    if not (row.get("title") or row.get("fingerprint")):
+        raise UsageError(f"{origin} would hide every {row['kind']}", expected="a field title or fingerprint")
+    _regular(row.get("title", ""), f"{origin}: title")
+    try:
+        selector.parse_condition(row["kernels"])
+    except SelectorError as error:
+        raise UsageError(f"{origin}: kernels: {error.what}", expected=error.expected) from None
+    return Known(
+        row["kind"],
+        row.get("title", ""),
+        row.get("fingerprint", ""),
+        row["kernels"],
+        row["reason"],
+        row["expires"],
+        origin,
+    )
+
+
+def in_force(entries: Iterable[Known], today: dt.date) -> tuple[list[Known], list[str]]:
+    """Return the entries that have not expired, and a line on each of the others."""
+    kept, lines = [], []
+    for entry in entries:
+        if entry.expires >= today:
+            kept.append(entry)
+        else:
+            lines.append(f"{entry.origin} ({entry.kind}) expired on {entry.expires} and has no effect")
+    return kept, lines
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """A fault, and how often it came; its excerpt is the first one's."""
+
+    fault: Fault
+    times: int
+
+
+@dataclass(frozen=True)
+class Sorted:
+    """Faults, sorted.
+
+    Attributes:
+        counted: Those that count.
+        known: Those that are known, with the entry that says so.
+        missing: What was expected and did not come.
+    """
+
+    counted: list[Repeated]
+    known: list[tuple[Repeated, Known]]
+    missing: list[Expected]
+
+
+def sort_out(
+    faults: Sequence[Fault],
+    *,
+    expected: Sequence[Expected] = (),
+    known: Sequence[Known] = (),
+    is_for: Callable[[str], bool] = lambda _condition: True,
+) -> Sorted:
+    """Tell the faults that count from those that do not.
+
+    Args:
+        faults: What was found.
+        expected: What the test expects.
+        known: The entries in force.
+        is_for: Whether the kernel is one that a condition names.
+    """
+    times: dict[str, int] = {}
+    first: dict[str, Fault] = {}
+    for fault in faults:
+        if not any(one.matches(fault) for one in expected):
+            first.setdefault(fault.fingerprint, fault)
+            times[fault.fingerprint] = times.get(fault.fingerprint, 0) + 1
+    counted, excused = [], []
+    for fingerprint, fault in first.items():
+        repeated = Repeated(fault, times[fingerprint])
+        entry = next((entry for entry in known if entry.matches(fault) and is_for(entry.kernels)), None)
+        if entry is None:
+            counted.append(repeated)
+        else:
+            excused.append((repeated, entry))
+    missing = [one for one in expected if not any(one.matches(fault) for fault in faults)]
+    return Sorted(counted, excused, missing)

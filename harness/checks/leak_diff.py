@@ -1,0 +1,175 @@
+"""What was there at the end of a test and not at its beginning: the kernel objects that leaked.
+
+Pure: two snapshots of harness.guest.leaks.snapshot in, leaks out. Imports nothing of the package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Snapshot = Mapping[str, Any]
+
+_WORDS = {"map": "map", "prog": "program", "link": "link", "btf": "BTF"}
+_ID_COMMANDS = {"map": "4.13", "prog": "4.13", "link": "5.8", "btf": "5.4"}
+"""The first mainline version whose GET_NEXT_ID knows the kind."""
+
+_MEMORY = ("Slab", "SUnreclaim", "VmallocUsed", "Percpu", "KernelStack")
+_PAGE_KIB = 4
+
+
+@dataclass(frozen=True)
+class Leak:
+    """A kernel object that was there after a test and not before.
+
+    Attributes:
+        lines: It in words: what it is and that it is there, what holds it, how it was made.
+
+    Others as those of :class:`harness.results.properties.Leak`.
+    """
+
+    kind: str
+    id: int | None
+    type: str
+    name: str
+    made: str
+    holder: str
+    lines: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """All that in one line."""
+        return "; ".join(self.lines)
+
+
+def judge(baseline: Snapshot, end: Snapshot, left_open: Sequence[Mapping[str, Any]] = ()) -> list[Leak]:
+    """Return what leaked.
+
+    Args:
+        baseline: What there was when the machine was ready.
+        end: What there was when the test was over and everything had settled.
+        left_open: Descriptors that functions had open when they returned, as harness.guest.leaks.snapshot.left_open
+            tells, and the `function`.
+    """
+    found = [_forgotten(one) for one in left_open]
+    holders: dict[tuple[str, int], list[str]] = {}
+    for kind, number, holder in end["holders"]:
+        holders.setdefault((kind, number), []).append(holder)
+    looked_at = {(one["kind"], one["id"]): one for one in end["objects"]}
+    explained: set[str] = set()
+    for kind in _WORDS:
+        new = sorted(set(end["ids"][kind] or ()).difference(baseline["ids"][kind] or ()))
+        for number in new:
+            about = looked_at.get((kind, number))
+            if about is not None:
+                held_by = holders.get((kind, number), [])
+                explained.update(held_by)
+                found.append(_object(about, held_by))
+        others = [number for number in new if (kind, number) not in looked_at]
+        if others:
+            found.append(_others(kind, others))
+    found += [
+        Leak("pin", None, "", path, "", "", (f"the pin {path} is still there",))
+        for path in sorted(set(end["pins"]).difference(baseline["pins"]))
+        if f"pin {path}" not in explained
+    ]
+    found += [
+        Leak("process", pid, "", command, "", "", (f"the process {pid} still runs: {command}",))
+        for pid, command in end["processes"]
+    ]
+    return found + _locked(baseline, end)
+
+
+def unchecked(baseline: Snapshot) -> list[str]:
+    """Return what cannot be checked on a kernel, a line each."""
+    found = [
+        f"{_WORDS[kind]}s by id: BPF_{kind.upper()}_GET_NEXT_ID came with {since}"
+        for kind, since in _ID_COMMANDS.items()
+        if baseline["ids"][kind] is None
+    ]
+    if baseline["ids"]["map"] is None:
+        found.append(
+            "which map or program leaked: only the memory that they lock tells of them"
+            if baseline["locked"] is not None
+            else "maps and programs that nothing but the kernel holds: no ids, and no count of locked memory"
+        )
+    return found
+
+
+def memory(baseline: Snapshot, end: Snapshot) -> dict[str, list[int]]:
+    """Return totals of what the kernel had allocated before a test and after it, in KiB, as far as it tells."""
+    before, after = (
+        {name: value.split()[0] for name, _, value in (line.partition(":") for line in one["memory"].splitlines())}
+        for one in (baseline, end)
+    )
+    return {name: [int(before[name]), int(after[name])] for name in _MEMORY if name in before and name in after}
+
+
+def _name(about: Mapping[str, Any]) -> str:
+    """Return an object in words: "hash map 17 'inner' (key 4, value 4, 8 entries)"."""
+    words = [str(about["type"])] if about["type"] else []
+    words.append(_WORDS.get(about["kind"], str(about["kind"])))
+    if about["id"] is not None:
+        words.append(str(about["id"]))
+    if about["name"]:
+        words.append(repr(about["name"]))
+    if "max_entries" in about:
+        sizes = f"key {about.get('key_size', 0)}, value {about.get('value_size', 0)}, {about['max_entries']} entries"
+        words.append(f"({sizes}, memlock {about['memlock']})" if "memlock" in about else f"({sizes})")
+    return " ".join(words)
+
+
+def _forgotten(one: Mapping[str, Any]) -> Leak:
+    what = _name(one) if one["kind"] in _WORDS else f"{one['kind']} ({one['target']})"
+    holder = f"fd {one['fd']} of the process of {one['function']}()"
+    made = str(one["made"])
+    lines = [f"{what} was left open as fd {one['fd']} when {one['function']}() returned"]
+    if made:
+        lines.append(f"opened at {made}")
+    return Leak("fd", one["id"], str(one["type"] or one["kind"]), str(one["name"]), made, holder, tuple(lines))
+
+
+def _object(about: Mapping[str, Any], held_by: Sequence[str]) -> Leak:
+    made = str(about.get("made", ""))
+    holder = ", ".join(held_by)
+    lines = (
+        f"{_name(about)} is still there",
+        f"held by {holder}" if held_by else "nothing that can be seen holds it: the kernel has kept a reference",
+        f"made at {made}" if made else "who made it is not known",
+    )
+    return Leak(
+        str(about["kind"]).replace("prog", "program"),
+        about["id"],
+        str(about["type"]),
+        str(about["name"]),
+        made,
+        holder,
+        lines,
+    )
+
+
+def _others(kind: str, numbers: Sequence[int]) -> Leak:
+    word = _WORDS[kind]
+    shown = f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else str(numbers[0])
+    return Leak(
+        kind.replace("prog", "program"),
+        numbers[0],
+        "",
+        "",
+        "",
+        "",
+        (f"{len(numbers)} more {word}s are still there, ids {shown}, not looked at closely",),
+    )
+
+
+def _locked(baseline: Snapshot, end: Snapshot) -> list[Leak]:
+    before, after = baseline["locked"], end.get("locked")
+    if before is None or after is None or after <= before:
+        return []
+    size = (after - before) * _PAGE_KIB
+    text = (
+        f"{size} KiB of locked memory are still charged for maps or programs; this kernel gives them no ids, so that "
+        "which ones they are cannot be told"
+    )
+    return [Leak("memory", None, "locked memory", "", "", "", (text,))]

@@ -1,0 +1,64 @@
+"""The ledger around a test: what the kernel holds after it and did not hold before it is a complaint.
+
+Imports the judge of ledgers, the seam for such checks and the machines below it; knows nothing of pytest.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from harness.checks import leak_diff
+from harness.checks.base import Complaint
+from harness.checks.leak_diff import Leak
+from harness.results import properties
+from harness.vm.machine import Machine, State
+
+
+class Ledger:
+    """Asks the guest for its ledger when the test is over, and complains of every object that leaked.
+
+    The machine's first count was taken when it was ready; no test runs on one that leaked.
+
+    Attributes:
+        account: What was counted, and how long it took to settle, once the test is over.
+
+    Args:
+        root: The folder below which paths of files are shown without it.
+        is_last: Whether the machine serves no other test after this one.
+    """
+
+    def __init__(self, root: Path, *, is_last: bool = False) -> None:
+        self._is_last = is_last
+        self.account: properties.Account | None = None
+        self._root = f"{root}{os.sep}"
+
+    def begin(self, machine: Machine) -> None:
+        """Forget what functions of an earlier test left open."""
+        machine.left_open.clear()
+
+    def end(self, machine: Machine) -> list[Complaint]:
+        """Return what leaked; nothing of a machine that is dead."""
+        if machine.state is not State.READY:
+            return []
+        baseline, end = machine.about["ledger"], machine.ledger(is_last=self._is_last)
+        self.account = {
+            "settled_ms": end["waited"],
+            "grace_periods": end["grace"],
+            "memory_kib": leak_diff.memory(baseline, end),
+            "unchecked": leak_diff.unchecked(baseline),
+        }
+        return [self._complaint(leak) for leak in leak_diff.judge(baseline, end, machine.left_open)]
+
+    def _complaint(self, leak: Leak) -> Complaint:
+        data: properties.Leak = {
+            "kind": leak.kind,
+            "id": leak.id,
+            "type": leak.type,
+            "name": leak.name,
+            "made": leak.made.replace(self._root, ""),
+            "holder": leak.holder,
+            "text": leak.text.replace(self._root, ""),
+        }
+        text = "\n  ".join(leak.lines).replace(self._root, "")
+        return Complaint(properties.TROUBLE_LEAK, properties.LEAK, dict(data), f"leaked: {text}")

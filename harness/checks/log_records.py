@@ -1,0 +1,72 @@
+"""The kernel's log as records: from /dev/kmsg, and from a console.
+
+Pure; imports the standard library alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line of the kernel's log.
+
+    Attributes:
+        text: The line, without stamp and level.
+        usec: Microseconds since boot; -1 when the line bears no stamp.
+        sequence: The record's number; -1 on a console, which shows none. Lines of one record share it.
+        level: 0 (emergency) to 7 (debug); -1 when not known.
+        facility: 0 for the kernel itself; 1 and up for programs that write to the log.
+    """
+
+    text: str
+    usec: int = -1
+    sequence: int = -1
+    level: int = -1
+    facility: int = 0
+
+
+_ESCAPED = re.compile(rb"\\x([0-9a-f]{2})")
+
+
+def parse_records(raw: Iterable[bytes]) -> list[Record]:
+    """Return the lines of records as /dev/kmsg gives them (Linux Documentation/ABI/testing/dev-kmsg).
+
+    Raises:
+        ValueError: One is not of that form.
+    """
+    found = []
+    for record in raw:
+        head, semicolon, body = record.partition(b";")
+        fields = head.split(b",")
+        if not semicolon or len(fields) < 3 or not all(field.isdigit() for field in fields[:3]):
+            raise ValueError(f"{record[:80]!r} is no record of the kernel's log")
+        priority, sequence, usec = (int(field) for field in fields[:3])
+        # Lines after the first that begin with a blank are the record's dictionary (SUBSYSTEM=, DEVICE=).
+        message = body.split(b"\n")[0]
+        text = _ESCAPED.sub(lambda match: bytes([int(match[1], 16)]), message).decode(errors="replace")
+        found += [Record(line, usec, sequence, priority & 7, priority >> 3) for line in text.split("\n")]
+    return found
+
+
+_STAMP = re.compile(r"^(?:<\d+>)?\[ *(\d+)\.(\d{6})\](?:\[ *[TC]\d+\])? ?")
+
+
+def parse_console(lines: Iterable[str]) -> list[Record]:
+    """Return the lines of a console.
+
+    Those without the kernel's stamp are a program's, and are left out; a kernel that stamps nothing (without
+    CONFIG_PRINTK_TIME) shows no such difference, and all are taken.
+    """
+    found = []
+    given = list(lines)
+    if not any(_STAMP.match(line) for line in given):
+        return [Record(line) for line in given]
+    for line in given:
+        match = _STAMP.match(line)
+        if match is not None:
+            found.append(Record(line[match.end() :], int(match[1]) * 1_000_000 + int(match[2])))
+    return found

@@ -1,0 +1,275 @@
+"""What kernels promise, version by version, and what an answer means against it.
+
+A contract is a sentence with a table: half-open ranges of versions, the answer in each, and the commit or function of
+the kernel that it rests on. A kernel in no range has no expectation: its answer is recorded and not judged. Where
+versions mislead, a probe of the kernel decides, and a version that says otherwise is reported.
+
+Pure: tables and answers in, verdicts out. Imports kernel versions, the names of capabilities, :mod:`harness.errors`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.errors import UsageError
+from harness.features.capabilities import CAPABILITIES
+from harness.kernel.version import KernelVersion
+
+NOT_ASKED = "not asked"
+"""The verdict on a contract that could not be asked."""
+
+
+class NotAsked(Exception):
+    """A contract that cannot be asked of this kernel; its text says why."""
+
+
+TAKES = ("errno", "value", "count", "time")
+"""Sorts of answers: an errno's name or "ok"; any plain value; a number of things; "waits" or "returns at once"."""
+
+OUTERS = {"hom": "hash_of_maps", "aom": "array_of_maps", "mim": ""}
+"""First word of a contract's id, and the outer map it speaks of; "mim" speaks of map-in-map as such."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """The answer of a run of versions.
+
+    Attributes:
+        answer: What these kernels answer.
+        since: The first version; None for the oldest there is.
+        until: The first version that is no longer meant; None for no end.
+        source: Kernel commit or function that says so.
+    """
+
+    answer: Any
+    since: KernelVersion | None
+    until: KernelVersion | None
+    source: str
+
+    def holds(self, version: KernelVersion) -> bool:
+        """Whether a version is in the range."""
+        return (self.since is None or version >= self.since) and (self.until is None or version < self.until)
+
+
+@dataclass(frozen=True)
+class Contract:
+    """One promise.
+
+    Attributes:
+        id: "hom.update.bad_fd": the outer map, the area, the behaviour.
+        sentence: What is promised, for a reader.
+        takes: One of :data:`TAKES`.
+        row: Number in the catalogue that it began from, or "" for one found since.
+        case: Which of several like it; "" where it stands alone.
+        ranges: Answers by version; ranges do not overlap.
+        backports: Answers of stable releases that differ from what their series says; they come first.
+        since: The first version that it can be asked of; None for all.
+        until: The first version that it can no longer be asked of; None for all.
+        requires: Capabilities that asking needs.
+        decided_by: The capability whose probe decides; "" where versions do.
+        when: Answers by the probe's word, "yes" or "no".
+    """
+
+    id: str
+    sentence: str
+    takes: str
+    row: str
+    case: str
+    ranges: tuple[Range, ...]
+    backports: tuple[Range, ...]
+    since: KernelVersion | None
+    until: KernelVersion | None
+    requires: tuple[str, ...]
+    decided_by: str
+    when: Mapping[str, Any]
+
+    @property
+    def outer(self) -> str:
+        """Type of the outer map it speaks of: "hash_of_maps", "array_of_maps", or "" for map-in-map as such."""
+        return OUTERS[self.id.split(".")[0]]
+
+    @property
+    def name(self) -> str:
+        """The id without the outer map and the case."""
+        rest = self.id.partition(".")[2]
+        return rest.removesuffix(f".{self.case}") if self.case else rest
+
+    @property
+    def condition(self) -> str:
+        """The versions that it can be asked of, as a selector's condition; "" for all."""
+        return _condition(self.since, self.until)
+
+    def can_be_asked_of(self, version: KernelVersion) -> bool:
+        """Whether there is anything to ask of a version."""
+        return (self.since is None or version >= self.since) and (self.until is None or version < self.until)
+
+
+def condition_of(group: Sequence[Contract]) -> str:
+    """Return the versions between the first and the last that any of some contracts can be asked of, as a condition."""
+    since = [one.since for one in group if one.since is not None]
+    until = [one.until for one in group if one.until is not None]
+    return _condition(
+        min(since) if len(since) == len(group) else None,
+        max(until) if len(until) == len(group) else None,
+    )
+
+
+def _condition(since: KernelVersion | None, until: KernelVersion | None) -> str:
+    bounds = [f">={since}"] if since else []
+    return ",".join([*bounds, f"<{until}"] if until else bounds)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """An answer, held against a contract.
+
+    Attributes:
+        word: "as expected", "differs", "observed", or :data:`NOT_ASKED`.
+        expected: The answer that the contract names; None when it names none.
+        source: What that rests on.
+        note: What else is to be said: that version and probe disagree; "" for nothing.
+    """
+
+    word: str
+    expected: Any
+    source: str
+    note: str = ""
+
+
+def judge(contract: Contract, version: KernelVersion, observed: object, probed: str = "") -> Verdict:
+    """Hold what a kernel answered against what is promised.
+
+    Args:
+        contract: The promise.
+        version: The kernel's upstream version.
+        observed: What it answered.
+        probed: What the probe of `decided_by` said: "yes", "no", or "" when it was not asked.
+    """
+    found = next((one for one in (*contract.backports, *contract.ranges) if one.holds(version)), None)
+    expected, source, note = (found.answer, found.source, "") if found else (None, "", "")
+    known = found is not None
+    if probed and probed in contract.when:
+        decided = contract.when[probed]
+        if known and decided != expected:
+            note = f"the table says {expected!r} for {version}, the probe {contract.decided_by} says {probed}"
+        expected, source, known = decided, f"the probe {contract.decided_by}: {probed}; {source}".rstrip("; "), True
+    if not known:
+        return Verdict("observed", None, "")
+    return Verdict("as expected" if observed == expected else "differs", expected, source, note)
+
+
+def read(tables: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, Contract]:
+    """Return the contracts of some tables, by id, in order.
+
+    Args:
+        tables: Name and content of each.
+
+    Raises:
+        UsageError: A table is malformed; the message says where and how.
+    """
+    found: dict[str, Contract] = {}
+    for file, table in tables:
+        unknown = set(table) - {"contract"}
+        if unknown:
+            raise _malformed(file, f"there is a table {min(unknown)!r}", "tables [[contract]] alone")
+        for entry in table.get("contract", []):
+            for contract in _expanded(file, entry):
+                if contract.id in found:
+                    raise _malformed(file, f"two contracts are called {contract.id}", "ids of one contract each")
+                found[contract.id] = contract
+    return found
+
+
+_FIELDS = {
+    *("id", "outer", "each", "sentence", "takes", "row", "expect", "backports", "since", "until", "requires"),
+    *("decided_by", "when"),
+}
+
+
+def _expanded(file: str, entry: Mapping[str, Any]) -> Iterable[Contract]:
+    name = entry.get("id")
+    if not isinstance(name, str) or not name:
+        raise _malformed(file, f"a contract has the id {name!r}", "a name such as update.bad_fd")
+    where = f"{file}, {name}"
+    unknown = set(entry) - _FIELDS
+    if unknown:
+        raise _malformed(where, f"there is no field {min(unknown)!r}", ", ".join(sorted(_FIELDS)))
+    if not entry.get("sentence") or not isinstance(entry["sentence"], str):
+        raise _malformed(where, "it has no sentence", "what is promised, in words")
+    if entry.get("takes") not in TAKES:
+        raise _malformed(where, f"it takes {entry.get('takes')!r}", " or ".join(TAKES))
+    outers = entry.get("outer", ["hom", "aom"])
+    if not outers or not set(outers) <= set(OUTERS):
+        raise _malformed(where, f"its outer maps are {outers!r}", f"some of {', '.join(OUTERS)}")
+    for capability in (*entry.get("requires", ()), *filter(None, [entry.get("decided_by", "")])):
+        if capability not in CAPABILITIES:
+            raise _malformed(
+                where, f"no capability is called {capability!r}", "a name of harness.features.capabilities"
+            )
+    when = entry.get("when", {})
+    if bool(when) != bool(entry.get("decided_by")) or not set(when) <= {"yes", "no"}:
+        raise _malformed(where, f"it has when = {when!r}", "answers for yes and no, beside decided_by")
+    ranges = tuple(_range(where, one) for one in entry.get("expect", ()))
+    for one, other in ((a, b) for number, a in enumerate(ranges) for b in ranges[number + 1 :]):
+        if _overlap(one, other):
+            raise _malformed(where, "two of its ranges of versions overlap", "ranges beside each other")
+    backports = tuple(_backport(where, one) for one in entry.get("backports", ()))
+    for outer in outers:
+        for case in entry.get("each", [""]):
+            yield Contract(
+                id=f"{outer}.{name}.{case}" if case else f"{outer}.{name}",
+                sentence=entry["sentence"].replace("{each}", case).replace("{outer}", OUTERS[outer]),
+                takes=entry["takes"],
+                row=str(entry.get("row", "")),
+                case=case,
+                ranges=ranges,
+                backports=backports,
+                since=_version(where, entry.get("since")),
+                until=_version(where, entry.get("until")),
+                requires=tuple(entry.get("requires", ())),
+                decided_by=entry.get("decided_by", ""),
+                when=when,
+            )
+
+
+def _range(where: str, given: Mapping[str, Any]) -> Range:
+    if "answer" not in given or not set(given) <= {"answer", "since", "until", "source"}:
+        raise _malformed(where, f"a range is {dict(given)!r}", "answer, and since, until, source where they apply")
+    if not given.get("source"):
+        raise _malformed(where, "a range has no source", "the kernel commit or function that says so")
+    since, until = _version(where, given.get("since")), _version(where, given.get("until"))
+    if since is not None and until is not None and not since < until:
+        raise _malformed(where, f"a range goes from {since} until {until}", "an older version first")
+    return Range(given["answer"], since, until, given["source"])
+
+
+def _backport(where: str, given: Mapping[str, Any]) -> Range:
+    """Return the range of a stable release: it ends with its series unless it says otherwise."""
+    found = _range(where, given)
+    if found.since is None:
+        raise _malformed(where, "a backport has no first release", "since = a point release")
+    end = KernelVersion(found.since.major, found.since.minor + 1, 0, 0)
+    until = found.until or end
+    if until > end:
+        raise _malformed(where, f"a backport goes from {found.since} until {until}", "an end within its series")
+    return Range(found.answer, found.since, until, found.source)
+
+
+def _overlap(one: Range, other: Range) -> bool:
+    starts_before = one.since is None or other.until is None or one.since < other.until
+    ends_after = one.until is None or other.since is None or other.since < one.until
+    return starts_before and ends_after
+
+
+def _version(where: str, text: str | None) -> KernelVersion | None:
+    if text is None:
+        return None
+    if not isinstance(text, str):
+        raise _malformed(where, f"a version is {text!r}", 'a version in quotes, such as "5.10"')
+    return KernelVersion.parse(text)
+
+
+def _malformed(where: str, what: str, expected: str) -> UsageError:
+    return UsageError(f"the table of contracts {where}: {what}", expected=expected)

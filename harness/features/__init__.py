@@ -1,0 +1,1 @@
+"""What a kernel can do, found out by probes."""

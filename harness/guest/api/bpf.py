@@ -1,0 +1,530 @@
+"""The raw loader: bpf(2) through ctypes, one function per command, nothing between the caller and the kernel.
+
+Two ways in. :func:`attempt` issues any command of COMMANDS and returns what the kernel answered, errors included;
+the host's API is built on it. The functions named after commands (map_create, map_update, ...) are for code that
+runs in the guest; they raise OSError with the kernel's errno, unchanged (ENOTSUPP, 524, has no libc name). Nothing
+is retried and nothing is probed first, save for a verifier log that is asked for after a refusal. Of every object that
+is made, harness.guest.leaks.provenance then asks the id, for the ledger.
+
+Runs in the guest. Imports the standard library, harness.guest.leaks.provenance and the numbers in
+harness.guest.api.uapi.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import struct
+
+from harness.guest.api.uapi import ATTACH_TYPES, MAP_TYPES, PROG_TYPES
+from harness.guest.leaks import provenance
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    Field = int | str | bytes | bytearray | mmap.mmap | None
+    Layout = tuple[tuple[str, str, int], ...]
+    Attempt = tuple[int, int, dict[str, int], dict[str, bytes]]
+
+SYS_BPF = 321  # x86-64
+
+_NAMED = {
+    "map_type": MAP_TYPES,
+    "prog_type": PROG_TYPES,
+    "attach_type": ATTACH_TYPES,
+    "expected_attach_type": ATTACH_TYPES,
+}
+
+
+def _layout(text: str) -> Layout:
+    """Read a part of union bpf_attr: format letters set the kind of the names that follow, @N the offset.
+
+    Formats are those of :mod:`struct`, and P for a pointer; fields are aligned as C aligns them.
+    """
+    found = []
+    form, at = "I", 0
+    for word in text.split():
+        if word[0] == "@":
+            at = int(word[1:])
+        elif word in ("I", "Q", "P", "16s", "8s"):
+            form = word
+        else:
+            size = size_of(form)
+            if form in "IQP":
+                at = (at + size - 1) // size * size
+            found.append((word, form, at))
+            at += size
+    return tuple(found)
+
+
+def size_of(form: str) -> int:
+    """Return the bytes that a field of this format takes."""
+    return 8 if form == "P" else struct.calcsize(form)
+
+
+# A pointer is given as bytes (the kernel reads a copy), or named among the outputs of attempt().
+_ELEMENT = "I map_fd P key value Q flags"
+_BATCH = "P in_batch out_batch keys values I count map_fd Q elem_flags flags"
+_NEXT_ID = "I start_id next_id open_flags"
+_BY_ID = "I id next_id open_flags"
+_OBJ = "P pathname I bpf_fd file_flags path_fd"
+_ATTACH = "I target_fd attach_bpf_fd attach_type attach_flags replace_bpf_fd relative_fd Q expected_revision"
+COMMANDS: dict[str, tuple[int, Layout]] = {
+    name: (number, _layout(fields))
+    for name, number, fields in (
+        (
+            "MAP_CREATE",
+            0,
+            (
+                "I map_type key_size value_size max_entries map_flags inner_map_fd numa_node 16s map_name "
+                "I map_ifindex btf_fd btf_key_type_id btf_value_type_id btf_vmlinux_value_type_id Q map_extra "
+                "I value_type_btf_obj_fd map_token_fd P excl_prog_hash I excl_prog_hash_size"
+            ),
+        ),
+        ("MAP_LOOKUP_ELEM", 1, _ELEMENT),
+        ("MAP_UPDATE_ELEM", 2, _ELEMENT),
+        ("MAP_DELETE_ELEM", 3, _ELEMENT),
+        ("MAP_GET_NEXT_KEY", 4, "I map_fd P key next_key"),
+        (
+            "PROG_LOAD",
+            5,
+            (
+                "I prog_type insn_cnt P insns license I log_level log_size P log_buf I kern_version prog_flags "
+                "16s prog_name I prog_ifindex expected_attach_type prog_btf_fd func_info_rec_size P func_info "
+                "I func_info_cnt line_info_rec_size P line_info I line_info_cnt attach_btf_id attach_prog_fd "
+                "@112 attach_btf_obj_fd core_relo_cnt P fd_array core_relos I core_relo_rec_size log_true_size "
+                "prog_token_fd fd_array_cnt"
+            ),
+        ),
+        ("OBJ_PIN", 6, _OBJ),
+        ("OBJ_GET", 7, _OBJ),
+        ("PROG_ATTACH", 8, _ATTACH),
+        ("PROG_DETACH", 9, _ATTACH),
+        (
+            "PROG_TEST_RUN",
+            10,
+            (
+                "I prog_fd retval data_size_in data_size_out P data_in data_out I repeat duration ctx_size_in "
+                "ctx_size_out P ctx_in ctx_out I flags cpu batch_size"
+            ),
+        ),
+        ("PROG_GET_NEXT_ID", 11, _NEXT_ID),
+        ("MAP_GET_NEXT_ID", 12, _NEXT_ID),
+        ("PROG_GET_FD_BY_ID", 13, _BY_ID),
+        ("MAP_GET_FD_BY_ID", 14, _BY_ID),
+        ("OBJ_GET_INFO_BY_FD", 15, "I bpf_fd info_len P info"),
+        (
+            "PROG_QUERY",
+            16,
+            "I target_fd attach_type query_flags attach_flags P prog_ids I prog_cnt P prog_attach_flags",
+        ),
+        ("RAW_TRACEPOINT_OPEN", 17, "P name I prog_fd Q cookie"),
+        ("BTF_LOAD", 18, "P btf btf_log_buf I btf_size btf_log_size btf_log_level btf_log_true_size"),
+        ("BTF_GET_FD_BY_ID", 19, _BY_ID),
+        ("TASK_FD_QUERY", 20, "I pid fd flags buf_len P buf I prog_id fd_type Q probe_offset probe_addr"),
+        ("MAP_LOOKUP_AND_DELETE_ELEM", 21, _ELEMENT),
+        ("MAP_FREEZE", 22, "I map_fd"),
+        ("BTF_GET_NEXT_ID", 23, _NEXT_ID),
+        ("MAP_LOOKUP_BATCH", 24, _BATCH),
+        ("MAP_LOOKUP_AND_DELETE_BATCH", 25, _BATCH),
+        ("MAP_UPDATE_BATCH", 26, _BATCH),
+        ("MAP_DELETE_BATCH", 27, _BATCH),
+        (
+            "LINK_CREATE",
+            28,
+            (
+                "I prog_fd target_fd attach_type flags @0 map_fd @4 target_ifindex @16 target_btf_id @16 P iter_info "
+                "I iter_info_len @16 Q bpf_cookie @24 cookie @16 I relative_fd @24 Q expected_revision "
+                "@16 I multi_flags multi_count P multi_symbols multi_addresses multi_cookies"
+            ),
+        ),
+        ("LINK_UPDATE", 29, "I link_fd new_prog_fd flags old_prog_fd"),
+        ("LINK_GET_FD_BY_ID", 30, _BY_ID),
+        ("LINK_GET_NEXT_ID", 31, _NEXT_ID),
+        ("ENABLE_STATS", 32, "I type"),
+        ("ITER_CREATE", 33, "I link_fd flags"),
+        ("LINK_DETACH", 34, "I link_fd"),
+        ("PROG_BIND_MAP", 35, "I prog_fd map_fd flags"),
+        ("TOKEN_CREATE", 36, "I flags bpffs_fd"),
+    )
+}
+
+Ready = tuple[str, struct.Struct, int, int]
+
+_READY: dict[str, tuple[int, int, dict[str, Ready]]] = {
+    name: (
+        code,
+        max(offset + size_of(form) for _, form, offset in layout),
+        {
+            field: (form, struct.Struct("<" + form.replace("P", "Q")), offset, (1 << 8 * size_of(form)) - 1)
+            for field, form, offset in layout
+        },
+    )
+    for name, (code, layout) in COMMANDS.items()
+}
+"""What it takes to issue a command: its number, the size of its part of union bpf_attr, and of each field the format,
+how it is packed, where it stands and which bits of a number fit."""
+
+OPENS: dict[str, str | None] = {
+    "MAP_CREATE": "map",
+    "PROG_LOAD": "prog",
+    "BTF_LOAD": "btf",
+    "LINK_CREATE": "link",
+    "RAW_TRACEPOINT_OPEN": "link",
+    "OBJ_GET": None,
+    "ITER_CREATE": None,
+    "TOKEN_CREATE": None,
+    **{f"{kind}_GET_FD_BY_ID": None for kind in ("MAP", "PROG", "BTF", "LINK")},
+}
+"""The commands that return a descriptor, and the kind of object that each makes, if it makes one."""
+
+# What OBJ_GET_INFO_BY_FD tells, by the kind of object. A kernel says how much of it it knows; the rest is left out.
+INFO: dict[str, Layout] = {
+    "map": _layout(
+        "I type id key_size value_size max_entries map_flags 16s name I ifindex btf_vmlinux_value_type_id "
+        "Q netns_dev netns_ino I btf_id btf_key_type_id btf_value_type_id btf_vmlinux_id Q map_extra"
+    ),
+    "prog": _layout(
+        "I type id 8s tag I jited_prog_len xlated_prog_len @40 Q load_time I created_by_uid nr_map_ids @64 16s name "
+        "I ifindex gpl_compatible Q netns_dev netns_ino I nr_jited_ksyms nr_jited_func_lens @128 btf_id @192 "
+        "Q run_time_ns run_cnt recursion_misses I verified_insns attach_btf_obj_id attach_btf_id"
+    ),
+    "btf": _layout("@8 I btf_size id @28 kernel_btf"),
+    "link": _layout("I type id prog_id"),
+}
+_INFO_ROOM = 256
+_PROG_MAP_IDS = 56
+_PROG_XLATED_LEN, _PROG_XLATED = 20, 32
+
+# The largest log that every kernel accepts (before 5.2: UINT_MAX >> 8), and how much of one is handed on.
+_LOG_ROOM = (1 << 24) - 1
+_LOG_KEPT = 1 << 20
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_syscall = _libc.syscall
+_syscall.restype = ctypes.c_long
+_syscall.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_ulong)
+
+
+def attempt(
+    name: str, fields: dict[str, Field], outputs: dict[str, int | bytes] | None = None, tail: bytes = b""
+) -> Attempt:
+    """Issue one bpf(2) command and return what the kernel answered.
+
+    Args:
+        name: Its name without the BPF_ prefix.
+        fields: Fields of union bpf_attr; those not named are zero. None stands for a null pointer. Types of maps,
+            programs and attachments may be given by name.
+        outputs: Pointer fields that the kernel writes through: the size of the buffer, or its first content.
+        tail: Bytes that follow the last known field of the command, to test what a kernel does with them.
+
+    Returns:
+        The error number (0 for none), what the system call returned, the numbers in union bpf_attr that it changed,
+        and the content of the outputs.
+
+    Raises:
+        ValueError: No such command, field or type.
+    """
+    buffers = {field: bytearray(given) for field, given in (outputs or {}).items()}
+    error, result, attr, sent = _issue(name, {**fields, **buffers}, tail)
+    changed = {}
+    if attr != sent:
+        for field, (form, packed, offset, _) in _READY[name][2].items():
+            if form in "IQ" and packed.unpack_from(attr, offset) != packed.unpack_from(sent, offset):
+                (changed[field],) = packed.unpack_from(attr, offset)
+    return error, result, changed, {field: bytes(buffer) for field, buffer in buffers.items()}
+
+
+def command(name: str, *, tail: bytes = b"", **fields: Field) -> int:
+    """Issue one bpf(2) command.
+
+    Args:
+        name: Its name without the BPF_ prefix.
+        tail: As for :func:`attempt`.
+        **fields: As for :func:`attempt`; a bytearray is read and written in place.
+
+    Returns:
+        What the system call returned: 0 or a file descriptor.
+
+    Raises:
+        OSError: The command failed; errno is the kernel's.
+        ValueError: No such command, field or type.
+    """
+    return _checked(name, fields, tail)[0]
+
+
+def _checked(name: str, fields: dict[str, Field], tail: bytes = b"") -> tuple[int, bytes]:
+    error, result, attr, _ = _issue(name, fields, tail)
+    if error:
+        raise OSError(error, f"BPF_{name}: {os.strerror(error)}")
+    return result, attr
+
+
+def _issue(name: str, fields: dict[str, Field], tail: bytes) -> tuple[int, int, bytes, bytes]:
+    """Return errno, result, and union bpf_attr as the kernel left it and as it was sent."""
+    if name not in _READY:
+        raise ValueError(f"no bpf(2) command {name}; known are {', '.join(COMMANDS)}")
+    code, size, known = _READY[name]
+    attr = bytearray(size) + tail
+    keep: list[object] = []
+    for field, value in fields.items():
+        if field not in known:
+            raise _unknown(name, fields)
+        if value is None:
+            continue
+        form, packed, offset, mask = known[field]
+        if form == "P":
+            value = address(value, keep)
+        elif isinstance(value, str):
+            value = number(field, value) if form in "IQ" else value.encode()
+        # A negative number, such as the file descriptor -1, goes as the bits that stand for it.
+        packed.pack_into(attr, offset, value & mask if isinstance(value, int) else value)
+    sent = bytes(attr)
+    result = _syscall(SYS_BPF, code, ctypes.addressof(ctypes.c_char.from_buffer(attr)), len(attr))
+    if result < 0:
+        return ctypes.get_errno(), result, bytes(attr), sent
+    if name in OPENS:
+        provenance.note(OPENS[name], result)
+    return 0, result, bytes(attr), sent
+
+
+def _unknown(name: str, fields: dict[str, Field]) -> ValueError:
+    known = [field for field, _, _ in COMMANDS[name][1]]
+    unknown = sorted(set(fields).difference(known))
+    return ValueError(f"{name} has no field {', '.join(unknown)}; it has {', '.join(known)}")
+
+
+def address(value: int | str | bytes | bytearray | mmap.mmap, keep: list[object]) -> int:
+    """Return the address of a pointer's target; `keep` holds what must outlive the system call."""
+    if isinstance(value, int):
+        return value
+    if isinstance(value, str):
+        value = value.encode() + b"\0"
+    if isinstance(value, bytes):
+        value = bytearray(value)
+    # Not an array of its length: that would be a type of its own, made anew each time.
+    held = ctypes.c_char.from_buffer(value) if value else (ctypes.c_char * 0).from_buffer(value)
+    keep.append(held)
+    return ctypes.addressof(held)
+
+
+def number(field: str, value: str) -> int:
+    """Return the number that a name stands for in a field: "hash" in map_type.
+
+    Raises:
+        ValueError: The field takes no names, or not this one.
+    """
+    names = _NAMED.get(field)
+    if names is None:
+        raise ValueError(f"the field {field} takes a number, not {value!r}")
+    if value not in names:
+        raise ValueError(f"no {field} {value!r}; known are {', '.join(names)}")
+    return names[value]
+
+
+def load(fields: dict[str, Field], log_level: int | None) -> tuple[int, int, bytes]:
+    """Load a program.
+
+    Args:
+        fields: Fields of PROG_LOAD.
+        log_level: The verifier's verbosity; None asks for a log (at level 1) only after a refusal, by loading again.
+
+    Returns:
+        The error number (0 for none), the file descriptor, and the verifier's log.
+    """
+    if not log_level:
+        error, result, _, _ = attempt("PROG_LOAD", fields)
+        if log_level is not None or not error:
+            return error, result, b""
+    log = mmap.mmap(-1, _LOG_ROOM)  # of which no page is touched that the kernel does not write to
+    logged = {**fields, "log_level": log_level or 1, "log_size": len(log), "log_buf": log}
+    second, again, _, _ = _issue("PROG_LOAD", logged, b"")
+    text = log[: max(log.find(b"\0"), 0)]
+    if len(text) > _LOG_KEPT:
+        half = _LOG_KEPT // 2
+        text = text[:half] + b"\n[... %d bytes left out ...]\n" % (len(text) - _LOG_KEPT) + text[-half:]
+    if log_level:
+        return second, again, text
+    if not second:
+        os.close(again)
+        text += b"\n[the second attempt, made for the log, succeeded]"
+    return error, result, text
+
+
+def map_create(map_type: str | int, key_size: int, value_size: int, max_entries: int, **attributes: Any) -> int:
+    """Create a map and return its file descriptor.
+
+    Args:
+        map_type: A name of MAP_TYPES, or a number.
+        key_size: Bytes.
+        value_size: Bytes.
+        max_entries: Elements.
+        **attributes: Further fields of the MAP_CREATE part of union bpf_attr: map_flags, inner_map_fd, map_name ...
+
+    Raises:
+        OSError: The kernel refused; errno is its own.
+        ValueError: No such map type or attribute.
+    """
+    return command(
+        "MAP_CREATE",
+        map_type=map_type,
+        key_size=key_size,
+        value_size=value_size,
+        max_entries=max_entries,
+        **attributes,
+    )
+
+
+def map_update(fd: int, key: bytes, value: bytes, flags: int = 0) -> None:
+    """Write one element; in an outer map the value is the inner map's fd as four bytes."""
+    command("MAP_UPDATE_ELEM", map_fd=fd, key=key, value=value, flags=flags)
+
+
+def map_lookup(fd: int, key: bytes, value_size: int, flags: int = 0) -> bytes:
+    """Read one element; in an outer map the value read is the inner map's id as four bytes."""
+    value = bytearray(value_size)
+    command("MAP_LOOKUP_ELEM", map_fd=fd, key=key, value=value, flags=flags)
+    return bytes(value)
+
+
+def map_delete(fd: int, key: bytes) -> None:
+    """Delete one element."""
+    command("MAP_DELETE_ELEM", map_fd=fd, key=key)
+
+
+def map_lookup_and_delete(fd: int, key: bytes, value_size: int, flags: int = 0) -> bytes:
+    """Read one element and delete it."""
+    value = bytearray(value_size)
+    command("MAP_LOOKUP_AND_DELETE_ELEM", map_fd=fd, key=key, value=value, flags=flags)
+    return bytes(value)
+
+
+def map_next_key(fd: int, key: bytes | None, key_size: int) -> bytes:
+    """Return the key after `key`, or the first one for None; ENOENT at the end."""
+    following = bytearray(key_size)
+    command("MAP_GET_NEXT_KEY", map_fd=fd, key=key, next_key=following)
+    return bytes(following)
+
+
+def map_keys(fd: int, key_size: int) -> list[bytes]:
+    """Return the keys in the kernel's order; one that is deleted meanwhile makes the walk start again."""
+    found: list[bytes] = []
+    while True:
+        try:
+            found.append(map_next_key(fd, found[-1] if found else None, key_size))
+        except OSError as error:
+            if error.errno == 2:
+                return found
+            raise
+
+
+def map_freeze(fd: int) -> None:
+    """Make the map read-only for user space (5.2 and later)."""
+    command("MAP_FREEZE", map_fd=fd)
+
+
+def info(fd: int, kind: str) -> dict[str, Any]:
+    """Return what OBJ_GET_INFO_BY_FD tells (maps and programs from 4.13, BTF from 4.18, links from 5.8).
+
+    Args:
+        fd: The object.
+        kind: "map", "prog", "btf" or "link".
+
+    Returns:
+        The fields that this kernel fills, by name; for a program also map_ids (from 4.15).
+
+    Raises:
+        OSError: The kernel refused.
+    """
+    data = bytearray(_INFO_ROOM)
+    _, attr = _checked("OBJ_GET_INFO_BY_FD", {"bpf_fd": fd, "info_len": len(data), "info": data})
+    (known,) = struct.unpack_from("<I", attr, 4)
+    found: dict[str, Any] = {}
+    for field, form, offset in INFO[kind]:
+        if offset + size_of(form) <= known:
+            (found[field],) = struct.unpack_from("<" + form, data, offset)
+    if "name" in found:
+        found["name"] = found["name"].rstrip(b"\0").decode(errors="replace")
+    if kind == "prog" and "nr_map_ids" in found:
+        found["map_ids"] = _prog_map_ids(fd, found["nr_map_ids"])
+        found["gpl_compatible"] = found.get("gpl_compatible", 0) & 1
+    if kind == "link":
+        found["detail"] = bytes(data[16:known])
+    return found
+
+
+def _prog_map_ids(fd: int, count: int) -> list[int]:
+    ids = bytearray(4 * max(count, 1))
+    held = (ctypes.c_char * len(ids)).from_buffer(ids)
+    data = bytearray(_INFO_ROOM)
+    struct.pack_into("<IQ", data, _PROG_MAP_IDS - 4, count, ctypes.addressof(held))
+    _checked("OBJ_GET_INFO_BY_FD", {"bpf_fd": fd, "info_len": len(data), "info": data})
+    return list(struct.unpack(f"<{count}I", ids[: 4 * count]))
+
+
+def translated(fd: int) -> bytes:
+    """Return a program's instructions as the verifier left them (4.13 and later).
+
+    Raises:
+        OSError: The kernel refused.
+        PermissionError: It shows them to nobody but a user who may see its addresses.
+    """
+    size = info(fd, "prog")["xlated_prog_len"]
+    code = bytearray(size)
+    held = (ctypes.c_char * size).from_buffer(code)
+    data = bytearray(_INFO_ROOM)
+    struct.pack_into("<I", data, _PROG_XLATED_LEN, size)
+    struct.pack_into("<Q", data, _PROG_XLATED, ctypes.addressof(held))
+    _checked("OBJ_GET_INFO_BY_FD", {"bpf_fd": fd, "info_len": len(data), "info": data})
+    if not struct.unpack_from("<Q", data, _PROG_XLATED)[0]:
+        raise PermissionError(1, "this kernel does not show the instructions of a program to this user")
+    del held
+    return bytes(code)
+
+
+def map_info(fd: int) -> dict[str, Any]:
+    """Return the fields of struct bpf_map_info that this kernel fills (4.13 and later)."""
+    return info(fd, "map")
+
+
+def map_fd_by_id(map_id: int, open_flags: int = 0) -> int:
+    """Return a new file descriptor for the map with this id (4.13 and later)."""
+    return command("MAP_GET_FD_BY_ID", id=map_id, open_flags=open_flags)
+
+
+def next_id(kind: str, start: int) -> int:
+    """Return the id after `start` of the kind "map", "prog", "btf" or "link"; ENOENT at the end."""
+    _, attr = _checked(f"{kind.upper()}_GET_NEXT_ID", {"start_id": start})
+    return int(struct.unpack_from("<I", attr, 4)[0])
+
+
+def ids(kind: str, after: int = 0) -> list[int]:
+    """Return every live id of the kind "map", "prog", "btf" or "link" that is larger than `after`, in order.
+
+    Raises:
+        OSError: EINVAL where the kernel lacks the command (maps and programs before 4.13, BTF before 5.4, links before
+            5.8).
+    """
+    command_name = f"{kind.upper()}_GET_NEXT_ID"
+    attr = bytearray(after.to_bytes(12, "little"))
+    at = ctypes.addressof(ctypes.c_char.from_buffer(attr))
+    found: list[int] = []
+    while _syscall(SYS_BPF, COMMANDS[command_name][0], at, len(attr)) == 0:
+        attr[0:4] = attr[4:8]
+        found.append(int.from_bytes(attr[4:8], "little"))
+    error = ctypes.get_errno()
+    if error != 2:
+        raise OSError(error, f"BPF_{command_name}: {os.strerror(error)}")
+    return found
+
+
+def obj_pin(fd: int, path: str) -> None:
+    """Pin an object below a bpf file system."""
+    command("OBJ_PIN", pathname=path, bpf_fd=fd)
+
+
+def obj_get(path: str, file_flags: int = 0) -> int:
+    """Open a pinned object."""
+    return command("OBJ_GET", pathname=path, file_flags=file_flags)

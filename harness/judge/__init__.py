@@ -1,1 +1,0 @@
-"""What is made of observations, on the host: expectations, versions, verdicts."""

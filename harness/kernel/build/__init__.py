@@ -1,0 +1,1 @@
+"""Building a kernel from a source tree."""

@@ -1,0 +1,374 @@
+"""Building a kernel from a source tree: configuration from fragments, compiler from a table, result in the cache.
+
+The tree is never written to: everything is made in a folder of its own (`make O=`). A build's key is its
+release and flavour; building again replaces it. A build that is kept (:func:`kept`) has a copy of the tree, to be
+changed and built again in seconds.
+
+Imports the foundations, :mod:`harness.kernel.build.kconfig`, :mod:`harness.kernel.cache` and
+:mod:`harness.kernel.files.bzimage`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness import needs
+from harness.errors import BuildError, KernelFileError, SelectorError
+from harness.kernel import cache as kernel_cache
+from harness.kernel.build import kconfig
+from harness.kernel.build.compilers import Compiler, choose_compiler, gcc_major
+from harness.kernel.files import bzimage
+from harness.kernel.types import Choice, Kernel, Progress
+from harness.kernel.version import KernelVersion
+from harness.util import cache, proc
+from harness.util.data import data_folder, read_toml
+
+log = proc.log
+
+PROVIDER = "local"
+FLAVOURS = {
+    "minimal": ("minimal",),
+    "debug": ("minimal", "debug"),
+    "coverage": ("minimal", "coverage"),
+    "bcc": ("minimal", "bcc"),
+    "mutants": ("minimal", "mutants"),
+}
+"""Configuration fragments of each flavour, later ones winning."""
+
+COVERAGE_FOLDER = "kernel/bpf"
+
+
+@dataclass(frozen=True)
+class Built:
+    """A finished build.
+
+    Attributes:
+        kernel: The kernel, in the cache.
+        gaps: Settings it lacks.
+        seconds: How long the compilation took.
+        compiler: How it was compiled.
+    """
+
+    kernel: Kernel
+    gaps: kconfig.Gaps
+    seconds: float
+    compiler: Compiler
+
+
+def copy_of_links(tree: Path, copy: Path) -> None:
+    """Copy a tree at the cost of its folders: files are links where they can be, and must be replaced to be changed."""
+
+    def link(source: str, target: str) -> None:
+        try:
+            os.link(source, target)
+        except OSError:
+            shutil.copyfile(source, target)
+
+    shutil.copytree(tree, copy, symlinks=True, copy_function=link)
+
+
+def tree_version(tree: Path) -> KernelVersion:
+    """Return the version of a kernel source tree.
+
+    Raises:
+        KernelFileError: It is no kernel tree, or an incomplete one.
+    """
+    makefile = tree / "Makefile"
+    try:
+        head = makefile.read_text(errors="replace")[:2000]
+    except OSError as error:
+        raise KernelFileError(
+            f"{tree} is no kernel source tree: {error.strerror or error} ({makefile.name})",
+            expected="the top folder of a kernel tree",
+            hint="name the folder that holds the tree's Makefile and Kconfig",
+        ) from error
+    fields = dict(re.findall(r"^(VERSION|PATCHLEVEL|SUBLEVEL|EXTRAVERSION) *= *(\S*)", head, re.MULTILINE))
+    missing = [name for name in ("Kconfig", "scripts/Makefile.lib", "kernel/bpf") if not (tree / name).exists()]
+    if not {"VERSION", "PATCHLEVEL"} <= fields.keys() or missing:
+        raise KernelFileError(
+            f"{tree} is no whole kernel source tree" + (f": it lacks {', '.join(missing)}" if missing else ""),
+            expected="a tree with Makefile, Kconfig, scripts/ and kernel/bpf/",
+        )
+    rc = re.match(r"-rc\d+", fields.get("EXTRAVERSION", ""))
+    number = ".".join(fields[name] for name in ("VERSION", "PATCHLEVEL", "SUBLEVEL") if fields.get(name))
+    return KernelVersion.parse(number + (rc[0] if rc else ""))
+
+
+def fragment_settings(flavour: str) -> list[kconfig.Setting]:
+    """Return the settings of a flavour's fragments, in order.
+
+    Raises:
+        SelectorError: There is no such flavour.
+    """
+    if flavour not in FLAVOURS:
+        raise SelectorError(f"{flavour!r} is no flavour to build", expected="one of " + ", ".join(FLAVOURS))
+    folder = data_folder("kernels") / "configs"
+    return [
+        setting
+        for name in FLAVOURS[flavour]
+        for setting in kconfig.parse_fragment((folder / f"{name}.config").read_text(), f"{name}.config")
+    ]
+
+
+def build(
+    tree: Path,
+    flavour: str,
+    *,
+    origin: str,
+    cc: str = "",
+    jobs: int = 0,
+    again: bool = False,
+    revision: str = "",
+    progress: Progress,
+) -> Built:
+    """Build a kernel and put it into the cache.
+
+    Args:
+        tree: The source tree; it is not written to.
+        flavour: One of :data:`FLAVOURS`.
+        origin: Where the tree came from, for people.
+        cc: The compiler, or "" to choose by the table.
+        jobs: Parallel jobs; 0 for one a processor.
+        again: Build even when the cache has it.
+        revision: For a commit between releases, its hash. Such a kernel stands for no release: no selector finds it,
+            :func:`choice_of` names it. What was compiled stays, so that the next commit compiles what differs.
+        progress: Told what is being done.
+
+    Raises:
+        KernelFileError: The tree is not a clean, whole kernel tree.
+        BuildError: The build failed, or its result is of no use.
+        ToolMissing: A program that builds need is missing.
+        CacheError: The cache cannot be written.
+    """
+    version, compiler, asked = plan(tree, flavour, cc, progress)
+    choice = choice_of(version, flavour, revision)
+    key = choice.key
+    if not again and (kernel := kernel_cache.load(choice, progress=progress)) is not None:
+        return _recorded(kernel, key, compiler)
+    work = kernel_cache.folder() / "build" / (f"commits-{flavour}" if revision else key)
+    with kernel_cache.new_entry(PROVIDER, key, again=again) as made, cache.locked(work.with_name(f"{work.name}.lock")):
+        if made is not None:
+            job = Job(tree, work, compiler, jobs or os.cpu_count() or 1, progress, keep=bool(revision))
+            seconds, gaps = job.run(version, flavour, asked)
+            job.collect(made, flavour)
+            kernel_cache.seal(
+                made,
+                version=version,
+                provider=PROVIDER,
+                key=key,
+                flavour=flavour,
+                origin=f"built here from {origin}, flavour {flavour}, {compiler.cc}",
+                built=int(time.time()),
+                seconds=round(seconds, 1),
+                gaps={"required": [], "dropped": gaps.dropped, "unknown": gaps.unknown},
+                build_folder=str(job.output),
+                **({"revision": revision} if revision else {}),
+            )
+            if not job.keep:
+                shutil.rmtree(job.folder, ignore_errors=True)
+    kernel = kernel_cache.load(choice, progress=progress)
+    assert kernel is not None, "the entry was made a moment ago"
+    return _recorded(kernel, key, compiler)
+
+
+def choice_of(version: KernelVersion, flavour: str, revision: str = "") -> Choice:
+    """Return what names a kernel that was built here; arguments as of :func:`build`."""
+    name = f"{version}-g{revision[:12]}" if revision else str(version)
+    return Choice(f"{name}:{flavour}", version, PROVIDER, f"{name}-{flavour}", flavour)
+
+
+def plan(
+    tree: Path, flavour: str, cc: str, progress: Progress
+) -> tuple[KernelVersion, Compiler, list[kconfig.Setting]]:
+    """Check that a tree can be built here; return its version, its compiler and the settings to ask for."""
+    settings = fragment_settings(flavour)
+    version = tree_version(tree)
+    dirty = [name for name in (".config", "include/config", "include/generated") if (tree / name).exists()]
+    if dirty:
+        raise KernelFileError(
+            f"the kernel tree {tree} has been built in (it holds {', '.join(dirty)})",
+            expected="a clean tree, because the harness builds outside of it",
+            hint=f"make -C {tree} mrproper; or, to use what was built there: --kernel={tree}",
+        )
+    for need in needs.table().of(("build", f"build-{flavour}")):
+        if need.is_program:
+            needs.program(need.name)
+    compiler = choose_compiler(read_toml("kernels", "compilers.toml")["row"], version, cc, gcc_major)
+    if compiler.doubt:
+        progress(f"warning: {compiler.doubt}")
+    return version, compiler, kconfig.applicable(settings, version, lambda tool: shutil.which(tool) is not None)
+
+
+def _recorded(kernel: Kernel, key: str, compiler: Compiler) -> Built:
+    entry = kernel_cache.read_entry(kernel_cache.entry_folder(PROVIDER, key))
+    assert entry is not None, "a kernel that was loaded has an entry"
+    gaps = kconfig.Gaps(**{kind: tuple(symbols) for kind, symbols in entry.record["gaps"].items()})
+    return Built(kernel, gaps, float(entry.record["seconds"]), compiler)
+
+
+class Job:
+    """One build in its folder: `out/` for make's output, `build.log` for what it says."""
+
+    def __init__(
+        self, tree: Path, folder: Path, compiler: Compiler, jobs: int, progress: Progress, *, keep: bool
+    ) -> None:
+        self.keep = keep
+        self.tree = tree
+        self.folder = folder
+        self.output = folder / "out"
+        self.log = folder / "build.log"
+        self.compiler = compiler
+        self.jobs = jobs
+        self.progress = progress
+
+    def run(self, version: KernelVersion, flavour: str, asked: Sequence[kconfig.Setting]) -> tuple[float, kconfig.Gaps]:
+        """Configure the kernel and build all of it; return the seconds it took and the settings it lacks."""
+        if not self.keep:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        with cache.disk_errors(self.folder):
+            self.output.mkdir(parents=True, exist_ok=True)
+            self.log.unlink(missing_ok=True)
+            if flavour == "coverage":
+                self.tree = self._instrumented()
+        gaps = self.configure(version, flavour, asked)
+        started = time.monotonic()
+        self.make("bzImage", seconds=4 * 3600)
+        return time.monotonic() - started, gaps
+
+    def configure(self, version: KernelVersion, flavour: str, asked: Sequence[kconfig.Setting]) -> kconfig.Gaps:
+        """Write the configuration; return what it lacks."""
+        self.progress(f"configuring {version} ({flavour}) with {self.compiler.cc}: {self.compiler.reason}")
+        self.make("tinyconfig", seconds=300)
+        with (self.output / ".config").open("a") as config:
+            config.write("".join(f"{setting.line()}\n" for setting in asked))
+            config.write(f'CONFIG_LOCALVERSION="-{flavour}"\n# CONFIG_LOCALVERSION_AUTO is not set\n')
+        self.make("olddefconfig", seconds=300)
+        known = kconfig.symbols_of(path.read_text(errors="replace") for path in self.tree.rglob("Kconfig*"))
+        finished = kconfig.parse_config((self.output / ".config").read_text())
+        gaps = kconfig.gaps(asked, finished, known)
+        if gaps.required:
+            raise BuildError(
+                f"the configuration of {version} ({flavour}) lacks "
+                + ", ".join(f"CONFIG_{one}" for one in gaps.required),
+                expected="these in the finished configuration: the harness cannot use a kernel without them",
+                hint=f"see what they depend on in the tree; the configuration is {self.output / '.config'}",
+            )
+        return gaps
+
+    def collect(self, made: Path, flavour: str) -> None:
+        """Copy what the cache keeps, after checking that it can boot at all."""
+        image = self.output / "arch" / "x86" / "boot" / "bzImage"
+        if not image.is_file():
+            raise BuildError(f"the build left no {image}", expected="a bzImage", hint=f"see {self.log}")
+        alignment = bzimage.load_alignment((self.output / "vmlinux").read_bytes())
+        if alignment < self.compiler.alignment:
+            raise BuildError(
+                f"the segments of the built vmlinux are aligned to {alignment:#x} bytes: it would hang without a word",
+                expected=f"{self.compiler.alignment:#x}",
+                hint="give the linker -z max-page-size=0x200000 for this series, in kernels/compilers.toml",
+            )
+        shutil.copyfile(image, made / "vmlinuz")
+        shutil.copyfile(self.output / ".config", made / "config")
+        headers_of_its_own = self.output / "kernel" / "kheaders_data.tar.xz"
+        if headers_of_its_own.is_file():
+            shutil.copyfile(headers_of_its_own, made / kernel_cache.HEADERS)
+        if flavour == "coverage":
+            # gcov needs, beside the counters read in the guest, what the compiler noted and the sources.
+            for pattern, top in (("*.gcno", self.output), ("*.c", self.tree), ("*.h", self.tree)):
+                for path in (top / COVERAGE_FOLDER).rglob(pattern):
+                    place = made / "coverage" / path.relative_to(top)
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(path, place)
+
+    def _instrumented(self) -> Path:
+        """Return a copy of the tree whose BPF core is compiled with counters.
+
+        There is no option for one folder alone; the file that says so is replaced in a copy of links.
+        """
+        copy = self.folder / "tree"
+        shutil.rmtree(copy, ignore_errors=True)
+        copy_of_links(self.tree, copy)
+        makefile = copy / COVERAGE_FOLDER / "Makefile"
+        text = makefile.read_text()
+        makefile.unlink()
+        makefile.write_text(f"GCOV_PROFILE := y\n{text}")
+        return copy
+
+    def make(self, target: str, *options: str, seconds: float) -> None:
+        """Run make for a target, at most `seconds` long."""
+        argv = [
+            "nice",
+            "make",
+            f"-j{self.jobs}",
+            f"--directory={self.tree}",
+            f"O={self.output}",
+            "ARCH=x86_64",
+            f"CC={self.compiler.cc}",
+            *self.compiler.make,
+            # The same tree and compiler give the same image.
+            "KBUILD_BUILD_USER=harness",
+            "KBUILD_BUILD_HOST=harness",
+            "KBUILD_BUILD_TIMESTAMP=Thu Jan  1 00:00:00 UTC 1970",
+            "KBUILD_BUILD_VERSION=1",
+            *options,
+            target,
+        ]
+        log.info("+ %s", proc.quote(argv))
+        started = time.monotonic()
+        with self.log.open("ab") as out:
+            out.write(f"+ {proc.quote(argv)}\n".encode())
+            out.flush()
+            process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={name: value for name, value in os.environ.items() if not name.startswith(("KBUILD", "MAKE"))}
+                | {"LC_ALL": "C"},
+            )
+            try:
+                self._watch(process, target, started, seconds)
+            except BaseException:
+                proc.kill_group(process.pid)
+                process.wait()
+                raise
+        if process.returncode != 0:
+            raise BuildError(
+                f"make {target} failed in {self.tree} with status {process.returncode}",
+                expected="a kernel that compiles",
+                hint=f"the whole output is in {self.log}; another compiler is named with CC=",
+                detail=first_errors(self.log.read_text(errors="replace")),
+            )
+
+    def _watch(self, process: subprocess.Popen[bytes], target: str, started: float, seconds: float) -> None:
+        said = started
+        while True:
+            try:
+                process.wait(1.0)
+            except subprocess.TimeoutExpired:
+                now = time.monotonic()
+                if now - started > seconds:
+                    raise BuildError(
+                        f"make {target} did not end within {seconds:g} s", hint=f"its output is in {self.log}"
+                    ) from None
+                if now - said >= 30:
+                    said = now
+                    objects = self.log.read_bytes().count(b"\n  CC ")
+                    self.progress(f"make {target}: {now - started:.0f} s, {objects} files compiled")
+            else:
+                return
+
+
+def first_errors(output: str, lines: int = 12) -> str:
+    """Return the lines of make's output that say what went wrong: the first errors, else the last lines."""
+    all_lines = output.splitlines()
+    telling = [line for line in all_lines if re.search(r"\berror\b|\*\*\*|undefined reference|No such file", line)]
+    return "\n".join(telling[:lines] or all_lines[-lines:])

@@ -1,0 +1,300 @@
+"""Finding a kernel source tree: in hand, in a Debian `linux-source-*` package, or on kernel.org.
+
+Unpacked trees are kept in the cache under the digest of what they came from, so that a second flavour of the
+same kernel unpacks nothing.
+
+Imports the foundations and its siblings.
+"""
+
+from __future__ import annotations
+
+import lzma
+import os
+import re
+import shutil
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness import needs
+from harness.errors import HarnessError, InfrastructureError, KernelFileError, MirrorError, SelectorError
+from harness.kernel import cache as kernel_cache
+from harness.kernel.build import kbuild
+from harness.kernel.files.decompress import package_members
+from harness.kernel.files.download import Meter, fetch, no_meter
+from harness.kernel.types import Progress
+from harness.kernel.version import KernelVersion
+from harness.util import cache, proc
+
+KERNEL_ORG_VARIABLE = "HARNESS_KERNEL_ORG"
+KERNEL_ORG = "https://cdn.kernel.org/pub/linux/kernel"
+
+_CHECKSUM = re.compile(r"([0-9a-f]{64})  (linux-(\d+\.\d+(?:\.\d+)?)\.tar\.xz)")
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A kernel source tree on this machine.
+
+    Attributes:
+        path: Its top folder.
+        origin: Where it came from, for people.
+    """
+
+    path: Path
+    origin: str
+
+
+def in_hand(path: Path, ref: str, *, progress: Progress) -> Tree:
+    """Use a tree, a git repository or an archive that the user has.
+
+    Args:
+        path: A source tree, a git repository, a tarball or a linux-source package.
+        ref: For a git repository, the commit, tag or branch to build; "" for the files as they are.
+        progress: Told what is being done.
+
+    Raises:
+        KernelFileError: It is none of these.
+    """
+    path = path.expanduser().absolute()
+    if not path.exists():
+        raise KernelFileError(f"{path} does not exist", expected="a kernel tree, a git repository or a tarball")
+    if ref:
+        return _from_git(path, ref, progress)
+    if path.is_dir():
+        return Tree(path, f"the tree {path}")
+    return _unpacked(path, cache.digest_file(path), f"the archive {path}", progress)
+
+
+def _from_git(repository: Path, ref: str, progress: Progress) -> Tree:
+    git = needs.program("git")
+    asked = proc.run([git, "-C", repository, "rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}"], timeout=60)
+    commit = asked.stdout.strip()
+    if asked.status != 0:
+        raise KernelFileError(
+            f"{repository} has no commit {ref!r}",
+            expected="a git repository and a commit, tag or branch in it",
+            hint=f"git -C {repository} tag --list",
+            detail=asked.stderr.strip(),
+        )
+    with tempfile.TemporaryDirectory(prefix="harness-git-") as folder:
+        archive = Path(folder, "tree.tar")
+        done = proc.run([git, "-C", repository, "archive", "--format=tar", f"--output={archive}", commit], timeout=600)
+        if done.status != 0:
+            raise KernelFileError(
+                f"git cannot export {ref} of {repository}",
+                expected="a whole repository: a partial clone lacks objects",
+                detail=done.tail(),
+            )
+        return _unpacked(archive, commit, f"{ref} ({commit[:12]}) of {repository}", progress)
+
+
+def wanted(text: str) -> tuple[KernelVersion, bool]:
+    """Read what is to be built: a version, and whether any release of its series will do.
+
+    Raises:
+        SelectorError: It is no series and no release.
+    """
+    version = KernelVersion.parse(text)
+    return version, re.fullmatch(r"v?\d+\.\d+", text.strip()) is not None
+
+
+def from_debian(text: str, index: dict[str, Any], *, progress: Progress, meter: Meter = no_meter) -> Tree:
+    """Bring the tree of a series from its `linux-source-SERIES` package.
+
+    Args:
+        text: A series, or a release that the package must then have.
+        index: The Debian provider's index.
+        progress: Told what is being done.
+        meter: Told how far the download is.
+
+    Raises:
+        SelectorError: The mirror has no such package.
+        MirrorError: It cannot be fetched.
+    """
+    version, any_release = wanted(text)
+    series = "{}.{}".format(*version.series)
+    from harness.kernel.providers.debian_index import upstream
+
+    known = {str(package["name"]).rpartition("-")[2]: package for package in index["sources"]}
+    package = known.get(series)
+    if package is None or not (any_release or upstream(str(package["version"])) == version):
+        has = ", ".join(f"{package['name']} {package['version']}" for package in known.values())
+        raise SelectorError(f"the Debian mirror has no source package of {text}", expected=f"one of {has or 'none'}")
+    path = kernel_cache.folder() / "downloads" / str(package["url"]).rpartition("/")[2]
+    origin = f"{package['name']} {package['version']}"
+    if (tree := _known(str(package["sha256"]), origin)) is not None:
+        return tree
+    progress(f"fetching {origin} ({package['size'] / 1e6:.0f} MB)")
+    if not fetch(
+        package["url"], path, size=package["size"], sha256=package["sha256"], proxy=index.get("proxy", ""), meter=meter
+    ):
+        raise MirrorError(f"{origin} is indexed but not served (404)", hint="`harness kernels list --refresh`")
+    tree = _unpacked(path, str(package["sha256"]), origin, progress)
+    path.unlink(missing_ok=True)
+    return tree
+
+
+def parse_checksums(text: str) -> dict[KernelVersion, tuple[str, str]]:
+    """Read kernel.org's sha256sums.asc: file name and digest by version."""
+    return {KernelVersion.parse(match[3]): (match[2], match[1]) for match in _CHECKSUM.finditer(text)}
+
+
+def from_kernel_org(text: str, *, progress: Progress, meter: Meter = no_meter) -> Tree:
+    """Bring a release's tarball from kernel.org, with the sha256 published there.
+
+    Args:
+        text: A release, or a series for its newest one.
+        progress: Told what is being done.
+        meter: Told how far the download is.
+
+    Raises:
+        SelectorError: There is no such release.
+        MirrorError: kernel.org cannot be reached, or sends something else.
+    """
+    version, any_release = wanted(text)
+    base = f"{os.environ.get(KERNEL_ORG_VARIABLE, KERNEL_ORG).rstrip('/')}/v{version.major}.x"
+    downloads = kernel_cache.folder() / "downloads"
+    with tempfile.TemporaryDirectory(prefix="harness-sums-") as folder:
+        sums = Path(folder, "sha256sums.asc")
+        try:
+            served = fetch(f"{base}/sha256sums.asc", sums)
+        except MirrorError as error:
+            error.hint = f"name a mirror with {KERNEL_ORG_VARIABLE}, or a tree in hand with --source"
+            raise
+        if not served:
+            raise MirrorError(
+                f"{base} has no sha256sums.asc", expected="kernel.org's layout", hint=f"check {KERNEL_ORG_VARIABLE}"
+            )
+        releases = parse_checksums(sums.read_text(errors="replace"))
+    fit = [one for one in releases if one == version or (any_release and one.series == version.series)]
+    if not fit:
+        raise SelectorError(f"kernel.org has no release {text}", expected=f"a release listed in {base}/sha256sums.asc")
+    name, digest = releases[max(fit)]
+    origin = f"kernel.org {name}"
+    if (tree := _known(digest, origin)) is not None:
+        return tree
+    progress(f"fetching {base}/{name}")
+    if not fetch(f"{base}/{name}", downloads / name, sha256=digest, meter=meter):
+        raise MirrorError(f"{base}/{name} is listed but not served (404)", hint="try another release or mirror")
+    tree = _unpacked(downloads / name, digest, origin, progress)
+    (downloads / name).unlink(missing_ok=True)
+    return tree
+
+
+def find(text: str, index: Any, *, progress: Progress, meter: Meter = no_meter) -> Tree:
+    """Bring a tree from wherever it is: Debian's source package, then kernel.org.
+
+    Args:
+        text: A series or a release.
+        index: Returns the Debian provider's index; called once.
+        progress: Told what is being done.
+        meter: Told how far the download is.
+
+    Raises:
+        InfrastructureError: Nobody has it; each says why.
+    """
+    reasons = []
+    for name, bring in (
+        ("debian", lambda: from_debian(text, index(), progress=progress, meter=meter)),
+        ("kernel.org", lambda: from_kernel_org(text, progress=progress, meter=meter)),
+    ):
+        tree = _attempt(bring)
+        if isinstance(tree, Tree):
+            return tree
+        progress(f"{name}: {tree.what}")
+        reasons.append(f"{name}: {tree.what}")
+    raise InfrastructureError(
+        f"the source of {text} cannot be had",
+        expected="a Debian source package or a release on kernel.org",
+        hint=f"give a tree in hand with --source, or a mirror with {KERNEL_ORG_VARIABLE}",
+        detail="\n".join(reasons),
+    )
+
+
+def _attempt(bring: Any) -> Tree | HarnessError:
+    try:
+        tree: Tree = bring()
+    except (SelectorError, InfrastructureError) as error:
+        return error
+    return tree
+
+
+def _place(identity: str) -> Path:
+    return kernel_cache.folder() / "sources" / identity[:20]
+
+
+def _known(identity: str, origin: str) -> Tree | None:
+    place = _place(identity)
+    return Tree(place, origin) if place.is_dir() else None
+
+
+def _unpacked(archive: Path, identity: str, origin: str, progress: Progress) -> Tree:
+    """Return the tree in an archive, unpacked into the cache under `identity`."""
+    place = _place(identity)
+    with cache.locked(place.with_name(f"{place.name}.lock")):
+        if not place.is_dir():
+            progress(f"unpacking {origin}")
+            with cache.new_folder(place) as made, tempfile.TemporaryDirectory(prefix="harness-source-") as scratch:
+                _extract(_tarball(archive, Path(scratch)), made)
+                kbuild.tree_version(made)
+    return Tree(place, origin)
+
+
+def _tarball(archive: Path, scratch: Path) -> Path:
+    """Return the tarball inside a linux-source package; any other archive as it is."""
+    with archive.open("rb") as stream:
+        if stream.read(8) != b"!<arch>\n":
+            return archive
+    target = scratch / "linux-source.tar"
+    with package_members(archive) as members:
+        for member in members:
+            if member.isfile() and re.search(r"usr/src/linux-source-[^/]*\.tar\.\w+$", member.name):
+                content = members.extractfile(member)
+                assert content is not None, "a regular file has content"
+                with target.open("wb") as stream:
+                    shutil.copyfileobj(content, stream, 1 << 20)
+                return target
+    raise KernelFileError(f"{archive} is a package without kernel sources", expected="a linux-source-* package")
+
+
+def _extract(tarball: Path, target: Path) -> None:
+    """Unpack a tarball, less the folder that all of it is in."""
+    try:
+        with tarfile.open(tarball) as members:
+            names = members.getnames()
+            top = names[0].split("/", 1)[0] if names else ""
+            strip = all(name == top or name.startswith(f"{top}/") for name in names)
+            chosen = _stripped(members.getmembers(), top) if strip else members.getmembers()
+            # Python before 3.11.4 may lack the filter that keeps members inside the folder.
+            outside = [one.name for one in chosen if one.name.startswith("/") or ".." in Path(one.name).parts]
+            if outside:
+                raise tarfile.TarError(f"it has a member outside of itself: {outside[0]}")
+            options: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+            members.extractall(target, members=chosen, **options)  # noqa: S202 - checked above
+    except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError) as error:
+        raise _damaged(tarball, error) from error
+
+
+def _stripped(members: Sequence[tarfile.TarInfo], top: str) -> list[tarfile.TarInfo]:
+    result = []
+    for member in members:
+        if member.name == top:
+            continue
+        member.name = member.name.removeprefix(f"{top}/")
+        if member.islnk():
+            member.linkname = member.linkname.removeprefix(f"{top}/")
+        result.append(member)
+    return result
+
+
+def _damaged(archive: Path, error: BaseException) -> KernelFileError:
+    return KernelFileError(
+        f"{archive} is no whole archive of a kernel tree: {error or type(error).__name__}",
+        expected="a tarball (.tar, .tar.gz, .tar.bz2, .tar.xz) or a linux-source package",
+        hint="fetch it again",
+    )

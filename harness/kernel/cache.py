@@ -1,0 +1,358 @@
+"""The kernels' part of the cache: one folder for each exact kernel, made whole or not at all.
+
+::
+
+    kernels/store/PROVIDER-KEY/     vmlinuz, vmlinux, config, kheaders.tar.xz, lib/modules/RELEASE/, record.json
+    kernels/locks/                  one lock file for each entry
+    kernels/downloads/              packages and tarballs on their way, resumable
+    kernels/debian/                 the Debian provider's private apt and its index
+    kernels/sources/                unpacked source trees, by what they were unpacked from
+    kernels/build/                  builds under way, and the logs of those that failed
+    kernels/kept/                   builds whose trees stay, to be changed and built again
+
+An entry is keyed by what its provider calls that exact kernel, so it never goes out of date. `record.json`
+holds the size, time and sha256 of its files: on every use size and time are compared, which takes a
+millisecond; when a time differs the digest decides.
+
+Imports the foundations, :mod:`harness.kernel.types` and, to fill an entry, :mod:`harness.kernel.files.bzimage`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.errors import CacheError, KernelFileError
+from harness.kernel.types import Choice, Kernel, Offer, Progress
+from harness.kernel.version import KernelVersion
+from harness.util import cache
+
+RECORD = "record.json"
+FORMAT = 1
+HEADERS = "kheaders.tar.xz"
+"""The headers of a kernel that was built here with them in it (CONFIG_IKHEADERS), beside its image."""
+
+
+def folder() -> Path:
+    """Return the folder of everything that the cache holds for kernels. It may not exist yet."""
+    return cache.cache_root() / "kernels"
+
+
+def entry_folder(provider: str, key: str) -> Path:
+    """Return the folder of one kernel's entry. It may not exist yet."""
+    return folder() / "store" / f"{provider}-{_safe(key)}"
+
+
+def holder(provider: str) -> Callable[[str], bool]:
+    """Return what tells, for many keys at little cost, whether the cache holds that kernel of a provider."""
+    there = {path.name for path in (folder() / "store").glob(f"{provider}-*")}
+    return lambda key: f"{provider}-{_safe(key)}" in there
+
+
+def _safe(key: str) -> str:
+    # "=" and "+" are harmless in file names; "/" and the rest of a shell's characters are not.
+    return re.sub(r"[^A-Za-z0-9.+=_~-]", "_", key)
+
+
+@contextmanager
+def new_entry(provider: str, key: str, *, again: bool = False) -> Iterator[Path | None]:
+    """Make one kernel's entry under its lock.
+
+    Args:
+        provider: As in :class:`Choice`.
+        key: As in :class:`Choice`.
+        again: Make it even when it is there; the old one stays until the new one is whole.
+
+    Yields:
+        A temporary folder to put `vmlinuz` or `vmlinux`, `config` and `lib/modules/RELEASE` into and to
+        :func:`seal`; or None when another process has made the entry meanwhile.
+
+    Raises:
+        CacheError: The disk is full, the cache cannot be written, or the lock is held for too long.
+    """
+    final = entry_folder(provider, key)
+    with cache.locked(folder() / "locks" / f"{final.name}.lock"):
+        if (final / RECORD).is_file() and not again:
+            yield None
+        else:
+            with cache.new_folder(final) as made:
+                yield made
+                # An entry without a record would be taken for a damaged one by whoever comes next.
+                assert (made / RECORD).is_file(), "a new entry is sealed"
+
+
+def seal(
+    made: Path, *, version: KernelVersion, provider: str, key: str, flavour: str, origin: str, **facts: object
+) -> None:
+    """Check the kernel in a new entry, unpack its payload and write the entry's record.
+
+    Args:
+        made: The folder that :func:`new_entry` yielded, holding `vmlinuz` or `vmlinux`.
+        version: The upstream version.
+        provider: As in :class:`Choice`.
+        key: As in :class:`Choice`.
+        flavour: As in :class:`Choice`.
+        origin: Where it came from, for people.
+        facts: More to keep in the record (checksums of packages, build time); must be JSON.
+
+    Raises:
+        KernelFileError: The image is damaged, for another architecture, or was configured without BPF.
+    """
+    from harness.kernel.files import bzimage
+
+    compressed, plain, config = made / "vmlinuz", made / "vmlinux", made / "config"
+    name = f"the kernel image of {origin}"
+    release = ""
+    compression = ""
+    if compressed.exists():
+        image = compressed.read_bytes()
+        release = bzimage.setup_header(image, name).release
+        if not plain.exists():
+            unpacked, compression = bzimage.extract_vmlinux(image, name)
+            plain.write_bytes(unpacked)
+    elf = plain.read_bytes()
+    bzimage.check_elf(elf, name)
+    release = release or bzimage.elf_banner(elf).split(" ", 1)[0]
+    if not config.exists() and (embedded := bzimage.embedded_config(elf)) is not None:
+        config.write_bytes(embedded)
+    if config.exists():
+        require_bpf(config.read_text(errors="replace"), origin)
+    pvh = bzimage.has_pvh_note(elf)
+    if compressed.exists() and config.exists() and re.search(r"^CONFIG_KASAN=y$", config.read_text(), re.MULTILINE):
+        # Code that KASAN instruments runs on the PVH entry before its shadow memory is there: 6.1.192 so built prints
+        # nothing and resets in QEMU, while its bzImage boots.
+        pvh = False
+    kept = (compressed, plain, config, made / HEADERS)
+    files = {path.name: _file_facts(path) for path in kept if path.exists()}
+    modules = made / "lib" / "modules" / release
+    record = {
+        "format": FORMAT,
+        "version": str(version),
+        "release": release,
+        "provider": provider,
+        "key": key,
+        "flavour": flavour,
+        "origin": origin,
+        "pvh": pvh,
+        "compression": compression,
+        "boot": "vmlinux" if pvh or not compressed.exists() else "vmlinuz",
+        "files": files,
+        "modules": modules.is_dir(),
+        "modules_digest": modules_digest(modules) if modules.is_dir() else "",
+        **facts,
+    }
+    (made / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+
+
+def require_bpf(config: str, name: str) -> None:
+    """Refuse a kernel whose configuration leaves BPF out.
+
+    Raises:
+        KernelFileError: CONFIG_BPF_SYSCALL is not set.
+    """
+    if re.search(r"^CONFIG_BPF_SYSCALL=y$", config, re.MULTILINE) is None:
+        raise KernelFileError(
+            f"{name} was configured without the bpf(2) system call",
+            expected="CONFIG_BPF_SYSCALL=y in its configuration",
+            hint="build it with that option (`harness kernels build` does), or choose another kernel",
+        )
+
+
+def modules_digest(top: Path) -> str:
+    """Return one sha256 over the names and contents of all modules under lib/modules/RELEASE.
+
+    The indexes beside them do not count: virtme-ng has depmod write them anew.
+    """
+    import hashlib
+
+    digest = hashlib.sha256()
+    for path in sorted(top.rglob("*.ko*")):
+        digest.update(f"{path.relative_to(top)}\0{cache.digest_file(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def _file_facts(path: Path) -> dict[str, object]:
+    stat = path.stat()
+    return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": cache.digest_file(path)}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One kernel's entry in the cache.
+
+    Attributes:
+        path: Its folder.
+        record: What `record.json` holds.
+    """
+
+    path: Path
+    record: dict[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of the image that is booted."""
+        return str(self.record["files"][self.record["boot"]]["sha256"])
+
+    @property
+    def version(self) -> KernelVersion:
+        """The upstream version."""
+        return KernelVersion.parse(str(self.record["version"]))
+
+    @property
+    def group(self) -> tuple[str, str, tuple[int, int]]:
+        """What a newer release replaces it in: provider, flavour and series."""
+        return (str(self.record["provider"]), str(self.record["flavour"]), self.version.series)
+
+    @property
+    def last_used(self) -> float:
+        """When it was last used, to the day, in seconds since the epoch."""
+        return (self.path / RECORD).stat().st_mtime
+
+    def touch(self) -> None:
+        """Note that it is used."""
+        # Once a day is enough to know what is idle, and a cache that cannot be written can still be used.
+        if time.time() - self.last_used > 86400:
+            with contextlib.suppress(OSError):
+                os.utime(self.path / RECORD)
+
+    def damage(self, *, thorough: bool = False) -> str:
+        """Say in a few words what is wrong with the entry, or "".
+
+        Args:
+            thorough: Read every file and compare digests, rather than only where size and time raise doubt.
+        """
+        files: dict[str, dict[str, Any]] = self.record["files"]
+        for name, facts in files.items():
+            path = self.path / name
+            try:
+                stat = path.stat()
+            except FileNotFoundError:
+                return f"{name} is missing"
+            if stat.st_size != facts["size"]:
+                return f"{name} has {stat.st_size} bytes, not {facts['size']}"
+            doubtful = stat.st_mtime_ns != facts["mtime_ns"]
+            if (thorough or doubtful) and cache.digest_file(path) != facts["sha256"]:
+                return f"the sha256 of {name} differs from its record"
+        if self.record["modules"]:
+            modules = self.path / "lib" / "modules" / str(self.record["release"])
+            if not modules.is_dir():
+                return "its modules are missing"
+            if thorough and modules_digest(modules) != self.record["modules_digest"]:
+                return "its modules differ from their record"
+        return ""
+
+    def kernel(self, label: str) -> Kernel:
+        """Return the kernel, under the label that a choice gave it."""
+        release = str(self.record["release"])
+
+        def there(name: str) -> Path | None:
+            return self.path / name if name in self.record["files"] else None
+
+        return Kernel(
+            label=label,
+            version=self.version,
+            release=release,
+            bzimage=there("vmlinuz"),
+            vmlinux=there("vmlinux"),
+            pvh=bool(self.record["pvh"]),
+            config=there("config"),
+            modules=self.path / "lib" / "modules" / release if self.record["modules"] else None,
+            digest=self.digest,
+            flavour=str(self.record["flavour"]),
+            origin=str(self.record["origin"]),
+        )
+
+
+def read_entry(path: Path) -> Entry | None:
+    """Read an entry's record; None when there is no entry, or none that this version of the harness made."""
+    try:
+        record = json.loads((path / RECORD).read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError:
+        return None
+    return Entry(path, record) if isinstance(record, dict) and record.get("format") == FORMAT else None
+
+
+def entries() -> list[Entry]:
+    """Return every kernel in the cache, by folder name."""
+    found = (read_entry(path) for path in sorted((folder() / "store").glob("*")) if not path.name.startswith("."))
+    return [entry for entry in found if entry is not None]
+
+
+def offers(provider: str) -> list[Offer]:
+    """Return what the cache holds of a provider's releases, in order of version.
+
+    Files that a user named and commits between releases are left out.
+    """
+    found = sorted(
+        (
+            entry
+            for entry in entries()
+            if entry.record["provider"] == provider and not (entry.record.get("file") or entry.record.get("revision"))
+        ),
+        key=lambda entry: (entry.version, entry.record.get("built", 0), entry.path.name),
+    )
+    return [
+        Offer(
+            version=entry.version,
+            provider=provider,
+            key=str(entry.record["key"]),
+            flavour=str(entry.record["flavour"]),
+            release=str(entry.record["release"]),
+            revision=str(entry.record["key"]).partition("=")[2],
+            # Below those that a provider ranks from 0 on: it knows which is newest.
+            rank=rank - len(found),
+            where="built here" if entry.record.get("built") else "cache",
+            cached=True,
+        )
+        for rank, entry in enumerate(found)
+    ]
+
+
+def load(choice: Choice, *, progress: Progress) -> Kernel | None:
+    """Return a choice's kernel from the cache; None when it is not there, or was damaged and is removed now."""
+    path = entry_folder(choice.provider, choice.key)
+    entry = read_entry(path)
+    if entry is None:
+        if path.is_dir():
+            progress(f"{choice.label}: the cache entry {path.name} has no usable record; making it again")
+            discard(path)
+        return None
+    damage = entry.damage()
+    if damage:
+        progress(f"{choice.label}: the cache entry {path.name} is damaged ({damage}); making it again")
+        discard(path)
+        return None
+    entry.touch()
+    return entry.kernel(choice.label)
+
+
+def discard(path: Path) -> None:
+    """Remove an entry, under its lock.
+
+    Raises:
+        CacheError: It cannot be removed.
+    """
+    import shutil
+
+    with cache.locked(folder() / "locks" / f"{path.name}.lock"):
+        # Renamed first: a kill in the middle of the removal leaves rubbish to sweep, not half an entry.
+        doomed = path.with_name(cache.temporary_name(path.name))
+        try:
+            path.rename(doomed)
+            shutil.rmtree(doomed)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise CacheError(
+                f"the cache entry {path} cannot be removed: {error.strerror}", hint=f"remove it by hand: rm -r {path}"
+            ) from error

@@ -1,0 +1,347 @@
+"""What a kernel image file is, and the ELF kernel inside a compressed one.
+
+Pure but for two decompressors that are programs: bytes in, records and bytes out. Layouts are those of the
+x86 boot protocol (Linux `Documentation/arch/x86/boot.rst`, `arch/x86/boot/compressed/`).
+
+Imports :mod:`harness.errors` and :mod:`harness.util.proc`; the decompression and ELF libraries are imported where
+they are used, because a warm test run needs none of them.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from harness import needs
+from harness.errors import KernelFileError
+from harness.util.proc import run
+
+ELF_MAGIC = b"\x7fELF"
+XEN_ELFNOTE_PHYS32_ENTRY = 18
+"""The note QEMU boots an uncompressed kernel by: PVH's 32-bit entry point."""
+
+LZ4_LEGACY_BLOCK = 8 << 20
+"""Uncompressed size of every block but the last in lz4's legacy frame, the only one the kernel uses."""
+
+_BANNER = re.compile(rb"Linux version (\d+\.\d+[^\s\x00]*) \(([^\x00\n]*)")
+
+
+class ImageKind(Enum):
+    """What a file turned out to be."""
+
+    BZIMAGE = "bzImage"
+    VMLINUX = "vmlinux"
+
+
+@dataclass(frozen=True)
+class SetupHeader:
+    """The part of a bzImage's setup header that the harness reads.
+
+    Attributes:
+        protocol: Boot protocol version, 0x020f for 2.15.
+        banner: The image's version line: release, builder and build, as `file` prints it.
+        payload_start: Offset in the file of the compressed kernel.
+        payload_length: Its length in bytes, the decompressor's size trailer included.
+    """
+
+    protocol: int
+    banner: str
+    payload_start: int
+    payload_length: int
+
+    @property
+    def release(self) -> str:
+        """What `uname -r` prints on that kernel."""
+        return self.banner.split(" ", 1)[0]
+
+
+def image_kind(data: bytes, name: str) -> ImageKind:
+    """Tell a bzImage from an ELF kernel by its first bytes.
+
+    Args:
+        data: At least the first 0x206 bytes of the file.
+        name: What to call it in an error.
+
+    Raises:
+        KernelFileError: It is neither.
+    """
+    if data[:4] == ELF_MAGIC:
+        return ImageKind.VMLINUX
+    if data[0x202:0x206] == b"HdrS" and data[0x1FE:0x200] == b"\x55\xaa":
+        return ImageKind.BZIMAGE
+    raise KernelFileError(
+        f"{name} is no kernel image" + (" (it is empty)" if not data else ""),
+        expected="an x86 bzImage (boot protocol 2.08 or later) or an x86-64 ELF vmlinux",
+        hint="name arch/x86/boot/bzImage or vmlinux of a kernel build, or a distribution's /boot/vmlinuz-*",
+    )
+
+
+def setup_header(data: bytes, name: str) -> SetupHeader:
+    """Read a bzImage's setup header.
+
+    Args:
+        data: The image, or its first 64 KiB.
+        name: What to call it in an error.
+
+    Raises:
+        KernelFileError: It is no bzImage, or one older than boot protocol 2.08 (Linux 2.6.26).
+    """
+    if image_kind(data, name) is not ImageKind.BZIMAGE:
+        raise KernelFileError(f"{name} is an ELF file", expected="a bzImage")
+    if len(data) < 0x250:
+        raise KernelFileError(
+            f"{name} ends inside its setup header", expected="a whole bzImage", hint="fetch or build it again"
+        )
+    protocol, version_at = struct.unpack_from("<H", data, 0x206)[0], struct.unpack_from("<H", data, 0x20E)[0]
+    if protocol < 0x0208:
+        raise KernelFileError(
+            f"{name} has boot protocol {protocol >> 8}.{protocol & 255:02d}, which does not tell where its payload is",
+            expected="boot protocol 2.08 or later, as every kernel since 2.6.26 has",
+        )
+    sectors = data[0x1F1] or 4
+    offset, length = struct.unpack_from("<II", data, 0x248)
+    # The field holds the string's offset less 0x200, and 0 means that there is none.
+    banner = data[version_at + 0x200 :].split(b"\0", 1)[0] if version_at else b""
+    return SetupHeader(protocol, banner[:512].decode(errors="replace"), (sectors + 1) * 512 + offset, length)
+
+
+def extract_vmlinux(image: bytes, name: str) -> tuple[bytes, str]:
+    """Decompress a bzImage's payload.
+
+    Args:
+        image: The whole bzImage.
+        name: What to call it in an error.
+
+    Returns:
+        The ELF kernel, checked to be whole and for x86-64, and the name of the compression.
+
+    Raises:
+        KernelFileError: The image is cut short, damaged, for another architecture, or compressed in a way that
+            is not known.
+        ToolMissing: Its decompressor is a program that is not installed.
+    """
+    header = setup_header(image, name)
+    payload = image[header.payload_start : header.payload_start + header.payload_length]
+    if len(payload) < header.payload_length:
+        raise KernelFileError(
+            f"{name} is cut short: its payload should end at byte "
+            f"{header.payload_start + header.payload_length}, the file has {len(image)}",
+            expected="a whole bzImage",
+            hint="fetch or build it again",
+        )
+    known = next((entry for entry in _DECOMPRESSORS if payload.startswith(entry[0])), None)
+    if known is None:
+        raise KernelFileError(
+            f"the payload of {name} is compressed in an unknown way (it starts with {payload[:8].hex(' ')})",
+            expected="one of " + ", ".join(label for _, label, _ in _DECOMPRESSORS),
+        )
+    _, compression, decompress = known
+    try:
+        kernel = decompress(payload)
+    except _library_errors() as error:
+        raise _damaged(name, compression, str(error)) from error
+    # The kernel's build appends the uncompressed size, and gzip ends in it anyway; lz4 has no other check.
+    (expected,) = struct.unpack_from("<I", payload, len(payload) - 4)
+    if len(kernel) != expected:
+        raise _damaged(name, compression, f"it unpacks to {len(kernel)} bytes, not {expected}")
+    check_elf(kernel, f"the kernel inside {name}")
+    return kernel, compression
+
+
+def _library_errors() -> tuple[type[Exception], ...]:
+    import lzma
+    import zlib
+
+    import lz4.block
+    import zstandard
+
+    return (
+        KernelFileError,
+        OSError,
+        EOFError,
+        ValueError,
+        zlib.error,
+        lzma.LZMAError,
+        lz4.block.LZ4BlockError,
+        zstandard.ZstdError,
+        struct.error,
+    )
+
+
+def _damaged(name: str, compression: str, why: str) -> KernelFileError:
+    return KernelFileError(
+        f"the {compression} payload of {name} is damaged: {why}",
+        expected="a whole bzImage",
+        hint="fetch or build it again",
+    )
+
+
+def check_elf(data: bytes, name: str) -> None:
+    """Check that an ELF kernel is for x86-64 and whole.
+
+    Args:
+        data: The whole file.
+        name: What to call it in an error.
+
+    Raises:
+        KernelFileError: It is not.
+    """
+    from elftools.common.exceptions import ELFError
+
+    if data[:4] != ELF_MAGIC:
+        raise KernelFileError(f"{name} is no ELF file", expected="an x86-64 vmlinux")
+    try:
+        elf = _elf(data)
+        machine = elf.get_machine_arch()
+        if machine != "x64":
+            raise KernelFileError(
+                f"{name} is for {machine}",
+                expected="a kernel for x86-64, the only architecture the harness boots",
+                hint="give a kernel built with ARCH=x86_64",
+            )
+        end = max((s["p_offset"] + s["p_filesz"] for s in elf.iter_segments()), default=0)
+        end = max(end, elf["e_shoff"] + elf["e_shnum"] * elf["e_shentsize"])
+        if not elf.num_segments():
+            raise KernelFileError(
+                f"{name} has no program headers", expected="a linked vmlinux, not an object file or module"
+            )
+    except (ELFError, struct.error, ValueError) as error:
+        raise KernelFileError(f"{name} is a damaged ELF file: {error}", expected="a whole vmlinux") from error
+    if end > len(data):
+        raise KernelFileError(
+            f"{name} is cut short: its segments and sections end at byte {end}, the file has {len(data)}",
+            expected="a whole vmlinux",
+            hint="copy or build it again",
+        )
+
+
+def has_pvh_note(data: bytes) -> bool:
+    """Tell whether an ELF kernel has the PVH entry note, without which QEMU does not boot it directly.
+
+    CONFIG_PVH stands on its own since Linux kernel commit 7733607fb3e6 ("x86/Kconfig: Introduce PVH Kconfig
+    option") (in v5.0); earlier kernels have the note only in Xen builds, and older ones not at all.
+    """
+    return any(
+        note["n_type"] in (XEN_ELFNOTE_PHYS32_ENTRY, "XEN_ELFNOTE_PHYS32_ENTRY") and note["n_name"] == "Xen"
+        for segment in _elf(data).iter_segments("PT_NOTE")
+        for note in segment.iter_notes()
+    )
+
+
+def load_alignment(data: bytes) -> int:
+    """Return the smallest p_align of an ELF kernel's loadable segments, in bytes."""
+    return min((int(s["p_align"]) for s in _elf(data).iter_segments("PT_LOAD")), default=0)
+
+
+def elf_banner(data: bytes) -> str:
+    """Return an ELF kernel's version line without its first two words ("6.1.0-56-cloud-amd64 (builder ...") or ""."""
+    match = _BANNER.search(data)
+    return f"{match[1].decode(errors='replace')} ({match[2].decode(errors='replace')}" if match else ""
+
+
+def embedded_config(data: bytes) -> bytes | None:
+    """Return the configuration that CONFIG_IKCONFIG put into an ELF kernel, or None."""
+    import zlib
+
+    start = data.find(b"IKCFG_ST\x1f\x8b")
+    if start < 0:
+        return None
+    try:
+        return zlib.decompressobj(31).decompress(data[start + 8 :])
+    except zlib.error:
+        return None
+
+
+def _elf(data: bytes):  # type: ignore[no-untyped-def]  # pyelftools has no types
+    from io import BytesIO
+
+    from elftools.elf.elffile import ELFFile
+
+    return ELFFile(BytesIO(data))
+
+
+def _gzip(payload: bytes) -> bytes:
+    import zlib
+
+    stream = zlib.decompressobj(31)
+    return _whole(stream.decompress(payload), stream.eof)
+
+
+def _bzip2(payload: bytes) -> bytes:
+    import bz2
+
+    stream = bz2.BZ2Decompressor()
+    return _whole(stream.decompress(payload), stream.eof)
+
+
+def _xz(payload: bytes) -> bytes:
+    import lzma
+
+    stream = lzma.LZMADecompressor(lzma.FORMAT_XZ)
+    return _whole(stream.decompress(payload), stream.eof)
+
+
+def _lzma(payload: bytes) -> bytes:
+    import lzma
+
+    stream = lzma.LZMADecompressor(lzma.FORMAT_ALONE)
+    return _whole(stream.decompress(payload), stream.eof)
+
+
+def _zstd(payload: bytes) -> bytes:
+    import zstandard
+
+    stream = zstandard.ZstdDecompressor().decompressobj()
+    return _whole(stream.decompress(payload), stream.eof)
+
+
+def _lz4(payload: bytes) -> bytes:
+    import lz4.block
+
+    # Legacy frame: the magic, then blocks, each with its compressed size before it; the kernel's build appends
+    # the uncompressed size as the payload's last four bytes.
+    end = len(payload) - 4
+    parts: list[bytes] = []
+    at = 4
+    while at < end:
+        (size,) = struct.unpack_from("<I", payload, at)
+        at += 4
+        if at + size > end:
+            return _whole(b"", False)
+        parts.append(lz4.block.decompress(payload[at : at + size], uncompressed_size=LZ4_LEGACY_BLOCK))
+        at += size
+    return b"".join(parts)
+
+
+def _lzo(payload: bytes) -> bytes:
+    tool = needs.program("lzop")
+    with tempfile.TemporaryDirectory(prefix="harness-lzo-") as folder:
+        packed, unpacked = Path(folder, "kernel.lzo"), Path(folder, "kernel")
+        # lzop refuses the uncompressed size that the kernel's build appends.
+        packed.write_bytes(payload[:-4])
+        done = run([tool, "--decompress", "--quiet", f"--output={unpacked}", packed], timeout=120)
+        if done.status != 0:
+            raise KernelFileError(done.tail(1))
+        return unpacked.read_bytes()
+
+
+def _whole(data: bytes, ended: bool) -> bytes:
+    if not ended:
+        raise KernelFileError("the compressed stream ends early")
+    return data
+
+
+_DECOMPRESSORS: tuple[tuple[bytes, str, Callable[[bytes], bytes]], ...] = (
+    (b"\x1f\x8b", "gzip", _gzip),
+    (b"BZh", "bzip2", _bzip2),
+    (b"\xfd7zXZ\x00", "xz", _xz),
+    (b"\x5d\x00\x00", "lzma", _lzma),
+    (b"\x89LZO", "lzo", _lzo),
+    (b"\x02\x21\x4c\x18", "lz4", _lz4),
+    (b"\x28\xb5\x2f\xfd", "zstd", _zstd),
+)

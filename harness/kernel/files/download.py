@@ -1,0 +1,154 @@
+"""Bringing one file from a package source: resumable, checked, whole or not at all.
+
+What has arrived is kept beside the target as NAME.part, so that a broken download goes on where it stopped.
+A file counts as there only with the size and sha256 that signed metadata names.
+
+Imports the foundations; the HTTP library is imported when a file is fetched.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from harness.errors import MirrorError
+from harness.util import cache
+
+Meter = Callable[[str, int, int], None]
+"""Told a file's name, the bytes there so far and the bytes in all (0 when unknown), some times a second."""
+
+TIMEOUT = (10.0, 60.0)
+"""Seconds to wait for a connection, and for each next piece of data."""
+
+BLOCK = 1 << 15
+
+
+def no_meter(name: str, done: int, total: int) -> None:
+    """The meter for when nobody watches."""
+
+
+def fetch(url: str, target: Path, *, size: int = 0, sha256: str = "", proxy: str = "", meter: Meter = no_meter) -> bool:
+    """Bring a file, or find that it is there already.
+
+    Args:
+        url: http, https or file.
+        target: Where to put it.
+        size: Bytes it must have; 0 when not known.
+        sha256: Digest it must have; "" when not known, and then a partial download is not trusted to go on.
+        proxy: Address of the proxy to go through; "" for what the environment says.
+        meter: Told how far it is.
+
+    Returns:
+        False when the server does not have it (404 or 410).
+
+    Raises:
+        MirrorError: The server cannot be reached, breaks off, or sends something else.
+        CacheError: The disk is full or cannot be written.
+    """
+    if target.is_file() and (not sha256 or cache.digest_file(target) == sha256):
+        return True
+    partial = target.with_name(target.name + ".part")
+    with cache.locked(target.with_name(target.name + ".lock")), cache.disk_errors(target):
+        if target.is_file() and (not sha256 or cache.digest_file(target) == sha256):
+            return True
+        target.unlink(missing_ok=True)
+        if not sha256:
+            partial.unlink(missing_ok=True)
+        scheme = urlsplit(url).scheme
+        if scheme == "file":
+            if not _copy(url, partial):
+                return False
+        elif scheme in ("http", "https"):
+            if not _get(url, partial, size=size, proxy=proxy, meter=meter):
+                return False
+        else:
+            raise MirrorError(
+                f"{url} cannot be fetched: the harness does not speak {scheme!r}",
+                expected="a mirror by http, https or file",
+                hint="name one with HARNESS_DEBIAN_MIRROR",
+            )
+        _check(partial, url, size=size, sha256=sha256)
+        partial.replace(target)
+    return True
+
+
+def _copy(url: str, partial: Path) -> bool:
+    source = Path(unquote(urlsplit(url).path))
+    if not source.is_file():
+        return False
+    shutil.copyfile(source, partial)
+    return True
+
+
+def _get(url: str, partial: Path, *, size: int, proxy: str, meter: Meter) -> bool:
+    import requests
+
+    have = partial.stat().st_size if partial.exists() else 0
+    if size and have == size:
+        return True
+    if size and have > size:
+        partial.unlink()
+        have = 0
+    # "identity": a server that compresses on the way would make ranges and sizes meaningless.
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    try:
+        proxies = {"http": proxy, "https": proxy} if proxy else None
+        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT, proxies=proxies) as answer:
+            if answer.status_code in (404, 410):
+                return False
+            if answer.status_code == 416:
+                partial.unlink()
+                raise MirrorError(
+                    f"{url} is shorter than what was fetched of it before",
+                    expected="the same file as before",
+                    hint="run the command again: it starts this file anew",
+                )
+            answer.raise_for_status()
+            if answer.status_code != 206:
+                have = 0
+            total = size or have + int(answer.headers.get("Content-Length", 0))
+            meter(partial.stem, have, total)
+            with partial.open("ab" if have else "wb") as stream:
+                for block in answer.iter_content(BLOCK):
+                    stream.write(block)
+                    have += len(block)
+                    meter(partial.stem, have, total)
+    except requests.RequestException as error:
+        raise MirrorError(
+            f"{url} could not be fetched: {_reason(error)}",
+            expected="a server that answers and sends the whole file",
+            hint="check the network, then run the command again: it goes on where it stopped",
+        ) from error
+    return True
+
+
+def _reason(error: Exception) -> str:
+    # requests wraps urllib3 wraps socket errors; the innermost says what happened in words.
+    cause: BaseException = error
+    while True:
+        inner = cause.__cause__ or cause.__context__ or getattr(cause, "reason", None)
+        if not isinstance(inner, BaseException) or inner is cause:
+            break
+        cause = inner
+    return str(cause) or type(cause).__name__
+
+
+def _check(partial: Path, url: str, *, size: int, sha256: str) -> None:
+    got = partial.stat().st_size
+    if size and got < size:
+        raise MirrorError(
+            f"the download of {url} is truncated: {got} of {size} bytes",
+            expected="the whole file",
+            hint="run the command again: it goes on where it stopped",
+        )
+    if (size and got != size) or (sha256 and cache.digest_file(partial) != sha256):
+        digest = cache.digest_file(partial)
+        partial.unlink()
+        raise MirrorError(
+            f"{url} is not the file that the signed index names: it has {got} bytes and sha256 {digest}",
+            expected=f"{size or 'any number of'} bytes, sha256 {sha256}",
+            hint="`harness kernels list --refresh` and try again; if it stays, the mirror is damaged: "
+            "name another with HARNESS_DEBIAN_MIRROR",
+        )

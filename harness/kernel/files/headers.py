@@ -1,0 +1,170 @@
+"""A kernel's headers, which programs that are compiled on the kernel itself include.
+
+Those of a Debian kernel come from the packages `linux-headers-RELEASE` and the one with the common part that it depends
+on, out of the same verified indexes as the kernel. A kernel that was built here with CONFIG_IKHEADERS (flavour bcc)
+left its own beside its image.
+
+Imports the index, downloads and packages beside it, :mod:`harness.util.cache`, :mod:`harness.errors`.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.errors import MirrorError, UsageError
+from harness.kernel import cache as kernel_cache
+from harness.kernel.files.decompress import package_members
+from harness.kernel.files.download import fetch
+from harness.kernel.providers import debian_archive
+from harness.kernel.providers.debian import DebianProvider
+from harness.kernel.types import Choice, Progress
+from harness.util import cache
+
+# What no BPF program includes, and half of what the packages hold.
+_LEFT_OUT = frozenset(
+    "clocksource crypto drm dt-bindings keys kunit media memory misc pcmcia ras rdma rv scsi soc sound target ufs "
+    "video xen".split()
+)
+
+
+@dataclass(frozen=True)
+class Headers:
+    """Headers of one kernel.
+
+    Attributes:
+        folder: Holds them as they lie below the root: usr/src/linux-headers-...
+        release: What `uname -r` prints on the kernel.
+        build: Path of its own part, from the root.
+        common: Path of the part that it shares with its other flavours; the same as `build` where there is none.
+    """
+
+    folder: Path
+    release: str
+    build: str
+    common: str
+
+
+def headers_of(choice: Choice, *, progress: Progress) -> Headers:
+    """Bring the headers of a kernel onto this machine; from the cache when they are there.
+
+    Raises:
+        UsageError: The kernel is neither one of Debian's nor built here with its headers.
+        MirrorError: The mirror does not have them, or does not answer.
+        CacheError: The cache cannot be written.
+    """
+    packed = kernel_cache.entry_folder(choice.provider, choice.key) / kernel_cache.HEADERS
+    if packed.is_file():
+        return _built(choice, packed)
+    if choice.provider != DebianProvider.name:
+        raise UsageError(
+            f"there are no headers for the kernel {choice.label}",
+            expected="a kernel of Debian's, whose headers are packaged, or one that was built here with them",
+            hint="harness kernels build VERSION --flavour bcc",
+        )
+    release = choice.key.partition("=")[0]
+    folder = _folder(choice)
+    build = f"usr/src/linux-headers-{release}"
+    if not folder.is_dir():
+        with cache.locked(folder.parent / f"{folder.name}.lock"):
+            if not folder.is_dir():
+                _bring(choice, release, folder, progress)
+    common = next(path.name for path in (folder / "usr/src").iterdir() if path.name != Path(build).name)
+    return Headers(folder, release, build, f"usr/src/{common}")
+
+
+def _folder(choice: Choice) -> Path:
+    return kernel_cache.folder() / "headers" / choice.key.replace("/", "_")
+
+
+def _built(choice: Choice, packed: Path) -> Headers:
+    """Unpack the headers that a kernel built here has in itself."""
+    entry = kernel_cache.read_entry(packed.parent)
+    assert entry is not None, "a kernel that is used has an entry"
+    release = str(entry.record["release"])
+    build = f"usr/src/linux-headers-{release}"
+    # A kernel that was built again has other headers.
+    folder = _folder(choice).with_name(f"{_folder(choice).name}-{entry.digest[:16]}")
+    with cache.locked(folder.parent / f"{folder.name}.lock"):
+        if not folder.is_dir():
+            with cache.new_folder(folder) as made, tarfile.open(packed) as archive:
+                for member in archive:
+                    content = archive.extractfile(member)
+                    place = made / build / member.name
+                    if content is None or not member.name.endswith(".h") or ".." in place.parts:
+                        continue
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    with place.open("wb") as stream:
+                        shutil.copyfileobj(content, stream)
+    return Headers(folder, release, build, build)
+
+
+def _bring(choice: Choice, release: str, folder: Path, progress: Progress) -> None:
+    provider = DebianProvider()
+    index = provider.index(progress=progress)
+    kernel = next((one for one in index["kernels"] if one["key"] == choice.key), None)
+    own = _find(provider.folder, kernel, f"linux-headers-{release}") if kernel is not None else None
+    if kernel is None or own is None:
+        raise _missing(choice)
+    common_name = re.search(r"linux-headers-\S+-common\S*", own["Depends"])
+    common = _find(provider.folder, kernel, common_name[0]) if common_name is not None else None
+    if common is None:
+        raise _missing(choice)
+    progress(f"debian: fetching headers of {release} ({(int(own['Size']) + int(common['Size'])) / 1e6:.0f} MB)")
+    with cache.new_folder(folder) as made:
+        for package in (own, common):
+            path = kernel_cache.folder() / "downloads" / Path(package["Filename"]).name
+            url = f"{package['base']}/{package['Filename']}"
+            if not fetch(url, path, size=int(package["Size"]), sha256=package["SHA256"]):
+                raise _missing(choice)
+            _unpack(path, made)
+            path.unlink()
+
+
+def _missing(choice: Choice) -> MirrorError:
+    return MirrorError(
+        f"the mirror has no headers for the kernel {choice.key}",
+        expected="the package linux-headers of the same version as the kernel's",
+        hint="choose another release of the series, or refresh the index: harness kernels list --refresh",
+    )
+
+
+def _find(provider_folder: Path, kernel: dict[str, Any], name: str) -> dict[str, str] | None:
+    """Find a package of the kernel's version in the indexes that the kernel was found in."""
+    bases = {package["suite"]: package["url"].partition("/pool/")[0] for one in kernel["sets"] for package in one}
+    stanza = re.compile(rb"(?:\A|\n)Package: " + re.escape(name.encode()) + rb"\n(.*?)(?=\n\n|\Z)", re.DOTALL)
+    for suite, base in bases.items():
+        for path in _indexes(provider_folder, suite):
+            for match in stanza.finditer(debian_archive.read_index(path)):
+                lines = match[1].decode(errors="replace").split("\n")
+                fields = dict(line.split(": ", 1) for line in lines if ": " in line)
+                if fields.get("Version") == kernel["revision"]:
+                    return fields | {"base": base}
+    return None
+
+
+def _indexes(provider_folder: Path, suite: str) -> Iterator[Path]:
+    for pattern in (f"*_dists_{suite}_*_Packages*", f"{suite}_Packages_*"):
+        yield from (path for path in provider_folder.rglob(pattern) if path.suffix != ".lock")
+
+
+def _unpack(package: Path, target: Path) -> None:
+    """Take the headers out of a package that programs of the kernel's architecture include."""
+    with package_members(package) as members:
+        for member in members:
+            parts = Path(member.name.removeprefix("./")).parts
+            if not member.isfile() or parts[:2] != ("usr", "src") or not member.name.endswith(".h") or ".." in parts:
+                continue
+            inner = parts[3:]
+            wanted = inner[:2] == ("arch", "x86") or (inner[:1] == ("include",) and inner[1] not in _LEFT_OUT)
+            content = members.extractfile(member)
+            if wanted and content is not None:
+                place = target.joinpath(*parts)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                with place.open("wb") as stream:
+                    shutil.copyfileobj(content, stream)

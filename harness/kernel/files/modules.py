@@ -1,0 +1,213 @@
+"""Which module files a guest needs to load some modules, and in which order.
+
+`modules.dep` is used where depmod has written one; Debian's packages ship none, so otherwise the modules' own
+`depends=` lines are read.
+
+Imports :mod:`harness.errors`, :mod:`harness.kernel.files.decompress` and :mod:`harness.kernel.types`.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import KernelFileError, SelectorError
+from harness.kernel.files.decompress import unpacked
+from harness.kernel.types import Kernel
+
+_FILE = re.compile(r"(.+)\.ko(?:\.(?:xz|zst|gz))?")
+
+
+def canonical(name: str) -> str:
+    """Return a module's name as the kernel knows it: "-" and "_" are the same, the file's endings do not count."""
+    base = name.rpartition("/")[2]
+    match = _FILE.fullmatch(base)
+    return (match[1] if match else base).replace("-", "_")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What it takes to load some modules.
+
+    Attributes:
+        files: The module files in loading order: every file after all it depends on.
+        builtin: Those of the modules asked for that are built into the kernel.
+    """
+
+    files: tuple[Path, ...]
+    builtin: tuple[str, ...]
+
+
+def plan(
+    wanted: Iterable[str],
+    files: Mapping[str, Path],
+    builtin: frozenset[str],
+    depends: Callable[[str], Iterable[str]],
+) -> Plan:
+    """Put modules and all they depend on in loading order. Pure.
+
+    Args:
+        wanted: Names of modules, in any spelling.
+        files: The kernel's module files, by canonical name.
+        builtin: Canonical names of modules that are built into the kernel.
+        depends: Tells which modules one module needs, by canonical names.
+
+    Raises:
+        SelectorError: The kernel has no such module.
+        KernelFileError: The modules depend on each other in a circle.
+    """
+    order: list[str] = []
+    done: set[str] = set()
+    inside: list[str] = []
+    present = []
+
+    def visit(name: str, needed_by: str) -> None:
+        if name in done or name in builtin:
+            return
+        if name not in files:
+            raise SelectorError(
+                f"this kernel has no module {name!r}" + (f", which {needed_by} needs" if needed_by else ""),
+                expected=f"one of its {len(files)} modules and {len(builtin)} built-in ones",
+                hint=_similar(name, files.keys() | builtin),
+            )
+        if name in inside:
+            raise KernelFileError(f"modules depend on each other in a circle: {' > '.join([*inside, name])}")
+        inside.append(name)
+        for other in depends(name):
+            visit(canonical(other), name)
+        inside.pop()
+        done.add(name)
+        order.append(name)
+
+    for name in map(canonical, wanted):
+        if name in builtin:
+            present.append(name)
+        visit(name, "")
+    return Plan(tuple(files[name] for name in order), tuple(dict.fromkeys(present)))
+
+
+def _similar(name: str, known: Iterable[str]) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, known, n=3)
+    return f"did you mean {' or '.join(close)}?" if close else "cloud kernels have few modules: try the generic flavour"
+
+
+def parse_dep(text: str) -> dict[str, list[str]]:
+    """Read modules.dep: canonical names of the modules that each module needs."""
+    found = {}
+    for line in text.splitlines():
+        module, colon, others = line.partition(":")
+        if colon:
+            found[canonical(module)] = [canonical(other) for other in others.split()]
+    return found
+
+
+def parse_builtin(text: str) -> frozenset[str]:
+    """Read modules.builtin: canonical names of what is built into the kernel."""
+    return frozenset(canonical(line) for line in text.split())
+
+
+def modinfo(data: bytes, name: str) -> dict[str, str]:
+    """Read the `.modinfo` section of a module that is not compressed; of repeated keys, the first.
+
+    Args:
+        data: The module file.
+        name: What to call it in an error.
+
+    Raises:
+        KernelFileError: It is no kernel module.
+    """
+    try:
+        if data[:5] != b"\x7fELF\x02":
+            raise ValueError("no 64-bit ELF file")
+        table, entry_size, count, names_index = (
+            struct.unpack_from("<Q", data, 0x28)[0],
+            *struct.unpack_from("<HHH", data, 0x3A),
+        )
+        sections = [struct.unpack_from("<IIQQQQ", data, table + entry_size * number) for number in range(count)]
+        names_at = sections[names_index][4]
+        for name_at, _, _, _, offset, size in sections:
+            start = names_at + name_at
+            if data[start : data.index(b"\0", start)] == b".modinfo":
+                words = data[offset : offset + size].split(b"\0")
+                pairs = [word.decode(errors="replace").partition("=") for word in words if b"=" in word]
+                return {key: value for key, _, value in reversed(pairs)}
+        raise ValueError("no .modinfo section")
+    except (ValueError, struct.error, IndexError) as error:
+        raise KernelFileError(f"{name} is no kernel module: {error}", expected="a .ko file") from error
+
+
+def read_module(path: Path) -> bytes:
+    """Return a module file's content, decompressed by what its name ends in.
+
+    Raises:
+        KernelFileError: It is damaged.
+    """
+    try:
+        return unpacked(path.read_bytes(), path.suffix)
+    except ValueError as error:
+        raise KernelFileError(
+            f"the module {path} is damaged: {error}", hint="`harness kernels info --verify` checks the cache"
+        ) from error
+
+
+def find(folder: Path, wanted: Iterable[str]) -> Plan:
+    """Find the files of modules, and of all they depend on, in loading order.
+
+    Args:
+        folder: lib/modules/RELEASE of the kernel.
+        wanted: Names of modules, in any spelling.
+
+    Raises:
+        SelectorError: The kernel has no such module.
+        KernelFileError: A module file is damaged, or modules depend on each other in a circle.
+    """
+    files = {canonical(path.name): path for path in sorted(folder.rglob("*.ko*")) if _FILE.fullmatch(path.name)}
+    builtin_file, dep_file = folder / "modules.builtin", folder / "modules.dep"
+    builtin = parse_builtin(builtin_file.read_text()) if builtin_file.is_file() else frozenset[str]()
+    known = parse_dep(dep_file.read_text()) if dep_file.is_file() else {}
+
+    def depends(name: str) -> list[str]:
+        if name in known:
+            return known[name]
+        line = modinfo(read_module(files[name]), str(files[name])).get("depends", "")
+        return [word for word in line.split(",") if word]
+
+    return plan(wanted, files, builtin, depends)
+
+
+def find_in(kernel: Kernel, wanted: Iterable[str]) -> Plan:
+    """Find the files of modules of a kernel, as :func:`find` does.
+
+    A kernel that came without its modules still serves what its configuration says is built in (CONFIG_VETH=y for
+    veth): that is what the minimal kernels built by the harness are.
+
+    Raises:
+        SelectorError: The kernel has no such module.
+        KernelFileError: A module file is damaged, or modules depend on each other in a circle.
+    """
+    names = list(wanted)
+    if not names:
+        return Plan((), ())
+    if kernel.modules is not None:
+        try:
+            return find(kernel.modules, names)
+        except SelectorError as error:
+            what = error.what.replace("this kernel", f"the kernel {kernel.label} ({kernel.release})")
+            raise SelectorError(what, expected=error.expected, hint=error.hint) from error
+    text = kernel.config.read_text(errors="replace") if kernel.config is not None else ""
+    enabled = {line.removesuffix("=y") for line in text.splitlines() if line.endswith("=y")}
+    for name in names:
+        option = f"CONFIG_{canonical(name).upper()}"
+        if option not in enabled:
+            raise SelectorError(
+                f"the kernel {kernel.label} ({kernel.release}) came without modules, and "
+                + (f"its configuration does not say {option}=y" if text else "with no configuration"),
+                expected=f"the module {canonical(name)}, built in or as a file",
+                hint="take another release or flavour; `harness kernels info` says which came with modules",
+            )
+    return Plan((), tuple(dict.fromkeys(map(canonical, names))))

@@ -1,0 +1,1 @@
+"""Where kernels come from: Debian, Ubuntu, this machine."""

@@ -1,0 +1,308 @@
+"""The Debian provider: released kernels from the mirror that this machine's apt uses.
+
+The signed indexes of all suites in `kernels/debian.toml` are boiled down to one small JSON file, so that a warm
+run reads no package list. It is used for `index_hours`, then the mirror is asked again; when the mirror
+does not answer, the old index serves on and says so.
+
+Imports the foundations and its siblings.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import json
+import re
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.errors import KernelFileError, MirrorError
+from harness.kernel import cache as kernel_cache
+from harness.kernel.files.decompress import package_members
+from harness.kernel.files.download import Meter, no_meter
+from harness.kernel.providers import debian_archive
+from harness.kernel.types import Choice, Kernel, Offer, Progress
+from harness.kernel.version import KernelVersion
+from harness.util import cache
+
+INDEX_FORMAT = 2
+
+CHANGELOG = "changelog.gz"
+"""Name of a kernel's changelog in its entry."""
+
+# Named "usr/" less: see unpack.
+_CHANGELOG_MEMBER = re.compile(r"share/doc/linux-(?:image|base)-[^/]+/changelog(?:\.Debian)?\.gz")
+
+
+class DebianProvider:
+    """Kernels as Debian packages them.
+
+    Args:
+        meter: Told how far each download is.
+        refresh: Ask the mirror even when the index is fresh.
+    """
+
+    name = "debian"
+
+    def __init__(self, *, meter: Meter = no_meter, refresh: bool = False) -> None:
+        self.meter = meter
+        self.must_refresh = refresh
+        self.folder = kernel_cache.folder() / "debian"
+        self.index_file = self.folder / "index.json"
+        self.settings = debian_archive.settings()
+
+    def offers(self, *, progress: Progress) -> list[Offer]:
+        """Return every packaged kernel, in order of version.
+
+        Raises:
+            MirrorError: There is no index, and none can be fetched.
+        """
+        index = self.index(progress=progress)
+        holds = kernel_cache.holder(self.name)
+        return [
+            Offer(
+                version=KernelVersion.parse(kernel["version"]),
+                provider=self.name,
+                key=kernel["key"],
+                flavour=kernel["flavour"],
+                release=kernel["release"],
+                revision=kernel["revision"],
+                rank=rank,
+                size=kernel["size"],
+                where=" ".join(kernel["suites"]),
+                cached=holds(kernel["key"]),
+            )
+            for rank, kernel in enumerate(index["kernels"])
+        ]
+
+    def index(self, *, progress: Progress) -> dict[str, Any]:
+        """Return the index, asking the mirror first when it is due.
+
+        Raises:
+            MirrorError: There is no index, and none can be fetched.
+        """
+        index = self._read()
+        mirror = _mirror_settings()
+        now = time.time()
+        if index is not None and index["settings"] == mirror and not self.must_refresh:
+            age = now - index["updated"]
+            # An index that lacks a suite for some trouble is asked for again soon, and says again what is missing.
+            if 0 <= age < self.settings["index_hours"] * 3600 and not index["troubles"]:
+                return index
+            if 0 <= now - index["tried"] < self.settings["retry_minutes"] * 60:
+                return index
+        with cache.locked(self.folder / "lock"):
+            again = self._read()
+            if again is not None and again != index and again["settings"] == mirror:
+                return again
+            try:
+                fresh = self._refresh(progress)
+            except MirrorError as error:
+                # A mirror that someone named on purpose must not be stood in for by what another one said.
+                if index is None or index["settings"] != mirror:
+                    raise
+                hours = (now - index["updated"]) / 3600
+                progress(f"debian: {error.what}; going on with the package index of {hours:.0f} hours ago")
+                fresh = index | {"tried": now}
+            self.must_refresh = False
+            with cache.new_file(self.index_file) as path:
+                path.write_text(json.dumps(fresh))
+            return fresh
+
+    def _read(self) -> dict[str, Any] | None:
+        try:
+            index = json.loads(self.index_file.read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+        return index if isinstance(index, dict) and index.get("format") == INDEX_FORMAT else None
+
+    def _refresh(self, progress: Progress) -> dict[str, Any]:
+        from harness.kernel.providers import apt_sources, debian_index
+
+        found = debian_archive.mirrors(self.settings, apt_sources.read_machine())
+        progress("debian: fetching package indexes from " + ", ".join(mirror.uri for mirror in found))
+        archive = debian_archive.best_archive(
+            self.folder, component=self.settings["component"], architecture=self.settings["architecture"]
+        )
+        refreshed = archive.refresh(found)
+        if not any(file.uri == found[0].uri for file in refreshed.files):
+            raise MirrorError(
+                f"no package index could be fetched from {found[0].uri}",
+                expected="a Debian mirror that answers and whose signature verifies",
+                hint=f"check the network and the address, or name another mirror with {debian_archive.MIRROR_VARIABLE}",
+                detail="\n".join(refreshed.lines()[:12]),
+            )
+        for trouble in refreshed.lines():
+            progress(f"debian: {trouble}")
+        packages = []
+        for file in refreshed.files:
+            packages += debian_index.scan(debian_archive.read_index(file.path), base=file.uri, suite=file.suite)
+        suffixes = {flavour["suffix"]: flavour["name"] for flavour in self.settings["flavour"]}
+        now = time.time()
+        return {
+            "format": INDEX_FORMAT,
+            "updated": now,
+            "tried": now,
+            "settings": _mirror_settings(),
+            "mirrors": [mirror.uri for mirror in found],
+            "troubles": refreshed.troubles,
+            "proxy": refreshed.proxy,
+            "suites": [file.suite for file in refreshed.files],
+            "kernels": [
+                {
+                    "key": kernel.key,
+                    "version": str(kernel.version),
+                    "release": kernel.release,
+                    "revision": kernel.revision,
+                    "flavour": kernel.flavour,
+                    "suites": kernel.suites,
+                    "size": kernel.size,
+                    "sets": [[dataclasses.asdict(package) for package in one] for one in kernel.sets],
+                }
+                for kernel in debian_index.kernels(packages, suffixes)
+            ],
+            "sources": [dataclasses.asdict(package) for package in debian_index.sources(packages)],
+        }
+
+    def acquire(self, choice: Choice, *, progress: Progress) -> Kernel | None:
+        """Bring one kernel; None when the mirror no longer has its packages.
+
+        Raises:
+            MirrorError: The mirror does not answer, or sends something else than its index names.
+            KernelFileError: A package holds no usable kernel.
+            CacheError: The cache cannot be written.
+        """
+        index = self.index(progress=progress)
+        kernel = next((one for one in index["kernels"] if one["key"] == choice.key), None)
+        if kernel is None:
+            return None
+        packages = self._fetch(kernel, str(index["proxy"]), progress)
+        if packages is None:
+            return None
+        with kernel_cache.new_entry(self.name, choice.key) as made:
+            if made is not None:
+                for path in packages:
+                    unpack(path, str(kernel["release"]), made)
+                origin = f"debian {kernel['key']} ({', '.join(kernel['suites'])})"
+                if not (made / "vmlinuz").is_file():
+                    raise KernelFileError(f"the packages of {origin} hold no kernel image", expected="a vmlinuz in one")
+                if not (made / "lib").is_dir():
+                    progress(f"debian: the mirror no longer has the modules and configuration of {kernel['release']}")
+                kernel_cache.seal(
+                    made,
+                    version=choice.version,
+                    provider=self.name,
+                    key=choice.key,
+                    flavour=choice.flavour,
+                    origin=origin,
+                    packages={path.name: cache.digest_file(path) for path in packages},
+                )
+        for path in (kernel_cache.folder() / "downloads").glob(
+            f"*{kernel['release']}*_{_file_revision(kernel)}_*.deb*"
+        ):
+            path.unlink(missing_ok=True)
+        return kernel_cache.load(choice, progress=progress)
+
+    def changelog(self, choice: Choice, *, progress: Progress) -> str | None:
+        """Return the changelog that a kernel's packages ship; None when they ship none, or are not served any more.
+
+        Kernels from late 6.19 on have it in a package of its own, which the mirror does not keep for all of them.
+
+        Raises:
+            MirrorError: The mirror does not answer, or sends something else than its index names.
+            KernelFileError: A package is damaged.
+            CacheError: The cache cannot be written.
+        """
+        kept = kernel_cache.entry_folder(self.name, choice.key) / CHANGELOG
+        # Of kernels that were unpacked before changelogs were kept.
+        beside = self.folder / "changelogs" / kernel_cache.entry_folder(self.name, choice.key).name
+        if not kept.exists() and not beside.exists():
+            index = self.index(progress=progress)
+            kernel = next((one for one in index["kernels"] if one["key"] == choice.key), None)
+            sets = [found for one in (kernel or {"sets": ()})["sets"] if (found := _with_changelog(one))]
+            packages = self._fetch({**kernel, "sets": sets}, str(index["proxy"]), progress) if kernel else None
+            if not packages:
+                return None
+            with cache.new_folder(beside) as made:
+                for path in packages:
+                    unpack(path, None, made)
+                    path.unlink()
+        for folder in (kept.parent, beside):
+            if (folder / CHANGELOG).exists():
+                return gzip.decompress((folder / CHANGELOG).read_bytes()).decode(errors="replace")
+        return None
+
+    def _fetch(self, kernel: Mapping[str, Any], proxy: str, progress: Progress) -> list[Path] | None:
+        from harness.kernel.files.download import fetch
+
+        for packages in kernel["sets"]:
+            size = sum(package["size"] for package in packages)
+            progress(f"debian: fetching {packages[0]['name']} {kernel['revision']} ({size / 1e6:.0f} MB)")
+            paths = []
+            for package in packages:
+                path = kernel_cache.folder() / "downloads" / package["url"].rpartition("/")[2]
+                checks = {"size": package["size"], "sha256": package["sha256"]}
+                if not fetch(package["url"], path, **checks, proxy=proxy, meter=self.meter):
+                    progress(f"debian: {package['name']} {package['version']} is indexed but not served (404)")
+                    break
+                paths.append(path)
+            else:
+                return paths
+        return None
+
+
+def _mirror_settings() -> list[str]:
+    import os
+
+    variables = (debian_archive.MIRROR_VARIABLE, debian_archive.SECURITY_VARIABLE, debian_archive.KEYRING_VARIABLE)
+    return [os.environ.get(variable, "") for variable in variables]
+
+
+def _file_revision(kernel: Mapping[str, Any]) -> str:
+    return str(kernel["revision"]).split(":", 1)[-1]
+
+
+def _with_changelog(packages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return those packages of a kernel that may ship its changelog."""
+    return [package for package in packages if re.match(r"linux-(image|base)-", str(package["name"]))]
+
+
+def unpack(package: Path, release: str | None, target: Path) -> None:
+    """Take image, configuration, modules and changelog of one kernel out of a package.
+
+    Args:
+        package: The .deb file.
+        release: The kernel's release; None for the changelog alone.
+        target: Folder to put `vmlinuz`, `config`, `lib/modules/RELEASE` and `changelog.gz` into.
+
+    Raises:
+        KernelFileError: It is no Debian package, or a damaged one.
+    """
+    plain = {f"boot/vmlinuz-{release}": "vmlinuz", f"boot/config-{release}": "config"}
+    tree = f"lib/modules/{release}/"
+    with package_members(package) as members:
+        for member in members:
+            if not member.isfile():
+                continue
+            name = member.name.removeprefix("./").removeprefix("usr/")
+            inner = name.removeprefix(tree)
+            if name in plain:
+                place = target / plain[name]
+            elif inner in ("vmlinuz", "config"):
+                place = target / inner
+            elif _CHANGELOG_MEMBER.fullmatch(name):
+                place = target / CHANGELOG
+            elif release is None:
+                continue
+            elif inner != name and ".." not in Path(inner).parts:
+                place = target / name
+            else:
+                continue
+            place.parent.mkdir(parents=True, exist_ok=True)
+            content = members.extractfile(member)
+            assert content is not None, "a regular file has content"
+            with place.open("wb") as stream:
+                shutil.copyfileobj(content, stream, 1 << 20)

@@ -1,0 +1,247 @@
+"""The local provider: a kernel file, a built tree, a folder with boot/ and modules, or the running kernel.
+
+Imports the foundations and its siblings.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import KernelFileError, SelectorError
+from harness.kernel import cache as kernel_cache
+from harness.kernel.files import bzimage
+from harness.kernel.types import Choice, Kernel, Offer, Progress
+from harness.kernel.version import KernelVersion
+from harness.util import cache
+
+_UPSTREAM = re.compile(r"(\d+\.\d+(?:\.\d+)?(?:-rc\d+)?)")
+_DEBIAN_BUILD = re.compile(r"\bDebian (\d+\.\d+[^\s-]*)-")
+
+
+@dataclass(frozen=True)
+class Found:
+    """The files of a kernel that is somewhere on this machine.
+
+    Attributes:
+        image: The bzImage or vmlinux.
+        config: Its configuration, when there is one.
+        modules: The folder lib/modules/RELEASE, when there is one.
+    """
+
+    image: Path
+    config: Path | None
+    modules: Path | None
+
+
+def find(path: Path) -> Found:
+    """Find a kernel's files at a path that a user named.
+
+    Raises:
+        KernelFileError: There is none, or it cannot be read.
+        SelectorError: There are several.
+    """
+    path = path.expanduser()
+    try:
+        if path.is_dir():
+            return _find_in_folder(path)
+        if not path.exists():
+            raise KernelFileError(
+                f"{path} does not exist",
+                expected="a bzImage, a vmlinux, a built kernel tree or a folder with boot/",
+                hint="check the path; for a release, write its number without a '/'",
+            )
+        release = _banner(path).split(" ", 1)[0]
+        config = _first(path.with_name(f"config-{release}"), path.with_name("config"), path.with_name(".config"))
+        return Found(path, config, _modules(path.parent.parent, release))
+    except OSError as error:
+        raise KernelFileError(
+            f"{path} cannot be read: {error.strerror}",
+            expected="a kernel file this user may read",
+            hint="/boot is often readable by root alone: sudo chmod +r the image, or copy it",
+        ) from error
+
+
+def _find_in_folder(folder: Path) -> Found:
+    tree = folder / "arch" / "x86" / "boot" / "bzImage"
+    if tree.is_file():
+        return Found(tree, _first(folder / ".config"), None)
+    if (folder / "vmlinux").is_file():
+        return Found(folder / "vmlinux", _first(folder / ".config", folder / "config"), None)
+    images = sorted({*(folder / "boot").glob("vmlinuz*"), *folder.glob("vmlinuz*"), *folder.glob("bzImage*")})
+    images = [image for image in images if image.is_file() and not image.is_symlink()] or images
+    if not images:
+        built = (folder / "Makefile").is_file() and (folder / "Kconfig").is_file()
+        raise KernelFileError(
+            f"{folder} holds no kernel" + ("; it is a kernel tree that has not been built" if built else ""),
+            expected="arch/x86/boot/bzImage, vmlinux, or boot/vmlinuz-* in it",
+            hint=f"`harness kernels build --source {folder}` builds it" if built else "name the image itself",
+        )
+    if len(images) > 1:
+        raise SelectorError(
+            f"{folder} is ambiguous: it holds {len(images)} kernels",
+            expected="one",
+            hint="name one of them: " + ", ".join(str(image) for image in images),
+        )
+    image = images[0]
+    release = _banner(image).split(" ", 1)[0]
+    root = folder if image.parent != folder else folder.parent
+    return Found(
+        image, _first(image.with_name(f"config-{release}"), image.with_name("config")), _modules(root, release)
+    )
+
+
+def _first(*paths: Path) -> Path | None:
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _modules(root: Path, release: str) -> Path | None:
+    for folder in (root / "lib" / "modules" / release, root / "usr" / "lib" / "modules" / release):
+        if release and folder.is_dir():
+            return folder
+    return None
+
+
+def _banner(path: Path) -> str:
+    """Return an image's version line, reading only as much of the file as needed."""
+    with path.open("rb") as stream:
+        head = stream.read(1 << 16)
+        if bzimage.image_kind(head, str(path)) is bzimage.ImageKind.BZIMAGE:
+            return bzimage.setup_header(head, str(path)).banner
+    return bzimage.elf_banner(path.read_bytes())
+
+
+def version_of(banner: str, name: str) -> KernelVersion:
+    """Return the upstream version in an image's version line.
+
+    Debian's releases ("6.1.0-56") do not hold the point release, its build string ("Debian 6.1.192-2") does.
+
+    Raises:
+        KernelFileError: There is none.
+    """
+    # Before the "#" of the build the line names the compiler, which Debian builds too: "gcc (Debian 12.2.0-14) 12.2.0".
+    match = _DEBIAN_BUILD.search(banner.rpartition(" #")[2]) or _UPSTREAM.match(banner)
+    if match is None:
+        raise KernelFileError(
+            f"{name} does not say which version it is",
+            expected="a version line such as '6.1.0 (user@host) #1 SMP', which every kernel image has",
+            hint="is it a kernel, and whole?",
+        )
+    return KernelVersion.parse(match[1].replace("~", "-"))
+
+
+def host_image() -> Path:
+    """Return the running kernel's image.
+
+    Raises:
+        KernelFileError: It is nowhere to be found.
+    """
+    release = platform.release()
+    places = [Path(f"/boot/vmlinuz-{release}"), Path(f"/lib/modules/{release}/vmlinuz")]
+    for place in places:
+        if place.is_file():
+            return place
+    raise KernelFileError(
+        f"the image of the running kernel {release} is not on this machine",
+        expected=" or ".join(str(place) for place in places),
+        hint="in a container or a virtual machine the kernel's files are elsewhere: name a release or a path",
+    )
+
+
+class LocalProvider:
+    """Kernels that are on this machine: files that a user names, and what the harness has built."""
+
+    name = "local"
+    flavours = ("minimal", "debug", "coverage", "bcc", "mutants")
+    """Flavours that nobody but `harness kernels build` makes."""
+
+    def offers(self, *, progress: Progress) -> list[Offer]:  # noqa: ARG002 - the protocol's signature
+        """Return the kernels that `harness kernels build` has made."""
+        return kernel_cache.offers(self.name)
+
+    def choose(self, path: Path, *, label: str = "") -> Choice:
+        """Return the choice that a path stands for; reads only the image's version line.
+
+        Raises:
+            KernelFileError: There is no usable kernel.
+            SelectorError: There are several.
+        """
+        found = find(path)
+        try:
+            banner = _banner(found.image)
+        except OSError as error:
+            raise KernelFileError(
+                f"{found.image} cannot be read: {error.strerror}",
+                expected="a kernel file this user may read",
+                hint="/boot is often readable by root alone: sudo chmod +r the image, or copy it",
+            ) from error
+        version = version_of(banner, str(found.image))
+        return Choice(label or path.expanduser().absolute().name, version, self.name, str(path.expanduser().absolute()))
+
+    def acquire(self, choice: Choice, *, progress: Progress) -> Kernel | None:
+        """Check and unpack the file a choice names, into the cache, keyed by its content.
+
+        Raises:
+            KernelFileError: It is damaged, for another architecture, or has no BPF.
+            CacheError: The cache cannot be written.
+        """
+        if not choice.key.startswith("/"):
+            return kernel_cache.load(choice, progress=progress)
+        found = find(Path(choice.key))
+        digest = _image_digest(found.image)
+        key = f"{found.image.name}-{digest[:20]}"
+        origin = f"file {found.image}"
+        by_content = Choice(choice.label, choice.version, self.name, key, choice.flavour)
+        cached = kernel_cache.load(by_content, progress=progress)
+        if cached is not None:
+            return cached
+        with kernel_cache.new_entry(self.name, key) as made:
+            if made is not None:
+                progress(f"local: checking and unpacking {found.image}")
+                with found.image.open("rb") as stream:
+                    kind = bzimage.image_kind(stream.read(0x206), str(found.image))
+                name = "vmlinuz" if kind is bzimage.ImageKind.BZIMAGE else "vmlinux"
+                shutil.copyfile(found.image, made / name)
+                if found.config is not None:
+                    shutil.copyfile(found.config, made / "config")
+                if found.modules is not None:
+                    shutil.copytree(
+                        found.modules,
+                        made / "lib" / "modules" / found.modules.name,
+                        symlinks=True,
+                        # Headers and sources are other trees; what the guest wants is the modules.
+                        ignore=shutil.ignore_patterns("build", "source"),
+                    )
+                kernel_cache.seal(
+                    made,
+                    version=choice.version,
+                    provider=self.name,
+                    key=key,
+                    flavour=choice.flavour,
+                    origin=origin,
+                    file=True,
+                )
+        return kernel_cache.load(by_content, progress=progress)
+
+
+def _image_digest(image: Path) -> str:
+    # The name, size and time of a file that was seen before stand for its content: a vmlinux can have 500 MB.
+    import json
+
+    stat = image.stat()
+    seen = f"{image}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}"
+    memory = kernel_cache.folder() / "seen.json"
+    try:
+        known = json.loads(memory.read_text())
+    except (FileNotFoundError, ValueError):
+        known = {}
+    if seen in known:
+        return str(known[seen])
+    digest = cache.digest_file(image)
+    with cache.locked(kernel_cache.folder() / "locks" / "seen.lock"), cache.new_file(memory) as path:
+        # The newest two hundred are plenty, and keep the file small.
+        path.write_text(json.dumps(dict([*known.items(), (seen, digest)][-200:])))
+    return digest

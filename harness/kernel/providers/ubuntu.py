@@ -1,0 +1,168 @@
+"""The Ubuntu provider: mainline builds, by virtme-ng's own mechanism (`vng -r v6.6.17`) and from its cache.
+
+What virtme-ng downloads is protected by https alone: it checks no signature. So this provider comes last, and is
+asked only for a series or release that was named and that nobody else has.
+
+Imports the foundations and its siblings; virtme-ng is imported when something is fetched.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+from harness.errors import MirrorError
+from harness.kernel import cache as kernel_cache
+from harness.kernel.types import Choice, Kernel, Offer, Progress
+from harness.kernel.version import KernelVersion
+from harness.util import cache
+
+MIRROR_VARIABLE = "HARNESS_UBUNTU_MAINLINE"
+TIMEOUT = 10.0
+"""Seconds to wait for the list of builds."""
+
+LIST_HOURS = 12.0
+"""How long the list of builds is used without asking again."""
+
+_LINK = re.compile(r'href=["\'](?:[^"\']*/)?(v\d+\.\d+(?:\.\d+)?(?:-rc\d+)?)/?["\']')
+
+
+def listed(page: str) -> list[KernelVersion]:
+    """Return the versions that the page of all builds links to, in order."""
+    return sorted({KernelVersion.parse(name) for name in _LINK.findall(page)})
+
+
+class UbuntuProvider:
+    """Mainline kernels as Ubuntu builds them, unpatched."""
+
+    name = "ubuntu"
+
+    def offers(self, *, progress: Progress) -> list[Offer]:
+        """Return every build, in order of version.
+
+        Raises:
+            MirrorError: The list of builds cannot be fetched.
+        """
+        holds = kernel_cache.holder(self.name)
+        return [
+            Offer(
+                version,
+                self.name,
+                f"v{version}",
+                "generic",
+                where="ubuntu mainline",
+                cached=holds(f"v{version}"),
+            )
+            for version in self._versions(progress)
+        ]
+
+    def _versions(self, progress: Progress) -> list[KernelVersion]:
+        """Return the versions on the server's list, which is kept for a while; without it, those that are here."""
+        memory = kernel_cache.folder() / "ubuntu.json"
+        address = self._address()
+        try:
+            known = json.loads(memory.read_text())
+        except (FileNotFoundError, ValueError):
+            known = {}
+        if known.get("address") == address and 0 <= time.time() - known["asked"] < LIST_HOURS * 3600:
+            return [KernelVersion.parse(text) for text in known["versions"]]
+        try:
+            versions = listed(self._page(address, progress))
+        except MirrorError as error:
+            versions = self._here()
+            if not versions:
+                raise
+            progress(f"{error.what}; going on with the {len(versions)} that virtme-ng has fetched")
+            return versions
+        with cache.locked(memory.with_suffix(".lock")), cache.new_file(memory) as path:
+            facts = {"address": address, "asked": time.time(), "versions": [str(version) for version in versions]}
+            path.write_text(json.dumps(facts))
+        return versions
+
+    def _page(self, address: str, progress: Progress) -> str:
+        import requests
+
+        progress(f"ubuntu: asking {address} for its builds")
+        try:
+            answer = requests.get(f"{address}/", timeout=TIMEOUT)
+            answer.raise_for_status()
+        except requests.RequestException as error:
+            raise MirrorError(
+                f"Ubuntu's mainline builds at {address} cannot be listed: {type(error).__name__}",
+                expected="a server that answers",
+                hint=f"check the network, or name a mirror with {MIRROR_VARIABLE}",
+                detail=str(error),
+            ) from error
+        return answer.text
+
+    def _here(self) -> list[KernelVersion]:
+        """Return the versions in virtme-ng's cache."""
+        from virtme_ng import mainline
+
+        names = {path.parents[2].name for path in Path(mainline.CACHE_DIR).glob("v*/amd64/boot/vmlinuz*generic")}
+        return sorted(KernelVersion.parse(name) for name in names)
+
+    def acquire(self, choice: Choice, *, progress: Progress) -> Kernel | None:
+        """Bring one build; None when the server no longer has it.
+
+        Raises:
+            MirrorError: The server cannot be reached, or has no kernel for x86-64 in that build.
+            KernelFileError: What it sent is no usable kernel.
+            CacheError: The cache cannot be written.
+        """
+        with kernel_cache.new_entry(self.name, choice.key) as made:
+            if made is not None:
+                folder = self._download(choice.key, progress)
+                image = next(iter(sorted((folder / "boot").glob("vmlinuz*generic"))))
+                shutil.copyfile(image, made / "vmlinuz")
+                release = image.name.removeprefix("vmlinuz-")
+                config = folder / "boot" / f"config-{release}"
+                if config.is_file():
+                    shutil.copyfile(config, made / "config")
+                for modules in (folder / "lib/modules" / release, folder / "usr/lib/modules" / release):
+                    if modules.is_dir():
+                        shutil.copytree(modules, made / "lib/modules" / release, symlinks=True)
+                        break
+                kernel_cache.seal(
+                    made,
+                    version=choice.version,
+                    provider=self.name,
+                    key=choice.key,
+                    flavour=choice.flavour,
+                    origin=f"ubuntu mainline {choice.key}",
+                )
+        return kernel_cache.load(choice, progress=progress)
+
+    def _address(self) -> str:
+        from virtme_ng import mainline
+
+        return str(os.environ.get(MIRROR_VARIABLE, mainline.BASE_URL)).rstrip("/")
+
+    def _download(self, name: str, progress: Progress) -> Path:
+        import requests
+        from virtme_ng import mainline
+
+        mainline.BASE_URL = self._address()
+        folder = Path(mainline.CACHE_DIR, name, "amd64")
+        progress(f"ubuntu: fetching {name} from {mainline.BASE_URL} with virtme-ng")
+        with cache.locked(kernel_cache.folder() / "locks" / f"virtme-ng-{name}.lock"):
+            try:
+                mainline.KernelDownloader(name, "amd64")
+            except (requests.RequestException, OSError, subprocess.CalledProcessError) as error:
+                raise MirrorError(
+                    f"virtme-ng could not fetch Ubuntu's build {name}: {error}",
+                    expected="its linux-image package for amd64",
+                    hint=f"check the network, or name a mirror with {MIRROR_VARIABLE}",
+                ) from error
+            finally:
+                # virtme-ng takes a package that is there for whole, even when its download was cut off.
+                if not list(folder.glob("boot/vmlinuz*generic")):
+                    shutil.rmtree(folder, ignore_errors=True)
+        if not folder.is_dir():
+            raise MirrorError(f"Ubuntu's build {name} has no kernel for amd64", expected="boot/vmlinuz-*-generic in it")
+        return folder

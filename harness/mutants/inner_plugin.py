@@ -1,0 +1,162 @@
+"""Loaded into the pytest that tests mutants (`-p harness.mutants.inner_plugin`): writes reports down, orders tests.
+
+It goes by a plan: chosen tests for each of some mutants. Where several are in one kernel, it throws the mutant's switch
+in the guest before each test. Imports pytest, :mod:`harness.results.properties` and what tests import; what it needs to
+know comes in environment variables.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.errors import GuestError, InfrastructureError
+from harness.mutants.switches import PARAMETERS
+from harness.results import properties
+from harness.testing import Guest
+
+REPORTS = "HARNESS_MUTANTS_REPORTS"
+"""Path of the file that reports are written to, one line of JSON each."""
+PLAN = "HARNESS_MUTANTS_PLAN"
+"""Path of a JSON list of rounds, as :func:`harness.mutants.session.whole_round` makes them."""
+
+_SETTLE = 0.2
+"""Seconds that the kernel is given after a test to free what it frees later, before it is asked what it came past."""
+
+_ATTEMPTS = 2
+"""How often a test must fail to have failed: on a busy machine a test may fail once for reasons of its own."""
+
+_now: dict[str, Any] = {}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    """Run the rounds of the plan; each ends at the first test that fails."""
+    if session.testsfailed:
+        return None  # something could not be collected, which pytest says
+    items = {item.nodeid: item for item in session.items}
+    properties_of = {item.nodeid: list(item.user_properties) for item in session.items}
+    for one in json.loads(Path(os.environ[PLAN]).read_text()):
+        _now.clear()
+        _now.update(one, failed=False)
+        tests = list(items)[one["part"] :: one["of"]] if one["tests"] is None else one["tests"]
+        tests = [test for test in tests if test in items]
+        begun = time.monotonic()
+        for place, test in enumerate(tests):
+            if one["seconds"] and time.monotonic() - begun > one["seconds"]:
+                break
+            item = items[test]
+            following = items[tests[place + 1]] if place + 1 < len(tests) else None
+            for attempt in range(1, _ATTEMPTS + 1):
+                _now.update(failed=False, attempt=attempt)
+                # It may have run before, for another mutant.
+                item.user_properties[:] = properties_of[test]
+                item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+                if not _now["failed"]:
+                    break
+            if _now["failed"] and not one["watch"]:
+                break
+        session._setupstate.teardown_exact(None)
+        _write({"round": one["mutant"], "tests": len(tests)})
+    return True
+
+
+@pytest.fixture(autouse=True)
+def thrown_switch(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Make the guest's kernel the mutant whose turn it is; afterwards ask which mutants it has come past."""
+    if _now.get("number") is None or "vm" not in request.fixturenames:
+        yield
+        return
+    guest = Guest(request.getfixturevalue("vm"))
+    _ask_what_to_expect(request)
+    found = guest.call(throw, PARAMETERS, _now["number"])
+    if found != _now["number"]:
+        raise InfrastructureError(f"the switch of {_now['mutant']} did not stay: {found}, not {_now['number']}")
+    yield
+    if _now["watch"]:
+        passed = ""
+        # Of a guest that is gone the test's own report tells.
+        with contextlib.suppress(GuestError):
+            passed = guest.call(passed_after, PARAMETERS, _SETTLE)
+        _write({"watched": request.node.nodeid, "passed": passed})
+    guest.close()
+
+
+def _ask_what_to_expect(request: pytest.FixtureRequest) -> None:
+    """Have the probes that decide what contracts expect answered by the kernel without the mistake.
+
+    Their answers are kept for the session: a mutant that answers them would be held against its own mistake, and so
+    would every later one.
+    """
+    if "probed" in request.fixturenames:
+        group = "contract_group" in request.fixturenames
+        contracts = request.getfixturevalue("contract_group") if group else [request.getfixturevalue("contract")]
+        for contract in contracts:
+            request.getfixturevalue("probed")(contract)
+
+
+def throw(folder: str, number: int) -> int:
+    """Turn one mutant on; return which one is."""
+    Path(folder, "mutants_passed").write_text("0")
+    Path(folder, "mutant").write_text(str(number))
+    return int(Path(folder, "mutant").read_text())
+
+
+def passed_after(folder: str, seconds: float) -> str:
+    """Return which mutants the kernel has come past, as a bitmap in hexadecimal, when it has settled."""
+    time.sleep(seconds)
+    return Path(folder, "mutants_passed").read_text().strip()
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Write down what became of one phase of a test, before anything else can go wrong."""
+    if report.failed:
+        _now["failed"] = True
+    if report.when == "call" or not report.passed:
+        _write(
+            {
+                "mutant": _now.get("mutant", ""),
+                "attempt": _now.get("attempt", 1),
+                "test": report.nodeid,
+                "when": report.when,
+                "outcome": "xfailed" if report.skipped and hasattr(report, "wasxfail") else report.outcome,
+                "seconds": round(report.duration, 3),
+                "troubles": properties.values(report.user_properties, properties.TROUBLE),
+                "leaks": [leak["text"] for leak in properties.values(report.user_properties, properties.LEAK)],
+                "faults": [fault["title"] for fault in properties.values(report.user_properties, properties.FAULT)],
+                "message": _message(report) if report.failed else "",
+                "at": time.time(),
+            }
+        )
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    """Write down what could not be collected."""
+    if report.failed:
+        _write(
+            {
+                "mutant": "",
+                "test": report.nodeid,
+                "when": "collect",
+                "outcome": "failed",
+                "message": report.longreprtext,
+            }
+        )
+
+
+def _message(report: pytest.TestReport) -> str:
+    """Return what a failed test said, without the lines of the test itself."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    return str(crash.message) if crash is not None else report.longreprtext
+
+
+def _write(record: dict[str, object]) -> None:
+    with Path(os.environ[REPORTS]).open("a") as stream:
+        stream.write(json.dumps(record) + "\n")

@@ -1,0 +1,104 @@
+"""The checks around a test: which there are, and what is reported of what they find."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from harness.pytest_plugin.pause import pause_at
+from harness.pytest_plugin.state import COMPLAINED, FOUND, LEDGER, OUTCOME, STATE
+from harness.results import properties
+
+if TYPE_CHECKING:
+    from harness.checks.base import Aftermath
+    from harness.checks.faults import Fault
+    from harness.checks.kernel_log import KernelLog
+    from harness.checks.known_faults import Expected, Known
+    from harness.machines.pool import Wanted
+    from harness.vm.machine import Machine
+
+
+def checks_around(item: pytest.Item, log: KernelLog) -> Aftermath:
+    """Return what is looked at around a test, the kernel's log last."""
+    from harness.checks.base import Aftermath
+    from harness.checks.leaks import Ledger
+
+    if item.get_closest_marker("leaks") is not None:
+        return Aftermath([log])
+    shared = item.config.stash[STATE].pool().shares
+    item.stash[LEDGER] = ledger = Ledger(item.config.rootpath, is_last=not shared)
+    return Aftermath([ledger, log])
+
+
+def log_check(item: pytest.Item, wanted: Wanted) -> KernelLog:
+    """Return the check of the kernel's log, with the faults that the test expects and those that are known."""
+    from harness.checks.kernel_log import KernelLog
+    from harness.kernel.catalog import policy
+    from harness.kernel.selector import meets, parse_condition
+
+    expected: list[Expected] = []
+    if item.get_closest_marker("expects_fault") is not None:
+        from harness.pytest_plugin.markers import expected_faults
+
+        expected = expected_faults(item)
+    state = item.config.stash[STATE]
+    return KernelLog(
+        expected,
+        state.known_faults(),
+        lambda condition: meets(wanted.choice, parse_condition(condition), policy()),
+        kmemleak=item.config.getoption("kmemleak"),
+        line_of=lambda place, returns: state.line_of(wanted.choice, place, returns=returns),
+    )
+
+
+def known_fault(fault: Fault, entry: Known) -> tuple[str, dict[str, Any]]:
+    """Return the property of a fault that is known and does not count."""
+    from harness.checks.kernel_log import as_property
+
+    return properties.KNOWN_FAULT, {**as_property(fault), "reason": entry.reason, "origin": entry.origin}
+
+
+def note_boot_faults(item: pytest.Item, log: KernelLog, machine: Machine) -> None:
+    """Put what the kernel complained of before any test ran into the report of the first test that its machine serves.
+
+    No test is to blame for it: it is counted once for each kernel, by
+    :class:`harness.pytest_plugin.summaries.KernelFaults`.
+    """
+    from harness.checks.kernel_log import as_property, find_faults
+    from harness.checks.known_faults import sort_out
+
+    seen = item.config.stash[STATE].boot_logs
+    if any(one is machine.boot_log for one in seen):
+        return
+    seen.append(machine.boot_log)
+    found = sort_out(find_faults(machine.boot_log, 0, machine.about["tainted"]), known=log.known, is_for=log.is_for)
+    item.user_properties += [(properties.BOOT_FAULT, dict(as_property(one.fault))) for one in found.counted]
+    item.user_properties += [known_fault(one.fault, entry) for one, entry in found.known]
+
+
+def look_back(item: pytest.Item, machine: Machine, checks: Aftermath) -> None:
+    """Fail the test when there is something wrong with its machine, now that all else of the test is gone."""
+    from harness.vm.machine import State as MachineState
+
+    was_dead = machine.state is MachineState.DEAD
+    complaints = checks.end(machine)
+    account = item.stash[LEDGER].account if LEDGER in item.stash else None
+    if account is not None:
+        item.user_properties.append((properties.LEDGER, dict(account)))
+    outcome = item.stash.get(OUTCOME, "")
+    complaints = [one for one in complaints if outcome == "passed" or not one.only_if_passed]
+    if not complaints:
+        return
+    item.config.stash[STATE].pool().spoil(machine)
+    item.user_properties += [(one.name, dict(one.data)) for one in complaints if one.name]
+    text = "\n\n".join(one.text for one in complaints)
+    if was_dead or outcome == "failed":
+        # It has failed, or was told of the machine's end and has dealt with that.
+        item.stash[FOUND] = text
+        return
+    item.user_properties += [(properties.TROUBLE, word) for word in dict.fromkeys(one.trouble for one in complaints)]
+    if item.config.getoption("pause_on_failure"):
+        pause_at(item, machine, text)
+    item.stash[COMPLAINED] = True
+    pytest.fail(text, pytrace=False)

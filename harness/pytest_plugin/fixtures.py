@@ -1,0 +1,142 @@
+"""The fixtures: a kernel, its machine, the guest in it and what acts there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from harness.pytest_plugin.around import checks_around, known_fault, log_check, look_back, note_boot_faults
+from harness.pytest_plugin.collection import needs_of
+from harness.pytest_plugin.options import LIBBPF, RAW
+from harness.pytest_plugin.state import GUESTS, STATE
+from harness.results import properties
+
+if TYPE_CHECKING:
+    from harness.kernel.types import Choice, Kernel
+    from harness.pytest_plugin.stress import Stress
+    from harness.remote.bcc import Bcc
+    from harness.remote.bpf import Bpf
+    from harness.remote.guest import Guest
+    from harness.remote.libbpf import Libbpf
+    from harness.vm.machine import Machine
+
+
+@pytest.fixture(scope="session")
+def kernel_choice(request: pytest.FixtureRequest) -> Choice:
+    """The kernel this test runs on, as it was chosen; every test that uses a kernel is parametrised with it."""
+    choice: Choice = request.param
+    return choice
+
+
+@pytest.fixture(scope="session")
+def kernel(kernel_choice: Choice, request: pytest.FixtureRequest) -> Kernel:
+    """The kernel this test runs on: version, release, where it came from."""
+    return request.config.stash[STATE].pool().prepare(kernel_choice).kernel
+
+
+@pytest.fixture
+def vm(kernel_choice: Choice, request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """A machine that runs the kernel: by default one of this test's own, as it was right after boot."""
+    from harness.machines.pool import Wanted
+
+    state = request.config.stash[STATE]
+    wanted = Wanted(kernel_choice, needs_of(request.node))
+    pool = state.pool()
+    if request.node.get_closest_marker("requires") is not None:
+        from harness.pytest_plugin.markers import required
+
+        state.require(wanted, required(request.node))
+    began = time.monotonic()
+    machine = pool.take(wanted)
+    started: properties.Started = {"start": round(time.monotonic() - began, 4), "boot": pool.boot_seconds(wanted)}
+    request.node.user_properties += [(properties.RELEASE, machine.release), (properties.MACHINE, started)]
+    if state.next is not None:
+        pool.expect(state.next)
+    log = log_check(request.node, wanted)
+    note_boot_faults(request.node, log, machine)
+    checks = checks_around(request.node, log)
+    checks.begin(machine)
+    yield machine
+    try:
+        look_back(request.node, machine, checks)
+    finally:
+        request.node.user_properties += [known_fault(fault, entry) for fault, entry in log.excused]
+        if request.node.get_closest_marker("leaks") is not None:
+            pool.spoil(machine)
+        pool.give_back(wanted, machine)
+
+
+@pytest.fixture
+def guest(vm: Machine, request: pytest.FixtureRequest) -> Iterator[Guest]:
+    """The guest as a test sees it: call functions there, read its kernel log."""
+    from harness.remote.guest import Guest
+
+    guest = Guest(vm)
+    request.node.stash[GUESTS] = guest
+    yield guest
+    if request.node.get_closest_marker("leaks") is not None:
+        guest.close()  # otherwise the ledger ends its process
+
+
+@pytest.fixture
+def stress(request: pytest.FixtureRequest) -> Iterator[Stress]:
+    """Repeat functions in the guest, as often as --stress says; how fast that went is in the report."""
+    from harness.pytest_plugin.stress import Stress
+
+    state = request.config.stash[STATE]
+    stress = Stress(request.config.getoption("stress"), request.node.name, state.say)
+    yield stress
+    request.node.user_properties += [(properties.THROUGHPUT, dict(one)) for one in stress.throughputs]
+
+
+@pytest.fixture
+def bpf_loader(request: pytest.FixtureRequest) -> str:
+    """Who makes the bpf(2) system calls of this test: "raw", or a library, as --loader says."""
+    return str(getattr(request, "param", RAW))
+
+
+@pytest.fixture
+def bpf(guest: Guest, bpf_loader: str) -> Bpf:
+    """Return the bpf system call, in a guest process of this test's own."""
+    from harness.remote.bpf import Bpf
+    from harness.remote.libbpf import require_library
+
+    if bpf_loader == LIBBPF:
+        require_library()
+    return Bpf(guest.process, bpf_loader)
+
+
+@pytest.fixture
+def libbpf(guest: Guest) -> Libbpf:
+    """Return libbpf, in the same guest process: open compiled objects with it."""
+    from harness.remote.command import Commands
+    from harness.remote.libbpf import Libbpf
+
+    return Libbpf(Commands(guest.process))
+
+
+@pytest.fixture
+def bcc(guest: Guest) -> Bcc:
+    """Return bcc, in the same guest process: compile programs with it."""
+    from harness.remote.bcc import Bcc
+    from harness.remote.command import Commands
+
+    return Bcc(Commands(guest.process))
+
+
+@pytest.fixture(scope="session")
+def bpf_object() -> Callable[..., Path]:
+    """Return a function that compiles a BPF program written in C, and returns the object's path.
+
+    It takes the path of a C file, or the name of one in `bpf/`, and macros: `bpf_object(path, "NAME=VALUE", ...)`.
+    """
+    from harness.util import clang
+
+    def build(source: str | Path, *defines: str) -> Path:
+        return clang.build(clang.find_source(source), defines=defines)
+
+    return build

@@ -1,0 +1,196 @@
+"""The markers `kernel` and `requires`: which kernels a test is for, by version and by what a kernel can do; `leaks`.
+
+Part of the plugin, which calls it when there are such markers. Imports everything below the plugin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from harness.checks import known_faults
+from harness.checks.known_faults import Expected
+from harness.errors import CapabilityMissing, ProbeInconclusive, SelectorError, UsageError
+from harness.features import capabilities
+from harness.features.capabilities import Decision, Finding, Judgement
+from harness.kernel import selector
+from harness.kernel.types import Choice, Kernel
+from harness.results.ids import without_kernel
+
+if TYPE_CHECKING:
+    from harness.vm.machine import Machine
+
+KERNEL_PARAMETER = "kernel_choice"
+"""The name of the test parameter that holds the kernel."""
+
+
+def check(definition: pytest.Item, fixtures: Collection[str]) -> None:
+    """Look at a test function's markers while it is collected.
+
+    Args:
+        definition: The function.
+        fixtures: Names of the fixtures that it uses.
+
+    Raises:
+        pytest.UsageError: A marker is malformed, or stands at a test that it says nothing about.
+    """
+    for mark in definition.iter_markers("kernel"):
+        if mark in definition.own_markers and KERNEL_PARAMETER not in fixtures:
+            raise pytest.UsageError("the marker kernel is for tests that use a kernel's fixtures")
+        _condition(mark)
+    for mark in definition.iter_markers("requires"):
+        if mark in definition.own_markers and "vm" not in fixtures:
+            raise pytest.UsageError("the marker requires is for tests that use a guest's fixtures")
+    for mark in definition.iter_markers("leaks"):
+        if len(mark.args) != 1 or mark.kwargs or not isinstance(mark.args[0], str) or not mark.args[0].strip():
+            raise pytest.UsageError(
+                "the marker leaks takes the reason why a test leaves kernel objects behind, as in "
+                'leaks("its pin is for the next boot")'
+            )
+    for mark in definition.iter_markers("expects_fault"):
+        if mark in definition.own_markers and "vm" not in fixtures:
+            raise pytest.UsageError("the marker expects_fault is for tests that use a guest's fixtures")
+    expected_faults(definition)
+    for name in required(definition):
+        try:
+            capabilities.find(name)
+        except UsageError as error:
+            raise pytest.UsageError(str(error)) from None
+
+
+def _condition(mark: pytest.Mark) -> list[selector.Item]:
+    if not mark.args or mark.kwargs or not all(isinstance(word, str) for word in mark.args):
+        raise pytest.UsageError("the marker kernel takes conditions such as '>=5.11'")
+    try:
+        return [one for word in mark.args for one in selector.parse_condition(word)]
+    except SelectorError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+@dataclass(frozen=True)
+class Sorted:
+    """Tests, and which of them the selected kernels can run.
+
+    Attributes:
+        kept: The tests to run.
+        left_out: Those whose kernel their markers do not name, each with the versions that they do.
+    """
+
+    kept: list[pytest.Item]
+    left_out: list[tuple[pytest.Item, str]]
+
+    @property
+    def unreachable(self) -> dict[str, str]:
+        """The tests that no selected kernel can run, by id without the kernel, and the versions that they are for."""
+        reached = {behaviour(item) for item in self.kept}
+        conditions: dict[str, str] = {}
+        for item, condition in self.left_out:
+            conditions.setdefault(behaviour(item), condition)
+        return {name: text for name, text in conditions.items() if name not in reached}
+
+
+def sort_out(items: list[pytest.Item], policy: Callable[[], selector.Policy]) -> Sorted:
+    """Tell the tests whose kernel fits their markers from those whose does not.
+
+    Args:
+        items: The collected tests.
+        policy: What selectors such as "lts" mean.
+    """
+    kept: list[pytest.Item] = []
+    left_out: list[tuple[pytest.Item, str]] = []
+    for item in items:
+        unmet = _unmet(item, policy)
+        if unmet is None:
+            kept.append(item)
+        else:
+            left_out.append((item, unmet))
+    return Sorted(kept, left_out)
+
+
+def _choice(item: pytest.Item) -> Choice | None:
+    callspec: Any = getattr(item, "callspec", None)
+    return callspec.params.get(KERNEL_PARAMETER) if callspec is not None else None
+
+
+def _unmet(item: pytest.Item, policy: Callable[[], selector.Policy]) -> str | None:
+    """Return the condition that the test's kernel does not meet; None when it meets all."""
+    choice = _choice(item)
+    if choice is None:
+        return None  # a marker of its module or class that is about the others
+    for mark in item.iter_markers("kernel"):
+        if not selector.meets(choice, _condition(mark), policy()):
+            return " or ".join(mark.args)
+    return None
+
+
+def behaviour(item: pytest.Item) -> str:
+    """Return a test's id without its kernel."""
+    choice = _choice(item)
+    return item.nodeid if choice is None else without_kernel(item.nodeid, choice.label)
+
+
+def required(item: pytest.Item) -> list[str]:
+    """Return the capabilities that a test's markers name."""
+    found: list[str] = []
+    for mark in item.iter_markers("requires"):
+        if not mark.args or mark.kwargs or not all(isinstance(word, str) for word in mark.args):
+            raise pytest.UsageError("the marker requires takes names of capabilities")
+        found += [name for name in mark.args if name not in found]
+    return found
+
+
+def expected_faults(item: pytest.Item) -> list[Expected]:
+    """Return the faults that a test's markers say it provokes."""
+    found = []
+    for mark in item.iter_markers("expects_fault"):
+        if len(mark.args) != 1 or set(mark.kwargs) - {"title", "reason"}:
+            raise pytest.UsageError("the marker expects_fault takes a kind of fault, reason=... and perhaps title=...")
+        try:
+            found.append(known_faults.expect(mark.args[0], mark.kwargs.get("title", ""), mark.kwargs.get("reason")))
+        except UsageError as error:
+            raise pytest.UsageError(f"the marker expects_fault: {error.what}; expected: {error.expected}") from None
+    return found
+
+
+class Capabilities:
+    """What each kernel was found to be able to do; a kernel is asked once."""
+
+    def __init__(self) -> None:
+        self._findings: dict[tuple[Choice, str], Finding] = {}
+
+    def missing(self, choice: Choice, names: list[str]) -> list[str]:
+        """Return those of the capabilities that the kernel was not asked about yet."""
+        return [name for name in names if (choice, name) not in self._findings]
+
+    def ask(self, choice: Choice, name: str, machine: Machine) -> Finding:
+        """Return what the kernel answers, asked now if it was not before: in a guest process of its own."""
+        from harness.remote.bpf import Bpf
+
+        if (choice, name) not in self._findings:
+            process = machine.new_process()
+            self._findings[choice, name] = capabilities.find(name).probe(Bpf(process))
+            process.close()
+        return self._findings[choice, name]
+
+    def judge(self, kernel: Kernel, choice: Choice, name: str) -> Judgement:
+        """Return what the kernel's answer means for a test that requires the capability."""
+        return capabilities.judge(name, self._findings[choice, name], kernel.version, kernel.settings)
+
+
+def act_on(judgement: Judgement) -> None:
+    """Let the test run, leave it out, or fail it.
+
+    Raises:
+        pytest.skip.Exception: The kernel is not expected to have it.
+        CapabilityMissing: The kernel should have it.
+        ProbeInconclusive: Nobody knows.
+    """
+    if judgement.decision is Decision.SKIP:
+        pytest.skip(judgement.reason)
+    if judgement.decision is Decision.FAIL:
+        raise CapabilityMissing(judgement.reason, expected="a kernel that can do what its version promises")
+    if judgement.decision is Decision.INCONCLUSIVE:
+        raise ProbeInconclusive(judgement.reason, expected="a probe that answers yes or no")

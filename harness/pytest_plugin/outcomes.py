@@ -1,0 +1,124 @@
+"""What pytest reports of a test: the sort of trouble, what guests printed, tracebacks that end in the test."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from types import TracebackType
+
+import pytest
+
+from harness.errors import (
+    BootError,
+    CapabilityMissing,
+    GuestHung,
+    HarnessError,
+    InfrastructureError,
+    KernelCrashed,
+    LoaderCannot,
+    VngFailed,
+)
+from harness.pytest_plugin.collection import kernel_of
+from harness.pytest_plugin.state import COMPLAINED, FOUND, GUESTS, OUTCOME
+from harness.results import properties
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add what guest functions printed, and say what sort of trouble it is that ended the test."""
+    if call.excinfo is not None and not item.config.getoption("fulltrace"):
+        call.excinfo = _ending_in_test(call.excinfo)
+    report = yield
+    if call.when == "call" and GUESTS in item.stash:
+        for output in item.stash[GUESTS].outputs:
+            for stream, text in (("stdout", output.stdout), ("stderr", output.stderr)):
+                if text:
+                    report.sections.append((f"Guest {stream} of {output.function}", text))
+    if call.when == "call":
+        item.stash[OUTCOME] = report.outcome
+    elif call.when == "teardown" and FOUND in item.stash:
+        report.sections.append(("What else was found at teardown", item.stash[FOUND]))
+    if call.when == "teardown" and report.skipped and item.stash.get(COMPLAINED, False):
+        # The marker xfail is about what the test asserts.
+        report.outcome = "failed"
+        vars(report).pop("wasxfail", None)
+    if call.excinfo is not None and isinstance(call.excinfo.value, LoaderCannot):
+        report.outcome = "skipped"
+        report.longrepr = (str(item.path), item.location[1] or 0, f"Skipped: {call.excinfo.value.what}")
+    if call.excinfo is not None and report.failed and isinstance(call.excinfo.value, HarnessError):
+        error = call.excinfo.value
+        if report.when != "call":
+            report.longrepr = f"{type(error).__name__}: {error}"  # no line of the test's own is to blame
+        trouble = next((word for kind, word in _TROUBLES.items() if isinstance(error, kind)), None)
+        if trouble is not None:
+            report.user_properties.append((properties.TROUBLE, trouble))
+            item.user_properties.append(
+                (properties.TROUBLE, trouble)
+            )  # for JUnit's file, which is written from the last report
+        if isinstance(error, BootError) and report.when == "setup":
+            report.user_properties.append((properties.NOT_BOOTED, _not_booted(item, error)))
+    return report
+
+
+def _not_booted(item: pytest.Item, error: BootError) -> properties.NotBooted:
+    choice = None if isinstance(error, VngFailed) else kernel_of(item)
+    return {"kernel": choice.label if choice is not None else "", "what": error.what, "hint": error.hint}
+
+
+_TROUBLES: dict[type[HarnessError], str] = {
+    InfrastructureError: properties.TROUBLE_INFRASTRUCTURE,
+    KernelCrashed: properties.TROUBLE_CRASHED,
+    GuestHung: properties.TROUBLE_HUNG,
+    CapabilityMissing: properties.TROUBLE_MISSING,
+}
+
+
+def _ending_in_test(excinfo: pytest.ExceptionInfo[BaseException]) -> pytest.ExceptionInfo[BaseException]:
+    """Return the same error as seen from the test's own line: the harness's frames say no more than its message."""
+    error = excinfo.value
+    if not isinstance(error, (HarnessError, AssertionError)):
+        return excinfo
+    frames = [(entry.tb_frame, entry.tb_lasti, entry.tb_lineno) for entry in _entries(excinfo.tb)]
+    while frames and _is_below(frames[-1][0].f_code.co_filename):
+        frames.pop()
+    if not frames:
+        return excinfo
+    traceback = None
+    for frame in reversed(frames):
+        traceback = TracebackType(traceback, *frame)
+    if error.__cause__ is not None and (isinstance(error, HarnessError) or isinstance(error.__cause__, HarnessError)):
+        error.__cause__, error.__suppress_context__ = None, True
+    return pytest.ExceptionInfo.from_exception(error.with_traceback(traceback))
+
+
+def _entries(traceback: TracebackType | None) -> Iterator[TracebackType]:
+    while traceback is not None:
+        yield traceback
+        traceback = traceback.tb_next
+
+
+def _is_below(file: str) -> bool:
+    # contextlib's frame lies between the body of a with statement and the context managers of this package.
+    # The package's own tests, harness/contracts/test_*.py, are tests like any others.
+    path = Path(file)
+    inside = Path(__file__).parents[1] in path.parents and not path.name.startswith("test_")
+    return inside or path.name == "contextlib.py"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
+    """Show infrastructure trouble as an error, or as a test that was not run; what the kernel did is a failure.
+
+    That holds before and after the test too.
+    """
+    known = getattr(report, "user_properties", [])
+    if properties.values(known, properties.NOT_RUN):
+        return "not run", "-", "NOT RUN"
+    troubles = properties.values(known, properties.TROUBLE)
+    if report.failed and properties.TROUBLE_INFRASTRUCTURE in troubles:
+        return "error", "I", "INFRASTRUCTURE"
+    if report.failed and troubles:
+        return "failed", "F", "FAILED"
+    return None

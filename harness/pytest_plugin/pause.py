@@ -1,0 +1,93 @@
+"""`--pause-on-failure`: holds the guest of a failed test until the user wants to go on."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from harness.pytest_plugin.state import STATE, State
+from harness.util.proc import quote
+
+if TYPE_CHECKING:
+    from harness.remote.attach import Holder
+    from harness.vm.machine import Machine
+
+
+def check_pause_options(config: pytest.Config) -> None:
+    """Raise a UsageError where --pause-on-failure cannot work."""
+    if not config.getoption("pause_on_failure"):
+        return
+    if config.getoption("numprocesses", None) or config.getoption("dist", "no") != "no":
+        raise pytest.UsageError(
+            "--pause-on-failure and -n do not go together: a worker has no terminal to pause at, and others would run "
+            "on; leave -n out"
+        )
+    if not config.getoption("pause_timeout") >= 0:
+        raise pytest.UsageError("--pause-timeout is a number of seconds, 0 or more")
+
+
+def pytest_exception_interact(
+    node: pytest.Item | pytest.Collector, call: pytest.CallInfo[Any], report: pytest.CollectReport | pytest.TestReport
+) -> None:
+    """Pause at a failed test, if the user wants that."""
+    if call.when == "call" and isinstance(node, pytest.Item) and node.config.getoption("pause_on_failure"):
+        from harness.vm.machine import Machine
+
+        machine = getattr(node, "funcargs", {}).get("vm")
+        if isinstance(machine, Machine):  # a project may have a fixture of that name
+            pause_at(node, machine, report.longreprtext)
+
+
+def pause_at(item: pytest.Item, machine: Machine, failure: str) -> None:
+    """Hold the guest of a failed test until the user wants to go on."""
+    from harness.remote.attach import Holder
+    from harness.vm.command import CONSOLE_LOG
+    from harness.vm.machine import State as MachineState
+
+    state = item.config.stash[STATE]
+    capture: Any = item.config.pluginmanager.get_plugin("capturemanager")
+    if capture is not None:
+        capture.suspend(in_=True)
+    holder: Holder | None = None
+    try:
+        key = sys.stdin.fileno() if sys.stdin is not None and sys.stdin.isatty() else None
+        state.show([failure, ""])
+        if machine.state is MachineState.READY:
+            holder = Holder(machine, f"{item.nodeid} failed here and is paused.")
+            state.say(f"{item.nodeid} failed; its guest is as it was then. In another terminal:")
+            state.show([f"    {_attach_command(machine.folder)}"])
+        else:
+            state.say(f"{item.nodeid} failed; there is no guest to attach to, it is {machine.state.value}")
+        state.show([f"    console log: {machine.folder / CONSOLE_LOG}"])
+        if key is not None:
+            state.say("press Enter to go on")
+        _hold(state, holder, machine, key)
+    finally:
+        if holder is not None:
+            holder.close()
+        if capture is not None:
+            capture.resume()
+
+
+def _hold(state: State, holder: Holder | None, machine: Machine, key: int | None) -> None:
+    timeout: float | None = None if key is not None else state.config.getoption("pause_timeout")
+    if holder is not None:
+        if key is None:
+            state.say(f"there is no terminal to press a key at: going on after that, or in {timeout:g} s")
+        attached = holder.wait(key=key, timeout=timeout)
+        if attached:
+            state.pool().spoil(machine)
+        if key is None:
+            state.say("the attached prompt was left; going on" if attached else "nobody attached; going on")
+    if key is not None:
+        sys.stdin.readline()
+
+
+def _attach_command(folder: Path) -> str:
+    """Return what to type to attach, in a terminal that knows nothing of this one's virtual environment."""
+    beside = Path(sys.executable).with_name("harness")
+    program = str(beside) if beside.exists() else "harness"
+    return quote([program, "attach", folder])

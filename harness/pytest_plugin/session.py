@@ -1,0 +1,145 @@
+"""One pytest process from start to end: markers and state, kernels, summaries, the record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from harness.errors import (
+    HarnessError,
+)
+from harness.pytest_plugin.collection import kernel_of
+from harness.pytest_plugin.pause import check_pause_options
+from harness.pytest_plugin.state import STATE, State
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the plugin's state and declare its markers."""
+    config.addinivalue_line(
+        "markers",
+        "vm(memory, cpus, parameters, modules): MiB, virtual CPUs, kernel command line words and loaded kernel modules "
+        "of the test's machine",
+    )
+    config.addinivalue_line(
+        "markers",
+        "kernel(condition, ...): run the test only on kernels of these versions, such as '>=5.11' or '>=5.10,<6.2'; "
+        "conditions in one marker are alternatives, several markers must all be met",
+    )
+    config.addinivalue_line(
+        "markers", "requires(capability, ...): run the test only on kernels that can do this, as a probe finds out"
+    )
+    config.addinivalue_line(
+        "markers",
+        "leaks(reason): the test leaves kernel objects behind on purpose; the ledger does not look at it, and no other "
+        "test runs on its machine",
+    )
+    config.addinivalue_line(
+        "markers",
+        "expects_fault(kind, reason=..., title=regex): the test makes the kernel complain on purpose, of a WARN, an "
+        "oops, ...; it fails when the kernel does not",
+    )
+    config.addinivalue_line("markers", "stress: the test repeats something as often as --stress says")
+    check_pause_options(config)
+    config.stash[STATE] = State(config)
+    if not config.stash[STATE].is_worker:
+        _register_summaries(config)
+    _start_record(config)
+
+
+def _register_summaries(config: pytest.Config) -> None:
+    from harness.pytest_plugin import summaries
+
+    def labels() -> list[str]:
+        return [choice.label for choice in config.stash[STATE].choices()]
+
+    register = config.pluginmanager.register
+    register(summaries.CountOnce(config), "harness-count-once")
+    register(summaries.Unchecked(), "harness-unchecked")
+    register(summaries.Contracts(labels), "harness-contracts")
+    register(summaries.KernelFaults(), "harness-kernel-faults")
+    register(summaries.Infrastructure(), "harness-infrastructure")
+    register(summaries.Throughputs(), "harness-throughputs")
+    if config.getoption("verdicts"):
+        register(summaries.Verdicts(labels), "harness-verdicts")
+    if len(config.getoption("loader")) > 1:
+        register(summaries.Loaders(), "harness-loaders")
+
+
+def _start_record(config: pytest.Config) -> None:
+    path: Path | None = config.getoption("record")
+    state = config.stash[STATE]
+    if path is None or state.is_worker or config.getoption("collectonly"):
+        return
+    from harness.pytest_plugin.recorder import Recorder
+
+    state.recorder = Recorder(
+        config,
+        path.absolute(),
+        choices=state.choices,
+        prepare=lambda choice: state.pool().prepare(choice),
+        complain=state.complain,
+    )
+    config.pluginmanager.register(state.recorder, "harness-recorder")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End every machine."""
+    if STATE in config.stash:
+        state = config.stash[STATE]
+        state.close()
+        if state.recorder is not None:
+            state.recorder.finish()
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Prepare the kernels that the user named, and say what they are and how they run."""
+    state = config.stash[STATE]
+    return _prepare_all(state) if state.named and not config.getoption("collectonly") else []
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    """Prepare the kernels that the user named before anything is collected, where no header is printed (-q) too."""
+    state = session.config.stash[STATE]
+    if state.named and not state.is_worker:
+        if session.config.getoption("collectonly"):
+            with _one_error(state):
+                state.choices()
+        else:
+            _prepare_all(state)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Prepare the default kernel, when there turn out to be tests that run on one."""
+    state = session.config.stash[STATE]
+    if state.named or state.is_worker or session.config.getoption("collectonly"):
+        return
+    if any(kernel_of(item) and {"kernel", "vm"} & set(getattr(item, "fixturenames", ())) for item in session.items):
+        for line in _prepare_all(state):
+            state.say(line)
+
+
+def _prepare_all(state: State) -> list[str]:
+    """Bring the kernels onto this machine; return a line on each."""
+    lines = []
+    with _one_error(state):
+        for choice in state.choices():
+            prepared = state.pool().prepare(choice)
+            kernel = prepared.kernel
+            lines.append(f"kernel {choice.label}: {kernel.version} ({kernel.origin}), {prepared.verdict}")
+        state.known_faults()
+        lines += [f"known fault: {line}" for line in state.expired]
+    return lines
+
+
+@contextmanager
+def _one_error(state: State) -> Iterator[None]:
+    """End the run at an error of the harness outside any test: one message, and an exit status of its own."""
+    try:
+        yield
+    except HarnessError as error:
+        state.complain(str(error))
+        pytest.exit("no test was run", returncode=error.exit_status)

@@ -1,0 +1,162 @@
+"""What the plugin keeps for one pytest process, and what it keeps with each test."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from harness.pytest_plugin.options import DEFAULT_KERNEL
+
+if TYPE_CHECKING:
+    from harness.checks.known_faults import Known
+    from harness.checks.leaks import Ledger
+    from harness.kernel.files.addr2line import Lines
+    from harness.kernel.types import Choice
+    from harness.machines.pool import Pool, Wanted
+    from harness.pytest_plugin.markers import Capabilities
+    from harness.pytest_plugin.recorder import Recorder
+    from harness.remote.guest import Guest
+
+STATE = pytest.StashKey["State"]()
+GUESTS: pytest.StashKey[Guest] = pytest.StashKey()
+OUTCOME = pytest.StashKey[str]()
+COMPLAINED = pytest.StashKey[bool]()
+FOUND = pytest.StashKey[str]()
+LEDGER: pytest.StashKey[Ledger] = pytest.StashKey()
+
+
+class State:
+    """What the plugin keeps for one pytest process."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self._choices: list[Choice] | None = None
+        self._pool: Pool | None = None
+        self._capabilities: Capabilities | None = None
+        self.next: Wanted | None = None
+        self.unreachable: dict[str, str] = {}
+        self.left_out: list[tuple[str, str, str]] = []
+        self.recorder: Recorder | None = None
+        self.boot_logs: list[list[bytes]] = []
+        self._known: list[Known] | None = None
+        self._lines: dict[Choice, Lines | None] = {}
+        self.expired: list[str] = []
+
+    @property
+    def is_worker(self) -> bool:
+        """Whether this is one of pytest-xdist's worker processes, which have no terminal."""
+        return hasattr(self.config, "workerinput")
+
+    @property
+    def named(self) -> list[str]:
+        """The selectors that the user gave, on the command line or in the configuration."""
+        return list(self.config.getoption("kernel") or self.config.getini("harness_kernels"))
+
+    def choices(self) -> list[Choice]:
+        """Return the kernels to test on, resolved once."""
+        from harness import kernel as kernels
+
+        if self._choices is None:
+            self._choices = kernels.resolve(self.named or [DEFAULT_KERNEL], progress=self.say)
+        return self._choices
+
+    def pool(self) -> Pool:
+        """Return the machines of this process."""
+        from harness.machines.pool import Isolation, Pool, Settings
+
+        if self._pool is None:
+            settings = Settings(
+                isolation=Isolation(self.config.getoption("isolation")),
+                accel=self.config.getoption("accel"),
+                boot_timeout=self.config.getoption("boot_timeout"),
+            )
+            self._pool = Pool(settings, self.say)
+        return self._pool
+
+    def line_of(self, choice: Choice, place: str, *, returns: bool) -> str:
+        """Return the line of the sources of a place in a kernel's code; "" where nothing tells."""
+        from harness.kernel.files.addr2line import Lines, with_lines
+
+        if choice not in self._lines:
+            # Whoever gives a path may have the vmlinux there too; what is downloaded and unpacked has no symbols.
+            named = Path(choice.key) if choice.key.startswith("/") else None
+            found = with_lines(named, self.pool().prepare(choice).kernel.vmlinux) if named is not None else None
+            self._lines[choice] = Lines(found) if found is not None else None
+        lines = self._lines[choice]
+        return lines.of(place, returns=returns) if lines is not None else ""
+
+    def known_faults(self) -> list[Known]:
+        """Return the known faults that are in force: the project's own and those of the user's files.
+
+        Raises:
+            UsageError: A file of the user's cannot be read, or holds what is no known fault.
+        """
+        import datetime as dt
+
+        from harness.checks.known_faults import in_force, read_known
+        from harness.util import data
+
+        if self._known is None:
+            name = "known-faults.toml"
+            entries = read_known(data.read_toml("kernels", name), f"kernels/{name}")
+            for path in self.config.getini("harness_known_faults"):
+                entries += read_known(data.read_user_toml(Path(path)), str(path))
+            self._known, self.expired = in_force(entries, dt.datetime.now(tz=dt.timezone.utc).date())
+        return self._known
+
+    def require(self, wanted: Wanted, names: list[str]) -> None:
+        """Leave out or fail the test when the kernel lacks one of these capabilities.
+
+        The kernel is asked once for each, on a machine that no test gets.
+        """
+        from harness.pytest_plugin.markers import Capabilities, act_on
+
+        if self._capabilities is None:
+            self._capabilities = Capabilities()
+        pool = self.pool()
+        missing = self._capabilities.missing(wanted.choice, names)
+        if missing:
+            machine = pool.take(wanted)
+            try:
+                for name in missing:
+                    self._capabilities.ask(wanted.choice, name, machine)
+            finally:
+                pool.give_back(wanted, machine)
+        for name in names:
+            act_on(self._capabilities.judge(pool.prepare(wanted.choice).kernel, wanted.choice, name))
+
+    def say(self, line: str) -> None:
+        """Print a line that says what takes time."""
+        reporter: Any = self.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None:
+            reporter.ensure_newline()
+            reporter.write_line(f"harness: {line}")
+            reporter.flush()
+
+    def show(self, lines: Sequence[str]) -> None:
+        """Print lines as they are."""
+        reporter: Any = self.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None:
+            reporter.ensure_newline()
+            for line in lines:
+                reporter.write_line(line)
+            reporter.flush()
+
+    def complain(self, message: str) -> None:
+        """Print what went wrong outside any test."""
+        reporter: Any = self.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is None:
+            sys.stderr.write(f"ERROR: {message}\n")
+        else:
+            reporter.ensure_newline()
+            for number, line in enumerate(message.split("\n")):
+                reporter.write_line(line if number else f"ERROR: {line}", red=True)
+
+    def close(self) -> None:
+        """End every machine."""
+        if self._pool is not None:
+            self._pool.close()

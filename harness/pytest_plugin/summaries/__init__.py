@@ -1,0 +1,261 @@
+"""What a run tells at its end, and what it counts: pytest plugins that collect from the reports of tests.
+
+They run where reports come together, in the controller of xdist, and know of tests nothing but their reports.
+Imports the names of properties and the pure tables beside it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from harness.pytest_plugin.summaries.contracts import summary
+from harness.pytest_plugin.summaries.loaders import loader_differences
+from harness.pytest_plugin.summaries.verdicts import Result, table
+from harness.results import properties
+from harness.results.outcomes import RANKS, outcome_of
+
+Labels = Callable[[], Sequence[str]]
+"""Returns the labels of the kernels that the user chose, in their order."""
+
+
+class KernelFaults:
+    """Collects what kernels complained of that is no test's fault, and tells it once for each kernel.
+
+    A kernel that complains while it boots makes the run fail, as a test's failure would: nothing it says is lost.
+    """
+
+    def __init__(self) -> None:
+        self._boot: dict[tuple[str, str], dict[str, Any]] = {}
+        self._known: dict[tuple[str, str], list[dict[str, Any]]] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep what the reports of a test tell; its last one has all."""
+        kernel = next(iter(properties.values(report.user_properties, properties.KERNEL)), "")
+        for fault in properties.values(report.user_properties, properties.BOOT_FAULT):
+            self._boot.setdefault((kernel, fault["fingerprint"]), fault)
+        if report.when == "teardown":
+            for fault in properties.values(report.user_properties, properties.KNOWN_FAULT):
+                self._known.setdefault((kernel, fault["fingerprint"]), []).append(fault)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """Let the run fail."""
+        if self._boot and exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Tell it."""
+        if self._boot:
+            terminalreporter.section("kernels that complained while they booted", red=True)
+        for (kernel, fingerprint), fault in self._boot.items():
+            terminalreporter.write_line(f"kernel {kernel}: {fault['kind']}: {fault['title']}", red=True)
+            terminalreporter.write_line(f"  fingerprint: {fingerprint}")
+            for line in fault["excerpt"].split("\n"):
+                terminalreporter.write_line(f"  | {line}")
+        if self._known:
+            terminalreporter.section("known faults")
+        for (kernel, fingerprint), faults in self._known.items():
+            times = f", {len(faults)} times" if len(faults) > 1 else ""
+            terminalreporter.write_line(f"kernel {kernel}: {fingerprint}{times}: {faults[0]['reason']}")
+
+
+class Infrastructure:
+    """Reports a machine that does not boot once, counts the tests that were not run for it, and sets the exit status.
+
+    Workers of xdist find out about it each by itself; their reports come together here.
+    """
+
+    EXIT_STATUS = 3
+
+    def __init__(self) -> None:
+        self._causes: dict[tuple[str, str], properties.NotBooted] = {}
+        self._tests: dict[tuple[str, str], list[str]] = {}
+        self._lost = 0
+        self._failed = 0
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Make one line of an error that another test has met before."""
+        for cause in properties.values(report.user_properties, properties.NOT_BOOTED):
+            key = (cause["kernel"], cause["what"])
+            tests = self._tests.setdefault(key, [])
+            tests.append(report.nodeid)
+            if self._causes.setdefault(key, cause) is not cause:
+                report.longrepr = f"not run: {cause['what']} (see {tests[0]})"
+                report.user_properties.append((properties.NOT_RUN, cause["what"]))
+        if report.failed:
+            troubles = properties.values(report.user_properties, properties.TROUBLE)
+            lost = properties.TROUBLE_INFRASTRUCTURE in troubles
+            self._lost += lost
+            self._failed += not lost
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Tell a run that lost tests and failed none from one that failed some."""
+        if session.exitstatus == pytest.ExitCode.TESTS_FAILED and self._lost and not self._failed:
+            session.exitstatus = self.EXIT_STATUS
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Say what did not boot, and how many tests were not run for it."""
+        if self._causes:
+            terminalreporter.section("what did not boot", red=True)
+        for key, cause in self._causes.items():
+            kernel = f"kernel {cause['kernel']}" if cause["kernel"] else "every kernel"
+            first, *others = self._tests[key]
+            terminalreporter.write_line(f"{kernel}: {cause['what']}", red=True)
+            terminalreporter.write_line(f"  met by {first}; {len(others)} more tests were not run")
+            terminalreporter.write_line(f"  next step: {cause['hint']}")
+
+
+class CountOnce:
+    """Counts a test once whose own assertions held, and that failed for what was found afterwards."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take back that a test has passed."""
+        reporter: Any = self._config.pluginmanager.get_plugin("terminalreporter")
+        troubles = properties.values(report.user_properties, properties.TROUBLE)
+        if reporter is not None and report.when == "teardown" and report.failed and troubles:
+            for category in ("passed", "xfailed"):
+                counted = reporter.stats.get(category, [])
+                counted[:] = [one for one in counted if one.nodeid != report.nodeid]
+
+
+class Throughputs:
+    """Says at the end how fast tests repeated what they repeat."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, str] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep what a test measured."""
+        for one in properties.values(report.user_properties, properties.THROUGHPUT):
+            rounds, seconds, per_second = one["rounds"], one["seconds"], one["per_second"]
+            self._lines[report.nodeid] = f"{per_second:>7}/s  {rounds} rounds in {seconds:.1f} s  {report.nodeid}"
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Print a line for each test."""
+        if self._lines:
+            terminalreporter.section("throughput")
+            for line in self._lines.values():
+                terminalreporter.write_line(line)
+
+
+class Unchecked:
+    """Says at the end what the ledger could not look at on a kernel that does not tell."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, list[str]] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep what each kernel does not tell."""
+        for account in properties.values(report.user_properties, properties.LEDGER):
+            for kernel in properties.values(report.user_properties, properties.KERNEL):
+                self._lines[kernel] = account["unchecked"]
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Name it, kernel by kernel."""
+        lines = [f"{kernel}: {line}" for kernel, unchecked in self._lines.items() for line in unchecked]
+        if lines:
+            terminalreporter.section("what the ledger could not check")
+            for line in lines:
+                terminalreporter.write_line(line)
+
+
+class Contracts:
+    """Collects what tests observed of contracts, and prints the summary at the end."""
+
+    def __init__(self, labels: Labels) -> None:
+        self._labels = labels
+        self._observations: dict[str, tuple[str, list[properties.Observation]]] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep what a test observed; the report of a later phase holds that of the earlier ones too."""
+        observations = properties.values(report.user_properties, properties.OBSERVATION)
+        kernels = properties.values(report.user_properties, properties.KERNEL)
+        if observations and kernels:
+            self._observations[report.nodeid] = (kernels[0], observations)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Print the summary."""
+        if not self._observations:
+            return
+        by_kernel = {label: list[properties.Observation]() for label in self._labels()}
+        for kernel, observations in self._observations.values():
+            by_kernel.setdefault(kernel, []).extend(observations)
+        lines = summary(by_kernel)
+        if lines:
+            terminalreporter.section("contracts")
+            for line in lines:
+                terminalreporter.write_line(line)
+
+
+class Verdicts:
+    """Collects what tests reported, and prints the table of verdicts at the end."""
+
+    def __init__(self, labels: Labels) -> None:
+        self._labels = labels
+        self._results: dict[str, Result] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep the worst of what a test's phases report."""
+        kernels = properties.values(report.user_properties, properties.KERNEL)
+        if not kernels:
+            return
+        outcome = outcome_of(
+            report.outcome,
+            expected=hasattr(report, "wasxfail"),
+            troubles=properties.values(report.user_properties, properties.TROUBLE),
+        )
+        result = Result(report.nodeid.partition("[")[0], kernels[0], outcome)
+        known = self._results.get(report.nodeid, result)
+        self._results[report.nodeid] = min(known, result, key=lambda one: RANKS.index(one.outcome))
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
+        """Print the table."""
+        if not self._results:
+            return
+        results = [self._results[nodeid] for nodeid in sorted(self._results, key=self._order)]
+        found = {result.kernel for result in results}
+        kernels = [label for label in self._labels() if label in found]
+        marks = "UTF" in (getattr(sys.stdout, "encoding", None) or "").upper()
+        terminalreporter.section("verdicts")
+        for line in table(results, kernels=kernels, marks=marks):
+            terminalreporter.write_line(line)
+        if exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+            terminalreporter.write_line("The run was not completed: tests that did not run are not counted above.")
+
+    def _order(self, nodeid: str) -> int:
+        behaviours = list(dict.fromkeys(result.behaviour for result in self._results.values()))
+        return behaviours.index(self._results[nodeid].behaviour)
+
+
+class Loaders:
+    """Compares what a test came to through different loaders, and says whom a difference speaks of."""
+
+    def __init__(self) -> None:
+        self._outcomes: dict[str, dict[str, str]] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep what a test came to through its loader."""
+        loader = dict(report.user_properties).get(properties.LOADER)
+        if not isinstance(loader, str) or (report.when != "call" and report.passed):
+            return
+        head, _, tail = report.nodeid.partition("[")
+        words = tail.removesuffix("]").split("-")
+        words.remove(loader)
+        self._outcomes.setdefault(f"{head}[{'-'.join(words)}]", {})[loader] = report.outcome
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Name the tests that failed through some loaders only."""
+        lines = loader_differences(self._outcomes)
+        if lines:
+            terminalreporter.section("differences between loaders")
+            for line in lines:
+                terminalreporter.write_line(line)

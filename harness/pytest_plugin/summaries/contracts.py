@@ -1,0 +1,98 @@
+"""The summary of contracts at the end of a run: how many held on each kernel, and by name all that did not.
+
+Pure: what tests observed in, lines of text out. Imports the names of properties alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from harness.results.properties import Observation
+
+EXPECTED, DIFFERS, OBSERVED, NOT_ASKED = "as expected", "differs", "observed", "not asked"
+"""The verdicts."""
+
+FOR_KERNELS = "it is for kernels "
+"""How the note begins on a contract that is for other versions."""
+
+_COLUMNS = (EXPECTED, DIFFERS, OBSERVED, NOT_ASKED)
+
+
+def summary(observations: Mapping[str, Sequence[Observation]]) -> list[str]:
+    """Return the lines of the summary; none where no contract was observed.
+
+    Args:
+        observations: What tests observed, by the label of the kernel.
+    """
+    found = {kernel: _contracts(seen) for kernel, seen in observations.items()}
+    found = {kernel: seen for kernel, seen in found.items() if seen}
+    if not found:
+        return []
+    lines = _table(found)
+    for title, verdict in (("not as expected", DIFFERS), ("nothing known of this kernel", OBSERVED)):
+        lines += _section(title, _grouped(found, verdict))
+    notes: dict[str, list[str]] = {}
+    for kernel, seen in found.items():
+        for one in seen:
+            if one.get("note") and one["verdict"] != NOT_ASKED:
+                notes.setdefault(f"{one['contract']}: {one['note']}", []).append(kernel)
+    lines += _section("version and probe disagree", notes)
+    return lines + _section("not asked", _not_asked(found))
+
+
+def _contracts(seen: Iterable[Observation]) -> list[Observation]:
+    return [one for one in seen if one["contract"]]
+
+
+def _table(found: Mapping[str, Sequence[Observation]]) -> list[str]:
+    rows = [["kernel", *_COLUMNS]]
+    for kernel, seen in found.items():
+        counts = Counter(one["verdict"] for one in seen)
+        rows.append([kernel, *(str(counts[verdict]) for verdict in _COLUMNS)])
+    width = max(len(row[0]) for row in rows)
+    return [
+        "  ".join([row[0].ljust(width), *(word.rjust(len(name)) for word, name in zip(row[1:], _COLUMNS, strict=True))])
+        for row in rows
+    ]
+
+
+def _grouped(found: Mapping[str, Sequence[Observation]], verdict: str) -> dict[str, list[str]]:
+    """Return the kernels by what was observed on them, in the contracts' order."""
+    groups: dict[str, list[str]] = {}
+    for kernel, seen in found.items():
+        for one in seen:
+            if one["verdict"] == verdict:
+                line = f"{one['contract']}: {_shown(one)}"
+                groups.setdefault(line, []).append(kernel)
+    return dict(sorted(groups.items()))
+
+
+def _shown(one: Observation) -> str:
+    if one["verdict"] == DIFFERS:
+        return f"{_plain(one['observed'])}, expected {_plain(one['expected'])}"
+    return _plain(one["observed"])
+
+
+def _not_asked(found: Mapping[str, Sequence[Observation]]) -> dict[str, list[str]]:
+    """Return the kernels by why how many contracts were not asked of them."""
+    groups: dict[str, list[str]] = {}
+    for kernel, seen in found.items():
+        reasons = Counter(one["note"] for one in seen if one["verdict"] == NOT_ASKED)
+        others = [reason for reason in reasons if reason.startswith(FOR_KERNELS)]
+        if others:
+            groups.setdefault(f"{sum(map(reasons.pop, others))}: they are for other versions", []).append(kernel)
+        for reason, count in reasons.items():
+            groups.setdefault(f"{count}: {reason}", []).append(kernel)
+    return dict(sorted(groups.items(), key=lambda one: one[0].partition(" ")[2]))
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _section(title: str, groups: Mapping[str, Sequence[str]]) -> list[str]:
+    if not groups:
+        return []
+    return ["", f"{title}:", *(f"  {line} ({', '.join(kernels)})" for line, kernels in groups.items())]

@@ -1,0 +1,1 @@
+"""`harness compare`: what changed between two runs, or two kernels of one."""

@@ -1,0 +1,335 @@
+"""What changed from one kernel of a record to one of another record, or of the same.
+
+A test is held against itself by its id without the kernel. Times of single tests are noisy and depend on the machine:
+a test counts as slower or faster only when it is so by a factor and by an amount beyond what all tests together are,
+see SLOWER_FACTOR and SLOWER_SECONDS.
+
+Pure. Imports the matrix beside it and the records.
+"""
+
+from __future__ import annotations
+
+import enum
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from harness.errors import RecordError
+from harness.report.matrix import Cell, State, cells_of, contract_in, exact_text_of, text_of, words_of
+from harness.results.file import kernel_order
+from harness.results.types import Kernel, Record
+
+SLOWER_FACTOR = 3.0
+"""How many times as long a test must take, the machines' own difference taken out, to be in another class of time."""
+
+SLOWER_SECONDS = 0.3
+"""Seconds by which it must differ, too: less is the noise of a machine that others use."""
+
+_ENOUGH = 5
+"""Tests that it takes to tell how two machines differ."""
+
+
+class Change(enum.Enum):
+    """What sort of change it is; the value is its name on the command line. The order is that of a report."""
+
+    BROKEN = "broken"
+    """It was no failure, and is one."""
+    FAILURE = "failure"
+    """It failed, and fails in another way."""
+    OBSERVATION = "observation"
+    """No failure, and what is observed is something else."""
+    UNSUPPORTED = "unsupported"
+    """It was asked, and is skipped or not for this kernel."""
+    SLOWER = "slower"
+    """It is in a slower class of time."""
+    LOST = "lost"
+    """There was a verdict, and now there is none: the machine failed, or the run ended before."""
+    GONE = "gone"
+    """There is no such test any more."""
+    FIXED = "fixed"
+    """It failed, and does not."""
+    SUPPORTED = "supported"
+    """It was skipped or not for this kernel, and passes."""
+    FASTER = "faster"
+    """It is in a faster class of time."""
+    REGAINED = "regained"
+    """There was no verdict, and it passes."""
+    NEW = "new"
+    """There was no such test."""
+
+
+REGRESSIONS = (Change.BROKEN, Change.UNSUPPORTED)
+"""What fails a comparison unless something else is asked for."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One change of one test.
+
+    Attributes:
+        change: What sort of change.
+        test: pytest's id of the test without its kernel.
+        contract: Id of its contract, "" for none.
+        old: What was; None for nothing.
+        new: What is; None for nothing.
+        detail: What changed, in a few words.
+    """
+
+    change: Change
+    test: str
+    contract: str
+    old: Cell | None
+    new: Cell | None
+    detail: str
+
+    @property
+    def title(self) -> str:
+        """What people call the test."""
+        return contract_in(self.test) or self.contract or words_of(self.test)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two kernels held against each other.
+
+    Attributes:
+        old: The kernel of the old record.
+        new: The kernel of the new one.
+        differences: What changed, in the order of :class:`Change`.
+        same: How many tests came to the same.
+        still_bad: How many of these are failures.
+        speed: How many times as long tests take, by the middle of all; None when there are too few.
+    """
+
+    old: Kernel
+    new: Kernel
+    differences: tuple[Difference, ...]
+    same: int
+    still_bad: int
+    speed: float | None
+
+    @property
+    def title(self) -> str:
+        """The two kernels, in a few words."""
+        if self.old.label != self.new.label:
+            return f"{self.old.label} → {self.new.label}"
+        if (self.old.version, self.old.digest) == (self.new.version, self.new.digest):
+            return self.old.label
+        if self.old.version != self.new.version:
+            return f"{self.old.label} ({self.old.version} → {self.new.version})"
+        return f"{self.old.label} (another build of {self.old.version})"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All that changed.
+
+    Attributes:
+        pairs: Kernels held against each other, oldest first.
+        only_old: Kernels that the new record has not.
+        only_new: Kernels that the old record has not.
+    """
+
+    pairs: tuple[Pair, ...]
+    only_old: tuple[Kernel, ...] = ()
+    only_new: tuple[Kernel, ...] = ()
+
+    def of(self, change: Change) -> list[tuple[Pair, Difference]]:
+        """Return all changes of a sort."""
+        return [(pair, one) for pair in self.pairs for one in pair.differences if one.change is change]
+
+    def count(self, changes: Iterable[Change]) -> int:
+        """Return how many changes there are of these sorts."""
+        wanted = set(changes)
+        return sum(one.change in wanted for pair in self.pairs for one in pair.differences)
+
+
+def compare(old: Record, new: Record, kernels: tuple[str, str] | None = None) -> Comparison:
+    """Hold two records against each other, kernel by kernel.
+
+    Args:
+        old: What was.
+        new: What is; may be the same record.
+        kernels: Labels, or exact versions, of one kernel in each, to hold these two against each other; by default
+            kernels are paired by their labels.
+
+    Raises:
+        RecordError: A record has no such kernel, or they have none in common.
+    """
+    if kernels is not None:
+        pairs = [(find_kernel(old, kernels[0]), find_kernel(new, kernels[1]))]
+        only_old: list[Kernel] = []
+        only_new: list[Kernel] = []
+    else:
+        theirs = {kernel.label: kernel for kernel in new.kernels}
+        ours = {kernel.label for kernel in old.kernels}
+        pairs = [(kernel, theirs[kernel.label]) for kernel in old.kernels if kernel.label in theirs]
+        only_old = [kernel for kernel in old.kernels if kernel.label not in theirs]
+        only_new = [kernel for kernel in new.kernels if kernel.label not in ours]
+        if not pairs:
+            raise RecordError(
+                f"the records have no kernel in common: {_labels(old)} and {_labels(new)}",
+                expected="kernels of the same label in both",
+                hint="name one of each with --kernels OLD NEW",
+            )
+    old_cells, new_cells = _by_kernel(old), _by_kernel(new)
+    return Comparison(
+        tuple(
+            _pair(before, after, old_cells.get(before.label, {}), new_cells.get(after.label, {}))
+            for before, after in sorted(pairs, key=lambda pair: kernel_order(pair[0]))
+        ),
+        tuple(only_old),
+        tuple(only_new),
+    )
+
+
+def _labels(record: Record) -> str:
+    return ", ".join(kernel.label for kernel in sorted(record.kernels, key=kernel_order)) or "none"
+
+
+def find_kernel(record: Record, name: str) -> Kernel:
+    """Return a record's kernel by its label or exact version.
+
+    Raises:
+        RecordError: It has none of that name, or several.
+    """
+    found = [one for one in record.kernels if one.label == name] or [
+        one for one in record.kernels if name in (one.version, one.release)
+    ]
+    if len(found) != 1:
+        raise RecordError(
+            f"the record has {'no kernel' if not found else 'several kernels'} {name!r}",
+            expected=f"one of: {_labels(record)}",
+        )
+    return found[0]
+
+
+def _by_kernel(record: Record) -> dict[str, dict[str, Cell]]:
+    found: dict[str, dict[str, Cell]] = {}
+    for (test, kernel), cell in cells_of(record).items():
+        found.setdefault(kernel, {})[test] = cell
+    return found
+
+
+_MISSING = frozenset({State.INFRASTRUCTURE, State.NOT_RUN})
+_NOT_ASKED = frozenset({State.UNSUPPORTED, State.LEFT_OUT})
+_ORDER = list(Change)
+
+
+def _pair(old: Kernel, new: Kernel, before: Mapping[str, Cell], after: Mapping[str, Cell]) -> Pair:
+    speed = _speed(before, after)
+    differences = []
+    same = still_bad = 0
+    for test in dict.fromkeys([*before, *after]):
+        was, now = before.get(test), after.get(test)
+        found = _differ(was, now, speed)
+        if found is None:
+            same += 1
+            still_bad += now is not None and now.state.is_bad
+            continue
+        change, detail = found
+        known = [cell.result for cell in (now, was) if cell is not None and cell.result is not None]
+        contract = next((one.contract for one in known if one.contract), "")
+        differences.append(Difference(change, test, contract, was, now, detail))
+    differences.sort(key=lambda one: _ORDER.index(one.change))
+    return Pair(old, new, tuple(differences), same, still_bad, speed)
+
+
+def _speed(before: Mapping[str, Cell], after: Mapping[str, Cell]) -> float | None:
+    """Return how many times as long the tests take that passed on both, by the middle of all; None for too few."""
+    ratios = []
+    for test, was in before.items():
+        now = after.get(test)
+        if now is not None and was.state is now.state is State.PASSED and was.result and now.result:
+            ratios.append(max(now.result.call, 0.001) / max(was.result.call, 0.001))
+    return round(statistics.median(ratios), 3) if len(ratios) >= _ENOUGH else None
+
+
+def _differ(was: Cell | None, now: Cell | None, speed: float | None) -> tuple[Change, str] | None:
+    """Return what changed, and in what; None for nothing."""
+    if was is None or now is None:
+        known = was or now
+        assert known is not None, "one of the two has the test"
+        # A test that is not for a kernel was never there to be gone.
+        if known.state is State.LEFT_OUT:
+            return None
+        return (Change.NEW if was is None else Change.GONE), _told(known)
+    told = f"{_told(was)} → {_told(now)}"
+    if was.state in _MISSING or now.state in _MISSING:
+        return _without_verdict(was, now, told)
+    if now.state.is_bad:
+        if not was.state.is_bad:
+            return Change.BROKEN, told
+        return (Change.FAILURE, told) if was.state is not now.state or _changed_answers(was, now) else None
+    if now.state in _NOT_ASKED:
+        return (Change.UNSUPPORTED, told) if was.state not in _NOT_ASKED else None
+    if was.state.is_bad:
+        return Change.FIXED, told
+    if was.state in _NOT_ASKED:
+        return Change.SUPPORTED, told
+    changed = _changed_answers(was, now)
+    if changed:
+        return Change.OBSERVATION, "; ".join(changed)
+    return _slower(was, now, speed)
+
+
+def _without_verdict(was: Cell, now: Cell, told: str) -> tuple[Change, str] | None:
+    if was.state in _MISSING and now.state in _MISSING:
+        return None
+    if now.state in _MISSING:
+        return (Change.LOST, told) if was.state not in _NOT_ASKED else None
+    # What failed while nobody looked is a failure all the same.
+    return (Change.BROKEN if now.state.is_bad else Change.REGAINED), told
+
+
+def _told(cell: Cell) -> str:
+    word = cell.state.value
+    if cell.seen and len(cell.observations) == 1:
+        return f"{word} ({cell.seen})"
+    if cell.state is State.LEFT_OUT and cell.reason:
+        return f"{word}: {cell.reason}"
+    return f"{word}: {cell.reason}" if cell.reason and cell.state is not State.PASSED else word
+
+
+def _changed_answers(was: Cell, now: Cell) -> list[str]:
+    before, after = was.answers, now.answers
+    single = len(before) <= 1 and len(after) <= 1
+    told = []
+    for name in dict.fromkeys([*before, *after]):
+        # As JSON: to Python, true is 1.
+        if name in before and name in after and exact_text_of(before[name]) == exact_text_of(after[name]):
+            continue
+        left, right = (text_of(one[name]) if name in one else "nothing" for one in (before, after))
+        told.append(f"{left} → {right}" if single else f"{name}: {left} → {right}")
+    return told
+
+
+def _slower(was: Cell, now: Cell, speed: float | None) -> tuple[Change, str] | None:
+    if was.result is None or now.result is None or speed is None:
+        return None
+    expected, took = was.result.call * speed, now.result.call
+    told = f"{was.result.call:.2f} s → {took:.2f} s"
+    if speed > 1.25 or speed < 0.8:
+        told += f" (all tests take {speed:.2g} times as long)"
+    if took > expected * SLOWER_FACTOR and took - expected > SLOWER_SECONDS:
+        return Change.SLOWER, told
+    if expected > took * SLOWER_FACTOR and expected - took > SLOWER_SECONDS:
+        return Change.FASTER, told
+    return None
+
+
+def by_change(comparison: Comparison) -> list[tuple[Change, list[tuple[Difference, list[Pair]]]]]:
+    """Return the changes by their sort, each test once with the kernels that it changed on in the same way."""
+    found = []
+    for change in Change:
+        alike: dict[tuple[str, str], tuple[Difference, list[Pair]]] = {}
+        for pair, one in comparison.of(change):
+            alike.setdefault((one.test, one.detail), (one, []))[1].append(pair)
+        if alike:
+            found.append((change, list(alike.values())))
+    return found
+
+
+def is_regression(comparison: Comparison, fail_on: Sequence[Change]) -> bool:
+    """Whether there is a change of one of these sorts."""
+    return comparison.count(fail_on) > 0

@@ -1,0 +1,345 @@
+"""Run records on disk: one JSON file, and the journal that stands in its place while the run lasts.
+
+A journal has a line for each thing that happened, written at once, so a run that is killed leaves all it found; a
+reader takes it for a record that is not complete. At the end of the run the file is replaced by the whole record.
+
+Imports the records beside it, :mod:`harness.util.cache`, :mod:`harness.errors`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import io
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from harness.errors import CacheError, RecordError, SelectorError
+from harness.kernel.version import KernelVersion
+from harness.results.types import FORMAT, VERSION, Kernel, LeftOut, NotRun, Record, Result, Run
+from harness.util import cache
+
+_JOURNAL = b'{"journal":'
+
+
+class _Head(msgspec.Struct):
+    """What every file of this kind says of itself."""
+
+    format: Any = None
+    version: Any = None
+
+
+class _Line(msgspec.Struct, omit_defaults=True):
+    """One line of a journal, after the first."""
+
+    run: Run | None = None
+    kernel: Kernel | None = None
+    result: Result | None = None
+    plan: tuple[NotRun, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+
+
+_RECORD = msgspec.json.Decoder(Record)
+_LINE = msgspec.json.Decoder(_Line)
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON schema of a record, made from the classes."""
+    made = msgspec.json.schema(Record)
+    for definition in made["$defs"].values():
+        # Python 3.13 takes the common indentation out of docstrings, earlier ones leave it.
+        summary, _, attributes = inspect.cleandoc(definition["description"]).partition("\n\nAttributes:\n")
+        definition["description"] = " ".join(summary.split())
+        for name, text in re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", attributes, re.MULTILINE):
+            definition["properties"][name]["description"] = " ".join(text.split())
+    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(made))
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": f"{FORMAT}, version {VERSION}",
+        **plain,
+    }
+
+
+def read(path: Path) -> Record:
+    """Read a run record, or the journal of a run that did not come to its end.
+
+    Raises:
+        RecordError: It cannot be read, is no record, is one of another version, or contradicts itself.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise RecordError(
+            f"the run record {path} cannot be read: {error.strerror}",
+            hint="pytest --record=FILE writes one",
+        ) from error
+    return parse(content, str(path))
+
+
+def parse(content: bytes, name: str) -> Record:
+    """Read a run record.
+
+    Args:
+        content: The file's bytes.
+        name: What messages call it.
+
+    Raises:
+        RecordError: As :func:`read`.
+    """
+    try:
+        if content.startswith(_JOURNAL):
+            record = _parse_journal(content, name)
+        else:
+            _check_head(msgspec.json.decode(content, type=_Head), name)
+            record = _RECORD.decode(content)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:  # a ValidationError is a DecodeError
+        raise RecordError(
+            f"{name} is no run record: {error}",
+            expected="a file that pytest --record=FILE or harness merge wrote, whole",
+        ) from error
+    _check(record, name)
+    return record
+
+
+def _check_head(head: _Head, name: str) -> None:
+    if head.format != FORMAT:
+        raise RecordError(
+            f"{name} is no run record" + (f" but {head.format!r}" if isinstance(head.format, str) else ""),
+            expected=f'a JSON object whose "format" is "{FORMAT}"; pytest --record=FILE writes one',
+        )
+    if head.version != VERSION:
+        newer = isinstance(head.version, int) and head.version > VERSION
+        raise RecordError(
+            f"{name} is a run record of version {head.version!r}",
+            expected=f"version {VERSION}, which this kernel-harness reads",
+            hint="read it with the newer kernel-harness that wrote it" if newer else "record the run again",
+        )
+
+
+def _parse_journal(content: bytes, name: str) -> Record:
+    first, *lines = content.split(b"\n")
+    head: dict[str, Any] = msgspec.json.decode(first, type=dict[str, Any])
+    _check_head(_Head(head.get("format"), head.get("version")), name)
+    if lines:
+        lines.pop()  # What follows the last end of line was being written when the run ended; "" when nothing was.
+    draft = Draft()
+    for line in lines:
+        draft.take(_LINE.decode(line))
+    return draft.record()
+
+
+def _check(record: Record, name: str) -> None:
+    """Raise when parts of a record refer to what is not in it, or say two things of one."""
+    labels = [kernel.label for kernel in record.kernels]
+    runs = [run.id for run in record.runs]
+    cells = [(result.test, result.kernel) for result in record.results]
+    complaint = ""
+    if len(set(labels)) < len(labels):
+        complaint = "two of its kernels have one label"
+    elif len(set(runs)) < len(runs):
+        complaint = "two of its runs have one id"
+    elif len(set(cells)) < len(cells):
+        complaint = "it has two results of one test on one kernel"
+    elif stranger := next((one for one in {kernel for _, kernel in cells} if one not in labels), None):
+        complaint = f"it has results on the kernel {stranger!r}, which is not among its kernels"
+    elif stranger := next((one for one in {result.run for result in record.results} if one not in runs), None):
+        complaint = f"it has results of the run {stranger!r}, which is not among its runs"
+    for kernel in record.kernels:
+        try:
+            kernel_order(kernel)
+        except SelectorError as error:
+            complaint = complaint or error.what
+    if complaint:
+        raise RecordError(f"the run record {name} contradicts itself: {complaint}", hint="record the run again")
+
+
+def write(path: Path, record: Record) -> None:
+    """Write a record, whole or not at all.
+
+    Raises:
+        RecordError: It cannot be written.
+    """
+    replace_file(path, msgspec.json.encode(record) + b"\n")
+
+
+def replace_file(path: Path, content: bytes, what: str = "run record") -> None:
+    """Write a file whole or not at all.
+
+    Args:
+        path: The file; its folder is made when there is none.
+        content: What is to be in it.
+        what: What messages call it.
+
+    Raises:
+        RecordError: It cannot be written.
+    """
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(21, "it is a folder")
+        with cache.new_file(path) as temporary:
+            temporary.write_bytes(content)
+    except CacheError as error:
+        # Its own words are about the cache.
+        cause = error.__cause__
+        raise _unwritable(path, what, cause.strerror if isinstance(cause, OSError) else error.what) from error
+    except OSError as error:
+        raise _unwritable(path, what, error.strerror) from error
+
+
+def _unwritable(path: Path, what: str, why: str | None) -> RecordError:
+    return RecordError(
+        f"the {what} {path} cannot be written: {why or 'the disk does not say why'}",
+        expected="a file in a folder that this user may write, on a disk with room",
+        hint="name another file",
+    )
+
+
+class Draft:
+    """A record in the making. What comes later replaces what was said of the same thing before."""
+
+    def __init__(self) -> None:
+        self._runs: dict[str, Run] = {}
+        self._kernels: dict[str, Kernel] = {}
+        self._results: dict[tuple[str, str], Result] = {}
+        self._planned: dict[tuple[str, str], NotRun] = {}
+        self._left_out: dict[tuple[str, str], LeftOut] = {}
+
+    @property
+    def kernels(self) -> dict[str, Kernel]:
+        """The kernels so far, by label."""
+        return self._kernels
+
+    @property
+    def reached_all(self) -> bool:
+        """Whether there is a result of every test that was to run."""
+        return self._planned.keys() <= self._results.keys()
+
+    def take(self, line: _Line) -> None:
+        """Take in what a line of the journal says."""
+        if line.run is not None:
+            self._runs[line.run.id] = line.run
+        if line.kernel is not None:
+            self._kernels[line.kernel.label] = line.kernel
+        if line.result is not None:
+            self._results[line.result.test, line.result.kernel] = line.result
+        for planned in line.plan:
+            self._planned[planned.test, planned.kernel] = planned
+        for left_out in line.left_out:
+            self._left_out[left_out.test, left_out.kernel] = left_out
+
+    def record(self) -> Record:
+        """Return the record as far as it is known."""
+        return assemble(
+            self._runs.values(),
+            self._kernels.values(),
+            self._results.values(),
+            self._left_out.values(),
+            (one for cell, one in self._planned.items() if cell not in self._results),
+            order=list(self._planned),
+        )
+
+
+def assemble(
+    runs: Iterable[Run],
+    kernels: Iterable[Kernel],
+    results: Iterable[Result],
+    left_out: Iterable[LeftOut],
+    not_run: Iterable[NotRun],
+    *,
+    order: Iterable[tuple[str, str]] = (),
+) -> Record:
+    """Return a record with its parts in order: runs by start, kernels by version.
+
+    Args:
+        runs: As in :class:`Record`, in any order; so are the rest.
+        kernels: Likewise.
+        results: Likewise.
+        left_out: Likewise.
+        not_run: Likewise.
+        order: Tests and kernels in the order in which results are to stand; those that are not named stand last.
+    """
+    place = {cell: number for number, cell in enumerate(order)}
+    return Record(
+        FORMAT,
+        VERSION,
+        tuple(sorted(runs, key=lambda run: (run.started, run.id))),
+        tuple(sorted(kernels, key=kernel_order)),
+        tuple(sorted(results, key=lambda result: place.get((result.test, result.kernel), len(place)))),
+        tuple(left_out),
+        tuple(not_run),
+    )
+
+
+def kernel_order(kernel: Kernel) -> tuple[KernelVersion, str]:
+    """Return what kernels are sorted by.
+
+    Raises:
+        SelectorError: Its version is none.
+    """
+    return KernelVersion.parse(kernel.version), kernel.label
+
+
+class Journal:
+    """The file of a run that lasts.
+
+    Args:
+        path: The record's file; what was there before is gone.
+
+    Raises:
+        RecordError: It cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.draft = Draft()
+        head = msgspec.json.encode({"journal": True, "format": FORMAT, "version": VERSION})
+        replace_file(path, head + b"\n")
+        try:
+            self._stream: io.FileIO | None = path.open("ab", buffering=0)
+        except OSError as error:
+            raise _unwritable(path, "run record", error.strerror) from error
+
+    def add(
+        self,
+        *,
+        run: Run | None = None,
+        kernel: Kernel | None = None,
+        result: Result | None = None,
+        plan: Iterable[NotRun] = (),
+        left_out: Iterable[LeftOut] = (),
+    ) -> None:
+        """Write down what is known now; it outlives this process.
+
+        Raises:
+            RecordError: It cannot be written.
+        """
+        line = _Line(run, kernel, result, tuple(plan), tuple(left_out))
+        self.draft.take(line)
+        if self._stream is not None:
+            try:
+                self._stream.write(msgspec.json.encode(line) + b"\n")
+            except OSError as error:
+                self.close()
+                raise _unwritable(self._path, "run record", error.strerror) from error
+
+    def finish(self, run: Run) -> None:
+        """Put the whole record in the journal's place.
+
+        Args:
+            run: The run, with how it ended; in the record alone, for a journal is of a run that has not ended.
+
+        Raises:
+            RecordError: It cannot be written; the journal is still there.
+        """
+        self.close()
+        self.draft.take(_Line(run))
+        write(self._path, self.draft.record())
+
+    def close(self) -> None:
+        """Stop writing; the journal stays."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None

@@ -1,0 +1,180 @@
+"""Puts together what the phases of tests reported: the results that go into a run record.
+
+Pure: plain data in, records out. Imports the records beside it and what properties are called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import msgspec
+
+from harness.results import properties
+from harness.results.ids import kernel_of, without_kernel
+from harness.results.outcomes import RANKS, outcome_of
+from harness.results.types import Fault, Leak, Observation, Result
+
+T = TypeVar("T")
+
+FAILURE_LIMIT = 8192
+"""Characters kept of a failure's text, and of what was printed."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What a test reported at the end of one of its phases.
+
+    Attributes:
+        nodeid: pytest's id of the test.
+        when: "setup", "call" or "teardown"; anything else when the process that ran it ended.
+        outcome: "passed", "failed" or "skipped"; anything else is an attempt that does not count.
+        expected: Whether its failure was expected (xfail).
+        seconds: How long it took.
+        reason: One line on why it was skipped or failed.
+        text: The failure's text.
+        sections: What was printed: captions and texts.
+        properties: Names and plain values.
+    """
+
+    nodeid: str
+    when: str
+    outcome: str
+    expected: bool = False
+    seconds: float = 0.0
+    reason: str = ""
+    text: str = ""
+    sections: Sequence[tuple[str, str]] = ()
+    properties: Sequence[tuple[str, object]] = ()
+
+
+def shortened(text: str, limit: int = FAILURE_LIMIT) -> str:
+    """Return a text that is no longer than `limit` characters and a line, its middle left out.
+
+    What failed stands at the end of a failure, where it began at its start.
+    """
+    if len(text) <= limit:
+        return text
+    head, tail = text[: limit // 4], text[-(limit - limit // 4) :]
+    return f"{head}\n[... {len(text) - limit} characters left out ...]\n{tail}"
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON can hold it: text without lone surrogates, whole numbers of at most 64 bits."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    if isinstance(value, (list, tuple)):
+        return [plain(one) for one in value]
+    if isinstance(value, dict):
+        return {plain(str(name)): plain(one) for name, one in value.items()}
+    if isinstance(value, bytes):
+        return value.hex()
+    if value is None or isinstance(value, (bool, float)):
+        return value
+    if isinstance(value, int):
+        return value if -(2**63) <= value < 2**64 else str(value)
+    return plain(repr(value))
+
+
+@dataclass
+class Gatherer:
+    """Collects phases, and makes a result of each test that has ended.
+
+    Attributes:
+        run: Id of the run.
+        problems: What could not be understood, a line each.
+    """
+
+    run: str
+    problems: list[str] = field(default_factory=list)
+    _phases: dict[str, list[Phase]] = field(default_factory=dict, init=False)
+    _attempts: dict[str, int] = field(default_factory=dict, init=False)
+
+    def add(self, phase: Phase, kernels: Sequence[str] = ()) -> Result | None:
+        """Take in a phase; return the test's result when it was the last one and the test ran on a kernel.
+
+        Args:
+            phase: The phase.
+            kernels: Labels, to know the kernel of a test whose process ended before it could tell.
+        """
+        if phase.when == "setup":
+            self._phases.pop(phase.nodeid, None)
+        phases = self._phases.setdefault(phase.nodeid, [])
+        phases.append(phase)
+        if phase.when in ("setup", "call"):
+            return None
+        del self._phases[phase.nodeid]
+        return self._result(phases, kernels)
+
+    def _result(self, phases: list[Phase], kernels: Sequence[str]) -> Result | None:
+        last = phases[-1]
+        # Later phases repeat the properties of earlier ones, except for those that were added to a report alone.
+        known: list[tuple[str, Any]] = list(last.properties)
+        for phase in phases[:-1]:
+            known += [entry for entry in phase.properties if entry not in known]
+        lost = last.when not in ("setup", "call", "teardown")
+        labels = [str(label) for label in properties.values(known, properties.KERNEL)]
+        kernel = labels[0] if labels else kernel_of(last.nodeid, kernels) if lost else None
+        if kernel is None:
+            return None
+        troubles = _troubles(known)
+        if lost:
+            troubles.append(properties.TROUBLE_INFRASTRUCTURE)
+        outcomes = [
+            outcome_of(
+                phase.outcome,
+                expected=phase.expected,
+                troubles=troubles if lost and phase is last else _troubles(phase.properties),
+            )
+            for phase in phases
+        ]
+        outcome = min(outcomes, key=RANKS.index)
+        bad = [phase for phase in phases if phase.outcome == "failed"]
+        telling = bad or [phase for phase in phases if phase.reason]
+        attempts = self._attempts[last.nodeid] = self._attempts.get(last.nodeid, 0) + 1
+        machines = properties.values(known, properties.MACHINE)
+        machine = machines[-1] if machines and isinstance(machines[-1], dict) else {}
+        return Result(
+            test=plain(without_kernel(last.nodeid, kernel)),
+            kernel=plain(kernel),
+            run=self.run,
+            outcome=outcome.name.lower(),  # type: ignore[arg-type]  # a test holds the two lists against each other
+            nodeid=plain(last.nodeid),
+            contract=plain(next((str(name) for name in properties.values(known, properties.CONTRACT)), "")),
+            loader=next((str(name) for name in properties.values(known, properties.LOADER)), ""),
+            trouble=tuple(troubles),
+            reason=shortened(plain(telling[0].reason), 400) if telling else "",
+            setup=self._seconds(phases, "setup"),
+            call=self._seconds(phases, "call"),
+            teardown=self._seconds(phases, "teardown"),
+            start=machine.get("start"),
+            boot=machine.get("boot"),
+            attempts=attempts,
+            observations=self._each(last.nodeid, known, properties.OBSERVATION, Observation),
+            leaks=self._each(last.nodeid, known, properties.LEAK, Leak),
+            faults=self._each(last.nodeid, known, properties.FAULT, Fault),
+            failure=shortened("\n".join(plain(phase.text) for phase in bad)),
+            output=shortened(_printed(last)) if bad else "",
+        )
+
+    @staticmethod
+    def _seconds(phases: list[Phase], when: str) -> float:
+        return round(sum(phase.seconds for phase in phases if phase.when == when), 4)
+
+    def _each(self, nodeid: str, known: list[tuple[str, Any]], name: str, kind: type[T]) -> tuple[T, ...]:
+        found = []
+        for value in properties.values(known, name):
+            try:
+                found.append(msgspec.convert(plain(value), kind))
+            except msgspec.ValidationError as error:
+                self.problems.append(f"{nodeid}: its property {name!r} is no {name}: {error}")
+        return tuple(found)
+
+
+def _troubles(known: Sequence[tuple[str, object]]) -> list[str]:
+    return list(dict.fromkeys(str(word) for word in properties.values(known, properties.TROUBLE)))
+
+
+def _printed(last: Phase) -> str:
+    return "\n".join(f"--- {caption} ---\n{plain(text)}" for caption, text in last.sections)

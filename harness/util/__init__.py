@@ -1,0 +1,1 @@
+"""What any room may use: running programs, the cache, data files, clang."""

@@ -1,0 +1,242 @@
+"""The harness's folders on disk: where they are, and how entries get into them whole or not at all.
+
+An entry is made in a temporary sibling and renamed into place, so a reader never sees half of one; a lock
+file beside it keeps two processes from making it twice. Temporary siblings name the process that makes
+them, and whoever comes next removes those whose maker is gone.
+
+Imports :mod:`harness.errors` and :mod:`harness.util.proc`.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import platformdirs
+
+from harness.errors import CacheError
+from harness.util.proc import start_time
+
+TEMPORARY = ".tmp-"
+
+
+def cache_root() -> Path:
+    """Return the cache folder: $HARNESS_CACHE, or kernel-harness in the user's cache folder. It may not exist yet.
+
+    Raises:
+        CacheError: Something that is no folder is in its place.
+    """
+    named = os.environ.get("HARNESS_CACHE")
+    root = Path(named).expanduser().absolute() if named else platformdirs.user_cache_path("kernel-harness")
+    nearest = next(path for path in (root, *root.parents) if path.exists())
+    if not nearest.is_dir():
+        raise _unusable(root, NotADirectoryError(errno.ENOTDIR, f"{nearest} is no folder"))
+    return root
+
+
+def digest_file(path: Path) -> str:
+    """Return the sha256 of a file's content, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def locked(path: Path, *, timeout: float = 1800.0) -> Iterator[None]:
+    """Hold the lock file `path` while the body runs; the kernel drops it when the process dies.
+
+    Args:
+        path: The lock file; made when missing, left in place afterwards.
+        timeout: Seconds to wait for another holder.
+
+    Raises:
+        CacheError: Another process holds it for longer than that, or it cannot be made.
+    """
+    # Its import takes longer than all that a warm run does with the cache, and such a run may need no lock.
+    import filelock
+
+    try:
+        with disk_errors(path):
+            _make_folder(path.parent)
+        with filelock.FileLock(path, timeout=timeout):
+            yield
+    except filelock.Timeout as error:
+        raise CacheError(
+            f"another process has held {path} for {timeout:g} s",
+            expected="the other harness process to finish",
+            hint="see who holds it (fuser, lsof), end it or wait",
+        ) from error
+    except PermissionError as error:
+        if error.filename is not None and Path(str(error.filename)) not in (path, path.parent):
+            raise
+        raise _unusable(path.parent, error) from error
+
+
+@contextmanager
+def new_folder(final: Path) -> Iterator[Path]:
+    """Make the folder `final` whole or not at all: yields a temporary sibling, renamed when the body succeeds.
+
+    Raises:
+        CacheError: The disk is full or the folder cannot be written.
+    """
+    with _temporary(final) as folder:
+        folder.mkdir()
+        yield folder
+        if final.exists():
+            shutil.rmtree(final)
+        folder.rename(final)
+
+
+@contextmanager
+def new_file(final: Path) -> Iterator[Path]:
+    """Make the file `final` whole or not at all: yields a temporary sibling's path, renamed on success.
+
+    Raises:
+        CacheError: The disk is full or the folder cannot be written.
+    """
+    with _temporary(final) as path:
+        yield path
+        path.replace(final)
+
+
+@contextmanager
+def _temporary(final: Path) -> Iterator[Path]:
+    temporary = final.parent / temporary_name(final.name)
+    with disk_errors(final):
+        _make_folder(final.parent)
+        sweep(final.parent)
+        try:
+            yield temporary
+        finally:
+            _remove(temporary)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise _unusable(folder, error) from error
+
+
+def temporary_name(name: str) -> str:
+    """Return a new name that says which process makes `name`, for :func:`sweep` to know it by."""
+    return f"{TEMPORARY}{os.getpid()}-{start_time(os.getpid())}-{os.urandom(3).hex()}-{name}"
+
+
+@contextmanager
+def disk_errors(final: Path) -> Iterator[None]:
+    """Turn a full or unwritable disk, met while writing `final`, into a :class:`CacheError`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise CacheError(
+                f"no space left while writing {final}",
+                expected="room in the cache folder",
+                hint="`harness kernels prune`, or name a larger disk with HARNESS_CACHE",
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+            raise _unusable(final.parent, error) from error
+        raise
+
+
+def sweep(folder: Path) -> list[Path]:
+    """Remove what makers that are gone left half-made in `folder`; return what was removed."""
+    removed = [path for path in folder.glob(f"{TEMPORARY}*") if is_abandoned(path)]
+    for path in removed:
+        _remove(path)
+    return removed
+
+
+def is_abandoned(path: Path) -> bool:
+    """Tell whether a temporary's maker is gone."""
+    pid, _, rest = path.name[len(TEMPORARY) :].partition("-")
+    started = rest.partition("-")[0]
+    return pid.isdigit() and started.isdigit() and start_time(int(pid)) != int(started)
+
+
+UNUSED_DAYS = 14.0
+"""How long an image or template that nothing uses is kept: kernels move on, and each takes some 20 or 150 MB."""
+
+
+def drop_unused(paths: Iterable[Path]) -> list[Path]:
+    """Remove the files and folders that have not been used for UNUSED_DAYS; return what was removed.
+
+    What is used says so by touching its own modification time.
+    """
+    removed = []
+    for path in paths:
+        if time.time() - path.stat().st_mtime > UNUSED_DAYS * 86400:
+            _remove(path)
+            removed.append(path)
+    return removed
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _unusable(folder: Path, error: OSError) -> CacheError:
+    return CacheError(
+        f"the cache folder {folder} cannot be written: {error.strerror}",
+        expected="a folder this user may write",
+        hint="set HARNESS_CACHE to one",
+    )
+
+
+_RUN_PREFIX = "vm-"
+
+
+def runs_root() -> Path:
+    """Return the folder that holds what running machines need (sockets, logs), made for this user alone.
+
+    Raises:
+        CacheError: A folder of that name belongs to somebody else.
+    """
+    # A socket's whole path has room for 107 bytes (struct sockaddr_un), so a long TMPDIR is no place for it.
+    base = next(
+        Path(name)
+        for name in (os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir(), "/tmp")  # noqa: S108
+        if name and len(name) < 50 and os.access(name, os.W_OK)
+    )
+    root = base / f"kernel-harness-{os.getuid()}"
+    root.mkdir(mode=0o700, exist_ok=True)
+    found = root.lstat()
+    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o077:
+        raise CacheError(
+            f"{root} is not a folder that only this user can enter",
+            expected="a folder of mode 0700 that belongs to this user",
+            hint=f"remove {root}, or set XDG_RUNTIME_DIR",
+        )
+    return root
+
+
+def run_folder() -> Path:
+    """Make a new folder below :func:`runs_root` that names this process as its owner."""
+    name = f"{_RUN_PREFIX}{os.getpid()}-{start_time(os.getpid())}-{os.urandom(3).hex()}"
+    folder = runs_root() / name
+    folder.mkdir(mode=0o700)
+    return folder
+
+
+def abandoned_runs() -> list[Path]:
+    """Return the run folders whose owner is gone, killed before it could clean up."""
+    found = []
+    for folder in runs_root().glob(f"{_RUN_PREFIX}*"):
+        pid, started, _ = folder.name[len(_RUN_PREFIX) :].split("-")
+        if start_time(int(pid)) != int(started):
+            found.append(folder)
+    return found

@@ -1,0 +1,204 @@
+"""Compiles BPF programs written in C, once for each content, into the cache.
+
+Imports :mod:`harness.needs`, :mod:`harness.util.data`, :mod:`harness.util.cache`, :mod:`harness.util.proc` and
+:mod:`harness.errors`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness import needs
+from harness.errors import BuildError, HarnessError, ToolMissing, UsageError
+from harness.util import cache
+from harness.util.data import data_folder
+from harness.util.proc import run
+
+SUFFIX = ".bpf.c"
+
+FORMAT = 1
+"""Part of every key: raise it when the same sources give another object."""
+
+_FLAGS = (
+    *("-target", "bpf"),
+    # The instruction set that every kernel since 4.12 knows; what clang takes by default depends on its version.
+    "-mcpu=v1",
+    "-O2",
+    "-g",  # BTF comes with it
+    "-Wall",
+)
+_TIME_LIMIT = 120.0
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """A clang that can be used.
+
+    Attributes:
+        path: The program.
+        version: What it says it is, one line.
+    """
+
+    path: Path
+    version: str
+
+
+def find_compiler() -> Compiler:
+    """Return the clang to use: $HARNESS_CLANG, or the one on PATH.
+
+    Raises:
+        ToolMissing: There is none, or it is too old.
+    """
+    path = needs.program("clang")
+    oldest = needs.need("clang").enough
+    done = run([path, "--version"], timeout=30)
+    line = done.stdout.partition("\n")[0]
+    found = re.search(r"clang version (\d+)", line)
+    if found is None or not needs.at_least(found[1], oldest):
+        raise ToolMissing(
+            f"{path} is {line or 'not clang'}",
+            expected=f"clang {oldest} or newer",
+            hint="install a newer clang, or name one with HARNESS_CLANG",
+        )
+    return Compiler(path, line)
+
+
+def own_sources() -> dict[str, Path]:
+    """Return the sources of the folder `bpf/`, by name without suffix."""
+    return {path.name.removesuffix(SUFFIX): path for path in sorted(data_folder("bpf").glob(f"*{SUFFIX}"))}
+
+
+def find_source(name: str | Path) -> Path:
+    """Return the source of this name: a path to a C file, or the name of one in `bpf/`.
+
+    Raises:
+        UsageError: There is none.
+    """
+    own = own_sources()
+    if str(name) in own:
+        return own[str(name)]
+    path = Path(name)
+    if not path.is_file():
+        raise UsageError(
+            f"there is no BPF source {str(name)!r}", expected=f"a path to a C file, or one of {', '.join(own)}"
+        )
+    return path.resolve()
+
+
+def build(source: Path, *, defines: Sequence[str] = (), compiler: Compiler | None = None) -> Path:
+    """Return the object compiled from a source, compiled now if it or a file it includes has changed.
+
+    Args:
+        source: A C file.
+        defines: Macros, "NAME" or "NAME=VALUE".
+        compiler: What :func:`find_compiler` returned, where it was asked already.
+
+    Raises:
+        ToolMissing: There is no suitable clang.
+        BuildError: It does not compile; the error holds what clang said.
+        CacheError: The cache cannot be written.
+    """
+    compiler = compiler or find_compiler()
+    argv = [str(compiler.path), *_FLAGS, *(f"-D{word}" for word in defines), f"-I{data_folder('bpf')}"]
+    # <asm/types.h>, which <linux/bpf.h> includes, lies in a folder that clang does not search for this target.
+    argv += [f"-idirafter/usr/include/{os.uname().machine}-linux-gnu"]
+    named = "\0".join([str(FORMAT), compiler.version, str(source), *argv])
+    folder = cache.cache_root() / "objects"
+    record = folder / f"{hashlib.sha256(named.encode()).hexdigest()[:24]}.json"
+    found = _read_record(record)
+    if found is None:
+        with cache.locked(record.with_suffix(".lock")):
+            found = _read_record(record) or _compile(source, argv, folder, record)
+    return found
+
+
+def build_all(sources: Sequence[Path], jobs: int | None = None) -> list[Path]:
+    """Compile several sources at once; arguments and errors as :func:`build`, the first error of all.
+
+    Args:
+        sources: C files.
+        jobs: How many at a time; as many as there are CPUs by default.
+    """
+    compiler = find_compiler()
+    with ThreadPoolExecutor(jobs or os.cpu_count()) as executor:
+        return list(executor.map(lambda source: build(source, compiler=compiler), sources))
+
+
+def _read_record(record: Path) -> Path | None:
+    """Return the object that the record names, if everything it was made from is as it was."""
+    try:
+        known = json.loads(record.read_text())
+        path = record.parent / str(known["object"])
+        if not path.is_file():
+            return None
+        if all(cache.digest_file(Path(name)) == digest for name, digest in known["sources"].items()):
+            for used in (record, path.parent):
+                os.utime(used)  # see cache.drop_unused
+            return path
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
+        return None  # absent, damaged, or a header is gone: compiled anew
+    return None
+
+
+def _compile(source: Path, argv: list[str], folder: Path, record: Path) -> Path:
+    stem = source.name.removesuffix(".c").removesuffix(".bpf")
+    with tempfile.TemporaryDirectory() as scratch:
+        made, rule = Path(scratch, "object"), Path(scratch, "rule")
+        done = run([*argv, "-MD", "-MF", rule, "-c", source, "-o", made], timeout=_TIME_LIMIT)
+        if done.status != 0:
+            raise BuildError(
+                f"{source} does not compile",
+                expected="a BPF program that clang accepts",
+                hint="correct what clang points at",
+                detail=done.tail(40),
+            )
+        data, used = made.read_bytes(), _parse_dependencies(rule.read_text())
+    path = folder / hashlib.sha256(data).hexdigest()[:16] / f"{stem}.bpf.o"
+    with cache.new_file(path) as temporary:
+        temporary.write_bytes(data)
+    known = {
+        "object": str(path.relative_to(folder)),
+        "sources": {str(name): cache.digest_file(name) for name in sorted(used)},
+    }
+    with cache.new_file(record) as temporary:
+        temporary.write_text(json.dumps(known))
+    cache.drop_unused([*folder.glob("*.json"), *folder.glob("*/")])
+    return path
+
+
+def _parse_dependencies(text: str) -> set[Path]:
+    """Read what `clang -MD` writes: a make rule whose prerequisites are the files that were read."""
+    words = re.split(r"(?<!\\)\s+", text.replace("\\\n", " ").partition(": ")[2].strip())
+    return {Path(word.replace("\\ ", " ")).resolve() for word in words if word}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compile the sources named on the command line, all of `bpf/` by default; print the objects' paths."""
+    parser = argparse.ArgumentParser(prog="build-bpf", description="Compile BPF programs into the cache.")
+    parser.add_argument(
+        "sources", nargs="*", metavar="SOURCE", help="a C file or a name in bpf/ (default: all of bpf/)"
+    )
+    parser.add_argument("-j", "--jobs", type=int, help="how many at a time (default: one for each CPU)")
+    arguments = parser.parse_args(argv)
+    try:
+        sources = [find_source(name) for name in arguments.sources] or list(own_sources().values())
+        for path in build_all(sources, arguments.jobs):
+            print(path)  # noqa: T201 - a command's output
+    except HarnessError as error:
+        print(f"build-bpf: error: {error}", file=sys.stderr)  # noqa: T201
+        return error.exit_status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""Running other programs: one log line that can be pasted into a shell, bounded time, no orphans.
+
+Imports only :mod:`harness.errors`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import shlex
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import InfrastructureError, ToolMissing
+
+log = logging.getLogger("harness.util.proc")
+
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A program that ended.
+
+    Attributes:
+        argv: The command, as given.
+        status: Exit status; negative is the signal that ended it.
+        stdout: Standard output, decoded with replacement characters.
+        stderr: Standard error, likewise.
+    """
+
+    argv: tuple[str, ...]
+    status: int
+    stdout: str
+    stderr: str
+
+    def tail(self, lines: int = 15) -> str:
+        """Return the last lines of what it printed, standard error preferred."""
+        text = self.stderr.strip() or self.stdout.strip()
+        return "\n".join(text.split("\n")[-lines:])
+
+
+def quote(argv: Sequence[str | Path]) -> str:
+    """Return the command as one line that can be pasted into a shell."""
+    return shlex.join(str(arg) for arg in argv)
+
+
+def run(
+    argv: Sequence[str | Path],
+    *,
+    timeout: float,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    stdin: bytes | None = None,
+) -> Completed:
+    """Run a program to its end and return what it printed.
+
+    Args:
+        argv: Program and arguments; no shell is involved.
+        timeout: Seconds it may take; then its whole process group is killed.
+        env: Environment, in place of the caller's.
+        cwd: Working folder.
+        stdin: Bytes on its standard input; none by default.
+
+    Raises:
+        ToolMissing: The program does not exist.
+        InfrastructureError: It did not end in time.
+    """
+    log.info("+ %s", quote(argv))
+    words = tuple(str(arg) for arg in argv)
+    try:
+        process = subprocess.Popen(
+            words,
+            stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=dict(env) if env is not None else None,
+            cwd=cwd,
+            start_new_session=True,
+        )
+    except FileNotFoundError as error:
+        raise ToolMissing(f"{words[0]} cannot be started: {error}", hint=f"install {words[0]}") from error
+    try:
+        out, err = process.communicate(stdin, timeout=timeout)
+    except subprocess.TimeoutExpired as error:
+        kill_group(process.pid)
+        out, err = process.communicate()
+        raise InfrastructureError(
+            f"{words[0]} did not end within {timeout:g} s",
+            expected="an exit before the time-out",
+            hint=f"run it by hand: {quote(argv)}",
+            detail=err.decode(errors="replace")[-2000:],
+        ) from error
+    except BaseException:
+        kill_group(process.pid)
+        process.wait()
+        raise
+    return Completed(words, process.returncode, out.decode(errors="replace"), err.decode(errors="replace"))
+
+
+def kill_group(pid: int) -> None:
+    """Kill the process group that `pid` leads; no error when it is gone."""
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def start_time(pid: int) -> int | None:
+    """Return when a process started, in clock ticks since boot, or None when there is no such process.
+
+    A pid together with its start time names one process for as long as the machine is up.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The command name may hold blanks and brackets; the fields after its closing bracket do not.
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] == "Z" else int(fields[19])
+
+
+# Loaded here, because a child between fork and exec should do as little as possible.
+_libc = ctypes.CDLL(None)
+
+
+def die_with_parent() -> None:
+    """In a forked child before exec: ask the kernel to kill it when the thread that forked it ends."""
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

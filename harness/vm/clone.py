@@ -1,0 +1,196 @@
+"""Clones of a saved machine: QEMU maps the template's memory copy-on-write and loads its state.
+
+Imports the template and the machine beside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from harness.errors import GuestHung, MonitorError, TemplateError
+from harness.guest import wire
+from harness.util import cache
+from harness.util.proc import quote
+from harness.vm.boot import connect
+from harness.vm.channel import FIRST_TAG, Channel, ChannelClosed, Listener
+from harness.vm.command import (
+    CHANNEL_SOCKET,
+    SHARED,
+    MachineSpec,
+    clone_argv,
+    clone_commands,
+)
+from harness.vm.console import tail_of
+from harness.vm.machine import Machine, State
+from harness.vm.process import ClonedProcess
+from harness.vm.template import STATE, Template, log, mark_of
+
+CLONE_TIMEOUT = 30.0
+"""Seconds a clone may take to its first answer; a fifth of one is usual."""
+
+
+def start_clone(template: Template, spec: MachineSpec, *, label: str) -> Clone:
+    """Start a clone; it loads while the caller does something else.
+
+    Args:
+        template: What to clone.
+        spec: What was booted.
+        label: What messages call the kernel.
+
+    Raises:
+        TemplateError: The template's files were changed or removed since they were checked.
+    """
+    for name, mark in template.marks.items():
+        if not (template.folder / name).exists() or mark_of(template.folder / name) != mark:
+            raise _changed(template, name, label)
+    folder = cache.run_folder()
+    try:
+        listener = Listener(folder / CHANNEL_SOCKET, folder / SHARED)
+        if not template.whole_stream:
+            listener.leave(wire.AGENT, _identity())
+        monitor, theirs = socket.socketpair()
+        with theirs, contextlib.ExitStack() as opened:
+            inherited = [theirs.fileno()]
+            argv = clone_argv(
+                template.argv,
+                template=template.folder,
+                run_dir=folder,
+                monitor=theirs.fileno(),
+                whole_stream=template.whole_stream,
+            )
+            log.info("+ %s", quote(argv))
+            if not template.whole_stream:
+                # Written before QEMU starts: nobody needs to wait for it to be ready for them.
+                try:
+                    state = _in_a_pipe(template.folder / STATE)
+                except FileNotFoundError:
+                    raise _changed(template, STATE, label) from None
+                if state is not None:
+                    opened.callback(os.close, state)
+                    inherited.append(state)
+                monitor.sendall(clone_commands(template.folder / STATE, state))
+            process = ClonedProcess(argv, folder, monitor=monitor, inherited=inherited)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return Clone(template, spec, label, folder, process, listener)
+
+
+def _changed(template: Template, name: str, label: str) -> TemplateError:
+    return TemplateError(
+        f"the saved machine of {label} was changed or removed while it was in use",
+        expected=f"{template.folder / name} as it was when it was checked",
+        hint="run it again",
+    )
+
+
+def _in_a_pipe(path: Path) -> int | None:
+    """Return the end of a pipe that holds the whole of a file; None where a pipe has not that much room."""
+    data = path.read_bytes()
+    reader, writer = os.pipe()
+    try:
+        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, len(data))
+        os.write(writer, data)
+    except PermissionError:
+        os.close(reader)
+        return None
+    finally:
+        os.close(writer)
+    return reader
+
+
+def _identity() -> tuple[str, dict[str, Any]]:
+    """Return the request that makes a clone a machine of its own."""
+    entropy = os.urandom(64)
+    return "wake", {
+        "realtime": time.time(),
+        "entropy": entropy,
+        "hostname": f"kh-{entropy[:4].hex()}",
+    }
+
+
+class Clone:
+    """A clone on its way to being a machine. Made by :func:`start_clone`; finish it, or abandon it."""
+
+    def __init__(
+        self,
+        template: Template,
+        spec: MachineSpec,
+        label: str,
+        folder: Path,
+        process: ClonedProcess,
+        listener: Listener,
+    ) -> None:
+        self._template = template
+        self._spec = spec
+        self._label = label
+        self._folder = folder
+        self._process = process
+        self._listener = listener
+        self._channel: Channel | None = None
+
+    def finish(self, timeout: float = CLONE_TIMEOUT) -> Machine:
+        """Wait for its first answer and return the machine.
+
+        Args:
+            timeout: Seconds from now.
+
+        Raises:
+            TemplateError: The clone does not come to life: its template is damaged or was removed.
+        """
+        machine: Machine | None = None
+        try:
+            deadline = time.monotonic() + timeout
+            channel = self._channel = connect(self._listener, self._process, deadline)
+            if channel is None:
+                raise self._failure("QEMU did not start")
+            machine = Machine(
+                self._spec,
+                self._label,
+                folder=self._folder,
+                process=self._process,
+                channel=channel,
+                about=self._template.about,
+                boot_log=self._template.boot_log,
+                state=State.STARTING,
+            )
+            channel.expect_memory()
+            if self._template.whole_stream:
+                from harness.vm.qmp import load_state
+
+                load_state(self._process.monitor, self._template.folder / STATE, timeout=timeout)
+                channel.post(wire.AGENT, FIRST_TAG, _identity(), deadline)
+            channel.collect(wire.AGENT, FIRST_TAG, "wake", deadline)
+            machine.move(State.READY)
+        except (GuestHung, ChannelClosed, MonitorError) as error:
+            failure = self._failure(error.what)
+            self.abandon()
+            raise failure from error
+        except BaseException:
+            self.abandon()
+            raise
+        return machine
+
+    def _failure(self, why: str) -> TemplateError:
+        self._process.wait(0.2)
+        return TemplateError(
+            f"a clone of the saved machine of {self._label} did not come to life: {why}",
+            expected="an answer from its agent",
+            hint=f"remove {self._template.folder} and run it again",
+            detail=tail_of(self._process.console()),
+        )
+
+    def abandon(self) -> None:
+        """End it."""
+        for link in (self._channel, self._listener):
+            if link is not None:
+                link.close()
+        self._process.kill()
+        shutil.rmtree(self._folder, ignore_errors=True)

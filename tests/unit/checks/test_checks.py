@@ -1,0 +1,178 @@
+"""The seam for what is looked at around each test."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from harness.checks.base import Aftermath, Complaint
+from harness.checks.kernel_log import KernelLog
+from harness.checks.known_faults import expect
+from harness.errors import InfrastructureError, KernelCrashed, LinkBroken, UsageError
+from harness.results import properties
+from harness.vm.machine import Machine, State
+
+WARNING = b"4,900,5000000,-;WARNING: CPU: 0 PID: 7 at kernel/bpf/syscall.c:1 bpf_map_put+0x1/0x2"
+CUT = b"4,899,4999999,-;------------[ cut here ]------------"
+END = b"4,901,5000001,-;---[ end trace 0000000000000000 ]---"
+
+
+class FakeConsole:
+    def __init__(self, lines: list[str]) -> None:
+        self._lines = lines
+
+    def console(self) -> list[str]:
+        return self._lines
+
+
+class FakeMachine:
+    """What of a machine the checks look at."""
+
+    def __init__(self, *records: bytes, tainted: int = 0, state: State = State.READY, console: str = "") -> None:
+        self.about = {"tainted": 0}
+        self.boot_log: list[bytes] = []
+        self.state = state
+        self.process = FakeConsole(console.splitlines())
+        self.release = "6.1.0"
+        self.answers: dict[str, Any] = {
+            "aftermath": {"records": list(records), "tainted": tainted},
+            "jiffies": None,
+        }
+
+    def ask_agent(self, name: str, **_options: Any) -> Any:
+        return self.answers[name]
+
+
+def look(machine: FakeMachine, log: KernelLog | None = None) -> list[Complaint]:
+    checks = Aftermath([log or KernelLog()])
+    checks.begin(cast("Machine", machine))
+    return checks.end(cast("Machine", machine))
+
+
+def test_a_quiet_kernel_gives_no_complaint() -> None:
+    assert look(FakeMachine(b"6,900,5000000,-;random: crng init done")) == []
+
+
+def test_a_fault_is_a_complaint_with_plain_data() -> None:
+    (complaint,) = look(FakeMachine(CUT, WARNING, END, tainted=512))
+    assert complaint.trouble == properties.TROUBLE_FAULT
+    assert complaint.name == properties.FAULT
+    assert complaint.data["kind"] == "WARN"
+    assert complaint.data["fingerprint"] == "WARN: bpf_map_put"
+    assert "cut here" in complaint.data["excerpt"]
+    assert "the kernel complained: WARN: WARNING: CPU: 0" in complaint.text
+
+
+def test_a_taint_that_nothing_explains_is_a_complaint() -> None:
+    (complaint,) = look(FakeMachine(tainted=512))
+    assert complaint.data["kind"] == "taint"
+    assert "W (a warning)" in complaint.text
+
+
+def test_a_taint_beside_a_fault_that_does_not_explain_it_is_another_complaint() -> None:
+    kinds = [complaint.data["kind"] for complaint in look(FakeMachine(CUT, WARNING, END, tainted=512 | 1 << 13))]
+    assert kinds == ["WARN", "taint"]
+
+
+def test_the_console_of_a_dead_machine_is_read() -> None:
+    console = "[    5.000000] Kernel panic - not syncing: sysrq triggered crash\na line of a program's\n"
+    (complaint,) = look(FakeMachine(state=State.DEAD, console=console))
+    assert complaint.data["kind"] == "panic"
+
+
+def test_a_machine_that_the_test_closed_is_not_asked() -> None:
+    assert look(FakeMachine(CUT, WARNING, END, state=State.CLOSED)) == []
+
+
+def test_an_expected_fault_is_no_complaint_and_explains_the_taint() -> None:
+    assert look(FakeMachine(CUT, WARNING, END, tainted=512), KernelLog([expect("WARN", "", "provoked")])) == []
+
+
+def test_an_expected_fault_that_did_not_come_is_a_complaint_for_a_test_that_passed() -> None:
+    (complaint,) = look(FakeMachine(), KernelLog([expect("WARN", "vfree", "provoked")]))
+    assert complaint.only_if_passed
+    assert "no WARN with 'vfree' was logged" in complaint.text
+    assert "provoked" in complaint.text
+
+
+def test_a_fault_that_repeats_is_one_complaint() -> None:
+    (complaint,) = look(FakeMachine(CUT, WARNING, END, CUT, WARNING, END, tainted=512))
+    assert "(2 times)" in complaint.text
+
+
+def test_a_log_that_cannot_be_read_is_no_clean_log() -> None:
+    with pytest.raises(InfrastructureError, match="cannot be searched for faults"):
+        look(FakeMachine(b"something else"))
+
+
+LEAKED = 'unreferenced object 0xffff888003a5b000 (size 4096):\n  comm "{}", pid 1, jiffies {} (age 9.1s)\n'
+
+
+def test_memory_that_the_kernel_forgot_during_the_test_is_a_complaint_and_its_count_is_no_other() -> None:
+    machine = FakeMachine(b"6,1,5,-;kmemleak: 2 new suspected memory leaks (see /sys/kernel/debug/kmemleak)")
+    machine.answers |= {"jiffies": 1000, "kmemleak": LEAKED.format("swapper", 900) + LEAKED.format("init", 1100)}
+    (complaint,) = look(machine, KernelLog(kmemleak=True))
+    assert 'unreferenced object of 4096 bytes, allocated by "init"' in complaint.text
+    assert look(machine, KernelLog([expect("kmemleak", "4096", "provoked")], kmemleak=True)) == []
+
+
+def test_a_kernel_without_kmemleak_cannot_be_asked_for_it() -> None:
+    with pytest.raises(UsageError, match="has no kmemleak"):
+        look(FakeMachine(), KernelLog(kmemleak=True))
+
+
+class Failing:
+    def __init__(self, error: Exception | None, *complaints: Complaint) -> None:
+        self.error = error
+        self.complaints = complaints
+        self.asked = False
+
+    def begin(self, machine: Machine) -> None:
+        pass
+
+    def end(self, machine: Machine) -> list[Complaint]:
+        self.asked = True
+        if self.error is not None:
+            raise self.error
+        return list(self.complaints)
+
+
+def test_a_check_that_cannot_be_made_hides_nothing_that_others_found() -> None:
+    found = Complaint(properties.TROUBLE_LEAK, "", {}, "a map was leaked")
+    first, second, last = Failing(None, found), Failing(KernelCrashed("it died")), Failing(LinkBroken("gone"))
+    with pytest.raises(KernelCrashed) as raised:
+        Aftermath([first, second, last]).end(cast("Machine", FakeMachine()))
+    assert last.asked
+    assert "a map was leaked" in str(raised.value)
+
+
+def test_lines_of_the_sources_are_behind_what_the_report_names() -> None:
+    asked: list[tuple[str, bool]] = []
+
+    def line_of(place: str, returns: bool) -> str:
+        asked.append((place, returns))
+        return "kernel/bpf/syscall.c:4" if returns else "kernel/bpf/syscall.c:1"
+
+    trace = (
+        b"4,900,5000000,-;Call Trace:",
+        b"4,900,5000000,-; map_create+0x10/0x20",
+        b"4,900,5000000,-; up+0x1/0x22 [m]",
+    )
+    machine = FakeMachine(CUT, WARNING, *trace, END)
+    (complaint,) = look(machine, KernelLog(line_of=line_of))
+    assert "at kernel/bpf/syscall.c:1 bpf_map_put+0x1/0x2 (kernel/bpf/syscall.c:1)\n" in complaint.text
+    assert "|  map_create+0x10/0x20 (kernel/bpf/syscall.c:4)\n" in complaint.text
+    assert "|  up+0x1/0x22 [m]\n" in complaint.text
+    assert asked == [("bpf_map_put+0x1/0x2", False), ("map_create+0x10/0x20", True)]
+    assert "syscall.c:4" in complaint.data["excerpt"]
+    assert "syscall.c" not in complaint.data["fingerprint"]
+
+
+def test_a_report_without_lines_is_still_a_report() -> None:
+    def line_of(place: str, returns: bool) -> str:
+        raise UsageError("the file is damaged")
+
+    (complaint,) = look(FakeMachine(CUT, WARNING, END), KernelLog(line_of=line_of))
+    assert "bpf_map_put+0x1/0x2" in complaint.text
+    assert "(without lines of the sources: the file is damaged)" in complaint.text

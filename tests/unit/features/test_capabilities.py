@@ -1,0 +1,76 @@
+"""What a probe's answer means on a kernel of some version."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.errors import UsageError
+from harness.features.capabilities import CAPABILITIES, Answer, Capability, Decision, Finding, find, judge
+from harness.kernel.version import KernelVersion
+
+YES, NO, UNKNOWN = (Finding(answer, "EINVAL") for answer in (Answer.YES, Answer.NO, Answer.INCONCLUSIVE))
+
+
+@pytest.mark.parametrize(
+    ("name", "finding", "version", "config", "expected"),
+    [
+        ("batch_ops", YES, "5.10.1", None, Decision.RUN),
+        ("batch_ops", YES, "4.18", None, Decision.RUN),
+        ("batch_ops", NO, "5.5.19", None, Decision.SKIP),
+        ("batch_ops", NO, "5.6", None, Decision.FAIL),
+        ("batch_ops", UNKNOWN, "5.5", None, Decision.INCONCLUSIVE),
+        ("batch_ops", NO, "5.6-rc3", {}, Decision.FAIL),
+        ("btf", NO, "6.1", {"BPF": "y"}, Decision.SKIP),
+        ("btf", NO, "6.1", {"DEBUG_INFO_BTF": "y"}, Decision.FAIL),
+        ("btf", NO, "6.1", None, Decision.FAIL),
+    ],
+)
+def test_a_no_is_a_reason_to_skip_only_where_it_is_expected(
+    name: str, finding: Finding, version: str, config: dict[str, str] | None, expected: Decision
+) -> None:
+    judgement = judge(name, finding, KernelVersion.parse(version), config)
+    assert judgement.decision is expected
+    assert name in judgement.reason
+    assert "EINVAL" in judgement.reason
+
+
+def test_the_reason_names_where_it_came_from() -> None:
+    reason = judge("freeze", NO, KernelVersion.parse("5.1"), None).reason
+    assert "in v5.2, commit 87df15de441b" in reason
+
+
+def test_an_unknown_name_is_refused_with_the_nearest_one() -> None:
+    with pytest.raises(UsageError, match="did you mean 'batch_ops'"):
+        find("batch_op")
+
+
+def test_every_version_is_one() -> None:
+    for capability in CAPABILITIES.values():
+        assert str(KernelVersion.parse(capability.since)) == capability.since
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [
+        ("6.0", False),
+        ("6.0.7", True),
+        ("6.0.6", False),
+        ("6.1", True),
+        ("6.12.9", True),
+        ("6.12.10", False),
+        ("6.13", True),
+        ("7.0-rc1", False),
+        ("7.2", False),
+    ],
+)
+def test_a_mistake_comes_and_goes_and_stable_series_differ(version: str, expected: bool) -> None:
+    mistake = Capability(
+        "A mistake.",
+        "6.1",
+        "commit 0123456789ab",
+        lambda _: YES,
+        until="7.0",
+        backports=("6.0.7",),
+        fixes=("6.12.10",),
+    )
+    assert mistake.expected(KernelVersion.parse(version)) is expected

@@ -1,0 +1,64 @@
+"""How often a kernel is booted that does not come up."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from harness.errors import BootError, VngFailed
+from harness.kernel.types import Choice
+from harness.machines.pool import Needs, Pool, Settings, Wanted
+from harness.vm.machine import Machine, State
+
+UP = cast("Machine", SimpleNamespace(state=State.READY, close=lambda: None))
+
+
+class Boots:
+    """A pool whose boots end as the test says: in a machine, or in a panic."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *ends: bool, error: BootError | None = None) -> None:
+        self.ends = list(ends)
+        self.error = error or BootError("the kernel died while it booted")
+        self.said: list[str] = []
+        self.pool = Pool(Settings(), self.said.append)
+        monkeypatch.setattr(self.pool, "_new", self._new)
+
+    def _new(self, _wanted: Wanted) -> Machine:
+        if not self.ends.pop(0):
+            raise self.error
+        return UP
+
+    def take(self, cpus: int = 1) -> Any:
+        return self.pool.take(Wanted(cast("Choice", "6.12"), Needs(cpus=cpus)))
+
+
+def test_a_boot_that_fails_is_tried_once_more_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    boots = Boots(monkeypatch, False, True)
+    assert boots.take() is UP
+    assert boots.said == ["the kernel died while it booted; booting once more"]
+
+
+def test_a_machine_that_failed_twice_is_not_booted_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    boots = Boots(monkeypatch, False, False, True)
+    for _ in range(2):
+        with pytest.raises(BootError):
+            boots.take(cpus=2)
+    assert boots.take() is UP  # another machine of that kernel may boot
+
+
+def test_no_machine_of_a_kernel_is_booted_when_the_smallest_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    boots = Boots(monkeypatch, False, False, True)
+    for cpus in (1, 2):
+        with pytest.raises(BootError):
+            boots.take(cpus)
+    assert boots.ends == [True]
+
+
+def test_what_vng_says_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    boots = Boots(monkeypatch, False, True, error=VngFailed("vng ended before it started QEMU"))
+    for _ in range(2):
+        with pytest.raises(VngFailed):
+            boots.take()
+    assert boots.ends == [True]

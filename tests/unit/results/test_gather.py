@@ -1,0 +1,165 @@
+"""Phases of tests in, results out."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import pytest
+
+from harness.results.gather import FAILURE_LIMIT, Gatherer, Phase, plain, shortened
+from harness.results.ids import kernel_of, without_kernel
+from harness.results.outcomes import Outcome
+from harness.results.types import OutcomeWord, Result
+
+OBSERVED = {
+    "contract": "hom.create.value_size.8",
+    "sentence": "8 is refused",
+    "takes": "errno",
+    "observed": "EINVAL",
+    "expected": None,
+    "source": "",
+    "verdict": "observed",
+}
+
+
+def test_outcomes_have_one_name_in_records() -> None:
+    assert set(get_args(OutcomeWord)) == {outcome.name.lower() for outcome in Outcome}
+
+
+@pytest.mark.parametrize(
+    ("nodeid", "kernel", "test"),
+    [
+        ("a.py::test_b[6.1]", "6.1", "a.py::test_b"),
+        ("a.py::test_b[hom-6.1-x]", "6.1", "a.py::test_b[hom-x]"),
+        ("a.py::test_b[6.1-x]", "6.1", "a.py::test_b[x]"),
+        ("a.py::test_b[16.1-6.1]", "6.1", "a.py::test_b[16.1]"),
+        ("a.py::test_b[6.12-6.1]", "6.1", "a.py::test_b[6.12]"),
+        ("a.py::test_b[6.10-6.1]", "6.1", "a.py::test_b[6.10]"),
+        ("a.py::test_b[6.1-6.1]", "6.1", "a.py::test_b[6.1]"),
+        ("a.py::test_b[x-/k/6.1-rc1/vmlinux-y]", "/k/6.1-rc1/vmlinux", "a.py::test_b[x-y]"),
+        ("a.py::test_b[/k/\\xfc]", "/k/ü", "a.py::test_b"),
+        ("a.py::test_b", "6.1", "a.py::test_b"),
+        ("a.py::test_b[x]", "6.1", "a.py::test_b[x]"),
+    ],
+)
+def test_the_kernel_is_taken_out_of_an_id(nodeid: str, kernel: str, test: str) -> None:
+    assert without_kernel(nodeid, kernel) == test
+
+
+def test_the_longest_kernel_that_fits_is_the_one() -> None:
+    assert kernel_of("a.py::t[x-6.1-rc1]", ["6.1", "6.1-rc1"]) == "6.1-rc1"
+    assert kernel_of("a.py::t[x]", ["6.1"]) is None
+
+
+def gathered(*phases: dict[str, Any], kernels: tuple[str, ...] = ()) -> tuple[Result | None, Gatherer]:
+    gatherer = Gatherer("r1")
+    result = None
+    for phase in phases:
+        result = gatherer.add(Phase(**{"nodeid": "t.py::t[6.1]", "outcome": "passed", **phase}), kernels)
+    return result, gatherer
+
+
+KERNEL = ("kernel", "6.1")
+
+
+def test_a_result_is_made_of_three_phases() -> None:
+    known = [KERNEL, ("release", "6.1.0"), ("machine", {"start": 0.2, "boot": 4.5}), ("contract", "hom.x")]
+    result, _ = gathered(
+        {"when": "setup", "seconds": 0.25, "properties": known},
+        {"when": "call", "seconds": 1.5, "properties": [*known, ("observation", OBSERVED)]},
+        {"when": "teardown", "seconds": 0.125, "properties": [*known, ("observation", OBSERVED)]},
+    )
+    assert result is not None
+    assert (result.test, result.kernel, result.outcome, result.contract) == ("t.py::t", "6.1", "passed", "hom.x")
+    assert (result.setup, result.call, result.teardown, result.start, result.boot) == (0.25, 1.5, 0.125, 0.2, 4.5)
+    assert result.seconds == 1.875
+    assert [one.observed for one in result.observations] == ["EINVAL"]
+
+
+def test_the_worst_phase_counts_and_trouble_at_the_end_does_not_colour_the_test() -> None:
+    lost = [KERNEL, ("trouble", "infrastructure")]
+    result, _ = gathered(
+        {"when": "setup", "properties": [KERNEL]},
+        {"when": "call", "outcome": "failed", "text": "assert 1 == 2", "reason": "1 == 2", "properties": [KERNEL]},
+        {"when": "teardown", "properties": [KERNEL]},
+    )
+    assert result is not None
+    assert (result.outcome, result.reason, result.failure) == ("failed", "1 == 2", "assert 1 == 2")
+    result, _ = gathered(
+        {"when": "setup", "outcome": "failed", "properties": lost}, {"when": "teardown", "properties": lost}
+    )
+    assert result is not None
+    assert (result.outcome, result.trouble) == ("infrastructure", ("infrastructure",))
+
+
+@pytest.mark.parametrize(
+    ("word", "outcome"),
+    [("crashed", "crashed"), ("hung", "hung"), ("leak", "leaked"), ("fault", "faulted"), ("missing", "failed")],
+)
+def test_what_ended_a_test_is_its_outcome(word: str, outcome: str) -> None:
+    troubled = {"outcome": "failed", "properties": [KERNEL, ("trouble", word)]}
+    result, _ = gathered({"when": "call", **troubled}, {"when": "teardown", "properties": troubled["properties"]})
+    assert result is not None
+    assert (result.outcome, result.trouble) == (outcome, (word,))
+
+
+def test_skips_tell_their_reason_and_expected_failures_are_no_skips() -> None:
+    skipped: dict[str, Any] = {"when": "setup", "outcome": "skipped", "reason": "no BTF", "properties": [KERNEL]}
+    result, _ = gathered(skipped, {"when": "teardown", "properties": [KERNEL]})
+    assert result is not None
+    assert (result.outcome, result.reason, result.failure) == ("unsupported", "no BTF", "")
+    result, _ = gathered({**skipped, "expected": True}, {"when": "teardown", "properties": [KERNEL]})
+    assert result is not None
+    assert result.outcome == "xfailed"
+
+
+def test_a_test_without_a_kernel_is_no_result() -> None:
+    result, gatherer = gathered({"when": "setup"}, {"when": "call"}, {"when": "teardown"})
+    assert result is None
+    assert gatherer.problems == []
+
+
+def test_a_worker_that_ended_is_no_verdict_on_the_kernel() -> None:
+    crash = {"when": "???", "outcome": "failed", "text": "worker 'gw0' crashed"}
+    result, _ = gathered({"when": "setup", "properties": [KERNEL]}, crash)
+    assert result is not None
+    assert (result.kernel, result.outcome) == ("6.1", "infrastructure")
+    result, _ = gathered(crash, kernels=("6.12", "6.1"))
+    assert result is not None
+    assert (result.kernel, result.outcome) == ("6.1", "infrastructure")
+
+
+def test_the_last_of_several_attempts_counts() -> None:
+    passed = [{"when": when, "properties": [KERNEL]} for when in ("setup", "call", "teardown")]
+    failed = [passed[0], {**passed[1], "outcome": "failed", "text": "no"}, passed[2]]
+    result, _ = gathered(*failed, *passed)
+    assert result is not None
+    assert (result.outcome, result.attempts, result.failure) == ("passed", 2, "")
+
+
+def test_a_property_of_another_shape_is_told_and_nothing_else_is_lost() -> None:
+    strange = [KERNEL, ("observation", "seen"), ("leak", {"kind": "map"}), ("observation", OBSERVED)]
+    result, gatherer = gathered({"when": "call", "properties": strange}, {"when": "teardown", "properties": strange})
+    assert result is not None
+    assert len(result.observations) == 1
+    assert result.leaks == ()
+    assert [line.partition(": ")[0] for line in gatherer.problems] == ["t.py::t[6.1]"] * 2
+    assert "'observation'" in gatherer.problems[0]
+    assert "'leak'" in gatherer.problems[1]
+
+
+def test_what_json_cannot_hold_is_written_another_way() -> None:
+    assert plain({1: "a\udc80", "b": [b"\x01", 2**70, None, 1.5, True, {3}]}) == {
+        "1": "a\\udc80",
+        "b": ["01", str(2**70), None, 1.5, True, "{3}"],
+    }
+
+
+def test_long_texts_keep_their_start_and_end() -> None:
+    text = "start" + "x" * 3 * FAILURE_LIMIT + "end"
+    short = shortened(text)
+    assert short.startswith("start")
+    assert short.endswith("end")
+    assert f"[... {len(text) - FAILURE_LIMIT} characters left out ...]" in short
+    assert len(short) < FAILURE_LIMIT + 60
+    assert shortened("short") == "short"

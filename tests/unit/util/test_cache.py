@@ -1,0 +1,212 @@
+"""The cache's folders: entries are there whole or not at all, whoever dies in the middle."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from harness.errors import CacheError
+from harness.util import cache
+from harness.util.proc import start_time
+
+Maker = Callable[[Path], AbstractContextManager[Path]]
+
+
+def fill(path: Path, maker: Maker, content: str) -> None:
+    target = path / "data" if maker is cache.new_folder else path
+    target.write_text(content)
+
+
+def content_of(path: Path) -> str:
+    return (path / "data" if path.is_dir() else path).read_text()
+
+
+makers = pytest.mark.parametrize("maker", [cache.new_file, cache.new_folder])
+
+
+@makers
+def test_an_entry_appears_when_it_is_whole(tmp_path: Path, maker: Maker) -> None:
+    final = tmp_path / "a" / "entry"
+    with maker(final) as temporary:
+        fill(temporary, maker, "one")
+        assert not final.exists()
+    assert content_of(final) == "one"
+    assert list(final.parent.iterdir()) == [final]
+
+
+@makers
+def test_an_entry_is_replaced_whole(tmp_path: Path, maker: Maker) -> None:
+    final = tmp_path / "entry"
+    for content in ("one", "two"):
+        with maker(final) as temporary:
+            fill(temporary, maker, content)
+    assert content_of(final) == "two"
+
+
+@makers
+def test_a_maker_that_fails_leaves_the_old_entry_and_nothing_else(tmp_path: Path, maker: Maker) -> None:
+    final = tmp_path / "entry"
+    with maker(final) as temporary:
+        fill(temporary, maker, "one")
+    with pytest.raises(KeyError), maker(final) as temporary:  # noqa: PT012
+        fill(temporary, maker, "half")
+        raise KeyError
+    assert content_of(final) == "one"
+    assert list(tmp_path.iterdir()) == [final]
+
+
+@pytest.mark.parametrize("maker", ["new_file", "new_folder"])
+def test_what_a_killed_maker_left_is_swept_by_the_next(tmp_path: Path, maker: str) -> None:
+    code = f"""
+import os, pathlib, signal
+from harness.util import cache
+with cache.{maker}(pathlib.Path({str(tmp_path / "entry")!r})) as path:
+    (path / "data" if path.is_dir() else path).write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    killed = subprocess.run([sys.executable, "-c", code], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(cache.TEMPORARY)
+    with cache.new_file(tmp_path / "another") as temporary:
+        temporary.write_text("x")
+    assert [path.name for path in tmp_path.iterdir()] == ["another"]
+
+
+def test_what_a_living_maker_makes_is_left_alone(tmp_path: Path) -> None:
+    with cache.new_file(tmp_path / "slow") as temporary:
+        temporary.write_text("half")
+        assert cache.sweep(tmp_path) == []
+        assert temporary.exists()
+
+
+def test_a_pid_that_was_given_to_another_process_does_not_protect(tmp_path: Path) -> None:
+    started = start_time(os.getpid())
+    assert started is not None
+    old = tmp_path / f"{cache.TEMPORARY}{os.getpid()}-{started - 1}-abcdef-entry"
+    old.touch()
+    assert cache.sweep(tmp_path) == [old]
+
+
+def test_what_others_put_there_is_never_swept(tmp_path: Path) -> None:
+    for name in (".tmp-x", ".tmp-1-", "entry", f"{cache.TEMPORARY}nobody-1-x"):
+        (tmp_path / name).touch()
+    assert cache.sweep(tmp_path) == []
+
+
+@makers
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_named_and_nothing_stays(tmp_path: Path, maker: Maker, number: int) -> None:
+    with pytest.raises(CacheError, match="no space left") as caught, maker(tmp_path / "entry") as temporary:  # noqa: PT012
+        fill(temporary, maker, "half")
+        raise OSError(number, os.strerror(number))
+    assert "HARNESS_CACHE" in caught.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_really_is_full_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CacheError, match="no space left"), cache.disk_errors(tmp_path / "entry"):
+        Path("/dev/full").write_text("x")
+
+
+def test_a_cache_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "cache").touch()
+    with pytest.raises(CacheError, match="cannot be written"), cache.new_file(tmp_path / "cache" / "entry"):
+        pytest.fail("the body must not run")
+    for path in ("cache/entry.lock", "cache/below/entry.lock"):
+        with pytest.raises(CacheError, match="cannot be written"), cache.locked(tmp_path / path):
+            pytest.fail("the body must not run")
+
+
+def test_an_error_of_another_kind_is_not_dressed_up(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="Input/output") as caught, cache.new_file(tmp_path / "entry"):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    assert not isinstance(caught.value, CacheError)
+
+
+def test_a_lock_keeps_others_out_until_it_is_left(tmp_path: Path) -> None:
+    lock = tmp_path / "new" / "entry.lock"
+    code = f"""
+import sys
+from pathlib import Path
+from harness.util import cache
+with cache.locked(Path({str(lock)!r})):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(CacheError, match="another process has held"), cache.locked(lock, timeout=0.1):
+            pytest.fail("two hold it")
+        holder.kill()
+        holder.wait()
+        with cache.locked(lock, timeout=10):  # the kernel dropped it with its holder
+            pass
+
+
+def test_the_cache_is_where_the_user_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HARNESS_CACHE", "~/here")
+    assert cache.cache_root() == Path.home() / "here"
+    monkeypatch.setenv("HARNESS_CACHE", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
+    assert cache.cache_root() == Path("/elsewhere/kernel-harness")
+
+
+@pytest.mark.parametrize("below", ["", "one/two"])
+def test_a_cache_in_the_place_of_a_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, below: str) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "file" / below))
+    with pytest.raises(CacheError, match="file is no folder"):
+        cache.cache_root()
+
+
+@pytest.fixture
+def runs(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    # Not below pytest's folder, whose name may be too long for a socket's.
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: "/tmp")
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    return cache.runs_root()
+
+
+def test_run_folders_are_the_users_alone(runs: Path) -> None:
+    folder = cache.run_folder()
+    try:
+        assert folder.parent == runs
+        assert folder.stat().st_mode & 0o777 == 0o700
+        assert folder not in cache.abandoned_runs()
+        assert len(str(folder / "channel.sock")) < 100
+    finally:
+        folder.rmdir()
+
+
+def test_a_run_folder_whose_owner_is_gone_is_abandoned(runs: Path) -> None:
+    code = "from harness.util import cache; print(cache.run_folder())"
+    made = Path(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip())
+    try:
+        assert made in cache.abandoned_runs()
+    finally:
+        made.rmdir()
+
+
+def test_a_runs_folder_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    short = Path("/tmp") / f"t-{os.urandom(4).hex()}"
+    short.mkdir()
+    try:
+        folder = short / f"kernel-harness-{os.getuid()}"
+        folder.mkdir()
+        folder.chmod(0o755)  # whatever the umask
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(short))
+        with pytest.raises(CacheError, match="only this user can enter"):
+            cache.runs_root()
+    finally:
+        cache._remove(short)

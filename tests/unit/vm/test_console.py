@@ -1,0 +1,74 @@
+"""What a console says about how a kernel died, on logs of real guests (Debian 6.1.192 under QEMU 7.2)."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pexpect
+import pytest
+
+from harness.vm.console import Console, agent_exited, cause_of_death, clean, tail_of
+
+LOGS = Path(__file__).parents[1] / "data" / "console"
+
+
+def lines_of(name: str) -> list[str]:
+    return [clean(line).rstrip() for line in (LOGS / f"{name}.log").read_bytes().decode().split("\n")]
+
+
+@pytest.mark.parametrize(
+    ("log", "cause"),
+    [
+        ("sysrq-panic", "Kernel panic - not syncing: sysrq triggered crash"),
+        ("init-killed", "Kernel panic - not syncing: Attempted to kill init! exitcode=0x0000000b"),
+        ("agent-exited", "Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100"),
+        ("no-init", "Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)"),
+        ("kvm-error", None),
+    ],
+)
+def test_the_cause_of_death_is_the_kernels_own_line(log: str, cause: str | None) -> None:
+    assert cause_of_death(lines_of(log)) == cause
+
+
+@pytest.mark.parametrize(
+    ("log", "exited"),
+    [("agent-exited", True), ("init-killed", False), ("sysrq-panic", False), ("no-init", False), ("kvm-error", False)],
+)
+def test_an_agent_that_exits_is_told_from_one_that_is_killed(log: str, exited: bool) -> None:
+    assert agent_exited(lines_of(log)) is exited
+
+
+def test_a_line_is_freed_of_what_terminals_act_upon() -> None:
+    assert clean("\x1bc\x1b[?7l\x1b[2J\x1b[0mready\x07\r") == "ready"
+
+
+def test_the_tail_leaves_empty_lines_out() -> None:
+    assert tail_of(["a", "", "b", "", "c", ""], 2) == "b\nc"
+    assert tail_of([""]) == "(the console is empty)"
+
+
+def console_of(code: str, log: Path) -> tuple[pexpect.spawn[bytes], Console]:
+    child: pexpect.spawn[bytes] = pexpect.spawn(sys.executable, ["-c", code], timeout=None, encoding=None, echo=False)
+    return child, Console(child, log)
+
+
+def test_a_console_keeps_every_byte_in_its_file_and_the_last_lines_at_hand(tmp_path: Path) -> None:
+    # Far more than a terminal holds: whoever does not drain it stops the guest.
+    child, console = console_of("for n in range(20000): print('line', n)\nprint('the end', end='')", tmp_path / "log")
+    assert console.ended.wait(60)
+    child.close()
+    lines = console.lines()
+    assert lines[-2:] == ["line 19999", "the end"]
+    assert len(lines) == 2000
+    kept = (tmp_path / "log").read_bytes().replace(b"\r", b"").decode()
+    assert kept == "".join(f"line {n}\n" for n in range(20000)) + "the end"
+
+
+def test_a_line_that_is_not_finished_is_shown(tmp_path: Path) -> None:
+    child, console = console_of("print('boot: ', end='', flush=True); input()", tmp_path / "log")
+    while not console.lines():
+        assert not console.ended.wait(0.05)
+    assert console.lines() == ["boot: "]
+    child.close(force=True)
+    assert console.ended.wait(60)
