@@ -136,6 +136,16 @@ def need(name: str) -> Need:
     raise KeyError(f"{name} is not in {TABLE.name}")
 
 
+def named_in(text: str) -> Need | None:
+    """Return the first need that a program's error message names in quotes; None when it names none.
+
+    Args:
+        text: As `Could not find ['depmod']`, or `please install busybox-static`.
+    """
+    words = re.findall(r"(?:(?<=['\"`])|(?<=install ))[\w./+-]+", text)
+    return next((one for word in words for one in table().needs if word in one.names), None)
+
+
 def find(wanted: Need) -> Path | None:
     """Return where something is on this machine, whatever its version; None when it is not there.
 

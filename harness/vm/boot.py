@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from harness import needs
 from harness.errors import BootError, GuestHung, VngFailed
 from harness.util import cache
 from harness.util.errnos import errno_name
@@ -133,11 +134,13 @@ def _module_error(label: str, process: QemuProcess, event: dict[str, Any]) -> Bo
 
 def _vng_failed(lines: list[str], plain: list[str]) -> VngFailed:
     """Explain why there was no QEMU, in vng's own words."""
-    words = next((line for line in reversed(lines) if line.strip()), "it printed nothing")
+    words = next((line for line in reversed(lines) if line.strip()), "it printed nothing").strip()
+    need = needs.named_in(words)
+    mend = need.install if need is not None else "`harness doctor` names what is missing on this machine"
     return VngFailed(
-        f"vng ended before it started QEMU: {words.strip()}",
+        f"vng ended before it started QEMU: {words}",
         expected="vng to start QEMU",
-        hint=f"`harness doctor` names what is missing on this machine; vng without the harness: {quote(plain)}",
+        hint=f"{mend}; vng without the harness: {quote(plain)}",
         detail=tail_of(lines),
     )
 

@@ -198,6 +198,7 @@ def test_a_vng_that_does_not_start_qemu(inner: Inner, tmp_path: Path, workers: t
     assert len(re.findall(rf"^VngFailed: {re.escape(what)}", result.out, re.MULTILINE)) == 1, result.out
     assert result.last.strip("= ").startswith("1 error, 1 not run in"), result.out
     assert f"every kernel: {what}\n" in result.out
+    assert "next step: apt-get install kmod; vng without the harness: " in result.out
     assert "QEMU ended" not in result.out
 
 

@@ -274,6 +274,21 @@ def test_root_installs_all_at_once_and_hears_of_trouble(machine: Machine) -> Non
     ]
 
 
+@pytest.mark.parametrize(
+    ("said", "package"),
+    [
+        ("RuntimeError: Could not find ['depmod']", "kmod"),
+        ("FileNotFoundError: [Errno 2] No such file or directory: 'strings'", "binutils"),
+        ("please install busybox-static", "busybox-static"),
+        ("virtme-run: error: unrecognized arguments: --disable-monitor", None),
+        ("a file that is not named: depmod", None),
+    ],
+)
+def test_what_an_error_message_names_is_found_in_the_table(said: str, package: str | None) -> None:
+    found = needs.named_in(said)
+    assert (found.packages[0] if found else None) == package
+
+
 def test_an_unknown_word_is_refused(machine: Machine) -> None:
     done = machine.setup("--with-browser")
     assert done.returncode == 2
