@@ -8,6 +8,7 @@ from __future__ import annotations
 import posixpath
 import stat
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from elftools.common.exceptions import ELFError
@@ -15,6 +16,7 @@ from elftools.elf.elffile import ELFFile
 
 from harness.errors import GuestCallError, UsageError
 from harness.image import elf
+from harness.remote.pulled import PulledFolder, stays_inside
 from harness.util import cache
 from harness.vm.machine import GuestProcess
 
@@ -103,25 +105,22 @@ def pull(process: GuestProcess, source: str, target: Path, *, limit: int = LIMIT
             f"{target} is there already", expected="a new folder's path", hint="remove it, or pull elsewhere"
         )
     with cache.new_folder(target) as temporary:
+        pulled = PulledFolder(temporary, source)
         left = limit
-        links = []
         for name, kind, mode, points_to in process.call("files.entries", place):
-            below = temporary / _checked_name(name)
             if kind == "folder":
-                below.mkdir(mode & 0o777 | 0o700)
+                pulled.add_folder(name, mode)
             elif kind == "file":
-                data = fetch(process, posixpath.join(place, name), limit=left, whole=limit)
-                left -= len(data)
-                below.write_bytes(data)
-                below.chmod(mode & 0o777)
-            elif kind == "link" and _stays_inside(name, points_to):
-                links.append((below, points_to))
+                content = partial(fetch, process, posixpath.join(place, name), limit=left, whole=limit)
+                left -= pulled.add_file(name, content, mode)
+            elif kind == "link":
+                pulled.add_link(name, points_to)
             else:
-                what = f"the link {name} leads out of it" if kind == "link" else f"{name} is no file"
-                raise UsageError(f"{source} cannot be pulled: {what}", expected="files, folders, links between them")
-        # Links come last: nothing is ever written through one.
-        for below, points_to in links:
-            below.symlink_to(points_to)
+                raise UsageError(
+                    f"{source} cannot be pulled: {name!r} is neither a file, a folder nor a link",
+                    expected="files, folders, links between them",
+                )
+        pulled.finish()
 
 
 def fetch(process: GuestProcess, path: str, *, limit: int = LIMIT, whole: int | None = None) -> bytes:
@@ -191,7 +190,7 @@ def _walk(folder: Path, root: Path) -> Iterator[Path]:
     """Return what is below a folder of `root`, each folder before what it holds."""
     for entry in sorted(folder.iterdir()):
         if entry.is_symlink():
-            if not _stays_inside(entry.relative_to(root).as_posix(), str(entry.readlink())):
+            if not stays_inside(entry.relative_to(root).as_posix(), str(entry.readlink())):
                 raise UsageError(
                     f"{root} cannot be pushed: the link {entry} leads out of it",
                     expected="links to files below the same folder",
@@ -204,26 +203,10 @@ def _walk(folder: Path, root: Path) -> Iterator[Path]:
             yield from _walk(entry, root)
 
 
-def _stays_inside(name: str, points_to: str) -> bool:
-    """Whether a link at `name`, below some folder, leads to a place below that folder."""
-    parts = PurePosixPath(points_to).parts
-    ups = next((count for count, part in enumerate(parts) if part != ".."), len(parts))
-    # A ".." further on would go up from wherever another link leads.
-    return not posixpath.isabs(points_to) and ups <= name.count("/") and ".." not in parts[ups:]
-
-
 def _checked_target(path: str) -> str:
     if not path.startswith("/") or ".." in PurePosixPath(path).parts or "\0" in path or path.strip("/") == "":
         raise UsageError(f"{path!r} is no path in the guest", expected="an absolute path without '..'")
     return posixpath.normpath(path)
-
-
-def _checked_name(name: str) -> str:
-    """Believe no name that the guest sends: it must lie below the folder that was asked for."""
-    pure = PurePosixPath(name)
-    if pure.is_absolute() or ".." in pure.parts or not pure.parts or "\0" in name:
-        raise UsageError(f"the guest sent a file named {name!r}", expected="names below the folder that was pulled")
-    return name
 
 
 def _check_size(size: int, limit: int, what: str, shown_limit: int | None = None) -> None:

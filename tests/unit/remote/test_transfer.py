@@ -20,10 +20,13 @@ class FakeProcess:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.lies: list[files.Entry] | None = None
+        self.contents: bytes | None = None
 
     def call(self, name: str, *arguments: Any) -> Any:
         if name == "files.entries" and self.lies is not None:
             return self.lies
+        if name == "files.read" and self.contents is not None:
+            return self.contents[arguments[1] :]
         path, *rest = arguments
         return getattr(files, name.partition(".")[2])(str(self.root) + path, *rest)
 
@@ -103,6 +106,70 @@ def test_a_guest_that_lies_writes_nothing_elsewhere(process: Any, tmp_path: Path
     with pytest.raises(UsageError):
         transfer.pull(process, "/opt", tmp_path / "back")
     assert tree(tmp_path) == before
+
+
+FOLDER, FILE = ("folder", 0o755, ""), ("file", 0o644, "")
+
+
+def link(points_to: str) -> tuple[str, int, str]:
+    return ("link", 0o777, points_to)
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        # A link to the folder itself makes names of links look deeper than they lie.
+        [("a", *link(".")), ("a/a/x", *link("../../victim")), ("x/authorized_keys", *link("y"))],
+        [("a", *link("b")), ("b", *FOLDER), ("a/file", *FILE)],
+        [("a", *FILE), ("a/file", *FILE)],
+        [("unheard/of", *FILE)],
+        [("a", *FILE), ("a", *FILE)],
+        [("a", *FOLDER), ("a", *FOLDER)],
+        [("a", *link("b")), ("a", *link("c"))],
+        [("a", *link(""))],
+        [("./a", *FILE)],
+        [("a/", *FOLDER)],
+        [("a", *FOLDER), ("a//b", *FILE)],
+        [("", *FOLDER)],
+        [(".", *FOLDER)],
+        [("a\0b", *FILE)],
+        [("\x1b[2J", *FILE)],
+        [("a\nb", *FILE)],
+        [("a\x9b", *FILE)],
+        [("a", *link("b\x1b[2J"))],
+        [("pipe", "other", 0o644, "")],
+    ],
+    ids=repr,
+)
+def test_a_tree_that_does_not_lie_below_its_folder_is_not_pulled(
+    process: Any, tmp_path: Path, entries: list[files.Entry]
+) -> None:
+    (process.root / "opt").mkdir()
+    for name in ("a", "file"):
+        (process.root / "opt" / name).touch()
+    process.lies = entries
+    process.contents = b"text"
+    before = tree(tmp_path)
+    with pytest.raises(UsageError, match="/opt cannot be pulled: ") as caught:
+        transfer.pull(process, "/opt", tmp_path / "back")
+    assert all(letter.isprintable() or letter == "\n" for letter in str(caught.value))
+    assert tree(tmp_path) == before
+
+
+def test_no_file_of_a_guest_has_more_than_permissions(process: Any, tmp_path: Path) -> None:
+    (process.root / "opt").mkdir()
+    process.lies = [("folder", "folder", 0o3755, ""), ("folder/file", "file", 0o6755, "")]
+    process.contents = b"text"
+    transfer.pull(process, "/opt", tmp_path / "back")
+    assert (tmp_path / "back" / "folder").stat().st_mode & 0o7777 == 0o755
+    assert (tmp_path / "back" / "folder" / "file").stat().st_mode & 0o7777 == 0o755
+
+
+def test_names_that_differ_in_case_alone_are_two_files(process: Any, tmp_path: Path) -> None:
+    for name in ("readme", "README"):
+        transfer.push(process, name.encode(), f"/opt/{name}")
+    transfer.pull(process, "/opt", tmp_path / "back")
+    assert tree(tmp_path / "back") == {"readme": "readme", "README": "README"}
 
 
 def test_sizes_are_bounded(process: Any, tmp_path: Path) -> None:
