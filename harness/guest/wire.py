@@ -232,6 +232,11 @@ class Ring:
         start = (direction + 1) * _RING_SIZE
         self._data = memory[start : start + _RING_SIZE]
 
+    def close(self) -> None:
+        """Let go of the memory."""
+        self._counters.release()
+        self._data.release()
+
     def rewind(self) -> None:
         """Set an empty ring back to its beginning, where fresh memory begins too."""
         self._counters[0] = self._counters[16] = 0

@@ -78,6 +78,7 @@ def guest(vm: Machine, request: pytest.FixtureRequest) -> Iterator[Guest]:
     guest = Guest(vm)
     request.node.stash[GUESTS] = guest
     yield guest
+    del request.node.stash[GUESTS]  # pytest keeps the item until the run ends
     if request.node.get_closest_marker("leaks") is not None:
         guest.close()  # otherwise the ledger ends its process
 

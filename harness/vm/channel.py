@@ -43,15 +43,19 @@ class Listener:
     def __init__(self, path: Path, shared: Path) -> None:
         with shared.open("xb+") as file:
             file.truncate(wire.SHARED_SIZE)
-            self._memory = mmap.mmap(file.fileno(), wire.SHARED_SIZE)
+            self._memory: mmap.mmap | None = mmap.mmap(file.fileno(), wire.SHARED_SIZE)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.bind(str(path))
         self._socket.listen(1)
 
     def leave(self, process: int, value: object) -> None:
         """Put a request where a clone finds it when it wakes up; its answer has the tag FIRST_TAG."""
+        assert self._memory is not None, "the request is left before the clone starts"
         request = memoryview(wire.frame(wire.REQUEST, process, FIRST_TAG, value))
-        written = wire.Ring(memoryview(self._memory), wire.TO_GUEST).write(request)
+        with memoryview(self._memory) as view:
+            ring = wire.Ring(view, wire.TO_GUEST)
+            written = ring.write(request)
+            ring.close()
         assert written == len(request), "the first request fits into an empty ring"
 
     def accept(self, timeout: float) -> Channel | None:
@@ -59,12 +63,17 @@ class Listener:
         if not wait_for(self._socket, select.POLLIN, time.monotonic() + timeout):
             return None
         connection, _ = self._socket.accept()
+        memory, self._memory = self._memory, None
         self.close()
-        return Channel(connection, self._memory)
+        assert memory is not None, "one QEMU connects"
+        return Channel(connection, memory)
 
     def close(self) -> None:
-        """Stop listening."""
+        """Stop listening, and unmap the memory that no channel has taken over."""
         self._socket.close()
+        if self._memory is not None:
+            self._memory.close()
+            self._memory = None
 
 
 class Channel:
@@ -72,9 +81,10 @@ class Channel:
 
     def __init__(self, connection: socket.socket, memory: mmap.mmap) -> None:
         self._connection = connection
-        view = memoryview(memory)
-        self._incoming = wire.Ring(view, wire.TO_HOST)
-        self._outgoing = wire.Ring(view, wire.TO_GUEST)
+        self._memory = memory
+        with memoryview(memory) as view:
+            self._incoming = wire.Ring(view, wire.TO_HOST)
+            self._outgoing = wire.Ring(view, wire.TO_GUEST)
         # How the guest speaks shows in its very first byte.
         self._in_memory: bool | None = None
         self._connection.setblocking(False)
@@ -88,8 +98,14 @@ class Channel:
         return self._connection.fileno()
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection and unmap the memory.
+
+        Whoever still has the channel, a test's exception for instance, keeps neither a descriptor nor a mapping.
+        """
         self._connection.close()
+        self._incoming.close()
+        self._outgoing.close()
+        self._memory.close()
 
     def wait_event(self, timeout: float) -> Any:
         """Return the next event of the agent.

@@ -248,3 +248,33 @@ def test_the_table_gives_each_behaviour_its_word(trouble: Trouble) -> None:
     assert words["qemu killed"] == "no verdict"
     assert words["exception"] == "FAILED"
     assert words["after panic"] == "passed"
+
+
+MANY = """
+import os
+from pathlib import Path
+
+import pytest
+
+HELD = Path("held")
+
+
+def pid():
+    return os.getpid()
+
+
+@pytest.mark.parametrize("number", range(12))
+def test_it(guest, number):
+    assert guest.call(pid)
+    with HELD.open("a") as file:
+        print(len(os.listdir("/proc/self/fd")), file=file)
+"""
+
+
+def test_a_test_that_is_over_keeps_nothing_open(inner: Inner) -> None:
+    inner.write(test_many=MANY)
+    result = inner.run(f"--kernel={KERNEL}", "-q")
+    assert result.status == 0, result.out
+    held = [int(line) for line in (inner.folder / "held").read_text().split()]
+    assert len(held) == 12
+    assert max(held[2:]) <= held[1], held

@@ -225,3 +225,25 @@ def test_nobody_who_connects_is_no_channel(tmp_path: Path) -> None:
 )
 def test_a_wait_status_in_words(status: int, words: str) -> None:
     assert describe_status(status) == words
+
+
+def test_a_closed_channel_keeps_neither_a_descriptor_nor_a_mapping(tmp_path: Path) -> None:
+    def held() -> tuple[int, bool]:
+        return len(list(Path("/proc/self/fd").iterdir())), str(tmp_path) in Path("/proc/self/maps").read_text()
+
+    before = held()
+    listener = Listener(tmp_path / "socket", tmp_path / "shared")
+    listener.leave(wire.AGENT, "the first request")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.connect(str(tmp_path / "socket"))
+        channel = listener.accept(LONG)
+        assert channel is not None
+        assert held()[1]
+        channel.close()
+        listener.close()
+    assert held() == before  # while the channel itself is still there
+
+
+def test_a_listener_that_nobody_connects_to_keeps_nothing(tmp_path: Path) -> None:
+    Listener(tmp_path / "socket", tmp_path / "shared").close()
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
