@@ -48,6 +48,8 @@ _READY_MODULES = (
     "pickle",
     "random",
     "re",
+    # Every program in Python begins with it; from 3.11 on it is in the interpreter itself.
+    "site",
     "subprocess",
     "tempfile",
     "threading",
