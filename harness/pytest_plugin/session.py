@@ -42,6 +42,11 @@ def pytest_configure(config: pytest.Config) -> None:
         "oops, ...; it fails when the kernel does not",
     )
     config.addinivalue_line("markers", "stress: the test repeats something as often as --stress says")
+    # pexpect starts vng in a child that does nothing but exec(). From Python 3.12 on, pty warns of that when the
+    # process has threads: under pytest-xdist, and beside a machine's console.
+    config.addinivalue_line(
+        "filterwarnings", r"ignore:.*use of forkpty\(\) may lead to deadlocks:DeprecationWarning:pty"
+    )
     check_pause_options(config)
     config.stash[STATE] = State(config)
     if not config.stash[STATE].is_worker:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sys
 
 import pytest
 
@@ -206,3 +207,30 @@ def test_a_machine_that_outlived_its_harness_is_ended_by_the_next_run(inner: Inn
     assert result.status == 0, result.out
     # Killed; that its own parent has taken notice is another matter.
     wait_until(lambda: start_time(qemu) is None)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="pty does not warn before Python 3.12")
+def test_starting_vng_warns_of_nothing(inner: Inner) -> None:
+    # As an error it would not be seen: forkpty() drops the exception.
+    (inner.folder / "pytest.ini").write_text("[pytest]\nfilterwarnings = default\n")
+    inner.write(
+        test_it="""
+import threading
+
+import pexpect
+
+
+def test_a_terminal_beside_a_thread():
+    end = threading.Event()
+    thread = threading.Thread(target=end.wait)
+    thread.start()
+    try:
+        pexpect.spawn("true").wait()
+    finally:
+        end.set()
+        thread.join()
+"""
+    )
+    result = inner.run()
+    assert "1 passed in" in result.out
+    assert "warning" not in result.out
