@@ -1,7 +1,8 @@
 """Which kernels there are, and how one is brought onto this machine.
 
-`selector`, `debindex`, `aptsources` and `payload` are pure (text and records in, records out); providers have
-the side effects. The two functions here are what the rest of the package uses.
+`selector`, `providers.debian_index`, `providers.apt_sources` and `files.bzimage` are pure (text and records in, records
+out); the other providers have the side effects. The two functions here are for one question each; whoever has several
+asks one :class:`harness.kernel.catalog.Catalog`.
 """
 
 from harness.kernel.catalog import acquire, resolve

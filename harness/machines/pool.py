@@ -11,11 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness import kernel as kernels
 from harness.errors import BootError, GuestError, InfrastructureError, TemplateError, VngFailed
 from harness.image.bcc import bcc_archive, headers_archive
 from harness.image.build import Image, guest_image
 from harness.image.extend import extended, modules_archive
+from harness.kernel.catalog import Catalog
 from harness.kernel.files import headers, modules
 from harness.kernel.types import Choice, Kernel
 from harness.vm import accel, template
@@ -110,7 +110,7 @@ class Pool:
     Args:
         settings: What the user asked for.
         progress: Called with a line when something takes time.
-        acquire: Brings a kernel onto this machine; the kernel providers do, by default.
+        acquire: Brings a kernel onto this machine; that of a catalogue of its own by default.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class Pool:
     ) -> None:
         self._settings = settings
         self._progress = progress
-        self._acquire = acquire or (lambda choice: kernels.acquire(choice, progress=progress))
+        self._acquire = acquire or Catalog(progress=progress).acquire
         self._prepared: dict[Choice, Prepared] = {}
         self._images: dict[tuple[Choice, tuple[str, ...], str], Image] = {}
         self._templates: dict[Wanted, template.Template | None] = {}

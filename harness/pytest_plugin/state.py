@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from harness.pytest_plugin.options import DEFAULT_KERNEL
 if TYPE_CHECKING:
     from harness.checks.known_faults import Known
     from harness.checks.leaks import Ledger
+    from harness.kernel.catalog import Catalog
     from harness.kernel.files.addr2line import Lines
     from harness.kernel.types import Choice
     from harness.machines.pool import Pool, Wanted
@@ -58,11 +60,16 @@ class State:
 
     def choices(self) -> list[Choice]:
         """Return the kernels to test on, resolved once."""
-        from harness import kernel as kernels
-
         if self._choices is None:
-            self._choices = kernels.resolve(self.named or [DEFAULT_KERNEL], progress=self.say)
+            self._choices = self._catalog.resolve(self.named or [DEFAULT_KERNEL])
         return self._choices
+
+    @functools.cached_property
+    def _catalog(self) -> Catalog:
+        """The kernels' providers, asked once each."""
+        from harness.kernel.catalog import Catalog
+
+        return Catalog(progress=self.say)
 
     def pool(self) -> Pool:
         """Return the machines of this process."""
@@ -74,7 +81,7 @@ class State:
                 accel=self.config.getoption("accel"),
                 boot_timeout=self.config.getoption("boot_timeout"),
             )
-            self._pool = Pool(settings, self.say)
+            self._pool = Pool(settings, self.say, acquire=self._catalog.acquire)
         return self._pool
 
     def line_of(self, choice: Choice, place: str, *, returns: bool) -> str:

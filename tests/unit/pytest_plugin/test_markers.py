@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import pytest
 
-import harness.kernel
+from harness.kernel.catalog import Catalog
 
 pytest_plugins = ["pytester"]
 
 CONFTEST = """
-import harness.kernel
+from harness.kernel.catalog import Catalog
 from harness.kernel.types import Choice
 from harness.kernel.version import KernelVersion
 
 VERSIONS = ("5.10.262", "6.1.192", "6.12.1")
 
-def resolve(selectors, *, progress):
+def resolve(catalog, selectors):
     return [Choice(text, KernelVersion.parse(text), "fake", text, "cloud") for text in VERSIONS]
 
-harness.kernel.resolve = resolve
+Catalog.resolve = resolve
 """
 
 
 @pytest.fixture(autouse=True)
 def restored(monkeypatch: pytest.MonkeyPatch) -> None:
     """Undo, after each test, what the inner run's conftest does to this process."""
-    monkeypatch.setattr(harness.kernel, "resolve", harness.kernel.resolve)
+    monkeypatch.setattr(Catalog, "resolve", Catalog.resolve)
 
 
 def collected(pytester: pytest.Pytester, body: str, *options: str) -> pytest.RunResult:
