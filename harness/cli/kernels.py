@@ -25,7 +25,7 @@ from harness.kernel import lockfile, prune, selector
 from harness.kernel.build import kbuild, source
 from harness.kernel.catalog import Catalog, policy
 from harness.kernel.files.download import Meter, no_meter
-from harness.kernel.types import Choice, Offer
+from harness.kernel.types import Choice
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction as SubParsers
@@ -144,12 +144,12 @@ def _list(arguments: argparse.Namespace) -> int:
     return next((trouble.exit_status for trouble in catalog.troubles.values()), 0)
 
 
-def _by_series(offers: Sequence[Offer]) -> Iterator[list[Offer]]:
+def _by_series(offers: Sequence[Choice]) -> Iterator[list[Choice]]:
     series = sorted({offer.version.series for offer in offers})
     return ([offer for offer in offers if offer.version.series == one] for one in series)
 
 
-def _series_row(group: Sequence[Offer]) -> tuple[str, ...]:
+def _series_row(group: Sequence[Choice]) -> tuple[str, ...]:
     releases = {offer.version for offer in group}
     cached = sorted({str(offer.version) for offer in group if offer.cached})
     preferred = policy().flavours
@@ -171,7 +171,7 @@ def _series_row(group: Sequence[Offer]) -> tuple[str, ...]:
     )
 
 
-def _offer_facts(offer: Offer) -> dict[str, object]:
+def _offer_facts(offer: Choice) -> dict[str, object]:
     return {
         "series": "{}.{}".format(*offer.version.series),
         "release": str(offer.version),

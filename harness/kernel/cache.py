@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import CacheError, KernelFileError
-from harness.kernel.types import Choice, Kernel, Offer, Progress
+from harness.kernel.types import Choice, Kernel, Progress
 from harness.kernel.version import KernelVersion
 from harness.util import cache
 
@@ -288,7 +288,7 @@ def entries() -> list[Entry]:
     return [entry for entry in found if entry is not None]
 
 
-def offers(provider: str) -> list[Offer]:
+def offers(provider: str) -> list[Choice]:
     """Return what the cache holds of a provider's releases, in order of version.
 
     Files that a user named and commits between releases are left out.
@@ -302,7 +302,8 @@ def offers(provider: str) -> list[Offer]:
         key=lambda entry: (entry.version, entry.record.get("built", 0), entry.path.name),
     )
     return [
-        Offer(
+        Choice(
+            label="",
             version=entry.version,
             provider=provider,
             key=str(entry.record["key"]),

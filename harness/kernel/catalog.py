@@ -25,7 +25,7 @@ from harness.errors import CacheError, HarnessError, MirrorError, SelectorError
 from harness.kernel import cache as kernel_cache
 from harness.kernel import lockfile, selector
 from harness.kernel.files.download import Meter, no_meter
-from harness.kernel.types import Choice, Kernel, Offer, Progress, Provider
+from harness.kernel.types import Choice, Kernel, Progress, Provider
 from harness.kernel.version import KernelVersion
 from harness.util.data import read_toml
 
@@ -71,7 +71,7 @@ class Catalog:
         self.debian = DebianProvider(meter=meter, refresh=refresh)
         self.ubuntu = UbuntuProvider()
         self.troubles: dict[str, HarnessError] = {}
-        self._asked: dict[str, list[Offer]] = {}
+        self._asked: dict[str, list[Choice]] = {}
 
     def providers(self) -> tuple[Provider, ...]:
         """Return the providers in the order in which they are tried."""
@@ -91,14 +91,14 @@ class Catalog:
             expected="one of " + ", ".join(provider.name for provider in self.providers()),
         )
 
-    def offers(self) -> list[Offer]:
+    def offers(self) -> list[Choice]:
         """Return what the providers offer, in order of version; a provider that cannot serve is in `troubles`."""
         found = [offer for name in INDEXED for offer in self._ask(name)]
         return sorted(found, key=lambda offer: (offer.version, offer.rank))
 
-    def _ask(self, name: str) -> list[Offer]:
+    def _ask(self, name: str) -> list[Choice]:
         if name not in self._asked:
-            found: list[Offer] = []
+            found: list[Choice] = []
             try:
                 found = self.provider(name).offers(progress=self.progress)
             except HarnessError as error:

@@ -30,7 +30,7 @@ from enum import Enum
 from typing import Any
 
 from harness.errors import SelectorError
-from harness.kernel.types import Choice, Offer
+from harness.kernel.types import Choice
 from harness.kernel.version import KernelVersion
 
 GRAMMAR = (
@@ -65,7 +65,7 @@ OPEN = frozenset({Kind.SERIES, Kind.RANGE, Kind.ALL, Kind.OLDEST, Kind.NEWEST, K
 
 @dataclass(frozen=True)
 class Item:
-    """One item of a selection.
+    """One item of a selection: the user's words, read before any provider is asked.
 
     Attributes:
         text: The user's words.
@@ -197,7 +197,7 @@ class Policy:
     oldest: tuple[int, int]
 
 
-def select(item: Item, offers: Iterable[Offer], policy: Policy, *, every: bool = False) -> list[Choice]:
+def select(item: Item, offers: Iterable[Choice], policy: Policy, *, every: bool = False) -> list[Choice]:
     """Resolve one item that is no path, host or lock file.
 
     Where no flavour is asked for, each series is served in the first flavour of the policy that it has.
@@ -221,7 +221,7 @@ def select(item: Item, offers: Iterable[Offer], policy: Policy, *, every: bool =
     ]
     if every:
         pool = list(_of_one_flavour(pool, policy))
-    groups: dict[object, list[Offer]] = {}
+    groups: dict[object, list[Choice]] = {}
     for offer in pool:
         group: object = offer.version.series
         if every or item.kind is Kind.EVERY:
@@ -238,11 +238,11 @@ def select(item: Item, offers: Iterable[Offer], policy: Policy, *, every: bool =
     return [_choice(ranked, item, every=every) for ranked in chosen]
 
 
-def _preference(offer: Offer, policy: Policy) -> int:
+def _preference(offer: Choice, policy: Policy) -> int:
     return policy.flavours.index(offer.flavour) if offer.flavour in policy.flavours else len(policy.flavours)
 
 
-def _of_one_flavour(offers: Sequence[Offer], policy: Policy) -> Iterator[Offer]:
+def _of_one_flavour(offers: Sequence[Choice], policy: Policy) -> Iterator[Choice]:
     """Yield, of each series, the offers of its best flavour: two releases should differ by their release alone."""
     best: dict[tuple[int, int], int] = {}
     for offer in offers:
@@ -251,7 +251,7 @@ def _of_one_flavour(offers: Sequence[Offer], policy: Policy) -> Iterator[Offer]:
     return (offer for offer in offers if _preference(offer, policy) == best[offer.version.series])
 
 
-def _best(group: Sequence[Offer], policy: Policy) -> list[Offer]:
+def _best(group: Sequence[Choice], policy: Policy) -> list[Choice]:
     """Return a group's offers of the best flavour, best first; others stay out: a stand-in is of the same flavour."""
     first = min(_preference(offer, policy) for offer in group)
     same = [offer for offer in group if _preference(offer, policy) == first]
@@ -259,7 +259,7 @@ def _best(group: Sequence[Offer], policy: Policy) -> list[Offer]:
     return sorted(same, key=lambda offer: (offer.version, offer.rank), reverse=True)
 
 
-def _choice(ranked: Sequence[Offer], item: Item, *, every: bool) -> Choice:
+def _choice(ranked: Sequence[Choice], item: Item, *, every: bool) -> Choice:
     suffix = f":{item.flavour}" if item.flavour else ""
     if item.kind is Kind.EVERY or (every and item.kind is not Kind.PACKAGE):
         label = f"{ranked[0].version}{suffix}"
@@ -269,14 +269,10 @@ def _choice(ranked: Sequence[Offer], item: Item, *, every: bool) -> Choice:
         label = "{}.{}".format(*ranked[0].version.series) + suffix
     # Of one release there are other packages at most, which are as good.
     stand_ins = ranked[1:] if every or item.kind in OPEN else ()
-
-    def choice(offer: Offer) -> Choice:
-        return Choice(label, offer.version, offer.provider, offer.key, offer.flavour)
-
-    return replace(choice(ranked[0]), alternatives=tuple(choice(offer) for offer in stand_ins))
+    return replace(ranked[0], label=label, alternatives=tuple(replace(offer, label=label) for offer in stand_ins))
 
 
-def _matches(item: Item, offer: Offer, policy: Policy) -> bool:
+def _matches(item: Item, offer: Choice, policy: Policy) -> bool:
     if offer.version.series < policy.oldest:
         return False
     series = "{}.{}".format(*offer.version.series)
@@ -343,7 +339,6 @@ def parse_condition(text: str) -> list[Item]:
 
 def meets(choice: Choice, condition: Iterable[Item], policy: Policy) -> bool:
     """Whether a kernel is one of those that a condition, as :func:`parse_condition` returns it, speaks of."""
-    as_offer = Offer(choice.version, choice.provider, choice.key, choice.flavour)
     return any(
-        (not item.flavour or item.flavour == choice.flavour) and _matches(item, as_offer, policy) for item in condition
+        (not item.flavour or item.flavour == choice.flavour) and _matches(item, choice, policy) for item in condition
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -20,17 +20,28 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Choice:
-    """One kernel that a selector resolved to: an exact identity, not yet on this machine.
+    """One exact kernel, not yet on this machine: what a provider offers, and what a selector resolves to.
+
+    It is apart from :class:`Kernel` because a run names its kernels before it downloads any. What is known of a package
+    besides its identity (`release` and all below it) does not count when two choices are compared: a lock file does not
+    say it.
 
     Attributes:
-        label: What names it in test ids and reports: the selector's own words when it named one kernel ("6.1").
+        label: What names it in test ids and reports: the selector's own words when it named one kernel ("6.1"). "" for
+            an offer, which no selector has named.
         version: The upstream version.
         provider: Name of the provider that offers it.
         key: What the provider knows it by (a package name and version, a path); stable and exact.
         flavour: "cloud", "generic", "minimal", "debug", ...
-        alternatives: What to take instead, best first, when this one cannot be had; only for selectors that left
-            the release open.
+        alternatives: What to take instead, best first, when this one is unavailable; only for selectors that left the
+            release open.
         sha256: Digest that the boot image must have, from a lock file; "" when any will do.
+        release: What `uname -r` prints on it, "" when not known beforehand.
+        revision: The package version ("6.1.192-2"), "" when it comes from no package.
+        rank: Orders the offers of one upstream version and flavour; the greatest is the newest.
+        size: Bytes to download, 0 when nothing has to be.
+        where: Suites or folder it is found in, for people.
+        cached: Whether it was on this machine when it was offered.
     """
 
     label: str
@@ -40,40 +51,17 @@ class Choice:
     flavour: str = ""
     alternatives: tuple[Choice, ...] = ()
     sha256: str = ""
-
-
-@dataclass(frozen=True)
-class Offer:
-    """One exact kernel that a provider can bring.
-
-    Attributes:
-        version: The upstream version.
-        provider: The provider's name.
-        key: As in :class:`Choice`.
-        flavour: As in :class:`Choice`.
-        release: What `uname -r` prints on it, "" when not known beforehand.
-        revision: The package version ("6.1.192-2"), "" when it comes from no package.
-        rank: Orders offers of one upstream version and flavour; the greatest is the newest.
-        size: Bytes to download, 0 when nothing has to be.
-        where: Suites or folder it is found in, for people.
-        cached: Whether it is on this machine already.
-    """
-
-    version: KernelVersion
-    provider: str
-    key: str
-    flavour: str = ""
-    release: str = ""
-    revision: str = ""
-    rank: int = 0
-    size: int = 0
-    where: str = ""
-    cached: bool = False
+    release: str = field(default="", compare=False)
+    revision: str = field(default="", compare=False)
+    rank: int = field(default=0, compare=False)
+    size: int = field(default=0, compare=False)
+    where: str = field(default="", compare=False)
+    cached: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel that is on this machine, verified and ready to boot.
+    """A kernel that is on this machine, verified and ready to boot: what a provider makes of a :class:`Choice`.
 
     Attributes:
         label: As in :class:`Choice`.
@@ -121,8 +109,8 @@ class Provider(Protocol):
 
     name: str
 
-    def offers(self, *, progress: Progress) -> list[Offer]:
-        """Return everything it can bring, in order of version.
+    def offers(self, *, progress: Progress) -> list[Choice]:
+        """Return everything it can bring, in order of version, without labels.
 
         Raises:
             InfrastructureError: Why it cannot serve now.

@@ -24,7 +24,7 @@ from harness.kernel import cache as kernel_cache
 from harness.kernel.files.decompress import package_members
 from harness.kernel.files.download import Meter, no_meter
 from harness.kernel.providers import debian_archive
-from harness.kernel.types import Choice, Kernel, Offer, Progress
+from harness.kernel.types import Choice, Kernel, Progress
 from harness.kernel.version import KernelVersion
 from harness.util import cache
 
@@ -54,7 +54,7 @@ class DebianProvider:
         self.index_file = self.folder / "index.json"
         self.settings = debian_archive.settings()
 
-    def offers(self, *, progress: Progress) -> list[Offer]:
+    def offers(self, *, progress: Progress) -> list[Choice]:
         """Return every packaged kernel, in order of version.
 
         Raises:
@@ -63,7 +63,8 @@ class DebianProvider:
         index = self.index(progress=progress)
         holds = kernel_cache.holder(self.name)
         return [
-            Offer(
+            Choice(
+                label="",
                 version=KernelVersion.parse(kernel["version"]),
                 provider=self.name,
                 key=kernel["key"],

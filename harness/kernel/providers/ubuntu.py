@@ -18,7 +18,7 @@ from pathlib import Path
 
 from harness.errors import MirrorError
 from harness.kernel import cache as kernel_cache
-from harness.kernel.types import Choice, Kernel, Offer, Progress
+from harness.kernel.types import Choice, Kernel, Progress
 from harness.kernel.version import KernelVersion
 from harness.util import cache
 
@@ -42,7 +42,7 @@ class UbuntuProvider:
 
     name = "ubuntu"
 
-    def offers(self, *, progress: Progress) -> list[Offer]:
+    def offers(self, *, progress: Progress) -> list[Choice]:
         """Return every build, in order of version.
 
         Raises:
@@ -50,7 +50,8 @@ class UbuntuProvider:
         """
         holds = kernel_cache.holder(self.name)
         return [
-            Offer(
+            Choice(
+                "",
                 version,
                 self.name,
                 f"v{version}",

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from harness.errors import HarnessError, SelectorError
 from harness.kernel.selector import Kind, Policy, arrange, parse, select
-from harness.kernel.types import Choice, Offer
+from harness.kernel.types import Choice
 from harness.kernel.version import KernelVersion
 
 POLICY = Policy(
@@ -16,10 +16,11 @@ POLICY = Policy(
 )
 
 
-def offer(revision: str, flavour: str = "cloud", rank: int = 0, provider: str = "debian") -> Offer:
+def offer(revision: str, flavour: str = "cloud", rank: int = 0, provider: str = "debian") -> Choice:
     upstream = KernelVersion.parse(revision.rpartition("-")[0])
     release = f"{upstream}-{flavour}-amd64"
-    return Offer(upstream, provider, f"{release}={revision}", flavour, release, revision, rank)
+    key = f"{release}={revision}"
+    return Choice("", upstream, provider, key, flavour, release=release, revision=revision, rank=rank)
 
 
 OFFERS = [
@@ -210,7 +211,7 @@ def test_any_text_is_parsed_or_refused_with_a_clear_error(text: str) -> None:
     st.sampled_from(["all", "lts", "oldest", "newest", ">=4.12", "<7.0,>=5.0"]),
 )
 def test_one_release_of_each_series_in_order_and_no_newer_one_left_out(known: list[KernelVersion], text: str) -> None:
-    offers = [Offer(version, "debian", str(version), "cloud", rank=rank) for rank, version in enumerate(known)]
+    offers = [Choice("", version, "debian", str(version), "cloud", rank=rank) for rank, version in enumerate(known)]
     [item] = parse(text)
     result = select(item, offers, POLICY)
     series = [one.version.series for one in result]
@@ -224,6 +225,6 @@ def test_one_release_of_each_series_in_order_and_no_newer_one_left_out(known: li
 
 
 @given(st.permutations(OFFERS), st.sampled_from(["all", "lts", "6.12", ">=5.10", "6.12.*"]))
-def test_the_order_of_offers_does_not_matter(offers: list[Offer], text: str) -> None:
+def test_the_order_of_offers_does_not_matter(offers: list[Choice], text: str) -> None:
     [item] = parse(text)
     assert select(item, offers, POLICY) == select(item, OFFERS, POLICY)

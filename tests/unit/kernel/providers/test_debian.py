@@ -20,7 +20,7 @@ from harness.kernel.catalog import Catalog
 from harness.kernel.providers import debian_archive
 from harness.kernel.providers.apt_sources import Source
 from harness.kernel.providers.debian import DebianProvider
-from harness.kernel.types import Choice, Kernel, Offer
+from harness.kernel.types import Choice, Kernel
 from tests.needs import needs_program
 from tests.unit.kernel.kernel_fakes import CONFIG, Archive, Server, Signer, kernel_image
 
@@ -71,7 +71,7 @@ def filled(archive: Archive) -> Archive:
     return archive
 
 
-def offers(said: list[str] | None = None, *, refresh: bool = False) -> list[Offer]:
+def offers(said: list[str] | None = None, *, refresh: bool = False) -> list[Choice]:
     lines: list[str] = said if said is not None else []
     return DebianProvider(refresh=refresh).offers(progress=lines.append)
 
