@@ -22,14 +22,14 @@ from harness import kernel as kernels
 from harness.cli.shell import require_udev
 from harness.errors import InfrastructureError
 from harness.kernel.types import Choice
-from harness.machines.pool import Isolation, Pool, Settings, Wanted
+from harness.machines.pool import Isolation, Pool, Settings
 from harness.util import cache
 from harness.util.proc import quote
 from harness.util.proc import run as run_program
 from harness.vm import template
-from harness.vm.command import Accel
 from harness.vm.machine import Machine
 from harness.vm.process import find_vng, vng_environment
+from harness.vm.spec import Accel
 
 BARS = {
     "clone_ready": 0.080,
@@ -114,12 +114,11 @@ class Bench:
         self.choice = _one(selector)
         self.generic = _one(f"{selector}:generic")
         self.pool = Pool(Settings(), _say)
-        self.wanted = Wanted(self.choice)
-        self.prepared = self.pool.prepare(self.choice)
+        self.spec = self.pool.prepare(self.choice)
 
     def measure(self) -> None:
         """Take every figure, round after round."""
-        _say(f"kernel {self.prepared.kernel.version}, {self.prepared.verdict}; load {os.getloadavg()[0]:.1f}")
+        _say(f"kernel {self.spec.kernel.version}, {self.spec.acceleration}; load {os.getloadavg()[0]:.1f}")
         try:
             for _ in range(1 if self.quick else 3):
                 self._plain_vng()
@@ -145,7 +144,7 @@ class Bench:
     def _plain_vng(self) -> None:
         image = kernels.acquire(self.generic, progress=_say).bzimage
         argv = [str(find_vng()), "-r", str(image)]
-        if self.prepared.verdict.accel is Accel.TCG:
+        if self.spec.accel is Accel.TCG:
             argv.append("--disable-kvm")  # it hangs for ever where KVM opens and runs nothing
         self._timed(
             "vng_pristine",
@@ -154,9 +153,8 @@ class Bench:
         )
 
     def _boot_and_save(self) -> None:
-        spec = self.pool.spec_of(self.wanted)
         with tempfile.TemporaryDirectory(dir=cache.cache_root()) as folder:
-            steps = template.make(Path(folder) / "template", spec, label=self.choice.label, boot_timeout=120)
+            steps = template.make(Path(folder) / "template", self.spec, boot_timeout=120)
         self._add("cold_boot", "s", "process start to agent ready, through vng", steps.boot_seconds)
         self._add("template_save", "s", "agent ready to template on disk", steps.save_seconds)
 
@@ -164,13 +162,13 @@ class Bench:
         for _ in range(rounds):
             started = time.perf_counter()
             machine = self._timed(
-                "clone_ready", "QEMU start to the clone's first answer", lambda: self.pool.take(self.wanted)
+                "clone_ready", "QEMU start to the clone's first answer", lambda: self.pool.take(self.spec)
             )
             process = machine.new_process()
             process.call("bpf.map_create", "hash", 4, 4, 8)
             process.call("bpf.ids", "map")
             resident, private = _memory(machine)
-            self.pool.give_back(self.wanted, machine)
+            self.pool.give_back(self.spec, machine)
             self._add(
                 "isolated_test",
                 "s",
@@ -183,7 +181,7 @@ class Bench:
     def _forks(self, rounds: int) -> None:
         shared = Pool(Settings(isolation=Isolation.FORK), _say)
         try:
-            machine = shared.take(self.wanted)
+            machine = shared.take(self.spec)
             kept = machine.new_process()
             for _ in range(rounds):
                 self._timed("forked_call", "call in a freshly forked guest process", lambda: _forked_call(machine))
@@ -246,8 +244,8 @@ class Bench:
     def record(self) -> dict[str, Any]:
         """Return the figures and ratios as one JSON object."""
         return {
-            "kernel": str(self.prepared.kernel.version),
-            "accel": str(self.prepared.verdict),
+            "kernel": str(self.spec.kernel.version),
+            "accel": str(self.spec.acceleration),
             "cpus": os.cpu_count(),
             "figures": [figure.record() for figure in self.figures.values()],
             "ratios": [{"name": name, "value": round(value, 2)} for name, value in self.ratios().items()],

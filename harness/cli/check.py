@@ -99,19 +99,19 @@ def _run(arguments: argparse.Namespace) -> int:
 def _collect(plan: Plan, selectors: list[str], accel: str) -> list[Result]:
     from harness import kernel
     from harness.check.objects import check, lost
-    from harness.machines.pool import Pool, Settings, Wanted
+    from harness.machines.pool import Pool, Settings
 
     pool = Pool(Settings(accel=accel), _say)
     results: list[Result] = []
     try:
         for choice in kernel.resolve(selectors, progress=_say):
-            wanted = Wanted(choice)
             try:
-                machine = pool.take(wanted)
+                spec = pool.prepare(choice)
+                machine = pool.take(spec)
                 try:
                     results += check(machine, plan, choice.label)
                 finally:
-                    pool.give_back(wanted, machine)
+                    pool.give_back(spec, machine)
             except (InfrastructureError, GuestError) as error:
                 # The other kernels have something to say all the same.
                 _say(f"harness: {choice.label}: {error}")

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from argparse import _SubParsersAction as SubParsers
 
     from harness.kernel.types import Choice
-    from harness.machines.pool import Pool, Prepared
+    from harness.machines.pool import Pool
+    from harness.vm.spec import MachineSpec
 
 ROOT, TEST = "root", "test"
 
@@ -118,18 +119,18 @@ def _choose(selector: str) -> Choice:
 
 
 def _prompt(pool: Pool, choice: Choice, arguments: argparse.Namespace) -> int:
-    from harness.machines.pool import Needs, Wanted
     from harness.remote.prompt import GuestPrompt
     from harness.shell.console import interact
+    from harness.vm.spec import Needs
 
     modules = tuple(word for word in arguments.modules.split(",") if word)
-    wishes = Needs(memory=arguments.memory or Needs.memory, cpus=arguments.cpus, modules=modules)
-    wanted = Wanted(choice, wishes)
-    machine = pool.take(wanted)
+    asked = Needs(memory=arguments.memory or Needs.memory, cpus=arguments.cpus, modules=modules)
+    spec = pool.prepare(choice, asked)
+    machine = pool.take(spec)
     try:
         return interact(GuestPrompt(machine))
     finally:
-        pool.give_back(wanted, machine)
+        pool.give_back(spec, machine)
 
 
 def require_udev() -> None:
@@ -160,18 +161,18 @@ def _shell(pool: Pool, choice: Choice, arguments: argparse.Namespace) -> int:
         )
     if arguments.words:
         require_udev()
-    prepared = _on_root(pool, choice)
+    spec = _on_root(pool, choice)
     vng = find_vng()
     argv = shell_argv(
-        prepared.kernel.boot_image,
-        prepared.verdict.accel,
+        spec.kernel.boot_image,
+        spec.accel,
         vng=vng,
         memory=arguments.memory or 1024,
         cpus=arguments.cpus,
         writable=_writable(Path.cwd()),
         command=arguments.words,
     )
-    say(f"kernel {prepared.kernel.release} ({prepared.kernel.origin}), {prepared.verdict}")
+    say(f"kernel {spec.kernel.release} ({spec.kernel.origin}), {spec.acceleration}")
     say(f"+ {quote(argv)}")
     sys.stderr.flush()
     if not arguments.words or all(map(_can_be_opened_anew, range(3))):
@@ -254,16 +255,16 @@ def _writable(here: Path) -> list[Path]:
     return [folder for folder in dict.fromkeys(folders) if not any(letter.isspace() for letter in str(folder))]
 
 
-def _on_root(pool: Pool, choice: Choice) -> Prepared:
+def _on_root(pool: Pool, choice: Choice) -> MachineSpec:
     """Bring a kernel that can mount the host's root: the one that was named, or its release in another flavour."""
     from harness import kernel
     from harness.kernel.files.root_fs import lacks
 
-    prepared = pool.prepare(choice)
-    missing = lacks(prepared.kernel)
+    spec = pool.prepare(choice)
+    missing = lacks(spec.kernel)
     if not missing:
-        return prepared
-    why = f"{prepared.kernel.release} cannot mount this machine's root: it was built without {', '.join(missing)}"
+        return spec
+    why = f"{spec.kernel.release} cannot mount this machine's root: it was built without {', '.join(missing)}"
     for flavour in _STAND_INS:
         try:
             (other,) = kernel.resolve([f"{choice.version}:{flavour}"], progress=say)

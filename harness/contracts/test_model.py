@@ -28,7 +28,7 @@ from harness.contracts.sequences.model import (
 )
 from harness.contracts.sequences.strategy import Foretold, check
 from harness.kernel.types import Choice
-from harness.machines.pool import Pool, Settings, Wanted
+from harness.machines.pool import Pool, Settings
 from harness.testing import Kernel
 from harness.vm.machine import Machine
 
@@ -100,7 +100,7 @@ def machines(pair: tuple[Choice, Choice], request: pytest.FixtureRequest) -> Ite
     settings = Settings(accel=config.getoption("accel"), boot_timeout=config.getoption("boot_timeout"))
     pool = Pool(settings, print)
     try:
-        yield [(pool.prepare(choice).kernel, pool.take(Wanted(choice))) for choice in pair]
+        yield [(spec.kernel, pool.take(spec)) for spec in map(pool.prepare, pair)]
     finally:
         pool.close()
 

@@ -177,8 +177,12 @@ def vng() -> Finding:
         ToolMissing: There is none.
         InfrastructureError: It does not end.
     """
-    from harness.vm.command import Accel, MachineSpec, vng_argv
+    from harness.image.build import Image
+    from harness.kernel.types import Kernel
+    from harness.kernel.version import KernelVersion
+    from harness.vm.command import vng_argv
     from harness.vm.process import find_vng, vng_environment
+    from harness.vm.spec import Accel, Acceleration, MachineSpec
 
     path = find_vng()
     asked = proc.run([path, "--help"], timeout=_PROGRAM_TIMEOUT, env=vng_environment(path))
@@ -186,7 +190,9 @@ def vng() -> Finding:
     if asked.status != 0:
         return Finding("vng", Status.WRONG, f"{path} ends with status {asked.status}: {asked.tail(1)}", mend)
     nowhere = Path("/nowhere")
-    argv = vng_argv(MachineSpec(nowhere, nowhere, Accel.TCG), vng=path, qemu=nowhere, run_dir=nowhere)
+    kernel = Kernel("", KernelVersion(0, 0), "", nowhere, None, False, None, None, "", "", "")
+    spec = MachineSpec(kernel, Image(nowhere, ""), Acceleration(Accel.TCG, "nothing is run"))
+    argv = vng_argv(spec, kernel=nowhere, vng=path, qemu=nowhere, run_dir=nowhere)
     wanted = {word.partition("=")[0] for word in argv if word.startswith("--")}
     known = set(re.findall(r"--[a-z0-9-]+", asked.stdout))
     about = f"{needs.version_of(path) or 'unknown version'}, {path}"
@@ -207,18 +213,17 @@ def accelerator() -> Finding:
     from harness.image.build import guest_image
     from harness.kernel import cache as kernel_cache
     from harness.vm import accel
-    from harness.vm.command import Accel, MachineSpec
+    from harness.vm.spec import Accel, Acceleration, MachineSpec
 
-    verdict = accel.known_verdict()
-    if verdict is None:
+    found = accel.known_acceleration()
+    if found is None:
         kernels = sorted(kernel_cache.entries(), key=lambda entry: entry.last_used)
         if not kernels:
             what = f"{accel.KVM} opens; the first kernel will show whether it works"
             return Finding("accelerator", Status.GOOD, what)
-        kernel = kernels[-1].kernel("probe")
-        spec = MachineSpec(kernel.boot_image, guest_image().path, Accel.TCG)
-        verdict = accel.decide("auto", spec, label=kernel.release)
-    return Finding("accelerator", Status.GOOD, str(verdict))
+        kernel = kernels[-1].kernel(str(kernels[-1].record["release"]))
+        found = accel.decide("auto", MachineSpec(kernel, guest_image(), Acceleration(Accel.TCG, "not tried yet")))
+    return Finding("accelerator", Status.GOOD, str(found))
 
 
 # where kernels come from

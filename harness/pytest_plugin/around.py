@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from harness.checks.faults import Fault
     from harness.checks.kernel_log import KernelLog
     from harness.checks.known_faults import Expected, Known
-    from harness.machines.pool import Wanted
+    from harness.kernel.types import Choice
     from harness.vm.machine import Machine
 
 
@@ -31,7 +31,7 @@ def checks_around(item: pytest.Item, log: KernelLog) -> Aftermath:
     return Aftermath([ledger, log])
 
 
-def log_check(item: pytest.Item, wanted: Wanted) -> KernelLog:
+def log_check(item: pytest.Item, choice: Choice) -> KernelLog:
     """Return the check of the kernel's log, with the faults that the test expects and those that are known."""
     from harness.checks.kernel_log import KernelLog
     from harness.kernel.catalog import policy
@@ -46,9 +46,9 @@ def log_check(item: pytest.Item, wanted: Wanted) -> KernelLog:
     return KernelLog(
         expected,
         state.known_faults(),
-        lambda condition: meets(wanted.choice, parse_condition(condition), policy()),
+        lambda condition: meets(choice, parse_condition(condition), policy()),
         kmemleak=item.config.getoption("kmemleak"),
-        line_of=lambda place, returns: state.line_of(wanted.choice, place, returns=returns),
+        line_of=lambda place, returns: state.line_of(choice, place, returns=returns),
     )
 
 

@@ -15,7 +15,8 @@ from harness.results import properties
 
 if TYPE_CHECKING:
     from harness.kernel.types import Choice
-    from harness.machines.pool import Needs, Wanted
+    from harness.vm.spec import Needs
+
 _BCC_MEMORY = 1536
 """MiB of a guest with bcc: LLVM and the kernel's headers lie in its memory, and compiling takes the rest."""
 
@@ -92,14 +93,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             terminalreporter.write_line(f"{name}: is for kernels {condition}")
 
 
-def wanted_by(item: pytest.Item | None) -> Wanted | None:
-    """Return the machine that a test runs on; None when it runs on none."""
+def wanted_by(item: pytest.Item | None) -> tuple[Choice, Needs] | None:
+    """Return what a test asks of the machine that it runs on; None when it runs on none."""
     choice = kernel_of(item)
     if item is None or choice is None or "vm" not in getattr(item, "fixturenames", ()):
         return None
-    from harness.machines.pool import Wanted
-
-    return Wanted(choice, needs_of(item))
+    return choice, needs_of(item)
 
 
 def kernel_of(item: pytest.Item | None) -> Choice | None:
@@ -110,7 +109,7 @@ def kernel_of(item: pytest.Item | None) -> Choice | None:
 
 def needs_of(item: pytest.Item) -> Needs:
     """Return what a test's markers ask of its machine."""
-    from harness.machines.pool import Needs
+    from harness.vm.spec import Needs
 
     asked: dict[str, Any] = {}
     for mark in reversed(list(item.iter_markers("vm"))):

@@ -41,22 +41,20 @@ def kernel(kernel_choice: Choice, request: pytest.FixtureRequest) -> Kernel:
 @pytest.fixture
 def vm(kernel_choice: Choice, request: pytest.FixtureRequest) -> Iterator[Machine]:
     """A machine that runs the kernel: by default one of this test's own, as it was right after boot."""
-    from harness.machines.pool import Wanted
-
     state = request.config.stash[STATE]
-    wanted = Wanted(kernel_choice, needs_of(request.node))
     pool = state.pool()
+    spec = pool.prepare(kernel_choice, needs_of(request.node))
     if request.node.get_closest_marker("requires") is not None:
         from harness.pytest_plugin.markers import required
 
-        state.require(wanted, required(request.node))
+        state.require(kernel_choice, spec, required(request.node))
     began = time.monotonic()
-    machine = pool.take(wanted)
-    started: properties.Started = {"start": round(time.monotonic() - began, 4), "boot": pool.boot_seconds(wanted)}
+    machine = pool.take(spec)
+    started: properties.Started = {"start": round(time.monotonic() - began, 4), "boot": pool.boot_seconds(spec)}
     request.node.user_properties += [(properties.RELEASE, machine.release), (properties.MACHINE, started)]
     if state.next is not None:
-        pool.expect(state.next)
-    log = log_check(request.node, wanted)
+        pool.expect(*state.next)
+    log = log_check(request.node, kernel_choice)
     note_boot_faults(request.node, log, machine)
     checks = checks_around(request.node, log)
     checks.begin(machine)
@@ -67,7 +65,7 @@ def vm(kernel_choice: Choice, request: pytest.FixtureRequest) -> Iterator[Machin
         request.node.user_properties += [known_fault(fault, entry) for fault, entry in log.excused]
         if request.node.get_closest_marker("leaks") is not None:
             pool.spoil(machine)
-        pool.give_back(wanted, machine)
+        pool.give_back(spec, machine)
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from harness.util.cache import digest_file
 
 if TYPE_CHECKING:
     from harness.kernel.types import Choice
-    from harness.machines.pool import Prepared
+    from harness.vm.spec import MachineSpec
 
 SHARD = "HARNESS_SHARD"
 """Environment variable that says which part of a larger run this is, such as "2/5"."""
@@ -50,7 +50,7 @@ class Recorder:
         path: Path,
         *,
         choices: Callable[[], list[Choice]],
-        prepare: Callable[[Choice], Prepared],
+        prepare: Callable[[Choice], MachineSpec],
         complain: Callable[[str], None],
     ) -> None:
         self._config = config
@@ -167,12 +167,12 @@ class Recorder:
         if not release:
             return known  # it was never booted, so it may be that it cannot be had
         try:
-            prepared = self._prepare(choice)
+            spec = self._prepare(choice)
         except HarnessError as error:
             self._gatherer.problems.append(f"{choice.label}: it is not on this machine: {error.what}")
             return known
-        kernel = prepared.kernel
-        self._accelerator = (prepared.verdict.accel.value, prepared.verdict.reason)
+        kernel = spec.kernel
+        self._accelerator = (spec.accel.value, spec.acceleration.reason)
         return msgspec.structs.replace(
             known,
             version=str(kernel.version),

@@ -132,9 +132,9 @@ def _prepare_all(state: State) -> list[str]:
     lines = []
     with _one_error(state):
         for choice in state.choices():
-            prepared = state.pool().prepare(choice)
-            kernel = prepared.kernel
-            lines.append(f"kernel {choice.label}: {kernel.version} ({kernel.origin}), {prepared.verdict}")
+            spec = state.pool().prepare(choice)
+            kernel = spec.kernel
+            lines.append(f"kernel {choice.label}: {kernel.version} ({kernel.origin}), {spec.acceleration}")
         state.known_faults()
         lines += [f"known fault: {line}" for line in state.expired]
     return lines

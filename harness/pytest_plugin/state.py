@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from harness.kernel.catalog import Catalog
     from harness.kernel.files.addr2line import Lines
     from harness.kernel.types import Choice
-    from harness.machines.pool import Pool, Wanted
+    from harness.machines.pool import Pool
     from harness.pytest_plugin.markers import Capabilities
     from harness.pytest_plugin.recorder import Recorder
     from harness.remote.guest import Guest
+    from harness.vm.spec import MachineSpec, Needs
 
 STATE = pytest.StashKey["State"]()
 GUESTS: pytest.StashKey[Guest] = pytest.StashKey()
@@ -39,7 +40,7 @@ class State:
         self._choices: list[Choice] | None = None
         self._pool: Pool | None = None
         self._capabilities: Capabilities | None = None
-        self.next: Wanted | None = None
+        self.next: tuple[Choice, Needs] | None = None
         self.unreachable: dict[str, str] = {}
         self.left_out: list[tuple[str, str, str]] = []
         self.recorder: Recorder | None = None
@@ -115,7 +116,7 @@ class State:
             self._known, self.expired = in_force(entries, dt.datetime.now(tz=dt.timezone.utc).date())
         return self._known
 
-    def require(self, wanted: Wanted, names: list[str]) -> None:
+    def require(self, choice: Choice, spec: MachineSpec, names: list[str]) -> None:
         """Leave out or fail the test when the kernel lacks one of these capabilities.
 
         The kernel is asked once for each, on a machine that no test gets.
@@ -125,16 +126,16 @@ class State:
         if self._capabilities is None:
             self._capabilities = Capabilities()
         pool = self.pool()
-        missing = self._capabilities.missing(wanted.choice, names)
+        missing = self._capabilities.missing(choice, names)
         if missing:
-            machine = pool.take(wanted)
+            machine = pool.take(spec)
             try:
                 for name in missing:
-                    self._capabilities.ask(wanted.choice, name, machine)
+                    self._capabilities.ask(choice, name, machine)
             finally:
-                pool.give_back(wanted, machine)
+                pool.give_back(spec, machine)
         for name in names:
-            act_on(self._capabilities.judge(pool.prepare(wanted.choice).kernel, wanted.choice, name))
+            act_on(self._capabilities.judge(spec.kernel, choice, name))
 
     def say(self, line: str) -> None:
         """Print a line that says what takes time."""

@@ -7,7 +7,6 @@ Imports the command, channel, process and machine beside it, :mod:`harness.util.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import shlex
 import shutil
@@ -27,7 +26,6 @@ from harness.vm.command import (
     QEMU_ARGV,
     SHARED,
     TOOLS,
-    MachineSpec,
     plain_argv,
     plain_vng_argv,
     vng_argv,
@@ -36,6 +34,7 @@ from harness.vm.command import (
 from harness.vm.console import agent_exited, cause_of_death, tail_of
 from harness.vm.machine import Machine
 from harness.vm.process import QemuProcess, VngProcess, find_qemu, find_vng
+from harness.vm.spec import MachineSpec
 
 log = logging.getLogger("harness.vm")
 
@@ -46,12 +45,11 @@ _POLL_INTERVAL = 0.25
 _END_TIMEOUT = 5.0
 
 
-def boot(spec: MachineSpec, *, label: str, timeout: float = BOOT_TIMEOUT) -> Machine:
+def boot(spec: MachineSpec, *, timeout: float = BOOT_TIMEOUT) -> Machine:
     """Boot a guest and return it when its agent is ready.
 
     Args:
         spec: What to boot.
-        label: What messages call the kernel.
         timeout: Seconds until it has to be ready.
 
     Raises:
@@ -77,10 +75,10 @@ def boot(spec: MachineSpec, *, label: str, timeout: float = BOOT_TIMEOUT) -> Mac
         if channel is None or about is None:
             if process.wait(0) and not (folder / QEMU_ARGV).exists():
                 raise _vng_failed(process.console(), plain_vng_argv(spec, vng=vng))
-            raise _boot_error(label, process, plain_argv(spec, qemu=qemu), timeout)
+            raise _boot_error(spec.label, process, plain_argv(spec, qemu=qemu), timeout)
         if about["event"] != "ready":
-            raise _module_error(label, process, about)
-        machine = Machine(spec, label, folder=folder, process=process, channel=channel, about=about, boot_log=[])
+            raise _module_error(spec.label, process, about)
+        machine = Machine(spec, folder=folder, process=process, channel=channel, about=about, boot_log=[])
         machine.boot_log = machine.ask_agent("aftermath")["records"]
         return machine
     except BaseException:
@@ -100,8 +98,8 @@ def _prepare(spec: MachineSpec, folder: Path, *, vng: Path, qemu: Path) -> list[
     for path, script in ((wrapper, wrapper_script(qemu, folder)), (folder / TOOLS / "file", FILE_SCRIPT)):
         path.write_text(script)
         path.chmod(0o700)
-    image = _plain_path(spec.image, folder / "kernel")
-    return vng_argv(dataclasses.replace(spec, image=image), vng=vng, qemu=wrapper, run_dir=folder)
+    kernel = _plain_path(spec.kernel.boot_image, folder / "kernel")
+    return vng_argv(spec, kernel=kernel, vng=vng, qemu=wrapper, run_dir=folder)
 
 
 def _plain_path(path: Path, link: Path) -> Path:

@@ -23,33 +23,32 @@ from harness.vm.channel import FIRST_TAG, Channel, ChannelClosed, Listener
 from harness.vm.command import (
     CHANNEL_SOCKET,
     SHARED,
-    MachineSpec,
     clone_argv,
     clone_commands,
 )
 from harness.vm.console import tail_of
 from harness.vm.machine import Machine, State
 from harness.vm.process import ClonedProcess
+from harness.vm.spec import MachineSpec
 from harness.vm.template import STATE, Template, log, mark_of
 
 CLONE_TIMEOUT = 30.0
 """Seconds a clone may take to its first answer; a fifth of one is usual."""
 
 
-def start_clone(template: Template, spec: MachineSpec, *, label: str) -> Clone:
+def start_clone(template: Template, spec: MachineSpec) -> Clone:
     """Start a clone; it loads while the caller does something else.
 
     Args:
         template: What to clone.
         spec: What was booted.
-        label: What messages call the kernel.
 
     Raises:
         TemplateError: The template's files were changed or removed since they were checked.
     """
     for name, mark in template.marks.items():
         if not (template.folder / name).exists() or mark_of(template.folder / name) != mark:
-            raise _changed(template, name, label)
+            raise _changed(template, name, spec)
     folder = cache.run_folder()
     try:
         listener = Listener(folder / CHANNEL_SOCKET, folder / SHARED)
@@ -71,7 +70,7 @@ def start_clone(template: Template, spec: MachineSpec, *, label: str) -> Clone:
                 try:
                     state = _in_a_pipe(template.folder / STATE)
                 except FileNotFoundError:
-                    raise _changed(template, STATE, label) from None
+                    raise _changed(template, STATE, spec) from None
                 if state is not None:
                     opened.callback(os.close, state)
                     inherited.append(state)
@@ -80,12 +79,12 @@ def start_clone(template: Template, spec: MachineSpec, *, label: str) -> Clone:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    return Clone(template, spec, label, folder, process, listener)
+    return Clone(template, spec, folder, process, listener)
 
 
-def _changed(template: Template, name: str, label: str) -> TemplateError:
+def _changed(template: Template, name: str, spec: MachineSpec) -> TemplateError:
     return TemplateError(
-        f"the saved machine of {label} was changed or removed while it was in use",
+        f"the saved machine of {spec.label} was changed or removed while it was in use",
         expected=f"{template.folder / name} as it was when it was checked",
         hint="run it again",
     )
@@ -117,20 +116,21 @@ def _identity() -> tuple[str, dict[str, Any]]:
 
 
 class Clone:
-    """A clone on its way to being a machine. Made by :func:`start_clone`; finish it, or abandon it."""
+    """A clone on its way to being a machine, which loads while the test before it runs.
+
+    Made by :func:`start_clone`; finish it, or abandon it.
+    """
 
     def __init__(
         self,
         template: Template,
         spec: MachineSpec,
-        label: str,
         folder: Path,
         process: ClonedProcess,
         listener: Listener,
     ) -> None:
         self._template = template
         self._spec = spec
-        self._label = label
         self._folder = folder
         self._process = process
         self._listener = listener
@@ -153,7 +153,6 @@ class Clone:
                 raise self._failure("QEMU did not start")
             machine = Machine(
                 self._spec,
-                self._label,
                 folder=self._folder,
                 process=self._process,
                 channel=channel,
@@ -181,7 +180,7 @@ class Clone:
     def _failure(self, why: str) -> TemplateError:
         self._process.wait(0.2)
         return TemplateError(
-            f"a clone of the saved machine of {self._label} did not come to life: {why}",
+            f"a clone of the saved machine of {self._spec.label} did not come to life: {why}",
             expected="an answer from its agent",
             hint=f"remove {self._template.folder} and run it again",
             detail=tail_of(self._process.console()),

@@ -1,55 +1,17 @@
 """Composes the `vng` command that boots a guest. Pure: records in, argument lists and script text out.
 
-Imports the wire format from harness.guest.
+Imports the wire format from harness.guest, and the specification beside it.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import enum
 import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from harness.guest.wire import SHARED_SIZE
-
-
-class Accel(enum.Enum):
-    """How the guest's instructions run."""
-
-    KVM = "kvm"
-    TCG = "tcg"
-
-
-@dataclass(frozen=True)
-class MachineSpec:
-    """Everything that decides what a booted guest is.
-
-    Attributes:
-        image: The kernel's boot image (bzImage or PVH vmlinux).
-        initrd: The guest image.
-        accel: Acceleration.
-        memory: MiB of guest memory, at least 128.
-        cpus: Number of virtual CPUs, 1 or more.
-        append: Further words of the kernel command line.
-        ram: File that is to hold the guest's memory, so that the machine can become a template; None for anonymous
-            memory.
-    """
-
-    image: Path
-    initrd: Path
-    accel: Accel
-    memory: int = 256
-    cpus: int = 1
-    append: tuple[str, ...] = ()
-    ram: Path | None = None
-
-    def running_under(self, accel: Accel) -> MachineSpec:
-        """Return the same with another acceleration."""
-        return dataclasses.replace(self, accel=accel)
-
+from harness.vm.spec import Accel, MachineSpec
 
 CONSOLE, CHANNEL = "/dev/ttyS0", "/dev/ttyS1"
 
@@ -75,7 +37,7 @@ def kernel_words(spec: MachineSpec) -> tuple[str, ...]:
         # A panic ends QEMU at once (with -no-reboot), so that the host learns of it without a time-out.
         "panic=-1",
         f"harness.channel={CHANNEL}",
-        *spec.append,
+        *spec.parameters,
     )
 
 
@@ -89,7 +51,7 @@ def qemu_options(spec: MachineSpec, run_dir: Path) -> tuple[str, ...]:
     memory = (
         (
             "-object "
-            + shlex.quote(f"memory-backend-file,id=harness-ram,size={spec.memory}M,mem-path={spec.ram},share=on"),
+            + shlex.quote(f"memory-backend-file,id=harness-ram,size={spec.needs.memory}M,mem-path={spec.ram},share=on"),
             "-machine memory-backend=harness-ram",
         )
         if spec.ram is not None
@@ -97,7 +59,7 @@ def qemu_options(spec: MachineSpec, run_dir: Path) -> tuple[str, ...]:
     )
     return (
         *memory,
-        f"-initrd {shlex.quote(str(spec.initrd))}",
+        f"-initrd {shlex.quote(str(spec.image.path))}",
         # No CD-ROM drive, no parallel port: each costs start-up time and nothing uses them.
         "-nodefaults",
         "-no-reboot",
@@ -112,22 +74,23 @@ def qemu_options(spec: MachineSpec, run_dir: Path) -> tuple[str, ...]:
     )
 
 
-def vng_argv(spec: MachineSpec, *, vng: Path, qemu: Path, run_dir: Path) -> list[str]:
+def vng_argv(spec: MachineSpec, *, kernel: Path, vng: Path, qemu: Path, run_dir: Path) -> list[str]:
     """Return the command that boots the guest.
 
     Args:
         spec: What to boot.
+        kernel: The path of its boot image that vng is to be given.
         vng: The `vng` program.
         qemu: The QEMU program or wrapper that vng is to start.
         run_dir: The machine's private folder; its empty `root` is what vng takes for the guest's root.
     """
-    argv = [str(vng), "--run", str(spec.image), "--qemu", str(qemu)]
+    argv = [str(vng), "--run", str(kernel), "--qemu", str(qemu)]
     argv += ["--root", str(run_dir / "root"), "--cwd", str(run_dir / "root")]  # never the host's own root
     argv += ["--force-9p"]  # no virtiofsd process: nothing is exported, see wrapper_script
     # The guest image brings its own modules. Without this vng looks for depmod and a static busybox.
     argv += ["--skip-modules"]
     argv += ["--user", "root"]
-    argv += ["--memory", f"{spec.memory}M", "--cpus", str(spec.cpus)]
+    argv += ["--memory", f"{spec.needs.memory}M", "--cpus", str(spec.needs.cpus)]
     argv += ["--disable-microvm"]  # it hung on one kernel in software emulation, and q35 is as fast
     argv += ["--disable-monitor"]  # the console is the kernel's alone
     if spec.accel is Accel.TCG:
@@ -142,8 +105,15 @@ def vng_argv(spec: MachineSpec, *, vng: Path, qemu: Path, run_dir: Path) -> list
 
 def plain_vng_argv(spec: MachineSpec, *, vng: Path) -> list[str]:
     """Return a command that has vng boot the same kernel by itself, for a person who wants to see where vng fails."""
-    argv = [str(vng), "--run", str(spec.image), "--force-9p", "--skip-modules", "--user", "root"]
-    argv += ["--memory", f"{spec.memory}M", "--cpus", str(spec.cpus), "--disable-microvm", "--disable-monitor"]
+    argv = [str(vng), "--run", str(spec.kernel.boot_image), "--force-9p", "--skip-modules", "--user", "root"]
+    argv += [
+        "--memory",
+        f"{spec.needs.memory}M",
+        "--cpus",
+        str(spec.needs.cpus),
+        "--disable-microvm",
+        "--disable-monitor",
+    ]
     return [*argv, *(["--disable-kvm"] if spec.accel is Accel.TCG else [])]
 
 
@@ -151,9 +121,9 @@ def plain_argv(spec: MachineSpec, *, qemu: Path) -> list[str]:
     """Return a command that boots the same guest in a terminal, for a person who wants to see how far it gets."""
     argv = [str(qemu), "-machine", "q35", "-nographic", "-no-reboot"]
     argv += ["-accel", spec.accel.value, "-cpu", "max"]
-    argv += ["-m", f"{spec.memory}M", "-smp", str(spec.cpus)]
-    argv += ["-kernel", str(spec.image), "-initrd", str(spec.initrd)]
-    return [*argv, "-append", " ".join(("console=ttyS0", "panic=-1", *spec.append))]
+    argv += ["-m", f"{spec.needs.memory}M", "-smp", str(spec.needs.cpus)]
+    argv += ["-kernel", str(spec.kernel.boot_image), "-initrd", str(spec.image.path)]
+    return [*argv, "-append", " ".join(("console=ttyS0", "panic=-1", *spec.parameters))]
 
 
 def shell_argv(

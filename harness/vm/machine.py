@@ -30,9 +30,9 @@ from harness.errors import (
 from harness.guest import wire
 from harness.util import cache
 from harness.vm.channel import Channel, ChannelClosed
-from harness.vm.command import MachineSpec
 from harness.vm.console import agent_exited, cause_of_death, tail_of
 from harness.vm.process import QemuProcess
+from harness.vm.spec import MachineSpec
 
 _PING_TIMEOUT = 5.0
 _END_TIMEOUT = 5.0
@@ -96,7 +96,6 @@ class Machine:
     def __init__(
         self,
         spec: MachineSpec,
-        label: str,
         *,
         folder: Path,
         process: QemuProcess,
@@ -106,7 +105,7 @@ class Machine:
         state: State = State.READY,
     ) -> None:
         self.spec = spec
-        self.label = label
+        self.label = spec.label
         self.folder = folder
         self.process = process
         self.about = about

@@ -27,18 +27,13 @@ from typing import Any
 
 from harness.errors import MonitorError, TemplateError
 from harness.guest import wire
+from harness.image.build import Image
 from harness.util import cache
 from harness.vm.boot import boot
-from harness.vm.command import (
-    QEMU_ARGV,
-    QMP_SOCKET,
-    Accel,
-    MachineSpec,
-    qemu_options,
-    record_argv,
-)
+from harness.vm.command import QEMU_ARGV, QMP_SOCKET, qemu_options, record_argv
 from harness.vm.machine import State
 from harness.vm.process import find_qemu
+from harness.vm.spec import Accel, MachineSpec
 
 log = logging.getLogger("harness.vm")
 
@@ -54,7 +49,7 @@ RAM, STATE, RECORD = "ram", "state", "template.json"
 
 @dataclass(frozen=True)
 class Template:
-    """A saved machine.
+    """A saved machine, on disk: what clones of one :class:`MachineSpec` start from, in this run and in later ones.
 
     Attributes:
         folder: Where its files are.
@@ -77,26 +72,25 @@ class Template:
     save_seconds: float
 
 
-def key_of(spec: MachineSpec, content: str) -> str:
+def key_of(spec: MachineSpec) -> str:
     """Return the key of the template of a machine: a digest of all that decides what it would be.
 
     Args:
-        spec: What to boot; its acceleration is part of the key.
-        content: Digests of the kernel and the guest image.
+        spec: What to boot.
     """
     qemu = find_qemu()
     found = qemu.stat()
     parts = (
         FORMAT,
-        content,
+        f"{spec.kernel.digest} {spec.image.digest}",
         f"{qemu} {found.st_size} {found.st_mtime_ns}",
         importlib.metadata.version("virtme-ng"),
         spec.accel.value,
-        spec.memory,
-        spec.cpus,
-        spec.append,
+        spec.needs.memory,
+        spec.needs.cpus,
+        spec.parameters,
         # The template of the command, whose folders and files are named elsewhere.
-        qemu_options(dataclasses.replace(spec, ram=Path("ram"), initrd=Path("initrd")), Path("run")),
+        qemu_options(dataclasses.replace(spec, ram=Path("ram"), image=Image(Path("initrd"), "")), Path("run")),
         _host_cpu(spec.accel),
     )
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
@@ -115,15 +109,11 @@ def folder_of(key: str) -> Path:
     return cache.cache_root() / "templates" / key
 
 
-def find_or_make(
-    spec: MachineSpec, content: str, *, label: str, boot_timeout: float, progress: Callable[[str], None]
-) -> Template:
+def find_or_make(spec: MachineSpec, *, boot_timeout: float, progress: Callable[[str], None]) -> Template:
     """Return the template for a machine, made if there is none that can be used.
 
     Args:
         spec: What to boot; `ram` is chosen here.
-        content: Digests of the kernel and the guest image.
-        label: What messages call the kernel.
         boot_timeout: Seconds a boot may take.
         progress: Called with a line when something takes time.
 
@@ -132,26 +122,25 @@ def find_or_make(
         BootError: It does not boot.
         CacheError: The cache folder cannot be used.
     """
-    folder = folder_of(key_of(spec, content))
+    folder = folder_of(key_of(spec))
     found = _load(folder)
     if found is None:
         with cache.locked(folder.with_suffix(".lock")):
             found = _load(folder)
             if found is None:
                 if folder.exists():
-                    progress(f"the saved machine of {label} is damaged; booting it anew")
-                found = make(folder, spec, label=label, boot_timeout=boot_timeout)
+                    progress(f"the saved machine of {spec.label} is damaged; booting it anew")
+                found = make(folder, spec, boot_timeout=boot_timeout)
                 cache.drop_unused(folder.parent.glob("*/"))
     return found
 
 
-def make(folder: Path, spec: MachineSpec, *, label: str, boot_timeout: float) -> Template:
+def make(folder: Path, spec: MachineSpec, *, boot_timeout: float) -> Template:
     """Boot a machine and save it into a folder, which is made whole or not at all.
 
     Args:
         folder: Where the template goes.
         spec: What to boot; `ram` is chosen here.
-        label: What messages call the kernel.
         boot_timeout: Seconds a boot may take.
 
     Raises:
@@ -159,20 +148,20 @@ def make(folder: Path, spec: MachineSpec, *, label: str, boot_timeout: float) ->
         BootError: It does not boot.
         CacheError: The folder cannot be written.
     """
-    _require_room(folder, spec.memory, label)
+    _require_room(folder, spec)
     with cache.new_folder(folder) as temporary:
         booted = dataclasses.replace(spec, ram=temporary / RAM)
         started = time.monotonic()
-        with boot(booted, label=label, timeout=boot_timeout) as machine:
+        with boot(booted, timeout=boot_timeout) as machine:
             ready = time.monotonic()
             reason = machine.why_not_cloned()
             if reason is not None:
-                raise TemplateError(f"no template can be made of the machine of {label}: {reason}")
+                raise TemplateError(f"no template can be made of the machine of {spec.label}: {reason}")
             recorded = (machine.folder / QEMU_ARGV).read_bytes().decode().split("\0")[:-1]
             argv = record_argv(recorded, run_dir=machine.folder, template=temporary)
             machine.ask_agent("hold", timeout=_SAVE_TIMEOUT)
             machine.move(State.SAVED)
-            whole_stream = _save(machine.folder / QMP_SOCKET, temporary / STATE, label)
+            whole_stream = _save(machine.folder / QMP_SOCKET, temporary / STATE, spec.label)
             saved = time.monotonic()
             about, boot_log = machine.about, machine.boot_log
         if whole_stream:
@@ -190,18 +179,18 @@ def make(folder: Path, spec: MachineSpec, *, label: str, boot_timeout: float) ->
         (temporary / RECORD).write_text(json.dumps(record))
     template = _load(folder)
     if template is None:
-        raise TemplateError(f"the template of {label} was damaged while it was written", hint="run it again")
+        raise TemplateError(f"the template of {spec.label} was damaged while it was written", hint="run it again")
     return template
 
 
-def _require_room(folder: Path, memory: int, label: str) -> None:
+def _require_room(folder: Path, spec: MachineSpec) -> None:
     """Refuse to start what would end in the middle: a guest whose memory file cannot grow dies without a word."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder.parent).free >> 20
-    if free < memory:
+    if free < spec.needs.memory:
         raise TemplateError(
-            f"there is no room to save the machine of {label}: {free} MiB are free in {folder.parent}",
-            expected=f"{memory} MiB, the guest's memory",
+            f"there is no room to save the machine of {spec.label}: {free} MiB are free in {folder.parent}",
+            expected=f"{spec.needs.memory} MiB, the guest's memory",
             hint="`harness kernels prune`, or name a larger disk with HARNESS_CACHE",
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,6 @@ from harness.kernel.types import Choice
 from harness.machines.pool import Pool, Settings
 from harness.testing import Guest, Kernel
 from harness.vm.boot import boot
-from harness.vm.command import MachineSpec
 
 
 def read(path: str) -> str:
@@ -78,8 +78,7 @@ def test_a_module_that_the_kernel_refuses_is_named_with_its_reason(
     kernel_choice: Choice,
 ) -> None:
     image = extended(guest_image(), [modules_archive([("wrong", b"\x7fELF, and no more")])])
-    prepared = Pool(Settings(), print).prepare(kernel_choice)
-    spec = MachineSpec(prepared.kernel.boot_image, image.path, prepared.verdict.accel)
-    with pytest.raises(BootError) as caught, boot(spec, label=kernel_choice.label):
+    spec = dataclasses.replace(Pool(Settings(), print).prepare(kernel_choice), image=image)
+    with pytest.raises(BootError) as caught, boot(spec):
         pass
     assert caught.value.what == f"the kernel {kernel_choice.label} refused the module wrong: ENOEXEC (8)"

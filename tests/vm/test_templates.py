@@ -18,12 +18,13 @@ from harness.errors import InfrastructureError, LinkBroken, MonitorError, StateE
 from harness.guest.api import bpf as raw
 from harness.kernel.types import Choice, Kernel
 from harness.machines import pool as pools
-from harness.machines.pool import Isolation, Needs, Pool, Settings, Wanted
+from harness.machines.pool import Isolation, Pool, Settings
 from harness.remote.guest import Guest
 from harness.testing import Bpf
 from harness.util import cache as disk_cache
 from harness.vm import template
 from harness.vm.machine import Machine, State
+from harness.vm.spec import MachineSpec, Needs
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,8 @@ def filled_cache(kernel_choice: Choice, kernel: Kernel, tmp_path_factory: pytest
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HARNESS_CACHE", str(cache))
         pool = Pool(Settings(accel="tcg"), print, acquire=lambda _choice: kernel)
-        pool.give_back(Wanted(kernel_choice), pool.take(Wanted(kernel_choice)))
+        spec = pool.prepare(kernel_choice)
+        pool.give_back(spec, pool.take(spec))
         pool.close()
     return cache
 
@@ -85,8 +87,8 @@ def make_pool(said: Said, kernel_choice: Choice, kernel: Kernel, own_cache: Path
 
 
 @pytest.fixture
-def wanted(kernel_choice: Choice) -> Wanted:
-    return Wanted(kernel_choice)
+def spec(make_pool: MakePool, kernel_choice: Choice) -> MachineSpec:
+    return make_pool().prepare(kernel_choice)
 
 
 def only_template(cache: Path) -> Path:
@@ -114,25 +116,27 @@ def leftovers() -> list[object]:
     return [Path("/run/dirt").exists(), raw.ids("map")]
 
 
-def test_every_clone_is_pristine_and_has_an_identity_of_its_own(make_pool: MakePool, wanted: Wanted) -> None:
+def test_every_clone_is_pristine_and_has_an_identity_of_its_own(make_pool: MakePool, spec: MachineSpec) -> None:
     pool = make_pool()
     seen = []
     for _ in range(2):
-        machine = pool.take(wanted)
+        machine = pool.take(spec)
         guest = Guest(machine)
         assert guest.call(leftovers) == [False, []]
         facts = guest.call(machine_facts)
         assert abs(float(str(facts["time"])) - time.time()) < 2
         seen.append(facts)
-        pool.give_back(wanted, machine)
+        pool.give_back(spec, machine)
     assert seen[0]["hostname"] != seen[1]["hostname"]
     assert seen[0]["entropy"] != seen[1]["entropy"]
     assert seen[0]["boot_id"] != seen[1]["boot_id"]
 
 
-def test_a_template_is_made_once_and_used_by_later_runs(make_pool: MakePool, wanted: Wanted, own_cache: Path) -> None:
+def test_a_template_is_made_once_and_used_by_later_runs(
+    make_pool: MakePool, spec: MachineSpec, own_cache: Path
+) -> None:
     before = (only_template(own_cache) / template.RAM).stat().st_ino
-    assert works(make_pool().take(wanted))
+    assert works(make_pool().take(spec))
     assert (only_template(own_cache) / template.RAM).stat().st_ino == before
 
 
@@ -140,8 +144,10 @@ def command_line() -> str:
     return Path("/proc/cmdline").read_text()
 
 
-def test_other_needs_are_another_template(make_pool: MakePool, wanted: Wanted, own_cache: Path) -> None:
-    bigger = make_pool().take(Wanted(wanted.choice, Needs(memory=320, cpus=2, parameters=("harness.mark=here",))))
+def test_other_needs_are_another_template(make_pool: MakePool, spec: MachineSpec, own_cache: Path) -> None:
+    pool = make_pool()
+    needs = Needs(memory=320, cpus=2, parameters=("harness.mark=here",))
+    bigger = pool.take(pool.prepare(make_pool.choice, needs))
     assert bigger.about["cpus"] == 2
     assert "harness.mark=here" in Guest(bigger).call(command_line)
     assert len(list((own_cache / "templates").glob(f"*/{template.RECORD}"))) == 2
@@ -170,27 +176,27 @@ def spoil(path: Path) -> None:
     [(flip, template.RAM), (flip, template.STATE), (cut, template.RAM), (Path.unlink, template.STATE), (spoil, "")],
 )
 def test_a_damaged_template_is_made_anew(
-    make_pool: MakePool, wanted: Wanted, own_cache: Path, said: Said, damage: Callable[[Path], None], name: str
+    make_pool: MakePool, spec: MachineSpec, own_cache: Path, said: Said, damage: Callable[[Path], None], name: str
 ) -> None:
     damage(only_template(own_cache) / name)
-    assert works(make_pool().take(wanted))
+    assert works(make_pool().take(spec))
     assert said.has("is damaged"), said
     assert template._load(only_template(own_cache)) is not None
 
 
 @pytest.mark.parametrize("damage", [flip, Path.unlink])
 def test_a_template_that_is_damaged_while_in_use_is_made_anew(
-    make_pool: MakePool, wanted: Wanted, own_cache: Path, said: Said, damage: Callable[[Path], None]
+    make_pool: MakePool, spec: MachineSpec, own_cache: Path, said: Said, damage: Callable[[Path], None]
 ) -> None:
     pool = make_pool()
-    pool.give_back(wanted, pool.take(wanted))
+    pool.give_back(spec, pool.take(spec))
     damage(only_template(own_cache) / template.STATE)
-    assert works(pool.take(wanted))
+    assert works(pool.take(spec))
     assert said.has("changed or removed"), said
 
 
 def test_a_state_from_another_qemu_is_not_believed(
-    make_pool: MakePool, wanted: Wanted, own_cache: Path, said: Said
+    make_pool: MakePool, spec: MachineSpec, own_cache: Path, said: Said
 ) -> None:
     """A state whose files match their record and that this QEMU cannot load."""
     folder = only_template(own_cache)
@@ -199,12 +205,12 @@ def test_a_state_from_another_qemu_is_not_believed(
     record = json.loads((folder / template.RECORD).read_text())
     record["files"][template.STATE] = template._facts(state)
     (folder / template.RECORD).write_text(json.dumps(record))
-    assert works(make_pool().take(wanted))
+    assert works(make_pool().take(spec))
     assert said.has("did not come to life"), said
 
 
 def test_without_room_on_the_disk_tests_boot_instead(
-    make_pool: MakePool, wanted: Wanted, own_cache: Path, said: Said, monkeypatch: pytest.MonkeyPatch
+    make_pool: MakePool, spec: MachineSpec, own_cache: Path, said: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.rmtree(own_cache / "templates")
 
@@ -213,21 +219,21 @@ def test_without_room_on_the_disk_tests_boot_instead(
 
     monkeypatch.setattr(shutil, "disk_usage", small)
     pool = make_pool()
-    machine = pool.take(wanted)
+    machine = pool.take(spec)
     assert works(machine)
     assert said.has("no room"), said
     assert machine.why_not_cloned() == "its memory is not in a file"
 
 
 def test_without_memory_for_a_clone_there_is_one_clear_error(
-    make_pool: MakePool, wanted: Wanted, monkeypatch: pytest.MonkeyPatch
+    make_pool: MakePool, spec: MachineSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = make_pool()
-    pool.give_back(wanted, pool.take(wanted))
+    pool.give_back(spec, pool.take(spec))
     monkeypatch.setattr(pools, "available_mib", lambda: 40)
-    pool.expect(wanted)
+    pool.expect(make_pool.choice, Needs())
     with pytest.raises(InfrastructureError, match="no memory for another guest: 40 MiB"):
-        pool.take(wanted)
+        pool.take(spec)
 
 
 def use_until_it_breaks(machine: Machine) -> None:
@@ -236,34 +242,34 @@ def use_until_it_breaks(machine: Machine) -> None:
 
 
 def test_a_clone_whose_memory_file_shrinks_is_lost_and_not_a_verdict(
-    make_pool: MakePool, wanted: Wanted, own_cache: Path
+    make_pool: MakePool, spec: MachineSpec, own_cache: Path
 ) -> None:
     pool = make_pool()
-    machine = pool.take(wanted)
+    machine = pool.take(spec)
     os.truncate(only_template(own_cache) / template.RAM, 0)
     with pytest.raises(LinkBroken):
         use_until_it_breaks(machine)
-    assert works(pool.take(wanted))
+    assert works(pool.take(spec))
 
 
-def test_the_next_machine_is_prepared_while_this_one_runs(make_pool: MakePool, wanted: Wanted) -> None:
+def test_the_next_machine_is_prepared_while_this_one_runs(make_pool: MakePool, spec: MachineSpec) -> None:
     pool = make_pool()
-    machine = pool.take(wanted)
-    pool.expect(wanted)
+    machine = pool.take(spec)
+    pool.expect(make_pool.choice, Needs())
     folders = {path for path in disk_cache.runs_root().glob(f"vm-{os.getpid()}-*") if path != machine.folder}
     prepared = [path for path in folders if (path / "qemu.pid").exists()]
     assert prepared
-    assert pool.take(wanted).folder in prepared
+    assert pool.take(spec).folder in prepared
 
 
-def test_fork_shares_a_machine_while_it_is_healthy(make_pool: MakePool, wanted: Wanted) -> None:
+def test_fork_shares_a_machine_while_it_is_healthy(make_pool: MakePool, spec: MachineSpec) -> None:
     pool = make_pool(Isolation.FORK)
-    machine = pool.take(wanted)
-    pool.give_back(wanted, machine)
-    assert pool.take(wanted) is machine
+    machine = pool.take(spec)
+    pool.give_back(spec, machine)
+    assert pool.take(spec) is machine
     os.kill(machine.process.pid(), signal.SIGKILL)
-    pool.give_back(wanted, machine)
-    other = pool.take(wanted)
+    pool.give_back(spec, machine)
+    other = pool.take(spec)
     assert other is not machine
     assert works(other)
 
@@ -273,16 +279,16 @@ def taint() -> None:
     Path("/proc/sys/kernel/tainted").write_text("64")
 
 
-def test_a_tainted_machine_is_not_shared_any_more(make_pool: MakePool, wanted: Wanted) -> None:
+def test_a_tainted_machine_is_not_shared_any_more(make_pool: MakePool, spec: MachineSpec) -> None:
     pool = make_pool(Isolation.FORK)
-    machine = pool.take(wanted)
+    machine = pool.take(spec)
     Guest(machine).call(taint)
-    pool.give_back(wanted, machine)
-    assert pool.take(wanted) is not machine
+    pool.give_back(spec, machine)
+    assert pool.take(spec) is not machine
 
 
-def test_what_cannot_be_cloned_says_why(make_pool: MakePool, wanted: Wanted) -> None:
-    machine = make_pool(Isolation.BOOT).take(wanted)
+def test_what_cannot_be_cloned_says_why(make_pool: MakePool, spec: MachineSpec) -> None:
+    machine = make_pool(Isolation.BOOT).take(spec)
     assert machine.why_not_cloned() == "its memory is not in a file"
     machine.close()
     assert machine.state is State.CLOSED
@@ -295,9 +301,9 @@ def test_what_cannot_be_cloned_says_why(make_pool: MakePool, wanted: Wanted) -> 
 _SECOND_RUN = """
 import sys
 from harness.kernel import resolve
-from harness.machines.pool import Pool, Settings, Wanted
+from harness.machines.pool import Pool, Settings
 pool = Pool(Settings(accel="tcg"), print)
-machine = pool.take(Wanted(resolve([sys.argv[1]])[0]))
+machine = pool.take(pool.prepare(resolve([sys.argv[1]])[0]))
 print("ready", machine.release)
 pool.close()
 """
@@ -325,7 +331,7 @@ def test_two_runs_at_once_make_one_template(user_kernels: Path, kernel_choice: C
 
 
 def test_the_stream_carries_the_memory_where_it_cannot_be_left_out(
-    make_pool: MakePool, wanted: Wanted, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+    make_pool: MakePool, spec: MachineSpec, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from harness.vm import qmp
 
@@ -339,13 +345,13 @@ def test_the_stream_carries_the_memory_where_it_cannot_be_left_out(
 
     monkeypatch.setattr(qmp, "save_state", refuse)
     pool = make_pool()
-    assert works(pool.take(wanted))
+    assert works(pool.take(spec))
     assert not (only_template(own_cache) / template.RAM).exists()
-    assert works(pool.take(wanted))
+    assert works(pool.take(spec))
 
 
 def test_a_machine_that_cannot_be_saved_is_booted_for_every_test(
-    make_pool: MakePool, wanted: Wanted, own_cache: Path, said: Said, monkeypatch: pytest.MonkeyPatch
+    make_pool: MakePool, spec: MachineSpec, own_cache: Path, said: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.rmtree(own_cache / "templates")
 
@@ -354,8 +360,8 @@ def test_a_machine_that_cannot_be_saved_is_booted_for_every_test(
 
     monkeypatch.setattr(template, "_save", refuse)
     pool = make_pool()
-    assert works(pool.take(wanted))
-    assert works(pool.take(wanted))
+    assert works(pool.take(spec))
+    assert works(pool.take(spec))
     assert len([line for line in said if "no state today" in line]) == 1, "said once"
 
 

@@ -21,8 +21,7 @@ from harness.doctor.findings import Finding, Status, as_data, as_text
 from harness.errors import HarnessError
 from harness.util import cache
 from harness.vm import accel, process
-from harness.vm.accel import Verdict
-from harness.vm.command import Accel
+from harness.vm.spec import Accel, Acceleration
 from tests.unit.kernel.kernel_fakes import serve
 
 EVERY = [pytest.param(need, id=need.name.rpartition("/")[2]) for need in needs.table().needs if need.name != "python3"]
@@ -36,7 +35,7 @@ UNKNOWN = Finding("memory", Status.UNKNOWN, "the check itself failed: ValueError
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with room, where nothing is booted."""
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(accel, "known_verdict", lambda: Verdict(Accel.TCG, "a test"))
+    monkeypatch.setattr(accel, "known_acceleration", lambda: Acceleration(Accel.TCG, "a test"))
     monkeypatch.setattr(os, "geteuid", lambda: 0)
 
 
@@ -217,7 +216,7 @@ def test_python_packages_are_compared_with_what_is_declared(monkeypatch: pytest.
 
 def test_kvm_is_not_believed_before_a_kernel_has_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found("accelerator").what == "tcg (a test)"
-    monkeypatch.setattr(accel, "known_verdict", lambda: None)
+    monkeypatch.setattr(accel, "known_acceleration", lambda: None)
     assert found("accelerator").what == "/dev/kvm opens; the first kernel will show whether it works"
 
 

@@ -8,9 +8,10 @@ from typing import Any, cast
 import pytest
 
 from harness.errors import BootError, VngFailed
-from harness.kernel.types import Choice
-from harness.machines.pool import Needs, Pool, Settings, Wanted
+from harness.machines.pool import Pool, Settings
 from harness.vm.machine import Machine, State
+from harness.vm.spec import MachineSpec, Needs
+from tests.unit.vm.specs import spec_of
 
 UP = cast("Machine", SimpleNamespace(state=State.READY, close=lambda: None))
 
@@ -25,13 +26,13 @@ class Boots:
         self.pool = Pool(Settings(), self.said.append)
         monkeypatch.setattr(self.pool, "_new", self._new)
 
-    def _new(self, _wanted: Wanted) -> Machine:
+    def _new(self, _spec: MachineSpec) -> Machine:
         if not self.ends.pop(0):
             raise self.error
         return UP
 
     def take(self, cpus: int = 1) -> Any:
-        return self.pool.take(Wanted(cast("Choice", "6.12"), Needs(cpus=cpus)))
+        return self.pool.take(spec_of("/k", "/i", Needs(cpus=cpus)))
 
 
 def test_a_boot_that_fails_is_tried_once_more_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

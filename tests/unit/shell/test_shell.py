@@ -16,12 +16,12 @@ import pytest
 from harness import kernel as kernels
 from harness.cli import main, shell
 from harness.errors import SelectorError
+from harness.image.build import Image
 from harness.kernel.types import Choice, Kernel
 from harness.kernel.version import KernelVersion
-from harness.machines.pool import Pool, Prepared
+from harness.machines.pool import Pool
 from harness.vm import process
-from harness.vm.accel import Verdict
-from harness.vm.command import Accel
+from harness.vm.spec import Accel, Acceleration, MachineSpec
 
 VERSION = KernelVersion(6, 1, 192)
 CLOUD = Choice("6.1", VERSION, "debian", "6.1.0-56-cloud-amd64=6.1.192-2", "cloud")
@@ -49,14 +49,15 @@ class World:
             raise SelectorError(f"no kernel matches {selector!r}")
         return self.offers[selector]
 
-    def prepare(self, choice: Choice) -> Prepared:
+    def prepare(self, choice: Choice) -> MachineSpec:
         config = self.folder / f"config-{choice.flavour}"
         config.write_text(ABLE if self.able[choice.key] else UNABLE)
         image = self.folder / f"vmlinux-{choice.flavour}"
         found = Kernel(
             choice.label, VERSION, f"{VERSION}-{choice.flavour}", None, image, True, config, None, "", "", "here"
         )
-        return Prepared(replace(found, flavour=choice.flavour), Verdict(Accel.TCG, "a test"))
+        found = replace(found, flavour=choice.flavour)
+        return MachineSpec(found, Image(image, ""), Acceleration(Accel.TCG, "a test"))
 
     def execve(self, program: str, argv: list[str], environment: dict[str, str]) -> None:
         assert program == argv[0]

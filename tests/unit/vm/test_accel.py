@@ -15,9 +15,10 @@ import pytest
 from harness.errors import AccelError, BootError, InfrastructureError, ToolMissing, VngFailed
 from harness.util import cache
 from harness.vm import accel
-from harness.vm.command import Accel, MachineSpec
+from harness.vm.spec import Accel, Acceleration, MachineSpec
+from tests.unit.vm.specs import spec_of
 
-SPEC = MachineSpec(Path("/k"), Path("/i"), Accel.TCG)
+SPEC = spec_of("/k", "/i")
 
 Boot = Callable[..., AbstractContextManager[object]]
 
@@ -38,7 +39,7 @@ class Machine:
         monkeypatch.setattr(accel, "find_qemu", lambda: self.qemu)
         monkeypatch.setattr(cache, "runs_root", lambda: folder)
 
-    def _boot(self, spec: MachineSpec, *, label: str, timeout: float) -> AbstractContextManager[object]:
+    def _boot(self, spec: MachineSpec, *, timeout: float) -> AbstractContextManager[object]:
         self.boots.append((spec, timeout))
         return self.play()
 
@@ -55,8 +56,8 @@ def fail_with(detail: str) -> Callable[[], Any]:
     return play
 
 
-def decide(wanted: str = "auto") -> accel.Verdict:
-    return accel.decide(wanted, SPEC, label="6.1")
+def decide(wanted: str = "auto") -> Acceleration:
+    return accel.decide(wanted, SPEC)
 
 
 def test_a_guest_that_runs_makes_kvm_believed(machine: Machine) -> None:

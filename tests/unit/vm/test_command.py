@@ -10,14 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from harness.vm.command import FILE_SCRIPT, Accel, MachineSpec, kernel_words, shell_argv, vng_argv, wrapper_script
+from harness.vm.command import FILE_SCRIPT, kernel_words, shell_argv, vng_argv, wrapper_script
+from harness.vm.spec import Accel, MachineSpec, Needs
+from tests.unit.vm.specs import spec_of
 
-SPEC = MachineSpec(Path("/k/vmlinux"), Path("/i/guest image.cpio"), Accel.TCG, memory=512, cpus=2, append=("quiet",))
+SPEC = spec_of("/k/vmlinux", "/i/guest image.cpio", Needs(memory=512, cpus=2, parameters=("quiet",)))
 RUN_DIR = Path("/run/vm-1")
 
 
 def argv_of(spec: MachineSpec) -> list[str]:
-    return vng_argv(spec, vng=Path("/bin/vng"), qemu=Path("/run/vm-1/qemu"), run_dir=RUN_DIR)
+    return vng_argv(
+        spec, kernel=spec.kernel.boot_image, vng=Path("/bin/vng"), qemu=Path("/run/vm-1/qemu"), run_dir=RUN_DIR
+    )
 
 
 def value_after(argv: list[str], option: str) -> str:
@@ -72,7 +76,14 @@ def test_a_path_with_a_blank_stays_one_word() -> None:
 
 
 def test_a_spec_under_another_acceleration_is_the_same_otherwise() -> None:
-    assert SPEC.running_under(Accel.KVM) == dataclasses.replace(SPEC, accel=Accel.KVM)
+    other = SPEC.running_under(Accel.KVM)
+    assert (other.accel, SPEC.accel) == (Accel.KVM, Accel.TCG)
+    assert dataclasses.replace(other, acceleration=SPEC.acceleration) == SPEC
+
+
+def test_what_an_image_holds_besides_is_imported_before_the_machine_is_saved() -> None:
+    spec = spec_of("/k", "/i", Needs(parameters=("quiet",), image="bcc"))
+    assert kernel_words(spec)[-2:] == ("quiet", "harness.preload=bcc")
 
 
 @pytest.fixture

@@ -1,0 +1,99 @@
+"""Which machine: everything that decides what a booted guest is.
+
+Imports what a kernel and a guest image are known by.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.image.build import Image
+from harness.kernel.types import Kernel
+
+
+class Accel(enum.Enum):
+    """How the guest's instructions run."""
+
+    KVM = "kvm"
+    TCG = "tcg"
+
+
+@dataclass(frozen=True)
+class Acceleration:
+    """How guests run on this computer, and why.
+
+    Attributes:
+        accel: What is used.
+        reason: One clause a person can read.
+    """
+
+    accel: Accel
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.accel.value} ({self.reason})"
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a test asks of its machine.
+
+    Attributes:
+        memory: MiB, at least 128.
+        cpus: Virtual CPUs, at least 1.
+        parameters: Words added to the kernel command line.
+        modules: Names of kernel modules that are loaded, with all they need, before the machine is ready.
+        image: What the guest image holds besides Python: "" for nothing, "bcc" for bcc and the kernel's headers.
+    """
+
+    memory: int = 256
+    cpus: int = 1
+    parameters: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+    image: str = ""
+
+
+@dataclass(frozen=True)
+class MachineSpec:
+    """A machine that can be booted now: the pool makes it of a choice and a test's needs, and knows machines by it.
+
+    It is apart from :class:`harness.kernel.types.Kernel` because tests on one kernel may need different machines.
+
+    Attributes:
+        kernel: The kernel.
+        image: The guest image, with the modules and the rest that is needed.
+        acceleration: How it runs, and why.
+        needs: What a test asked for.
+        ram: File that is to hold the guest's memory, so that the machine can become a template; None for anonymous
+            memory.
+    """
+
+    kernel: Kernel
+    image: Image
+    acceleration: Acceleration
+    needs: Needs = Needs()
+    ram: Path | None = None
+
+    @property
+    def label(self) -> str:
+        """What messages call the machine's kernel."""
+        return self.kernel.label
+
+    @property
+    def accel(self) -> Accel:
+        """How the guest's instructions run."""
+        return self.acceleration.accel
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The words that are added to the kernel command line for this machine."""
+        # What the image holds is imported before the template is saved, so that no test waits for it.
+        preload = (f"harness.preload={self.needs.image}",) if self.needs.image else ()
+        return (*self.needs.parameters, *preload)
+
+    def running_under(self, accel: Accel) -> MachineSpec:
+        """Return the same with another acceleration, to try it."""
+        return dataclasses.replace(self, acceleration=Acceleration(accel, "a trial"))
