@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from harness.boundary.search import Answer, Reading
+from harness.results.outcomes import Outcome
 from harness.results.types import Observation, Record, Result
 
-_SILENT = ("unsupported", "infrastructure")
+_SILENT = (Outcome.UNSUPPORTED, Outcome.INFRASTRUCTURE)
 """Outcomes that say nothing of what the kernel does."""
 
 
@@ -73,7 +74,7 @@ def _asked(result: Result, contract: str) -> list[Observation]:
 
 def _why_silent(result: Result, contract: str) -> str:
     if result.outcome in _SILENT:
-        return result.reason or result.outcome
+        return result.reason or result.outcome.value
     return "" if _asked(result, contract) else "; ".join(one.note for one in _of(result, contract))
 
 
@@ -89,14 +90,15 @@ def answer_of(result: Result, contract: str = "") -> Answer:
     """
     asked = _asked(result, contract)
     # A test of several contracts may have failed for another one.
-    judged = result.outcome == "failed" and not result.trouble and _differs(result.observations)
+    judged = result.outcome is Outcome.FAILED and not result.trouble and _differs(result.observations)
     told = tuple(_told(one) for one in asked)
     shown = ", ".join(_shown(one.observed) for one in asked)
-    if asked and (result.outcome == "passed" or judged):
+    if asked and (result.outcome is Outcome.PASSED or judged):
         differs = _differs(asked)
         return Answer("answered", told, shown, not differs, result.reason if differs else "")
-    outcome = " ".join([result.outcome, *result.trouble]) if result.outcome == "failed" else result.outcome
-    good = result.outcome in ("passed", "xfailed")
+    trouble = result.trouble if result.outcome is Outcome.FAILED else ()
+    outcome = " ".join([result.outcome.value, *trouble])
+    good = result.outcome in (Outcome.PASSED, Outcome.XFAILED)
     return Answer(outcome, told, f"{outcome}, {shown}" if told else outcome, good, "" if good else result.reason)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from harness.errors import HarnessError
+from harness.results.outcomes import Trouble
 from harness.vm.machine import Machine, State
 
 
@@ -20,14 +21,14 @@ class Complaint:
     """What a check found wrong after a test.
 
     Attributes:
-        trouble: One of the TROUBLE_ words of :mod:`harness.results.properties`.
+        trouble: What it is that ends the test.
         name: Name of the property that holds `data`; "" for none.
         data: Plain values, for reports.
         text: For a person: a first line that says it all, and what evidence there is.
         only_if_passed: Whether it says nothing of a test that failed or was left out by itself.
     """
 
-    trouble: str
+    trouble: Trouble
     name: str
     data: Mapping[str, Any]
     text: str

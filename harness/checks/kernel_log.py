@@ -13,6 +13,7 @@ from harness.checks.faults import Fault
 from harness.checks.known_faults import Expected, Known, Repeated
 from harness.errors import HarnessError, InfrastructureError, UsageError
 from harness.results import properties
+from harness.results.outcomes import Trouble
 from harness.vm.machine import Machine, State
 
 _KMEMLEAK_TIMEOUT = 300.0
@@ -138,10 +139,10 @@ def _complaint(found: Repeated) -> Complaint:
         f"  fingerprint: {fault.fingerprint}",
         *(f"  | {line}" for line in fault.excerpt),
     ]
-    return Complaint(properties.TROUBLE_FAULT, properties.FAULT, dict(as_property(fault)), "\n".join(lines))
+    return Complaint(Trouble.FAULT, properties.FAULT, dict(as_property(fault)), "\n".join(lines))
 
 
 def _missing(expected: Expected) -> Complaint:
     named = f"{expected.kind} with {expected.title!r}" if expected.title else expected.kind
     text = f"the kernel did not complain as the test expects: no {named} was logged\n  reason given: {expected.reason}"
-    return Complaint(properties.TROUBLE_FAULT, "", {}, text, only_if_passed=True)
+    return Complaint(Trouble.FAULT, "", {}, text, only_if_passed=True)

@@ -12,6 +12,7 @@ from harness.checks import leak_diff
 from harness.checks.base import Complaint
 from harness.checks.leak_diff import Leak
 from harness.results import properties
+from harness.results.outcomes import Trouble
 from harness.vm.machine import Machine, State
 
 
@@ -61,4 +62,4 @@ class Ledger:
             "text": leak.text.replace(self._root, ""),
         }
         text = "\n  ".join(leak.lines).replace(self._root, "")
-        return Complaint(properties.TROUBLE_LEAK, properties.LEAK, dict(data), f"leaked: {text}")
+        return Complaint(Trouble.LEAK, properties.LEAK, dict(data), f"leaked: {text}")

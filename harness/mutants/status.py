@@ -1,6 +1,6 @@
 """What became of a mutant: killed by which test and how, or not.
 
-Pure: what pytest's reports said in, a verdict out. Imports :mod:`harness.results.properties`.
+Pure: what pytest's reports said in, a verdict out. Imports the outcomes of tests.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.results import properties
+from harness.results.outcomes import Trouble
 
 
 class Fate(enum.Enum):
@@ -36,7 +36,7 @@ class Verdict:
 
     Attributes:
         fate: KILLED, SURVIVED or UNKNOWN.
-        how: "assertion", "leak", "fault", "crash", "hang", "missing" or "error" when it was killed.
+        how: A value of :class:`harness.results.outcomes.Trouble`, "assertion" or "error" when it was killed.
         test: The test that found it.
         message: What that test said, or why there is no verdict.
         ran: How many tests ran.
@@ -48,14 +48,6 @@ class Verdict:
     message: str = ""
     ran: int = 0
 
-
-_HOW = {
-    properties.TROUBLE_CRASHED: "crash",
-    properties.TROUBLE_HUNG: "hang",
-    properties.TROUBLE_LEAK: "leak",
-    properties.TROUBLE_FAULT: "fault",
-    properties.TROUBLE_MISSING: "missing",
-}
 
 _COMPLAINTS = ("Kernel panic", "BUG:", "Oops:", "general protection fault", "WARNING:", "unable to handle")
 
@@ -77,22 +69,24 @@ def judge(reports: Sequence[dict[str, Any]], *, status: int, presence: str) -> V
             continue
         if report["when"] == "collect":
             return Verdict(Fate.UNKNOWN, test=report["test"], message=report["message"], ran=ran)
-        troubles = report["troubles"]
-        if properties.TROUBLE_INFRASTRUCTURE in troubles:
+        troubles = [trouble for trouble in Trouble if trouble.value in report["troubles"]]
+        if Trouble.INFRASTRUCTURE in troubles:
             # A kernel that dies before it is ready says so on its console, of which the message has the end.
             fatal = any(complaint in report["message"] for complaint in _COMPLAINTS) and "boot" in report["message"]
             return Verdict(
                 Fate.KILLED if fatal else Fate.UNKNOWN,
-                how="crash" if fatal else "",
+                how=Trouble.CRASHED.value if fatal else "",
                 test=report["test"],
                 message=report["message"],
                 ran=ran,
             )
         unknown = "assertion" if report["when"] == "call" else "error"
-        how = next((_HOW[word] for word in _HOW if word in troubles), unknown)
+        how = troubles[0].value if troubles else unknown
         if report["test"].partition("[")[0].endswith(presence) and how in ("assertion", "error"):
             return Verdict(Fate.UNKNOWN, message="another kernel was booted than the one that was built", ran=ran)
-        message = "; ".join([*report["leaks"], *report["faults"]]) if how in ("leak", "fault") else ""
+        message = (
+            "; ".join([*report["leaks"], *report["faults"]]) if how in (Trouble.LEAK.value, Trouble.FAULT.value) else ""
+        )
         return Verdict(Fate.KILLED, how, report["test"], message or report["message"], ran)
     if status != 0:
         return Verdict(Fate.UNKNOWN, message=f"pytest ended with status {status} and reported no failure", ran=ran)

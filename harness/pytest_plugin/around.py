@@ -97,7 +97,9 @@ def look_back(item: pytest.Item, machine: Machine, checks: Aftermath) -> None:
         # It has failed, or was told of the machine's end and has dealt with that.
         item.stash[FOUND] = text
         return
-    item.user_properties += [(properties.TROUBLE, word) for word in dict.fromkeys(one.trouble for one in complaints)]
+    item.user_properties += [
+        (properties.TROUBLE, word) for word in dict.fromkeys(one.trouble.value for one in complaints)
+    ]
     if item.config.getoption("pause_on_failure"):
         pause_at(item, machine, text)
     item.stash[COMPLAINED] = True

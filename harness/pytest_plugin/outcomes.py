@@ -21,6 +21,7 @@ from harness.errors import (
 from harness.pytest_plugin.collection import kernel_of
 from harness.pytest_plugin.state import COMPLAINED, FOUND, GUESTS, OUTCOME
 from harness.results import properties
+from harness.results.outcomes import Trouble
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -51,12 +52,11 @@ def pytest_runtest_makereport(
         error = call.excinfo.value
         if report.when != "call":
             report.longrepr = f"{type(error).__name__}: {error}"  # no line of the test's own is to blame
-        trouble = next((word for kind, word in _TROUBLES.items() if isinstance(error, kind)), None)
+        trouble = next((trouble for kind, trouble in _TROUBLES.items() if isinstance(error, kind)), None)
         if trouble is not None:
-            report.user_properties.append((properties.TROUBLE, trouble))
-            item.user_properties.append(
-                (properties.TROUBLE, trouble)
-            )  # for JUnit's file, which is written from the last report
+            report.user_properties.append((properties.TROUBLE, trouble.value))
+            # For JUnit's file, which is written from the last report.
+            item.user_properties.append((properties.TROUBLE, trouble.value))
         if isinstance(error, BootError) and report.when == "setup":
             report.user_properties.append((properties.NOT_BOOTED, _not_booted(item, error)))
     return report
@@ -67,11 +67,11 @@ def _not_booted(item: pytest.Item, error: BootError) -> properties.NotBooted:
     return {"kernel": choice.label if choice is not None else "", "what": error.what, "hint": error.hint}
 
 
-_TROUBLES: dict[type[HarnessError], str] = {
-    InfrastructureError: properties.TROUBLE_INFRASTRUCTURE,
-    KernelCrashed: properties.TROUBLE_CRASHED,
-    GuestHung: properties.TROUBLE_HUNG,
-    CapabilityMissing: properties.TROUBLE_MISSING,
+_TROUBLES: dict[type[HarnessError], Trouble] = {
+    InfrastructureError: Trouble.INFRASTRUCTURE,
+    KernelCrashed: Trouble.CRASHED,
+    GuestHung: Trouble.HUNG,
+    CapabilityMissing: Trouble.MISSING,
 }
 
 
@@ -116,8 +116,8 @@ def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] 
     known = getattr(report, "user_properties", [])
     if properties.values(known, properties.NOT_RUN):
         return "not run", "-", "NOT RUN"
-    troubles = properties.values(known, properties.TROUBLE)
-    if report.failed and properties.TROUBLE_INFRASTRUCTURE in troubles:
+    troubles = properties.troubles(known)
+    if report.failed and Trouble.INFRASTRUCTURE in troubles:
         return "error", "I", "INFRASTRUCTURE"
     if report.failed and troubles:
         return "failed", "F", "FAILED"

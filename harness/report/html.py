@@ -19,8 +19,9 @@ import jinja2
 from markupsafe import Markup
 
 from harness import __version__
-from harness.report.matrix import Cell, Group, Matrix, Row, State, contract_in, matrix_of, words_of
+from harness.report.matrix import ENDINGS, Absent, Cell, Group, Matrix, Row, contract_in, matrix_of, words_of
 from harness.report.words import counted, summary_of, warnings_of
+from harness.results.outcomes import Ending, Outcome
 from harness.results.types import Kernel, Observation, Record, Result, Run
 
 EXCERPTS = 320_000
@@ -31,11 +32,11 @@ _CELL = 22
 """Characters of an observation that a cell shows; the rest is in its details."""
 
 SHOWS = (("all", "all"), ("bad", "failing"), ("edge", "boundaries"), ("skip", "skipped"), ("lost", "no verdict"))
-_TAGS = {
-    State.UNSUPPORTED: "skip",
-    State.LEFT_OUT: "skip",
-    State.INFRASTRUCTURE: "lost",
-    State.NOT_RUN: "lost",
+_TAGS: dict[Ending, str] = {
+    Outcome.UNSUPPORTED: "skip",
+    Absent.LEFT_OUT: "skip",
+    Outcome.INFRASTRUCTURE: "lost",
+    Absent.NOT_RUN: "lost",
 }
 
 
@@ -119,7 +120,7 @@ def _as_script(data: dict[str, Any]) -> Markup:
 
 
 def _told(group: Group) -> str:
-    bad = sum(any(cell.state.is_bad for cell in row.cells) for row in group.rows)
+    bad = sum(any(cell.ending.is_bad for cell in row.cells) for row in group.rows)
     edges = sum(any(row.boundaries) for row in group.rows)
     words = [counted(len(group.rows), "behaviour")]
     words += [f"{bad} failing"] if bad else []
@@ -133,31 +134,31 @@ def _row(number: int, row: Row) -> _Row:
 
 
 def _cell(cell: Cell, edge: bool) -> _Cell:
-    if cell.state is State.ABSENT:
+    if cell.ending is Absent.NO_TEST:
         return _Cell("absent", "", "", "")
-    word = cell.state.value
+    word = cell.ending.shown
     text = spoken = word
     if cell.seen:
         seen = cell.seen if len(cell.seen) <= _CELL else cell.seen[: _CELL - 1] + "…"
         # What was observed says it all where the test passed; elsewhere the word comes first.
-        text = seen if cell.state is State.PASSED else f"{word}: {seen}"
+        text = seen if cell.ending is Outcome.PASSED else f"{word}: {seen}"
         spoken = f"{word}, {seen}"
-    tags = ["bad"] if cell.state.is_bad else [_TAGS[cell.state]] if cell.state in _TAGS else []
-    css = cell.state.name.lower()
+    tags = ["bad"] if cell.ending.is_bad else [_TAGS[cell.ending]] if cell.ending in _TAGS else []
+    css = cell.ending.value
     if edge:
         tags.append("edge")
         css += " edge"
         spoken += ", otherwise than the kernel before"
-    return _Cell(css, " ".join(tags), f"{cell.state.sign} {text}", spoken)
+    return _Cell(css, " ".join(tags), f"{cell.ending.sign} {text}", spoken)
 
 
 def _problems(matrix: Matrix) -> list[dict[str, Any]]:
     found = []
     for number, row in enumerate(matrix.rows):
-        bad = [(column, cell) for column, cell in enumerate(row.cells) if cell.state.is_bad]
+        bad = [(column, cell) for column, cell in enumerate(row.cells) if cell.ending.is_bad]
         if bad:
             links = [{"row": number, "column": column, "label": matrix.kernels[column].label} for column, _ in bad]
-            reasons = dict.fromkeys(f"{cell.state.value}: {cell.reason}" for _, cell in bad)
+            reasons = dict.fromkeys(f"{cell.ending.shown}: {cell.reason}" for _, cell in bad)
             found.append({"title": row.title, "links": links, "text": "; ".join(reasons)})
     return found
 
@@ -228,7 +229,7 @@ def _kernel_time(
 def _test_times(matrix: Matrix, most: int = 12) -> list[dict[str, Any]]:
     figures = []
     for row in {row.test: row for row in matrix.rows}.values():
-        calls = [cell.result.call for cell in row.cells if cell.result is not None and cell.state.is_verdict]
+        calls = [cell.result.call for cell in row.cells if cell.result is not None and cell.ending.is_verdict]
         if calls:
             figures.append(
                 (statistics.median(calls), min(calls), max(calls), contract_in(row.test) or words_of(row.test))
@@ -257,12 +258,11 @@ def _data(record: Record, matrix: Matrix) -> dict[str, Any]:
     )
     limit = max(_EXCERPT_LEAST, min(_EXCERPT_MOST, EXCERPTS // max(texts, 1)))
     runs = {run.id: number for number, run in enumerate(record.runs)}
-    states = list(State)
     return {
-        "states": [{"name": state.name.lower(), "word": state.value} for state in states],
+        "states": [{"name": ending.value, "word": ending.shown} for ending in ENDINGS],
         "kernels": [{"label": one.label, "version": one.version, "release": one.release} for one in matrix.kernels],
         "runs": [f"{run.id} of {run.started} on {run.host.name}" for run in record.runs],
-        "rows": [_row_data(row, matrix.kernels, states, runs, strings, limit) for row in matrix.rows],
+        "rows": [_row_data(row, matrix.kernels, runs, strings, limit) for row in matrix.rows],
         "strings": strings.all,
     }
 
@@ -272,17 +272,17 @@ _KERNEL = "\0"
 
 
 def _row_data(
-    row: Row, kernels: tuple[Kernel, ...], states: list[State], runs: dict[str, int], strings: _Strings, limit: int
+    row: Row, kernels: tuple[Kernel, ...], runs: dict[str, int], strings: _Strings, limit: int
 ) -> dict[str, Any]:
     results = [cell.result for cell in row.cells if cell.result is not None]
     pattern = next((one.nodeid.replace(one.kernel, _KERNEL, 1) for one in results if one.kernel in one.nodeid), "")
     cells = []
     older: int | None = None
     for column, (cell, edge) in enumerate(zip(row.cells, row.boundaries, strict=True)):
-        made: dict[str, Any] = {"state": states.index(cell.state)}
+        made: dict[str, Any] = {"state": ENDINGS.index(cell.ending)}
         if edge:
             made["before"] = older
-        if cell.state.is_verdict:
+        if cell.ending.is_verdict:
             older = column
         made["reason"] = strings.place(_shortened(cell.reason, 400))
         if cell.result is not None:

@@ -5,9 +5,10 @@ Pure. Imports the matrix beside it and the records.
 
 from __future__ import annotations
 
-from harness.report.matrix import Cell, Matrix, Row, State, matrix_of
+from harness.report.matrix import Absent, Cell, Matrix, Row, matrix_of
 from harness.report.text import code, escaped
 from harness.report.words import summary_of, warnings_of
+from harness.results.outcomes import Outcome
 from harness.results.types import Record
 
 LIMIT = 900_000
@@ -46,13 +47,13 @@ def _head(*cells: str) -> list[str]:
 
 
 def _by_kernel(matrix: Matrix) -> list[str]:
-    states = list(matrix.counts())
-    if not states:
+    endings = list(matrix.counts())
+    if not endings:
         return []
-    lines = _head("kernel", "version", *(f"{state.sign} {state.value}".strip() for state in states))
+    lines = _head("kernel", "version", *(f"{ending.sign} {ending.shown}".strip() for ending in endings))
     for column, kernel in enumerate(matrix.kernels):
         counts = matrix.counts(column)
-        lines.append(_row(escaped(kernel.label), kernel.version, *(str(counts.get(state, "")) for state in states)))
+        lines.append(_row(escaped(kernel.label), kernel.version, *(str(counts.get(ending, "")) for ending in endings)))
     return [*lines, ""]
 
 
@@ -60,10 +61,10 @@ def _problems(matrix: Matrix) -> list[str]:
     found = []
     for row in matrix.rows:
         bad = [
-            (kernel.label, cell) for kernel, cell in zip(matrix.kernels, row.cells, strict=True) if cell.state.is_bad
+            (kernel.label, cell) for kernel, cell in zip(matrix.kernels, row.cells, strict=True) if cell.ending.is_bad
         ]
         if bad:
-            reasons = dict.fromkeys(f"{cell.state.value}: {cell.reason}" for _, cell in bad)
+            reasons = dict.fromkeys(f"{cell.ending.shown}: {cell.reason}" for _, cell in bad)
             labels = ", ".join(label for label, _ in bad)
             found.append(_row(code(row.title), escaped(labels), escaped("; ".join(reasons))))
     return ["### What is wrong", "", *_head("behaviour", "kernels", ""), *found, ""] if found else []
@@ -88,15 +89,15 @@ def changes_of(matrix: Matrix, row: Row) -> list[str]:
     for kernel, cell, edge in zip(matrix.kernels, row.cells, row.boundaries, strict=True):
         if edge and older is not None:
             found.append(f"{older[0]} → {kernel.label}: {_answer(older[1])} → {_answer(cell)}")
-        if cell.state.is_verdict:
+        if cell.ending.is_verdict:
             older = (kernel.label, cell)
     return found
 
 
 def _answer(cell: Cell) -> str:
     if not cell.seen:
-        return cell.state.value
-    return cell.seen if cell.state is State.PASSED else f"{cell.state.value} ({cell.seen})"
+        return cell.ending.shown
+    return cell.seen if cell.ending is Outcome.PASSED else f"{cell.ending.shown} ({cell.seen})"
 
 
 def _table(matrix: Matrix, rows: tuple[Row, ...]) -> list[str]:
@@ -104,7 +105,7 @@ def _table(matrix: Matrix, rows: tuple[Row, ...]) -> list[str]:
     for row in rows:
         cells = []
         for cell, edge in zip(row.cells, row.boundaries, strict=True):
-            told = "" if cell.state is State.ABSENT else f"{cell.state.sign} {escaped(_answer(cell))}"
+            told = "" if cell.ending is Absent.NO_TEST else f"{cell.ending.sign} {escaped(_answer(cell))}"
             cells.append(f"◆ **{told}**" if edge else told)
         lines.append(_row(code(row.title), *cells))
     return lines

@@ -5,63 +5,39 @@ Pure. Imports the records and the ranks of outcomes.
 
 from __future__ import annotations
 
-import enum
 import json
 import re
 from dataclasses import dataclass
 from typing import Any
 
 from harness.results.file import kernel_order
+from harness.results.outcomes import Ending, Outcome
 from harness.results.types import Kernel, Observation, Record, Result
 
 
-class State(enum.Enum):
-    """What a cell says: an outcome of a test, or why there is none. The value is the word a reader sees."""
+class Absent(Ending):
+    """Why a cell has no outcome."""
 
-    PASSED = "passed"
-    XFAILED = "xfailed"
-    UNSUPPORTED = "skipped"
-    LEFT_OUT = "not for it"
-    FAILED = "FAILED"
-    LEAKED = "LEAKED"
-    FAULTED = "FAULTED"
-    HUNG = "HUNG"
-    CRASHED = "CRASHED"
-    INFRASTRUCTURE = "no verdict"
-    NOT_RUN = "not run"
-    ABSENT = "no test"
-
-    @property
-    def sign(self) -> str:
-        """One sign that tells it without colour."""
-        return _SIGNS[self]
-
-    @property
-    def is_bad(self) -> bool:
-        """Whether the kernel, or the test, is at fault."""
-        return self in _BAD
-
-    @property
-    def is_verdict(self) -> bool:
-        """Whether the kernel was asked, and answered."""
-        return self in _BAD or self in (State.PASSED, State.XFAILED)
+    LEFT_OUT = "left_out", "not for it", "·"
+    NOT_RUN = "not_run", "not run", "?"
+    NO_TEST = "absent", "no test", " "
 
 
-_SIGNS = {
-    State.PASSED: "✓",
-    State.XFAILED: "≈",
-    State.UNSUPPORTED: "-",
-    State.LEFT_OUT: "·",
-    State.FAILED: "✗",
-    State.LEAKED: "⚑",
-    State.FAULTED: "⚠",
-    State.HUNG: "⧗",
-    State.CRASHED: "☠",
-    State.INFRASTRUCTURE: "?",
-    State.NOT_RUN: "?",
-    State.ABSENT: " ",
-}
-_BAD = frozenset({State.FAILED, State.LEAKED, State.FAULTED, State.HUNG, State.CRASHED})
+ENDINGS: tuple[Ending, ...] = (
+    Outcome.PASSED,
+    Outcome.XFAILED,
+    Outcome.UNSUPPORTED,
+    Absent.LEFT_OUT,
+    Outcome.FAILED,
+    Outcome.LEAKED,
+    Outcome.FAULTED,
+    Outcome.HUNG,
+    Outcome.CRASHED,
+    Outcome.INFRASTRUCTURE,
+    Absent.NOT_RUN,
+    Absent.NO_TEST,
+)
+"""What a cell can say, in the order of a report's counts."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +45,13 @@ class Cell:
     """What became of one test on one kernel, or of one of several contracts that it observes.
 
     Attributes:
-        state: It, in a word.
+        ending: The test's outcome, or why there is none.
         result: The test's result; None where there is none.
         reason: One line on why it is so, "" when there is nothing to say.
         contract: The contract that it is about; "" for all that the test observed.
     """
 
-    state: State
+    ending: Ending
     result: Result | None = None
     reason: str = ""
     contract: str = ""
@@ -147,10 +123,10 @@ class Row:
         found = []
         known: tuple[object, list[str]] | None = None
         for cell in self.cells:
-            if not cell.state.is_verdict:
+            if not cell.ending.is_verdict:
                 found.append(False)
                 continue
-            answer = (cell.state, [exact_text_of(one.observed) for one in cell.observations])
+            answer = (cell.ending, [exact_text_of(one.observed) for one in cell.observations])
             found.append(known is not None and answer != known)
             known = answer
         return tuple(found)
@@ -186,14 +162,14 @@ class Matrix:
         """All rows, in order."""
         return [row for group in self.groups for row in group.rows]
 
-    def counts(self, column: int | None = None) -> dict[State, int]:
+    def counts(self, column: int | None = None) -> dict[Ending, int]:
         """Return how many tests came to what, on one kernel or on all; what none came to is left out."""
-        found = dict.fromkeys(State, 0)
+        found = dict.fromkeys(ENDINGS, 0)
         for row in self.rows:
             for number, cell in enumerate(row.cells):
                 if column is None or number == column:
-                    found[cell.state] += 1
-        return {state: count for state, count in found.items() if count and state is not State.ABSENT}
+                    found[cell.ending] += 1
+        return {ending: count for ending, count in found.items() if count and ending is not Absent.NO_TEST}
 
 
 def matrix_of(record: Record) -> Matrix:
@@ -203,7 +179,7 @@ def matrix_of(record: Record) -> Matrix:
     tests = dict.fromkeys(test for test, _ in cells)
     groups: dict[str, list[Row]] = {}
     for test in tests:
-        row = tuple(cells.get((test, kernel.label), Cell(State.ABSENT)) for kernel in kernels)
+        row = tuple(cells.get((test, kernel.label), Cell(Absent.NO_TEST)) for kernel in kernels)
         for behaviour in _behaviours(test, row):
             groups.setdefault(area_of(test, behaviour.title), []).append(behaviour)
     return Matrix(kernels, tuple(Group(name, tuple(rows)) for name, rows in groups.items()))
@@ -234,23 +210,23 @@ def _of_contract(cell: Cell, contract: str) -> Cell:
     verdicts = {one.contract: one.verdict for one in cell.result.observations}
     if verdicts.get(contract) == "not asked":
         note = next(one.note for one in cell.result.observations if one.contract == contract)
-        return Cell(State.LEFT_OUT, None, note, contract)
-    if cell.state is State.FAILED and "differs" in verdicts.values() and verdicts.get(contract) != "differs":
+        return Cell(Absent.LEFT_OUT, None, note, contract)
+    if cell.ending is Outcome.FAILED and "differs" in verdicts.values() and verdicts.get(contract) != "differs":
         if contract not in verdicts:
-            return Cell(State.NOT_RUN, cell.result, "the test ended before it observed this", contract)
-        return Cell(State.PASSED, cell.result, "", contract)
-    return Cell(cell.state, cell.result, cell.reason, contract)
+            return Cell(Absent.NOT_RUN, cell.result, "the test ended before it observed this", contract)
+        return Cell(Outcome.PASSED, cell.result, "", contract)
+    return Cell(cell.ending, cell.result, cell.reason, contract)
 
 
 def cells_of(record: Record) -> dict[tuple[str, str], Cell]:
     """Return what a record says of each test on each kernel."""
     found: dict[tuple[str, str], Cell] = {}
     for result in record.results:
-        found[result.test, result.kernel] = Cell(State[result.outcome.upper()], result, result.reason)
+        found[result.test, result.kernel] = Cell(result.outcome, result, result.reason)
     for one in record.left_out:
-        found.setdefault((one.test, one.kernel), Cell(State.LEFT_OUT, None, f"it is for kernels {one.condition}"))
+        found.setdefault((one.test, one.kernel), Cell(Absent.LEFT_OUT, None, f"it is for kernels {one.condition}"))
     for other in record.not_run:
-        found.setdefault((other.test, other.kernel), Cell(State.NOT_RUN, None, "the run ended before"))
+        found.setdefault((other.test, other.kernel), Cell(Absent.NOT_RUN, None, "the run ended before"))
     return found
 
 

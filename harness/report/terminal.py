@@ -9,37 +9,38 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness.report.matrix import Cell, State, matrix_of
+from harness.report.matrix import Absent, Cell, matrix_of
 from harness.report.words import summary_of, warnings_of
+from harness.results.outcomes import Ending, Outcome
 from harness.results.types import Record
 
-_STYLES = {
-    State.PASSED: "green",
-    State.XFAILED: "yellow",
-    State.UNSUPPORTED: "dim",
-    State.LEFT_OUT: "dim",
-    State.FAILED: "bold red",
-    State.LEAKED: "bold red",
-    State.FAULTED: "bold red",
-    State.HUNG: "bold red reverse",
-    State.CRASHED: "bold red reverse",
-    State.INFRASTRUCTURE: "yellow reverse",
-    State.NOT_RUN: "yellow reverse",
-    State.ABSENT: "",
+_STYLES: dict[Ending, str] = {
+    Outcome.PASSED: "green",
+    Outcome.XFAILED: "yellow",
+    Outcome.UNSUPPORTED: "dim",
+    Absent.LEFT_OUT: "dim",
+    Outcome.FAILED: "bold red",
+    Outcome.LEAKED: "bold red",
+    Outcome.FAULTED: "bold red",
+    Outcome.HUNG: "bold red reverse",
+    Outcome.CRASHED: "bold red reverse",
+    Outcome.INFRASTRUCTURE: "yellow reverse",
+    Absent.NOT_RUN: "yellow reverse",
+    Absent.NO_TEST: "",
 }
-_ASCII = {
-    State.PASSED: "+",
-    State.XFAILED: "x",
-    State.UNSUPPORTED: "-",
-    State.LEFT_OUT: ".",
-    State.FAILED: "F",
-    State.LEAKED: "L",
-    State.FAULTED: "W",
-    State.HUNG: "H",
-    State.CRASHED: "C",
-    State.INFRASTRUCTURE: "?",
-    State.NOT_RUN: "?",
-    State.ABSENT: " ",
+_ASCII: dict[Ending, str] = {
+    Outcome.PASSED: "+",
+    Outcome.XFAILED: "x",
+    Outcome.UNSUPPORTED: "-",
+    Absent.LEFT_OUT: ".",
+    Outcome.FAILED: "F",
+    Outcome.LEAKED: "L",
+    Outcome.FAULTED: "W",
+    Outcome.HUNG: "H",
+    Outcome.CRASHED: "C",
+    Outcome.INFRASTRUCTURE: "?",
+    Absent.NOT_RUN: "?",
+    Absent.NO_TEST: " ",
 }
 
 _ANSWER = 9
@@ -78,26 +79,26 @@ def show(record: Record, console: Console, *, title: str = "Behaviours by kernel
         console.print(table)
     for row in matrix.rows:
         for kernel, cell in zip(matrix.kernels, row.cells, strict=True):
-            if cell.state.is_bad:
-                console.print(Text(f"{row.title} on {kernel.label}: {cell.state.value}: {cell.reason}", style="red"))
-    counts = ", ".join(f"{_sign(state, signs)} {count} {state.value}" for state, count in matrix.counts().items())
+            if cell.ending.is_bad:
+                console.print(Text(f"{row.title} on {kernel.label}: {cell.ending.shown}: {cell.reason}", style="red"))
+    counts = ", ".join(f"{_sign(ending, signs)} {count} {ending.shown}" for ending, count in matrix.counts().items())
     console.print(Text(counts or "no results"))
     if any(any(row.boundaries) for row in matrix.rows):
         mark = "◆" if signs else "*"
         console.print(Text(f"{mark} answers otherwise than the next older kernel that was asked", style="dim"))
 
 
-def _sign(state: State, signs: bool) -> str:
-    """Return a state's sign, or one that ASCII has."""
-    return state.sign if signs else _ASCII[state]
+def _sign(ending: Ending, signs: bool) -> str:
+    """Return an ending's sign, or one that ASCII has."""
+    return ending.sign if signs else _ASCII[ending]
 
 
 def _cell(cell: Cell, *, edge: bool, wide: bool, signs: bool) -> Text:
     mark = ("◆" if signs else "*") if edge else " "
-    if cell.state is State.ABSENT:
+    if cell.ending is Absent.NO_TEST:
         return Text("")
-    word = cell.seen if cell.seen and cell.state is State.PASSED else cell.state.value
+    word = cell.seen if cell.seen and cell.ending is Outcome.PASSED else cell.ending.shown
     if len(word) > _ANSWER:
         word = word[: _ANSWER - 1] + ("…" if signs else "~")
-    sign = _sign(cell.state, signs)
-    return Text(mark + (f"{sign} {word}" if wide else sign), style=_STYLES[cell.state])
+    sign = _sign(cell.ending, signs)
+    return Text(mark + (f"{sign} {word}" if wide else sign), style=_STYLES[cell.ending])

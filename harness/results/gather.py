@@ -13,7 +13,7 @@ import msgspec
 
 from harness.results import properties
 from harness.results.ids import kernel_of, without_kernel
-from harness.results.outcomes import RANKS, outcome_of
+from harness.results.outcomes import Trouble, outcome_of, worst
 from harness.results.types import Fault, Leak, Observation, Result
 
 T = TypeVar("T")
@@ -118,18 +118,17 @@ class Gatherer:
         kernel = labels[0] if labels else kernel_of(last.nodeid, kernels) if lost else None
         if kernel is None:
             return None
-        troubles = _troubles(known)
+        troubles = properties.troubles(known)
         if lost:
-            troubles.append(properties.TROUBLE_INFRASTRUCTURE)
+            troubles.append(Trouble.INFRASTRUCTURE)
         outcomes = [
             outcome_of(
                 phase.outcome,
                 expected=phase.expected,
-                troubles=troubles if lost and phase is last else _troubles(phase.properties),
+                troubles=troubles if lost and phase is last else properties.troubles(phase.properties),
             )
             for phase in phases
         ]
-        outcome = min(outcomes, key=RANKS.index)
         bad = [phase for phase in phases if phase.outcome == "failed"]
         telling = bad or [phase for phase in phases if phase.reason]
         attempts = self._attempts[last.nodeid] = self._attempts.get(last.nodeid, 0) + 1
@@ -139,11 +138,11 @@ class Gatherer:
             test=plain(without_kernel(last.nodeid, kernel)),
             kernel=plain(kernel),
             run=self.run,
-            outcome=outcome.name.lower(),  # type: ignore[arg-type]  # a test holds the two lists against each other
+            outcome=worst(outcomes),
             nodeid=plain(last.nodeid),
             contract=plain(next((str(name) for name in properties.values(known, properties.CONTRACT)), "")),
             loader=next((str(name) for name in properties.values(known, properties.LOADER)), ""),
-            trouble=tuple(troubles),
+            trouble=tuple(trouble.value for trouble in troubles),
             reason=shortened(plain(telling[0].reason), 400) if telling else "",
             setup=self._seconds(phases, "setup"),
             call=self._seconds(phases, "call"),
@@ -170,10 +169,6 @@ class Gatherer:
             except msgspec.ValidationError as error:
                 self.problems.append(f"{nodeid}: its property {name!r} is no {name}: {error}")
         return tuple(found)
-
-
-def _troubles(known: Sequence[tuple[str, object]]) -> list[str]:
-    return list(dict.fromkeys(str(word) for word in properties.values(known, properties.TROUBLE)))
 
 
 def _printed(last: Phase) -> str:

@@ -17,7 +17,7 @@ import msgspec
 
 from harness.errors import RecordError
 from harness.results.file import assemble, kernel_order
-from harness.results.outcomes import RANKS, Outcome
+from harness.results.outcomes import Outcome, worst
 from harness.results.types import Kernel, LeftOut, NotRun, Record, Result, Run
 
 _SHOWN = 5
@@ -193,14 +193,14 @@ def _results(
 
 def _choose(known: Result, other: Result, runs: dict[str, Run], prefer: Prefer) -> Result | None:
     """Return which of two results of one test on one kernel counts; None when nobody can tell."""
-    known_is_none, other_is_none = (one.verdict is Outcome.INFRASTRUCTURE for one in (known, other))
+    known_is_none, other_is_none = (one.outcome is Outcome.INFRASTRUCTURE for one in (known, other))
     if known_is_none != other_is_none:
         return other if known_is_none else known
     latest = max(known, other, key=lambda one: runs[one.run].started)
     if prefer is Prefer.LATEST or _essence(known) == _essence(other):
         return latest
     if prefer is Prefer.WORST:
-        return min(known, other, key=lambda one: RANKS.index(one.verdict))
+        return known if known.outcome is worst([known.outcome, other.outcome]) else other
     return None
 
 
@@ -210,4 +210,4 @@ def _essence(result: Result) -> tuple[object, ...]:
 
 def _summary(result: Result) -> str:
     seen = ", ".join(str(one.observed) for one in result.observations)
-    return result.outcome + (f" ({seen})" if seen else "")
+    return f"{result.outcome.value}" + (f" ({seen})" if seen else "")

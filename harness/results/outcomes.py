@@ -1,6 +1,6 @@
-"""How a test ended: the outcomes, and which of them a report stands for.
+"""How a test ended: the outcomes, and the trouble that ends a test which no assertion ended.
 
-Pure. Imports the names of properties beside it.
+Pure. Imports the standard library alone.
 """
 
 from __future__ import annotations
@@ -8,46 +8,88 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable
 
-from harness.results import properties
+
+class Ending(enum.Enum):
+    """A word for how a test ended, as records have it, and how a reader sees it."""
+
+    shown: str
+    """The word that a reader sees."""
+    sign: str
+    """A sign that says it without colour."""
+
+    # With defaults, for type checkers take this for the signature of Outcome("passed") too.
+    def __new__(cls, word: str, shown: str = "", sign: str = "") -> Ending:  # noqa: PYI034 - typing.Self came with 3.11
+        """Make a member whose value is the word in records."""
+        member = object.__new__(cls)
+        member._value_ = word
+        member.shown = shown
+        member.sign = sign
+        return member
+
+    @property
+    def is_bad(self) -> bool:
+        """Whether the kernel, or the test, is at fault."""
+        return self in _BAD
+
+    @property
+    def is_verdict(self) -> bool:
+        """Whether the kernel was asked, and answered."""
+        return self in _BAD or self in (Outcome.PASSED, Outcome.XFAILED)
 
 
-class Outcome(enum.Enum):
-    """What became of one test, the worst first; the value is the word a reader sees."""
+class Outcome(Ending):
+    """How one test ended on one kernel, the worst first."""
 
-    INFRASTRUCTURE = "no verdict"
-    CRASHED = "CRASHED"
-    HUNG = "HUNG"
-    FAULTED = "FAULTED"
-    LEAKED = "LEAKED"
-    FAILED = "FAILED"
-    UNSUPPORTED = "skipped"
-    XFAILED = "xfailed"
-    PASSED = "passed"
-
-
-RANKS = list(Outcome)
-"""The worst first."""
-
-_BY_TROUBLE = {
-    properties.TROUBLE_INFRASTRUCTURE: Outcome.INFRASTRUCTURE,
-    properties.TROUBLE_CRASHED: Outcome.CRASHED,
-    properties.TROUBLE_HUNG: Outcome.HUNG,
-    properties.TROUBLE_FAULT: Outcome.FAULTED,
-    properties.TROUBLE_LEAK: Outcome.LEAKED,
-}
+    INFRASTRUCTURE = "infrastructure", "no verdict", "?"
+    CRASHED = "crashed", "CRASHED", "☠"
+    HUNG = "hung", "HUNG", "⧗"
+    FAULTED = "faulted", "FAULTED", "⚠"
+    LEAKED = "leaked", "LEAKED", "⚑"
+    FAILED = "failed", "FAILED", "✗"
+    UNSUPPORTED = "unsupported", "skipped", "-"
+    XFAILED = "xfailed", "xfailed", "≈"
+    PASSED = "passed", "passed", "✓"
 
 
-def outcome_of(reported: str, *, expected: bool, troubles: Iterable[str]) -> Outcome:
-    """Return what became of a test, by one of its reports.
+_BAD = frozenset({Outcome.CRASHED, Outcome.HUNG, Outcome.FAULTED, Outcome.LEAKED, Outcome.FAILED})
+
+
+class Trouble(enum.Enum):
+    """What ended a test when no assertion did; the value is its word in records. The first of several says most."""
+
+    outcome: Outcome
+    """The outcome of a test that it ended."""
+
+    INFRASTRUCTURE = "infrastructure", Outcome.INFRASTRUCTURE
+    CRASHED = "crashed", Outcome.CRASHED
+    HUNG = "hung", Outcome.HUNG
+    LEAK = "leak", Outcome.LEAKED
+    FAULT = "fault", Outcome.FAULTED
+    MISSING = "missing", Outcome.FAILED
+
+    def __new__(cls, word: str, outcome: Outcome) -> Trouble:  # noqa: PYI034 - typing.Self came with 3.11
+        """Make a member whose value is the word in records."""
+        member = object.__new__(cls)
+        member._value_ = word
+        member.outcome = outcome
+        return member
+
+
+def worst(outcomes: Iterable[Outcome]) -> Outcome:
+    """Return the worst of some outcomes, of which there is at least one."""
+    return min(outcomes, key=list(Outcome).index)
+
+
+def outcome_of(reported: str, *, expected: bool, troubles: Iterable[Trouble]) -> Outcome:
+    """Return the outcome of a test, by one of its reports.
 
     Args:
         reported: "failed", "skipped", or anything else for a pass.
         expected: Whether the test was expected to fail (xfail).
-        troubles: The words that say what ended it, as in :mod:`harness.results.properties`.
+        troubles: What ended it.
     """
     if reported == "failed":
-        found = (_BY_TROUBLE.get(word, Outcome.FAILED) for word in troubles)
-        return min(found, key=RANKS.index, default=Outcome.FAILED)
+        return worst([trouble.outcome for trouble in troubles] or [Outcome.FAILED])
     if reported == "skipped":
         return Outcome.XFAILED if expected else Outcome.UNSUPPORTED
     return Outcome.PASSED

@@ -1,6 +1,6 @@
 """What a test tells of itself beside its outcome: the `user_properties` of its reports, which xdist carries along.
 
-Owns the names and the shape of what is in them. Pure; imports the standard library alone. Values are plain data, since
+Owns the names and the shape of what is in them. Pure; imports the outcomes beside it. Values are plain data, since
 they cross from worker to controller and end in files of JSON.
 """
 
@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, TypedDict
 
+from harness.results.outcomes import Trouble
+
 KERNEL = "kernel"
 """Label of the kernel that a test ran on."""
 RELEASE = "release"
@@ -16,7 +18,7 @@ RELEASE = "release"
 LOADER = "loader"
 """Who made the bpf(2) calls."""
 TROUBLE = "trouble"
-"""What sort of trouble ended the test, when it was not an assertion: see the TROUBLE_ words."""
+"""What ended the test, when it was not an assertion: the value of a :class:`harness.results.outcomes.Trouble`."""
 MACHINE = "machine"
 """How long the test's machine took to be there: a :class:`Started`."""
 OBSERVATION = "observation"
@@ -40,13 +42,6 @@ NOT_BOOTED = "not_booted"
 """Why the test's machine did not boot: a :class:`NotBooted`."""
 NOT_RUN = "not_run"
 """Why the test was not run: what another test's :data:`NOT_BOOTED` says."""
-
-TROUBLE_INFRASTRUCTURE = "infrastructure"
-TROUBLE_CRASHED = "crashed"
-TROUBLE_HUNG = "hung"
-TROUBLE_MISSING = "missing"
-TROUBLE_LEAK = "leak"
-TROUBLE_FAULT = "fault"
 
 
 class Started(TypedDict):
@@ -184,3 +179,9 @@ class KnownFault(Fault):
 def values(properties: Iterable[tuple[str, object]], name: str) -> list[Any]:
     """Return the values of all properties of a name, in order."""
     return [value for known, value in properties if known == name]
+
+
+def troubles(properties: Iterable[tuple[str, object]]) -> list[Trouble]:
+    """Return what ended a test, each once, in order; a project may have a property of that name with other words."""
+    words = values(properties, TROUBLE)
+    return list(dict.fromkeys(trouble for word in words for trouble in Trouble if trouble.value == word))

@@ -15,11 +15,6 @@ from harness.results.outcomes import Outcome
 FORMAT: Literal["kernel-harness run record"] = "kernel-harness run record"
 VERSION: Literal[1] = 1
 
-OutcomeWord = Literal[
-    "passed", "xfailed", "unsupported", "failed", "leaked", "faulted", "hung", "crashed", "infrastructure"
-]
-"""The names of :class:`harness.results.outcomes.Outcome`, in lower case."""
-
 
 class Host(msgspec.Struct, frozen=True, omit_defaults=True):
     """The machine that tests were started on.
@@ -159,7 +154,7 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
         nodeid: pytest's id, as it can be given to pytest again.
         contract: Id of the contract that it is about; "" for none.
         loader: Who made the bpf(2) calls; "" where the test does not choose.
-        trouble: What ended it when no assertion did: words of :mod:`harness.results.properties`.
+        trouble: What ended it when no assertion did: values of :class:`harness.results.outcomes.Trouble`.
         reason: One line: why it was skipped, or the failure's message.
         setup: Seconds until the test began, its machine included.
         call: Seconds of the test itself.
@@ -178,7 +173,7 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     test: str
     kernel: str
     run: str
-    outcome: OutcomeWord
+    outcome: Outcome
     nodeid: str = ""
     contract: str = ""
     loader: str = ""
@@ -195,11 +190,6 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     faults: tuple[Fault, ...] = ()
     failure: str = ""
     output: str = ""
-
-    @property
-    def verdict(self) -> Outcome:
-        """The outcome, as it is ranked and shown."""
-        return Outcome[self.outcome.upper()]
 
     @property
     def seconds(self) -> float:
@@ -258,7 +248,3 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     def complete(self) -> bool:
         """Whether every test that was to run did."""
         return bool(self.runs) and all(run.complete for run in self.runs) and not self.not_run
-
-    def by_cell(self) -> dict[tuple[str, str], Result]:
-        """Return the results by test and kernel."""
-        return {(result.test, result.kernel): result for result in self.results}

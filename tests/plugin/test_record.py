@@ -11,6 +11,7 @@ import pytest
 
 import harness.results
 from harness.results.file import read
+from harness.results.outcomes import Outcome
 from tests.plugin.inner import KERNEL, Inner, properties_of, wait_until
 from tests.plugin.test_runs import WAITS
 
@@ -96,7 +97,7 @@ def test_a_record_tells_what_became_of_each_test(inner: Inner, workers: tuple[st
     assert kernel.version.startswith("6.1.")
     assert kernel.release.startswith("6.1.0-")
     found = {one.test.partition("::")[2]: one for one in record.results}
-    assert {name: one.outcome for name, one in found.items()} == OUTCOMES
+    assert {name: one.outcome.value for name, one in found.items()} == OUTCOMES
     assert [one.observed for one in found["test_passes[2]"].observations] == [2]
     assert found["test_passes[1]"].contract == "hom.x"
     assert all(one.boot is not None and one.boot > 0 for one in found.values())
@@ -138,7 +139,7 @@ def test_a_run_that_is_cut_short_leaves_what_it_has(inner: Inner, number: signal
     process.communicate()
     record = read(inner.folder / "r.json")
     assert not record.complete
-    assert [one.test for one in record.results if one.outcome == "unsupported"] == ["test_a.py::test_skips"]
+    assert [one.test for one in record.results if one.outcome is Outcome.UNSUPPORTED] == ["test_a.py::test_skips"]
     assert "test_waits.py::test_waits" in [one.test for one in record.not_run]
     assert record.runs[0].exit_status == (pytest.ExitCode.INTERRUPTED if number == signal.SIGINT else None)
     assert [path.name for path in inner.folder.iterdir() if "r.json" in path.name] == ["r.json"]

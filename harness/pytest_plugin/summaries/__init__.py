@@ -16,7 +16,7 @@ from harness.pytest_plugin.summaries.contracts import summary
 from harness.pytest_plugin.summaries.loaders import loader_differences
 from harness.pytest_plugin.summaries.verdicts import Result, table
 from harness.results import properties
-from harness.results.outcomes import RANKS, outcome_of
+from harness.results.outcomes import Trouble, outcome_of, worst
 
 Labels = Callable[[], Sequence[str]]
 """Returns the labels of the kernels that the user chose, in their order."""
@@ -88,8 +88,7 @@ class Infrastructure:
                 report.longrepr = f"not run: {cause['what']} (see {tests[0]})"
                 report.user_properties.append((properties.NOT_RUN, cause["what"]))
         if report.failed:
-            troubles = properties.values(report.user_properties, properties.TROUBLE)
-            lost = properties.TROUBLE_INFRASTRUCTURE in troubles
+            lost = Trouble.INFRASTRUCTURE in properties.troubles(report.user_properties)
             self._lost += lost
             self._failed += not lost
 
@@ -120,7 +119,7 @@ class CountOnce:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take back that a test has passed."""
         reporter: Any = self._config.pluginmanager.get_plugin("terminalreporter")
-        troubles = properties.values(report.user_properties, properties.TROUBLE)
+        troubles = properties.troubles(report.user_properties)
         if reporter is not None and report.when == "teardown" and report.failed and troubles:
             for category in ("passed", "xfailed"):
                 counted = reporter.stats.get(category, [])
@@ -211,11 +210,12 @@ class Verdicts:
         outcome = outcome_of(
             report.outcome,
             expected=hasattr(report, "wasxfail"),
-            troubles=properties.values(report.user_properties, properties.TROUBLE),
+            troubles=properties.troubles(report.user_properties),
         )
-        result = Result(report.nodeid.partition("[")[0], kernels[0], outcome)
-        known = self._results.get(report.nodeid, result)
-        self._results[report.nodeid] = min(known, result, key=lambda one: RANKS.index(one.outcome))
+        known = self._results.get(report.nodeid)
+        if known is not None:
+            outcome = worst([known.outcome, outcome])
+        self._results[report.nodeid] = Result(report.nodeid.partition("[")[0], kernels[0], outcome)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
         """Print the table."""

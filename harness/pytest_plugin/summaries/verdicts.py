@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from harness.results.outcomes import RANKS, Outcome
+from harness.results.outcomes import Outcome, worst
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,6 @@ class Result:
     behaviour: str
     kernel: str
     outcome: Outcome
-
-
-_MARKS = {Outcome.PASSED: "✓", Outcome.UNSUPPORTED: "-", Outcome.XFAILED: "-", Outcome.INFRASTRUCTURE: "?"}
 
 
 def table(results: Iterable[Result], *, kernels: Sequence[str], marks: bool) -> list[str]:
@@ -56,9 +53,9 @@ def table(results: Iterable[Result], *, kernels: Sequence[str], marks: bool) -> 
 def _cell(outcomes: list[Outcome], *, marks: bool) -> str:
     if not outcomes:
         return "not run"
-    worst = min(outcomes, key=RANKS.index)
-    count = outcomes.count(worst)
-    words = worst.value if len(outcomes) == 1 else f"{worst.value} {count}"
+    found = worst(outcomes)
+    count = outcomes.count(found)
+    words = found.shown if len(outcomes) == 1 else f"{found.shown} {count}"
     if count < len(outcomes):
         words += f" of {len(outcomes)}"
-    return f"{_MARKS.get(worst, '✗')} {words}" if marks else words
+    return f"{found.sign} {words}" if marks else words

@@ -15,8 +15,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.errors import RecordError
-from harness.report.matrix import Cell, State, cells_of, contract_in, exact_text_of, text_of, words_of
+from harness.report.matrix import Absent, Cell, cells_of, contract_in, exact_text_of, text_of, words_of
 from harness.results.file import kernel_order
+from harness.results.outcomes import Outcome
 from harness.results.types import Kernel, Record
 
 SLOWER_FACTOR = 3.0
@@ -56,10 +57,6 @@ class Change(enum.Enum):
     """There was no verdict, and it passes."""
     NEW = "new"
     """There was no such test."""
-
-
-REGRESSIONS = (Change.BROKEN, Change.UNSUPPORTED)
-"""What fails a comparison unless something else is asked for."""
 
 
 @dataclass(frozen=True)
@@ -211,8 +208,8 @@ def _by_kernel(record: Record) -> dict[str, dict[str, Cell]]:
     return found
 
 
-_MISSING = frozenset({State.INFRASTRUCTURE, State.NOT_RUN})
-_NOT_ASKED = frozenset({State.UNSUPPORTED, State.LEFT_OUT})
+_MISSING = frozenset({Outcome.INFRASTRUCTURE, Absent.NOT_RUN})
+_NOT_ASKED = frozenset({Outcome.UNSUPPORTED, Absent.LEFT_OUT})
 _ORDER = list(Change)
 
 
@@ -225,7 +222,7 @@ def _pair(old: Kernel, new: Kernel, before: Mapping[str, Cell], after: Mapping[s
         found = _differ(was, now, speed)
         if found is None:
             same += 1
-            still_bad += now is not None and now.state.is_bad
+            still_bad += now is not None and now.ending.is_bad
             continue
         change, detail = found
         known = [cell.result for cell in (now, was) if cell is not None and cell.result is not None]
@@ -240,7 +237,7 @@ def _speed(before: Mapping[str, Cell], after: Mapping[str, Cell]) -> float | Non
     ratios = []
     for test, was in before.items():
         now = after.get(test)
-        if now is not None and was.state is now.state is State.PASSED and was.result and now.result:
+        if now is not None and was.ending is now.ending is Outcome.PASSED and was.result and now.result:
             ratios.append(max(now.result.call, 0.001) / max(was.result.call, 0.001))
     return round(statistics.median(ratios), 3) if len(ratios) >= _ENOUGH else None
 
@@ -251,21 +248,21 @@ def _differ(was: Cell | None, now: Cell | None, speed: float | None) -> tuple[Ch
         known = was or now
         assert known is not None, "one of the two has the test"
         # A test that is not for a kernel was never there to be gone.
-        if known.state is State.LEFT_OUT:
+        if known.ending is Absent.LEFT_OUT:
             return None
         return (Change.NEW if was is None else Change.GONE), _told(known)
     told = f"{_told(was)} → {_told(now)}"
-    if was.state in _MISSING or now.state in _MISSING:
+    if was.ending in _MISSING or now.ending in _MISSING:
         return _without_verdict(was, now, told)
-    if now.state.is_bad:
-        if not was.state.is_bad:
+    if now.ending.is_bad:
+        if not was.ending.is_bad:
             return Change.BROKEN, told
-        return (Change.FAILURE, told) if was.state is not now.state or _changed_answers(was, now) else None
-    if now.state in _NOT_ASKED:
-        return (Change.UNSUPPORTED, told) if was.state not in _NOT_ASKED else None
-    if was.state.is_bad:
+        return (Change.FAILURE, told) if was.ending is not now.ending or _changed_answers(was, now) else None
+    if now.ending in _NOT_ASKED:
+        return (Change.UNSUPPORTED, told) if was.ending not in _NOT_ASKED else None
+    if was.ending.is_bad:
         return Change.FIXED, told
-    if was.state in _NOT_ASKED:
+    if was.ending in _NOT_ASKED:
         return Change.SUPPORTED, told
     changed = _changed_answers(was, now)
     if changed:
@@ -274,21 +271,21 @@ def _differ(was: Cell | None, now: Cell | None, speed: float | None) -> tuple[Ch
 
 
 def _without_verdict(was: Cell, now: Cell, told: str) -> tuple[Change, str] | None:
-    if was.state in _MISSING and now.state in _MISSING:
+    if was.ending in _MISSING and now.ending in _MISSING:
         return None
-    if now.state in _MISSING:
-        return (Change.LOST, told) if was.state not in _NOT_ASKED else None
+    if now.ending in _MISSING:
+        return (Change.LOST, told) if was.ending not in _NOT_ASKED else None
     # What failed while nobody looked is a failure all the same.
-    return (Change.BROKEN if now.state.is_bad else Change.REGAINED), told
+    return (Change.BROKEN if now.ending.is_bad else Change.REGAINED), told
 
 
 def _told(cell: Cell) -> str:
-    word = cell.state.value
+    word = cell.ending.shown
     if cell.seen and len(cell.observations) == 1:
         return f"{word} ({cell.seen})"
-    if cell.state is State.LEFT_OUT and cell.reason:
+    if cell.ending is Absent.LEFT_OUT and cell.reason:
         return f"{word}: {cell.reason}"
-    return f"{word}: {cell.reason}" if cell.reason and cell.state is not State.PASSED else word
+    return f"{word}: {cell.reason}" if cell.reason and cell.ending is not Outcome.PASSED else word
 
 
 def _changed_answers(was: Cell, now: Cell) -> list[str]:

@@ -160,7 +160,7 @@ def _cell(cell: Cell | None) -> dict[str, Any] | None:
     if cell is None:
         return None
     return {
-        "outcome": cell.state.name.lower(),
+        "outcome": cell.ending.value,
         "observed": cell.answers,
         "reason": cell.reason,
         "seconds": cell.result.call if cell.result is not None else None,

@@ -1,6 +1,6 @@
 """A run record as a report for KCIDB, the database of kernel CI systems: the data of `kcidb_io`, version 5.
 
-Pure: a record in, plain data out. Imports :mod:`harness.results.types`.
+Pure: a record in, plain data out. Imports the records.
 """
 
 from __future__ import annotations
@@ -9,20 +9,21 @@ import hashlib
 import re
 from typing import Any
 
+from harness.results.outcomes import Outcome
 from harness.results.types import Kernel, Record, Result, Run
 
 VERSION = {"major": 5, "minor": 3}
 
 _STATUS = {
-    "passed": "PASS",
-    "failed": "FAIL",
-    "faulted": "FAIL",
-    "leaked": "FAIL",
-    "crashed": "FAIL",
-    "hung": "FAIL",
-    "unsupported": "SKIP",
-    "infrastructure": "MISS",
-    "xfailed": "DONE",
+    Outcome.PASSED: "PASS",
+    Outcome.FAILED: "FAIL",
+    Outcome.FAULTED: "FAIL",
+    Outcome.LEAKED: "FAIL",
+    Outcome.CRASHED: "FAIL",
+    Outcome.HUNG: "FAIL",
+    Outcome.UNSUPPORTED: "SKIP",
+    Outcome.INFRASTRUCTURE: "MISS",
+    Outcome.XFAILED: "DONE",
 }
 """A failure that was expected says nothing about the kernel that is news: DONE, with the reason as the comment."""
 
@@ -135,7 +136,7 @@ def _test(result: Result, run: Run | None, origin: str) -> dict[str, Any]:
         "duration": round(result.seconds, 3),
         "misc": {
             "test": result.test,
-            "outcome": result.outcome,
+            "outcome": result.outcome.value,
             "trouble": list(result.trouble),
             "observations": [
                 {

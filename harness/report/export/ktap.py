@@ -1,6 +1,6 @@
 """A run record as KTAP, the kernel's Test Anything Protocol (Documentation/dev-tools/ktap.rst).
 
-Pure: a record in, lines out. One test for each kernel, and its tests below it. Imports :mod:`harness.results.types`.
+Pure: a record in, lines out. One test for each kernel, and its tests below it. Imports the records.
 """
 
 from __future__ import annotations
@@ -8,14 +8,25 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 
+from harness.results.outcomes import Outcome
 from harness.results.types import Kernel, Record, Result
 
-_OK = {"passed": "", "xfailed": "XFAIL", "unsupported": "SKIP"}
-"""Directive of each outcome that is no failure."""
-_NOT_OK = {"failed": "", "faulted": "", "leaked": "", "crashed": "", "hung": "TIMEOUT", "infrastructure": "ERROR"}
-"""Directive of each outcome that is one."""
+_OK = (Outcome.PASSED, Outcome.XFAILED, Outcome.UNSUPPORTED)
+"""Outcomes that are no failure."""
 
-_TOTALS = {"passed": "pass", "xfailed": "xfail", "unsupported": "skip", "infrastructure": "error"}
+_DIRECTIVES = {
+    Outcome.XFAILED: "XFAIL",
+    Outcome.UNSUPPORTED: "SKIP",
+    Outcome.HUNG: "TIMEOUT",
+    Outcome.INFRASTRUCTURE: "ERROR",
+}
+
+_TOTALS = {
+    Outcome.PASSED: "pass",
+    Outcome.XFAILED: "xfail",
+    Outcome.UNSUPPORTED: "skip",
+    Outcome.INFRASTRUCTURE: "error",
+}
 """What a test is counted as at the end, as kselftest counts; everything else failed."""
 
 
@@ -61,10 +72,9 @@ def _tests(record: Record, kernel: Kernel) -> tuple[list[str], bool]:
 
 
 def _line(number: int, result: Result) -> str:
-    known = _OK | _NOT_OK
     head = f"{'ok' if result.outcome in _OK else 'not ok'} {number} {_plain(result.test)}"
     said = _plain(result.reason)
-    words = " ".join(word for word in (known[result.outcome], said) if word)
+    words = " ".join(word for word in (_DIRECTIVES.get(result.outcome, ""), said) if word)
     return f"{head} # {words}" if words else head
 
 

@@ -6,11 +6,12 @@ from typing import Any
 
 from harness.boundary.answers import answer_of, reading_of
 from harness.boundary.search import Reading
+from harness.results.outcomes import Outcome
 from harness.results.types import FORMAT, VERSION, LeftOut, NotRun, Observation, Record, Result
 
 
-def result(test: str = "t", **fields: Any) -> Result:
-    return Result(**{"test": test, "kernel": "6.12", "run": "r", "outcome": "passed", **fields})
+def result(test: str = "t", outcome: str = "passed", **fields: Any) -> Result:
+    return Result(**{"test": test, "kernel": "6.12", "run": "r", "outcome": Outcome(outcome), **fields})
 
 
 def record(*results: Result, **fields: Any) -> Record:

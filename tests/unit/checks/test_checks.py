@@ -11,6 +11,7 @@ from harness.checks.kernel_log import KernelLog
 from harness.checks.known_faults import expect
 from harness.errors import InfrastructureError, KernelCrashed, LinkBroken, UsageError
 from harness.results import properties
+from harness.results.outcomes import Trouble
 from harness.vm.machine import Machine, State
 
 WARNING = b"4,900,5000000,-;WARNING: CPU: 0 PID: 7 at kernel/bpf/syscall.c:1 bpf_map_put+0x1/0x2"
@@ -56,7 +57,7 @@ def test_a_quiet_kernel_gives_no_complaint() -> None:
 
 def test_a_fault_is_a_complaint_with_plain_data() -> None:
     (complaint,) = look(FakeMachine(CUT, WARNING, END, tainted=512))
-    assert complaint.trouble == properties.TROUBLE_FAULT
+    assert complaint.trouble == Trouble.FAULT
     assert complaint.name == properties.FAULT
     assert complaint.data["kind"] == "WARN"
     assert complaint.data["fingerprint"] == "WARN: bpf_map_put"
@@ -139,7 +140,7 @@ class Failing:
 
 
 def test_a_check_that_cannot_be_made_hides_nothing_that_others_found() -> None:
-    found = Complaint(properties.TROUBLE_LEAK, "", {}, "a map was leaked")
+    found = Complaint(Trouble.LEAK, "", {}, "a map was leaked")
     first, second, last = Failing(None, found), Failing(KernelCrashed("it died")), Failing(LinkBroken("gone"))
     with pytest.raises(KernelCrashed) as raised:
         Aftermath([first, second, last]).end(cast("Machine", FakeMachine()))

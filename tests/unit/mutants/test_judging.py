@@ -44,8 +44,8 @@ def test_all_that_passes_survives() -> None:
     [
         (report("a", "failed", message="assert 1 == 2"), "assertion", "assert 1 == 2"),
         (report("a", "failed", "setup", message="x"), "error", "x"),
-        (report("a", "failed", "call", "crashed", message="panic"), "crash", "panic"),
-        (report("a", "failed", "call", "hung"), "hang", ""),
+        (report("a", "failed", "call", "crashed", message="panic"), "crashed", "panic"),
+        (report("a", "failed", "call", "hung"), "hung", ""),
         (report("a", "failed", "setup", "missing"), "missing", ""),
         (report("a", "failed", "teardown", "leak", leaks=["map 3", "map 4"]), "leak", "map 3; map 4"),
         (report("a", "failed", "teardown", "fault", faults=["BUG: x"]), "fault", "BUG: x"),
@@ -75,7 +75,7 @@ def test_trouble_that_is_not_the_kernels_is_no_verdict(reports: list[dict[str, A
 def test_a_kernel_that_dies_before_it_is_ready_is_killed() -> None:
     message = "6.1 did not boot\n | Kernel panic - not syncing: Fatal exception"
     verdict = judge([report("a", "failed", "setup", "infrastructure", message=message)], status=1, presence=PRESENCE)
-    assert (verdict.fate, verdict.how) == (Fate.KILLED, "crash")
+    assert (verdict.fate, verdict.how) == (Fate.KILLED, "crashed")
 
 
 # state

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -13,10 +13,11 @@ from rich.console import Console
 from harness.cli import main
 from harness.report.html import as_html
 from harness.report.markdown import as_markdown, changes_of
-from harness.report.matrix import Matrix, Row, State, area_of, matrix_of, words_of
+from harness.report.matrix import ENDINGS, Absent, Matrix, Row, area_of, matrix_of, words_of
 from harness.report.terminal import show
 from harness.results.file import write
-from harness.results.types import LeftOut, NotRun, OutcomeWord, Record
+from harness.results.outcomes import Outcome
+from harness.results.types import LeftOut, NotRun, Record
 from tests.unit.results.samples import kernel, many, observation, record, result, run
 
 T = "harness/contracts/test_update.py::test_fd[hom.update.bad_fd]"
@@ -40,10 +41,9 @@ def row(*results: Any, **fields: Any) -> Row:
     return matrix_of(record(*results, **{"kernels": KERNELS, **fields})).rows[0]
 
 
-def test_each_outcome_has_a_state_a_sign_and_a_word() -> None:
-    states = {state.name.lower() for state in State}
-    assert set(get_args(OutcomeWord)) | {"left_out", "not_run", "absent"} == states
-    signs = [state.sign for state in State if state not in (State.INFRASTRUCTURE, State.NOT_RUN)]
+def test_a_cell_can_say_every_outcome_and_has_a_sign_for_each() -> None:
+    assert sorted(ENDINGS, key=str) == sorted([*Outcome, *Absent], key=str)
+    signs = [ending.sign for ending in ENDINGS if ending not in (Outcome.INFRASTRUCTURE, Absent.NOT_RUN)]
     assert len(set(signs)) == len(signs)
 
 
@@ -125,8 +125,8 @@ def test_each_contract_of_a_test_is_a_behaviour() -> None:
     assert [cell.seen for cell in read.cells] == ["ENOTSUPP", "ok", "ok", "ok", ""]
     assert [cell.seen for cell in write.cells] == ["ENOTSUPP", "ENOTSUPP", "EPERM", "ok", ""]
     # The one that holds is no failure, whatever becomes of the other; a leak is the whole test's.
-    assert [cell.state.name for cell in read.cells] == ["PASSED", "PASSED", "PASSED", "LEAKED", "UNSUPPORTED"]
-    assert [cell.state.name for cell in write.cells] == ["PASSED", "PASSED", "FAILED", "LEAKED", "UNSUPPORTED"]
+    assert [cell.ending.name for cell in read.cells] == ["PASSED", "PASSED", "PASSED", "LEAKED", "UNSUPPORTED"]
+    assert [cell.ending.name for cell in write.cells] == ["PASSED", "PASSED", "FAILED", "LEAKED", "UNSUPPORTED"]
     assert read.boundaries == (False, True, False, True, False)
     assert "hom.batch.write" in as_html(made)
 
@@ -136,7 +136,7 @@ def test_what_a_test_did_not_come_to_is_not_run() -> None:
         "t.py::t[hom.batch]", "6.1", "failed", observations=(observation("hom.batch.read", "ok", "ENOTSUPP"),)
     )
     made = record(two("5.10", "ENOTSUPP", "ENOTSUPP"), failing, kernels=KERNELS[:2])
-    assert [row.cells[1].state.name for row in matrix_of(made).rows] == ["FAILED", "NOT_RUN"]
+    assert [row.cells[1].ending.name for row in matrix_of(made).rows] == ["FAILED", "NOT_RUN"]
 
 
 def test_a_contract_that_was_not_asked_is_left_out_though_its_test_passed() -> None:
@@ -148,8 +148,8 @@ def test_a_contract_that_was_not_asked_is_left_out_though_its_test_passed() -> N
     passed = result("t.py::t[hom.batch]", "5.10", contract="hom.batch.read", observations=both)
     made = record(passed, two("6.1", "ok", "ok"), kernels=KERNELS[:2])
     read, write = matrix_of(made).rows
-    assert [cell.state.name for cell in read.cells] == ["PASSED", "PASSED"]
-    assert [(cell.state.name, cell.seen, cell.reason) for cell in write.cells] == [
+    assert [cell.ending.name for cell in read.cells] == ["PASSED", "PASSED"]
+    assert [(cell.ending.name, cell.seen, cell.reason) for cell in write.cells] == [
         ("LEFT_OUT", "", why),
         ("PASSED", "ok", ""),
     ]
@@ -165,13 +165,13 @@ def test_a_kernel_that_was_not_asked_is_no_boundary_and_hides_none() -> None:
     ]
     found = row(*results, not_run=[NotRun(T, "7.3")])
     assert found.boundaries == (False, False, False, True, False)
-    assert [cell.state for cell in found.cells][-1] is State.NOT_RUN
+    assert [cell.ending for cell in found.cells][-1] is Absent.NOT_RUN
 
 
 def test_a_failure_among_passes_is_two_boundaries() -> None:
     found = row(seen("5.10", "ok"), seen("6.1", "ok", "failed"), seen("6.12", "ok"))
     assert found.boundaries == (False, True, True, False, False)
-    assert found.cells[-1].state is State.ABSENT
+    assert found.cells[-1].ending is Absent.NO_TEST
 
 
 def test_answers_are_told_from_kernel_to_kernel() -> None:
@@ -186,7 +186,7 @@ def test_columns_stand_by_version_and_tests_that_are_for_none_of_them_are_rows_t
     assert [one.label for one in matrix.kernels] == LABELS
     assert [group.name for group in matrix.groups] == ["update", "t"]
     assert matrix.rows[1].cells[0].reason == "it is for kernels >=8.0"
-    assert matrix.counts() == {State.PASSED: 2, State.LEFT_OUT: 1}
+    assert matrix.counts() == {Outcome.PASSED: 2, Absent.LEFT_OUT: 1}
 
 
 def hostile() -> Record:

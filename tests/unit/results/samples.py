@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from harness.results.file import assemble
+from harness.results.outcomes import Outcome
 from harness.results.types import Fault, Host, Kernel, Leak, LeftOut, NotRun, Observation, Record, Result, Run
 
 SERIES = tuple("5.10.262 6.1.192 6.12.117 6.16.12 6.17.13 6.18.44 6.19.14 7.0.9 7.1.7 7.2.2 7.3".split())
@@ -60,7 +61,7 @@ def result(test: str, on: str, outcome: str = "passed", **fields: Any) -> Result
     head, _, tail = test.partition("[")
     nodeid = f"{head}[{tail.removesuffix(']')}-{on}]" if tail else f"{head}[{on}]"
     facts: dict[str, Any] = {"nodeid": nodeid, "run": "run1", "setup": 0.12, "call": 0.05, "teardown": 0.02}
-    return Result(**{"test": test, "kernel": on, "outcome": outcome, **facts, **fields})
+    return Result(**{"test": test, "kernel": on, "outcome": Outcome(outcome), **facts, **fields})
 
 
 def observation(contract: str, observed: object, expected: object = None, **fields: Any) -> Observation:

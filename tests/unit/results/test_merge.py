@@ -12,6 +12,7 @@ from harness.cli import main
 from harness.errors import RecordError
 from harness.results.file import parse, read, write
 from harness.results.merge import Prefer, merge, missing_shards
+from harness.results.outcomes import Outcome
 from harness.results.types import LeftOut, NotRun, Record
 from tests.unit.results.samples import kernel, many, observation, record, result, run
 
@@ -52,7 +53,7 @@ def test_what_one_did_not_reach_and_another_did_was_run() -> None:
 def test_a_verdict_stands_against_none_whichever_came_first() -> None:
     lost, passed = result("t::a", "6.1", "infrastructure"), result("t::a", "6.1", run="run2")
     for records in ((of(1, lost), of(2, passed)), (of(2, passed), of(1, lost))):
-        assert [one.outcome for one in merge(named(*records)).results] == ["passed"]
+        assert [one.outcome.value for one in merge(named(*records)).results] == ["passed"]
 
 
 def test_the_later_of_two_that_agree_is_kept() -> None:
@@ -73,7 +74,10 @@ def test_two_that_contradict_each_other_are_an_error(other: Any) -> None:
     with pytest.raises(RecordError, match="contradict each other on 1 result") as caught:
         merge(named(of(1, first), of(2, other)))
     assert "t::a on 6.1: passed (EINVAL) in 1.json" in caught.value.detail
-    for prefer, kept in ((Prefer.LATEST, "run2"), (Prefer.WORST, "run2" if other.outcome == "failed" else "run1")):
+    for prefer, kept in (
+        (Prefer.LATEST, "run2"),
+        (Prefer.WORST, "run2" if other.outcome is Outcome.FAILED else "run1"),
+    ):
         merged = merge(named(of(1, first), of(2, other)), prefer=prefer)
         assert [one.run for one in merged.results] == [kept]
 
@@ -84,7 +88,7 @@ def test_one_label_is_one_kernel() -> None:
     with pytest.raises(RecordError, match=r"two different kernels are called '6.1': 6.1.192 .* in 1.json, 6.1.190"):
         merge(named(a, b))
     merged = merge(named(a, b), relabel=True)
-    assert [(one.kernel, one.outcome) for one in merged.results] == [("6.1.190", "failed"), ("6.1.192", "passed")]
+    assert [(one.kernel, one.outcome.value) for one in merged.results] == [("6.1.190", "failed"), ("6.1.192", "passed")]
     assert [one.label for one in merged.kernels] == ["6.1.190", "6.1.192"]
     assert parse(msgspec.json.encode(merged), "merged") == merged
 
