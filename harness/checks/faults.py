@@ -2,7 +2,8 @@
 
 Pure: records of /dev/kmsg or lines of a console in, faults out. What is a fault is data, :data:`SIGNS`: patterns that
 are anchored at the start of a message, since what a program of the guest prints ("traps: a.out general protection
-fault ...") holds the same words further on. Imports the standard library alone.
+fault ...") holds the same words further on. Imports the log's records and what a fault is in a run
+record.
 
 The formats are the kernel's own: lib/bug.c, kernel/panic.c, arch/x86/kernel/dumpstack.c, mm/kasan/report.c,
 kernel/kcsan/report.c, lib/ubsan.c, kernel/locking/lockdep.c, kernel/rcu/tree_stall.h, kernel/watchdog.c,
@@ -14,9 +15,12 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+import msgspec
 
 from harness.checks.log_records import Record
+from harness.results.types import Fault
 
 _LONGEST = 200
 """Lines that a report is followed for."""
@@ -182,27 +186,6 @@ _MORE_OF_A_STALL = re.compile(r"rcu: (?!INFO)|Sending NMI|NMI backtrace|task:")
 _WHOM_IT_HIT = frozenset({"soft lockup", "hard lockup", "RCU stall"})
 
 
-@dataclass(frozen=True)
-class Fault:
-    """One complaint of the kernel.
-
-    Attributes:
-        kind: As in :data:`SIGNS`, or "taint".
-        title: The line that says what it is.
-        excerpt: Its whole report, as far as it is shown.
-        fingerprint: The same for the same fault on another boot: its kind and top frames.
-        usec: Microseconds since boot at its title; -1 when not known.
-        frames: Function, offset and size ("bpf_map_put+0x1f/0x90") of its stack, innermost first; with "?" left out.
-    """
-
-    kind: str
-    title: str
-    excerpt: tuple[str, ...]
-    fingerprint: str
-    usec: int = -1
-    frames: tuple[str, ...] = ()
-
-
 def sign_of(text: str) -> Sign | None:
     """Return how a line begins a report; None for a line that begins none."""
     return next((sign for sign in SIGNS if sign.pattern.match(text)), None)
@@ -213,6 +196,7 @@ def find_faults(records: Iterable[Record]) -> list[Fault]:
     lines = [record for record in records if record.facility == 0]
     found: list[Fault] = []
     at = 0
+    latest = 0  # Microseconds since boot at the title of the latest fault.
     while at < len(lines):
         block = _block(lines, at)
         if block is None:
@@ -221,12 +205,14 @@ def find_faults(records: Iterable[Record]) -> list[Fault]:
         title, sign, end = block
         fault = _fault(lines[at:end], title - at, sign)
         at = end
-        if fault.kind == "panic" and found and 0 <= fault.usec - found[-1].usec < _PANIC_AFTER:
+        usec = lines[title].usec
+        if fault.kind == "panic" and found and 0 <= usec - latest < _PANIC_AFTER:
             # The end of what came before ("Fatal exception", panic_on_warn), not a fault of its own.
-            whole = (*found[-1].excerpt, *fault.excerpt)
-            found[-1] = replace(found[-1], excerpt=whole[: 2 * _SHOWN])
+            whole = [*found[-1].excerpt.split("\n"), *fault.excerpt.split("\n")]
+            found[-1] = msgspec.structs.replace(found[-1], excerpt="\n".join(whole[: 2 * _SHOWN]))
         else:
             found.append(fault)
+            latest = usec
     return found
 
 
@@ -301,13 +287,9 @@ def _find(lines: Sequence[Record], start: int, end: re.Pattern[str], *, stop: re
 def _fault(block: Sequence[Record], title: int, sign: Sign) -> Fault:
     texts = [record.text for record in block]
     frames = frames_of(texts, skip_interrupts=sign.kind in _WHOM_IT_HIT)
+    shown = texts if len(texts) <= _SHOWN else [*texts[: _SHOWN - 1], "(more lines in the kernel's log)"]
     return Fault(
-        sign.kind,
-        texts[title].strip(),
-        tuple(texts if len(texts) <= _SHOWN else [*texts[: _SHOWN - 1], "(more lines in the kernel's log)"]),
-        fingerprint(sign.kind, texts[title], frames),
-        block[title].usec,
-        tuple(frames),
+        sign.kind, texts[title].strip(), fingerprint(sign.kind, texts[title], frames), excerpt="\n".join(shown)
     )
 
 
@@ -369,7 +351,7 @@ _PLACE = re.compile(rf"{_FUNCTION}(?![0-9a-f]| ?\[)")  # a module's name follows
 _EXACT = re.compile(r"\s*(?:RIP: |WARNING: )")
 
 
-def with_lines(excerpt: Iterable[str], line_of: Callable[[str, bool], str]) -> tuple[str, ...]:
+def with_lines(excerpt: str, line_of: Callable[[str, bool], str]) -> str:
     """Return a report with the line of the sources behind each function of the kernel that it names.
 
     Args:
@@ -377,11 +359,11 @@ def with_lines(excerpt: Iterable[str], line_of: Callable[[str, bool], str]) -> t
         line_of: Told function, offset and size, and whether that is where a call returns to; returns the line, or "".
     """
     found = []
-    for text in excerpt:
+    for text in excerpt.split("\n"):
         place = _PLACE.search(text)
         line = line_of(place[0], _EXACT.match(text) is None) if place is not None else ""
         found.append(f"{text} ({line})" if line else text)
-    return tuple(found)
+    return "\n".join(found)
 
 
 TAINTS = {
@@ -426,4 +408,4 @@ def taint_fault(before: int, after: int, *, explained: bool) -> Fault | None:
     words = ", ".join(TAINTS.get(bit, f"bit {bit}") for bit in new)
     title = f"the kernel was tainted: {words}"
     letters = ",".join(TAINTS.get(bit, str(bit))[0] if bit in TAINTS else str(bit) for bit in new)
-    return Fault("taint", title, (f"taint flags were {before}, are {after}",), f"taint: {letters}")
+    return Fault("taint", title, f"taint: {letters}", f"taint flags were {before}, are {after}")

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import msgspec
+
 from harness.checks import faults as parser
 from harness.checks import kmemleak as kmemleaks
 from harness.checks import known_faults, log_records
 from harness.checks.base import Complaint
-from harness.checks.faults import Fault
 from harness.checks.known_faults import Expected, Known, Repeated
 from harness.errors import HarnessError, InfrastructureError, UsageError
 from harness.results import properties
 from harness.results.outcomes import Trouble
+from harness.results.types import Fault
 from harness.vm.machine import Machine, State
 
 _KMEMLEAK_TIMEOUT = 300.0
@@ -86,8 +88,8 @@ class KernelLog:
         try:
             excerpt = parser.with_lines(fault.excerpt, self._line_of)
         except HarnessError as error:
-            excerpt = (*fault.excerpt, f"(without lines of the sources: {error.what})")
-        return replace(found, fault=replace(fault, excerpt=excerpt))
+            excerpt = f"{fault.excerpt}\n(without lines of the sources: {error.what})"
+        return replace(found, fault=msgspec.structs.replace(fault, excerpt=excerpt))
 
     def _faults(self, machine: Machine) -> list[Fault]:
         leaked: list[Fault] = []
@@ -121,25 +123,15 @@ def find_faults(records: Sequence[bytes], tainted_before: int, tainted: int) -> 
     return [*faults, *([taint] if taint else [])]
 
 
-def as_property(fault: Fault) -> properties.Fault:
-    """Return a fault as plain data for reports."""
-    return {
-        "kind": fault.kind,
-        "fingerprint": fault.fingerprint,
-        "title": fault.title,
-        "excerpt": "\n".join(fault.excerpt),
-    }
-
-
 def _complaint(found: Repeated) -> Complaint:
     fault = found.fault
     times = f" ({found.times} times)" if found.times > 1 else ""
     lines = [
         f"the kernel complained: {fault.kind}: {fault.title}{times}",
         f"  fingerprint: {fault.fingerprint}",
-        *(f"  | {line}" for line in fault.excerpt),
+        *(f"  | {line}" for line in fault.excerpt.split("\n")),
     ]
-    return Complaint(Trouble.FAULT, properties.FAULT, dict(as_property(fault)), "\n".join(lines))
+    return Complaint(Trouble.FAULT, properties.FAULT, msgspec.structs.asdict(fault), "\n".join(lines))
 
 
 def _missing(expected: Expected) -> Complaint:

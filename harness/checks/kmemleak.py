@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 
-from harness.checks.faults import Fault, fingerprint, frames_of
+from harness.checks.faults import fingerprint, frames_of
+from harness.results.types import Fault
 
 LEAKS_COUNTED = re.compile(r"kmemleak: \d+ new suspected memory leaks")
 """The line in which a scan of kmemleak counts what it found."""
@@ -31,5 +32,5 @@ def parse_kmemleak(text: str, since: int) -> list[Fault]:
             continue
         title = f'unreferenced object of {size[2]} bytes, allocated by "{made[1]}"'
         frames = frames_of(lines, skip_interrupts=False)
-        found.append(Fault("kmemleak", title, tuple(lines), fingerprint("kmemleak", title, frames), -1, tuple(frames)))
+        found.append(Fault("kmemleak", title, fingerprint("kmemleak", title, frames), "\n".join(lines)))
     return found

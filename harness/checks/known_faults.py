@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.checks.faults import SIGNS, Fault
+from harness.checks.faults import SIGNS
 from harness.errors import SelectorError, UsageError
 from harness.kernel import selector
+from harness.results.types import Fault
 
 KINDS = tuple(dict.fromkeys([*(sign.kind for sign in SIGNS), "taint"]))
 """What a fault can be called."""

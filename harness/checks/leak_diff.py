@@ -1,6 +1,6 @@
 """What was there at the end of a test and not at its beginning: the kernel objects that leaked.
 
-Pure: two snapshots of harness.guest.leaks.snapshot in, leaks out. Imports nothing of the package.
+Pure: two snapshots of harness.guest.leaks.snapshot in, leaks out. Imports what a leak is in a run record.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from harness.results.types import Leak
 
 Snapshot = Mapping[str, Any]
 
@@ -20,30 +22,25 @@ _PAGE_KIB = 4
 
 
 @dataclass(frozen=True)
-class Leak:
-    """A kernel object that was there after a test and not before.
+class FoundLeak:
+    """A leak, and the message about it.
 
     Attributes:
-        lines: It in words: what it is and that it is there, what holds it, how it was made.
-
-    Others as those of :class:`harness.results.properties.Leak`.
+        leak: The leak.
+        lines: The message: what it is and that it is there, what holds it, how it was made.
     """
 
-    kind: str
-    id: int | None
-    type: str
-    name: str
-    made: str
-    holder: str
+    leak: Leak
     lines: tuple[str, ...]
 
-    @property
-    def text(self) -> str:
-        """All that in one line."""
-        return "; ".join(self.lines)
+
+def _found(
+    kind: str, *lines: str, number: int | None = None, type_: str = "", name: str = "", made: str = "", holder: str = ""
+) -> FoundLeak:
+    return FoundLeak(Leak(kind, "; ".join(lines), number, type_, name, made, holder), lines)
 
 
-def judge(baseline: Snapshot, end: Snapshot, left_open: Sequence[Mapping[str, Any]] = ()) -> list[Leak]:
+def judge(baseline: Snapshot, end: Snapshot, left_open: Sequence[Mapping[str, Any]] = ()) -> list[FoundLeak]:
     """Return what leaked.
 
     Args:
@@ -70,12 +67,12 @@ def judge(baseline: Snapshot, end: Snapshot, left_open: Sequence[Mapping[str, An
         if others:
             found.append(_others(kind, others))
     found += [
-        Leak("pin", None, "", path, "", "", (f"the pin {path} is still there",))
+        _found("pin", f"the pin {path} is still there", name=path)
         for path in sorted(set(end["pins"]).difference(baseline["pins"]))
         if f"pin {path}" not in explained
     ]
     found += [
-        Leak("process", pid, "", command, "", "", (f"the process {pid} still runs: {command}",))
+        _found("process", f"the process {pid} still runs: {command}", number=pid, name=command)
         for pid, command in end["processes"]
     ]
     return found + _locked(baseline, end)
@@ -120,17 +117,18 @@ def _name(about: Mapping[str, Any]) -> str:
     return " ".join(words)
 
 
-def _forgotten(one: Mapping[str, Any]) -> Leak:
+def _forgotten(one: Mapping[str, Any]) -> FoundLeak:
     what = _name(one) if one["kind"] in _WORDS else f"{one['kind']} ({one['target']})"
     holder = f"fd {one['fd']} of the process of {one['function']}()"
     made = str(one["made"])
     lines = [f"{what} was left open as fd {one['fd']} when {one['function']}() returned"]
     if made:
         lines.append(f"opened at {made}")
-    return Leak("fd", one["id"], str(one["type"] or one["kind"]), str(one["name"]), made, holder, tuple(lines))
+    what_type = str(one["type"] or one["kind"])
+    return _found("fd", *lines, number=one["id"], type_=what_type, name=str(one["name"]), made=made, holder=holder)
 
 
-def _object(about: Mapping[str, Any], held_by: Sequence[str]) -> Leak:
+def _object(about: Mapping[str, Any], held_by: Sequence[str]) -> FoundLeak:
     made = str(about.get("made", ""))
     holder = ", ".join(held_by)
     lines = (
@@ -138,32 +136,25 @@ def _object(about: Mapping[str, Any], held_by: Sequence[str]) -> Leak:
         f"held by {holder}" if held_by else "nothing that can be seen holds it: the kernel has kept a reference",
         f"made at {made}" if made else "who made it is not known",
     )
-    return Leak(
+    return _found(
         str(about["kind"]).replace("prog", "program"),
-        about["id"],
-        str(about["type"]),
-        str(about["name"]),
-        made,
-        holder,
-        lines,
+        *lines,
+        number=about["id"],
+        type_=str(about["type"]),
+        name=str(about["name"]),
+        made=made,
+        holder=holder,
     )
 
 
-def _others(kind: str, numbers: Sequence[int]) -> Leak:
+def _others(kind: str, numbers: Sequence[int]) -> FoundLeak:
     word = _WORDS[kind]
     shown = f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else str(numbers[0])
-    return Leak(
-        kind.replace("prog", "program"),
-        numbers[0],
-        "",
-        "",
-        "",
-        "",
-        (f"{len(numbers)} more {word}s are still there, ids {shown}, not looked at closely",),
-    )
+    text = f"{len(numbers)} more {word}s are still there, ids {shown}, not looked at closely"
+    return _found(kind.replace("prog", "program"), text, number=numbers[0])
 
 
-def _locked(baseline: Snapshot, end: Snapshot) -> list[Leak]:
+def _locked(baseline: Snapshot, end: Snapshot) -> list[FoundLeak]:
     before, after = baseline["locked"], end.get("locked")
     if before is None or after is None or after <= before:
         return []
@@ -172,4 +163,4 @@ def _locked(baseline: Snapshot, end: Snapshot) -> list[Leak]:
         f"{size} KiB of locked memory are still charged for maps or programs; this kernel gives them no ids, so that "
         "which ones they are cannot be told"
     )
-    return [Leak("memory", None, "locked memory", "", "", "", (text,))]
+    return [_found("memory", text, type_="locked memory")]

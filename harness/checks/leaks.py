@@ -8,9 +8,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import msgspec
+
 from harness.checks import leak_diff
 from harness.checks.base import Complaint
-from harness.checks.leak_diff import Leak
+from harness.checks.leak_diff import FoundLeak
 from harness.results import properties
 from harness.results.outcomes import Trouble
 from harness.vm.machine import Machine, State
@@ -49,17 +51,12 @@ class Ledger:
             "memory_kib": leak_diff.memory(baseline, end),
             "unchecked": leak_diff.unchecked(baseline),
         }
-        return [self._complaint(leak) for leak in leak_diff.judge(baseline, end, machine.left_open)]
+        return [self._complaint(one) for one in leak_diff.judge(baseline, end, machine.left_open)]
 
-    def _complaint(self, leak: Leak) -> Complaint:
-        data: properties.Leak = {
-            "kind": leak.kind,
-            "id": leak.id,
-            "type": leak.type,
-            "name": leak.name,
-            "made": leak.made.replace(self._root, ""),
-            "holder": leak.holder,
-            "text": leak.text.replace(self._root, ""),
-        }
-        text = "\n  ".join(leak.lines).replace(self._root, "")
-        return Complaint(Trouble.LEAK, properties.LEAK, dict(data), f"leaked: {text}")
+    def _complaint(self, found: FoundLeak) -> Complaint:
+        leak = msgspec.structs.replace(found.leak, made=self._short(found.leak.made), text=self._short(found.leak.text))
+        text = self._short("\n  ".join(found.lines))
+        return Complaint(Trouble.LEAK, properties.LEAK, msgspec.structs.asdict(leak), f"leaked: {text}")
+
+    def _short(self, text: str) -> str:
+        return text.replace(self._root, "")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+import msgspec
 import pytest
 
 from harness.contracts import contracts
@@ -14,6 +15,7 @@ from harness.features.capabilities import Answer, Decision
 from harness.pytest_plugin.markers import Capabilities, act_on
 from harness.pytest_plugin.summaries.contracts import FOR_KERNELS
 from harness.results import properties
+from harness.results.types import Observation
 
 if TYPE_CHECKING:
     from _pytest.mark import ParameterSet
@@ -257,14 +259,16 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
         raise
 
 
-def _record(contract: Contract, observed: object, verdict: Verdict) -> properties.Observation:
-    return {
-        "contract": contract.id,
-        "sentence": contract.sentence,
-        "takes": contract.takes,
-        "observed": observed,
-        "expected": verdict.expected,
-        "source": verdict.source,
-        "verdict": verdict.word,
-        "note": verdict.note,
-    }
+def _record(contract: Contract, observed: object, verdict: Verdict) -> dict[str, Any]:
+    return msgspec.structs.asdict(
+        Observation(
+            contract=contract.id,
+            sentence=contract.sentence,
+            takes=contract.takes,
+            observed=observed,
+            expected=verdict.expected,
+            source=verdict.source,
+            verdict=verdict.word,
+            note=verdict.note,
+        )
+    )

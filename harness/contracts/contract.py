@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from harness.errors import UsageError
 from harness.features.capabilities import CAPABILITIES
 from harness.kernel.version import KernelVersion
+from harness.results.types import VerdictWord
 
-NOT_ASKED = "not asked"
+NOT_ASKED: Final = "not asked"
 """The verdict on a contract that could not be asked."""
 
 
@@ -132,7 +133,7 @@ class Verdict:
         note: What else is to be said: that version and probe disagree; "" for nothing.
     """
 
-    word: str
+    word: VerdictWord
     expected: Any
     source: str
     note: str = ""

@@ -12,10 +12,10 @@ from harness.results import properties
 
 if TYPE_CHECKING:
     from harness.checks.base import Aftermath
-    from harness.checks.faults import Fault
     from harness.checks.kernel_log import KernelLog
     from harness.checks.known_faults import Expected, Known
     from harness.kernel.types import Choice
+    from harness.results.types import Fault
     from harness.vm.machine import Machine
 
 
@@ -54,9 +54,12 @@ def log_check(item: pytest.Item, choice: Choice) -> KernelLog:
 
 def known_fault(fault: Fault, entry: Known) -> tuple[str, dict[str, Any]]:
     """Return the property of a fault that is known and does not count."""
-    from harness.checks.kernel_log import as_property
+    from msgspec.structs import asdict
 
-    return properties.KNOWN_FAULT, {**as_property(fault), "reason": entry.reason, "origin": entry.origin}
+    from harness.results.types import ExcusedFault
+
+    excused = ExcusedFault(**asdict(fault), reason=entry.reason, origin=entry.origin)
+    return properties.KNOWN_FAULT, asdict(excused)
 
 
 def note_boot_faults(item: pytest.Item, log: KernelLog, machine: Machine) -> None:
@@ -65,7 +68,9 @@ def note_boot_faults(item: pytest.Item, log: KernelLog, machine: Machine) -> Non
     No test is to blame for it: it is counted once for each kernel, by
     :class:`harness.pytest_plugin.summaries.KernelFaults`.
     """
-    from harness.checks.kernel_log import as_property, find_faults
+    from msgspec.structs import asdict
+
+    from harness.checks.kernel_log import find_faults
     from harness.checks.known_faults import sort_out
 
     seen = item.config.stash[STATE].boot_logs
@@ -73,7 +78,7 @@ def note_boot_faults(item: pytest.Item, log: KernelLog, machine: Machine) -> Non
         return
     seen.append(machine.boot_log)
     found = sort_out(find_faults(machine.boot_log, 0, machine.about["tainted"]), known=log.known, is_for=log.is_for)
-    item.user_properties += [(properties.BOOT_FAULT, dict(as_property(one.fault))) for one in found.counted]
+    item.user_properties += [(properties.BOOT_FAULT, asdict(one.fault)) for one in found.counted]
     item.user_properties += [known_fault(one.fault, entry) for one, entry in found.known]
 
 

@@ -1,7 +1,8 @@
 """What a test tells of itself beside its outcome: the `user_properties` of its reports, which xdist carries along.
 
-Owns the names and the shape of what is in them. Pure; imports the outcomes beside it. Values are plain data, since
-they cross from worker to controller and end in files of JSON.
+Owns the names, and the shape of what is in them and not in a run record. What a record has is declared in
+:mod:`harness.results.types`; here it is a dictionary of the same fields, since values cross from worker to controller.
+Pure; imports the outcomes beside it.
 """
 
 from __future__ import annotations
@@ -22,21 +23,21 @@ TROUBLE = "trouble"
 MACHINE = "machine"
 """How long the test's machine took to be there: a :class:`Started`."""
 OBSERVATION = "observation"
-"""One thing that the test observed: an :class:`Observation`."""
+"""One thing that the test observed: an :class:`harness.results.types.Observation`."""
 CONTRACT = "contract"
 """Id of the contract that a test is about, for readers of JUnit's file."""
 LEAK = "leak"
-"""One kernel object that the test left behind: a :class:`Leak`."""
+"""One kernel object that the test left behind: a :class:`harness.results.types.Leak`."""
 FAULT = "fault"
-"""One complaint of the kernel's own while the test ran: a :class:`Fault`."""
+"""One complaint of the kernel's own while the test ran: a :class:`harness.results.types.Fault`."""
 THROUGHPUT = "throughput"
 """How fast a test repeated something: a :class:`Throughput`."""
 LEDGER = "ledger"
 """What the kernel held when the test was over: an :class:`Account`."""
 BOOT_FAULT = "boot_fault"
-"""One complaint of the kernel's own before any test ran: a :class:`Fault`."""
+"""One complaint of the kernel's own before any test ran: a :class:`harness.results.types.Fault`."""
 KNOWN_FAULT = "known_fault"
-"""One complaint that is known and does not count: a :class:`KnownFault`."""
+"""One complaint that is known and does not count: a :class:`harness.results.types.ExcusedFault`."""
 
 NOT_BOOTED = "not_booted"
 """Why the test's machine did not boot: a :class:`NotBooted`."""
@@ -71,53 +72,6 @@ class NotBooted(TypedDict):
     hint: str
 
 
-class Observation(TypedDict):
-    """What a test saw, and what was known beforehand.
-
-    Attributes:
-        contract: Id of the contract; "" for none.
-        sentence: What is promised, for a reader.
-        takes: What sort of answer it is: "errno", "value", "count" or "time".
-        observed: The answer.
-        expected: The answer that the contract names for this kernel; None when it names none.
-        source: Kernel commit or function that the expectation rests on.
-        verdict: "as expected", "differs", "observed" when nothing was known for this kernel, or "not asked".
-        note: What else is to be said, that version and probe disagree for instance, or why it was not asked; "" for
-            nothing.
-    """
-
-    contract: str
-    sentence: str
-    takes: str
-    observed: Any
-    expected: Any
-    source: str
-    verdict: str
-    note: str
-
-
-class Leak(TypedDict):
-    """A kernel object that was there after a test and not before.
-
-    Attributes:
-        kind: "fd", "map", "program", "link", "btf", "pin", "memory" and the like.
-        id: Its number; None when it has none.
-        type: The map's or program's type.
-        name: Its name in the kernel.
-        made: How it was made: the stack of its creation in the guest where that is known.
-        holder: What still holds it.
-        text: All that in one line.
-    """
-
-    kind: str
-    id: int | None
-    type: str
-    name: str
-    made: str
-    holder: str
-    text: str
-
-
 class Throughput(TypedDict):
     """How fast something was repeated in the guest.
 
@@ -146,34 +100,6 @@ class Account(TypedDict):
     grace_periods: int
     memory_kib: dict[str, list[int]]
     unchecked: list[str]
-
-
-class Fault(TypedDict):
-    """A complaint in the kernel's log.
-
-    Attributes:
-        kind: "WARN", "oops", "KASAN", "RCU stall" and the like.
-        fingerprint: The same for the same fault: its kind and top frames.
-        title: Its first line.
-        excerpt: The lines of the log.
-    """
-
-    kind: str
-    fingerprint: str
-    title: str
-    excerpt: str
-
-
-class KnownFault(Fault):
-    """A complaint that does not count.
-
-    Attributes:
-        reason: Why it does not.
-        origin: The entry that says so.
-    """
-
-    reason: str
-    origin: str
 
 
 def values(properties: Iterable[tuple[str, object]], name: str) -> list[Any]:

@@ -104,8 +104,24 @@ class Kernel(msgspec.Struct, frozen=True, omit_defaults=True):
     config_digest: str = ""
 
 
+VerdictWord = Literal["as expected", "differs", "observed", "not asked"]
+"""What an answer is, compared with the expected one; "observed" when nothing was known for this kernel."""
+
+
 class Observation(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One thing that a test saw, as :class:`harness.results.properties.Observation`."""
+    """What a test saw, and what was known beforehand.
+
+    Attributes:
+        sentence: What is promised, for a reader.
+        observed: The answer.
+        contract: Id of the contract; "" for none.
+        takes: What sort of answer it is: "errno", "value", "count" or "time".
+        expected: The answer that the contract names for this kernel; null when it names none.
+        source: Kernel commit or function that the expectation rests on.
+        verdict: "as expected", "differs", "observed" when nothing was known for this kernel, or "not asked".
+        note: What else is to be said, that version and probe disagree for instance, or why it was not asked; "" for
+            nothing.
+    """
 
     sentence: str
     observed: Any
@@ -113,7 +129,7 @@ class Observation(msgspec.Struct, frozen=True, omit_defaults=True):
     takes: str = "value"
     expected: Any = None
     source: str = ""
-    verdict: Literal["as expected", "differs", "observed", "not asked"] = "observed"
+    verdict: VerdictWord = "observed"
     note: str = ""
 
     @property
@@ -123,7 +139,17 @@ class Observation(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Leak(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A kernel object that a test left behind, as :class:`harness.results.properties.Leak`."""
+    """A kernel object that was there after a test and not before.
+
+    Attributes:
+        kind: "fd", "map", "program", "link", "btf", "pin", "memory" and the like.
+        text: All that follows in one line.
+        id: Its number; null when it has none.
+        type: The map's or program's type.
+        name: Its name in the kernel.
+        made: How it was made: the stack of its creation in the guest where that is known.
+        holder: What still holds it.
+    """
 
     kind: str
     text: str
@@ -135,12 +161,31 @@ class Leak(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Fault(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A complaint in the kernel's log, as :class:`harness.results.properties.Fault`."""
+    """A complaint in the kernel's log.
+
+    Attributes:
+        kind: "WARN", "oops", "KASAN", "RCU stall" and the like.
+        title: The line that says what it is.
+        fingerprint: The same for the same fault on another boot: its kind and top frames.
+        excerpt: The lines of its report, as far as it is shown.
+    """
 
     kind: str
     title: str
     fingerprint: str = ""
     excerpt: str = ""
+
+
+class ExcusedFault(Fault, frozen=True):
+    """A complaint that is known and does not count. It is not in the record.
+
+    Attributes:
+        reason: Why it does not count.
+        origin: The entry that says so.
+    """
+
+    reason: str = ""
+    origin: str = ""
 
 
 class Result(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -172,7 +172,7 @@ class Contracts:
 
     def __init__(self, labels: Labels) -> None:
         self._labels = labels
-        self._observations: dict[str, tuple[str, list[properties.Observation]]] = {}
+        self._observations: dict[str, tuple[str, list[dict[str, Any]]]] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep what a test observed; the report of a later phase holds that of the earlier ones too."""
@@ -185,9 +185,14 @@ class Contracts:
         """Print the summary."""
         if not self._observations:
             return
-        by_kernel = {label: list[properties.Observation]() for label in self._labels()}
+        # A session without tests of kernels does not load msgspec.
+        import msgspec
+
+        from harness.results.types import Observation
+
+        by_kernel = {label: list[Observation]() for label in self._labels()}
         for kernel, observations in self._observations.values():
-            by_kernel.setdefault(kernel, []).extend(observations)
+            by_kernel.setdefault(kernel, []).extend(msgspec.convert(observations, list[Observation]))
         lines = summary(by_kernel)
         if lines:
             terminalreporter.section("contracts")

@@ -1,6 +1,6 @@
 """The summary of contracts at the end of a run: how many held on each kernel, and by name all that did not.
 
-Pure: what tests observed in, lines of text out. Imports the names of properties alone.
+Pure: what tests observed in, lines of text out. Imports the standard library alone.
 """
 
 from __future__ import annotations
@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from harness.results.properties import Observation
+if TYPE_CHECKING:
+    from harness.results.types import Observation
 
 EXPECTED, DIFFERS, OBSERVED, NOT_ASKED = "as expected", "differs", "observed", "not asked"
 """The verdicts."""
@@ -36,20 +38,20 @@ def summary(observations: Mapping[str, Sequence[Observation]]) -> list[str]:
     notes: dict[str, list[str]] = {}
     for kernel, seen in found.items():
         for one in seen:
-            if one.get("note") and one["verdict"] != NOT_ASKED:
-                notes.setdefault(f"{one['contract']}: {one['note']}", []).append(kernel)
+            if one.note and one.verdict != NOT_ASKED:
+                notes.setdefault(f"{one.contract}: {one.note}", []).append(kernel)
     lines += _section("version and probe disagree", notes)
     return lines + _section("not asked", _not_asked(found))
 
 
 def _contracts(seen: Iterable[Observation]) -> list[Observation]:
-    return [one for one in seen if one["contract"]]
+    return [one for one in seen if one.contract]
 
 
 def _table(found: Mapping[str, Sequence[Observation]]) -> list[str]:
     rows = [["kernel", *_COLUMNS]]
     for kernel, seen in found.items():
-        counts = Counter(one["verdict"] for one in seen)
+        counts: Counter[str] = Counter(one.verdict for one in seen)
         rows.append([kernel, *(str(counts[verdict]) for verdict in _COLUMNS)])
     width = max(len(row[0]) for row in rows)
     return [
@@ -63,23 +65,23 @@ def _grouped(found: Mapping[str, Sequence[Observation]], verdict: str) -> dict[s
     groups: dict[str, list[str]] = {}
     for kernel, seen in found.items():
         for one in seen:
-            if one["verdict"] == verdict:
-                line = f"{one['contract']}: {_shown(one)}"
+            if one.verdict == verdict:
+                line = f"{one.contract}: {_shown(one)}"
                 groups.setdefault(line, []).append(kernel)
     return dict(sorted(groups.items()))
 
 
 def _shown(one: Observation) -> str:
-    if one["verdict"] == DIFFERS:
-        return f"{_plain(one['observed'])}, expected {_plain(one['expected'])}"
-    return _plain(one["observed"])
+    if one.verdict == DIFFERS:
+        return f"{_plain(one.observed)}, expected {_plain(one.expected)}"
+    return _plain(one.observed)
 
 
 def _not_asked(found: Mapping[str, Sequence[Observation]]) -> dict[str, list[str]]:
     """Return the kernels by why how many contracts were not asked of them."""
     groups: dict[str, list[str]] = {}
     for kernel, seen in found.items():
-        reasons = Counter(one["note"] for one in seen if one["verdict"] == NOT_ASKED)
+        reasons = Counter(one.note for one in seen if one.verdict == NOT_ASKED)
         others = [reason for reason in reasons if reason.startswith(FOR_KERNELS)]
         if others:
             groups.setdefault(f"{sum(map(reasons.pop, others))}: they are for other versions", []).append(kernel)

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.checks.faults import SIGNS, Fault, find_faults, fingerprint, sign_of, taint_fault
+from harness.checks.faults import SIGNS, find_faults, fingerprint, sign_of, taint_fault
 from harness.checks.kmemleak import parse_kmemleak
 from harness.checks.log_records import Record, parse_console, parse_records
+from harness.results.types import Fault
 
 LOGS = Path(__file__).parents[1] / "data" / "kernellog"
 CONSOLES = Path(__file__).parents[1] / "data" / "console"
@@ -86,7 +87,6 @@ def test_a_provoked_fault_is_found_named_and_nothing_else(name: str, kinds: list
     assert [fault.kind for fault in found] == kinds
     assert re.search(title, found[0].title)
     assert found[0].fingerprint.startswith(mark)
-    assert found[0].usec > 0
 
 
 def test_every_log_is_looked_at() -> None:
@@ -114,7 +114,7 @@ def test_a_clean_log_has_no_fault(path: Path) -> None:
     ],
 )
 def test_the_excerpt_is_the_whole_report(name: str, first: str, last: str) -> None:
-    excerpt = faults_in(f"{name}.kmsg")[0].excerpt
+    excerpt = faults_in(f"{name}.kmsg")[0].excerpt.split("\n")
     assert excerpt[0].startswith(first)
     assert any(line.startswith(last) for line in excerpt[-3:])
     assert any("__do_sys_getppid" in line for line in excerpt) or name in (
@@ -126,7 +126,7 @@ def test_the_excerpt_is_the_whole_report(name: str, first: str, last: str) -> No
 
 def test_a_long_report_is_cut() -> None:
     (fault,) = faults_in("lock-order-6.1-debug.kmsg")
-    assert len(fault.excerpt) <= 90
+    assert len(fault.excerpt.split("\n")) <= 90
 
 
 def test_a_fault_has_the_same_fingerprint_whenever_it_is_seen() -> None:
@@ -148,7 +148,7 @@ def test_a_panic_that_an_oops_ends_in_is_part_of_it() -> None:
     end = Record("Kernel panic - not syncing: Fatal exception", records[-1].usec + 10)
     (fault,) = find_faults([*records, end])
     assert fault.kind == "oops"
-    assert fault.excerpt[-1] == end.text
+    assert fault.excerpt.split("\n")[-1] == end.text
 
 
 # Kinds that no kernel at hand reports, in the words of the kernel's source.
@@ -361,6 +361,6 @@ def test_kmemleaks_report_is_told_object_by_object_from_the_tests_begin_on() -> 
     assert fault.kind == "kmemleak"
     assert fault.title == 'unreferenced object of 64 bytes, allocated by "init"'
     assert fault.fingerprint == "kmemleak: htab_map_alloc < map_create"
-    assert fault.excerpt[0].startswith("unreferenced object 0xffff888009ff5540")
+    assert fault.excerpt.startswith("unreferenced object 0xffff888009ff5540")
     assert len(parse_kmemleak(KMEMLEAK, 0)) == 2
     assert parse_kmemleak("", 0) == []

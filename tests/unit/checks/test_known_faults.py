@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from harness.checks.faults import Fault
 from harness.checks.known_faults import KINDS, Known, expect, in_force, read_known, sort_out
 from harness.errors import UsageError
+from harness.results.types import Fault
 from harness.util.data import read_toml
 
 DAY = dt.date(2027, 1, 31)
-WARN = Fault("WARN", "WARNING: CPU: 0 PID: 1 at mm/vmalloc.c:1 vfree+0x1/0x2", ("line",), "WARN: vfree")
-OOPS = Fault("oops", "BUG: kernel NULL pointer dereference, address: 0", ("line",), "oops: map_free")
+WARN = Fault("WARN", "WARNING: CPU: 0 PID: 1 at mm/vmalloc.c:1 vfree+0x1/0x2", "WARN: vfree", "line")
+OOPS = Fault("oops", "BUG: kernel NULL pointer dereference, address: 0", "oops: map_free", "line")
 
 ENTRY: dict[str, Any] = {
     "kind": "WARN",

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from harness.checks import leak_diff
-from harness.checks.leak_diff import Leak
+from harness.checks.leak_diff import FoundLeak
+from harness.results.types import Leak
 
 KINDS = ("map", "prog", "link", "btf")
 
@@ -32,9 +33,9 @@ def a_map(number: int, **more: Any) -> dict[str, Any]:
     return {"kind": "map", "id": number, "type": "hash", "name": "", "made": "t.py:3 in f", **sizes, **more}
 
 
-def only(leaks: list[Leak]) -> Leak:
+def only(leaks: list[FoundLeak]) -> Leak:
     assert len(leaks) == 1, leaks
-    return leaks[0]
+    return leaks[0].leak
 
 
 def test_what_is_as_it_was_is_no_leak() -> None:
@@ -97,8 +98,8 @@ def test_a_pin_is_told_once() -> None:
 def test_a_crowd_is_counted_when_it_was_not_looked_at() -> None:
     end = snapshot(ids={"map": list(range(10, 110))}, objects=[a_map(10)])
     first, rest = leak_diff.judge(snapshot(), end)
-    assert first.id == 10
-    assert rest.text == "99 more maps are still there, ids 11 to 109, not looked at closely"
+    assert first.leak.id == 10
+    assert rest.leak.text == "99 more maps are still there, ids 11 to 109, not looked at closely"
 
 
 def test_a_process_that_still_runs_is_named() -> None:

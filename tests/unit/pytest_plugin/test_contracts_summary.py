@@ -5,22 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from harness.pytest_plugin.summaries.contracts import summary
-from harness.results.properties import Observation
+from harness.results.types import Observation, VerdictWord
 
 
 def seen(
-    contract: str, verdict: str = "as expected", observed: Any = "ok", expected: Any = "ok", note: str = ""
+    contract: str, verdict: VerdictWord = "as expected", observed: Any = "ok", expected: Any = "ok", note: str = ""
 ) -> Observation:
-    return {
-        "contract": contract,
-        "sentence": "A thing.",
-        "takes": "errno",
-        "observed": observed,
-        "expected": expected,
-        "source": "f()",
-        "verdict": verdict,
-        "note": note,
-    }
+    return Observation("A thing.", observed, contract, "errno", expected, "f()", verdict, note)
 
 
 def test_counts_stand_by_kernel() -> None:
