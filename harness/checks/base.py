@@ -55,7 +55,7 @@ class Check(Protocol):
         ...
 
 
-class Aftermath:
+class Checks:
     """The checks around one test.
 
     Args:

@@ -96,7 +96,7 @@ class KernelLog:
         if self._kmemleak:
             report = machine.ask_agent("kmemleak", timeout=_KMEMLEAK_TIMEOUT)
             leaked = kmemleaks.parse_kmemleak(report, self._since)
-        said = machine.ask_agent("aftermath")
+        said = machine.ask_agent("log_since")
         logged = find_faults(said["records"], self._tainted, said["tainted"])
         if self._kmemleak:
             # The scan's own line counts what is told one by one, and what was there before the test.

@@ -126,7 +126,7 @@ class Agent:
         self.link = link
         self.lean = lean
         # The test's own place in the log, and the harness's: neither reads away what the other has yet to see.
-        self.kernel_log, self.aftermath_log = (
+        self.kernel_log, self.checks_log = (
             os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC) for _ in range(2)
         )
         # Open already when a clone wakes up, which pays for each piece of code that it runs, that of open() included.
@@ -384,9 +384,9 @@ class Agent:
         """Return the kernel's log records since the last call, as /dev/kmsg gives them."""
         return read_log(self.kernel_log)
 
-    def do_aftermath(self) -> dict[str, Any]:
+    def do_log_since(self) -> dict[str, Any]:
         """Return what the kernel has said since the last call, whatever tests have read, and its taint flags."""
-        return {"records": read_log(self.aftermath_log), "tainted": self.tainted()}
+        return {"records": read_log(self.checks_log), "tainted": self.tainted()}
 
     def do_jiffies(self) -> int | None:
         """Return the kernel's clock in ticks; None when the kernel was built without kmemleak, which stamps with it."""

@@ -11,7 +11,7 @@ from harness.pytest_plugin.state import COMPLAINED, FOUND, LEDGER, OUTCOME, STAT
 from harness.results import properties
 
 if TYPE_CHECKING:
-    from harness.checks.base import Aftermath
+    from harness.checks.base import Checks
     from harness.checks.kernel_log import KernelLog
     from harness.checks.known_faults import Expected, Known
     from harness.kernel.types import Choice
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from harness.vm.machine import Machine
 
 
-def checks_around(item: pytest.Item, log: KernelLog) -> Aftermath:
+def checks_around(item: pytest.Item, log: KernelLog) -> Checks:
     """Return what is looked at around a test, the kernel's log last."""
-    from harness.checks.base import Aftermath
+    from harness.checks.base import Checks
     from harness.checks.leaks import Ledger
 
     if item.get_closest_marker("leaks") is not None:
-        return Aftermath([log])
+        return Checks([log])
     shared = item.config.stash[STATE].pool().shares
     item.stash[LEDGER] = ledger = Ledger(item.config.rootpath, is_last=not shared)
-    return Aftermath([ledger, log])
+    return Checks([ledger, log])
 
 
 def log_check(item: pytest.Item, choice: Choice) -> KernelLog:
@@ -82,7 +82,7 @@ def note_boot_faults(item: pytest.Item, log: KernelLog, machine: Machine) -> Non
     item.user_properties += [known_fault(one.fault, entry) for one, entry in found.known]
 
 
-def look_back(item: pytest.Item, machine: Machine, checks: Aftermath) -> None:
+def look_back(item: pytest.Item, machine: Machine, checks: Checks) -> None:
     """Fail the test when there is something wrong with its machine, now that all else of the test is gone."""
     from harness.vm.machine import State as MachineState
 

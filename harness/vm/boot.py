@@ -79,7 +79,7 @@ def boot(spec: MachineSpec, *, timeout: float = BOOT_TIMEOUT) -> Machine:
         if about["event"] != "ready":
             raise _module_error(spec.label, process, about)
         machine = Machine(spec, folder=folder, process=process, channel=channel, about=about, boot_log=[])
-        machine.boot_log = machine.ask_agent("aftermath")["records"]
+        machine.boot_log = machine.ask_agent("log_since")["records"]
         return machine
     except BaseException:
         for part in (channel, listener):

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from harness.checks.base import Aftermath, Complaint
+from harness.checks.base import Checks, Complaint
 from harness.checks.kernel_log import KernelLog
 from harness.checks.known_faults import expect
 from harness.errors import InfrastructureError, KernelCrashed, LinkBroken, UsageError
@@ -37,7 +37,7 @@ class FakeMachine:
         self.process = FakeConsole(console.splitlines())
         self.release = "6.1.0"
         self.answers: dict[str, Any] = {
-            "aftermath": {"records": list(records), "tainted": tainted},
+            "log_since": {"records": list(records), "tainted": tainted},
             "jiffies": None,
         }
 
@@ -46,7 +46,7 @@ class FakeMachine:
 
 
 def look(machine: FakeMachine, log: KernelLog | None = None) -> list[Complaint]:
-    checks = Aftermath([log or KernelLog()])
+    checks = Checks([log or KernelLog()])
     checks.begin(cast("Machine", machine))
     return checks.end(cast("Machine", machine))
 
@@ -143,7 +143,7 @@ def test_a_check_that_cannot_be_made_hides_nothing_that_others_found() -> None:
     found = Complaint(Trouble.LEAK, "", {}, "a map was leaked")
     first, second, last = Failing(None, found), Failing(KernelCrashed("it died")), Failing(LinkBroken("gone"))
     with pytest.raises(KernelCrashed) as raised:
-        Aftermath([first, second, last]).end(cast("Machine", FakeMachine()))
+        Checks([first, second, last]).end(cast("Machine", FakeMachine()))
     assert last.asked
     assert "a map was leaked" in str(raised.value)
 
