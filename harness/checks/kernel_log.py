@@ -11,7 +11,7 @@ from harness.checks import faults as parser
 from harness.checks import kmemleak as kmemleaks
 from harness.checks import known_faults, log_records
 from harness.checks.base import Complaint
-from harness.checks.known_faults import Expected, Known, Repeated
+from harness.checks.known_faults import ExpectedFault, KnownFault, RepeatedFault
 from harness.errors import HarnessError, InfrastructureError, UsageError
 from harness.results import properties
 from harness.results.outcomes import Trouble
@@ -35,8 +35,8 @@ class KernelLog:
 
     def __init__(
         self,
-        expected: Sequence[Expected] = (),
-        known: Sequence[Known] = (),
+        expected: Sequence[ExpectedFault] = (),
+        known: Sequence[KnownFault] = (),
         is_for: Callable[[str], bool] = lambda _condition: True,
         *,
         kmemleak: bool = False,
@@ -49,7 +49,7 @@ class KernelLog:
         self._tainted = 0
         self._kmemleak = kmemleak
         self._since = 0
-        self.excused: list[tuple[Fault, Known]] = []
+        self.excused: list[tuple[Fault, KnownFault]] = []
         """The known faults that came."""
 
     def begin(self, machine: Machine) -> None:
@@ -83,7 +83,7 @@ class KernelLog:
             *(_missing(one) for one in found.missing),
         ]
 
-    def _with_lines(self, found: Repeated) -> Repeated:
+    def _with_lines(self, found: RepeatedFault) -> RepeatedFault:
         fault = found.fault
         try:
             excerpt = parser.with_lines(fault.excerpt, self._line_of)
@@ -123,7 +123,7 @@ def find_faults(records: Sequence[bytes], tainted_before: int, tainted: int) -> 
     return [*faults, *([taint] if taint else [])]
 
 
-def _complaint(found: Repeated) -> Complaint:
+def _complaint(found: RepeatedFault) -> Complaint:
     fault = found.fault
     times = f" ({found.times} times)" if found.times > 1 else ""
     lines = [
@@ -134,7 +134,7 @@ def _complaint(found: Repeated) -> Complaint:
     return Complaint(Trouble.FAULT, properties.FAULT, msgspec.structs.asdict(fault), "\n".join(lines))
 
 
-def _missing(expected: Expected) -> Complaint:
+def _missing(expected: ExpectedFault) -> Complaint:
     named = f"{expected.kind} with {expected.title!r}" if expected.title else expected.kind
     text = f"the kernel did not complain as the test expects: no {named} was logged\n  reason given: {expected.reason}"
     return Complaint(Trouble.FAULT, "", {}, text, only_if_passed=True)

@@ -23,7 +23,7 @@ KINDS = tuple(dict.fromkeys([*(sign.kind for sign in SIGNS), "taint"]))
 
 
 @dataclass(frozen=True)
-class Expected:
+class ExpectedFault:
     """A fault that a test provokes on purpose.
 
     Attributes:
@@ -41,7 +41,7 @@ class Expected:
         return fault.kind == self.kind and re.search(self.title, fault.title) is not None
 
 
-def expect(kind: object, title: object, reason: object) -> Expected:
+def expect(kind: object, title: object, reason: object) -> ExpectedFault:
     """Return what a marker says that a test expects.
 
     Raises:
@@ -54,7 +54,7 @@ def expect(kind: object, title: object, reason: object) -> Expected:
     if not isinstance(title, str):
         raise UsageError(f"{title!r} is no title of a fault", expected="title=... with a regular expression")
     _regular(title, "the title of an expected fault")
-    return Expected(str(kind), title, reason)
+    return ExpectedFault(str(kind), title, reason)
 
 
 def _regular(pattern: str, where: str) -> None:
@@ -65,7 +65,7 @@ def _regular(pattern: str, where: str) -> None:
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownFault:
     """A fault that is known and does not count for a while.
 
     Attributes:
@@ -98,7 +98,7 @@ class Known:
 _FIELDS = {"kind": str, "title": str, "fingerprint": str, "kernels": str, "reason": str, "expires": dt.date}
 
 
-def read_known(data: Mapping[str, Any], file: str) -> list[Known]:
+def read_known(data: Mapping[str, Any], file: str) -> list[KnownFault]:
     """Return the entries `[[fault]]` of a file.
 
     Args:
@@ -114,7 +114,7 @@ def read_known(data: Mapping[str, Any], file: str) -> list[Known]:
     return [_known(row, f"{file}, entry {number}") for number, row in enumerate(rows, 1)]
 
 
-def _known(row: object, origin: str) -> Known:
+def _known(row: object, origin: str) -> KnownFault:
     if not isinstance(row, dict) or set(row) - set(_FIELDS):
         raise UsageError(f"{origin} has fields that nobody knows", expected=f"some of {', '.join(_FIELDS)}")
     for name, kind in _FIELDS.items():
@@ -135,7 +135,7 @@ def _known(row: object, origin: str) -> Known:
         selector.parse_condition(row["kernels"])
     except SelectorError as error:
         raise UsageError(f"{origin}: kernels: {error.what}", expected=error.expected) from None
-    return Known(
+    return KnownFault(
         row["kind"],
         row.get("title", ""),
         row.get("fingerprint", ""),
@@ -146,7 +146,7 @@ def _known(row: object, origin: str) -> Known:
     )
 
 
-def in_force(entries: Iterable[Known], today: dt.date) -> tuple[list[Known], list[str]]:
+def in_force(entries: Iterable[KnownFault], today: dt.date) -> tuple[list[KnownFault], list[str]]:
     """Return the entries that have not expired, and a line on each of the others."""
     kept, lines = [], []
     for entry in entries:
@@ -158,7 +158,7 @@ def in_force(entries: Iterable[Known], today: dt.date) -> tuple[list[Known], lis
 
 
 @dataclass(frozen=True)
-class Repeated:
+class RepeatedFault:
     """A fault, and how often it came; its excerpt is the first one's."""
 
     fault: Fault
@@ -166,7 +166,7 @@ class Repeated:
 
 
 @dataclass(frozen=True)
-class Sorted:
+class SortedFaults:
     """Faults, sorted.
 
     Attributes:
@@ -175,18 +175,18 @@ class Sorted:
         missing: What was expected and did not come.
     """
 
-    counted: list[Repeated]
-    known: list[tuple[Repeated, Known]]
-    missing: list[Expected]
+    counted: list[RepeatedFault]
+    known: list[tuple[RepeatedFault, KnownFault]]
+    missing: list[ExpectedFault]
 
 
 def sort_out(
     faults: Sequence[Fault],
     *,
-    expected: Sequence[Expected] = (),
-    known: Sequence[Known] = (),
+    expected: Sequence[ExpectedFault] = (),
+    known: Sequence[KnownFault] = (),
     is_for: Callable[[str], bool] = lambda _condition: True,
-) -> Sorted:
+) -> SortedFaults:
     """Tell the faults that count from those that do not.
 
     Args:
@@ -203,11 +203,11 @@ def sort_out(
             times[fault.fingerprint] = times.get(fault.fingerprint, 0) + 1
     counted, excused = [], []
     for fingerprint, fault in first.items():
-        repeated = Repeated(fault, times[fingerprint])
+        repeated = RepeatedFault(fault, times[fingerprint])
         entry = next((entry for entry in known if entry.matches(fault) and is_for(entry.kernels)), None)
         if entry is None:
             counted.append(repeated)
         else:
             excused.append((repeated, entry))
     missing = [one for one in expected if not any(one.matches(fault) for fault in faults)]
-    return Sorted(counted, excused, missing)
+    return SortedFaults(counted, excused, missing)

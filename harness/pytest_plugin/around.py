@@ -13,7 +13,7 @@ from harness.results import properties
 if TYPE_CHECKING:
     from harness.checks.base import Checks
     from harness.checks.kernel_log import KernelLog
-    from harness.checks.known_faults import Expected, Known
+    from harness.checks.known_faults import ExpectedFault, KnownFault
     from harness.kernel.types import Choice
     from harness.results.types import Fault
     from harness.vm.machine import Machine
@@ -37,7 +37,7 @@ def log_check(item: pytest.Item, choice: Choice) -> KernelLog:
     from harness.kernel.catalog import policy
     from harness.kernel.selector import meets, parse_condition
 
-    expected: list[Expected] = []
+    expected: list[ExpectedFault] = []
     if item.get_closest_marker("expects_fault") is not None:
         from harness.pytest_plugin.markers import expected_faults
 
@@ -52,7 +52,7 @@ def log_check(item: pytest.Item, choice: Choice) -> KernelLog:
     )
 
 
-def known_fault(fault: Fault, entry: Known) -> tuple[str, dict[str, Any]]:
+def known_fault(fault: Fault, entry: KnownFault) -> tuple[str, dict[str, Any]]:
     """Return the property of a fault that is known and does not count."""
     from msgspec.structs import asdict
 

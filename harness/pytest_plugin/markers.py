@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness.checks import known_faults
-from harness.checks.known_faults import Expected
+from harness.checks.known_faults import ExpectedFault
 from harness.errors import CapabilityMissing, ProbeInconclusive, SelectorError, UsageError
 from harness.features import capabilities
 from harness.features.capabilities import Decision, Finding, Judgement
@@ -142,7 +142,7 @@ def required(item: pytest.Item) -> list[str]:
     return found
 
 
-def expected_faults(item: pytest.Item) -> list[Expected]:
+def expected_faults(item: pytest.Item) -> list[ExpectedFault]:
     """Return the faults that a test's markers say it provokes."""
     found = []
     for mark in item.iter_markers("expects_fault"):

@@ -13,7 +13,7 @@ import pytest
 from harness.pytest_plugin.options import DEFAULT_KERNEL
 
 if TYPE_CHECKING:
-    from harness.checks.known_faults import Known
+    from harness.checks.known_faults import KnownFault
     from harness.checks.leaks import Ledger
     from harness.kernel.catalog import Catalog
     from harness.kernel.files.addr2line import Lines
@@ -45,7 +45,7 @@ class State:
         self.left_out: list[tuple[str, str, str]] = []
         self.recorder: Recorder | None = None
         self.boot_logs: list[list[bytes]] = []
-        self._known: list[Known] | None = None
+        self._known: list[KnownFault] | None = None
         self._lines: dict[Choice, Lines | None] = {}
         self.expired: list[str] = []
 
@@ -97,7 +97,7 @@ class State:
         lines = self._lines[choice]
         return lines.of(place, returns=returns) if lines is not None else ""
 
-    def known_faults(self) -> list[Known]:
+    def known_faults(self) -> list[KnownFault]:
         """Return the known faults that are in force: the project's own and those of the user's files.
 
         Raises:

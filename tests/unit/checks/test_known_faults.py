@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness.checks.known_faults import KINDS, Known, expect, in_force, read_known, sort_out
+from harness.checks.known_faults import KINDS, KnownFault, expect, in_force, read_known, sort_out
 from harness.errors import UsageError
 from harness.results.types import Fault
 from harness.util.data import read_toml
@@ -25,7 +25,7 @@ ENTRY: dict[str, Any] = {
 }
 
 
-def known(**changes: Any) -> list[Known]:
+def known(**changes: Any) -> list[KnownFault]:
     return read_known({"fault": [{**ENTRY, **changes}]}, "some.toml")
 
 
