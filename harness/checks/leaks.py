@@ -1,6 +1,6 @@
-"""The ledger around a test: what the kernel holds after it and did not hold before it is a complaint.
+"""The leak check around a test: what the kernel holds after it and did not hold before it is a complaint.
 
-Imports the judge of ledgers, the seam for such checks and the machines below it; knows nothing of pytest.
+Imports the machines below it; knows nothing of pytest.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from harness.results.outcomes import Trouble
 from harness.vm.machine import Machine, State
 
 
-class Ledger:
-    """Asks the guest for its ledger when the test is over, and complains of every object that leaked.
+class LeakCheck:
+    """Asks the guest what it holds when the test is over, and complains of every object that leaked.
 
     The machine's first count was taken when it was ready; no test runs on one that leaked.
 
     Attributes:
-        account: What was counted, and how long it took to settle, once the test is over.
+        count: What was counted, and how long it took to settle, once the test is over.
 
     Args:
         root: The folder below which paths of files are shown without it.
@@ -33,7 +33,7 @@ class Ledger:
 
     def __init__(self, root: Path, *, is_last: bool = False) -> None:
         self._is_last = is_last
-        self.account: properties.Account | None = None
+        self.count: properties.LeakCount | None = None
         self._root = f"{root}{os.sep}"
 
     def begin(self, machine: Machine) -> None:
@@ -45,7 +45,7 @@ class Ledger:
         if machine.state is not State.READY:
             return []
         baseline, end = machine.about["ledger"], machine.ledger(is_last=self._is_last)
-        self.account = {
+        self.count = {
             "settled_ms": end["waited"],
             "grace_periods": end["grace"],
             "memory_kib": leak_diff.memory(baseline, end),

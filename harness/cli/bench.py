@@ -222,7 +222,7 @@ class Bench:
                 self._pytest(plain, "with_ledger", f"file of {tests} tests, --isolation=vm")
                 self._pytest(bare, "without_ledger", "the same, each marked with leaks")
                 spent = self.figures["with_ledger"].values[-1] - self.figures["without_ledger"].values[-1]
-                self._add("ledger", "s", "what the ledger adds to an isolated test", spent / tests)
+                self._add("ledger", "s", "what the leak check adds to an isolated test", spent / tests)
 
     def _pytest(self, folder: Path, name: str, what: str, *options: str) -> None:
         argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--kernel={self.choice.label}"]

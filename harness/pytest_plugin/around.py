@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness.pytest_plugin.pause import pause_at
-from harness.pytest_plugin.state import COMPLAINED, FOUND, LEDGER, OUTCOME, STATE
+from harness.pytest_plugin.state import COMPLAINED, FOUND, LEAK_CHECK, OUTCOME, STATE
 from harness.results import properties
 
 if TYPE_CHECKING:
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 def checks_around(item: pytest.Item, log: KernelLog) -> Checks:
     """Return what is looked at around a test, the kernel's log last."""
     from harness.checks.base import Checks
-    from harness.checks.leaks import Ledger
+    from harness.checks.leaks import LeakCheck
 
     if item.get_closest_marker("leaks") is not None:
         return Checks([log])
     shared = item.config.stash[STATE].pool().shares
-    item.stash[LEDGER] = ledger = Ledger(item.config.rootpath, is_last=not shared)
-    return Checks([ledger, log])
+    item.stash[LEAK_CHECK] = leak_check = LeakCheck(item.config.rootpath, is_last=not shared)
+    return Checks([leak_check, log])
 
 
 def log_check(item: pytest.Item, choice: Choice) -> KernelLog:
@@ -88,9 +88,9 @@ def look_back(item: pytest.Item, machine: Machine, checks: Checks) -> None:
 
     was_dead = machine.state is MachineState.DEAD
     complaints = checks.end(machine)
-    account = item.stash[LEDGER].account if LEDGER in item.stash else None
-    if account is not None:
-        item.user_properties.append((properties.LEDGER, dict(account)))
+    count = item.stash[LEAK_CHECK].count if LEAK_CHECK in item.stash else None
+    if count is not None:
+        item.user_properties.append((properties.LEAK_COUNT, dict(count)))
     outcome = item.stash.get(OUTCOME, "")
     complaints = [one for one in complaints if outcome == "passed" or not one.only_if_passed]
     if not complaints:

@@ -78,7 +78,7 @@ def guest(vm: Machine, request: pytest.FixtureRequest) -> Iterator[Guest]:
     yield guest
     del request.node.stash[GUESTS]  # pytest keeps the item until the run ends
     if request.node.get_closest_marker("leaks") is not None:
-        guest.close()  # otherwise the ledger ends its process
+        guest.close()  # otherwise the leak check ends its process
 
 
 @pytest.fixture

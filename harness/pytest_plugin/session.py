@@ -33,8 +33,8 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     config.addinivalue_line(
         "markers",
-        "leaks(reason): the test leaves kernel objects behind on purpose; the ledger does not look at it, and no other "
-        "test runs on its machine",
+        "leaks(reason): the test leaves kernel objects behind on purpose; the leak check does not look at it, and no "
+        "other test runs on its machine",
     )
     config.addinivalue_line(
         "markers",

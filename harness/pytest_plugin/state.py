@@ -14,7 +14,7 @@ from harness.pytest_plugin.options import DEFAULT_KERNEL
 
 if TYPE_CHECKING:
     from harness.checks.known_faults import KnownFault
-    from harness.checks.leaks import Ledger
+    from harness.checks.leaks import LeakCheck
     from harness.kernel.catalog import Catalog
     from harness.kernel.files.addr2line import Lines
     from harness.kernel.types import Choice
@@ -29,7 +29,7 @@ GUESTS: pytest.StashKey[Guest] = pytest.StashKey()
 OUTCOME = pytest.StashKey[str]()
 COMPLAINED = pytest.StashKey[bool]()
 FOUND = pytest.StashKey[str]()
-LEDGER: pytest.StashKey[Ledger] = pytest.StashKey()
+LEAK_CHECK: pytest.StashKey[LeakCheck] = pytest.StashKey()
 
 
 class State:

@@ -32,8 +32,8 @@ FAULT = "fault"
 """One complaint of the kernel's own while the test ran: a :class:`harness.results.types.Fault`."""
 THROUGHPUT = "throughput"
 """How fast a test repeated something: a :class:`Throughput`."""
-LEDGER = "ledger"
-"""What the kernel held when the test was over: an :class:`Account`."""
+LEAK_COUNT = "leak_count"
+"""What the kernel held when the test was over: a :class:`LeakCount`."""
 BOOT_FAULT = "boot_fault"
 """One complaint of the kernel's own before any test ran: a :class:`harness.results.types.Fault`."""
 KNOWN_FAULT = "known_fault"
@@ -86,8 +86,8 @@ class Throughput(TypedDict):
     per_second: int
 
 
-class Account(TypedDict):
-    """What the ledger counted around a test.
+class LeakCount(TypedDict):
+    """What the leak check counted around a test.
 
     Attributes:
         settled_ms: Milliseconds until the kernel held what it had held before, or did not change any more.

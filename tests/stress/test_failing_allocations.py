@@ -3,8 +3,8 @@
 A single allocation that fails shows little: most have a second way, and only when that fails too are error paths
 gone. So one fails by itself, and then that one and all after it; `--stress=N` says at how many places.
 
-Takes a kernel with fault injection, which the flavour debug has. The ledger looks at every test when it is over; with
-`--kmemleak` the kernel looks for memory that an error path forgot.
+Takes a kernel with fault injection, which the flavour debug has. The leak check looks at every test when it is
+over; with `--kmemleak` the kernel looks for memory that an error path forgot.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Map-in-map under load: whatever is done a thousand times over, broken off or refused, everything is given back.
 
-The ledger looks at every test when it is over. `--stress=N` says how many rounds a test makes.
+The leak check looks at every test when it is over. `--stress=N` says how many rounds a test makes.
 """
 
 from __future__ import annotations

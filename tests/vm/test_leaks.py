@@ -1,4 +1,4 @@
-"""The ledger finds what tests leave behind: every seeded leak is found and named, and nothing else is."""
+"""The leak check finds what tests leave behind: every seeded leak is found and named, and nothing else is."""
 
 from __future__ import annotations
 
@@ -407,9 +407,10 @@ def test_leaks_are_counted_as_failures_and_once(seeded: Seeded) -> None:
 
 
 def test_what_was_counted_is_in_every_report(seeded: Seeded) -> None:
-    account = ast.literal_eval(seeded.properties[f"test_what_is_given_back_late_is_no_leak[{seeded.kernel}]"]["ledger"])
-    assert account["settled_ms"] >= 0
-    assert all(size > 0 for size in account["memory_kib"]["Slab"])
+    test = f"test_what_is_given_back_late_is_no_leak[{seeded.kernel}]"
+    count = ast.literal_eval(seeded.properties[test]["leak_count"])
+    assert count["settled_ms"] >= 0
+    assert all(size > 0 for size in count["memory_kib"]["Slab"])
 
 
 UNREASONED = """

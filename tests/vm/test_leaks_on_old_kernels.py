@@ -1,4 +1,4 @@
-"""What the ledger finds on kernels that give maps no ids: pins, processes, and the memory that maps lock."""
+"""What the leak check finds on kernels that give maps no ids: pins, processes, and the memory that maps lock."""
 
 from __future__ import annotations
 

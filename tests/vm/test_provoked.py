@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from harness.checks.kernel_log import KernelLog
-from harness.checks.leaks import Ledger
+from harness.checks.leaks import LeakCheck
 from harness.testing import Guest
 from harness.vm.machine import Machine
 from tests.stress.loops import lookup_inner
@@ -67,11 +67,11 @@ def test_an_error_path_that_forgets_memory_is_found_when_allocations_fail(vm: Ma
 @pytest.mark.kernel(">=5.10:debug")
 @pytest.mark.leaks("the kernel is made to forget a reference")
 def test_an_error_path_that_forgets_a_reference_is_found_when_allocations_fail(vm: Machine, guest: Guest) -> None:
-    ledger = Ledger(Path())
-    ledger.begin(vm)
+    leak_check = LeakCheck(Path())
+    leak_check.begin(vm)
     assert guest.call(has_fault_injection)
     assert Kernel(vm).forget_calls(["map_create", "__sys_bpf"], "bpf_map_put_with_uref")
     guest.call(fail_each_step, "once", "create", *HASH, lookup_inner(0), 200, timeout=600)
-    complaints = ledger.end(vm)
+    complaints = leak_check.end(vm)
     assert complaints
     assert "leaked: hash_of_maps map" in complaints[0].text

@@ -147,22 +147,22 @@ class Throughputs:
 
 
 class Unchecked:
-    """Says at the end what the ledger could not look at on a kernel that does not tell."""
+    """Says at the end what the leak check could not look at on a kernel that does not say."""
 
     def __init__(self) -> None:
         self._lines: dict[str, list[str]] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep what each kernel does not tell."""
-        for account in properties.values(report.user_properties, properties.LEDGER):
+        for count in properties.values(report.user_properties, properties.LEAK_COUNT):
             for kernel in properties.values(report.user_properties, properties.KERNEL):
-                self._lines[kernel] = account["unchecked"]
+                self._lines[kernel] = count["unchecked"]
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Name it, kernel by kernel."""
         lines = [f"{kernel}: {line}" for kernel, unchecked in self._lines.items() for line in unchecked]
         if lines:
-            terminalreporter.section("what the ledger could not check")
+            terminalreporter.section("what could not be checked for leaks")
             for line in lines:
                 terminalreporter.write_line(line)
 

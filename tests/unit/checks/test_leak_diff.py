@@ -1,4 +1,4 @@
-"""What the ledger makes of two snapshots."""
+"""What the leak check makes of two snapshots."""
 
 from __future__ import annotations
 
