@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from harness.checks.log_records import Record
+from harness.checks.log_records import LogRecord
 from harness.results.types import Fault
 
 _LONGEST = 200
@@ -191,7 +191,7 @@ def sign_of(text: str) -> Sign | None:
     return next((sign for sign in SIGNS if sign.pattern.match(text)), None)
 
 
-def find_faults(records: Iterable[Record]) -> list[Fault]:
+def find_faults(records: Iterable[LogRecord]) -> list[Fault]:
     """Return the kernel's complaints, in the order of the log; what programs wrote into the log is none of them."""
     lines = [record for record in records if record.facility == 0]
     found: list[Fault] = []
@@ -216,7 +216,7 @@ def find_faults(records: Iterable[Record]) -> list[Fault]:
     return found
 
 
-def _block(lines: Sequence[Record], at: int) -> tuple[int, Sign, int] | None:
+def _block(lines: Sequence[LogRecord], at: int) -> tuple[int, Sign, int] | None:
     """Return the title's place, what it is a sign of, and where the report that begins here ends; None for none."""
     text = lines[at].text
     if _CUT.match(text):
@@ -246,7 +246,7 @@ def _block(lines: Sequence[Record], at: int) -> tuple[int, Sign, int] | None:
 _UNKNOWN = Sign("WARN", re.compile(""), End.MARK)
 
 
-def _end(lines: Sequence[Record], title: int, sign: Sign) -> int:
+def _end(lines: Sequence[LogRecord], title: int, sign: Sign) -> int:
     if sign.end is End.LINE:
         return title + 1
     if sign.end is End.MARK:
@@ -273,7 +273,7 @@ def _end(lines: Sequence[Record], title: int, sign: Sign) -> int:
     return limit
 
 
-def _find(lines: Sequence[Record], start: int, end: re.Pattern[str], *, stop: re.Pattern[str]) -> int:
+def _find(lines: Sequence[LogRecord], start: int, end: re.Pattern[str], *, stop: re.Pattern[str]) -> int:
     """Return the place after the line that ends a report; where the next one begins, when it has no such line."""
     limit = min(len(lines), start + _LONGEST)
     for place in range(start, limit):
@@ -284,7 +284,7 @@ def _find(lines: Sequence[Record], start: int, end: re.Pattern[str], *, stop: re
     return limit
 
 
-def _fault(block: Sequence[Record], title: int, sign: Sign) -> Fault:
+def _fault(block: Sequence[LogRecord], title: int, sign: Sign) -> Fault:
     texts = [record.text for record in block]
     frames = frames_of(texts, skip_interrupts=sign.kind in _WHOM_IT_HIT)
     shown = texts if len(texts) <= _SHOWN else [*texts[: _SHOWN - 1], "(more lines in the kernel's log)"]

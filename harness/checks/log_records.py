@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Record:
+class LogRecord:
     """One line of the kernel's log.
 
     Attributes:
@@ -32,7 +32,7 @@ class Record:
 _ESCAPED = re.compile(rb"\\x([0-9a-f]{2})")
 
 
-def parse_records(raw: Iterable[bytes]) -> list[Record]:
+def parse_records(raw: Iterable[bytes]) -> list[LogRecord]:
     """Return the lines of records as /dev/kmsg gives them (Linux Documentation/ABI/testing/dev-kmsg).
 
     Raises:
@@ -48,14 +48,14 @@ def parse_records(raw: Iterable[bytes]) -> list[Record]:
         # Lines after the first that begin with a blank are the record's dictionary (SUBSYSTEM=, DEVICE=).
         message = body.split(b"\n")[0]
         text = _ESCAPED.sub(lambda match: bytes([int(match[1], 16)]), message).decode(errors="replace")
-        found += [Record(line, usec, sequence, priority & 7, priority >> 3) for line in text.split("\n")]
+        found += [LogRecord(line, usec, sequence, priority & 7, priority >> 3) for line in text.split("\n")]
     return found
 
 
 _STAMP = re.compile(r"^(?:<\d+>)?\[ *(\d+)\.(\d{6})\](?:\[ *[TC]\d+\])? ?")
 
 
-def parse_console(lines: Iterable[str]) -> list[Record]:
+def parse_console(lines: Iterable[str]) -> list[LogRecord]:
     """Return the lines of a console.
 
     Those without the kernel's stamp are a program's, and are left out; a kernel that stamps nothing (without
@@ -64,9 +64,9 @@ def parse_console(lines: Iterable[str]) -> list[Record]:
     found = []
     given = list(lines)
     if not any(_STAMP.match(line) for line in given):
-        return [Record(line) for line in given]
+        return [LogRecord(line) for line in given]
     for line in given:
         match = _STAMP.match(line)
         if match is not None:
-            found.append(Record(line[match.end() :], int(match[1]) * 1_000_000 + int(match[2])))
+            found.append(LogRecord(line[match.end() :], int(match[1]) * 1_000_000 + int(match[2])))
     return found

@@ -9,7 +9,7 @@ import pytest
 
 from harness.checks.faults import SIGNS, find_faults, fingerprint, sign_of, taint_fault
 from harness.checks.kmemleak import parse_kmemleak
-from harness.checks.log_records import Record, parse_console, parse_records
+from harness.checks.log_records import LogRecord, parse_console, parse_records
 from harness.results.types import Fault
 
 LOGS = Path(__file__).parents[1] / "data" / "kernellog"
@@ -145,7 +145,7 @@ def test_a_panic_is_a_fault() -> None:
 
 def test_a_panic_that_an_oops_ends_in_is_part_of_it() -> None:
     records = parse_records((LOGS / "null-6.1.kmsg").read_bytes().splitlines())
-    end = Record("Kernel panic - not syncing: Fatal exception", records[-1].usec + 10)
+    end = LogRecord("Kernel panic - not syncing: Fatal exception", records[-1].usec + 10)
     (fault,) = find_faults([*records, end])
     assert fault.kind == "oops"
     assert fault.excerpt.split("\n")[-1] == end.text
@@ -264,7 +264,7 @@ def test_every_kind_is_tried() -> None:
 )
 def test_what_is_no_complaint_is_no_fault(line: str) -> None:
     assert sign_of(line) is None
-    assert find_faults([Record(line, 10)]) == []
+    assert find_faults([LogRecord(line, 10)]) == []
 
 
 def test_what_a_program_writes_is_no_fault() -> None:
@@ -273,21 +273,21 @@ def test_what_a_program_writes_is_no_fault() -> None:
 
 
 def test_a_report_of_an_unknown_kind_is_a_fault_all_the_same() -> None:
-    (fault,) = find_faults([Record("------------[ cut here ]------------", 1), Record("something new", 2)])
+    (fault,) = find_faults([LogRecord("------------[ cut here ]------------", 1), LogRecord("something new", 2)])
     assert (fault.kind, fault.title) == ("WARN", "something new")
 
 
 @pytest.mark.parametrize("lines", [["------------[ cut here ]------------"], ["=" * 60], []])
 def test_a_log_that_ends_early_is_read(lines: list[str]) -> None:
-    assert len(find_faults([Record(line, 1) for line in lines])) == ("cut here" in "".join(lines))
+    assert len(find_faults([LogRecord(line, 1) for line in lines])) == ("cut here" in "".join(lines))
 
 
 def test_records_are_parsed_as_the_kernel_documents_them() -> None:
     raw = b"6,339,5140900,-,caller=T1;a tab\\x09and a\\x0anew line\n SUBSYSTEM=acpi\n DEVICE=+acpi:PNP0A03:00\n"
     assert parse_records([raw, b"30,340,5690716,-;udevd[80]: starting"]) == [
-        Record("a tab\tand a", 5140900, 339, 6, 0),
-        Record("new line", 5140900, 339, 6, 0),
-        Record("udevd[80]: starting", 5690716, 340, 6, 3),
+        LogRecord("a tab\tand a", 5140900, 339, 6, 0),
+        LogRecord("new line", 5140900, 339, 6, 0),
+        LogRecord("udevd[80]: starting", 5690716, 340, 6, 3),
     ]
 
 
@@ -299,7 +299,7 @@ def test_what_is_no_record_is_refused(raw: bytes) -> None:
 
 def test_a_console_is_parsed_with_callers_and_without_programs() -> None:
     lines = ["[    1.500000][    T1] one", "a program's line", "<4>[   12.000001] two"]
-    assert parse_console(lines) == [Record("one", 1_500_000), Record("two", 12_000_001)]
+    assert parse_console(lines) == [LogRecord("one", 1_500_000), LogRecord("two", 12_000_001)]
 
 
 def test_a_console_without_stamps_is_taken_whole() -> None:
