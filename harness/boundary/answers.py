@@ -11,14 +11,14 @@ from typing import Any
 
 from harness.boundary.search import Answer, Reading
 from harness.results.outcomes import Outcome
-from harness.results.types import Observation, Record, Result
+from harness.results.types import Observation, Result, RunRecord
 
 _SILENT = (Outcome.UNSUPPORTED, Outcome.INFRASTRUCTURE)
 """Outcomes that say nothing of what the kernel does."""
 
 
 def reading_of(
-    record: Record, kernel: str, *, contract: str = "", about: Callable[[str], bool] = lambda _: True
+    record: RunRecord, kernel: str, *, contract: str = "", about: Callable[[str], bool] = lambda _: True
 ) -> Reading:
     """Return what a record says of a kernel.
 

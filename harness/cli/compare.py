@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from argparse import _SubParsersAction as SubParsers
 
     from harness.report.compare.changes import Change, Comparison
-    from harness.results.types import Record
+    from harness.results.types import RunRecord
 
 _CHANGES = "broken failure observation unsupported slower lost gone fixed supported faster regained new".split()
 
@@ -80,7 +80,7 @@ def _run(arguments: argparse.Namespace) -> int:
     return int(is_regression(comparison, fail_on))
 
 
-def _print(wanted: str, comparison: Comparison, old: Record, new: Record, fail_on: list[Change]) -> None:
+def _print(wanted: str, comparison: Comparison, old: RunRecord, new: RunRecord, fail_on: list[Change]) -> None:
     from harness.report.compare.text import as_markdown, as_record, lines
 
     if wanted == "json":

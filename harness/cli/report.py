@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from argparse import _SubParsersAction as SubParsers
 
-    from harness.results.types import Record
+    from harness.results.types import RunRecord
 
 
 _FILE_WIDTH = 200
@@ -64,7 +64,7 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _write(path: Path, make: Callable[..., str], record: Record, title: str) -> None:
+def _write(path: Path, make: Callable[..., str], record: RunRecord, title: str) -> None:
     from harness.results.file import replace_file
 
     replace_file(path, make(record, title=title).encode(), "report")

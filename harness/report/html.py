@@ -22,7 +22,7 @@ from harness import __version__
 from harness.report.matrix import ENDINGS, Absent, Cell, Group, Matrix, Row, contract_in, matrix_of, words_of
 from harness.report.words import counted, summary_of, warnings_of
 from harness.results.outcomes import Ending, Outcome
-from harness.results.types import Kernel, Observation, Record, Result, Run
+from harness.results.types import Kernel, Observation, Result, Run, RunRecord
 
 EXCERPTS = 320_000
 """Characters that all excerpts of logs in a page may have together, so that it stays small enough to be sent around."""
@@ -73,7 +73,7 @@ class _Strings:
         return self._known[text]
 
 
-def as_html(record: Record, *, title: str = "Behaviours by kernel") -> str:
+def as_html(record: RunRecord, *, title: str = "Behaviours by kernel") -> str:
     """Return a record as a page.
 
     Args:
@@ -249,7 +249,7 @@ def _test_times(matrix: Matrix, most: int = 12) -> list[dict[str, Any]]:
     ]
 
 
-def _data(record: Record, matrix: Matrix) -> dict[str, Any]:
+def _data(record: RunRecord, matrix: Matrix) -> dict[str, Any]:
     strings = _Strings()
     texts = sum(
         bool(text)

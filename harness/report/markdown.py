@@ -9,13 +9,13 @@ from harness.report.matrix import Absent, Cell, Matrix, Row, matrix_of
 from harness.report.text import code, escaped
 from harness.report.words import summary_of, warnings_of
 from harness.results.outcomes import Outcome
-from harness.results.types import Record
+from harness.results.types import RunRecord
 
 LIMIT = 900_000
 """Characters: what GitHub takes in a job's summary is a MiB."""
 
 
-def as_markdown(record: Record, *, title: str = "Behaviours by kernel") -> str:
+def as_markdown(record: RunRecord, *, title: str = "Behaviours by kernel") -> str:
     """Return a record as Markdown.
 
     Args:

@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.results.file import kernel_order
 from harness.results.outcomes import Ending, Outcome
-from harness.results.types import Kernel, Observation, Record, Result
+from harness.results.types import Kernel, Observation, Result, RunRecord
 
 
 class Absent(Ending):
@@ -172,7 +172,7 @@ class Matrix:
         return {ending: count for ending, count in found.items() if count and ending is not Absent.NO_TEST}
 
 
-def matrix_of(record: Record) -> Matrix:
+def matrix_of(record: RunRecord) -> Matrix:
     """Return a record as a table; rows stand as their tests ran, groups as their first row."""
     kernels = tuple(sorted(record.kernels, key=kernel_order))
     cells = cells_of(record)
@@ -218,7 +218,7 @@ def _of_contract(cell: Cell, contract: str) -> Cell:
     return Cell(cell.ending, cell.result, cell.reason, contract)
 
 
-def cells_of(record: Record) -> dict[tuple[str, str], Cell]:
+def cells_of(record: RunRecord) -> dict[tuple[str, str], Cell]:
     """Return what a record says of each test on each kernel."""
     found: dict[tuple[str, str], Cell] = {}
     for result in record.results:

@@ -12,7 +12,7 @@ from rich.text import Text
 from harness.report.matrix import Absent, Cell, matrix_of
 from harness.report.words import summary_of, warnings_of
 from harness.results.outcomes import Ending, Outcome
-from harness.results.types import Record
+from harness.results.types import RunRecord
 
 _STYLES: dict[Ending, str] = {
     Outcome.PASSED: "green",
@@ -47,7 +47,7 @@ _ANSWER = 9
 """Characters of an answer in a column."""
 
 
-def show(record: Record, console: Console, *, title: str = "Behaviours by kernel") -> None:
+def show(record: RunRecord, console: Console, *, title: str = "Behaviours by kernel") -> None:
     """Print a record.
 
     Args:

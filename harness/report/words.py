@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from harness.report.matrix import Matrix
 from harness.results.merge import missing_shards
-from harness.results.types import Record
+from harness.results.types import RunRecord
 
 
 def counted(number: int, noun: str) -> str:
@@ -15,7 +15,7 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("s" if number != 1 else "")
 
 
-def summary_of(record: Record, matrix: Matrix) -> str:
+def summary_of(record: RunRecord, matrix: Matrix) -> str:
     """Return one line on what the record is of."""
     words = [counted(len(matrix.rows), "behaviour"), counted(len(matrix.kernels), "kernel")]
     words.append(counted(len(record.runs), "run"))
@@ -27,7 +27,7 @@ def summary_of(record: Record, matrix: Matrix) -> str:
     return ", ".join(words)
 
 
-def warnings_of(record: Record) -> list[str]:
+def warnings_of(record: RunRecord) -> list[str]:
     """Return what a reader must know before believing the rest."""
     found = [] if record.runs else ["Nothing was run."]
     found += [

@@ -19,7 +19,7 @@ import msgspec
 
 from harness.errors import CacheError, RecordError, SelectorError
 from harness.kernel.version import KernelVersion
-from harness.results.types import FORMAT, VERSION, Kernel, LeftOut, NotRun, Record, Result, Run
+from harness.results.types import FORMAT, VERSION, Kernel, LeftOut, NotRun, Result, Run, RunRecord
 from harness.util import cache
 
 _JOURNAL = b'{"journal":'
@@ -42,13 +42,13 @@ class _Line(msgspec.Struct, omit_defaults=True):
     left_out: tuple[LeftOut, ...] = ()
 
 
-_RECORD = msgspec.json.Decoder(Record)
+_RECORD = msgspec.json.Decoder(RunRecord)
 _LINE = msgspec.json.Decoder(_Line)
 
 
 def schema() -> dict[str, Any]:
     """Return the JSON schema of a record, made from the classes."""
-    made = msgspec.json.schema(Record)
+    made = msgspec.json.schema(RunRecord)
     for definition in made["$defs"].values():
         # Python 3.13 takes the common indentation out of docstrings, earlier ones leave it.
         summary, _, attributes = inspect.cleandoc(definition["description"]).partition("\n\nAttributes:\n")
@@ -63,7 +63,7 @@ def schema() -> dict[str, Any]:
     }
 
 
-def read(path: Path) -> Record:
+def read(path: Path) -> RunRecord:
     """Read a run record, or the journal of a run that did not come to its end.
 
     Raises:
@@ -79,7 +79,7 @@ def read(path: Path) -> Record:
     return parse(content, str(path))
 
 
-def parse(content: bytes, name: str) -> Record:
+def parse(content: bytes, name: str) -> RunRecord:
     """Read a run record.
 
     Args:
@@ -119,7 +119,7 @@ def _check_head(head: _Head, name: str) -> None:
         )
 
 
-def _parse_journal(content: bytes, name: str) -> Record:
+def _parse_journal(content: bytes, name: str) -> RunRecord:
     first, *lines = content.split(b"\n")
     head: dict[str, Any] = msgspec.json.decode(first, type=dict[str, Any])
     _check_head(_Head(head.get("format"), head.get("version")), name)
@@ -131,7 +131,7 @@ def _parse_journal(content: bytes, name: str) -> Record:
     return draft.record()
 
 
-def _check(record: Record, name: str) -> None:
+def _check(record: RunRecord, name: str) -> None:
     """Raise when parts of a record refer to what is not in it, or say two things of one."""
     labels = [kernel.label for kernel in record.kernels]
     runs = [run.id for run in record.runs]
@@ -156,7 +156,7 @@ def _check(record: Record, name: str) -> None:
         raise RecordError(f"the run record {name} contradicts itself: {complaint}", hint="record the run again")
 
 
-def write(path: Path, record: Record) -> None:
+def write(path: Path, record: RunRecord) -> None:
     """Write a record, whole or not at all.
 
     Raises:
@@ -230,7 +230,7 @@ class Draft:
         for left_out in line.left_out:
             self._left_out[left_out.test, left_out.kernel] = left_out
 
-    def record(self) -> Record:
+    def record(self) -> RunRecord:
         """Return the record as far as it is known."""
         return assemble(
             self._runs.values(),
@@ -250,11 +250,11 @@ def assemble(
     not_run: Iterable[NotRun],
     *,
     order: Iterable[tuple[str, str]] = (),
-) -> Record:
+) -> RunRecord:
     """Return a record with its parts in order: runs by start, kernels by version.
 
     Args:
-        runs: As in :class:`Record`, in any order; so are the rest.
+        runs: As in :class:`RunRecord`, in any order; so are the rest.
         kernels: Likewise.
         results: Likewise.
         left_out: Likewise.
@@ -262,7 +262,7 @@ def assemble(
         order: Tests and kernels in the order in which results are to stand; those that are not named stand last.
     """
     place = {cell: number for number, cell in enumerate(order)}
-    return Record(
+    return RunRecord(
         FORMAT,
         VERSION,
         tuple(sorted(runs, key=lambda run: (run.started, run.id))),

@@ -18,7 +18,7 @@ import msgspec
 from harness.errors import RecordError
 from harness.results.file import assemble, kernel_order
 from harness.results.outcomes import Outcome, worst
-from harness.results.types import Kernel, LeftOut, NotRun, Record, Result, Run
+from harness.results.types import Kernel, LeftOut, NotRun, Result, Run, RunRecord
 
 _SHOWN = 5
 """Conflicts that an error names."""
@@ -34,12 +34,12 @@ class Prefer(enum.Enum):
 
 
 def merge(
-    records: Sequence[tuple[str, Record]],
+    records: Sequence[tuple[str, RunRecord]],
     *,
     prefer: Prefer = Prefer.NEITHER,
     relabel: bool = False,
     partial: bool = False,
-) -> Record:
+) -> RunRecord:
     """Return one record of several.
 
     Args:
@@ -89,7 +89,7 @@ def missing_shards(runs: Iterable[Run]) -> list[str]:
     ]
 
 
-def _runs(records: Sequence[tuple[str, Record]]) -> dict[str, Run]:
+def _runs(records: Sequence[tuple[str, RunRecord]]) -> dict[str, Run]:
     found: dict[str, Run] = {}
     for _, record in records:
         for run in record.runs:
@@ -112,7 +112,7 @@ def _told(kernel: Kernel) -> str:
     return f"{kernel.version} ({kernel.origin or kernel.key}, {kernel.digest[:12] or 'never had'})"
 
 
-def _kernels(records: Sequence[tuple[str, Record]]) -> dict[str, Kernel]:
+def _kernels(records: Sequence[tuple[str, RunRecord]]) -> dict[str, Kernel]:
     found: dict[str, tuple[str, Kernel]] = {}
     for name, record in records:
         for kernel in record.kernels:
@@ -129,7 +129,7 @@ def _kernels(records: Sequence[tuple[str, Record]]) -> dict[str, Kernel]:
     return {label: kernel for label, (_, kernel) in found.items()}
 
 
-def _relabelled(records: Sequence[tuple[str, Record]]) -> list[tuple[str, Record]]:
+def _relabelled(records: Sequence[tuple[str, RunRecord]]) -> list[tuple[str, RunRecord]]:
     by_label: dict[str, list[Kernel]] = {}
     for _, record in records:
         for kernel in record.kernels:
@@ -148,7 +148,7 @@ def _relabelled(records: Sequence[tuple[str, Record]]) -> list[tuple[str, Record
     return made
 
 
-def _renamed(record: Record, labels: dict[str, str]) -> Record:
+def _renamed(record: RunRecord, labels: dict[str, str]) -> RunRecord:
     if not labels:
         return record
     replace = msgspec.structs.replace
@@ -162,7 +162,7 @@ def _renamed(record: Record, labels: dict[str, str]) -> Record:
 
 
 def _results(
-    records: Sequence[tuple[str, Record]], runs: dict[str, Run], prefer: Prefer
+    records: Sequence[tuple[str, RunRecord]], runs: dict[str, Run], prefer: Prefer
 ) -> dict[tuple[str, str], Result]:
     found: dict[tuple[str, str], tuple[str, Result]] = {}
     conflicts = []

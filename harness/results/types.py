@@ -268,7 +268,7 @@ class NotRun(msgspec.Struct, frozen=True):
     kernel: str
 
 
-class Record(msgspec.Struct, frozen=True, omit_defaults=True):
+class RunRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """One run, or several that were merged. Tests that run on no kernel are not in it.
 
     Attributes:

@@ -18,7 +18,7 @@ from harness.errors import RecordError
 from harness.report.matrix import Absent, Cell, cells_of, contract_in, exact_text_of, text_of, words_of
 from harness.results.file import kernel_order
 from harness.results.outcomes import Outcome
-from harness.results.types import Kernel, Record
+from harness.results.types import Kernel, RunRecord
 
 SLOWER_FACTOR = 3.0
 """How many times as long a test must take, the machines' own difference taken out, to be in another class of time."""
@@ -141,7 +141,7 @@ class Comparison:
         return sum(one.change in wanted for pair in self.pairs for one in pair.differences)
 
 
-def compare(old: Record, new: Record, kernels: tuple[str, str] | None = None) -> Comparison:
+def compare(old: RunRecord, new: RunRecord, kernels: tuple[str, str] | None = None) -> Comparison:
     """Hold two records against each other, kernel by kernel.
 
     Args:
@@ -180,11 +180,11 @@ def compare(old: Record, new: Record, kernels: tuple[str, str] | None = None) ->
     )
 
 
-def _labels(record: Record) -> str:
+def _labels(record: RunRecord) -> str:
     return ", ".join(kernel.label for kernel in sorted(record.kernels, key=kernel_order)) or "none"
 
 
-def find_kernel(record: Record, name: str) -> Kernel:
+def find_kernel(record: RunRecord, name: str) -> Kernel:
     """Return a record's kernel by its label or exact version.
 
     Raises:
@@ -201,7 +201,7 @@ def find_kernel(record: Record, name: str) -> Kernel:
     return found[0]
 
 
-def _by_kernel(record: Record) -> dict[str, dict[str, Cell]]:
+def _by_kernel(record: RunRecord) -> dict[str, dict[str, Cell]]:
     found: dict[str, dict[str, Cell]] = {}
     for (test, kernel), cell in cells_of(record).items():
         found.setdefault(kernel, {})[test] = cell

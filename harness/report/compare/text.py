@@ -11,7 +11,7 @@ from typing import Any
 from harness.report.compare.changes import Change, Comparison, Difference, Pair, by_change, is_regression
 from harness.report.matrix import Cell
 from harness.report.text import code, escaped
-from harness.results.types import Kernel, Record
+from harness.results.types import Kernel, RunRecord
 
 FORMAT = "kernel-harness comparison"
 VERSION = 1
@@ -46,7 +46,7 @@ def summary(comparison: Comparison) -> str:
     )
 
 
-def remarks(comparison: Comparison, old: Record, new: Record) -> list[str]:
+def remarks(comparison: Comparison, old: RunRecord, new: RunRecord) -> list[str]:
     """Return what a reader must know before believing the rest."""
     found = []
     for name, record in (("old", old), ("new", new)):
@@ -65,7 +65,7 @@ def _on(pairs: Sequence[Pair], comparison: Comparison) -> str:
     return ", ".join(pair.title for pair in pairs)
 
 
-def lines(comparison: Comparison, old: Record, new: Record) -> list[tuple[str, Change | None]]:
+def lines(comparison: Comparison, old: RunRecord, new: RunRecord) -> list[tuple[str, Change | None]]:
     """Return the lines for a terminal, each with the change that it is of; None for those that frame them."""
     made: list[tuple[str, Change | None]] = [(line, None) for line in remarks(comparison, old, new)]
     for change, entries in by_change(comparison):
@@ -77,7 +77,7 @@ def lines(comparison: Comparison, old: Record, new: Record) -> list[tuple[str, C
     return [*made, ("", None), (summary(comparison), None)]
 
 
-def as_markdown(comparison: Comparison, old: Record, new: Record, fail_on: Sequence[Change]) -> str:
+def as_markdown(comparison: Comparison, old: RunRecord, new: RunRecord, fail_on: Sequence[Change]) -> str:
     """Return the comparison as Markdown; what fails it stands open, the rest is folded."""
     regressed = is_regression(comparison, fail_on)
     kernels = ", ".join(pair.title for pair in comparison.pairs)
@@ -116,7 +116,7 @@ def as_markdown(comparison: Comparison, old: Record, new: Record, fail_on: Seque
     return made
 
 
-def as_record(comparison: Comparison, old: Record, new: Record, fail_on: Sequence[Change]) -> dict[str, Any]:
+def as_record(comparison: Comparison, old: RunRecord, new: RunRecord, fail_on: Sequence[Change]) -> dict[str, Any]:
     """Return the comparison as plain data for JSON."""
     return {
         "format": FORMAT,

@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from harness.results.outcomes import Outcome
-from harness.results.types import Kernel, Record, Result, Run
+from harness.results.types import Kernel, Result, Run, RunRecord
 
 VERSION = {"major": 5, "minor": 3}
 
@@ -31,7 +31,7 @@ _EXCERPT = 16384
 """Characters that KCIDB takes of a log."""
 
 
-def as_kcidb(record: Record, origin: str) -> dict[str, Any]:
+def as_kcidb(record: RunRecord, origin: str) -> dict[str, Any]:
     """Return the record as KCIDB takes it.
 
     A checkout and a build stand for each kernel. What was observed, and what was expected, is in a test's `misc`.
@@ -61,7 +61,7 @@ def as_kcidb(record: Record, origin: str) -> dict[str, Any]:
     }
 
 
-def _labels(record: Record) -> list[str]:
+def _labels(record: RunRecord) -> list[str]:
     return [
         *(one.kernel for one in record.results),
         *(one.kernel for one in record.not_run),
@@ -77,7 +77,7 @@ def _checkout_id(kernel: Kernel, origin: str) -> str:
     return f"{origin}:{kernel.provider or 'kernel'}-{kernel.version}"
 
 
-def _build_id(label: str, record: Record, origin: str) -> str:
+def _build_id(label: str, record: RunRecord, origin: str) -> str:
     kernel = next(one for one in record.kernels if one.label == label)
     return f"{origin}:{kernel.digest[:40] or kernel.key or kernel.label}"
 
@@ -166,7 +166,7 @@ def _test(result: Result, run: Run | None, origin: str) -> dict[str, Any]:
     return test
 
 
-def _not_run(test: str, kernel: str, record: Record, origin: str, status: str, why: str) -> dict[str, Any]:
+def _not_run(test: str, kernel: str, record: RunRecord, origin: str, status: str, why: str) -> dict[str, Any]:
     return {
         "id": _identity(origin, record.runs[0].id if record.runs else "", test, kernel),
         "origin": origin,

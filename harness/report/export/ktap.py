@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Iterator
 
 from harness.results.outcomes import Outcome
-from harness.results.types import Kernel, Record, Result
+from harness.results.types import Kernel, Result, RunRecord
 
 _OK = (Outcome.PASSED, Outcome.XFAILED, Outcome.UNSUPPORTED)
 """Outcomes that are no failure."""
@@ -30,7 +30,7 @@ _TOTALS = {
 """What a test is counted as at the end, as kselftest counts; everything else failed."""
 
 
-def as_ktap(record: Record) -> str:
+def as_ktap(record: RunRecord) -> str:
     """Return the record as KTAP.
 
     A test that was not reached is `not ok` with the directive ERROR; one that is not for a kernel is skipped there. A
@@ -44,7 +44,7 @@ def as_ktap(record: Record) -> str:
     return "\n".join([*lines, ""])
 
 
-def _tests(record: Record, kernel: Kernel) -> tuple[list[str], bool]:
+def _tests(record: RunRecord, kernel: Kernel) -> tuple[list[str], bool]:
     results = [result for result in record.results if result.kernel == kernel.label]
     skipped = [one for one in record.left_out if one.kernel == kernel.label]
     missing = [one for one in record.not_run if one.kernel == kernel.label]

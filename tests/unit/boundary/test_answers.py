@@ -7,15 +7,15 @@ from typing import Any
 from harness.boundary.answers import answer_of, reading_of
 from harness.boundary.search import Reading
 from harness.results.outcomes import Outcome
-from harness.results.types import FORMAT, VERSION, LeftOut, NotRun, Observation, Record, Result
+from harness.results.types import FORMAT, VERSION, LeftOut, NotRun, Observation, Result, RunRecord
 
 
 def result(test: str = "t", outcome: str = "passed", **fields: Any) -> Result:
     return Result(**{"test": test, "kernel": "6.12", "run": "r", "outcome": Outcome(outcome), **fields})
 
 
-def record(*results: Result, **fields: Any) -> Record:
-    return Record(format=FORMAT, version=VERSION, results=results, **fields)
+def record(*results: Result, **fields: Any) -> RunRecord:
+    return RunRecord(format=FORMAT, version=VERSION, results=results, **fields)
 
 
 def seen(observed: object, verdict: Any = "observed", **fields: Any) -> Observation:

@@ -14,7 +14,7 @@ from harness.errors import RecordError
 from harness.report.compare.changes import Change, Comparison, compare
 from harness.report.compare.text import MARKDOWN_LIMIT, as_markdown, as_record, lines, summary
 from harness.results.file import write
-from harness.results.types import LeftOut, NotRun, Record, Result
+from harness.results.types import LeftOut, NotRun, Result, RunRecord
 from tests.unit.results.samples import SERIES, kernel, many, observation, record, result, run
 
 T = "t.py::test_it[x]"
@@ -25,7 +25,7 @@ def cell(outcome: str = "passed", seen: object = None, **fields: Any) -> Result:
     return result(T, "6.1", outcome, contract="hom.area.it", observations=observations, **fields)
 
 
-def only(old: Record, new: Record) -> list[tuple[Change, str]]:
+def only(old: RunRecord, new: RunRecord) -> list[tuple[Change, str]]:
     (pair,) = compare(old, new).pairs
     return [(one.change, one.detail) for one in pair.differences]
 
@@ -72,8 +72,8 @@ NOT_RUN = record(kernels=[kernel("6.1.192")], not_run=[NotRun(T, "6.1")])
         (LEFT_OUT, NONE, None),
     ],
 )
-def test_each_change_has_its_name(old: Result | Record, new: Result | Record, change: Change | None) -> None:
-    left, right = (one if isinstance(one, Record) else record(one) for one in (old, new))
+def test_each_change_has_its_name(old: Result | RunRecord, new: Result | RunRecord, change: Change | None) -> None:
+    left, right = (one if isinstance(one, RunRecord) else record(one) for one in (old, new))
     assert [found for found, _ in only(left, right)] == ([] if change is None else [change])
 
 
@@ -100,7 +100,7 @@ def test_a_test_of_many_answers_tells_its_reason_instead() -> None:
     assert [(one.title, one.detail) for one in pair.differences] == [("hom.area", "passed → FAILED: it leaks")]
 
 
-def timed(*seconds: float) -> Record:
+def timed(*seconds: float) -> RunRecord:
     return record(*(result(f"t::{number}", "6.1", call=one) for number, one in enumerate(seconds)))
 
 
@@ -166,7 +166,7 @@ def test_the_same_record_has_no_changes() -> None:
     assert summary(found).startswith("nothing changed; 1100 the same, ")
 
 
-def broken() -> tuple[Comparison, Record, Record]:
+def broken() -> tuple[Comparison, RunRecord, RunRecord]:
     tests = [f"t.py::test_it[<a|b>`{number}`]" for number in range(3)]
     old = record(*(result(test, label) for test in tests for label in ("5.10", "6.1", "6.12")))
     new = record(

@@ -15,13 +15,13 @@ from harness.report.export.kcidb import as_kcidb
 from harness.report.export.ktap import as_ktap
 from harness.results.file import write
 from harness.results.outcomes import Outcome
-from harness.results.types import Fault, Leak, LeftOut, NotRun, Record
+from harness.results.types import Fault, Leak, LeftOut, NotRun, RunRecord
 from tests.unit.results.samples import many, observation, record, result
 
 OUTCOMES = [outcome.value for outcome in Outcome]
 
 
-def one_of_each() -> Record:
+def one_of_each() -> RunRecord:
     return record(
         *(result(f"tests/test_a.py::test_{word}", "6.1", word, reason=f"why #{word}\nmore") for word in OUTCOMES),
         result("tests/test_b.py::test_x[a b/ü]", "6.12", observations=(observation("hom.x", "EINVAL"),)),
@@ -104,7 +104,7 @@ def test_a_large_record_is_whole_in_ktap() -> None:
 
 
 @pytest.mark.parametrize("made", [one_of_each(), many(60), record()], ids=["each", "many", "none"])
-def test_kcidb_takes_the_report(made: Record) -> None:
+def test_kcidb_takes_the_report(made: RunRecord) -> None:
     report = as_kcidb(made, "kernel_harness")
     assert kcidb_io.schema.LATEST.is_valid_exactly(report)
     assert len(report["tests"]) == len(made.results) + len(made.left_out) + len(made.not_run)

@@ -17,7 +17,7 @@ from harness.report.matrix import ENDINGS, Absent, Matrix, Row, area_of, matrix_
 from harness.report.terminal import show
 from harness.results.file import write
 from harness.results.outcomes import Outcome
-from harness.results.types import LeftOut, NotRun, Record
+from harness.results.types import LeftOut, NotRun, RunRecord
 from tests.unit.results.samples import kernel, many, observation, record, result, run
 
 T = "harness/contracts/test_update.py::test_fd[hom.update.bad_fd]"
@@ -189,7 +189,7 @@ def test_columns_stand_by_version_and_tests_that_are_for_none_of_them_are_rows_t
     assert matrix.counts() == {Outcome.PASSED: 2, Absent.LEFT_OUT: 1}
 
 
-def hostile() -> Record:
+def hostile() -> RunRecord:
     contract = f"hom.area.{HOSTILE}"
     return record(
         result(
@@ -242,7 +242,7 @@ def test_a_page_with_long_logs_everywhere_is_small_too() -> None:
     assert len(as_html(record(*long)).encode()) <= 2_000_000
 
 
-def printed(made: Record, width: int, **options: Any) -> str:
+def printed(made: RunRecord, width: int, **options: Any) -> str:
     stream = io.StringIO()
     show(made, Console(file=stream, width=width, highlight=False, **options))
     return stream.getvalue()
@@ -268,7 +268,7 @@ def test_a_terminal_without_signs_beyond_ascii_is_legible() -> None:
 
 
 @pytest.mark.parametrize("made", [record(), record(kernels=KERNELS), record(runs=[]), many(3)])
-def test_little_is_shown_too(made: Record) -> None:
+def test_little_is_shown_too(made: RunRecord) -> None:
     assert "<table" in as_html(made)
     assert as_markdown(made).startswith("## ")
     assert printed(made, 100)

@@ -9,7 +9,7 @@ import msgspec
 
 from harness.results.file import assemble
 from harness.results.outcomes import Outcome
-from harness.results.types import Fault, Host, Kernel, Leak, LeftOut, NotRun, Observation, Record, Result, Run
+from harness.results.types import Fault, Host, Kernel, Leak, LeftOut, NotRun, Observation, Result, Run, RunRecord
 
 SERIES = tuple("5.10.262 6.1.192 6.12.117 6.16.12 6.17.13 6.18.44 6.19.14 7.0.9 7.1.7 7.2.2 7.3".split())
 AREAS = ("create", "update", "lookup", "delete", "batch", "iterate", "prog", "pin", "freeze", "btf")
@@ -74,7 +74,7 @@ def observation(contract: str, observed: object, expected: object = None, **fiel
     return Observation(**{"contract": contract, "observed": observed, "expected": expected, **facts, **fields})
 
 
-def record(*results: Result, **fields: Any) -> Record:
+def record(*results: Result, **fields: Any) -> RunRecord:
     """Return a record of these results, on the kernels that they name."""
     versions = {label_of(version): version for version in SERIES}
     facts: dict[str, Any] = {
@@ -87,7 +87,7 @@ def record(*results: Result, **fields: Any) -> Record:
     return assemble(**{**facts, **fields})
 
 
-def many(behaviours: int = 200, versions: tuple[str, ...] = SERIES, seed: int = 1) -> Record:
+def many(behaviours: int = 200, versions: tuple[str, ...] = SERIES, seed: int = 1) -> RunRecord:
     """Return a record as large suites make them, with some of everything that can become of a test."""
     dice = random.Random(seed)
     results, left_out, not_run = [], [], []

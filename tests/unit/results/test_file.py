@@ -16,14 +16,14 @@ import pytest
 import harness.results
 from harness.errors import RecordError
 from harness.results.file import Journal, parse, read, schema, write
-from harness.results.types import LeftOut, NotRun, Record
+from harness.results.types import LeftOut, NotRun, RunRecord
 from harness.util import cache
 from tests.unit.results.samples import kernel, many, record, result, run
 
 PUBLISHED = Path(harness.results.__file__).parent / "run-record-1.schema.json"
 
 
-def as_json(made: Record) -> Any:
+def as_json(made: RunRecord) -> Any:
     return json.loads(msgspec.json.encode(made))
 
 
@@ -104,7 +104,7 @@ def test_a_newer_version_asks_for_a_newer_harness() -> None:
         (record(runs=[run(), run()]), "two of its runs"),
     ],
 )
-def test_a_record_that_contradicts_itself_is_refused(made: Record, complaint: str) -> None:
+def test_a_record_that_contradicts_itself_is_refused(made: RunRecord, complaint: str) -> None:
     with pytest.raises(RecordError, match=complaint):
         parse(msgspec.json.encode(made), "x")
 

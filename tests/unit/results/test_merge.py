@@ -13,15 +13,15 @@ from harness.errors import RecordError
 from harness.results.file import parse, read, write
 from harness.results.merge import Prefer, merge, missing_shards
 from harness.results.outcomes import Outcome
-from harness.results.types import LeftOut, NotRun, Record
+from harness.results.types import LeftOut, NotRun, RunRecord
 from tests.unit.results.samples import kernel, many, observation, record, result, run
 
 
-def named(*records: Record) -> list[tuple[str, Record]]:
+def named(*records: RunRecord) -> list[tuple[str, RunRecord]]:
     return [(f"{number}.json", one) for number, one in enumerate(records, 1)]
 
 
-def of(number: int, *results: Any, **fields: Any) -> Record:
+def of(number: int, *results: Any, **fields: Any) -> RunRecord:
     return record(*results, **{"runs": [run(number)], **fields})
 
 
