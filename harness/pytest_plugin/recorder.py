@@ -21,7 +21,7 @@ from harness.results import host, properties
 from harness.results.file import Journal
 from harness.results.gather import Gatherer, Phase
 from harness.results.ids import kernel_of, without_kernel
-from harness.results.types import Kernel, LeftOut, NotRun, Run
+from harness.results.types import LeftOut, NotRun, RecordedKernel, Run
 from harness.util.cache import digest_file
 
 if TYPE_CHECKING:
@@ -150,12 +150,12 @@ class Recorder:
         choice = next((choice for choice in self._choices() if choice.label == label), None)
         if choice is None:
             self._gatherer.problems.append(f"{label}: a test names this kernel, and it is none of those selected")
-            self._add(kernel=Kernel(label=label, version="0.0", release=release))
+            self._add(kernel=RecordedKernel(label=label, version="0.0", release=release))
             return
         self._add(kernel=self._kernel(choice, release))
 
-    def _kernel(self, choice: Choice, release: str) -> Kernel:
-        known = Kernel(
+    def _kernel(self, choice: Choice, release: str) -> RecordedKernel:
+        known = RecordedKernel(
             label=choice.label,
             version=str(choice.version),
             release=release,

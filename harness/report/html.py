@@ -22,7 +22,7 @@ from harness import __version__
 from harness.report.matrix import ENDINGS, Absent, Cell, Group, Matrix, Row, contract_in, matrix_of, words_of
 from harness.report.words import counted, summary_of, warnings_of
 from harness.results.outcomes import Ending, Outcome
-from harness.results.types import Kernel, Observation, Result, Run, RunRecord
+from harness.results.types import Observation, RecordedKernel, Result, Run, RunRecord
 
 EXCERPTS = 320_000
 """Characters that all excerpts of logs in a page may have together, so that it stays small enough to be sent around."""
@@ -209,7 +209,7 @@ def _kernel_times(matrix: Matrix) -> list[dict[str, Any]]:
 
 
 def _kernel_time(
-    kernel: Kernel, boot: float | None, parts: list[float], longest_boot: float, longest: float
+    kernel: RecordedKernel, boot: float | None, parts: list[float], longest_boot: float, longest: float
 ) -> dict[str, Any]:
     x, drawn = 0.0, []
     for part, fill in zip(parts, ("fill1", "fill2", "fill3"), strict=False):
@@ -272,7 +272,7 @@ _KERNEL = "\0"
 
 
 def _row_data(
-    row: Row, kernels: tuple[Kernel, ...], runs: dict[str, int], strings: _Strings, limit: int
+    row: Row, kernels: tuple[RecordedKernel, ...], runs: dict[str, int], strings: _Strings, limit: int
 ) -> dict[str, Any]:
     results = [cell.result for cell in row.cells if cell.result is not None]
     pattern = next((one.nodeid.replace(one.kernel, _KERNEL, 1) for one in results if one.kernel in one.nodeid), "")

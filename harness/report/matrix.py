@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.results.file import kernel_order
 from harness.results.outcomes import Ending, Outcome
-from harness.results.types import Kernel, Observation, Result, RunRecord
+from harness.results.types import Observation, RecordedKernel, Result, RunRecord
 
 
 class Absent(Ending):
@@ -154,7 +154,7 @@ class Matrix:
         groups: The rows.
     """
 
-    kernels: tuple[Kernel, ...]
+    kernels: tuple[RecordedKernel, ...]
     groups: tuple[Group, ...]
 
     @property

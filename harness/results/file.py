@@ -19,7 +19,7 @@ import msgspec
 
 from harness.errors import CacheError, RecordError, SelectorError
 from harness.kernel.version import KernelVersion
-from harness.results.types import FORMAT, VERSION, Kernel, LeftOut, NotRun, Result, Run, RunRecord
+from harness.results.types import FORMAT, VERSION, LeftOut, NotRun, RecordedKernel, Result, Run, RunRecord
 from harness.util import cache
 
 _JOURNAL = b'{"journal":'
@@ -36,7 +36,7 @@ class _Line(msgspec.Struct, omit_defaults=True):
     """One line of a journal, after the first."""
 
     run: Run | None = None
-    kernel: Kernel | None = None
+    kernel: RecordedKernel | None = None
     result: Result | None = None
     plan: tuple[NotRun, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
@@ -202,13 +202,13 @@ class Draft:
 
     def __init__(self) -> None:
         self._runs: dict[str, Run] = {}
-        self._kernels: dict[str, Kernel] = {}
+        self._kernels: dict[str, RecordedKernel] = {}
         self._results: dict[tuple[str, str], Result] = {}
         self._planned: dict[tuple[str, str], NotRun] = {}
         self._left_out: dict[tuple[str, str], LeftOut] = {}
 
     @property
-    def kernels(self) -> dict[str, Kernel]:
+    def kernels(self) -> dict[str, RecordedKernel]:
         """The kernels so far, by label."""
         return self._kernels
 
@@ -244,7 +244,7 @@ class Draft:
 
 def assemble(
     runs: Iterable[Run],
-    kernels: Iterable[Kernel],
+    kernels: Iterable[RecordedKernel],
     results: Iterable[Result],
     left_out: Iterable[LeftOut],
     not_run: Iterable[NotRun],
@@ -273,7 +273,7 @@ def assemble(
     )
 
 
-def kernel_order(kernel: Kernel) -> tuple[KernelVersion, str]:
+def kernel_order(kernel: RecordedKernel) -> tuple[KernelVersion, str]:
     """Return what kernels are sorted by.
 
     Raises:
@@ -306,7 +306,7 @@ class Journal:
         self,
         *,
         run: Run | None = None,
-        kernel: Kernel | None = None,
+        kernel: RecordedKernel | None = None,
         result: Result | None = None,
         plan: Iterable[NotRun] = (),
         left_out: Iterable[LeftOut] = (),

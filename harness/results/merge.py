@@ -18,7 +18,7 @@ import msgspec
 from harness.errors import RecordError
 from harness.results.file import assemble, kernel_order
 from harness.results.outcomes import Outcome, worst
-from harness.results.types import Kernel, LeftOut, NotRun, Result, Run, RunRecord
+from harness.results.types import LeftOut, NotRun, RecordedKernel, Result, Run, RunRecord
 
 _SHOWN = 5
 """Conflicts that an error names."""
@@ -100,7 +100,7 @@ def _runs(records: Sequence[tuple[str, RunRecord]]) -> dict[str, Run]:
     return found
 
 
-def _same(one: Kernel, other: Kernel) -> bool:
+def _same(one: RecordedKernel, other: RecordedKernel) -> bool:
     """Whether two are one exact kernel, as far as is known of each: one may not have been had when it was recorded."""
     return one.version == other.version and all(
         not (left and right) or left == right
@@ -108,12 +108,12 @@ def _same(one: Kernel, other: Kernel) -> bool:
     )
 
 
-def _told(kernel: Kernel) -> str:
+def _told(kernel: RecordedKernel) -> str:
     return f"{kernel.version} ({kernel.origin or kernel.key}, {kernel.digest[:12] or 'never had'})"
 
 
-def _kernels(records: Sequence[tuple[str, RunRecord]]) -> dict[str, Kernel]:
-    found: dict[str, tuple[str, Kernel]] = {}
+def _kernels(records: Sequence[tuple[str, RunRecord]]) -> dict[str, RecordedKernel]:
+    found: dict[str, tuple[str, RecordedKernel]] = {}
     for name, record in records:
         for kernel in record.kernels:
             where, known = found.get(kernel.label, (name, kernel))
@@ -130,7 +130,7 @@ def _kernels(records: Sequence[tuple[str, RunRecord]]) -> dict[str, Kernel]:
 
 
 def _relabelled(records: Sequence[tuple[str, RunRecord]]) -> list[tuple[str, RunRecord]]:
-    by_label: dict[str, list[Kernel]] = {}
+    by_label: dict[str, list[RecordedKernel]] = {}
     for _, record in records:
         for kernel in record.kernels:
             known = by_label.setdefault(kernel.label, [])

@@ -78,7 +78,7 @@ class Run(msgspec.Struct, frozen=True, omit_defaults=True):
     problems: tuple[str, ...] = ()
 
 
-class Kernel(msgspec.Struct, frozen=True, omit_defaults=True):
+class RecordedKernel(msgspec.Struct, frozen=True, omit_defaults=True):
     """An exact kernel.
 
     Attributes:
@@ -117,7 +117,7 @@ class Observation(msgspec.Struct, frozen=True, omit_defaults=True):
         contract: Id of the contract; "" for none.
         takes: What sort of answer it is: "errno", "value", "count" or "time".
         expected: The answer that the contract names for this kernel; null when it names none.
-        source: Kernel commit or function that the expectation rests on.
+        source: RecordedKernel commit or function that the expectation rests on.
         verdict: "as expected", "differs", "observed" when nothing was known for this kernel, or "not asked".
         note: What else is to be said, that version and probe disagree for instance, or why it was not asked; "" for
             nothing.
@@ -284,7 +284,7 @@ class RunRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     format: Literal["kernel-harness run record"]
     version: Literal[1]
     runs: tuple[Run, ...] = ()
-    kernels: tuple[Kernel, ...] = ()
+    kernels: tuple[RecordedKernel, ...] = ()
     results: tuple[Result, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     not_run: tuple[NotRun, ...] = ()

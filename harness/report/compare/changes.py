@@ -18,7 +18,7 @@ from harness.errors import RecordError
 from harness.report.matrix import Absent, Cell, cells_of, contract_in, exact_text_of, text_of, words_of
 from harness.results.file import kernel_order
 from harness.results.outcomes import Outcome
-from harness.results.types import Kernel, RunRecord
+from harness.results.types import RecordedKernel, RunRecord
 
 SLOWER_FACTOR = 3.0
 """How many times as long a test must take, the machines' own difference taken out, to be in another class of time."""
@@ -98,8 +98,8 @@ class Pair:
         speed: How many times as long tests take, by the middle of all; None when there are too few.
     """
 
-    old: Kernel
-    new: Kernel
+    old: RecordedKernel
+    new: RecordedKernel
     differences: tuple[Difference, ...]
     same: int
     still_bad: int
@@ -128,8 +128,8 @@ class Comparison:
     """
 
     pairs: tuple[Pair, ...]
-    only_old: tuple[Kernel, ...] = ()
-    only_new: tuple[Kernel, ...] = ()
+    only_old: tuple[RecordedKernel, ...] = ()
+    only_new: tuple[RecordedKernel, ...] = ()
 
     def of(self, change: Change) -> list[tuple[Pair, Difference]]:
         """Return all changes of a sort."""
@@ -155,8 +155,8 @@ def compare(old: RunRecord, new: RunRecord, kernels: tuple[str, str] | None = No
     """
     if kernels is not None:
         pairs = [(find_kernel(old, kernels[0]), find_kernel(new, kernels[1]))]
-        only_old: list[Kernel] = []
-        only_new: list[Kernel] = []
+        only_old: list[RecordedKernel] = []
+        only_new: list[RecordedKernel] = []
     else:
         theirs = {kernel.label: kernel for kernel in new.kernels}
         ours = {kernel.label for kernel in old.kernels}
@@ -184,7 +184,7 @@ def _labels(record: RunRecord) -> str:
     return ", ".join(kernel.label for kernel in sorted(record.kernels, key=kernel_order)) or "none"
 
 
-def find_kernel(record: RunRecord, name: str) -> Kernel:
+def find_kernel(record: RunRecord, name: str) -> RecordedKernel:
     """Return a record's kernel by its label or exact version.
 
     Raises:
@@ -213,7 +213,7 @@ _NOT_ASKED = frozenset({Outcome.UNSUPPORTED, Absent.LEFT_OUT})
 _ORDER = list(Change)
 
 
-def _pair(old: Kernel, new: Kernel, before: Mapping[str, Cell], after: Mapping[str, Cell]) -> Pair:
+def _pair(old: RecordedKernel, new: RecordedKernel, before: Mapping[str, Cell], after: Mapping[str, Cell]) -> Pair:
     speed = _speed(before, after)
     differences = []
     same = still_bad = 0

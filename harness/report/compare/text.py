@@ -11,7 +11,7 @@ from typing import Any
 from harness.report.compare.changes import Change, Comparison, Difference, Pair, by_change, is_regression
 from harness.report.matrix import Cell
 from harness.report.text import code, escaped
-from harness.results.types import Kernel, RunRecord
+from harness.results.types import RecordedKernel, RunRecord
 
 FORMAT = "kernel-harness comparison"
 VERSION = 1
@@ -141,7 +141,7 @@ def as_record(comparison: Comparison, old: RunRecord, new: RunRecord, fail_on: S
     }
 
 
-def _kernel(kernel: Kernel) -> dict[str, str]:
+def _kernel(kernel: RecordedKernel) -> dict[str, str]:
     return {"label": kernel.label, "version": kernel.version, "release": kernel.release, "digest": kernel.digest}
 
 

@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from harness.results.outcomes import Outcome
-from harness.results.types import Kernel, Result, Run, RunRecord
+from harness.results.types import RecordedKernel, Result, Run, RunRecord
 
 VERSION = {"major": 5, "minor": 3}
 
@@ -69,11 +69,11 @@ def _labels(record: RunRecord) -> list[str]:
     ]
 
 
-def _once(kernels: tuple[Kernel, ...]) -> list[Kernel]:
+def _once(kernels: tuple[RecordedKernel, ...]) -> list[RecordedKernel]:
     return list({(kernel.provider, kernel.version): kernel for kernel in kernels}.values())
 
 
-def _checkout_id(kernel: Kernel, origin: str) -> str:
+def _checkout_id(kernel: RecordedKernel, origin: str) -> str:
     return f"{origin}:{kernel.provider or 'kernel'}-{kernel.version}"
 
 
@@ -82,7 +82,7 @@ def _build_id(label: str, record: RunRecord, origin: str) -> str:
     return f"{origin}:{kernel.digest[:40] or kernel.key or kernel.label}"
 
 
-def _checkout(kernel: Kernel, origin: str) -> dict[str, Any]:
+def _checkout(kernel: RecordedKernel, origin: str) -> dict[str, Any]:
     return {
         "id": _checkout_id(kernel, origin),
         "origin": origin,
@@ -92,7 +92,7 @@ def _checkout(kernel: Kernel, origin: str) -> dict[str, Any]:
     }
 
 
-def _build(kernel: Kernel, identity: str, origin: str) -> dict[str, Any]:
+def _build(kernel: RecordedKernel, identity: str, origin: str) -> dict[str, Any]:
     return {
         "id": identity,
         "checkout_id": _checkout_id(kernel, origin),

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Iterator
 
 from harness.results.outcomes import Outcome
-from harness.results.types import Kernel, Result, RunRecord
+from harness.results.types import RecordedKernel, Result, RunRecord
 
 _OK = (Outcome.PASSED, Outcome.XFAILED, Outcome.UNSUPPORTED)
 """Outcomes that are no failure."""
@@ -44,7 +44,7 @@ def as_ktap(record: RunRecord) -> str:
     return "\n".join([*lines, ""])
 
 
-def _tests(record: RunRecord, kernel: Kernel) -> tuple[list[str], bool]:
+def _tests(record: RunRecord, kernel: RecordedKernel) -> tuple[list[str], bool]:
     results = [result for result in record.results if result.kernel == kernel.label]
     skipped = [one for one in record.left_out if one.kernel == kernel.label]
     missing = [one for one in record.not_run if one.kernel == kernel.label]

@@ -9,7 +9,18 @@ import msgspec
 
 from harness.results.file import assemble
 from harness.results.outcomes import Outcome
-from harness.results.types import Fault, Host, Kernel, Leak, LeftOut, NotRun, Observation, Result, Run, RunRecord
+from harness.results.types import (
+    Fault,
+    Host,
+    Leak,
+    LeftOut,
+    NotRun,
+    Observation,
+    RecordedKernel,
+    Result,
+    Run,
+    RunRecord,
+)
 
 SERIES = tuple("5.10.262 6.1.192 6.12.117 6.16.12 6.17.13 6.18.44 6.19.14 7.0.9 7.1.7 7.2.2 7.3".split())
 AREAS = ("create", "update", "lookup", "delete", "batch", "iterate", "prog", "pin", "freeze", "btf")
@@ -41,7 +52,7 @@ def run(number: int = 1, **fields: Any) -> Run:
     return Run(**{**facts, **fields})
 
 
-def kernel(version: str, **fields: str) -> Kernel:
+def kernel(version: str, **fields: str) -> RecordedKernel:
     digest = f"{version.replace('.', ''):0>8}" * 8
     facts = {
         "label": label_of(version),
@@ -54,7 +65,7 @@ def kernel(version: str, **fields: str) -> Kernel:
         "digest": digest,
         "config_digest": digest[::-1],
     }
-    return Kernel(**{**facts, **fields})
+    return RecordedKernel(**{**facts, **fields})
 
 
 def result(test: str, on: str, outcome: str = "passed", **fields: Any) -> Result:
