@@ -21,7 +21,7 @@ from harness.results import host, properties
 from harness.results.file import Journal
 from harness.results.gather import Gatherer, Phase
 from harness.results.ids import kernel_of, without_kernel
-from harness.results.types import LeftOut, NotRun, RecordedKernel, Run
+from harness.results.types import Deselected, NotRun, RecordedKernel, Run
 from harness.util.cache import digest_file
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Recorder:
         self._uncollected = False
         self._broken: RecordError | None = None
         self._releases: dict[str, str] = {}
-        self._left_out: set[LeftOut] = set()
+        self._left_out: set[Deselected] = set()
         self._run = Run(
             id=uuid.uuid4().hex[:12],
             started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -91,7 +91,7 @@ class Recorder:
 
     def left_out(self, found: Sequence[tuple[str, str, str]]) -> None:
         """Note tests that are not for a kernel: their id without it, its label, the versions that they are for."""
-        new = {LeftOut(*one) for one in found} - self._left_out
+        new = {Deselected(*one) for one in found} - self._left_out
         self._left_out |= new
         for label in sorted({one.kernel for one in new}):
             self._know(label)

@@ -19,7 +19,7 @@ import msgspec
 
 from harness.errors import CacheError, RecordError, SelectorError
 from harness.kernel.version import KernelVersion
-from harness.results.types import FORMAT, VERSION, LeftOut, NotRun, RecordedKernel, Result, Run, RunRecord
+from harness.results.types import FORMAT, VERSION, Deselected, NotRun, RecordedKernel, Result, Run, RunRecord
 from harness.util import cache
 
 _JOURNAL = b'{"journal":'
@@ -39,7 +39,7 @@ class _Line(msgspec.Struct, omit_defaults=True):
     kernel: RecordedKernel | None = None
     result: Result | None = None
     plan: tuple[NotRun, ...] = ()
-    left_out: tuple[LeftOut, ...] = ()
+    left_out: tuple[Deselected, ...] = ()
 
 
 _RECORD = msgspec.json.Decoder(RunRecord)
@@ -205,7 +205,7 @@ class Draft:
         self._kernels: dict[str, RecordedKernel] = {}
         self._results: dict[tuple[str, str], Result] = {}
         self._planned: dict[tuple[str, str], NotRun] = {}
-        self._left_out: dict[tuple[str, str], LeftOut] = {}
+        self._left_out: dict[tuple[str, str], Deselected] = {}
 
     @property
     def kernels(self) -> dict[str, RecordedKernel]:
@@ -246,7 +246,7 @@ def assemble(
     runs: Iterable[Run],
     kernels: Iterable[RecordedKernel],
     results: Iterable[Result],
-    left_out: Iterable[LeftOut],
+    left_out: Iterable[Deselected],
     not_run: Iterable[NotRun],
     *,
     order: Iterable[tuple[str, str]] = (),
@@ -309,7 +309,7 @@ class Journal:
         kernel: RecordedKernel | None = None,
         result: Result | None = None,
         plan: Iterable[NotRun] = (),
-        left_out: Iterable[LeftOut] = (),
+        left_out: Iterable[Deselected] = (),
     ) -> None:
         """Write down what is known now; it outlives this process.
 

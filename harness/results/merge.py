@@ -18,7 +18,7 @@ import msgspec
 from harness.errors import RecordError
 from harness.results.file import assemble, kernel_order
 from harness.results.outcomes import Outcome, worst
-from harness.results.types import LeftOut, NotRun, RecordedKernel, Result, Run, RunRecord
+from harness.results.types import Deselected, NotRun, RecordedKernel, Result, Run, RunRecord
 
 _SHOWN = 5
 """Conflicts that an error names."""
@@ -64,7 +64,7 @@ def merge(
     kernels = _kernels(renamed)
     results = _results(renamed, runs, prefer)
     cells = results.keys()
-    left_out: dict[tuple[str, str], LeftOut] = {}
+    left_out: dict[tuple[str, str], Deselected] = {}
     not_run: dict[tuple[str, str], NotRun] = {}
     for _, record in renamed:
         left_out |= {(one.test, one.kernel): one for one in record.left_out if (one.test, one.kernel) not in cells}

@@ -242,7 +242,7 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.setup + self.call + self.teardown
 
 
-class LeftOut(msgspec.Struct, frozen=True):
+class Deselected(msgspec.Struct, frozen=True):
     """A test that is not for a kernel.
 
     Attributes:
@@ -286,7 +286,7 @@ class RunRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     runs: tuple[Run, ...] = ()
     kernels: tuple[RecordedKernel, ...] = ()
     results: tuple[Result, ...] = ()
-    left_out: tuple[LeftOut, ...] = ()
+    left_out: tuple[Deselected, ...] = ()
     not_run: tuple[NotRun, ...] = ()
 
     @property

@@ -7,7 +7,7 @@ from typing import Any
 from harness.boundary.answers import answer_of, reading_of
 from harness.boundary.search import Reading
 from harness.results.outcomes import Outcome
-from harness.results.types import FORMAT, VERSION, LeftOut, NotRun, Observation, Result, RunRecord
+from harness.results.types import FORMAT, VERSION, Deselected, NotRun, Observation, Result, RunRecord
 
 
 def result(test: str = "t", outcome: str = "passed", **fields: Any) -> Result:
@@ -53,7 +53,7 @@ def test_what_says_nothing_of_the_kernel_is_no_answer() -> None:
             result("b", outcome="unsupported", reason="there are no timers"),
             result("c", outcome="infrastructure", reason="BootError: no answer"),
             result("d", kernel="6.1"),
-            left_out=(LeftOut("e", "6.12", ">=7.0"), LeftOut("e", "6.1", ">=7.0")),
+            left_out=(Deselected("e", "6.12", ">=7.0"), Deselected("e", "6.1", ">=7.0")),
             not_run=(NotRun("f", "6.12"),),
         ),
         "6.12",

@@ -14,7 +14,7 @@ from harness.errors import RecordError
 from harness.report.compare.changes import Change, Comparison, compare
 from harness.report.compare.text import MARKDOWN_LIMIT, as_markdown, as_record, lines, summary
 from harness.results.file import write
-from harness.results.types import LeftOut, NotRun, Result, RunRecord
+from harness.results.types import Deselected, NotRun, Result, RunRecord
 from tests.unit.results.samples import SERIES, kernel, many, observation, record, result, run
 
 T = "t.py::test_it[x]"
@@ -31,7 +31,7 @@ def only(old: RunRecord, new: RunRecord) -> list[tuple[Change, str]]:
 
 
 NONE = record(kernels=[kernel("6.1.192")])
-LEFT_OUT = record(kernels=[kernel("6.1.192")], left_out=[LeftOut(T, "6.1", ">=6.2")])
+LEFT_OUT = record(kernels=[kernel("6.1.192")], left_out=[Deselected(T, "6.1", ">=6.2")])
 NOT_RUN = record(kernels=[kernel("6.1.192")], not_run=[NotRun(T, "6.1")])
 
 

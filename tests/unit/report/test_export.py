@@ -15,7 +15,7 @@ from harness.report.export.kcidb import as_kcidb
 from harness.report.export.ktap import as_ktap
 from harness.results.file import write
 from harness.results.outcomes import Outcome
-from harness.results.types import Fault, Leak, LeftOut, NotRun, RunRecord
+from harness.results.types import Deselected, Fault, Leak, NotRun, RunRecord
 from tests.unit.results.samples import many, observation, record, result
 
 OUTCOMES = [outcome.value for outcome in Outcome]
@@ -34,7 +34,7 @@ def one_of_each() -> RunRecord:
             faults=(Fault("WARN", "WARNING: at x", excerpt="ok 1 nothing\nnot ok 2 nothing"),),
             failure="\0binary",
         ),
-        left_out=[LeftOut("tests/test_d.py::test_z", "6.1", ">=6.16")],
+        left_out=[Deselected("tests/test_d.py::test_z", "6.1", ">=6.16")],
         not_run=[NotRun("tests/test_e.py::test_z", "6.12")],
     )
 

@@ -17,7 +17,7 @@ from harness.report.matrix import ENDINGS, Absent, Matrix, Row, area_of, matrix_
 from harness.report.terminal import show
 from harness.results.file import write
 from harness.results.outcomes import Outcome
-from harness.results.types import LeftOut, NotRun, RunRecord
+from harness.results.types import Deselected, NotRun, RunRecord
 from tests.unit.results.samples import kernel, many, observation, record, result, run
 
 T = "harness/contracts/test_update.py::test_fd[hom.update.bad_fd]"
@@ -181,7 +181,8 @@ def test_answers_are_told_from_kernel_to_kernel() -> None:
 
 
 def test_columns_stand_by_version_and_tests_that_are_for_none_of_them_are_rows_too() -> None:
-    made = record(seen("6.12", 1), seen("5.10", 1), kernels=KERNELS[::-1], left_out=[LeftOut("t::x", "5.10", ">=8.0")])
+    left_out = [Deselected("t::x", "5.10", ">=8.0")]
+    made = record(seen("6.12", 1), seen("5.10", 1), kernels=KERNELS[::-1], left_out=left_out)
     matrix = matrix_of(made)
     assert [one.label for one in matrix.kernels] == LABELS
     assert [group.name for group in matrix.groups] == ["update", "t"]

@@ -10,10 +10,10 @@ import msgspec
 from harness.results.file import assemble
 from harness.results.outcomes import Outcome
 from harness.results.types import (
+    Deselected,
     Fault,
     Host,
     Leak,
-    LeftOut,
     NotRun,
     Observation,
     RecordedKernel,
@@ -121,7 +121,7 @@ def many(behaviours: int = 200, versions: tuple[str, ...] = SERIES, seed: int = 
             }
             lot = dice.random()
             if number % 17 == 3 and place < 3:
-                left_out.append(LeftOut(test, label, ">=6.16"))
+                left_out.append(Deselected(test, label, ">=6.16"))
             elif number % 23 == 5 and place < 2:
                 results.append(result(test, label, "unsupported", reason=f"{label} has no <btf>", contract=contract))
             elif lot < 0.01:

@@ -16,7 +16,7 @@ import pytest
 import harness.results
 from harness.errors import RecordError
 from harness.results.file import Journal, parse, read, schema, write
-from harness.results.types import LeftOut, NotRun, RunRecord
+from harness.results.types import Deselected, NotRun, RunRecord
 from harness.util import cache
 from tests.unit.results.samples import kernel, many, record, result, run
 
@@ -132,7 +132,7 @@ def test_a_place_that_cannot_be_written_is_one_error(tmp_path: Path, where: str)
 def started(path: Path) -> Journal:
     journal = Journal(path)
     journal.add(run=run(complete=False, exit_status=None))
-    journal.add(plan=[NotRun("a::t", "6.1"), NotRun("a::u", "6.1")], left_out=[LeftOut("a::v", "6.1", ">=6.2")])
+    journal.add(plan=[NotRun("a::t", "6.1"), NotRun("a::u", "6.1")], left_out=[Deselected("a::v", "6.1", ">=6.2")])
     journal.add(kernel=kernel("6.1.192", release=""))
     journal.add(result=result("a::t", "6.1"))
     return journal
@@ -146,7 +146,7 @@ def test_a_journal_is_a_record_that_is_not_complete(tmp_path: Path) -> None:
     assert not found.complete
     assert [one.test for one in found.results] == ["a::t"]
     assert found.not_run == (NotRun("a::u", "6.1"),)
-    assert found.left_out == (LeftOut("a::v", "6.1", ">=6.2"),)
+    assert found.left_out == (Deselected("a::v", "6.1", ">=6.2"),)
     # Cut anywhere, it still says all that was written in full.
     whole = path.read_bytes()
     assert whole.endswith(b"\n")

@@ -13,7 +13,7 @@ from harness.errors import RecordError
 from harness.results.file import parse, read, write
 from harness.results.merge import Prefer, merge, missing_shards
 from harness.results.outcomes import Outcome
-from harness.results.types import LeftOut, NotRun, RunRecord
+from harness.results.types import Deselected, NotRun, RunRecord
 from tests.unit.results.samples import kernel, many, observation, record, result, run
 
 
@@ -43,7 +43,7 @@ def test_shards_by_kernel_become_one() -> None:
 
 def test_what_one_did_not_reach_and_another_did_was_run() -> None:
     a = of(1, result("t::a", "6.1"), not_run=[NotRun("t::b", "6.1"), NotRun("t::c", "6.1")])
-    b = of(2, result("t::b", "6.1", run="run2"), left_out=[LeftOut("t::d", "6.1", ">=6.2")])
+    b = of(2, result("t::b", "6.1", run="run2"), left_out=[Deselected("t::d", "6.1", ">=6.2")])
     merged = merge(named(a, b))
     assert merged.not_run == (NotRun("t::c", "6.1"),)
     assert merged.left_out == b.left_out
