@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.pytest_plugin.state import STATE, State
+from harness.pytest_plugin.state import STATE, PluginState
 from harness.util.proc import quote
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def pause_at(item: pytest.Item, machine: Machine, failure: str) -> None:
             capture.resume()
 
 
-def _hold(state: State, holder: Holder | None, machine: Machine, key: int | None) -> None:
+def _hold(state: PluginState, holder: Holder | None, machine: Machine, key: int | None) -> None:
     timeout: float | None = None if key is not None else state.config.getoption("pause_timeout")
     if holder is not None:
         if key is None:

@@ -13,7 +13,7 @@ from harness.errors import (
 )
 from harness.pytest_plugin.collection import kernel_of
 from harness.pytest_plugin.pause import check_pause_options
-from harness.pytest_plugin.state import STATE, State
+from harness.pytest_plugin.state import STATE, PluginState
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -48,7 +48,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "filterwarnings", r"ignore:.*use of forkpty\(\) may lead to deadlocks:DeprecationWarning:pty"
     )
     check_pause_options(config)
-    config.stash[STATE] = State(config)
+    config.stash[STATE] = PluginState(config)
     if not config.stash[STATE].is_worker:
         _register_summaries(config)
     _start_record(config)
@@ -127,7 +127,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             state.say(line)
 
 
-def _prepare_all(state: State) -> list[str]:
+def _prepare_all(state: PluginState) -> list[str]:
     """Bring the kernels onto this machine; return a line on each."""
     lines = []
     with _one_error(state):
@@ -141,7 +141,7 @@ def _prepare_all(state: State) -> list[str]:
 
 
 @contextmanager
-def _one_error(state: State) -> Iterator[None]:
+def _one_error(state: PluginState) -> Iterator[None]:
     """End the run at an error of the harness outside any test: one message, and an exit status of its own."""
     try:
         yield

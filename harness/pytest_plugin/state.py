@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from harness.remote.guest import Guest
     from harness.vm.spec import MachineSpec, Needs
 
-STATE = pytest.StashKey["State"]()
+STATE = pytest.StashKey["PluginState"]()
 GUESTS: pytest.StashKey[Guest] = pytest.StashKey()
 OUTCOME = pytest.StashKey[str]()
 COMPLAINED = pytest.StashKey[bool]()
@@ -32,7 +32,7 @@ FOUND = pytest.StashKey[str]()
 LEAK_CHECK: pytest.StashKey[LeakCheck] = pytest.StashKey()
 
 
-class State:
+class PluginState:
     """What the plugin keeps for one pytest process."""
 
     def __init__(self, config: pytest.Config) -> None:
