@@ -14,7 +14,7 @@ import pytest
 
 from harness.pytest_plugin.summaries.contracts import summary
 from harness.pytest_plugin.summaries.loaders import loader_differences
-from harness.pytest_plugin.summaries.verdicts import Result, table
+from harness.pytest_plugin.summaries.verdicts import BehaviourOutcome, table
 from harness.results import properties
 from harness.results.outcomes import Trouble, outcome_of, worst
 
@@ -205,7 +205,7 @@ class Verdicts:
 
     def __init__(self, labels: Labels) -> None:
         self._labels = labels
-        self._results: dict[str, Result] = {}
+        self._results: dict[str, BehaviourOutcome] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep the worst of what a test's phases report."""
@@ -220,7 +220,7 @@ class Verdicts:
         known = self._results.get(report.nodeid)
         if known is not None:
             outcome = worst([known.outcome, outcome])
-        self._results[report.nodeid] = Result(report.nodeid.partition("[")[0], kernels[0], outcome)
+        self._results[report.nodeid] = BehaviourOutcome(report.nodeid.partition("[")[0], kernels[0], outcome)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
         """Print the table."""

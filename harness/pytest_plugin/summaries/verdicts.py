@@ -12,7 +12,7 @@ from harness.results.outcomes import Outcome, worst
 
 
 @dataclass(frozen=True)
-class Result:
+class BehaviourOutcome:
     """The result of one test on one kernel.
 
     Attributes:
@@ -26,7 +26,7 @@ class Result:
     outcome: Outcome
 
 
-def table(results: Iterable[Result], *, kernels: Sequence[str], marks: bool) -> list[str]:
+def table(results: Iterable[BehaviourOutcome], *, kernels: Sequence[str], marks: bool) -> list[str]:
     """Return the lines of the table.
 
     Args:
