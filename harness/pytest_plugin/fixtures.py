@@ -87,7 +87,7 @@ def stress(request: pytest.FixtureRequest) -> Iterator[Stress]:
     from harness.pytest_plugin.stress import Stress
 
     state = request.config.stash[STATE]
-    stress = Stress(request.config.getoption("stress"), request.node.name, state.say)
+    stress = Stress(request.config.getoption("stress"), request.node.name, state.output.say)
     yield stress
     request.node.user_properties += [(properties.THROUGHPUT, dict(one)) for one in stress.throughputs]
 

@@ -54,16 +54,16 @@ def pause_at(item: pytest.Item, machine: Machine, failure: str) -> None:
     holder: Holder | None = None
     try:
         key = sys.stdin.fileno() if sys.stdin is not None and sys.stdin.isatty() else None
-        state.show([failure, ""])
+        state.output.show([failure, ""])
         if machine.state is MachineState.READY:
             holder = Holder(machine, f"{item.nodeid} failed here and is paused.")
-            state.say(f"{item.nodeid} failed; its guest is as it was then. In another terminal:")
-            state.show([f"    {_attach_command(machine.folder)}"])
+            state.output.say(f"{item.nodeid} failed; its guest is as it was then. In another terminal:")
+            state.output.show([f"    {_attach_command(machine.folder)}"])
         else:
-            state.say(f"{item.nodeid} failed; there is no guest to attach to, it is {machine.state.value}")
-        state.show([f"    console log: {machine.folder / CONSOLE_LOG}"])
+            state.output.say(f"{item.nodeid} failed; there is no guest to attach to, it is {machine.state.value}")
+        state.output.show([f"    console log: {machine.folder / CONSOLE_LOG}"])
         if key is not None:
-            state.say("press Enter to go on")
+            state.output.say("press Enter to go on")
         _hold(state, holder, machine, key)
     finally:
         if holder is not None:
@@ -76,12 +76,12 @@ def _hold(state: PluginState, holder: Holder | None, machine: Machine, key: int 
     timeout: float | None = None if key is not None else state.config.getoption("pause_timeout")
     if holder is not None:
         if key is None:
-            state.say(f"there is no terminal to press a key at: going on after that, or in {timeout:g} s")
+            state.output.say(f"there is no terminal to press a key at: going on after that, or in {timeout:g} s")
         attached = holder.wait(key=key, timeout=timeout)
         if attached:
             state.pool().spoil(machine)
         if key is None:
-            state.say("the attached prompt was left; going on" if attached else "nobody attached; going on")
+            state.output.say("the attached prompt was left; going on" if attached else "nobody attached; going on")
     if key is not None:
         sys.stdin.readline()
 

@@ -85,7 +85,7 @@ def _start_record(config: pytest.Config) -> None:
         path.absolute(),
         choices=state.choices,
         prepare=lambda choice: state.pool().prepare(choice),
-        complain=state.complain,
+        complain=state.output.complain,
     )
     config.pluginmanager.register(state.recorder, "harness-recorder")
 
@@ -124,7 +124,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         return
     if any(kernel_of(item) and {"kernel", "vm"} & set(getattr(item, "fixturenames", ())) for item in session.items):
         for line in _prepare_all(state):
-            state.say(line)
+            state.output.say(line)
 
 
 def _prepare_all(state: PluginState) -> list[str]:
@@ -146,5 +146,5 @@ def _one_error(state: PluginState) -> Iterator[None]:
     try:
         yield
     except HarnessError as error:
-        state.complain(str(error))
+        state.output.complain(str(error))
         pytest.exit("no test was run", returncode=error.exit_status)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from harness.pytest_plugin.options import DEFAULT_KERNEL
+from harness.pytest_plugin.output import Output
 
 if TYPE_CHECKING:
     from harness.checks.known_faults import KnownFault
@@ -37,6 +36,7 @@ class PluginState:
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
+        self.output = Output(config)
         self._choices: list[Choice] | None = None
         self._pool: Pool | None = None
         self._capabilities: Capabilities | None = None
@@ -70,7 +70,7 @@ class PluginState:
         """The kernels' providers, asked once each."""
         from harness.kernel.catalog import Catalog
 
-        return Catalog(progress=self.say)
+        return Catalog(progress=self.output.say)
 
     def pool(self) -> Pool:
         """Return the machines of this process."""
@@ -82,7 +82,7 @@ class PluginState:
                 accel=self.config.getoption("accel"),
                 boot_timeout=self.config.getoption("boot_timeout"),
             )
-            self._pool = Pool(settings, self.say, acquire=self._catalog.acquire)
+            self._pool = Pool(settings, self.output.say, acquire=self._catalog.acquire)
         return self._pool
 
     def line_of(self, choice: Choice, place: str, *, returns: bool) -> str:
@@ -136,33 +136,6 @@ class PluginState:
                 pool.give_back(spec, machine)
         for name in names:
             act_on(self._capabilities.judge(spec.kernel, choice, name))
-
-    def say(self, line: str) -> None:
-        """Print a line that says what takes time."""
-        reporter: Any = self.config.pluginmanager.get_plugin("terminalreporter")
-        if reporter is not None:
-            reporter.ensure_newline()
-            reporter.write_line(f"harness: {line}")
-            reporter.flush()
-
-    def show(self, lines: Sequence[str]) -> None:
-        """Print lines as they are."""
-        reporter: Any = self.config.pluginmanager.get_plugin("terminalreporter")
-        if reporter is not None:
-            reporter.ensure_newline()
-            for line in lines:
-                reporter.write_line(line)
-            reporter.flush()
-
-    def complain(self, message: str) -> None:
-        """Print what went wrong outside any test."""
-        reporter: Any = self.config.pluginmanager.get_plugin("terminalreporter")
-        if reporter is None:
-            sys.stderr.write(f"ERROR: {message}\n")
-        else:
-            reporter.ensure_newline()
-            for number, line in enumerate(message.split("\n")):
-                reporter.write_line(line if number else f"ERROR: {line}", red=True)
 
     def close(self) -> None:
         """End every machine."""
