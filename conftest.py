@@ -18,7 +18,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Tell the tests of the option."""
-    Missing.fails = config.getoption(OPTION)
+    # Where tests are named by package (--pyargs), this file may be read when all options have been.
+    Missing.fails = config.getoption(OPTION, default=False)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -20,6 +20,7 @@ from tests.ci.actions import ROOT, Expression, NotUnderstood, Runner
 from tests.needs import needs_program
 
 GITHUB = ROOT / ".github/workflows/kernels.yml"
+CHECKS = ROOT / ".github/workflows/checks.yml"
 GITLAB = (ROOT / ".gitlab-ci.yml", ROOT / ".gitlab/shard.yml")
 
 
@@ -33,8 +34,20 @@ def choices(count: int) -> list[Choice]:
     return [Choice(f"6.{number}", KernelVersion(6, number), "debian", f"6.{number}=1") for number in range(count)]
 
 
-def test_the_github_workflow_is_one() -> None:
-    assert check("vendor.github-workflows", GITHUB).returncode == 0
+def test_the_github_workflows_are_some() -> None:
+    assert check("vendor.github-workflows", GITHUB, CHECKS).returncode == 0
+
+
+def test_the_checks_are_on_every_python_and_on_the_lowest_and_newest_versions() -> None:
+    jobs = YAML(typ="safe").load(CHECKS.read_text())["jobs"]
+    declared = re.search(r'requires-python = ">=(.*)"', (ROOT / "pyproject.toml").read_text())
+    assert declared is not None
+    assert jobs["check"]["strategy"]["matrix"]["python"][0] == declared[1]
+    assert jobs["versions"]["strategy"]["matrix"]["python"][0] == declared[1]
+    script = (ROOT / "scripts/test-versions").read_text()
+    assert (
+        re.findall(r"^    (\w+)\) choose=", script, re.MULTILINE) == jobs["versions"]["strategy"]["matrix"]["versions"]
+    )
 
 
 def test_the_gitlab_pipelines_are_some(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_a_truncated_file_that_ends_cleanly_is_refused_and_kept_to_go_on(served:
     assert not (tmp_path / "t").exists()
 
 
-@pytest.mark.parametrize("content", [bytes(len(DATA)), DATA + b"more"])
+@pytest.mark.parametrize("content", [bytes(len(DATA)), DATA + b"more"], ids=["of the same size", "longer"])
 def test_another_file_than_the_signed_one_is_refused_and_dropped(
     served: Server, tmp_path: Path, content: bytes
 ) -> None:
