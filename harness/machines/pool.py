@@ -192,20 +192,16 @@ class Pool:
         raise AssertionError("the last attempt returns or raises")
 
     def _new(self, spec: MachineSpec) -> Machine:
-        saved = self._template(spec)
-        if saved is None:
-            return boot(spec, timeout=self._settings.boot_timeout)
-        try:
-            return self._clone(saved, spec)
-        except TemplateError as error:
-            # Damaged or removed since it was checked: made anew, once.
-            self._progress(f"{error.what}; booting {spec.label} anew")
-            template.discard(saved)
-            del self._templates[spec]
-            again = self._template(spec)
-            if again is None:
-                raise
-            return self._clone(again, spec)
+        for again in (False, True):
+            saved = self._template(spec, doubted=again)
+            if saved is None:
+                break
+            try:
+                return self._clone(saved, spec)
+            except TemplateError as error:
+                # The template may be damaged, or this computer too busy.
+                self._progress(f"{error.what}; {'booting one instead' if again else 'trying once more'}")
+        return boot(spec, timeout=self._settings.boot_timeout)
 
     def _clone(self, saved: template.Template, spec: MachineSpec) -> Machine:
         if self._ahead is not None and self._ahead[0] == spec:
@@ -227,14 +223,19 @@ class Pool:
             self._ahead[1].abandon()
             self._ahead = None
 
-    def _template(self, spec: MachineSpec) -> template.Template | None:
-        """Return the template of a machine; None where none is to be used, or none can be made."""
+    def _template(self, spec: MachineSpec, *, doubted: bool) -> template.Template | None:
+        """Return the template of a machine; None where none is to be used, or none can be made.
+
+        Args:
+            spec: The machine.
+            doubted: Whether a clone of it has failed; it is looked at again.
+        """
         if self._settings.isolation is Isolation.BOOT:
             return None
-        if spec not in self._templates:
+        if doubted or spec not in self._templates:
             try:
                 self._templates[spec] = template.find_or_make(
-                    spec, boot_timeout=self._settings.boot_timeout, progress=self._progress
+                    spec, boot_timeout=self._settings.boot_timeout, progress=self._progress, doubted=doubted
                 )
             except TemplateError as error:
                 self._progress(f"{error.what}; every test boots {spec.label} instead")

@@ -109,11 +109,15 @@ def folder_of(key: str) -> Path:
     return cache.cache_root() / "templates" / key
 
 
-def find_or_make(spec: MachineSpec, *, boot_timeout: float, progress: Callable[[str], None]) -> Template:
+def find_or_make(
+    spec: MachineSpec, *, boot_timeout: float, progress: Callable[[str], None], doubted: bool = False
+) -> Template:
     """Return the template for a machine, made if there is none that can be used.
 
     Args:
         spec: What to boot; `ram` is chosen here.
+        doubted: Whether a clone of it has failed. It is read in full then, and made anew only when it is damaged: other
+            processes have clones of it.
         boot_timeout: Seconds a boot may take.
         progress: Called with a line when something takes time.
 
@@ -123,10 +127,10 @@ def find_or_make(spec: MachineSpec, *, boot_timeout: float, progress: Callable[[
         CacheError: The cache folder cannot be used.
     """
     folder = folder_of(key_of(spec))
-    found = _load(folder)
+    found = None if doubted else _load(folder)
     if found is None:
         with cache.locked(folder.with_suffix(".lock")):
-            found = _load(folder)
+            found = _load(folder, thorough=doubted)
             if found is None:
                 if folder.exists():
                     progress(f"the saved machine of {spec.label} is damaged; booting it anew")
@@ -251,15 +255,17 @@ def _boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
-def _load(folder: Path) -> Template | None:
+def _load(folder: Path, *, thorough: bool = False) -> Template | None:
     """Return the template if it is there and whole.
 
-    Its files are read in full when the host was booted since, when they seem to have been touched, and once a day.
+    Its files are read in full when the host was booted since, when they seem to have been touched, once a day, and
+    when the caller says so.
     """
     path = folder / RECORD
     try:
         record = json.loads(path.read_text())
         fresh = record["boot"] == _boot_id() and time.time() - record["checked"] < _CHECKED_DAYS * _DAY
+        fresh = fresh and not thorough
         for name, facts in record["files"].items():
             if fresh and mark_of(folder / name) == facts["mark"]:
                 continue
@@ -280,8 +286,3 @@ def _load(folder: Path) -> Template | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         # Not there, or not whole: made anew by the caller.
         return None
-
-
-def discard(template: Template) -> None:
-    """Remove a template that did not do; machines that run from it keep what they have mapped."""
-    shutil.rmtree(template.folder, ignore_errors=True)

@@ -22,6 +22,7 @@ from harness.machines.pool import Isolation, Pool, Settings
 from harness.remote.guest import Guest
 from harness.testing import Bpf
 from harness.util import cache as disk_cache
+from harness.vm import clone as clones
 from harness.vm import template
 from harness.vm.machine import Machine, State
 from harness.vm.spec import MachineSpec, Needs
@@ -120,11 +121,12 @@ def test_every_clone_is_pristine_and_has_an_identity_of_its_own(make_pool: MakeP
     pool = make_pool()
     seen = []
     for _ in range(2):
+        began = time.time()
         machine = pool.take(spec)
         guest = Guest(machine)
         assert guest.call(leftovers) == [False, []]
         facts = guest.call(machine_facts)
-        assert abs(float(str(facts["time"])) - time.time()) < 2
+        assert began - 1 < float(str(facts["time"])) < time.time() + 1, "its clock was set when it was started"
         seen.append(facts)
         pool.give_back(spec, machine)
     assert seen[0]["hostname"] != seen[1]["hostname"]
@@ -205,8 +207,33 @@ def test_a_state_from_another_qemu_is_not_believed(
     record = json.loads((folder / template.RECORD).read_text())
     record["files"][template.STATE] = template._facts(state)
     (folder / template.RECORD).write_text(json.dumps(record))
+    before = state.stat().st_ino
     assert works(make_pool().take(spec))
     assert said.has("did not come to life"), said
+    assert state.stat().st_ino == before, "nothing shows that it is damaged: other processes may use it"
+
+
+def test_a_clone_that_fails_leaves_the_saved_machine_to_others(
+    make_pool: MakePool, spec: MachineSpec, own_cache: Path, said: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool, other = make_pool(), make_pool()
+    other.give_back(spec, other.take(spec))
+    before = (only_template(own_cache) / template.RAM).stat().st_ino
+    finish = clones.Clone.finish
+    ends = [TemplateError("a clone did not come to life: too late")]
+
+    def fail_once(clone: clones.Clone) -> Machine:
+        if ends:
+            clone.abandon()
+            raise ends.pop()
+        return finish(clone)
+
+    monkeypatch.setattr(clones.Clone, "finish", fail_once)
+    assert works(pool.take(spec))
+    assert said.has("too late; trying once more"), said
+    assert not said.has("anew"), said
+    assert (only_template(own_cache) / template.RAM).stat().st_ino == before
+    assert works(other.take(spec))
 
 
 def test_without_room_on_the_disk_tests_boot_instead(
