@@ -11,7 +11,7 @@ import pytest
 from harness.contracts import contracts
 from harness.contracts.contract import NOT_ASKED, Contract, NotAsked, Verdict, condition_of, judge
 from harness.contracts.scene import Scene
-from harness.features.capabilities import Answer, Decision
+from harness.features.capability import Answer, Decision
 from harness.pytest_plugin.markers import Capabilities, act_on
 from harness.pytest_plugin.summaries.contracts import FOR_KERNELS
 from harness.results import properties

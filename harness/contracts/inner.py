@@ -10,7 +10,7 @@ from collections.abc import Callable
 from harness.contracts.contract import NotAsked
 from harness.errors import CapabilityMissing
 from harness.features import capabilities, map_types
-from harness.features.capabilities import Answer, Decision, Finding
+from harness.features.capability import Answer, Decision, Finding
 from harness.testing import Bpf, BpfError, Kernel, Map
 
 NO_TYPE = "no such map type"

@@ -15,7 +15,7 @@ from harness.checks import known_faults
 from harness.checks.known_faults import ExpectedFault
 from harness.errors import CapabilityMissing, ProbeInconclusive, SelectorError, UsageError
 from harness.features import capabilities
-from harness.features.capabilities import Decision, Finding, Judgement
+from harness.features.capability import Decision, Finding, Judgement
 from harness.kernel import selector
 from harness.kernel.types import Choice, Kernel
 from harness.results.ids import without_kernel

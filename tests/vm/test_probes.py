@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from harness.features.capabilities import CAPABILITIES, Answer, Decision, judge
+from harness.features.capabilities import CAPABILITIES, judge
+from harness.features.capability import Answer, Decision
 from harness.kernel.build.kconfig import parse_config
 from harness.remote.bpf import Bpf
 from harness.testing import Kernel

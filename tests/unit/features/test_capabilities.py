@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from harness.errors import UsageError
-from harness.features.capabilities import CAPABILITIES, Answer, Capability, Decision, Finding, find, judge
+from harness.features.capabilities import CAPABILITIES, find, judge
+from harness.features.capability import Answer, Capability, Decision, Finding
 from harness.kernel.version import KernelVersion
 
 YES, NO, UNKNOWN = (Finding(answer, "EINVAL") for answer in (Answer.YES, Answer.NO, Answer.INCONCLUSIVE))

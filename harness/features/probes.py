@@ -1,0 +1,267 @@
+"""The probes: each asks a kernel, by what it does, whether it can do something; never by its version.
+
+Imports the remote API below it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from errno import E2BIG, EACCES, EBADF, EINVAL, ENOENT, EOPNOTSUPP, EPERM
+
+from harness.features import map_types
+from harness.features.capability import Answer, Finding, Probe
+from harness.guest.api import asm, btf, uapi
+from harness.remote.bpf import Bpf
+from harness.remote.command import BpfError, HasFd
+from harness.util.errnos import ENOTSUPP, errno_name
+
+
+def _by_errno(errno: int, *, yes: tuple[int, ...], no: tuple[int, ...]) -> Finding:
+    answer = Answer.YES if errno in yes else Answer.NO if errno in no else Answer.INCONCLUSIVE
+    return Finding(answer, "accepted" if errno == 0 else errno_name(errno))
+
+
+def refuses_bad_fd(command: str, field: str) -> Probe:
+    """A known command complains about its descriptor, an unknown one about the command."""
+
+    def probe(bpf: Bpf) -> Finding:
+        return _by_errno(bpf.commands.attempt(command, {field: -1}).errno, yes=(EBADF,), no=(EINVAL,))
+
+    return probe
+
+
+def next_id(kind: str) -> Probe:
+    """A known command returns an id or finds none; an unknown one complains about itself."""
+
+    def probe(bpf: Bpf) -> Finding:
+        errno = bpf.commands.attempt(f"{kind}_GET_NEXT_ID", {"start_id": 0}).errno
+        return _by_errno(errno, yes=(0, ENOENT), no=(EINVAL,))
+
+    return probe
+
+
+def helper(number: int) -> Probe:
+    """The verifier names a helper that it does not know; whatever else it says of this program, it knows it."""
+
+    def probe(bpf: Bpf) -> Finding:
+        try:
+            bpf.prog("socket_filter", (asm.call(number), *asm.return_(0))).close()
+        except BpfError as error:
+            words = error.log.strip().splitlines()
+            if not words:
+                return Finding(Answer.INCONCLUSIVE, f"{error.name} and no verifier log")
+            unknown = any("invalid func" in line or "unknown func" in line for line in words)
+            return Finding(Answer.NO if unknown else Answer.YES, next((w for w in words if "func" in w), words[-1]))
+        return Finding(Answer.YES, "accepted")
+
+    return probe
+
+
+def creates(no: tuple[int, ...] = (EINVAL,), **fields: int | str | bytes) -> Probe:
+    """Maps with these fields can be created."""
+
+    def probe(bpf: Bpf) -> Finding:
+        given = {"key_size": 4, "value_size": 4, "max_entries": 1, **fields}
+        return _by_errno(bpf.commands.attempt("MAP_CREATE", given).errno, yes=(0,), no=no)
+
+    return probe
+
+
+def outer_batch(bpf: Bpf) -> Finding:
+    """Batch commands are carried out on an outer map."""
+    outer = bpf.map("hash_of_maps", max_entries=4, inner=bpf.map("hash"))
+    return _by_errno(_empty_batch(bpf, outer.fd), yes=(0, ENOENT), no=(EINVAL, ENOTSUPP))
+
+
+def hash_batch(bpf: Bpf) -> Finding:
+    """Batch commands are carried out on a hash table."""
+    return _by_errno(_empty_batch(bpf, bpf.map("hash").fd), yes=(0, ENOENT), no=(EINVAL, ENOTSUPP))
+
+
+def _empty_batch(bpf: Bpf, fd: int) -> int:
+    fields = {"map_fd": fd, "count": 1}
+    return bpf.commands.attempt("MAP_LOOKUP_BATCH", fields, {"keys": 4, "values": 4, "out_batch": 4}).errno
+
+
+def freeze(bpf: Bpf) -> Finding:
+    """A map can be frozen."""
+    return _by_errno(bpf.commands.attempt("MAP_FREEZE", {"map_fd": bpf.map("array")}).errno, yes=(0,), no=(EINVAL,))
+
+
+def outer_lookup(bpf: Bpf) -> Finding:
+    """A lookup in an outer map finds no element, rather than being unsupported."""
+    outer = bpf.map("hash_of_maps", inner=bpf.map("hash"))
+    errno = bpf.commands.attempt("MAP_LOOKUP_ELEM", {"map_fd": outer, "key": bytes(4)}, {"value": 8}).errno
+    return _by_errno(errno, yes=(ENOENT,), no=(ENOTSUPP,))
+
+
+def inner_max_entries(bpf: Bpf) -> Finding:
+    """An inner map of another size than the template's goes into an outer map."""
+    outer = bpf.map("hash_of_maps", inner=bpf.map("hash", max_entries=1))
+    return _inserts(bpf, outer.fd, bpf.map("hash", max_entries=2).fd)
+
+
+def _inserts(bpf: Bpf, outer: int, inner: int) -> Finding:
+    fields = {"map_fd": outer, "key": bytes(4), "value": struct.pack("<i", inner)}
+    return _by_errno(bpf.commands.attempt("MAP_UPDATE_ELEM", fields).errno, yes=(0,), no=(EINVAL,))
+
+
+def vmlinux_btf(bpf: Bpf) -> Finding:
+    """The file with the kernel's own BTF is there."""
+    path = "/sys/kernel/btf/vmlinux"
+    there = not bpf.commands.process.call("files.missing", [path])
+    return Finding(Answer.YES if there else Answer.NO, f"{path} is {'there' if there else 'missing'}")
+
+
+def btf_load(bpf: Bpf) -> Finding:
+    """BTF of one integer type can be loaded."""
+    data = btf.encode(btf.integer("int", 4))
+    return _by_errno(
+        bpf.commands.attempt("BTF_LOAD", {"btf": data, "btf_size": len(data)}).errno, yes=(0,), no=(EINVAL,)
+    )
+
+
+def raw_tracepoint(bpf: Bpf) -> Finding:
+    """A known command complains about the tracepoint or the program, an unknown one about itself."""
+    # The name is looked at before the program, or after it, depending on the version.
+    errno = bpf.commands.attempt("RAW_TRACEPOINT_OPEN", {"name": "no_such_tracepoint", "prog_fd": -1}).errno
+    return _by_errno(errno, yes=(ENOENT, EBADF), no=(EINVAL,))
+
+
+def loads(type_: str, **attributes: int) -> Probe:
+    """Programs of this type with these attributes can be loaded."""
+
+    def probe(bpf: Bpf) -> Finding:
+        code = asm.assemble(*asm.return_(0))
+        fields = {"prog_type": type_, "insns": code, "insn_cnt": 2, "license": "GPL", **attributes}
+        return _by_errno(bpf.commands.attempt("PROG_LOAD", fields).errno, yes=(0,), no=(EINVAL,))
+
+    return probe
+
+
+def sleepable_outer(bpf: Bpf) -> Finding:
+    """A sleepable program that looks up in an outer map can be loaded."""
+    outer = bpf.map("hash_of_maps", inner=bpf.map("hash"))
+    code = (asm.st("W", asm.R10, -4, 0), *asm.lookup(outer, -4), *asm.return_(0))
+    try:
+        bpf.prog("syscall", code, prog_flags=uapi.SLEEPABLE).close()
+    except BpfError as error:
+        return _by_errno(error.errno, yes=(), no=(EINVAL,))
+    return Finding(Answer.YES, "accepted")
+
+
+def unlimited_memory(bpf: Bpf) -> Finding:
+    """A map can be created where RLIMIT_MEMLOCK leaves room for nothing."""
+    bpf.commands.call("hooks.limit_locked_memory", "setrlimit", size=0)
+    return _by_errno(bpf.commands.attempt(*_small_map()).errno, yes=(0,), no=(EPERM,))
+
+
+def interpreter(bpf: Bpf) -> Finding:
+    """A kernel built with CONFIG_BPF_JIT_ALWAYS_ON refuses to switch its compiler off; what was set is set again."""
+    switch = {"path": "/proc/sys/net/core/bpf_jit_enable"}
+    before = bpf.commands.call("hooks.read_file", "read of bpf_jit_enable", **switch).strip()
+    try:
+        bpf.commands.call("hooks.write_file", "write to bpf_jit_enable", data=b"0", **switch)
+    except BpfError as error:
+        return _by_errno(error.errno, yes=(), no=(EINVAL,))
+    bpf.commands.call("hooks.write_file", "write to bpf_jit_enable", data=before, **switch)
+    return Finding(Answer.YES, "the compiler can be switched off")
+
+
+def _small_map() -> tuple[str, dict[str, int | str]]:
+    return "MAP_CREATE", {"map_type": "array", "key_size": 4, "value_size": 4, "max_entries": 1}
+
+
+def exclusive(bpf: Bpf) -> Finding:
+    """A map for one program alone can be created."""
+    name, fields = _small_map()
+    errno = bpf.commands.attempt(name, {**fields, "excl_prog_hash": bytes(32), "excl_prog_hash_size": 32}).errno
+    return _by_errno(errno, yes=(0,), no=(E2BIG, EINVAL))
+
+
+def creates_type(name: str) -> Probe:
+    """Maps of this type can be created."""
+
+    def probe(bpf: Bpf) -> Finding:
+        return _by_errno(_errno(map_types.create, bpf, name), yes=(0,), no=(EINVAL, EOPNOTSUPP))
+
+    return probe
+
+
+def _errno(command: Callable[..., object], *arguments: object, **keywords: object) -> int:
+    try:
+        command(*arguments, **keywords)
+    except BpfError as error:
+        return error.errno
+    return 0
+
+
+def inner_spin_lock(bpf: Bpf) -> Finding:
+    """A map with a bpf_spin_lock in its values can be a template."""
+    return _template(bpf, lambda: map_types.with_struct(bpf, "bpf_spin_lock"), no=(ENOTSUPP,))
+
+
+def exclusive_inner(bpf: Bpf) -> Finding:
+    """A map for one program alone can be a template."""
+    return _template(bpf, lambda: bpf.map("array", excl_prog_hash=bytes(32), excl_prog_hash_size=32), no=(ENOTSUPP,))
+
+
+def _template(bpf: Bpf, make: Callable[[], HasFd], no: tuple[int, ...]) -> Finding:
+    """Offer a map as a template, on a kernel that may lack what it takes to create it."""
+    try:
+        template = make()
+    except BpfError as error:
+        return Finding(Answer.NO, f"no such map: {error.name}")
+    return _by_errno(_errno(bpf.map, "hash_of_maps", inner=template), yes=(0,), no=no)
+
+
+def struct_btf_counts(bpf: Bpf) -> Finding:
+    """An inner map whose value has BTF of a struct is refused where the template's has none."""
+    try:
+        typed = map_types.with_struct(bpf, "plain")
+    except BpfError as error:
+        return Finding(Answer.NO, f"no such map: {error.name}")
+    outer = bpf.map("hash_of_maps", inner=map_types.with_struct(bpf, ""))
+    return _by_errno(_errno(outer.update, 0, typed), yes=(EINVAL,), no=(0,))
+
+
+def percpu_array_size_counts(bpf: Bpf) -> Finding:
+    """A per-CPU array of another size than the template's is refused, and a hash table is not."""
+    other = bpf.map("hash_of_maps", inner=bpf.map("hash", max_entries=1))
+    if _errno(other.update, 0, bpf.map("hash", max_entries=2)):
+        return Finding(Answer.NO, "as in a map of any type")
+    outer = bpf.map("hash_of_maps", inner=bpf.map("percpu_array", max_entries=1))
+    return _by_errno(_errno(outer.update, 0, bpf.map("percpu_array", max_entries=2)), yes=(EINVAL,), no=(0,))
+
+
+def elided_null_check(bpf: Bpf) -> Finding:
+    """A program that reads an inner array's element without a null check can be loaded."""
+    try:
+        inner = bpf.map("array", max_entries=4, map_flags=uapi.INNER_MAP)
+    except BpfError as error:
+        return Finding(Answer.NO, f"no such map: {error.name}")
+    outer = bpf.map("hash_of_maps", inner=inner)
+    try:
+        # Loaded only: a program that reads past a smaller inner array would come of running it.
+        bpf.prog("socket_filter", _unchecked_lookup(outer)).close()
+    except BpfError as error:
+        return _by_errno(error.errno, yes=(), no=(EACCES,))
+    return Finding(Answer.YES, "accepted")
+
+
+def _unchecked_lookup(outer: HasFd) -> tuple[asm.Instruction | asm.Label, ...]:
+    """Read element 0 of an inner array without looking whether there is one."""
+    return (
+        asm.st("W", asm.R10, -4, 0),
+        *asm.lookup(outer, -4),
+        asm.jump("==", asm.R0, 0, "none"),
+        asm.mov(asm.R1, asm.R0),
+        asm.mov(asm.R2, asm.R10),
+        asm.add(asm.R2, -4),
+        asm.call("map_lookup_elem"),
+        asm.ldx("W", asm.R0, asm.R0),
+        asm.exit(),
+        asm.label("none"),
+        *asm.return_(0),
+    )
