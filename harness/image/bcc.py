@@ -46,12 +46,21 @@ def bcc_archive() -> bytes:
     about = (library.resolve(), library.stat().st_mtime_ns, library.stat().st_size, sysconfig.get_path("stdlib"))
     key = hashlib.sha256(repr((FORMAT, *map(str, about))).encode()).hexdigest()[:16]
     path = cache.cache_root() / "images" / f"bcc-{key}.part"
-    if not path.exists():
-        with cache.new_file(path) as temporary, temporary.open("wb") as out:
-            out.writelines(cpio.archive(cpio.with_parents(_bcc(library, package))))
+
+    def whole() -> bytes | None:
+        if not path.exists():
+            return None
+        os.utime(path)  # it is in use: see cache.drop_unused
+        return path.read_bytes()
+
+    def make() -> bytes:
+        data = b"".join(cpio.archive(cpio.with_parents(list(_bcc(library, package)))))
+        with cache.new_file(path) as temporary:
+            temporary.write_bytes(data)
         cache.drop_unused(path.parent.glob("bcc-*.part"))
-    os.utime(path)  # it is in use: see cache.drop_unused
-    return path.read_bytes()
+        return data
+
+    return cache.artefact(path, whole=whole, make=make)
 
 
 def _bcc(library: Path, package: Path) -> Iterable[cpio.Entry]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import io
-import json
 import logging
 import os
 import stat
@@ -24,6 +23,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
+from typing import Any
 
 import harness
 from harness import needs
@@ -113,15 +113,14 @@ def guest_image() -> Image:
         BuildError: This machine's Python cannot be packed.
         CacheError: The cache folder cannot be written.
     """
-    folder = cache.cache_root() / "images"
     parts = [FORMAT, sys.executable, _base_interpreter(), Path(__file__), *optional_libraries().values()]
-    name = hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:16]
-    record = folder / f"{name}.json"
-    found = _read_record(record)
-    if found is None:
-        with cache.locked(folder / f"{name}.lock"):
-            found = _read_record(record) or _build(folder, record)
-    return found
+    key = cache.cache_root() / "images" / hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:16]
+    record = key.with_suffix(".json")
+    return cache.artefact(
+        key,
+        whole=lambda: cache.from_record(record, lambda known: _whole(record, known)),
+        make=lambda: _build(record),
+    )
 
 
 def optional_libraries() -> dict[str, Path]:
@@ -141,20 +140,15 @@ def optional_libraries() -> dict[str, Path]:
     return found
 
 
-def _read_record(record: Path) -> Image | None:
+def _whole(record: Path, known: dict[str, Any]) -> Image | None:
     """Return the image the record names, if it is there and every source is as it was."""
-    try:
-        known = json.loads(record.read_text())
-        image = Image(record.parent / known["image"], known["digest"])
-        if image.path.stat().st_size != known["size"]:
-            return None
-        if all(_signature(Path(path)) == signature for path, signature in known["sources"].items()):
-            os.utime(image.path)  # it is in use: see cache.drop_unused
-            return image
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
-        # Absent, from another version or damaged: built anew.
+    image = Image(record.parent / known["image"], known["digest"])
+    if image.path.stat().st_size != known["size"] or any(
+        _signature(Path(path)) != signature for path, signature in known["sources"].items()
+    ):
         return None
-    return None
+    os.utime(image.path)  # it is in use: see cache.drop_unused
+    return image
 
 
 def _signature(path: Path) -> list[int]:
@@ -162,12 +156,12 @@ def _signature(path: Path) -> list[int]:
     return [found.st_size, found.st_mtime_ns]
 
 
-def _build(folder: Path, record: Path) -> Image:
+def _build(record: Path) -> Image:
     log.info("building the guest image from %s", _base_interpreter())
     sources: set[Path] = set(Path(__file__).parent.glob("*.py"))
-    data = b"".join(cpio.archive(cpio.with_parents(_entries(sources))))
+    data = b"".join(cpio.archive(cpio.with_parents(list(_entries(sources)))))
     digest = hashlib.sha256(data).hexdigest()
-    path = folder / f"{digest[:16]}.cpio"
+    path = record.with_name(f"{digest[:16]}.cpio")
     with cache.new_file(path) as temporary:
         temporary.write_bytes(data)
     known = {
@@ -176,9 +170,8 @@ def _build(folder: Path, record: Path) -> Image:
         "size": len(data),
         "sources": {str(source): _signature(source) for source in sorted(sources)},
     }
-    with cache.new_file(record) as temporary:
-        temporary.write_text(json.dumps(known))
-    cache.drop_unused(folder.glob("*.cpio"))
+    cache.write_record(record, known)
+    cache.drop_unused(record.parent.glob("*.cpio"))
     return Image(path, digest)
 
 

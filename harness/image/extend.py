@@ -6,9 +6,9 @@ Imports the cpio writer and the builder beside it, :mod:`harness.util.cache`.
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Sequence
-from pathlib import Path
 
 from harness.image import cpio
 from harness.image.build import Image
@@ -46,15 +46,18 @@ def extended(base: Image, archives: Sequence[bytes]) -> Image:
     digest = hashlib.sha256(" ".join(parts).encode()).hexdigest()
     path = base.path.parent / f"{digest[:16]}.cpio"
     size = base.path.stat().st_size + sum(map(len, archives))
-    if not path.exists() or path.stat().st_size != size:
-        with cache.new_file(path) as temporary:
-            _write(temporary, base, archives)
-    return Image(path, digest)
 
+    def whole() -> Image | None:
+        if not path.exists() or path.stat().st_size != size:
+            return None
+        os.utime(path)  # it is in use: see cache.drop_unused
+        return Image(path, digest)
 
-def _write(path: Path, base: Image, archives: Sequence[bytes]) -> None:
-    with path.open("wb") as out:
-        with base.path.open("rb") as source:
-            shutil.copyfileobj(source, out, 1 << 20)
-        for archive in archives:
-            out.write(archive)
+    def make() -> Image:
+        with cache.new_file(path) as temporary, temporary.open("wb") as out:
+            with base.path.open("rb") as source:
+                shutil.copyfileobj(source, out, 1 << 20)
+            out.writelines(archives)
+        return Image(path, digest)
+
+    return cache.artefact(path, whole=whole, make=make)

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from harness.kernel.build.kconfig import parse_config
 from harness.kernel.version import KernelVersion
 
 Progress = Callable[[str], None]
@@ -101,6 +100,8 @@ class Kernel:
     @functools.cached_property
     def settings(self) -> Mapping[str, str] | None:
         """The configuration, values by symbol; None where none came with the kernel."""
+        from harness.kernel.build.kconfig import parse_config  # few tests ask
+
         return parse_config(self.config.read_text()) if self.config is not None else None
 
 

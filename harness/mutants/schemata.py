@@ -164,7 +164,7 @@ class Panel:
         key = hashlib.sha256(
             json.dumps([sorted(texts.items()), [(one.name, one.becomes) for one in mutants]]).encode()
         ).hexdigest()
-        known = _read(record)
+        known: dict[str, Any] = cache.from_record(record, dict) or {}
         refused: dict[str, str] = known["refused"] if known.get("key") == key else {}
         made = switched([mutant for mutant in mutants if mutant.name not in refused], texts)
         if known.get("key") == key and self._kernel.is_file():
@@ -179,8 +179,7 @@ class Panel:
         for mutant in mutants:
             if mutant.name in refused:
                 self._results.add(Result.of(mutant, Fate.UNBUILT, message=refused[mutant.name]))
-        with cache.new_file(record) as path:
-            path.write_text(json.dumps({"key": key, "refused": refused}))
+        cache.write_record(record, {"key": key, "refused": refused})
         return made, build_id_of(self._kernel)
 
     def _refused(self, kept: Kept, made: Switched) -> dict[str, str]:
@@ -200,7 +199,7 @@ class Panel:
 
     def _control(self, build_id: str) -> Control:
         record = self._folder / "control.json"
-        known = _read(record)
+        known: dict[str, Any] = cache.from_record(record, dict) or {}
         if (known.get("build_id"), known.get("suite")) == (build_id, self._digest):
             return Control(**known["control"])
         self._progress("running every test with every switch off")
@@ -220,9 +219,8 @@ class Panel:
                 expected="its tests pass",
                 detail=session.tail,
             )
-        with cache.new_file(record) as path:
-            facts = {"seconds": control.seconds, "passes": control.passes, "failing": control.failing}
-            path.write_text(json.dumps({"build_id": build_id, "suite": self._digest, "control": facts}))
+        facts = {"seconds": control.seconds, "passes": control.passes, "failing": control.failing}
+        cache.write_record(record, {"build_id": build_id, "suite": self._digest, "control": facts})
         return control
 
     def _batch(self, mutants: Sequence[Mutant], built: Switched, build_id: str, control: Control) -> Iterator[Result]:
@@ -281,14 +279,6 @@ class Panel:
             tuple(record for session in sessions for record in session.records),
             "\n".join(session.tail for session in sessions),
         )
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return found
 
 
 def control_of(records: Sequence[Mapping[str, Any]]) -> Control:

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from harness.errors import BuildError, InfrastructureError
 from harness.kernel.build.kept_tree import Kept
@@ -85,7 +86,7 @@ class Trial:
             raise BuildError("the kernel without any mutation does not build", detail=built.error)
         self._control_id = built.build_id
         known = self._folder / "control.json"
-        passed = json.loads(known.read_text()) if known.is_file() else {}
+        passed: dict[str, Any] = disk_cache.from_record(known, dict) or {}
         if passed.get("build_id") == built.build_id and passed.get("suite") == self._suite_digest:
             self._durations, self.failing = passed["durations"], passed["failing"]
             built.vmlinux.unlink()
@@ -98,9 +99,8 @@ class Trial:
                     expected="tests that pass on it, or no mutant can be judged by them",
                     detail=verdict.message,
                 )
-            with disk_cache.new_file(known) as path:
-                facts = {"build_id": built.build_id, "suite": self._suite_digest, "failing": self.failing}
-                path.write_text(json.dumps({**facts, "durations": self._durations}))
+            facts = {"build_id": built.build_id, "suite": self._suite_digest, "failing": self.failing}
+            disk_cache.write_record(known, {**facts, "durations": self._durations})
             self._progress(f"control: {len(self._durations)} tests, {time.monotonic() - started:.0f} s")
         for test, message in self.failing.items():
             self._progress(f"left out, as it fails without any mutation: {test}: {message[:150]}")

@@ -4,26 +4,33 @@ An entry is made in a temporary sibling and renamed into place, so a reader neve
 file beside it keeps two processes from making it twice. Temporary siblings name the process that makes
 them, and whoever comes next removes those whose maker is gone.
 
-Imports :mod:`harness.errors` and :mod:`harness.util.proc`.
+:func:`artefact` is how compiled objects, guest images and their parts, saved machines, a kernel's headers and what was
+found out of KVM are kept. Others have another life, and their own way: a kernel in :mod:`harness.kernel.cache` is
+looked for in many places before it is made, and made again while the old one is in use; a kept build tree, and what is
+known of mutants, belongs to one process for as long as it works with it.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 import platformdirs
 
 from harness.errors import CacheError
 from harness.util.proc import start_time
+
+T = TypeVar("T")
 
 TEMPORARY = ".tmp-"
 
@@ -80,6 +87,51 @@ def locked(path: Path, *, timeout: float = 1800.0) -> Iterator[None]:
         if error.filename is not None and Path(str(error.filename)) not in (path, path.parent):
             raise
         raise _unusable(path.parent, error) from error
+
+
+def artefact(key: Path, *, whole: Callable[[], T | None], make: Callable[[], T]) -> T:
+    """Return something that the cache keeps; made where it is absent or damaged, by one process at a time.
+
+    Args:
+        key: The path that it is kept under, a folder, a file or the beginning of their names; `KEY.lock` is its lock.
+        whole: Returns it if it is there and whole, else None. Asked without the lock, and again under it. It touches
+            what is there, where :func:`drop_unused` goes by that.
+        make: Makes it, whole or not at all: with :func:`new_folder`, :func:`new_file` and :func:`write_record`.
+
+    Raises:
+        CacheError: Another process holds the lock for too long, or it cannot be made.
+    """
+    found = whole()
+    if found is None:
+        with locked(key.with_name(f"{key.name}.lock")):
+            found = whole()
+            if found is None:
+                found = make()
+    return found
+
+
+def from_record(path: Path, read: Callable[[Any], T | None]) -> T | None:
+    """Return what `read` makes of the record at a path; None where there is none, or a damaged one.
+
+    Args:
+        path: A JSON file, as :func:`write_record` writes it.
+        read: Gets the content. What it cannot read, since another version wrote it or a file that the record names is
+            gone, counts as damaged: it need not look out for OSError, KeyError, ValueError, TypeError, AttributeError.
+    """
+    try:
+        return read(json.loads(path.read_text()))
+    except (OSError, KeyError, ValueError, TypeError, AttributeError):
+        return None
+
+
+def write_record(path: Path, content: object) -> None:
+    """Write what is known of an artefact, as JSON.
+
+    Raises:
+        CacheError: The disk is full or the folder cannot be written.
+    """
+    with new_file(path) as temporary:
+        temporary.write_text(json.dumps(content))
 
 
 @contextmanager

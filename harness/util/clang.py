@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import os
 import re
 import sys
@@ -17,6 +16,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from harness import needs
 from harness.errors import BuildError, HarnessError, ToolMissing, UsageError
@@ -113,13 +113,13 @@ def build(source: Path, *, defines: Sequence[str] = (), compiler: Compiler | Non
     # <asm/types.h>, which <linux/bpf.h> includes, lies in a folder that clang does not search for this target.
     argv += [f"-idirafter/usr/include/{os.uname().machine}-linux-gnu"]
     named = "\0".join([str(FORMAT), compiler.version, str(source), *argv])
-    folder = cache.cache_root() / "objects"
-    record = folder / f"{hashlib.sha256(named.encode()).hexdigest()[:24]}.json"
-    found = _read_record(record)
-    if found is None:
-        with cache.locked(record.with_suffix(".lock")):
-            found = _read_record(record) or _compile(source, argv, folder, record)
-    return found
+    key = cache.cache_root() / "objects" / hashlib.sha256(named.encode()).hexdigest()[:24]
+    record = key.with_suffix(".json")
+    return cache.artefact(
+        key,
+        whole=lambda: cache.from_record(record, lambda known: _whole(record, known)),
+        make=lambda: _compile(source, argv, record),
+    )
 
 
 def build_all(sources: Sequence[Path], jobs: int | None = None) -> list[Path]:
@@ -134,23 +134,18 @@ def build_all(sources: Sequence[Path], jobs: int | None = None) -> list[Path]:
         return list(executor.map(lambda source: build(source, compiler=compiler), sources))
 
 
-def _read_record(record: Path) -> Path | None:
+def _whole(record: Path, known: dict[str, Any]) -> Path | None:
     """Return the object that the record names, if everything it was made from is as it was."""
-    try:
-        known = json.loads(record.read_text())
-        path = record.parent / str(known["object"])
-        if not path.is_file():
-            return None
-        if all(cache.digest_file(Path(name)) == digest for name, digest in known["sources"].items()):
-            for used in (record, path.parent):
-                os.utime(used)  # see cache.drop_unused
-            return path
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
-        return None  # absent, damaged, or a header is gone: compiled anew
-    return None
+    path = record.parent / str(known["object"])
+    if not path.is_file() or any(cache.digest_file(Path(name)) != one for name, one in known["sources"].items()):
+        return None
+    for used in (record, path.parent):
+        os.utime(used)  # see cache.drop_unused
+    return path
 
 
-def _compile(source: Path, argv: list[str], folder: Path, record: Path) -> Path:
+def _compile(source: Path, argv: list[str], record: Path) -> Path:
+    folder = record.parent
     stem = source.name.removesuffix(".c").removesuffix(".bpf")
     with tempfile.TemporaryDirectory() as scratch:
         made, rule = Path(scratch, "object"), Path(scratch, "rule")
@@ -170,8 +165,7 @@ def _compile(source: Path, argv: list[str], folder: Path, record: Path) -> Path:
         "object": str(path.relative_to(folder)),
         "sources": {str(name): cache.digest_file(name) for name in sorted(used)},
     }
-    with cache.new_file(record) as temporary:
-        temporary.write_text(json.dumps(known))
+    cache.write_record(record, known)
     cache.drop_unused([*folder.glob("*.json"), *folder.glob("*/")])
     return path
 

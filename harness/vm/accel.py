@@ -8,7 +8,6 @@ Imports booting and the specification beside it, :mod:`harness.util.cache`, :mod
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from pathlib import Path
@@ -38,7 +37,8 @@ def decide(wanted: str, spec: MachineSpec) -> Acceleration:
     """
     if wanted == "tcg":
         return Acceleration(Accel.TCG, "asked for")
-    found = _acceleration(spec)
+    # Of two first runs at once the second waits, and finds it known.
+    found = cache.artefact(_record().with_suffix(""), whole=known_acceleration, make=lambda: _probe(spec))
     if wanted == "kvm" and found.accel is not Accel.KVM:
         raise AccelError(
             f"KVM cannot run a guest on this machine: {found.reason}",
@@ -58,27 +58,15 @@ def known_acceleration() -> Acceleration | None:
         return Acceleration(Accel.TCG, "there is no /dev/kvm")
     if not os.access(KVM, os.R_OK | os.W_OK):
         return Acceleration(Accel.TCG, "/dev/kvm may not be opened by this user")
-    return _read(_record(), _machine_key())
+    key = _machine_key()
+    return cache.from_record(
+        _record(),
+        lambda known: Acceleration(Accel(known["accel"]), str(known["reason"])) if known["key"] == key else None,
+    )
 
 
 def _record() -> Path:
     return cache.runs_root() / "accel.json"
-
-
-def _acceleration(spec: MachineSpec) -> Acceleration:
-    known = known_acceleration()
-    if known is not None:
-        return known
-    record, key = _record(), _machine_key()
-    # Of two first runs at once the second waits, and finds it known.
-    with cache.locked(record.with_suffix(".lock")):
-        known = _read(record, key)
-        if known is None:
-            known = _probe(spec)
-            content = {"key": key, "accel": known.accel.value, "reason": known.reason}
-            with cache.new_file(record) as temporary:
-                temporary.write_text(json.dumps(content))
-    return known
 
 
 def _machine_key() -> str:
@@ -87,17 +75,13 @@ def _machine_key() -> str:
     return f"{boot_id} {qemu} {qemu.stat().st_mtime_ns} {PROBE_SECONDS:g}"
 
 
-def _read(record: Path, key: str) -> Acceleration | None:
-    try:
-        known = json.loads(record.read_text())
-        if known["key"] == key:
-            return Acceleration(Accel(known["accel"]), str(known["reason"]))
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return None  # none yet, or not one of ours: probe
-    return None
-
-
 def _probe(spec: MachineSpec) -> Acceleration:
+    found = _tried(spec)
+    cache.write_record(_record(), {"key": _machine_key(), "accel": found.accel.value, "reason": found.reason})
+    return found
+
+
+def _tried(spec: MachineSpec) -> Acceleration:
     started = time.monotonic()
     try:
         with boot(spec.running_under(Accel.KVM), timeout=PROBE_SECONDS):

@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.metadata
-import json
 import logging
 import os
 import platform
@@ -127,16 +126,15 @@ def find_or_make(
         CacheError: The cache folder cannot be used.
     """
     folder = folder_of(key_of(spec))
-    found = None if doubted else _load(folder)
-    if found is None:
-        with cache.locked(folder.with_suffix(".lock")):
-            found = _load(folder, thorough=doubted)
-            if found is None:
-                if folder.exists():
-                    progress(f"the saved machine of {spec.label} is damaged; booting it anew")
-                found = make(folder, spec, boot_timeout=boot_timeout)
-                cache.drop_unused(folder.parent.glob("*/"))
-    return found
+
+    def anew() -> Template:
+        if folder.exists():
+            progress(f"the saved machine of {spec.label} is damaged; booting it anew")
+        made = make(folder, spec, boot_timeout=boot_timeout)
+        cache.drop_unused(folder.parent.glob("*/"))
+        return made
+
+    return cache.artefact(folder, whole=lambda: _whole(folder, thorough=doubted), make=anew)
 
 
 def make(folder: Path, spec: MachineSpec, *, boot_timeout: float) -> Template:
@@ -180,8 +178,8 @@ def make(folder: Path, spec: MachineSpec, *, boot_timeout: float) -> Template:
             "boot": _boot_id(),
             "files": {name: _facts(temporary / name) for name in (RAM, STATE) if (temporary / name).exists()},
         }
-        (temporary / RECORD).write_text(json.dumps(record))
-    template = _load(folder)
+        cache.write_record(temporary / RECORD, record)
+    template = _whole(folder)
     if template is None:
         raise TemplateError(f"the template of {spec.label} was damaged while it was written", hint="run it again")
     return template
@@ -255,34 +253,31 @@ def _boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
-def _load(folder: Path, *, thorough: bool = False) -> Template | None:
+def _whole(folder: Path, *, thorough: bool = False) -> Template | None:
     """Return the template if it is there and whole.
 
     Its files are read in full when the host was booted since, when they seem to have been touched, once a day, and
     when the caller says so.
     """
-    path = folder / RECORD
-    try:
-        record = json.loads(path.read_text())
-        fresh = record["boot"] == _boot_id() and time.time() - record["checked"] < _CHECKED_DAYS * _DAY
-        fresh = fresh and not thorough
-        for name, facts in record["files"].items():
-            if fresh and mark_of(folder / name) == facts["mark"]:
-                continue
-            fresh = False
-            if cache.digest_file(folder / name) != facts["sha256"]:
-                return None
-        if not fresh:
-            files = {name: {**facts, "mark": mark_of(folder / name)} for name, facts in record["files"].items()}
-            record = {**record, "files": files, "checked": time.time(), "boot": _boot_id()}
-            with cache.new_file(path) as temporary:
-                temporary.write_text(json.dumps(record))
-        os.utime(folder)  # it is in use: see cache.drop_unused
-        marks = {name: facts["mark"] for name, facts in record["files"].items()}
-        boot_log = [line.encode("ascii") for line in record["boot_log"]]
-        return Template(
-            folder, record["about"], boot_log, record["argv"], record["whole_stream"], marks, *record["seconds"]
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        # Not there, or not whole: made anew by the caller.
-        return None
+    return cache.from_record(folder / RECORD, lambda record: _checked(folder, record, thorough=thorough))
+
+
+def _checked(folder: Path, record: dict[str, Any], *, thorough: bool) -> Template | None:
+    fresh = record["boot"] == _boot_id() and time.time() - record["checked"] < _CHECKED_DAYS * _DAY
+    fresh = fresh and not thorough
+    for name, facts in record["files"].items():
+        if fresh and mark_of(folder / name) == facts["mark"]:
+            continue
+        fresh = False
+        if cache.digest_file(folder / name) != facts["sha256"]:
+            return None
+    if not fresh:
+        files = {name: {**facts, "mark": mark_of(folder / name)} for name, facts in record["files"].items()}
+        record = {**record, "files": files, "checked": time.time(), "boot": _boot_id()}
+        cache.write_record(folder / RECORD, record)
+    os.utime(folder)  # it is in use: see cache.drop_unused
+    marks = {name: facts["mark"] for name, facts in record["files"].items()}
+    boot_log = [line.encode("ascii") for line in record["boot_log"]]
+    return Template(
+        folder, record["about"], boot_log, record["argv"], record["whole_stream"], marks, *record["seconds"]
+    )

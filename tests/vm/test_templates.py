@@ -183,7 +183,7 @@ def test_a_damaged_template_is_made_anew(
     damage(only_template(own_cache) / name)
     assert works(make_pool().take(spec))
     assert said.has("is damaged"), said
-    assert template._load(only_template(own_cache)) is not None
+    assert template._whole(only_template(own_cache)) is not None
 
 
 @pytest.mark.parametrize("damage", [flip, Path.unlink])
@@ -253,9 +253,10 @@ def test_without_room_on_the_disk_tests_boot_instead(
 
 
 def test_without_memory_for_a_clone_there_is_one_clear_error(
-    make_pool: MakePool, spec: MachineSpec, monkeypatch: pytest.MonkeyPatch
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = make_pool()
+    spec = pool.prepare(make_pool.choice)
     pool.give_back(spec, pool.take(spec))
     monkeypatch.setattr(pools, "available_mib", lambda: 40)
     pool.expect(make_pool.choice, Needs())
@@ -279,8 +280,9 @@ def test_a_clone_whose_memory_file_shrinks_is_lost_and_not_a_verdict(
     assert works(pool.take(spec))
 
 
-def test_the_next_machine_is_prepared_while_this_one_runs(make_pool: MakePool, spec: MachineSpec) -> None:
+def test_the_next_machine_is_prepared_while_this_one_runs(make_pool: MakePool) -> None:
     pool = make_pool()
+    spec = pool.prepare(make_pool.choice)
     machine = pool.take(spec)
     pool.expect(make_pool.choice, Needs())
     folders = {path for path in disk_cache.runs_root().glob(f"vm-{os.getpid()}-*") if path != machine.folder}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import time
@@ -136,25 +135,17 @@ def kept(tree: Path, flavour: str, *, origin: str, cc: str = "", jobs: int = 0, 
     }
     with cache.locked(folder.with_name(f"{folder.name}.lock"), timeout=_KEPT_WAIT):
         job = Job(folder / "tree", folder, compiler, jobs or os.cpu_count() or 1, progress, keep=True)
-        if _read_record(folder / KEPT_RECORD) != wanted:
+        if cache.from_record(folder / KEPT_RECORD, lambda known: known) != wanted:
             shutil.rmtree(folder, ignore_errors=True)
             with cache.disk_errors(folder):
                 job.output.mkdir(parents=True)
                 copy_of_links(tree, job.tree)
             job.configure(version, flavour, asked)
             job.make("vmlinux", seconds=4 * 3600)
-            with cache.new_file(folder / KEPT_RECORD) as path:
-                path.write_text(json.dumps(wanted, indent=1) + "\n")
+            cache.write_record(folder / KEPT_RECORD, wanted)
         build = Kept(job, version)
         build.restore()
         try:
             yield build
         finally:
             build.restore()
-
-
-def _read_record(path: Path) -> object:
-    try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return None

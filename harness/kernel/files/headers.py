@@ -70,16 +70,18 @@ def headers_of(choice: Choice, *, progress: Progress) -> Headers:
     release = choice.key.partition("=")[0]
     folder = _folder(choice)
     build = f"usr/src/linux-headers-{release}"
-    if not folder.is_dir():
-        with cache.locked(folder.parent / f"{folder.name}.lock"):
-            if not folder.is_dir():
-                _bring(choice, release, folder, progress)
+    cache.artefact(folder, whole=lambda: _there(folder), make=lambda: _bring(choice, release, folder, progress))
     common = next(path.name for path in (folder / "usr/src").iterdir() if path.name != Path(build).name)
     return Headers(folder, release, build, f"usr/src/{common}")
 
 
 def _folder(choice: Choice) -> Path:
     return kernel_cache.folder() / "headers" / choice.key.replace("/", "_")
+
+
+def _there(folder: Path) -> Path | None:
+    # It is made whole or not at all, and what a compiler cannot read it names.
+    return folder if folder.is_dir() else None
 
 
 def _built(choice: Choice, packed: Path) -> Headers:
@@ -90,21 +92,24 @@ def _built(choice: Choice, packed: Path) -> Headers:
     build = f"usr/src/linux-headers-{release}"
     # A kernel that was built again has other headers.
     folder = _folder(choice).with_name(f"{_folder(choice).name}-{entry.digest[:16]}")
-    with cache.locked(folder.parent / f"{folder.name}.lock"):
-        if not folder.is_dir():
-            with cache.new_folder(folder) as made, tarfile.open(packed) as archive:
-                for member in archive:
-                    content = archive.extractfile(member)
-                    place = made / build / member.name
-                    if content is None or not member.name.endswith(".h") or ".." in place.parts:
-                        continue
-                    place.parent.mkdir(parents=True, exist_ok=True)
-                    with place.open("wb") as stream:
-                        shutil.copyfileobj(content, stream)
+
+    def unpack() -> Path:
+        with cache.new_folder(folder) as made, tarfile.open(packed) as archive:
+            for member in archive:
+                content = archive.extractfile(member)
+                place = made / build / member.name
+                if content is None or not member.name.endswith(".h") or ".." in place.parts:
+                    continue
+                place.parent.mkdir(parents=True, exist_ok=True)
+                with place.open("wb") as stream:
+                    shutil.copyfileobj(content, stream)
+        return folder
+
+    cache.artefact(folder, whole=lambda: _there(folder), make=unpack)
     return Headers(folder, release, build, build)
 
 
-def _bring(choice: Choice, release: str, folder: Path, progress: Progress) -> None:
+def _bring(choice: Choice, release: str, folder: Path, progress: Progress) -> Path:
     provider = DebianProvider()
     index = provider.index(progress=progress)
     kernel = next((one for one in index["kernels"] if one["key"] == choice.key), None)
@@ -124,6 +129,7 @@ def _bring(choice: Choice, release: str, folder: Path, progress: Progress) -> No
                 raise _missing(choice)
             _unpack(path, made)
             path.unlink()
+    return folder
 
 
 def _missing(choice: Choice) -> MirrorError:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
-import json
 import re
 import shutil
 import time
@@ -109,16 +108,11 @@ class DebianProvider:
                 progress(f"debian: {error.what}; going on with the package index of {hours:.0f} hours ago")
                 fresh = index | {"tried": now}
             self.must_refresh = False
-            with cache.new_file(self.index_file) as path:
-                path.write_text(json.dumps(fresh))
+            cache.write_record(self.index_file, fresh)
             return fresh
 
     def _read(self) -> dict[str, Any] | None:
-        try:
-            index = json.loads(self.index_file.read_text())
-        except (FileNotFoundError, ValueError):
-            return None
-        return index if isinstance(index, dict) and index.get("format") == INDEX_FORMAT else None
+        return cache.from_record(self.index_file, lambda index: index if index["format"] == INDEX_FORMAT else None)
 
     def _refresh(self, progress: Progress) -> dict[str, Any]:
         from harness.kernel.providers import apt_sources, debian_index

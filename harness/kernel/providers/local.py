@@ -229,19 +229,14 @@ class LocalProvider:
 
 def _image_digest(image: Path) -> str:
     # The name, size and time of a file that was seen before stand for its content: a vmlinux can have 500 MB.
-    import json
-
     stat = image.stat()
     seen = f"{image}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}"
     memory = kernel_cache.folder() / "seen.json"
-    try:
-        known = json.loads(memory.read_text())
-    except (FileNotFoundError, ValueError):
-        known = {}
+    known: dict[str, str] = cache.from_record(memory, dict) or {}
     if seen in known:
-        return str(known[seen])
+        return known[seen]
     digest = cache.digest_file(image)
-    with cache.locked(kernel_cache.folder() / "locks" / "seen.lock"), cache.new_file(memory) as path:
+    with cache.locked(kernel_cache.folder() / "locks" / "seen.lock"):
         # The newest two hundred are plenty, and keep the file small.
-        path.write_text(json.dumps(dict([*known.items(), (seen, digest)][-200:])))
+        cache.write_record(memory, dict([*known.items(), (seen, digest)][-200:]))
     return digest

@@ -8,7 +8,6 @@ Imports the foundations and its siblings; virtme-ng is imported when something i
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -66,10 +65,7 @@ class UbuntuProvider:
         """Return the versions on the server's list, which is kept for a while; without it, those that are here."""
         memory = kernel_cache.folder() / "ubuntu.json"
         address = self._address()
-        try:
-            known = json.loads(memory.read_text())
-        except (FileNotFoundError, ValueError):
-            known = {}
+        known = cache.from_record(memory, dict) or {}
         if known.get("address") == address and 0 <= time.time() - known["asked"] < LIST_HOURS * 3600:
             return [KernelVersion.parse(text) for text in known["versions"]]
         try:
@@ -80,9 +76,9 @@ class UbuntuProvider:
                 raise
             progress(f"{error.what}; going on with the {len(versions)} that virtme-ng has fetched")
             return versions
-        with cache.locked(memory.with_suffix(".lock")), cache.new_file(memory) as path:
+        with cache.locked(memory.with_suffix(".lock")):
             facts = {"address": address, "asked": time.time(), "versions": [str(version) for version in versions]}
-            path.write_text(json.dumps(facts))
+            cache.write_record(memory, facts)
         return versions
 
     def _page(self, address: str, progress: Progress) -> str:

@@ -210,3 +210,52 @@ def test_a_runs_folder_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: 
             cache.runs_root()
     finally:
         cache._remove(short)
+
+
+class Kept:
+    """Something that the cache keeps: made of a word, and damaged when its file holds another."""
+
+    def __init__(self, folder: Path) -> None:
+        self.record = folder / "kept.json"
+        self.made = 0
+
+    def get(self) -> str:
+        return cache.artefact(self.record.with_suffix(""), whole=self._whole, make=self._make)
+
+    def _whole(self) -> str | None:
+        return cache.from_record(self.record, lambda known: known["word"] if known["word"] == "whole" else None)
+
+    def _make(self) -> str:
+        self.made += 1
+        cache.write_record(self.record, {"word": "whole"})
+        return "whole"
+
+
+def test_what_is_kept_is_made_once(tmp_path: Path) -> None:
+    first, second = Kept(tmp_path / "new"), Kept(tmp_path / "new")
+    assert [first.get(), second.get()] == ["whole", "whole"]
+    assert (first.made, second.made) == (1, 0)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", "7", "{}", '{"word": "half"}'])
+def test_what_is_damaged_is_made_anew(tmp_path: Path, content: str) -> None:
+    kept = Kept(tmp_path)
+    kept.record.write_text(content)
+    assert kept.get() == "whole"
+    assert kept.made == 1
+    assert Kept(tmp_path)._whole() == "whole"
+
+
+def test_who_waited_for_the_lock_takes_what_the_other_made(tmp_path: Path) -> None:
+    kept = Kept(tmp_path)
+    asked: list[bool] = []
+
+    def whole() -> str | None:
+        asked.append(True)
+        if len(asked) == 1:
+            cache.write_record(kept.record, {"word": "whole"})  # another process makes it just now
+            return None
+        return kept._whole()
+
+    assert cache.artefact(tmp_path / "kept", whole=whole, make=kept._make) == "whole"
+    assert (len(asked), kept.made) == (2, 0)
