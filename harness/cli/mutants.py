@@ -21,7 +21,7 @@ from harness.mutants import generate, recipes, table
 from harness.mutants.edit import Mutant
 from harness.mutants.schemata import Panel
 from harness.mutants.session import Suite
-from harness.mutants.state import Result, Results
+from harness.mutants.state import MutantResult, Results
 from harness.mutants.trial import Trial
 from harness.util import cache
 from harness.util.data import read_toml
@@ -106,7 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if score.survived or score.unknown else 0
 
 
-def _exhaust(results: Iterable[Result]) -> None:
+def _exhaust(results: Iterable[MutantResult]) -> None:
     for _ in results:
         pass  # each was said and kept as it came
 

@@ -35,7 +35,7 @@ from harness.mutants.session import (
     whole_round,
 )
 from harness.mutants.session import run as run_session
-from harness.mutants.state import Result, Results, describe
+from harness.mutants.state import MutantResult, Results, describe
 from harness.mutants.status import Fate, judge
 from harness.mutants.switches import HOME, Switched, switched
 from harness.util import cache
@@ -120,7 +120,9 @@ class Panel:
         self._kernel = self._folder / KERNEL
         self._progress = progress
 
-    def run(self, mutants: Sequence[Mutant], wanted: Sequence[Mutant], *, again: bool = False) -> Iterator[Result]:
+    def run(
+        self, mutants: Sequence[Mutant], wanted: Sequence[Mutant], *, again: bool = False
+    ) -> Iterator[MutantResult]:
         """Try mutants, and yield what became of each.
 
         Args:
@@ -178,7 +180,7 @@ class Panel:
             os.link(kept.vmlinux, self._kernel)
         for mutant in mutants:
             if mutant.name in refused:
-                self._results.add(Result.of(mutant, Fate.UNBUILT, message=refused[mutant.name]))
+                self._results.add(MutantResult.of(mutant, Fate.UNBUILT, message=refused[mutant.name]))
         cache.write_record(record, {"key": key, "refused": refused})
         return made, build_id_of(self._kernel)
 
@@ -223,7 +225,9 @@ class Panel:
         cache.write_record(record, {"build_id": build_id, "suite": self._digest, "control": facts})
         return control
 
-    def _batch(self, mutants: Sequence[Mutant], built: Switched, build_id: str, control: Control) -> Iterator[Result]:
+    def _batch(
+        self, mutants: Sequence[Mutant], built: Switched, build_id: str, control: Control
+    ) -> Iterator[MutantResult]:
         kills = self._results.killers()
         tests = {
             one.name: control.tests_for(
@@ -243,7 +247,7 @@ class Panel:
         for mutant in mutants:
             reports = last_attempts(session.records, mutant.name)
             verdict = judge(reports, status=0 if mutant.name in over else 3, presence=PRESENCE_TEST)
-            yield Result.of(
+            yield MutantResult.of(
                 mutant,
                 verdict.fate,
                 how=verdict.how,

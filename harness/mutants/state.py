@@ -17,7 +17,7 @@ from harness.mutants.status import Fate
 
 
 @dataclass(frozen=True)
-class Result:
+class MutantResult:
     """What is known of one mutant.
 
     Attributes:
@@ -27,7 +27,7 @@ class Result:
         was: As there.
         becomes: As there.
         fate: What became of it.
-        how: As in :class:`harness.mutants.status.Verdict`.
+        how: As in :class:`harness.mutants.status.TrialResult`.
         test: As there.
         message: As there, cut to what a table can show.
         ran: How many tests ran on it.
@@ -55,12 +55,12 @@ class Result:
     twin: str = ""
 
     @classmethod
-    def of(cls, mutant: Mutant, fate: Fate, **more: Any) -> Result:
+    def of(cls, mutant: Mutant, fate: Fate, **more: Any) -> MutantResult:
         """Return a result of a mutant."""
         return cls(mutant.name, mutant.area, mutant.what, mutant.was, mutant.becomes, fate, **more)
 
 
-def describe(result: Result) -> str:
+def describe(result: MutantResult) -> str:
     """Return what became of a mutant, on one line."""
     text = f"{result.mutant}: {result.fate.value}"
     if result.twin:
@@ -82,14 +82,14 @@ class Results:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._known: dict[str, Result] = {}
+        self._known: dict[str, MutantResult] = {}
         lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
         for number, line in enumerate(lines, 1):
             if not line.endswith("\n"):
                 continue  # the process that wrote it was ended
             try:
                 record: dict[str, Any] = json.loads(line)
-                result = Result(**{**record, "fate": Fate(record["fate"])})
+                result = MutantResult(**{**record, "fate": Fate(record["fate"])})
             except (ValueError, TypeError, KeyError) as error:
                 raise CacheError(
                     f"line {number} of {path} is no result of a mutant: {error}",
@@ -100,12 +100,12 @@ class Results:
         if lines and not lines[-1].endswith("\n"):
             path.write_text("".join(lines[:-1]))
 
-    def get(self, mutant: Mutant) -> Result | None:
+    def get(self, mutant: Mutant) -> MutantResult | None:
         """Return what is known of a mutant; None when nothing is, or it was another one then."""
         found = self._known.get(mutant.name)
         return found if found is not None and (found.was, found.becomes) == (mutant.was, mutant.becomes) else None
 
-    def of(self, mutants: Iterable[Mutant]) -> list[Result]:
+    def of(self, mutants: Iterable[Mutant]) -> list[MutantResult]:
         """Return what is known of each of some mutants, those left out of which nothing is."""
         return [result for result in map(self.get, mutants) if result is not None]
 
@@ -121,7 +121,7 @@ class Results:
             return False
         return known.fate is not Fate.SURVIVED or known.suite == suite
 
-    def same_kernel(self, build_id: str, suite: str) -> Result | None:
+    def same_kernel(self, build_id: str, suite: str) -> MutantResult | None:
         """Return the result of the mutant whose kernel has this build id, if it holds for the tests of today."""
         return next(
             (
@@ -133,7 +133,7 @@ class Results:
             None,
         )
 
-    def add(self, result: Result) -> None:
+    def add(self, result: MutantResult) -> None:
         """Keep a result, at once and for good.
 
         Raises:

@@ -31,7 +31,7 @@ class Fate(enum.Enum):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class TrialResult:
     """What became of one run of the tests on a mutant.
 
     Attributes:
@@ -52,7 +52,7 @@ class Verdict:
 _COMPLAINTS = ("Kernel panic", "BUG:", "Oops:", "general protection fault", "WARNING:", "unable to handle")
 
 
-def judge(reports: Sequence[dict[str, Any]], *, status: int, presence: str) -> Verdict:
+def judge(reports: Sequence[dict[str, Any]], *, status: int, presence: str) -> TrialResult:
     """Judge a run of the tests on a mutant.
 
     Args:
@@ -68,12 +68,12 @@ def judge(reports: Sequence[dict[str, Any]], *, status: int, presence: str) -> V
         if report["outcome"] != "failed":
             continue
         if report["when"] == "collect":
-            return Verdict(Fate.UNKNOWN, test=report["test"], message=report["message"], ran=ran)
+            return TrialResult(Fate.UNKNOWN, test=report["test"], message=report["message"], ran=ran)
         troubles = [trouble for trouble in Trouble if trouble.value in report["troubles"]]
         if Trouble.INFRASTRUCTURE in troubles:
             # A kernel that dies before it is ready says so on its console, of which the message has the end.
             fatal = any(complaint in report["message"] for complaint in _COMPLAINTS) and "boot" in report["message"]
-            return Verdict(
+            return TrialResult(
                 Fate.KILLED if fatal else Fate.UNKNOWN,
                 how=Trouble.CRASHED.value if fatal else "",
                 test=report["test"],
@@ -83,15 +83,15 @@ def judge(reports: Sequence[dict[str, Any]], *, status: int, presence: str) -> V
         unknown = "assertion" if report["when"] == "call" else "error"
         how = troubles[0].value if troubles else unknown
         if report["test"].partition("[")[0].endswith(presence) and how in ("assertion", "error"):
-            return Verdict(Fate.UNKNOWN, message="another kernel was booted than the one that was built", ran=ran)
+            return TrialResult(Fate.UNKNOWN, message="another kernel was booted than the one that was built", ran=ran)
         message = (
             "; ".join([*report["leaks"], *report["faults"]]) if how in (Trouble.LEAK.value, Trouble.FAULT.value) else ""
         )
-        return Verdict(Fate.KILLED, how, report["test"], message or report["message"], ran)
+        return TrialResult(Fate.KILLED, how, report["test"], message or report["message"], ran)
     if status != 0:
-        return Verdict(Fate.UNKNOWN, message=f"pytest ended with status {status} and reported no failure", ran=ran)
+        return TrialResult(Fate.UNKNOWN, message=f"pytest ended with status {status} and reported no failure", ran=ran)
     if not any(
         report["test"].partition("[")[0].endswith(presence) and report["outcome"] == "passed" for report in reports
     ):
-        return Verdict(Fate.UNKNOWN, message="no test found out which kernel was running", ran=ran)
-    return Verdict(Fate.SURVIVED, ran=ran)
+        return TrialResult(Fate.UNKNOWN, message="no test found out which kernel was running", ran=ran)
+    return TrialResult(Fate.SURVIVED, ran=ran)

@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.errors import UsageError
 from harness.mutants.edit import one_line
-from harness.mutants.state import Result
+from harness.mutants.state import MutantResult
 from harness.mutants.status import Fate
 
 EQUIVALENT = "equivalent"
@@ -99,7 +99,7 @@ class Score:
         )
 
 
-def score(results: Sequence[Result], known: Mapping[str, Explanation]) -> Score:
+def score(results: Sequence[MutantResult], known: Mapping[str, Explanation]) -> Score:
     """Count.
 
     Args:
@@ -120,13 +120,13 @@ def score(results: Sequence[Result], known: Mapping[str, Explanation]) -> Score:
     )
 
 
-def explained(result: Result, known: Mapping[str, Explanation]) -> Explanation | None:
+def explained(result: MutantResult, known: Mapping[str, Explanation]) -> Explanation | None:
     """Return the explanation of a survivor, if it is of the very mutant that survived."""
     one = known.get(result.mutant)
     return one if one is not None and (one.was, one.becomes) == (result.was, result.becomes) else None
 
 
-def lines(results: Sequence[Result], known: Mapping[str, Explanation]) -> list[str]:
+def lines(results: Sequence[MutantResult], known: Mapping[str, Explanation]) -> list[str]:
     """Return the table: mutants with what became of them, in Markdown."""
     rows = ["| mutant | change | fate | found by | message |", "|---|---|---|---|---|"]
     for result in results:

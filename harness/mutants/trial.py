@@ -26,8 +26,8 @@ from harness.mutants import inner_plugin
 from harness.mutants.edit import Mutant, changed
 from harness.mutants.session import KERNEL, PRESENCE_TEST, Suite, build_id_of, last_attempts, make_cache, whole_round
 from harness.mutants.session import run as run_session
-from harness.mutants.state import Result, Results, describe
-from harness.mutants.status import Fate, Verdict, judge
+from harness.mutants.state import MutantResult, Results, describe
+from harness.mutants.status import Fate, TrialResult, judge
 from harness.util import cache as disk_cache
 
 ATTEMPTS = 3
@@ -105,7 +105,7 @@ class Trial:
         for test, message in self.failing.items():
             self._progress(f"left out, as it fails without any mutation: {test}: {message[:150]}")
 
-    def run(self, mutants: Sequence[Mutant], *, again: bool = False) -> Iterator[Result]:
+    def run(self, mutants: Sequence[Mutant], *, again: bool = False) -> Iterator[MutantResult]:
         """Try mutants, and yield what became of each as soon as it is known.
 
         Args:
@@ -129,8 +129,10 @@ class Trial:
                 if coming is not None:
                     coming.cancel()
 
-    def _result(self, mutant: Mutant, built: _Built, started: float) -> Result:
-        facts = Result.of(mutant, Fate.UNBUILT, message=built.error, build_id=built.build_id, suite=self._suite_digest)
+    def _result(self, mutant: Mutant, built: _Built, started: float) -> MutantResult:
+        facts = MutantResult.of(
+            mutant, Fate.UNBUILT, message=built.error, build_id=built.build_id, suite=self._suite_digest
+        )
         if built.error:
             return replace(facts, seconds=round(built.seconds, 1))
         twin = self._results.same_kernel(built.build_id, self._suite_digest)
@@ -172,7 +174,7 @@ class Trial:
         os.link(self._kept.vmlinux, vmlinux)
         return _Built(mutant, vmlinux, build_id_of(vmlinux), time.monotonic() - started)
 
-    def _judged(self, built: _Built) -> Verdict:
+    def _judged(self, built: _Built) -> TrialResult:
         """Run the tests until there is a verdict, a few times at most; remove the kernel."""
         try:
             for _ in range(ATTEMPTS):
@@ -184,7 +186,7 @@ class Trial:
         finally:
             built.vmlinux.unlink(missing_ok=True)
 
-    def _tested(self, built: _Built) -> Verdict:
+    def _tested(self, built: _Built) -> TrialResult:
         with tempfile.TemporaryDirectory(prefix="run-", dir=self._folder) as name:
             cache = Path(name)
             make_cache(cache)
@@ -198,7 +200,7 @@ class Trial:
             try:
                 session = run_session(kernel, built.build_id, self._suite, cache, "0", environment, seconds=RUN_SECONDS)
             except InfrastructureError as error:
-                return Verdict(Fate.UNKNOWN, message=str(error))
+                return TrialResult(Fate.UNKNOWN, message=str(error))
             reports = last_attempts(session.records, built.mutant.name)
             is_over = any("round" in record for record in session.records)
             if is_control:

@@ -10,7 +10,7 @@ import pytest
 from harness.errors import CacheError, UsageError
 from harness.mutants import table
 from harness.mutants.edit import Edit, Mutant
-from harness.mutants.state import Result, Results
+from harness.mutants.state import MutantResult, Results
 from harness.mutants.status import Fate, judge
 from harness.mutants.table import EQUIVALENT, OPEN, Explanation
 from harness.util.data import read_toml
@@ -85,8 +85,8 @@ def mutant(name: str = "x/y/drop-1", old: str = "a;") -> Mutant:
     return Mutant(name, "drop", "y: a statement is left out", (Edit("f", 0, old, ";"),))
 
 
-def result(name: str = "x/y/drop-1", fate: Fate = Fate.KILLED, **more: Any) -> Result:
-    return Result(name, "drop", "w", "a;", ";", fate, **more)
+def result(name: str = "x/y/drop-1", fate: Fate = Fate.KILLED, **more: Any) -> MutantResult:
+    return MutantResult(name, "drop", "w", "a;", ";", fate, **more)
 
 
 def test_results_stay_and_the_last_one_counts(tmp_path: Path) -> None:
