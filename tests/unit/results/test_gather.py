@@ -99,6 +99,15 @@ def test_what_ended_a_test_is_its_outcome(word: str, outcome: str) -> None:
     assert (result.outcome.value, result.trouble) == (outcome, (word,))
 
 
+@pytest.mark.parametrize("word", ["rain", ["leak"], None])
+def test_a_projects_own_property_of_that_name_is_no_trouble(word: object) -> None:
+    result, _ = gathered(
+        {"when": "call", "outcome": "failed", "properties": [KERNEL, ("trouble", word)]}, {"when": "teardown"}
+    )
+    assert result is not None
+    assert (result.outcome, result.trouble) == (Outcome.FAILED, ())
+
+
 def test_skips_tell_their_reason_and_expected_failures_are_no_skips() -> None:
     skipped: dict[str, Any] = {"when": "setup", "outcome": "skipped", "reason": "no BTF", "properties": [KERNEL]}
     result, _ = gathered(skipped, {"when": "teardown", "properties": [KERNEL]})
