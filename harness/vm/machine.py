@@ -78,7 +78,7 @@ def sweep_abandoned() -> list[int]:
 
 
 class Machine:
-    """A guest whose agent is ready. Close it, or use it as a context manager.
+    """A guest whose agent is ready, booted from a specification or cloned. Close it, or use it as a context manager.
 
     Attributes:
         spec: What was booted.

@@ -41,6 +41,8 @@ class Acceleration:
 class Needs:
     """What a test asks of its machine.
 
+    It is apart from :class:`MachineSpec` because markers are read before any kernel is prepared.
+
     Attributes:
         memory: MiB, at least 128.
         cpus: Virtual CPUs, at least 1.

@@ -1,4 +1,4 @@
-"""How often a kernel is booted that does not come up."""
+"""How often a kernel is booted that does not come up, and what becomes of a saved machine whose clone does not."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from typing import Any, cast
 
 import pytest
 
-from harness.errors import BootError, VngFailed
+from harness.errors import BootError, TemplateError, VngFailed
+from harness.machines import pool as pools
 from harness.machines.pool import Pool, Settings
+from harness.vm import clone as vm_clone
+from harness.vm import template
 from harness.vm.machine import Machine, State
 from harness.vm.spec import MachineSpec, Needs
 from tests.unit.vm.specs import spec_of
@@ -63,3 +66,52 @@ def test_what_vng_says_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> No
         with pytest.raises(VngFailed):
             boots.take()
     assert boots.ends == [True]
+
+
+class Clones:
+    """A pool with a saved machine whose clones come to life or not, as the test says."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *ends: bool) -> None:
+        self.ends = list(ends)
+        self.done: list[str] = []
+        self.said: list[str] = []
+        self.pool = Pool(Settings(), self.said.append)
+        monkeypatch.setattr(template, "find_or_make", self._find_or_make)
+        monkeypatch.setattr(vm_clone, "start_clone", lambda _saved, _spec: SimpleNamespace(finish=self._finish))
+        monkeypatch.setattr(pools, "boot", self._boot)
+
+    def _find_or_make(self, _spec: MachineSpec, *, doubted: bool, **_: object) -> object:
+        self.done.append("looked at again" if doubted else "found")
+        return SimpleNamespace()
+
+    def _finish(self) -> Machine:
+        if not self.ends.pop(0):
+            raise TemplateError("a clone did not come to life")
+        self.done.append("cloned")
+        return UP
+
+    def _boot(self, _spec: MachineSpec, *, timeout: float) -> Machine:
+        assert timeout > 0
+        self.done.append("booted")
+        return UP
+
+    def take(self) -> Any:
+        return self.pool.take(spec_of("/k", "/i"))
+
+
+def test_a_saved_machine_whose_clone_fails_is_looked_at_and_cloned_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    clones = Clones(monkeypatch, False, True)
+    assert clones.take() is UP
+    assert clones.done == ["found", "looked at again", "cloned"]
+    assert clones.said == ["a clone did not come to life; trying once more"]
+
+
+def test_a_test_whose_clone_fails_twice_gets_a_booted_machine_and_the_next_a_clone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clones = Clones(monkeypatch, False, False, True)
+    assert clones.take() is UP
+    assert clones.done == ["found", "looked at again", "booted"]
+    assert clones.said[-1] == "a clone did not come to life; booting one instead"
+    assert clones.take() is UP
+    assert clones.done[3:] == ["cloned"]
