@@ -4,10 +4,10 @@ An entry is made in a temporary sibling and renamed into place, so a reader neve
 file beside it keeps two processes from making it twice. Temporary siblings name the process that makes
 them, and whoever comes next removes those whose maker is gone.
 
-:func:`artefact` is how compiled objects, guest images and their parts, saved machines, a kernel's headers and what was
-found out of KVM are kept. Others have another life, and their own way: a kernel in :mod:`harness.kernel.cache` is
-looked for in many places before it is made, and made again while the old one is in use; a kept build tree, and what is
-known of mutants, belongs to one process for as long as it works with it.
+:func:`artefact` keeps compiled objects, guest images and their parts, saved machines, a kernel's headers, and whether
+KVM works. Others have another life, and their own way. A kernel in :mod:`harness.kernel.cache` is looked for in several
+places before it is made, and made again while the old one is in use. A kept build tree, and what is known of mutants,
+belongs to one process for as long as it works with it.
 """
 
 from __future__ import annotations
