@@ -101,7 +101,7 @@ class Pool:
         if (choice, needs) not in self._specs:
             plain = self._specs.get((choice, Needs())) or self._bring(choice)
             self._specs[choice, Needs()] = plain
-            image = image_with(choice, plain.kernel, needs, self._progress)
+            image = image_with(plain, choice, needs, self._progress)
             self._specs[choice, needs] = replace(plain, needs=needs, image=image)
         return self._specs[choice, needs]
 
@@ -243,34 +243,33 @@ class Pool:
         return self._templates[spec]
 
 
-def image_with(choice: Choice, kernel: Kernel, needs: Needs, progress: Progress) -> Image:
+def image_with(plain: MachineSpec, choice: Choice, needs: Needs, progress: Progress) -> Image:
     """Return the guest image, with the modules and the rest that is needed.
 
     Args:
-        choice: What the kernel was chosen by.
-        kernel: The kernel.
+        plain: The machine that asks for nothing.
+        choice: What its kernel was chosen by.
         needs: What a test asks of its machine.
         progress: Called with a line when something takes time.
 
     Raises:
         HarnessError: Something that the image is to hold is unavailable.
     """
-    base = guest_image()
     if not needs.modules and not needs.image:
-        return base
+        return plain.image
     # Most machines need none of this.
     from harness.image.bcc import bcc_archive, headers_archive
     from harness.image.extend import extended, modules_archive
     from harness.kernel.files import headers, modules
 
-    plan = modules.find_in(kernel, needs.modules)
+    plan = modules.find_in(plain.kernel, needs.modules)
     files = [(modules.canonical(path.name), modules.read_module(path)) for path in plan.files]
     archives = [modules_archive(files)] if files else []
     if needs.image == BCC_IMAGE:
         found = headers.headers_of(choice, progress=progress)
         archives.append(bcc_archive())
         archives.append(headers_archive(found.folder, found.release, found.build, found.common))
-    return extended(base, archives)
+    return extended(plain.image, archives)
 
 
 def is_healthy(machine: Machine) -> bool:
