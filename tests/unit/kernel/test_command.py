@@ -326,8 +326,8 @@ def test_a_terminated_build_leaves_no_process(tmp_path: Path) -> None:
 
 
 def wait_until(true: Callable[[], bool]) -> None:
-    """Wait for something that another process does; half a minute is for a very busy machine."""
-    for _ in range(3000):
+    """Wait for something that another process does; two minutes are for a very busy machine."""
+    for _ in range(12000):
         if true():
             return
         time.sleep(0.01)
