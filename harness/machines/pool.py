@@ -153,6 +153,10 @@ class Pool:
         """Keep a machine from other tests than the one that has it: somebody did in it what no test would."""
         self._spoiled.add(machine)
 
+    def is_spoiled(self, machine: Machine) -> bool:
+        """Whether a machine is for no other test than the one that has it."""
+        return machine in self._spoiled
+
     def expect(self, choice: Choice, needs: Needs) -> None:
         """Start the machine of the test after this one, where it was taken before and there is memory for it."""
         if self._settings.isolation is not Isolation.VM or self._ahead is not None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import pytest
 
-from harness.pytest_plugin import collection, fixtures, options, outcomes, pause, session
+from harness.pytest_plugin import collection, fixtures, options, outcomes, pause, scopes, session
 
-PARTS = (options, session, collection, fixtures, outcomes, pause)
+PARTS = (options, session, collection, scopes, fixtures, outcomes, pause)
 
 
 def pytest_addoption(pluginmanager: pytest.PytestPluginManager) -> None:

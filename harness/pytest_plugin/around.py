@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,12 +12,13 @@ from harness.pytest_plugin.state import COMPLAINED, FOUND, LEAK_CHECK, OUTCOME, 
 from harness.results import properties
 
 if TYPE_CHECKING:
-    from harness.checks.base import Checks
+    from harness.checks.base import Checks, Complaint
     from harness.checks.kernel_log import KernelLog
     from harness.checks.known_faults import ExpectedFault, KnownFault
     from harness.kernel.types import Choice
     from harness.results.types import Fault
     from harness.vm.machine import Machine
+    from harness.vm.spec import MachineSpec
 
 
 def checks_around(item: pytest.Item, log: KernelLog) -> Checks:
@@ -82,15 +84,86 @@ def note_boot_faults(item: pytest.Item, log: KernelLog, machine: Machine) -> Non
     item.user_properties += [known_fault(one.fault, entry) for one, entry in found.known]
 
 
-def look_back(item: pytest.Item, machine: Machine, checks: Checks) -> None:
+class Taken:
+    """A machine that was taken for a test, or for several, and the checks that are made when they are over.
+
+    Attributes:
+        machine: The machine.
+
+    Args:
+        item: The test, the first of several.
+        choice: The kernel.
+        spec: The machine.
+
+    Raises:
+        HarnessError: As :meth:`harness.machines.pool.Pool.take`.
+    """
+
+    def __init__(self, item: pytest.Item, choice: Choice, spec: MachineSpec) -> None:
+        self._state = item.config.stash[STATE]
+        self._spec = spec
+        pool = self._state.pool()
+        began = time.monotonic()
+        self.machine = pool.take(spec)
+        self.note(item, time.monotonic() - began)
+        if self._state.next is not None:
+            pool.expect(*self._state.next)
+        self._log = log_check(item, choice)
+        note_boot_faults(item, self._log, self.machine)
+        self._checks = checks_around(item, self._log)
+        self._leaks = item.stash.get(LEAK_CHECK, None)
+        self._checks.begin(self.machine)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether its kernel still runs."""
+        from harness.vm.machine import State as MachineState
+
+        return self.machine.state is MachineState.READY
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether another test may run on the machine."""
+        return self.is_alive and not self._state.pool().is_spoiled(self.machine)
+
+    def note(self, item: pytest.Item, seconds: float) -> None:
+        """Put the machine into a test's report, and how many seconds the test waited for it."""
+        boot = self._state.pool().boot_seconds(self._spec)
+        started: properties.Started = {"start": round(seconds, 4), "boot": boot}
+        item.user_properties += [(properties.RELEASE, self.machine.release), (properties.MACHINE, started)]
+
+    def check(self, known: list[tuple[str, object]]) -> list[Complaint]:
+        """Return what the checks find; the leak count and the known faults are added to a test's properties.
+
+        Raises:
+            HarnessError: A check could not be made.
+        """
+        try:
+            return self._checks.end(self.machine)
+        finally:
+            if self._leaks is not None and self._leaks.count is not None:
+                known.append((properties.LEAK_COUNT, dict(self._leaks.count)))
+            known += [known_fault(fault, entry) for fault, entry in self._log.excused]
+
+    def give_back(self, *, spoiled: bool = False) -> None:
+        """Give the machine back.
+
+        Args:
+            spoiled: Whether no other test may get it.
+        """
+        pool = self._state.pool()
+        if spoiled:
+            pool.spoil(self.machine)
+        pool.give_back(self._spec, self.machine)
+
+
+def look_back(item: pytest.Item, taken: Taken) -> None:
     """Fail the test when there is something wrong with its machine, now that all else of the test is gone."""
     from harness.vm.machine import State as MachineState
 
+    machine = taken.machine
     was_dead = machine.state is MachineState.DEAD
-    complaints = checks.end(machine)
-    count = item.stash[LEAK_CHECK].count if LEAK_CHECK in item.stash else None
-    if count is not None:
-        item.user_properties.append((properties.LEAK_COUNT, dict(count)))
+    complaints = taken.check(item.user_properties)
     outcome = item.stash.get(OUTCOME, "")
     complaints = [one for one in complaints if outcome == "passed" or not one.only_if_passed]
     if not complaints:

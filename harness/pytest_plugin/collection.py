@@ -23,7 +23,8 @@ _BCC_MEMORY = 1536
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Make each kernel a parameter of the tests that use one."""
-    if any(metafunc.definition.get_closest_marker(name) for name in ("kernel", "requires", "leaks", "expects_fault")):
+    checked = ("kernel", "requires", "leaks", "expects_fault", "vm")
+    if any(metafunc.definition.get_closest_marker(name) for name in checked):
         from harness.pytest_plugin.markers import check
 
         try:
@@ -114,6 +115,7 @@ def needs_of(item: pytest.Item) -> Needs:
     asked: dict[str, Any] = {}
     for mark in reversed(list(item.iter_markers("vm"))):
         asked.update(mark.kwargs)
+    asked = {name: value for name, value in asked.items() if name not in ("scope", "group")}
     for name in ("parameters", "modules"):
         words = asked.get(name, ())
         if isinstance(words, str) or not all(isinstance(word, str) for word in words):
@@ -126,14 +128,8 @@ def needs_of(item: pytest.Item) -> Needs:
         return Needs(**asked)
     except TypeError as error:
         raise pytest.UsageError(
-            f"{item.nodeid}: the marker vm takes memory, cpus, parameters and modules: {error}"
+            f"{item.nodeid}: the marker vm takes memory, cpus, parameters, modules, scope and group: {error}"
         ) from error
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """Note which machine comes next, so that it can be prepared while this test runs."""
-    item.config.stash[STATE].next = wanted_by(nextitem)
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from harness.pytest_plugin.around import checks_around, known_fault, log_check, look_back, note_boot_faults
+from harness.pytest_plugin.around import Taken, look_back
 from harness.pytest_plugin.collection import needs_of
 from harness.pytest_plugin.options import LIBBPF, RAW
+from harness.pytest_plugin.scopes import scope_of, shared_machine
 from harness.pytest_plugin.state import GUESTS, STATE
 from harness.results import properties
 
@@ -40,32 +40,27 @@ def kernel(kernel_choice: Choice, request: pytest.FixtureRequest) -> Kernel:
 
 @pytest.fixture
 def vm(kernel_choice: Choice, request: pytest.FixtureRequest) -> Iterator[Machine]:
-    """A machine that runs the kernel: by default one of this test's own, as it was right after boot."""
+    """A machine that runs the kernel: by default one of this test's own, as it was right after boot.
+
+    Tests share one where the marker `vm(scope=...)` or `vm(group=...)` says so.
+    """
     state = request.config.stash[STATE]
-    pool = state.pool()
-    spec = pool.prepare(kernel_choice, needs_of(request.node))
+    spec = state.pool().prepare(kernel_choice, needs_of(request.node))
+    scope = scope_of(request.node)
+    shared = shared_machine(request.node, kernel_choice, spec, scope).taken.machine if scope is not None else None
     if request.node.get_closest_marker("requires") is not None:
         from harness.pytest_plugin.markers import required
 
-        state.require(kernel_choice, spec, required(request.node))
-    began = time.monotonic()
-    machine = pool.take(spec)
-    started: properties.Started = {"start": round(time.monotonic() - began, 4), "boot": pool.boot_seconds(spec)}
-    request.node.user_properties += [(properties.RELEASE, machine.release), (properties.MACHINE, started)]
-    if state.next is not None:
-        pool.expect(*state.next)
-    log = log_check(request.node, kernel_choice)
-    note_boot_faults(request.node, log, machine)
-    checks = checks_around(request.node, log)
-    checks.begin(machine)
-    yield machine
+        state.require(kernel_choice, spec, required(request.node), shared)
+    if shared is not None:
+        yield shared
+        return
+    taken = Taken(request.node, kernel_choice, spec)
+    yield taken.machine
     try:
-        look_back(request.node, machine, checks)
+        look_back(request.node, taken)
     finally:
-        request.node.user_properties += [known_fault(fault, entry) for fault, entry in log.excused]
-        if request.node.get_closest_marker("leaks") is not None:
-            pool.spoil(machine)
-        pool.give_back(spec, machine)
+        taken.give_back(spoiled=request.node.get_closest_marker("leaks") is not None)
 
 
 @pytest.fixture
@@ -79,6 +74,30 @@ def guest(vm: Machine, request: pytest.FixtureRequest) -> Iterator[Guest]:
     del request.node.stash[GUESTS]  # pytest keeps the item until the run ends
     if request.node.get_closest_marker("leaks") is not None:
         guest.close()  # otherwise the leak check ends its process
+
+
+@pytest.fixture
+def shared_guest(vm: Machine, request: pytest.FixtureRequest) -> Iterator[Guest]:
+    """The guest, with one guest process for all tests that share the machine; a new one after a process has died.
+
+    What a test leaves open there stays open until the machine's last test.
+    """
+    from harness.remote.guest import Guest
+
+    shared = request.config.stash[STATE].shared
+    guest = shared.guest if shared is not None else None
+    if guest is None or not guest.process.alive:
+        guest = Guest(vm)
+        if shared is not None:
+            shared.guest = guest
+    guest.outputs.clear()
+    stash = request.node.stash
+    is_alone = GUESTS not in stash  # a test may have a guest process of its own too
+    if is_alone:
+        stash[GUESTS] = guest
+    yield guest
+    if is_alone and GUESTS in stash:
+        del stash[GUESTS]
 
 
 @pytest.fixture

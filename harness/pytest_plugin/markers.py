@@ -18,6 +18,7 @@ from harness.features import capabilities
 from harness.features.capability import Decision, Finding, Judgement
 from harness.kernel import selector
 from harness.kernel.types import Choice, Kernel
+from harness.pytest_plugin.scopes import check_scope
 from harness.results.ids import without_kernel
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def check(definition: pytest.Item, fixtures: Collection[str]) -> None:
         if mark in definition.own_markers and "vm" not in fixtures:
             raise pytest.UsageError("the marker expects_fault is for tests that use a guest's fixtures")
     expected_faults(definition)
+    check_scope(definition)
     for name in required(definition):
         try:
             capabilities.find(name)

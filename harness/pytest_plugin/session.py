@@ -20,8 +20,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Make the plugin's state and declare its markers."""
     config.addinivalue_line(
         "markers",
-        "vm(memory, cpus, parameters, modules): MiB, virtual CPUs, kernel command line words and loaded kernel modules "
-        "of the test's machine",
+        "vm(memory, cpus, parameters, modules, scope, group): MiB, virtual CPUs, kernel command line words and loaded "
+        "kernel modules of the test's machine; scope='class', scope='module' or group='name': tests that follow each "
+        "other share it",
     )
     config.addinivalue_line(
         "markers",
@@ -34,7 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
         "leaks(reason): the test leaves kernel objects behind on purpose; the leak check does not look at it, and no "
-        "other test runs on its machine",
+        "test that does not leak too runs on its machine",
     )
     config.addinivalue_line(
         "markers",

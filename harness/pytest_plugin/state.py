@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from harness.machines.pool import Pool
     from harness.pytest_plugin.markers import Capabilities
     from harness.pytest_plugin.recorder import Recorder
+    from harness.pytest_plugin.scopes import SharedMachine
     from harness.remote.guest import Guest
+    from harness.vm.machine import Machine
     from harness.vm.spec import MachineSpec, Needs
 
 STATE = pytest.StashKey["PluginState"]()
@@ -29,6 +31,8 @@ OUTCOME = pytest.StashKey[str]()
 COMPLAINED = pytest.StashKey[bool]()
 FOUND = pytest.StashKey[str]()
 LEAK_CHECK: pytest.StashKey[LeakCheck] = pytest.StashKey()
+ALONE = pytest.StashKey[bool]()
+"""Whether a test that shares its machine runs again on one of its own."""
 
 
 class PluginState:
@@ -41,6 +45,7 @@ class PluginState:
         self._pool: Pool | None = None
         self._capabilities: Capabilities | None = None
         self.next: tuple[Choice, Needs] | None = None
+        self.shared: SharedMachine | None = None
         self.unreachable: dict[str, str] = {}
         self.left_out: list[tuple[str, str, str]] = []
         self.recorder: Recorder | None = None
@@ -116,10 +121,10 @@ class PluginState:
             self._known, self.expired = in_force(entries, dt.datetime.now(tz=dt.timezone.utc).date())
         return self._known
 
-    def require(self, choice: Choice, spec: MachineSpec, names: list[str]) -> None:
+    def require(self, choice: Choice, spec: MachineSpec, names: list[str], shared: Machine | None = None) -> None:
         """Leave out or fail the test when the kernel lacks one of these capabilities.
 
-        The kernel is asked once for each, on a machine that no test gets.
+        The kernel is asked once for each: on the machine that the test shares with others, or on one that no test gets.
         """
         from harness.pytest_plugin.markers import Capabilities, act_on
 
@@ -128,12 +133,13 @@ class PluginState:
         pool = self.pool()
         missing = self._capabilities.missing(choice, names)
         if missing:
-            machine = pool.take(spec)
+            machine = shared or pool.take(spec)
             try:
                 for name in missing:
                     self._capabilities.ask(choice, name, machine)
             finally:
-                pool.give_back(spec, machine)
+                if shared is None:
+                    pool.give_back(spec, machine)
         for name in names:
             act_on(self._capabilities.judge(spec.kernel, choice, name))
 

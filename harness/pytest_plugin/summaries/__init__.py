@@ -120,7 +120,9 @@ class CountOnce:
         """Take back that a test has passed."""
         reporter: Any = self._config.pluginmanager.get_plugin("terminalreporter")
         troubles = properties.troubles(report.user_properties)
-        if reporter is not None and report.when == "teardown" and report.failed and troubles:
+        # A test that shared its machine may have passed there and fail on its own.
+        again = report.when == "call" or (report.when == "teardown" and troubles)
+        if reporter is not None and report.failed and again:
             for category in ("passed", "xfailed"):
                 counted = reporter.stats.get(category, [])
                 counted[:] = [one for one in counted if one.nodeid != report.nodeid]
