@@ -19,7 +19,7 @@ import jinja2
 from markupsafe import Markup
 
 from harness import __version__
-from harness.report.matrix import ENDINGS, Absent, Cell, Group, Matrix, Row, contract_in, matrix_of, words_of
+from harness.report.matrix import ENDINGS, Absent, Cell, Group, Matrix, Row, matrix_of
 from harness.report.words import counted, summary_of, warnings_of
 from harness.results.outcomes import Ending, Outcome
 from harness.results.types import Observation, RecordedKernel, Result, Run, RunRecord
@@ -231,9 +231,7 @@ def _test_times(matrix: Matrix, most: int = 12) -> list[dict[str, Any]]:
     for row in {row.test: row for row in matrix.rows}.values():
         calls = [cell.result.call for cell in row.cells if cell.result is not None and cell.ending.is_verdict]
         if calls:
-            figures.append(
-                (statistics.median(calls), min(calls), max(calls), contract_in(row.test) or words_of(row.test))
-            )
+            figures.append((statistics.median(calls), min(calls), max(calls), row.title))
     figures.sort(key=lambda one: one[0], reverse=True)
     figures = figures[:most]
     longest = max((high for _, _, high, _ in figures), default=1.0) or 1.0

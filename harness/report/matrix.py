@@ -6,11 +6,11 @@ Pure. Imports the records and the ranks of outcomes.
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from typing import Any
 
 from harness.results.file import kernel_order
+from harness.results.ids import behaviour_of, contract_in, is_contract
 from harness.results.outcomes import Ending, Outcome
 from harness.results.types import Observation, RecordedKernel, Result, RunRecord
 
@@ -42,26 +42,22 @@ ENDINGS: tuple[Ending, ...] = (
 
 @dataclass(frozen=True)
 class Cell:
-    """What became of one test on one kernel, or of one of several contracts that it observes.
+    """What became of one test on one kernel.
 
     Attributes:
         ending: The test's outcome, or why there is none.
         result: The test's result; None where there is none.
         reason: One line on why it is so, "" when there is nothing to say.
-        contract: The contract that it is about; "" for all that the test observed.
     """
 
     ending: Ending
     result: Result | None = None
     reason: str = ""
-    contract: str = ""
 
     @property
     def observations(self) -> tuple[Observation, ...]:
         """What was observed."""
-        if self.result is None:
-            return ()
-        return tuple(one for one in self.result.observations if self.contract in ("", one.contract) and one.was_asked)
+        return self.result.observations if self.result is not None else ()
 
     @property
     def seen(self) -> str:
@@ -81,9 +77,6 @@ class Cell:
         return found
 
 
-_CONTRACT = re.compile(r"[a-z]+(\.[a-z0-9_]+)+")
-
-
 def text_of(observed: Any) -> str:
     """Return an observation as people write it: text as it is, names with their values, the rest as JSON."""
     if isinstance(observed, str):
@@ -100,7 +93,7 @@ def exact_text_of(observed: Any) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """One behaviour: a test, or one of several contracts that a test observes.
+    """One behaviour: a contract, or a test that has none.
 
     Attributes:
         test: pytest's id of the test without its kernel.
@@ -176,71 +169,43 @@ def matrix_of(record: RunRecord) -> Matrix:
     """Return a record as a table; rows stand as their tests ran, groups as their first row."""
     kernels = tuple(sorted(record.kernels, key=kernel_order))
     cells = cells_of(record)
-    tests = dict.fromkeys(test for test, _ in cells)
+    ids = [one.test for one in record.not_run] + [one.test for one in record.left_out]
+    tests = {behaviour_of(test): test for test in [*ids, *(one.test for one in record.results)]}
     groups: dict[str, list[Row]] = {}
-    for test in tests:
-        row = tuple(cells.get((test, kernel.label), Cell(Absent.NO_TEST)) for kernel in kernels)
-        for behaviour in _behaviours(test, row):
-            groups.setdefault(area_of(test, behaviour.title), []).append(behaviour)
+    for name in dict.fromkeys(name for name, _ in cells):
+        row = _row(tests[name], tuple(cells.get((name, one.label), Cell(Absent.NO_TEST)) for one in kernels))
+        groups.setdefault(area_of(row.test, row.title), []).append(row)
     return Matrix(kernels, tuple(Group(name, tuple(rows)) for name, rows in groups.items()))
 
 
-def _behaviours(test: str, cells: tuple[Cell, ...]) -> list[Row]:
+def _row(test: str, cells: tuple[Cell, ...]) -> Row:
     results = [cell.result for cell in cells if cell.result is not None]
-    seen = [one for result in results for one in result.observations]
-    observed = list(dict.fromkeys(one.contract for one in seen if one.contract))
-    if len(observed) > 1:
-        sentences = {one.contract: one.sentence for one in seen}
-        return [
-            Row(test, contract, sentences[contract], tuple(_of_contract(cell, contract) for cell in cells))
-            for contract in observed
-        ]
+    sentence = next((one.sentence for result in results for one in result.observations), "")
     contract = next((one.contract for one in results if one.contract), "") or contract_in(test)
-    return [Row(test, contract or words_of(test), next((one.sentence for one in seen), ""), cells)]
-
-
-def _of_contract(cell: Cell, contract: str) -> Cell:
-    """Return what a test's cell says of one of its contracts.
-
-    A test that fails because a contract does not hold has failed for that contract alone; what else becomes of a test
-    becomes of all that it observes.
-    """
-    if cell.result is None:
-        return cell
-    verdicts = {one.contract: one.verdict for one in cell.result.observations}
-    if verdicts.get(contract) == "not asked":
-        note = next(one.note for one in cell.result.observations if one.contract == contract)
-        return Cell(Absent.LEFT_OUT, None, note, contract)
-    if cell.ending is Outcome.FAILED and "differs" in verdicts.values() and verdicts.get(contract) != "differs":
-        if contract not in verdicts:
-            return Cell(Absent.NOT_RUN, cell.result, "the test ended before it observed this", contract)
-        return Cell(Outcome.PASSED, cell.result, "", contract)
-    return Cell(cell.ending, cell.result, cell.reason, contract)
+    return Row(test, contract or words_of(test), sentence, cells)
 
 
 def cells_of(record: RunRecord) -> dict[tuple[str, str], Cell]:
-    """Return what a record says of each test on each kernel."""
+    """Return what a record says of each behaviour on each kernel."""
     found: dict[tuple[str, str], Cell] = {}
     for result in record.results:
-        found[result.test, result.kernel] = Cell(result.outcome, result, result.reason)
+        not_asked = [one.note for one in result.observations if not one.was_asked]
+        found[behaviour_of(result.test), result.kernel] = (
+            Cell(Absent.LEFT_OUT, None, not_asked[0]) if not_asked else Cell(result.outcome, result, result.reason)
+        )
     for one in record.left_out:
-        found.setdefault((one.test, one.kernel), Cell(Absent.LEFT_OUT, None, f"it is for kernels {one.condition}"))
+        cell = Cell(Absent.LEFT_OUT, None, f"it is for kernels {one.condition}")
+        found.setdefault((behaviour_of(one.test), one.kernel), cell)
     for other in record.not_run:
-        found.setdefault((other.test, other.kernel), Cell(Absent.NOT_RUN, None, "the run ended before"))
+        found.setdefault((behaviour_of(other.test), other.kernel), Cell(Absent.NOT_RUN, None, "the run ended before"))
     return found
 
 
 def area_of(test: str, title: str) -> str:
     """Return the group that a behaviour belongs to: the area in its contract's id, or else its module."""
-    if _CONTRACT.fullmatch(title):
+    if is_contract(title):
         return title.split(".")[1]  # hom.update.bad_fd: the outer map, the area, the behaviour
     return test.partition("::")[0]
-
-
-def contract_in(test: str) -> str:
-    """Return the contract that a test's parameters name, for one that could not tell; "" for none."""
-    parameters = test.partition("[")[2].removesuffix("]")
-    return next((word for word in parameters.split("-") if _CONTRACT.fullmatch(word)), "")
 
 
 def words_of(test: str) -> str:

@@ -19,6 +19,7 @@ import msgspec
 
 from harness.errors import CacheError, RecordError, SelectorError
 from harness.kernel.version import KernelVersion
+from harness.results.contracts import by_contract
 from harness.results.types import FORMAT, VERSION, Deselected, NotRun, RecordedKernel, Result, Run, RunRecord
 from harness.util import cache
 
@@ -64,7 +65,7 @@ def schema() -> dict[str, Any]:
 
 
 def read(path: Path) -> RunRecord:
-    """Read a run record, or the journal of a run that did not come to its end.
+    """Read a run record, or the journal of a run that did not come to its end; each of its results is of one contract.
 
     Raises:
         RecordError: It cannot be read, is no record, is one of another version, or contradicts itself.
@@ -101,7 +102,7 @@ def parse(content: bytes, name: str) -> RunRecord:
             expected="a file that pytest --record=FILE or harness merge wrote, whole",
         ) from error
     _check(record, name)
-    return record
+    return by_contract(record)
 
 
 def _check_head(head: _Head, name: str) -> None:

@@ -1,8 +1,8 @@
 """What changed from one kernel of a record to one of another record, or of the same.
 
-A test is held against itself by its id without the kernel. Times of single tests are noisy and depend on the machine:
-a test counts as slower or faster only when it is so by a factor and by an amount beyond what all tests together are,
-see SLOWER_FACTOR and SLOWER_SECONDS.
+A contract is compared with itself, a test that has none with the test of the same id without the kernel. Times of
+single tests are noisy and depend on the machine: a test counts as slower or faster only when it is so by a factor and
+by an amount beyond what all tests together are, see SLOWER_FACTOR and SLOWER_SECONDS.
 
 Pure. Imports the matrix beside it and the records.
 """
@@ -15,8 +15,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.errors import RecordError
-from harness.report.matrix import Absent, Cell, cells_of, contract_in, exact_text_of, text_of, words_of
+from harness.report.matrix import Absent, Cell, cells_of, exact_text_of, text_of, words_of
 from harness.results.file import kernel_order
+from harness.results.ids import contract_in
 from harness.results.outcomes import Outcome
 from harness.results.types import RecordedKernel, RunRecord
 
@@ -82,7 +83,7 @@ class Difference:
     @property
     def title(self) -> str:
         """What people call the test."""
-        return contract_in(self.test) or self.contract or words_of(self.test)
+        return self.contract or words_of(self.test)
 
 
 @dataclass(frozen=True)
@@ -203,8 +204,8 @@ def find_kernel(record: RunRecord, name: str) -> RecordedKernel:
 
 def _by_kernel(record: RunRecord) -> dict[str, dict[str, Cell]]:
     found: dict[str, dict[str, Cell]] = {}
-    for (test, kernel), cell in cells_of(record).items():
-        found.setdefault(kernel, {})[test] = cell
+    for (behaviour, kernel), cell in cells_of(record).items():
+        found.setdefault(kernel, {})[behaviour] = cell
     return found
 
 
@@ -217,8 +218,8 @@ def _pair(old: RecordedKernel, new: RecordedKernel, before: Mapping[str, Cell], 
     speed = _speed(before, after)
     differences = []
     same = still_bad = 0
-    for test in dict.fromkeys([*before, *after]):
-        was, now = before.get(test), after.get(test)
+    for behaviour in dict.fromkeys([*before, *after]):
+        was, now = before.get(behaviour), after.get(behaviour)
         found = _differ(was, now, speed)
         if found is None:
             same += 1
@@ -226,7 +227,8 @@ def _pair(old: RecordedKernel, new: RecordedKernel, before: Mapping[str, Cell], 
             continue
         change, detail = found
         known = [cell.result for cell in (now, was) if cell is not None and cell.result is not None]
-        contract = next((one.contract for one in known if one.contract), "")
+        contract = next((one.contract or contract_in(one.test) for one in known), "")
+        test = known[0].test if known else behaviour
         differences.append(Difference(change, test, contract, was, now, detail))
     differences.sort(key=lambda one: _ORDER.index(one.change))
     return Pair(old, new, tuple(differences), same, still_bad, speed)
@@ -237,9 +239,14 @@ def _speed(before: Mapping[str, Cell], after: Mapping[str, Cell]) -> float | Non
     ratios = []
     for test, was in before.items():
         now = after.get(test)
-        if now is not None and was.ending is now.ending is Outcome.PASSED and was.result and now.result:
-            ratios.append(max(now.result.call, 0.001) / max(was.result.call, 0.001))
+        if now is not None and was.ending is now.ending is Outcome.PASSED and _call(was) and _call(now):
+            ratios.append(max(_call(now), 0.001) / max(_call(was), 0.001))
     return round(statistics.median(ratios), 3) if len(ratios) >= _ENOUGH else None
+
+
+def _call(cell: Cell) -> float:
+    """Return the seconds that a test took; 0.0 where they are not known."""
+    return cell.result.call if cell.result is not None else 0.0
 
 
 def _differ(was: Cell | None, now: Cell | None, speed: float | None) -> tuple[Change, str] | None:
@@ -302,10 +309,10 @@ def _changed_answers(was: Cell, now: Cell) -> list[str]:
 
 
 def _slower(was: Cell, now: Cell, speed: float | None) -> tuple[Change, str] | None:
-    if was.result is None or now.result is None or speed is None:
+    if not _call(was) or not _call(now) or speed is None:
         return None
-    expected, took = was.result.call * speed, now.result.call
-    told = f"{was.result.call:.2f} s → {took:.2f} s"
+    expected, took = _call(was) * speed, _call(now)
+    told = f"{_call(was):.2f} s → {took:.2f} s"
     if speed > 1.25 or speed < 0.8:
         told += f" (all tests take {speed:.2g} times as long)"
     if took > expected * SLOWER_FACTOR and took - expected > SLOWER_SECONDS:

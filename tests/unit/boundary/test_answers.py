@@ -6,6 +6,7 @@ from typing import Any
 
 from harness.boundary.answers import answer_of, reading_of
 from harness.boundary.search import Reading
+from harness.results.contracts import by_contract
 from harness.results.outcomes import Outcome
 from harness.results.types import FORMAT, VERSION, Deselected, NotRun, Observation, Result, RunRecord
 
@@ -70,6 +71,7 @@ def test_what_says_nothing_of_the_kernel_is_no_answer() -> None:
 def test_of_a_contract_no_other_observation_counts() -> None:
     both = (seen("ok", contract="hom.a", verdict="as expected"), seen("EINVAL", contract="hom.ab", verdict="differs"))
     together = record(result("t", outcome="failed", contract="hom.a", observations=both, reason="hom.ab is broken"))
+    together = by_contract(together)
     reading = reading_of(together, "6.12", contract="hom.a")
     assert reading.silent == {}
     assert reading.answers["hom.a"].good
@@ -85,16 +87,17 @@ def test_of_a_contract_no_other_observation_counts() -> None:
 
 def test_of_a_contract_each_loader_gives_an_answer() -> None:
     one = seen("ok", contract="hom.a")
-    several = record(*(result(name, loader=name, observations=(one,)) for name in ("raw", "bcc")))
+    several = record(*(result(f"t[{name}-hom.a]", loader=name, observations=(one,)) for name in ("raw", "bcc")))
     assert set(reading_of(several, "6.12", contract="hom.a").answers) == {"hom.a", "hom.a (bcc)"}
 
 
 def test_a_contract_that_could_not_be_asked_is_silent() -> None:
     gone = seen(None, "not asked", contract="hom.a", note="there is no such map type")
-    reading = reading_of(record(result(observations=(gone, seen("ok", contract="hom.b")))), "6.12", contract="hom.a")
+    made = record(result("t[hom.a]", outcome="unsupported", reason=gone.note, observations=(gone,)))
+    reading = reading_of(made, "6.12", contract="hom.a")
     assert reading.answers == {}
     assert reading.silent == {"hom.a": "there is no such map type"}
-    crashed = record(result(outcome="crashed", contract="hom.a"))
+    crashed = record(result("t[hom.a]", outcome="crashed", contract="hom.a"))
     assert reading_of(crashed, "6.12", contract="hom.a").answers["hom.a"].text == "crashed"
 
 

@@ -92,12 +92,19 @@ def test_a_change_says_what_was_and_what_is() -> None:
 
 
 def test_a_test_of_many_answers_tells_its_reason_instead() -> None:
-    seen = (observation("hom.area.it", 1), observation("hom.area.other", 2))
-    test = "t.py::test_it[raw-hom.area]"
-    old = result(test, "6.1", contract="hom.area.it", observations=seen)
-    new = result(test, "6.1", "failed", contract="hom.area.it", observations=seen, reason="it leaks")
+    seen = (observation("", 1), observation("", 2))
+    old = result("t.py::test_it[raw]", "6.1", observations=seen)
+    new = result("t.py::test_it[raw]", "6.1", "failed", observations=seen, reason="it leaks")
     (pair,) = compare(record(old), record(new)).pairs
-    assert [(one.title, one.detail) for one in pair.differences] == [("hom.area", "passed → FAILED: it leaks")]
+    assert [(one.title, one.detail) for one in pair.differences] == [("it [raw]", "passed → FAILED: it leaks")]
+
+
+def test_a_contract_is_the_same_in_another_test() -> None:
+    seen = (observation("hom.area.it", 1),)
+    old = result("t.py::test_many[hom.area.it]", "6.1", contract="hom.area.it", observations=seen)
+    new = result("u.py::test_one[hom.area.it]", "6.1", contract="hom.area.it", observations=seen)
+    (pair,) = compare(record(old), record(new)).pairs
+    assert (pair.differences, pair.same) == ((), 1)
 
 
 def timed(*seconds: float) -> RunRecord:

@@ -102,58 +102,12 @@ def test_boundaries_stand_where_the_answer_is_another_than_before() -> None:
     assert found.boundaries == (False, False, True, False, True)
 
 
-def two(label: str, first: object, second: object = None, outcome: str = "passed", expected: object = None) -> Any:
-    observations = [observation("hom.batch.read", first)]
-    if second is not None:
-        observations.append(observation("hom.batch.write", second, expected))
-    return result("t.py::t[hom.batch]", label, outcome, contract="hom.batch.read", observations=tuple(observations))
-
-
-def test_each_contract_of_a_test_is_a_behaviour() -> None:
-    made = record(
-        two("5.10", "ENOTSUPP", "ENOTSUPP"),
-        two("6.1", "ok", "ENOTSUPP"),
-        two("6.12", "ok", "EPERM", "failed", "ENOTSUPP"),
-        two("7.2", "ok", "ok", "leaked"),
-        result("t.py::t[hom.batch]", "7.3", "unsupported"),
-        kernels=KERNELS,
-    )
-    (group,) = matrix_of(made).groups
-    assert group.name == "batch"
-    read, write = group.rows
-    assert (read.title, write.title) == ("hom.batch.read", "hom.batch.write")
-    assert [cell.seen for cell in read.cells] == ["ENOTSUPP", "ok", "ok", "ok", ""]
-    assert [cell.seen for cell in write.cells] == ["ENOTSUPP", "ENOTSUPP", "EPERM", "ok", ""]
-    # The one that holds is no failure, whatever becomes of the other; a leak is the whole test's.
-    assert [cell.ending.name for cell in read.cells] == ["PASSED", "PASSED", "PASSED", "LEAKED", "UNSUPPORTED"]
-    assert [cell.ending.name for cell in write.cells] == ["PASSED", "PASSED", "FAILED", "LEAKED", "UNSUPPORTED"]
-    assert read.boundaries == (False, True, False, True, False)
-    assert "hom.batch.write" in as_html(made)
-
-
-def test_what_a_test_did_not_come_to_is_not_run() -> None:
-    failing = result(
-        "t.py::t[hom.batch]", "6.1", "failed", observations=(observation("hom.batch.read", "ok", "ENOTSUPP"),)
-    )
-    made = record(two("5.10", "ENOTSUPP", "ENOTSUPP"), failing, kernels=KERNELS[:2])
-    assert [row.cells[1].ending.name for row in matrix_of(made).rows] == ["FAILED", "NOT_RUN"]
-
-
-def test_a_contract_that_was_not_asked_is_left_out_though_its_test_passed() -> None:
+def test_a_contract_that_was_not_asked_is_left_out() -> None:
     why = "it is for kernels >=5.19"
-    both = (
-        observation("hom.batch.read", "ok", "ok"),
-        observation("hom.batch.write", None, verdict="not asked", note=why),
-    )
-    passed = result("t.py::t[hom.batch]", "5.10", contract="hom.batch.read", observations=both)
-    made = record(passed, two("6.1", "ok", "ok"), kernels=KERNELS[:2])
-    read, write = matrix_of(made).rows
-    assert [cell.ending.name for cell in read.cells] == ["PASSED", "PASSED"]
-    assert [(cell.ending.name, cell.seen, cell.reason) for cell in write.cells] == [
-        ("LEFT_OUT", "", why),
-        ("PASSED", "ok", ""),
-    ]
-    assert write.boundaries == (False, False)
+    seen = (observation("hom.update.bad_fd", None, verdict="not asked", note=why),)
+    skipped = result(T, "5.10", "unsupported", contract="hom.update.bad_fd", observations=seen)
+    found = matrix_of(record(skipped, kernels=KERNELS)).rows[0]
+    assert (found.cells[0].ending, found.cells[0].seen, found.cells[0].reason) == (Absent.LEFT_OUT, "", why)
 
 
 def test_a_kernel_that_was_not_asked_is_no_boundary_and_hides_none() -> None:
