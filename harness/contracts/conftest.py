@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
+from weakref import WeakKeyDictionary
 
 import msgspec
 import pytest
@@ -13,16 +14,19 @@ from harness.contracts.contract import NOT_ASKED, Contract, NotAsked, Verdict, c
 from harness.contracts.scene import Scene
 from harness.features.capability import Answer, Decision
 from harness.pytest_plugin.markers import Capabilities, act_on
+from harness.pytest_plugin.options import KERNEL_PARAMETER, LIBBPF
 from harness.pytest_plugin.summaries.contracts import FOR_KERNELS
+from harness.remote.libbpf import require_library
 from harness.results import properties
 from harness.results.types import Observation
+from harness.testing import Bpf
 
 if TYPE_CHECKING:
     from _pytest.mark import ParameterSet
 
     from harness.kernel.types import Choice
     from harness.kernel.version import KernelVersion
-    from harness.testing import Bpf, Guest, Kernel
+    from harness.testing import Guest, Kernel
     from harness.vm.machine import Machine
 
 PARAMETER = "contract"
@@ -75,14 +79,30 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if mark.kwargs.get("together", False):
         metafunc.parametrize(GROUP, list(_groups(found)))
     else:
-        metafunc.parametrize(PARAMETER, list(map(_alone, found)))
+        metafunc.parametrize(PARAMETER, found, ids=[one.id for one in found])
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Let `-k` know a test by the ids of all contracts that it observes."""
+    """Put a test's contract into its reports, and mark a test that leaks because its kernel does."""
     parameters = getattr(getattr(item, "callspec", None), "params", {})
-    group = (parameters[PARAMETER],) if PARAMETER in parameters else parameters.get(GROUP, ())
+    group = parameters.get(GROUP, ())
     item.extra_keyword_matches.update(one.id for one in group)
+    contract: Contract | None = parameters.get(PARAMETER)
+    if contract is not None:
+        item.user_properties.append((properties.CONTRACT, contract.id))
+    replacing = contract.outer if contract is not None else group[0].outer if group else ""
+    if replacing and "replaces" in getattr(item, "fixturenames", ()):
+        known = contracts()["hom.lifetime.replaced_twenty_times.prealloc"]
+        if replacing == known.outer and judge(known, parameters[KERNEL_PARAMETER].version, None).expected != 1:
+            item.add_marker(pytest.mark.leaks(f"inner maps that were replaced, by the contract {known.id}"))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a contract that cannot be asked of the kernel's version, before it takes a machine."""
+    parameters = getattr(getattr(item, "callspec", None), "params", {})
+    contract: Contract | None = parameters.get(PARAMETER)
+    if contract is not None and not contract.can_be_asked_of(parameters[KERNEL_PARAMETER].version):
+        _skip(item, contract, f"{FOR_KERNELS}{contract.condition}")
 
 
 def _groups(found: list[Contract]) -> Iterator[ParameterSet]:
@@ -94,11 +114,6 @@ def _groups(found: list[Contract]) -> Iterator[ParameterSet]:
         first = group[0]
         name = first.id.removesuffix(f".{first.case}") if first.case else first.id
         yield pytest.param(tuple(group), id=name, marks=_for(condition_of(group)))
-
-
-def _alone(contract: Contract) -> ParameterSet:
-    needs = [pytest.mark.requires(*contract.requires)] if contract.requires else []
-    return pytest.param(contract, id=contract.id, marks=[*_for(contract.condition), *needs])
 
 
 def _for(condition: str) -> list[pytest.MarkDecorator]:
@@ -114,11 +129,14 @@ def outer_type(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def replaces(kernel: Kernel, outer_type: str, request: pytest.FixtureRequest) -> None:
-    """Used before its machine by a test that replaces elements: some kernels leak then, which has a contract."""
-    known = contracts()["hom.lifetime.replaced_twenty_times.prealloc"]
-    if outer_type == known.outer and judge(known, kernel.version, None).expected != 1:
-        request.applymarker(pytest.mark.leaks(f"inner maps that were replaced, by the contract {known.id}"))
+def case(contract: Contract) -> str:
+    """Which of several like it a contract is: the last word of its id."""
+    return contract.case
+
+
+@pytest.fixture
+def replaces() -> None:
+    """Used by a test that replaces elements: some kernels leak then, which has a contract."""
 
 
 @pytest.fixture
@@ -128,17 +146,46 @@ def bpf(bpf: Bpf) -> Bpf:
     return bpf
 
 
+@pytest.fixture(scope="session")
+def scenes() -> WeakKeyDictionary[Guest, dict[tuple[str, str], Scene]]:
+    """What was made on each machine, by loader and outer map."""
+    return WeakKeyDictionary()
+
+
 @pytest.fixture
-def scene(guest: Guest, bpf: Bpf, kernel: Kernel, outer_type: str) -> Scene:
+def scene(
+    shared_guest: Guest,
+    bpf_loader: str,
+    kernel: Kernel,
+    outer_type: str,
+    scenes: WeakKeyDictionary[Guest, dict[tuple[str, str], Scene]],
+) -> Scene:
     """What a test's outer maps are made on."""
-    return Scene(guest, bpf, kernel, outer_type)
+    made = scenes.setdefault(shared_guest, {})
+    known = made.get((bpf_loader, outer_type))
+    if known is None or not known.bpf.commands.process.alive:
+        if bpf_loader == LIBBPF:
+            require_library()
+        bpf = Bpf(shared_guest.new_process(), bpf_loader)
+        bpf.commands.call("hooks.expedite", "rcu_expedited")
+        known = made[bpf_loader, outer_type] = Scene(shared_guest, bpf, kernel, outer_type)
+    return known
 
 
 @pytest.fixture
-def observe(request: pytest.FixtureRequest, contract: Contract, kernel: Kernel, probed: Probed) -> Iterator[Observe]:
+def observe(
+    request: pytest.FixtureRequest,
+    contract: Contract,
+    kernel: Kernel,
+    may_be_asked: Callable[[Contract], None],
+    probed: Probed,
+) -> Iterator[Observe]:
     """Take the answer of this test."""
+    try:
+        may_be_asked(contract)
+    except NotAsked as reason:
+        _skip(request.node, contract, str(reason))
     decided = probed(contract)
-    _announce(request.node, contract)
     seen: list[object] = []
 
     def take(observed: object) -> None:
@@ -149,8 +196,7 @@ def observe(request: pytest.FixtureRequest, contract: Contract, kernel: Kernel, 
             raise ContractBroken(broken)
 
     yield take
-    failed = request.node.stash.get(_FAILED, False)
-    assert seen or failed, f"the test observed nothing of {contract.id}"
+    assert seen or request.node.stash.get(_ENDED, False), f"the test observed nothing of {contract.id}"
 
 
 @pytest.fixture
@@ -184,8 +230,8 @@ def observe_each(
             raise ContractBroken("\n".join(filter(None, broken)))
 
     yield take
-    failed = request.node.stash.get(_FAILED, False)
-    assert seen or failed, f"the test observed nothing of {contract_group[0].id}"
+    ended = request.node.stash.get(_ENDED, False)
+    assert seen or ended, f"the test observed nothing of {contract_group[0].id}"
 
 
 @pytest.fixture(scope="session")
@@ -246,17 +292,26 @@ def _hold(item: pytest.Item, contract: Contract, version: KernelVersion, observe
     )
 
 
-_FAILED = pytest.StashKey[bool]()
+_ENDED = pytest.StashKey[bool]()
+"""Whether a test ended before it could observe."""
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """Note a test that ended before it could observe."""
+    """Skip a test that finds out that its contract cannot be asked; note a test that ends before it could observe."""
+    item.stash[_ENDED] = True
     try:
-        return (yield)
-    except BaseException:
-        item.stash[_FAILED] = True
-        raise
+        yield
+    except NotAsked as reason:
+        _skip(item, item.callspec.params[PARAMETER], str(reason))  # type: ignore[attr-defined]
+    item.stash[_ENDED] = False
+
+
+def _skip(item: pytest.Item, contract: Contract, reason: str) -> None:
+    """Record why a contract is not asked, and skip its test."""
+    verdict = Verdict(NOT_ASKED, None, "", reason)
+    item.user_properties.append((properties.OBSERVATION, _record(contract, None, verdict)))
+    pytest.skip(reason)
 
 
 def _record(contract: Contract, observed: object, verdict: Verdict) -> dict[str, Any]:

@@ -12,17 +12,20 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from harness.contracts.contract import Contract
-from harness.testing import Bpf, Guest, Kernel, Map, errno_name
+from harness.testing import Bpf, Guest, Kernel, Map, errno_name, errno_of
 
 ENTRIES = 4
 """Elements that the outer maps have room for."""
 
 
 class Scene:
-    """An inner map like the template, and as many outer maps as are asked for.
+    """What contracts of one outer map are observed on: a guest process, which tests that share a machine share too.
+
+    What a test changes it makes itself (:meth:`empty`, :meth:`holding`); what it only uses is made once for all tests
+    (:attr:`template`, :attr:`inner`, :meth:`map_once`).
 
     Attributes:
-        guest: Where all that is.
+        guest: The guest.
         bpf: Makes maps, in one guest process.
         kernel: The guest's kernel.
         type: The outer maps' type.
@@ -33,6 +36,7 @@ class Scene:
         self.bpf = bpf
         self.kernel = kernel
         self.type = outer_type
+        self._maps: dict[tuple[object, ...], Map] = {}
 
     @functools.cached_property
     def template(self) -> Map:
@@ -44,13 +48,28 @@ class Scene:
         """The inner map."""
         return self.bpf.map("hash", max_entries=8)
 
+    def once(self, make: Callable[..., Map], *arguments: Any, **attributes: Any) -> Map:
+        """Return what `make` makes of :attr:`bpf` and the arguments, made once, for tests that do not change it."""
+        key = (make, *arguments, *sorted(attributes.items()))
+        if key not in self._maps:
+            self._maps[key] = make(self.bpf, *arguments, **attributes)
+        return self._maps[key]
+
+    def map_once(self, type: str, **attributes: Any) -> Map:  # noqa: A002 - as Bpf.map has it
+        """Return a map, the same each time for the same attributes, for tests that do not change it."""
+        return self.once(Bpf.map, type, **attributes)
+
+    def create(self, **attributes: Any) -> str:
+        """Create an outer map; return "ok" or the errno's name. The default template is :attr:`template`."""
+        return errno_of(self.bpf.map, self.type, **{"inner": self.template, **attributes})
+
     def another(self) -> Bpf:
         """Return the bpf system call in another guest process, for what changes the process."""
         return Bpf(self.guest.new_process())
 
     def empty(self, **attributes: Any) -> Map:
         """Return a new outer map."""
-        return self.bpf.map(self.type, inner=self.template, **{"max_entries": ENTRIES, **attributes})
+        return self.bpf.map(self.type, **{"inner": self.template, "max_entries": ENTRIES, **attributes})
 
     def holding(self, *keys: int, **attributes: Any) -> Map:
         """Return a new outer map with the inner map at these keys, at 0 when none is named."""

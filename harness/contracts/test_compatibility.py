@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from typing import Any
 
 import pytest
 
-from harness.contracts.conftest import ObserveEach
-from harness.contracts.contract import Contract
+from harness.contracts.conftest import Observe
 from harness.contracts.inner import with_type
-from harness.contracts.scene import Answers, Questions, Scene
+from harness.contracts.scene import Scene
 from harness.features import map_types
 from harness.testing import BpfError, Map, errno_of, uapi
+
+pytestmark = pytest.mark.vm(scope="module")
+
+
+def insert(scene: Scene, inner: Map, template: Map) -> str:
+    """Insert a map into an outer map with this template; return "ok" or the errno's name."""
+    return errno_of(scene.map_once(scene.type, inner=template).update, 0, inner)
+
+
+# Attributes.
 
 HASH = {"type": "hash", "key_size": 4, "value_size": 4, "max_entries": 8}
 
@@ -51,168 +59,134 @@ DIFFERENCES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-DIFFERENT = Questions()
+@pytest.mark.contract("insert.difference")
+def test_an_inner_map_differs_from_the_template(scene: Scene, case: str, observe: Observe) -> None:
+    template, changes = DIFFERENCES[case]
+    observe(insert(scene, scene.map_once(**{**template, **changes}), scene.map_once(**template)))
 
 
-@DIFFERENT.of("insert.difference")
-def difference(scene: Scene) -> Answers:
-    @functools.cache
-    def made(*attributes: tuple[str, Any]) -> Map:
-        return scene.bpf.map(**dict(attributes))
+@pytest.mark.contract("insert.max_entries")
+def test_an_inner_map_has_more_elements(scene: Scene, case: str, observe: Observe) -> None:
+    def inserted(template: Map) -> str:
+        more = map_types.create(scene.bpf, case, max_entries=2 * map_types.MAP_TYPES[case].max_entries)
+        return insert(scene, more, template)
 
-    @functools.cache
-    def outer(*template: tuple[str, Any]) -> Map:
-        return scene.bpf.map(scene.type, inner=made(*template))
-
-    def answer(contract: Contract) -> str:
-        template, changes = DIFFERENCES[contract.case]
-        return errno_of(outer(*template.items()).update, 0, made(*{**template, **changes}.items()))
-
-    return answer
+    observe(with_type(scene.bpf, scene.kernel, case, inserted))
 
 
-@DIFFERENT.of("insert.max_entries")
-def more_elements(scene: Scene) -> Answers:
-    bpf, kernel = scene.bpf, scene.kernel
+@pytest.mark.contract("insert.same_type")
+def test_an_inner_map_is_like_the_template(scene: Scene, case: str, observe: Observe) -> None:
+    def inserted(template: Map) -> str:
+        return insert(scene, map_types.create(scene.bpf, case), template)
 
-    def answer(contract: Contract) -> str:
-        more = 2 * map_types.MAP_TYPES[contract.case].max_entries
-
-        def inserted(template: Map) -> str:
-            inner = map_types.create(bpf, contract.case, max_entries=more)
-            return errno_of(bpf.map(contract.outer, inner=template).update, 0, inner)
-
-        return with_type(bpf, kernel, contract.case, inserted)
-
-    return answer
+    observe(with_type(scene.bpf, scene.kernel, case, inserted))
 
 
-@DIFFERENT.of("insert.same_type")
-def same_type(scene: Scene) -> Answers:
-    bpf, kernel = scene.bpf, scene.kernel
-
-    def answer(contract: Contract) -> str:
-        def inserted(template: Map) -> str:
-            inner = map_types.create(bpf, contract.case)
-            return errno_of(bpf.map(contract.outer, inner=template).update, 0, inner)
-
-        return with_type(bpf, kernel, contract.case, inserted)
-
-    return answer
-
-
-@DIFFERENT.of("insert.other_types")
-def other_types(scene: Scene) -> Answers:
-    inners = {}
+@pytest.fixture
+def of_every_type(scene: Scene) -> dict[str, Map]:
+    """A map of every type that the kernel has."""
+    maps = {}
     for name in map_types.MAP_TYPES:
         with contextlib.suppress(BpfError):  # whether the kernel should have this type is asked elsewhere
-            inners[name] = map_types.create(scene.bpf, name)
-
-    def answer(contract: Contract) -> object:
-        outer = scene.bpf.map(scene.type, inner=inners[contract.case])
-        taken = [name for name, inner in inners.items() if errno_of(outer.update, 0, inner) == "ok"]
-        assert len(taken) < len(inners), "no map of another type could be created"
-        return taken
-
-    return answer
+            maps[name] = scene.once(map_types.create, name)
+    return maps
 
 
-@pytest.mark.contract(*DIFFERENT.names, together=True)
-def test_maps_that_differ_from_the_template(scene: Scene, observe_each: ObserveEach) -> None:
-    observe_each(DIFFERENT.on(scene))
+@pytest.mark.contract("insert.other_types")
+def test_an_inner_map_is_of_another_type(
+    scene: Scene, of_every_type: dict[str, Map], case: str, observe: Observe
+) -> None:
+    template = of_every_type[case]
+    taken = [name for name, inner in of_every_type.items() if insert(scene, inner, template) == "ok"]
+    assert len(taken) < len(of_every_type), "no map of another type could be created"
+    observe(taken)
 
 
 # BTF: what the template's values begin with, and the inner map's.
 
 
-INSERTED = Questions()
+def with_btf(scene: Scene, value: str, size: int) -> Map:
+    if value == "bytes":
+        return scene.bpf.map("hash", value_size=size)
+    if value != "integer":
+        return map_types.with_struct(scene.bpf, value)
+    ids: dict[str, Any] = {"btf_key_type_id": map_types.KEY_TYPE, "btf_value_type_id": map_types.VALUE_TYPE}
+    return scene.bpf.map("hash", value_size=size, btf_fd=scene.bpf.btf(map_types.INTEGERS), **ids)
 
 
-@INSERTED.of("insert.special_value", "insert.integer_btf")
-def values_with_btf(scene: Scene) -> Answers:
-    bpf = scene.bpf
+def insert_with_btf(scene: Scene, case: str, size: int) -> str:
+    value, _, of_template = case.partition("_into_")
+    return insert(scene, with_btf(scene, value, size), with_btf(scene, of_template, size))
 
-    def made(value: str, size: int) -> Map:
-        if value == "bytes":
-            return bpf.map("hash", value_size=size)
-        if value != "integer":
-            return map_types.with_struct(bpf, value)
-        ids: dict[str, Any] = {"btf_key_type_id": map_types.KEY_TYPE, "btf_value_type_id": map_types.VALUE_TYPE}
-        return bpf.map("hash", value_size=size, btf_fd=bpf.btf(map_types.INTEGERS), **ids)
 
-    # Two maps of each, so that the inner map is not the template.
-    inner_map = functools.cache(made)
-    outer_map = functools.cache(lambda template, size: bpf.map(scene.type, inner=made(template, size)))
+@pytest.mark.contract("insert.special_value")
+def test_the_values_are_structs_that_begin_specially(scene: Scene, case: str, observe: Observe) -> None:
+    observe(insert_with_btf(scene, case, map_types.STRUCT_SIZE))
 
-    def answer(contract: Contract) -> str:
-        inner, _, template = contract.case.partition("_into_")
-        size = map_types.STRUCT_SIZE if contract.name == "insert.special_value" else 8
-        return errno_of(outer_map(template, size).update, 0, inner_map(inner, size))
 
-    return answer
+@pytest.mark.contract("insert.integer_btf")
+def test_the_values_are_integers(scene: Scene, case: str, observe: Observe) -> None:
+    observe(insert_with_btf(scene, case, 8))
 
 
 # The inner map's state, and its descriptor's.
 
 
-@INSERTED.of("insert.access", "insert.reopened_rdonly", "insert.frozen", "insert.exclusive", "insert.template")
-def state(scene: Scene) -> Answers:
-    bpf = scene.bpf
+@pytest.mark.contract("insert.access")
+def test_an_inner_map_created_for_reading_or_writing_alone(scene: Scene, case: str, observe: Observe) -> None:
+    flags = {"rdonly": uapi.RDONLY, "wronly": uapi.WRONLY}[case]
+    observe(insert(scene, scene.bpf.map("hash", map_flags=flags), scene.template))
 
-    def answer(contract: Contract) -> str:
-        template = bpf.map("hash")
-        outer = bpf.map(contract.outer, inner=template)
-        match contract.name.removeprefix("insert."):
-            case "access":
-                inner = bpf.map("hash", map_flags={"rdonly": uapi.RDONLY, "wronly": uapi.WRONLY}[contract.case])
-            case "reopened_rdonly":
-                plain = bpf.map("hash")
-                inner = bpf.map_by_id(plain.id, open_flags=uapi.RDONLY, like=plain)
-            case "frozen":
-                inner = bpf.map("hash")
-                inner.freeze()
-            case "exclusive":
-                inner = bpf.map("hash", excl_prog_hash=bytes(32), excl_prog_hash_size=32)
-            case _:
-                inner = template
-        return errno_of(outer.update, 0, inner)
 
-    return answer
+@pytest.mark.contract("insert.reopened_rdonly")
+def test_an_inner_map_reopened_for_reading(scene: Scene, observe: Observe) -> None:
+    again = scene.bpf.map_by_id(scene.inner.id, open_flags=uapi.RDONLY, like=scene.inner)
+    observe(insert(scene, again, scene.template))
+
+
+@pytest.mark.contract("insert.frozen")
+def test_a_frozen_inner_map(scene: Scene, observe: Observe) -> None:
+    inner = scene.bpf.map("hash")
+    inner.freeze()
+    observe(insert(scene, inner, scene.template))
+
+
+@pytest.mark.contract("insert.exclusive")
+def test_an_exclusive_inner_map(scene: Scene, observe: Observe) -> None:
+    observe(insert(scene, scene.bpf.map("hash", excl_prog_hash=bytes(32), excl_prog_hash_size=32), scene.template))
+
+
+@pytest.mark.contract("insert.template")
+def test_a_template_may_be_an_inner_map(scene: Scene, observe: Observe) -> None:
+    observe(insert(scene, scene.template, scene.template))
 
 
 # What a refusal leaves behind.
 
 
-@INSERTED.of("insert.refused_keeps_element", "insert.refused_takes_no_reference")
-def refused(scene: Scene) -> Answers:
-    bpf = scene.bpf
-
-    def answer(contract: Contract) -> object:
-        outer = bpf.map(contract.outer, inner=bpf.map("hash"))
-        kept, other = bpf.map("hash"), bpf.map("hash", key_size=8)
-        outer.update(0, kept)
-        assert errno_of(outer.update, 0, other) == "EINVAL"
-        if contract.name == "insert.refused_keeps_element":
-            return outer.lookup(0) == kept.id
-        gone = other.id
-        other.close()
-        return errno_of(bpf.map_by_id, gone, like=other)
-
-    return answer
+def refused(scene: Scene) -> tuple[Map, Map]:
+    """Return an outer map whose element 0 is :attr:`Scene.inner`, and a map that it has just refused to take."""
+    outer, other = scene.holding(), scene.bpf.map("hash", key_size=8)
+    assert errno_of(outer.update, 0, other) == "EINVAL"
+    return outer, other
 
 
-@INSERTED.of("insert.refused_leaves_slot_empty")
-def refused_into_an_empty_slot(scene: Scene) -> Answers:
-    bpf = scene.bpf
-
-    def answer(contract: Contract) -> object:
-        outer = bpf.map(contract.outer, inner=bpf.map("hash"))
-        assert errno_of(outer.update, 0, bpf.map("hash", key_size=8)) == "EINVAL"
-        return errno_of(outer.delete, 0)
-
-    return answer
+@pytest.mark.contract("insert.refused_keeps_element")
+def test_a_refusal_keeps_the_element(scene: Scene, observe: Observe) -> None:
+    outer, _ = refused(scene)
+    observe(outer.lookup(0) == scene.inner.id)
 
 
-@pytest.mark.contract(*INSERTED.names, together=True)
-def test_what_an_insertion_takes(scene: Scene, observe_each: ObserveEach) -> None:
-    observe_each(INSERTED.on(scene))
+@pytest.mark.contract("insert.refused_takes_no_reference")
+def test_a_refusal_takes_no_reference(scene: Scene, observe: Observe) -> None:
+    _, other = refused(scene)
+    gone = other.id
+    other.close()
+    observe(errno_of(scene.bpf.map_by_id, gone, like=other))
+
+
+@pytest.mark.contract("insert.refused_leaves_slot_empty")
+def test_a_refusal_leaves_an_empty_slot_empty(scene: Scene, observe: Observe) -> None:
+    outer = scene.empty()
+    assert errno_of(outer.update, 0, scene.bpf.map("hash", key_size=8)) == "EINVAL"
+    observe(errno_of(outer.delete, 0))

@@ -3,18 +3,59 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from harness.contracts.conftest import ObserveEach
+from harness.contracts.conftest import Observe
 from harness.contracts.contract import Contract
 from harness.contracts.inner import with_type
-from harness.contracts.scene import Answers, Questions, Scene
+from harness.contracts.scene import Scene, name_of
 from harness.features import map_types
-from harness.testing import Bpf, Map, asm, errno_name, errno_of, uapi
+from harness.testing import Bpf, asm, errno_of, uapi
 
-NOWHERE = {"minus_one": -1, "never_opened": 9999, "largest": 0x7FFFFFFF}
+pytestmark = pytest.mark.vm(scope="module")
+
+NO_PROGRAM: dict[str, Any] = {"excl_prog_hash": bytes(32), "excl_prog_hash_size": 32}
+"""Attributes of a map that is exclusively for a program that nobody has."""
+
+
+@pytest.mark.contract("create.plain")
+def test_an_outer_map_is_created(scene: Scene, observe: Observe) -> None:
+    observe(scene.create())
+
+
+# Sizes.
+
+
+@pytest.mark.contract("create.value_size")
+def test_a_value_is_an_fd(scene: Scene, case: str, observe: Observe) -> None:
+    observe(scene.create(value_size=int(case)))
+
+
+@pytest.mark.contract("create.key_size")
+def test_a_hash_has_keys_of_many_sizes_and_an_array_has_one(scene: Scene, case: str, observe: Observe) -> None:
+    observe(scene.create(key_size=int(case)))
+
+
+@pytest.mark.contract("create.max_entries")
+def test_there_are_bounds_to_the_number_of_elements(scene: Scene, case: str, observe: Observe) -> None:
+    observe(scene.create(max_entries=int(case)))
+
+
+@pytest.mark.contract("create.bad_value_size_and_fd")
+def test_sizes_and_the_template_are_both_wrong(scene: Scene, observe: Observe) -> None:
+    observe(errno_of(scene.bpf.map, scene.type, value_size=8, inner_map_fd=-1))
+
+
+@pytest.mark.contract("create.value_size_reported", "create.max_entries_reported")
+def test_the_kernel_reports_the_sizes(scene: Scene, contract: Contract, observe: Observe) -> None:
+    field = contract.name.removeprefix("create.").removesuffix("_reported")
+    observe(scene.empty(max_entries=5).info()[field])
+
+
+# Flags.
 
 FLAGS = {
     "no_prealloc": uapi.NO_PREALLOC,
@@ -43,272 +84,220 @@ FLAGS = {
 }
 
 
+@pytest.mark.contract("create.flag")
+def test_some_flags_are_taken(scene: Scene, case: str, observe: Observe) -> None:
+    observe(scene.create(map_flags=FLAGS[case]))
+
+
+@pytest.mark.contract("create.flags_of_no_meaning")
+def test_a_flag_without_a_meaning_is_refused(scene: Scene, observe: Observe) -> None:
+    bits = range(max(FLAGS.values()).bit_length(), 32)
+    observe([bit for bit in bits if scene.create(map_flags=1 << bit) == "ok"])
+
+
+@pytest.mark.contract("create.flags_reported")
+def test_the_kernel_reports_the_flags(scene: Scene, observe: Observe) -> None:
+    observe(scene.empty(map_flags=uapi.RDONLY | uapi.NUMA_NODE).info()["map_flags"])
+
+
+# Other attributes.
+
+
+@pytest.mark.contract("create.numa_node")
+def test_a_numa_node_counts_with_its_flag(scene: Scene, case: str, observe: Observe) -> None:
+    flags = 0 if case == "ignored_without_flag" else uapi.NUMA_NODE
+    observe(scene.create(map_flags=flags, numa_node=4096))
+
+
+@pytest.mark.contract("create.attribute")
+def test_attributes_of_other_maps(scene: Scene, case: str, observe: Observe) -> None:
+    observe(scene.create(**{case: 1}))
+
+
+@pytest.mark.contract("create.unknown_attribute")
+def test_an_attribute_that_the_kernel_does_not_know_is_refused(scene: Scene, observe: Observe) -> None:
+    fields = {"map_type": scene.type, "key_size": 4, "value_size": 4, "max_entries": 1, "inner_map_fd": scene.template}
+    observe(name_of(scene.bpf.commands.attempt("MAP_CREATE", fields, tail=bytes(200) + b"\x01").errno))
+
+
 NAMES = {"letters": "outer_1", "dot": "an.outer", "space": "an outer", "sixteen_letters": "x" * 16}
 
-ACCESS = {"rdonly": uapi.RDONLY, "wronly": uapi.WRONLY}
+
+@pytest.mark.contract("create.name")
+def test_a_name_has_few_characters(scene: Scene, case: str, observe: Observe) -> None:
+    observe(scene.create(name=NAMES[case]))
 
 
-CREATED = Questions()
-TEMPLATES = Questions()
+@pytest.mark.contract("create.exclusive")
+def test_an_outer_map_is_exclusively_for_a_program(scene: Scene, observe: Observe) -> None:
+    observe(scene.create(**NO_PROGRAM))
 
 
-# Sizes, flags and other attributes.
+@pytest.mark.contract("create.no_locked_memory")
+def test_a_process_may_lock_no_memory(scene: Scene, observe: Observe) -> None:
+    bpf = scene.another()  # a limit is a process's
+    template = bpf.map("hash", max_entries=8)
+    bpf.commands.process.call("hooks.limit_locked_memory", size=0)
+    observe(errno_of(bpf.map, scene.type, inner=template))
 
 
-@CREATED.of(
-    "create.plain",
-    "create.value_size",
-    "create.key_size",
-    "create.max_entries",
-    "create.flag",
-    "create.numa_node",
-    "create.attribute",
-    "create.name",
-    "create.exclusive",
-)
-def attributes(scene: Scene) -> Answers:
-    bpf, template = scene.bpf, scene.template
-
-    def answer(contract: Contract) -> str:
-        fields: dict[str, Any] = {"inner": template}
-        match contract.name.rpartition(".")[2]:
-            case "value_size" | "key_size" | "max_entries" as size:
-                fields[size] = int(contract.case)
-            case "flag":
-                fields["map_flags"] = FLAGS[contract.case]
-            case "numa_node":
-                flags = 0 if contract.case == "ignored_without_flag" else uapi.NUMA_NODE
-                fields |= {"map_flags": flags, "numa_node": 4096}
-            case "attribute":
-                fields[contract.case] = 1
-            case "name":
-                fields["name"] = NAMES[contract.case]
-            case "exclusive":
-                fields |= {"excl_prog_hash": bytes(32), "excl_prog_hash_size": 32}
-        return errno_of(bpf.map, contract.outer, **fields)
-
-    return answer
+@pytest.mark.contract("create.no_descriptor_left")
+def test_a_refusal_leaves_no_descriptor(scene: Scene, observe: Observe) -> None:
+    before = scene.bpf.commands.process.call("hooks.descriptors")
+    scene.create(value_size=8)
+    scene.create(inner=None, inner_map_fd=0)
+    observe(len(scene.bpf.commands.process.call("hooks.descriptors")) - len(before))
 
 
-@CREATED.of("create.flags_of_no_meaning")
-def flags_of_no_meaning(scene: Scene) -> Answers:
-    bpf, template = scene.bpf, scene.template
+# BTF of the outer map.
 
-    def answer(contract: Contract) -> object:
-        known = max(FLAGS.values()).bit_length()
-        bits = range(known, 32)
-        return [bit for bit in bits if errno_of(bpf.map, contract.outer, map_flags=1 << bit, inner=template) == "ok"]
-
-    return answer
+BTF_IDS = {"btf_key_type_id": map_types.KEY_TYPE, "btf_value_type_id": map_types.KEY_TYPE}
 
 
-@CREATED.of("create.unknown_attribute")
-def unknown_attribute(scene: Scene) -> Answers:
-    bpf, template = scene.bpf, scene.template
-
-    def answer(contract: Contract) -> object:
-        fields = {
-            "map_type": contract.outer,
-            "key_size": 4,
-            "value_size": 4,
-            "max_entries": 1,
-            "inner_map_fd": template,
-        }
-        answer = bpf.commands.attempt("MAP_CREATE", fields, tail=bytes(200) + b"\x01")
-        return errno_name(answer.errno) if answer.errno else "ok"
-
-    return answer
+@pytest.mark.contract("create.btf_ids")
+def test_an_outer_map_with_btf(scene: Scene, observe: Observe) -> None:
+    observe(scene.create(btf_fd=scene.bpf.btf(map_types.INTEGERS), **BTF_IDS))
 
 
-@CREATED.of("create.value_size_reported", "create.max_entries_reported", "create.flags_reported")
-def what_the_kernel_says_of_it(scene: Scene) -> Answers:
-    bpf, template = scene.bpf, scene.template
+@pytest.mark.contract("create.btf_fd_alone")
+def test_btf_without_types(scene: Scene, observe: Observe) -> None:
+    observe(scene.create(btf_fd=scene.bpf.btf(map_types.INTEGERS)))
 
-    def answer(contract: Contract) -> int:
-        flags = uapi.RDONLY | uapi.NUMA_NODE if contract.name == "create.flags_reported" else 0
-        info = bpf.map(contract.outer, max_entries=5, map_flags=flags, inner=template).info()
-        field = contract.name.rpartition(".")[2].removesuffix("_reported")
-        return int(info["map_flags" if field == "flags" else field])
 
-    return answer
+@pytest.mark.contract("create.btf_key_id_alone")
+def test_a_type_of_the_key_without_btf(scene: Scene, observe: Observe) -> None:
+    observe(scene.create(btf_key_type_id=map_types.KEY_TYPE))
+
+
+@pytest.mark.contract("create.btf_ids_without_btf")
+def test_types_without_btf(scene: Scene, observe: Observe) -> None:
+    observe(scene.create(btf_fd=-1, **BTF_IDS))
 
 
 # The descriptor of the template.
 
 
-@TEMPLATES.of("create.template_fd")
-def template_fd(scene: Scene) -> Answers:
-    bpf = scene.bpf
-    return lambda contract: errno_of(bpf.map, contract.outer, inner_map_fd=other_fd(bpf, contract.case))
+def closed_map(bpf: Bpf) -> int:
+    gone = bpf.map("hash")
+    gone.close()
+    return gone.fd
 
 
-def other_fd(bpf: Bpf, kind: str) -> int:
-    """Return a descriptor of the guest process that is no map's."""
-    if kind in NOWHERE:
-        return NOWHERE[kind]
-    if kind == "closed":
-        gone = bpf.map("hash")
-        gone.close()
-        return gone.fd
-    if kind == "program":
-        return bpf.prog("socket_filter", asm.return_(0)).fd
-    if kind == "btf":
-        return bpf.btf(map_types.INTEGERS).fd
-    if kind == "link":
-        program = bpf.prog("cgroup_skb", asm.return_(1), expected_attach_type=0)
-        return bpf.link(program, "cgroup_inet_ingress", bpf.cgroup("linked")).fd
-    if kind == "raw_tracepoint_link":
-        return bpf.raw_tracepoint(bpf.prog("raw_tracepoint", asm.return_(0)), "sys_enter").fd
-    if kind == "perf_event":
-        return bpf.tracepoint(bpf.prog("tracepoint", asm.return_(0)), "raw_syscalls", "sys_enter").fd
-    if kind == "socket":
-        return bpf.socket_filter(bpf.prog("socket_filter", asm.return_(0))).fd
-    path, flags = {
-        "file": ("/proc/self/status", os.O_RDONLY),
-        "folder": ("/", os.O_RDONLY),
-        "device": ("/dev/null", os.O_RDWR),
-        "o_path": ("/", os.O_PATH),
-        "cgroup": ("/sys/fs/cgroup", os.O_RDONLY),
-        "namespace": ("/proc/self/ns/mnt", os.O_RDONLY),
-        "bpf_filesystem": ("/sys/fs/bpf", os.O_RDONLY),
-    }[kind]
-    return bpf.open(path, flags).fd
+def cgroup_link(bpf: Bpf) -> int:
+    program = bpf.prog("cgroup_skb", asm.return_(1), expected_attach_type=0)
+    return bpf.link(program, "cgroup_inet_ingress", bpf.cgroup("linked")).fd
 
 
-@TEMPLATES.of("create.template_fd_left_out")
-def template_fd_left_out(scene: Scene) -> Answers:
-    def answer(contract: Contract) -> str:
-        bpf = scene.another()  # what descriptor 0 is stays what it is
-        if contract.case == "stdin_closed":
-            bpf.close(0)
-        elif contract.case == "stdin_a_map":
-            bpf.close(0)
-            assert bpf.map("hash").fd == 0
-        return errno_of(bpf.map, contract.outer)
+NO_MAP: dict[str, Callable[[Bpf], int]] = {
+    "minus_one": lambda _: -1,
+    "never_opened": lambda _: 9999,
+    "largest": lambda _: 0x7FFFFFFF,
+    "closed": closed_map,
+    "program": lambda bpf: bpf.prog("socket_filter", asm.return_(0)).fd,
+    "btf": lambda bpf: bpf.btf(map_types.INTEGERS).fd,
+    "link": cgroup_link,
+    "raw_tracepoint_link": lambda bpf: bpf.raw_tracepoint(bpf.prog("raw_tracepoint", asm.return_(0)), "sys_enter").fd,
+    "perf_event": lambda bpf: bpf.tracepoint(bpf.prog("tracepoint", asm.return_(0)), "raw_syscalls", "sys_enter").fd,
+    "socket": lambda bpf: bpf.socket_filter(bpf.prog("socket_filter", asm.return_(0))).fd,
+    "file": lambda bpf: bpf.open("/proc/self/status", os.O_RDONLY).fd,
+    "folder": lambda bpf: bpf.open("/", os.O_RDONLY).fd,
+    "device": lambda bpf: bpf.open("/dev/null", os.O_RDWR).fd,
+    "o_path": lambda bpf: bpf.open("/", os.O_PATH).fd,
+    "cgroup": lambda bpf: bpf.open("/sys/fs/cgroup", os.O_RDONLY).fd,
+    "namespace": lambda bpf: bpf.open("/proc/self/ns/mnt", os.O_RDONLY).fd,
+    "bpf_filesystem": lambda bpf: bpf.open("/sys/fs/bpf", os.O_RDONLY).fd,
+}
+"""Descriptors that are not a map's."""
 
-    return answer
+
+@pytest.mark.contract("create.template_fd")
+def test_a_template_is_a_map(scene: Scene, case: str, observe: Observe) -> None:
+    observe(errno_of(scene.bpf.map, scene.type, inner_map_fd=NO_MAP[case](scene.bpf)))
 
 
-@CREATED.of("create.bad_value_size_and_fd", "create.no_descriptor_left")
-def refused(scene: Scene) -> Answers:
-    bpf, template = scene.bpf, scene.template
-
-    def answer(contract: Contract) -> str | int:
-        if contract.name == "create.bad_value_size_and_fd":
-            return errno_of(bpf.map, contract.outer, value_size=8, inner_map_fd=-1)
-        before = bpf.commands.process.call("hooks.descriptors")
-        errno_of(bpf.map, contract.outer, value_size=8, inner=template)
-        errno_of(bpf.map, contract.outer, inner_map_fd=0)
-        return len(bpf.commands.process.call("hooks.descriptors")) - len(before)
-
-    return answer
+@pytest.mark.contract("create.template_fd_left_out")
+def test_without_a_template_descriptor_0_is_meant(scene: Scene, case: str, observe: Observe) -> None:
+    bpf = scene.another()  # what descriptor 0 is stays what it is
+    if case != "stdin_open":
+        bpf.close(0)
+    if case == "stdin_a_map":
+        assert bpf.map("hash").fd == 0
+    observe(errno_of(bpf.map, scene.type))
 
 
 # The template itself.
 
 
-@TEMPLATES.of("template.type")
-def template_type(scene: Scene) -> Answers:
-    bpf, kernel = scene.bpf, scene.kernel
-    return lambda contract: with_type(
-        bpf, kernel, contract.case, lambda template: errno_of(bpf.map, contract.outer, inner=template)
-    )
+@pytest.mark.contract("template.type")
+def test_types_of_templates(scene: Scene, case: str, observe: Observe) -> None:
+    observe(with_type(scene.bpf, scene.kernel, case, lambda template: scene.create(inner=template)))
 
 
-@TEMPLATES.of(
-    "template.outer",
-    "template.special_value",
-    "template.integer_btf",
-    "template.exclusive",
-    "template.frozen",
-    "template.access",
-    "template.reopened_rdonly",
-    "template.inner_map_flag",
-)
-def template(scene: Scene) -> Answers:
-    bpf = scene.bpf
-
-    def made(contract: Contract) -> Map:
-        match contract.name.removeprefix("template."):
-            case "outer":
-                return bpf.map(contract.case, inner=bpf.map("hash"))
-            case "special_value":
-                return map_types.with_struct(bpf, contract.case)
-            case "integer_btf":
-                ids: dict[str, Any] = {"btf_key_type_id": map_types.KEY_TYPE, "btf_value_type_id": map_types.VALUE_TYPE}
-                return bpf.map("hash", value_size=8, btf_fd=bpf.btf(map_types.INTEGERS), **ids)
-            case "exclusive":
-                return bpf.map("hash", excl_prog_hash=bytes(32), excl_prog_hash_size=32)
-            case "access":
-                return bpf.map("hash", map_flags=ACCESS[contract.case])
-            case "inner_map_flag":
-                return bpf.map("array", map_flags=uapi.INNER_MAP)
-            case "reopened_rdonly":
-                plain = bpf.map("hash")
-                return bpf.map_by_id(plain.id, open_flags=uapi.RDONLY, like=plain)
-        frozen = bpf.map("hash")
-        frozen.freeze()
-        return frozen
-
-    return lambda contract: errno_of(bpf.map, contract.outer, inner=made(contract))
+@pytest.mark.contract("template.outer")
+def test_a_template_is_no_outer_map(scene: Scene, case: str, observe: Observe) -> None:
+    observe(scene.create(inner=scene.bpf.map(case, inner=scene.template)))
 
 
-@TEMPLATES.of("template.not_kept", "template.not_inserted", "template.shared")
-def template_afterwards(scene: Scene) -> Answers:
-    bpf = scene.bpf
-
-    def answer(contract: Contract) -> str:
-        template = bpf.map("hash")
-        outer = bpf.map(contract.outer, max_entries=2, inner=template)
-        if contract.name == "template.not_inserted":
-            return errno_of(outer.lookup, 0)
-        if contract.name == "template.shared":
-            other = bpf.map(contract.outer, inner=template)
-            outer.update(0, template)
-            return errno_of(other.update, 0, template)
-        gone = template.id
-        template.close()
-        return errno_of(bpf.map_by_id, gone, like=template)
-
-    return answer
+@pytest.mark.contract("template.special_value")
+def test_templates_whose_values_are_special(scene: Scene, case: str, observe: Observe) -> None:
+    observe(scene.create(inner=map_types.with_struct(scene.bpf, case)))
 
 
-# BTF of the outer map.
+@pytest.mark.contract("template.integer_btf")
+def test_a_template_with_btf_of_integers(scene: Scene, observe: Observe) -> None:
+    ids: dict[str, Any] = {"btf_key_type_id": map_types.KEY_TYPE, "btf_value_type_id": map_types.VALUE_TYPE}
+    blob = scene.bpf.btf(map_types.INTEGERS)
+    observe(scene.create(inner=scene.bpf.map("hash", value_size=8, btf_fd=blob, **ids)))
 
 
-@CREATED.of("create.btf_ids", "create.btf_fd_alone", "create.btf_key_id_alone", "create.btf_ids_without_btf")
-def btf(scene: Scene) -> Answers:
-    bpf, template = scene.bpf, scene.template
-    blob = bpf.btf(map_types.INTEGERS)
-    both = {"btf_key_type_id": map_types.KEY_TYPE, "btf_value_type_id": map_types.KEY_TYPE}
-    fields: dict[str, dict[str, Any]] = {
-        "create.btf_ids": {"btf_fd": blob, **both},
-        "create.btf_fd_alone": {"btf_fd": blob},
-        "create.btf_key_id_alone": {"btf_fd": blob, "btf_key_type_id": map_types.KEY_TYPE},
-        "create.btf_ids_without_btf": {"btf_fd": -1, **both},
-    }
-    return lambda contract: errno_of(bpf.map, contract.outer, inner=template, **fields[contract.name])
+@pytest.mark.contract("template.exclusive")
+def test_an_exclusive_template(scene: Scene, observe: Observe) -> None:
+    observe(scene.create(inner=scene.bpf.map("hash", **NO_PROGRAM)))
 
 
-# Memory.
+@pytest.mark.contract("template.access")
+def test_a_template_created_for_reading_or_writing_alone(scene: Scene, case: str, observe: Observe) -> None:
+    flags = {"rdonly": uapi.RDONLY, "wronly": uapi.WRONLY}[case]
+    observe(scene.create(inner=scene.bpf.map("hash", map_flags=flags)))
 
 
-@TEMPLATES.of("create.no_locked_memory")
-def no_locked_memory(scene: Scene) -> Answers:
-    def answer(contract: Contract) -> str:
-        bpf = scene.another()  # a limit is a process's
-        template = bpf.map("hash", max_entries=8)
-        bpf.commands.process.call("hooks.limit_locked_memory", size=0)
-        return errno_of(bpf.map, contract.outer, inner=template)
-
-    return answer
+@pytest.mark.contract("template.reopened_rdonly")
+def test_a_template_reopened_for_reading(scene: Scene, observe: Observe) -> None:
+    plain = scene.template
+    observe(scene.create(inner=scene.bpf.map_by_id(plain.id, open_flags=uapi.RDONLY, like=plain)))
 
 
-@pytest.mark.contract(*CREATED.names, together=True)
-def test_outer_maps(scene: Scene, observe_each: ObserveEach) -> None:
-    observe_each(CREATED.on(scene))
+@pytest.mark.contract("template.frozen")
+def test_a_frozen_template(scene: Scene, observe: Observe) -> None:
+    frozen = scene.bpf.map("hash")
+    frozen.freeze()
+    observe(scene.create(inner=frozen))
 
 
-@pytest.mark.contract(*TEMPLATES.names, together=True)
-def test_templates(scene: Scene, observe_each: ObserveEach) -> None:
-    observe_each(TEMPLATES.on(scene))
+@pytest.mark.contract("template.inner_map_flag")
+def test_a_template_of_any_size(scene: Scene, observe: Observe) -> None:
+    observe(scene.create(inner=scene.bpf.map("array", map_flags=uapi.INNER_MAP)))
+
+
+# The template afterwards.
+
+
+@pytest.mark.contract("template.not_kept")
+def test_an_outer_map_does_not_keep_its_template(scene: Scene, observe: Observe) -> None:
+    template = scene.bpf.map("hash")
+    gone = template.id
+    scene.empty(inner=template)
+    template.close()
+    observe(errno_of(scene.bpf.map_by_id, gone, like=template))
+
+
+@pytest.mark.contract("template.not_inserted")
+def test_a_template_is_not_an_element(scene: Scene, observe: Observe) -> None:
+    observe(errno_of(scene.empty().lookup, 0))
+
+
+@pytest.mark.contract("template.shared")
+def test_two_outer_maps_have_one_template(scene: Scene, observe: Observe) -> None:
+    outer, other = scene.empty(), scene.empty()
+    outer.update(0, scene.template)
+    observe(errno_of(other.update, 0, scene.template))
