@@ -10,7 +10,6 @@ have no version in them. A table's fields are those of :class:`harness.contracts
     outer = ["hom"]                     # hom, aom, or mim for neither; both hom and aom when left out
     sentence = "A key may be 513 bytes long."
     takes = "errno"                     # errno, value, count, time
-    row = 3                             # of the catalogue it began from
     requires = ["ids"]                  # capabilities that asking needs
     since = "4.13"                      # versions that it can be asked of at all; also until
     expect = [

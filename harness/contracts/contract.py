@@ -62,7 +62,6 @@ class Contract:
         id: "hom.update.bad_fd": the outer map, the area, the behaviour.
         sentence: What is promised, for a reader.
         takes: One of :data:`TAKES`.
-        row: Number in the catalogue that it began from, or "" for one found since.
         case: Which of several like it; "" where it stands alone.
         ranges: Answers by version; ranges do not overlap.
         backports: Answers of stable releases that differ from what their series says; they come first.
@@ -76,7 +75,6 @@ class Contract:
     id: str
     sentence: str
     takes: str
-    row: str
     case: str
     ranges: tuple[Range, ...]
     backports: tuple[Range, ...]
@@ -184,7 +182,7 @@ def read(tables: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, Contract]
 
 
 _FIELDS = {
-    *("id", "outer", "each", "sentence", "takes", "row", "expect", "backports", "since", "until", "requires"),
+    *("id", "outer", "each", "sentence", "takes", "expect", "backports", "since", "until", "requires"),
     *("decided_by", "when"),
 }
 
@@ -223,7 +221,6 @@ def _expanded(file: str, entry: Mapping[str, Any]) -> Iterable[Contract]:
                 id=f"{outer}.{name}.{case}" if case else f"{outer}.{name}",
                 sentence=entry["sentence"].replace("{each}", case).replace("{outer}", OUTERS[outer]),
                 takes=entry["takes"],
-                row=str(entry.get("row", "")),
                 case=case,
                 ranges=ranges,
                 backports=backports,
