@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
-from harness.contracts.conftest import ObserveEach
+from harness.contracts.conftest import Observe
 from harness.contracts.contract import Contract
-from harness.contracts.scene import Answers, Questions, Scene, by_errno, name_of
+from harness.contracts.scene import Scene, by_errno, name_of
 from harness.guest.api import bpf as raw
 from harness.guest.api import hooks
-from harness.testing import Guest, Map, errno_name, errno_of
+from harness.testing import Map, errno_name, errno_of
+
+pytestmark = pytest.mark.vm(scope="module")
 
 
 def attempt(of: Map, command: str, count: int, **fields: Any) -> dict[str, Any]:
@@ -36,59 +38,55 @@ def packed(*numbers: int) -> bytes:
     return b"".join(number.to_bytes(4, "little", signed=number < 0) for number in numbers)
 
 
-BATCHES = Questions()
+@pytest.mark.contract("batch.command")
+def test_which_batch_commands_there_are(scene: Scene, case: str, observe: Observe) -> None:
+    outer = scene.holding(0, 1, 2, 3)
+    commands = {
+        "lookup": lambda: outer.lookup_batch(4),
+        "update": lambda: outer.update_batch({1: scene.inner}),
+        "delete": lambda: outer.delete_batch([0]),
+        "lookup_and_delete": lambda: outer.lookup_and_delete_batch(4),
+    }
+    observe(errno_of(commands[case]))
 
 
-@BATCHES.of("batch.command")
-def which_batch_commands_there_are(scene: Scene) -> Answers:
-    def answer(contract: Contract) -> str:
-        outer = scene.holding(0, 1, 2, 3)
-        commands = {
-            "lookup": lambda: outer.lookup_batch(4),
-            "update": lambda: outer.update_batch({1: scene.inner}),
-            "delete": lambda: outer.delete_batch([0]),
-            "lookup_and_delete": lambda: outer.lookup_and_delete_batch(4),
-        }
-        return errno_of(commands[contract.case])
-
-    return answer
+@pytest.mark.contract("batch.count_when_unsupported")
+def test_a_command_that_is_not_supported_leaves_the_count(scene: Scene, observe: Observe) -> None:
+    observe(attempt(scene.holding(), "delete", 3, keys=packed(0, 1, 2))["count"])
 
 
-@BATCHES.of("batch.count_when_unsupported")
-def a_batch_command_that_is_not_supported_touches_nothing(scene: Scene) -> Answers:
-    def answer(_: Contract) -> object:
-        outer = scene.holding()
-        return attempt(outer, "delete", 3, keys=packed(0, 1, 2))["count"]
-
-    return answer
+# Reading.
 
 
-@BATCHES.of(
-    "batch.lookup_values",
-    "batch.lookup_with_room",
-    "batch.lookup_without_room_left",
-    "batch.lookup_nothing_there",
-    "batch.count_zero",
-)
-def a_batch_reads(scene: Scene) -> Answers:
-    outer, empty = scene.holding(0, 1, 2, 3), scene.empty()
-
-    def answer(contract: Contract) -> object:
-        if contract.name == "batch.lookup_values":
-            values = outer.lookup_batch(4).values
-            return "ids" if values == [packed(scene.inner.id)] * 4 else "something else"
-        if contract.name == "batch.count_zero":
-            return attempt(outer, contract.case, 0, keys=bytes(4), values=bytes(4))
-        if contract.name == "batch.lookup_nothing_there":
-            return attempt(empty, "lookup", 4)
-        return attempt(outer, "lookup", 5 if contract.name == "batch.lookup_with_room" else 4)
-
-    return answer
+@pytest.mark.contract("batch.lookup_values")
+def test_a_batch_reads_ids(scene: Scene, observe: Observe) -> None:
+    values = scene.holding(0, 1, 2, 3).lookup_batch(4).values
+    observe("ids" if values == [packed(scene.inner.id)] * 4 else "something else")
 
 
-@BATCHES.of("batch.lookup_over_empty_slot")
-def a_batch_reads_over_empty_slots(scene: Scene) -> Answers:
-    return lambda _: attempt(scene.holding(0, 2), "lookup", 4)
+@pytest.mark.contract("batch.lookup_with_room")
+def test_a_batch_has_room_for_more_than_there_is(scene: Scene, observe: Observe) -> None:
+    observe(attempt(scene.holding(0, 1, 2, 3), "lookup", 5))
+
+
+@pytest.mark.contract("batch.lookup_without_room_left")
+def test_a_batch_has_room_for_just_what_there_is(scene: Scene, observe: Observe) -> None:
+    observe(attempt(scene.holding(0, 1, 2, 3), "lookup", 4))
+
+
+@pytest.mark.contract("batch.lookup_nothing_there")
+def test_a_batch_reads_an_empty_map(scene: Scene, observe: Observe) -> None:
+    observe(attempt(scene.empty(), "lookup", 4))
+
+
+@pytest.mark.contract("batch.lookup_over_empty_slot")
+def test_a_batch_reads_over_empty_slots(scene: Scene, observe: Observe) -> None:
+    observe(attempt(scene.holding(0, 2), "lookup", 4))
+
+
+@pytest.mark.contract("batch.count_zero")
+def test_a_batch_of_no_elements(scene: Scene, case: str, observe: Observe) -> None:
+    observe(attempt(scene.holding(0, 1, 2, 3), case, 0, keys=bytes(4), values=bytes(4)))
 
 
 def walk_in_steps(outer_type: str, step: int, elements: int) -> dict[str, Any]:
@@ -110,77 +108,97 @@ def walk_in_steps(outer_type: str, step: int, elements: int) -> dict[str, Any]:
         fields["in_batch"] = buffers["out_batch"]
 
 
-@BATCHES.of("batch.walk", "batch.walk_one_by_one")
-def a_walk_in_batches(scene: Scene) -> Answers:
-    guest, outer_type = scene.guest, scene.type
-
-    def answer(contract: Contract) -> object:
-        step = 1 if contract.name == "batch.walk_one_by_one" else 16
-        found = guest.call(walk_in_steps, outer_type, step, 64, closes=False)
-        errno = errno_name(found["errno"])
-        return errno if contract.name == "batch.walk_one_by_one" else {"errno": errno, "keys": found["keys"]}
-
-    return answer
+@pytest.mark.contract("batch.walk")
+def test_a_walk_in_batches_comes_to_every_element(scene: Scene, observe: Observe) -> None:
+    found = scene.guest.call(walk_in_steps, scene.type, 16, 64, closes=False)
+    observe({"errno": errno_name(found["errno"]), "keys": found["keys"]})
 
 
-@BATCHES.of("batch.token_beyond_end", "batch.null_pointer")
-def tokens_and_pointers(scene: Scene) -> Answers:
+@pytest.mark.contract("batch.walk_one_by_one")
+def test_a_walk_in_batches_of_one_element(scene: Scene, observe: Observe) -> None:
+    found = scene.guest.call(walk_in_steps, scene.type, 1, 64, closes=False)
+    observe(errno_name(found["errno"]))
+
+
+@pytest.mark.contract("batch.token_beyond_end")
+def test_a_walk_goes_on_beyond_the_end(scene: Scene, observe: Observe) -> None:
+    observe(attempt(scene.holding(0, 1, 2, 3), "lookup", 4, in_batch=packed(1 << 20, 0)))
+
+
+@pytest.mark.contract("batch.null_pointer")
+def test_a_pointer_is_null(scene: Scene, case: str, observe: Observe) -> None:
+    pointer, _, command = case.partition("_of_")
+    given = {"keys": packed(0), "values": packed(scene.inner.fd)} if command == "update" else {}
     outer = scene.holding(0, 1, 2, 3)
-
-    def answer(contract: Contract) -> object:
-        if contract.name == "batch.token_beyond_end":
-            return attempt(outer, "lookup", 4, in_batch=packed(1 << 20, 0))
-        pointer, _, command = contract.case.partition("_of_")
-        given = {"keys": packed(0), "values": packed(scene.inner.fd)} if command == "update" else {}
-        return attempt(outer, command, 1 if command == "update" else 4, **{**given, pointer: None})["errno"]
-
-    return answer
+    observe(attempt(outer, command, 1 if command == "update" else 4, **{**given, pointer: None})["errno"])
 
 
-@BATCHES.of(
-    "batch.update_bad_fd",
-    "batch.update_mismatch",
-    "batch.update_too_many",
-    "batch.update_same_key_twice",
-    "batch.update_replaces",
-)
-def a_batch_writes(scene: Scene) -> Answers:
-    unlike = scene.bpf.map("hash", key_size=8, max_entries=8).fd
-    good, other = scene.inner.fd, scene.template.fd
-
-    def answer(contract: Contract) -> object:
-        outer = scene.holding()
-        keys, fds = {
-            "batch.update_bad_fd": ((0, 1, 2), (good, -1, good)),
-            "batch.update_mismatch": ((0, 1, 2), (good, unlike, good)),
-            "batch.update_too_many": ((0, 1, 2, 3, 4), (good,) * 5),
-            "batch.update_same_key_twice": ((1, 1), (good, other)),
-            "batch.update_replaces": ((0,), (other,)),
-        }[contract.name]
-        found = attempt(outer, "update", len(keys), keys=packed(*keys), values=packed(*fds))
-        if found["errno"] != "ok":
-            return found
-        return "the last one" if outer.lookup(keys[-1]) == scene.template.id else "another"
-
-    return answer
+# Writing.
 
 
-@BATCHES.of("batch.delete_missing", "batch.delete_missing_keeps", "batch.lookup_and_delete_leaves")
-def a_batch_deletes(scene: Scene) -> Answers:
-    def answer(contract: Contract) -> object:
-        outer = scene.holding(0, 1)
-        if contract.name == "batch.lookup_and_delete_leaves":
-            return [len(outer.lookup_and_delete_batch(4).keys), len(outer.keys())]
-        found = attempt(outer, "delete", 3, keys=packed(0, 9, 1))
-        left = [int.from_bytes(key, "little") for key in outer]
-        return found if contract.name == "batch.delete_missing" else left
-
-    return answer
+def update(outer: Map, *elements: tuple[int, int]) -> dict[str, Any]:
+    """Update elements, which are given as keys and descriptors, in one batch."""
+    keys, fds = zip(*elements, strict=True)
+    return attempt(outer, "update", len(elements), keys=packed(*keys), values=packed(*fds))
 
 
-@pytest.mark.contract(*BATCHES.names, together=True)
-def test_batches(scene: Scene, observe_each: ObserveEach) -> None:
-    observe_each(BATCHES.on(scene))
+@pytest.mark.contract("batch.update_bad_fd")
+def test_a_batch_stops_at_a_bad_descriptor(scene: Scene, observe: Observe) -> None:
+    good = scene.inner.fd
+    observe(update(scene.holding(), (0, good), (1, -1), (2, good)))
+
+
+@pytest.mark.contract("batch.update_mismatch")
+def test_a_batch_stops_at_a_map_unlike_the_template(scene: Scene, observe: Observe) -> None:
+    good, unlike = scene.inner.fd, scene.map_once("hash", key_size=8, max_entries=8).fd
+    observe(update(scene.holding(), (0, good), (1, unlike), (2, good)))
+
+
+@pytest.mark.contract("batch.update_too_many")
+def test_a_batch_stops_at_the_end_of_the_map(scene: Scene, observe: Observe) -> None:
+    observe(update(scene.holding(), *((key, scene.inner.fd) for key in range(5))))
+
+
+@pytest.mark.contract("batch.update_same_key_twice")
+def test_a_batch_has_a_key_twice(scene: Scene, observe: Observe) -> None:
+    outer = scene.holding()
+    found = update(outer, (1, scene.inner.fd), (1, scene.template.fd))
+    observe(found if found["errno"] != "ok" else which_is_at(scene, outer, 1))
+
+
+@pytest.mark.contract("batch.update_replaces")
+def test_a_batch_replaces(scene: Scene, observe: Observe) -> None:
+    outer = scene.holding()
+    found = update(outer, (0, scene.template.fd))
+    observe(found if found["errno"] != "ok" else which_is_at(scene, outer, 0))
+
+
+def which_is_at(scene: Scene, outer: Map, key: int) -> str:
+    return "the last one" if outer.lookup(key) == scene.template.id else "another"
+
+
+# Deleting.
+
+
+@pytest.mark.contract("batch.delete_missing")
+def test_a_batch_stops_at_a_key_that_is_not_there(scene: Scene, observe: Observe) -> None:
+    observe(attempt(scene.holding(0, 1), "delete", 3, keys=packed(0, 9, 1)))
+
+
+@pytest.mark.contract("batch.delete_missing_keeps")
+def test_a_batch_keeps_what_follows_a_missing_key(scene: Scene, observe: Observe) -> None:
+    outer = scene.holding(0, 1)
+    attempt(outer, "delete", 3, keys=packed(0, 9, 1))
+    observe([int.from_bytes(key, "little") for key in outer])
+
+
+@pytest.mark.contract("batch.lookup_and_delete_leaves")
+def test_what_was_read_and_deleted_is_gone(scene: Scene, observe: Observe) -> None:
+    outer = scene.holding(0, 1)
+    observe([len(outer.lookup_and_delete_batch(4).keys), len(outer.keys())])
+
+
+# Flags.
 
 
 def answers_to_bits_of_batches(outer_type: str, command: str, field: str) -> list[tuple[int, int]]:
@@ -207,11 +225,8 @@ def answers_to_bits_of_batches(outer_type: str, command: str, field: str) -> lis
     return found
 
 
-@pytest.mark.contract("batch.elem_flag_bits", "batch.flag_bits", together=True)
-def test_every_bit_of_a_batchs_flags(guest: Guest, outer_type: str, observe_each: ObserveEach) -> None:
-    def answer(contract: Contract) -> object:
-        field = "flags" if contract.name == "batch.flag_bits" else "elem_flags"
-        command = f"MAP_{contract.case.upper()}_BATCH"
-        return by_errno(guest.call(answers_to_bits_of_batches, outer_type, command, field, closes=False))
-
-    observe_each(answer)
+@pytest.mark.contract("batch.elem_flag_bits", "batch.flag_bits")
+def test_every_bit_of_a_batchs_flags(scene: Scene, contract: Contract, case: str, observe: Observe) -> None:
+    field = contract.name.removeprefix("batch.").removesuffix("_bits") + "s"
+    command = f"MAP_{case.upper()}_BATCH"
+    observe(by_errno(scene.guest.call(answers_to_bits_of_batches, scene.type, command, field, closes=False)))

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from harness.contracts.conftest import ObserveEach
-from harness.contracts.contract import Contract
-from harness.contracts.scene import Answers, Questions, Scene, jit
+from harness.contracts.conftest import Observe
+from harness.contracts.scene import Scene, jit
 from harness.guest.api import asm
 from harness.guest.api import bpf as raw
 from harness.guest.api.asm import R0, R1, R2, R10
+
+pytestmark = pytest.mark.vm(scope="module")
 
 Code = list[asm.Instruction | asm.Label]
 
@@ -100,12 +101,9 @@ def reading(outer: int, other: int, key: int, element: int) -> Code:
     ]
 
 
-COMPILED = Questions()
-
-
-@COMPILED.of("compiled.finds")
-def what_programs_find(scene: Scene) -> Answers:
-    return lambda contract: scene.guest.call(found, scene.type, contract.case, closes=False)
+@pytest.mark.contract("compiled.finds")
+def test_what_programs_find(scene: Scene, case: str, observe: Observe) -> None:
+    observe(scene.guest.call(found, scene.type, case, closes=False))
 
 
 _AND_NUMBER = 0x54  # BPF_ALU | BPF_AND | BPF_K, 32 bits
@@ -115,15 +113,12 @@ def masks(code: Iterable[asm.Instruction]) -> list[int]:
     return sorted(one.value for one in code if one.code == _AND_NUMBER)
 
 
-@COMPILED.of("compiled.unmasked")
-def what_is_masked_for_root(scene: Scene) -> Answers:
-    def answer(_: Contract) -> list[int]:
-        inner = scene.bpf.map("array", max_entries=ELEMENTS)
-        outer = scene.bpf.map(scene.type, max_entries=3, inner=inner)
-        with scene.bpf.prog("socket_filter", reading(outer.fd, outer.fd, 0, 2)) as program:
-            return masks(program.translated())
-
-    return answer
+@pytest.mark.contract("compiled.unmasked")
+def test_what_is_masked_for_root(scene: Scene, observe: Observe) -> None:
+    inner = scene.bpf.map("array", max_entries=ELEMENTS)
+    outer = scene.empty(max_entries=3, inner=inner)
+    with scene.bpf.prog("socket_filter", reading(outer.fd, outer.fd, 0, 2)) as program:
+        observe(masks(program.translated()))
 
 
 def translated_for_nobody(outer_type: str) -> bytes:
@@ -131,15 +126,7 @@ def translated_for_nobody(outer_type: str) -> bytes:
     return raw.translated(loaded_by_nobody(outer_type)[0])
 
 
-@COMPILED.of("prog.spectre_mask")
-def what_is_masked_for_others(scene: Scene) -> Answers:
-    def answer(_: Contract) -> list[int]:
-        with jit(scene.bpf, b"1"):
-            return masks(asm.disassemble(scene.guest.call(translated_for_nobody, scene.type, closes=False)))
-
-    return answer
-
-
-@pytest.mark.contract(*COMPILED.names, together=True)
-def test_what_the_verifier_makes_of_lookups(scene: Scene, observe_each: ObserveEach) -> None:
-    observe_each(COMPILED.on(scene))
+@pytest.mark.contract("prog.spectre_mask")
+def test_what_is_masked_for_others(scene: Scene, observe: Observe) -> None:
+    with jit(scene.bpf, b"1"):
+        observe(masks(asm.disassemble(scene.guest.call(translated_for_nobody, scene.type, closes=False))))

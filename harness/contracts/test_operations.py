@@ -14,27 +14,170 @@ from typing import Any
 
 import pytest
 
-from harness.contracts.conftest import ObserveEach
+from harness.contracts.conftest import Observe
 from harness.contracts.contract import Contract
-from harness.contracts.scene import ENTRIES, Answers, Questions, Scene, by_errno, name_of
+from harness.contracts.scene import ENTRIES, Scene, by_errno, name_of
 from harness.guest.api import bpf as raw
 from harness.guest.api import btf
-from harness.testing import ANY, EXIST, LOCK, NOEXIST, Bpf, BpfError, Guest, Held, Kernel, Map, asm, errno_of, uapi
+from harness.testing import ANY, EXIST, LOCK, NOEXIST, Bpf, BpfError, Held, Kernel, Map, asm, errno_of, uapi
+
+pytestmark = pytest.mark.vm(scope="module")
 
 FLAGS = {"any": ANY, "noexist": NOEXIST, "exist": EXIST, "lock": LOCK, "cpu": 8, "unknown": 1 << 20}
 MODES = {"readonly": uapi.RDONLY, "writeonly": uapi.WRONLY}
-
-FULL = range(ENTRIES)
 
 BPFFS = "/sys/fs/bpf"
 
 
 @pytest.fixture
-def unpinned(bpf: Bpf) -> Iterator[None]:
+def unpinned(scene: Scene) -> Iterator[None]:
     """Remove what the test has pinned, when it is over."""
     yield
-    for path, *_ in bpf.commands.process.call("files.entries", BPFFS):
-        bpf.unpin(f"{BPFFS}/{path}")
+    for path, *_ in scene.bpf.commands.process.call("files.entries", BPFFS):
+        scene.bpf.unpin(f"{BPFFS}/{path}")
+
+
+# What an update takes.
+
+
+def fd_of_kind(bpf: Bpf, kind: str, outer: Map, template: Map) -> int:
+    """Return a descriptor of the guest process that stands for no inner map."""
+    if kind == "closed":
+        other = bpf.map("hash", max_entries=8)
+        other.close()
+        return other.fd
+    numbers = {"minus_one": -1, "not_open": 9999, "itself": outer.fd}
+    if kind in numbers:
+        return numbers[kind]
+    makers: dict[str, Callable[[], Held]] = {
+        "regular_file": lambda: bpf.open("/proc/version"),
+        "directory": lambda: bpf.open("/"),
+        "path_only": lambda: bpf.open("/", os.O_PATH),
+        "btf": lambda: bpf.btf(btf.encode(btf.integer("int", 4))),
+        "program": lambda: bpf.prog("socket_filter", asm.return_(0)),
+        "link": lambda: bpf.link(
+            bpf.prog("cgroup_skb", asm.return_(1), expected_attach_type="cgroup_inet_egress"),
+            "cgroup_inet_egress",
+            bpf.cgroup("linked"),
+        ),
+        "perf_event": lambda: bpf.tracepoint(bpf.prog("tracepoint", asm.return_(0)), "raw_syscalls", "sys_enter"),
+        "another_outer_map": lambda: bpf.map(outer.type, inner=template),
+    }
+    return makers[kind]().fd
+
+
+@pytest.mark.contract("update.fd_of_no_map", "update.fd_of_no_inner_map")
+def test_a_value_is_the_descriptor_of_an_inner_map(scene: Scene, case: str, observe: Observe) -> None:
+    outer = scene.empty()
+    fd = fd_of_kind(scene.bpf, case, outer, scene.template)
+    observe(errno_of(outer.update, 0, fd.to_bytes(4, "little", signed=fd < 0)))
+
+
+@pytest.mark.contract("update.bad_fd_and_flag")
+def test_descriptor_and_flag_are_both_wrong(scene: Scene, case: str, observe: Observe) -> None:
+    observe(errno_of(scene.empty().update, 0, -1, FLAGS[case]))
+
+
+@pytest.mark.contract("update.flag_on_absent")
+def test_flags_where_there_is_no_element(scene: Scene, case: str, observe: Observe) -> None:
+    observe(errno_of(scene.empty().update, 0, scene.inner, FLAGS[case]))
+
+
+@pytest.mark.contract("update.flag_on_present")
+@pytest.mark.usefixtures("replaces")
+def test_flags_where_there_is_an_element(scene: Scene, case: str, observe: Observe) -> None:
+    observe(errno_of(scene.holding().update, 0, scene.inner, FLAGS[case]))
+
+
+@pytest.mark.contract("update.new_key_when_full")
+def test_a_full_hash_takes_no_new_key(scene: Scene, case: str, observe: Observe) -> None:
+    observe(errno_of(full(scene, case).update, ENTRIES, scene.inner))
+
+
+@pytest.mark.contract("update.replace_when_full")
+@pytest.mark.usefixtures("replaces")
+def test_a_full_hash_replaces(scene: Scene, case: str, observe: Observe) -> None:
+    observe(errno_of(full(scene, case).update, 0, scene.inner))
+
+
+@pytest.mark.contract("update.room_after_delete")
+@pytest.mark.usefixtures("replaces")
+def test_a_deletion_makes_room(scene: Scene, case: str, observe: Observe) -> None:
+    outer = full(scene, case)
+    outer.delete(0)
+    observe(errno_of(outer.update, ENTRIES, scene.inner))
+
+
+def full(scene: Scene, case: str) -> Map:
+    return scene.holding(*range(ENTRIES), map_flags=uapi.NO_PREALLOC if case == "no_prealloc" else 0)
+
+
+@pytest.mark.contract("index_at_max_entries")
+def test_an_index_is_less_than_max_entries(scene: Scene, case: str, observe: Observe) -> None:
+    observe(errno_of(commands_on_key(scene, ENTRIES)[case]))
+
+
+@pytest.mark.contract("empty_slot", "missing_key")
+def test_elements_that_are_not_there(scene: Scene, case: str, observe: Observe) -> None:
+    observe(errno_of(commands_on_key(scene, 0)[case]))
+
+
+def commands_on_key(scene: Scene, key: int) -> dict[str, Callable[[], object]]:
+    outer = scene.empty()
+    return {
+        "update": lambda: outer.update(key, scene.inner),
+        "lookup": lambda: outer.lookup(key),
+        "delete": lambda: outer.delete(key),
+    }
+
+
+def update_at_the_end_of_a_page(outer_type: str) -> int:
+    """Update with a value whose four bytes are the last ones before memory that may not be read."""
+    template = raw.map_create("hash", 4, 4, 8)
+    outer = raw.map_create(outer_type, 4, 4, 4, inner_map_fd=template)
+    libc = ctypes.CDLL(None, use_errno=True)
+    pages = memory.mmap(-1, 2 * memory.PAGESIZE)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(pages))
+    if libc.mprotect(ctypes.c_void_p(start + memory.PAGESIZE), ctypes.c_size_t(memory.PAGESIZE), 0):
+        raise OSError(ctypes.get_errno(), "mprotect")
+    pages[memory.PAGESIZE - 4 : memory.PAGESIZE] = template.to_bytes(4, "little")
+    fields: dict[str, Any] = {"map_fd": outer, "key": bytes(4), "value": start + memory.PAGESIZE - 4}
+    return raw.attempt("MAP_UPDATE_ELEM", fields)[0]
+
+
+@pytest.mark.contract("update.value_before_unreadable_memory")
+def test_a_value_is_four_bytes(scene: Scene, observe: Observe) -> None:
+    observe(name_of(scene.guest.call(update_at_the_end_of_a_page, scene.type, closes=False)))
+
+
+@pytest.mark.contract("update.null_pointer")
+def test_key_and_value_are_there(scene: Scene, case: str, observe: Observe) -> None:
+    good = {"key": bytes(4), "value": scene.inner.fd.to_bytes(4, "little")}
+    observe(errno_of(scene.bpf.command, "MAP_UPDATE_ELEM", map_fd=scene.empty(), **{**good, case: None}))
+
+
+@pytest.fixture
+def unlike(scene: Scene) -> Map:
+    """A map that the outer maps do not take."""
+    return scene.map_once("hash", key_size=8, max_entries=8)
+
+
+@pytest.mark.contract("update.failure_keeps_element")
+def test_a_refused_replacement_keeps_the_element(scene: Scene, unlike: Map, case: str, observe: Observe) -> None:
+    outer = scene.holding()
+    value, flags = {"mismatch": (unlike, ANY), "bad_fd": (-1, ANY), "unknown_flag": (scene.inner, 8)}[case]
+    assert errno_of(outer.update, 0, value, flags) != "ok"
+    observe("kept" if outer.lookup(0) == scene.inner.id else "changed")
+
+
+@pytest.mark.contract("update.failure_leaves_nothing")
+def test_a_refused_insertion_leaves_nothing(scene: Scene, unlike: Map, case: str, observe: Observe) -> None:
+    outer = scene.empty()
+    assert errno_of(outer.update, 0, {"mismatch": unlike, "bad_fd": -1}[case]) != "ok"
+    observe(errno_of(outer.delete, 0))
+
+
+# Flags, bit by bit.
 
 
 def answers_to_bits(
@@ -76,64 +219,6 @@ def answers_to_bits(
     return found
 
 
-# What an update takes.
-
-
-def fd_of_kind(bpf: Bpf, kind: str, outer: Map, template: Map) -> int:
-    """Return a descriptor of the guest process that stands for no inner map."""
-    if kind == "closed":
-        other = bpf.map("hash", max_entries=8)
-        other.close()
-        return other.fd
-    numbers = {"minus_one": -1, "not_open": 9999, "itself": outer.fd}
-    if kind in numbers:
-        return numbers[kind]
-    makers: dict[str, Callable[[], Held]] = {
-        "regular_file": lambda: bpf.open("/proc/version"),
-        "directory": lambda: bpf.open("/"),
-        "path_only": lambda: bpf.open("/", os.O_PATH),
-        "btf": lambda: bpf.btf(btf.encode(btf.integer("int", 4))),
-        "program": lambda: bpf.prog("socket_filter", asm.return_(0)),
-        "link": lambda: bpf.link(
-            bpf.prog("cgroup_skb", asm.return_(1), expected_attach_type="cgroup_inet_egress"),
-            "cgroup_inet_egress",
-            bpf.cgroup("linked"),
-        ),
-        "perf_event": lambda: bpf.tracepoint(bpf.prog("tracepoint", asm.return_(0)), "raw_syscalls", "sys_enter"),
-        "another_outer_map": lambda: bpf.map(outer.type, inner=template),
-    }
-    return makers[kind]().fd
-
-
-UPDATES = Questions()
-
-
-@UPDATES.of("update.fd_of_no_map", "update.fd_of_no_inner_map")
-def descriptors_that_are_no_inner_map(scene: Scene) -> Answers:
-    outer = scene.empty()
-
-    def answer(contract: Contract) -> str:
-        fd = fd_of_kind(scene.bpf, contract.case, outer, scene.template)
-        return errno_of(outer.update, 0, fd.to_bytes(4, "little", signed=fd < 0))
-
-    return answer
-
-
-@UPDATES.of("update.bad_fd_and_flag")
-def what_is_looked_at_first(scene: Scene) -> Answers:
-    outer = scene.empty()
-    return lambda contract: errno_of(outer.update, 0, -1, FLAGS[contract.case])
-
-
-@UPDATES.of("update.flag_on_absent", "update.flag_on_present")
-def flags_of_an_update(scene: Scene) -> Answers:
-    def answer(contract: Contract) -> str:
-        outer = scene.holding() if contract.name.endswith("present") else scene.empty()
-        return errno_of(outer.update, 0, scene.inner, FLAGS[contract.case])
-
-    return answer
-
-
 COMMANDS = {
     "update": "MAP_UPDATE_ELEM",
     "lookup": "MAP_LOOKUP_ELEM",
@@ -142,21 +227,16 @@ COMMANDS = {
 }
 
 
-BITS = Questions()
+@pytest.mark.contract("flag_bits")
+@pytest.mark.usefixtures("replaces")
+def test_every_bit_of_a_commands_flags(scene: Scene, case: str, observe: Observe) -> None:
+    observe(by_errno(scene.guest.call(answers_to_bits, scene.type, COMMANDS[case], "flags", 64, True, closes=False)))
 
 
-@BITS.of("flag_bits")
-def every_bit_of_a_commands_flags(scene: Scene) -> Answers:
-    return lambda contract: by_errno(
-        scene.guest.call(answers_to_bits, scene.type, COMMANDS[contract.case], "flags", 64, True, closes=False)
-    )
-
-
-@BITS.of("fd_by_id.flag_bits")
-def every_bit_of_the_flags_of_opening_by_id(scene: Scene) -> Answers:
-    return lambda _: by_errno(
-        scene.guest.call(answers_to_bits, scene.type, "MAP_GET_FD_BY_ID", "open_flags", 32, False, True, closes=False)
-    )
+@pytest.mark.contract("fd_by_id.flag_bits")
+def test_every_bit_of_the_flags_of_opening_by_id(scene: Scene, observe: Observe) -> None:
+    command = ("MAP_GET_FD_BY_ID", "open_flags", 32)
+    observe(by_errno(scene.guest.call(answers_to_bits, scene.type, *command, False, True, closes=False)))
 
 
 def answers_to_flags_of_pin(outer_type: str) -> list[tuple[int, int]]:
@@ -173,204 +253,129 @@ def answers_to_flags_of_pin(outer_type: str) -> list[tuple[int, int]]:
     return answers
 
 
-@BITS.of("pinned.flag_bits")
-def every_bit_of_the_flags_of_opening_a_pin(scene: Scene) -> Answers:
-    return lambda _: by_errno(scene.guest.call(answers_to_flags_of_pin, scene.type, closes=False))
-
-
-@pytest.mark.contract(*BITS.names, together=True)
-@pytest.mark.usefixtures("replaces")
-def test_every_bit_of_flags(scene: Scene, observe_each: ObserveEach) -> None:
-    observe_each(BITS.on(scene))
-
-
-@UPDATES.of("update.new_key_when_full", "update.replace_when_full", "update.room_after_delete")
-def a_full_hash_of_maps(scene: Scene) -> Answers:
-    def answer(contract: Contract) -> str:
-        outer = scene.holding(*FULL, map_flags=uapi.NO_PREALLOC if contract.case == "no_prealloc" else 0)
-        if contract.name == "update.room_after_delete":
-            outer.delete(0)
-        return errno_of(outer.update, 0 if contract.name == "update.replace_when_full" else ENTRIES, scene.inner)
-
-    return answer
-
-
-@UPDATES.of("index_at_max_entries", "empty_slot", "missing_key")
-def elements_that_are_not_there(scene: Scene) -> Answers:
-    outer = scene.empty()
-
-    def answer(contract: Contract) -> str:
-        key = ENTRIES if contract.name == "index_at_max_entries" else 0
-        commands = {
-            "update": lambda: outer.update(key, scene.inner),
-            "lookup": lambda: outer.lookup(key),
-            "delete": lambda: outer.delete(key),
-        }
-        return errno_of(commands[contract.case])
-
-    return answer
-
-
-def update_at_the_end_of_a_page(outer_type: str) -> int:
-    """Update with a value whose four bytes are the last ones before memory that may not be read."""
-    template = raw.map_create("hash", 4, 4, 8)
-    outer = raw.map_create(outer_type, 4, 4, 4, inner_map_fd=template)
-    libc = ctypes.CDLL(None, use_errno=True)
-    pages = memory.mmap(-1, 2 * memory.PAGESIZE)
-    start = ctypes.addressof(ctypes.c_char.from_buffer(pages))
-    if libc.mprotect(ctypes.c_void_p(start + memory.PAGESIZE), ctypes.c_size_t(memory.PAGESIZE), 0):
-        raise OSError(ctypes.get_errno(), "mprotect")
-    pages[memory.PAGESIZE - 4 : memory.PAGESIZE] = template.to_bytes(4, "little")
-    fields: dict[str, Any] = {"map_fd": outer, "key": bytes(4), "value": start + memory.PAGESIZE - 4}
-    return raw.attempt("MAP_UPDATE_ELEM", fields)[0]
-
-
-@UPDATES.of("update.value_before_unreadable_memory")
-def a_value_is_four_bytes(scene: Scene) -> Answers:
-    return lambda _: name_of(scene.guest.call(update_at_the_end_of_a_page, scene.type, closes=False))
-
-
-@UPDATES.of("update.null_pointer")
-def null_pointers(scene: Scene) -> Answers:
-    outer = scene.empty()
-    good = {"key": bytes(4), "value": scene.inner.fd.to_bytes(4, "little")}
-    return lambda contract: errno_of(
-        scene.bpf.command, "MAP_UPDATE_ELEM", map_fd=outer, **{**good, contract.case: None}
-    )
-
-
-@UPDATES.of("update.failure_keeps_element")
-def a_refused_replacement_changes_nothing(scene: Scene) -> Answers:
-    unlike = scene.bpf.map("hash", key_size=8, max_entries=8)
-    outer = scene.holding()
-
-    def answer(contract: Contract) -> str:
-        value, flags = {"mismatch": (unlike, ANY), "bad_fd": (-1, ANY), "unknown_flag": (scene.inner, 8)}[contract.case]
-        assert errno_of(outer.update, 0, value, flags) != "ok"
-        return "kept" if outer.lookup(0) == scene.inner.id else "changed"
-
-    return answer
-
-
-@UPDATES.of("update.failure_leaves_nothing")
-def a_refused_insertion_leaves_nothing(scene: Scene) -> Answers:
-    unlike = scene.bpf.map("hash", key_size=8, max_entries=8)
-    outer = scene.empty()
-
-    def answer(contract: Contract) -> str:
-        assert errno_of(outer.update, 0, {"mismatch": unlike, "bad_fd": -1}[contract.case]) != "ok"
-        return errno_of(outer.delete, 0)
-
-    return answer
-
-
-@pytest.mark.contract(*UPDATES.names, together=True)
-@pytest.mark.usefixtures("replaces")
-def test_updates(scene: Scene, observe_each: ObserveEach) -> None:
-    observe_each(UPDATES.on(scene))
+@pytest.mark.contract("pinned.flag_bits")
+def test_every_bit_of_the_flags_of_opening_a_pin(scene: Scene, observe: Observe) -> None:
+    observe(by_errno(scene.guest.call(answers_to_flags_of_pin, scene.type, closes=False)))
 
 
 # What a lookup gives.
 
 
-LOOKUPS = Questions()
+@pytest.mark.contract("lookup.present")
+def test_an_element_is_looked_up(scene: Scene, observe: Observe) -> None:
+    observe(errno_of(scene.holding().lookup, 0))
 
 
-@LOOKUPS.of("lookup.present")
-def a_lookup_from_user_space(scene: Scene) -> Answers:
-    return lambda _: errno_of(scene.holding().lookup, 0)
+def what_is_at(scene: Scene, outer: Map, key: int | bytes) -> str:
+    names = {scene.inner.id: "the inner map's id", scene.template.id: "the new inner map's id"}
+    return names.get(outer.lookup(key), "something else")
 
 
-@LOOKUPS.of("lookup.gives", "lookup.after_replace", "lookup.after_replacement_by_itself", "lookup.key_of_seven_bytes")
-def what_a_lookup_gives(scene: Scene) -> Answers:
-    def answer(contract: Contract) -> str:
-        key: int | bytes = 0
-        if contract.name == "lookup.key_of_seven_bytes":
-            key = bytes(range(7))
-            outer = scene.empty(key_size=7)
-            outer[key] = scene.inner
-        else:
-            outer = scene.holding()
-        if contract.name != "lookup.gives":
-            outer[key] = scene.template if contract.name == "lookup.after_replace" else scene.inner
-        names = {scene.inner.id: "the inner map's id", scene.template.id: "the new inner map's id"}
-        return names.get(outer.lookup(key), "something else")
-
-    return answer
+@pytest.mark.contract("lookup.gives")
+def test_a_lookup_gives_an_id(scene: Scene, observe: Observe) -> None:
+    observe(what_is_at(scene, scene.holding(), 0))
 
 
-@LOOKUPS.of("lookup_and_delete")
-def lookup_and_delete_of_one_element(scene: Scene) -> Answers:
-    return lambda contract: errno_of(
-        (scene.holding() if contract.case == "present" else scene.empty()).lookup_and_delete, 0
-    )
+@pytest.mark.contract("lookup.after_replace")
+@pytest.mark.usefixtures("replaces")
+def test_a_lookup_gives_the_new_id(scene: Scene, observe: Observe) -> None:
+    outer = scene.holding()
+    outer[0] = scene.template
+    observe(what_is_at(scene, outer, 0))
+
+
+@pytest.mark.contract("lookup.after_replacement_by_itself")
+@pytest.mark.usefixtures("replaces")
+def test_an_inner_map_is_replaced_by_itself(scene: Scene, observe: Observe) -> None:
+    outer = scene.holding()
+    outer[0] = scene.inner
+    observe(what_is_at(scene, outer, 0))
+
+
+@pytest.mark.contract("lookup.key_of_seven_bytes")
+@pytest.mark.usefixtures("replaces")
+def test_a_key_may_have_seven_bytes(scene: Scene, observe: Observe) -> None:
+    outer = scene.empty(key_size=7)
+    for _ in range(2):
+        outer[bytes(range(7))] = scene.inner
+    observe(what_is_at(scene, outer, bytes(range(7))))
+
+
+@pytest.mark.contract("lookup_and_delete")
+def test_lookup_and_delete_of_one_element(scene: Scene, case: str, observe: Observe) -> None:
+    outer = scene.holding() if case == "present" else scene.empty()
+    observe(errno_of(outer.lookup_and_delete, 0))
 
 
 # Walking over keys.
 
 
-@LOOKUPS.of("next_key.of_nothing", "next_key.of_last", "next_key.of_unknown", "next_key.of_empty_map")
-def the_next_key(scene: Scene) -> Answers:
-    outer, empty = scene.holding(1, 3), scene.empty()
-    first, *_, last = outer.keys()
-    starts: dict[str, int | bytes] = {"next_key.of_last": last, "next_key.of_unknown": 99}
-
-    def answer(contract: Contract) -> str:
-        of = empty if contract.name == "next_key.of_empty_map" else outer
-        try:
-            found = of.next_key(starts.get(contract.name))
-        except BpfError as error:
-            return error.name
-        return "the first key" if found in (first, bytes(4)) else "another key"
-
-    return answer
+def next_key(outer: Map, of: int | bytes | None) -> str:
+    """Return what follows a key: "the first key" there is, "another key", or the errno's name."""
+    first = next(iter(outer.keys()), None)
+    try:
+        found = outer.next_key(of)
+    except BpfError as error:
+        return error.name
+    return "the first key" if found in (first, bytes(4)) else "another key"
 
 
-@LOOKUPS.of("next_key.walk")
-def a_walk_over_the_keys(scene: Scene) -> Answers:
-    return lambda _: sorted(int.from_bytes(key, "little") for key in scene.holding(1, 3))
+@pytest.mark.contract("next_key.of_nothing")
+def test_the_first_key_follows_no_key(scene: Scene, observe: Observe) -> None:
+    observe(next_key(scene.holding(1, 3), None))
 
 
-@pytest.mark.contract(*LOOKUPS.names, together=True)
-@pytest.mark.usefixtures("replaces")
-def test_lookups_and_walks(scene: Scene, observe_each: ObserveEach) -> None:
-    observe_each(LOOKUPS.on(scene))
+@pytest.mark.contract("next_key.of_last")
+def test_nothing_follows_the_last_key(scene: Scene, observe: Observe) -> None:
+    outer = scene.holding(1, 3)
+    *_, last = outer.keys()
+    observe(next_key(outer, last))
+
+
+@pytest.mark.contract("next_key.of_unknown")
+def test_what_follows_an_unknown_key(scene: Scene, observe: Observe) -> None:
+    observe(next_key(scene.holding(1, 3), 99))
+
+
+@pytest.mark.contract("next_key.of_empty_map")
+def test_the_keys_of_an_empty_map(scene: Scene, observe: Observe) -> None:
+    observe(next_key(scene.empty(), None))
+
+
+@pytest.mark.contract("next_key.walk")
+def test_a_walk_comes_to_every_key(scene: Scene, observe: Observe) -> None:
+    observe(sorted(int.from_bytes(key, "little") for key in scene.holding(1, 3)))
 
 
 # Opening by id, and descriptors that may not do everything.
 
 
-OPENED = Questions()
-
-
-@OPENED.of("fd_by_id.unknown_id")
-def ids_that_nothing_has(scene: Scene) -> Answers:
+@pytest.mark.contract("fd_by_id.unknown_id")
+def test_ids_that_no_map_has(scene: Scene, case: str, observe: Observe) -> None:
     outer = scene.empty()
     ids = {"zero": 0, "next": outer.id + 1, "largest": 0xFFFFFFFF}
-    return lambda contract: errno_of(scene.bpf.map_by_id, ids[contract.case], like=outer)
+    observe(errno_of(scene.bpf.map_by_id, ids[case], like=outer))
 
 
-@OPENED.of("fd_by_id.descriptors")
-def opening_several_times(scene: Scene) -> Answers:
-    def answer(_: Contract) -> object:
-        outer = scene.empty()
-        return len({one.fd for one in (outer, *(scene.bpf.map_by_id(outer.id, like=outer) for _ in range(3)))})
-
-    return answer
-
-
-@OPENED.of("fd_by_id.same_map", "fd_by_id.of_inner")
-def what_is_opened_by_id(scene: Scene) -> Answers:
+@pytest.mark.contract("fd_by_id.descriptors")
+def test_each_opening_gives_a_descriptor(scene: Scene, observe: Observe) -> None:
     outer = scene.empty()
-    scene.inner[1] = 41
+    observe(len({one.fd for one in (outer, *(scene.bpf.map_by_id(outer.id, like=outer) for _ in range(3)))}))
+
+
+@pytest.mark.contract("fd_by_id.same_map")
+def test_an_id_opens_the_same_map(scene: Scene, observe: Observe) -> None:
+    outer = scene.empty()
     scene.bpf.map_by_id(outer.id, like=outer)[0] = scene.inner
+    observe("the same map" if outer.lookup(0) == scene.inner.id else "another")
 
-    def answer(contract: Contract) -> object:
-        if contract.name == "fd_by_id.same_map":
-            return "the same map" if outer.lookup(0) == scene.inner.id else "another"
-        return scene.bpf.map_by_id(outer.lookup(0), like=scene.inner).lookup(1)
 
-    return answer
+@pytest.mark.contract("fd_by_id.of_inner")
+def test_what_a_lookup_gives_opens_the_inner_map(scene: Scene, observe: Observe) -> None:
+    inner, outer = scene.bpf.map("hash", max_entries=8), scene.empty()
+    inner[1] = 41
+    outer[0] = inner
+    observe(scene.bpf.map_by_id(outer.lookup(0), like=inner).lookup(1))
 
 
 def commands_on(outer: Map, inner: Map, name: str) -> dict[str, Any]:
@@ -391,60 +396,43 @@ def commands_on(outer: Map, inner: Map, name: str) -> dict[str, Any]:
     }
 
 
-@OPENED.of("readonly_fd", "writeonly_fd", "readonly_fd_batch", "writeonly_fd_batch")
-def descriptors_that_may_only_read_or_write(scene: Scene) -> Answers:
-    def answer(contract: Contract) -> str:
-        outer = scene.holding()
-        less = scene.bpf.map_by_id(outer.id, open_flags=MODES[contract.name.partition("_")[0]], like=outer)
-        return errno_of(commands_on(less, scene.inner, contract.id)[contract.case])
-
-    return answer
-
-
-@OPENED.of("created_readonly", "created_writeonly")
-def maps_created_for_reading_or_writing_only(scene: Scene) -> Answers:
-    def answer(contract: Contract) -> str:
-        outer = scene.empty(map_flags=MODES[contract.name.removeprefix("created_")])
-        if contract.case == "update_reopened":
-            return errno_of(scene.bpf.map_by_id(outer.id, like=outer).update, 0, scene.inner)
-        return errno_of(commands_on(outer, scene.inner, contract.id)[contract.case])
-
-    return answer
-
-
-@pytest.mark.contract(*OPENED.names, together=True)
+@pytest.mark.contract("readonly_fd", "writeonly_fd", "readonly_fd_batch", "writeonly_fd_batch")
 @pytest.mark.usefixtures("replaces", "unpinned")
-def test_maps_opened_by_id(scene: Scene, observe_each: ObserveEach) -> None:
-    observe_each(OPENED.on(scene))
+def test_descriptors_that_may_only_read_or_write(scene: Scene, contract: Contract, observe: Observe) -> None:
+    outer = scene.holding()
+    less = scene.bpf.map_by_id(outer.id, open_flags=MODES[contract.name.partition("_")[0]], like=outer)
+    observe(errno_of(commands_on(less, scene.inner, contract.id)[contract.case]))
+
+
+@pytest.mark.contract("created_readonly", "created_writeonly")
+@pytest.mark.usefixtures("unpinned")
+def test_maps_created_for_reading_or_writing_only(scene: Scene, contract: Contract, observe: Observe) -> None:
+    outer = scene.empty(map_flags=MODES[contract.name.removeprefix("created_")])
+    further = {"update_reopened": lambda: scene.bpf.map_by_id(outer.id, like=outer).update(0, scene.inner)}
+    observe(errno_of({**commands_on(outer, scene.inner, contract.id), **further}[contract.case]))
 
 
 # Frozen maps.
 
 
-FROZEN = Questions()
+@pytest.mark.contract("frozen", "frozen_batch")
+@pytest.mark.usefixtures("unpinned")
+def test_a_frozen_outer_map(scene: Scene, contract: Contract, observe: Observe) -> None:
+    outer = scene.holding()
+    before = scene.bpf.map_by_id(outer.id, like=outer)
+    outer.freeze()
+    further = {
+        "inner_update": lambda: scene.inner.update(1, 1),
+        "update_by_older_fd": lambda: before.update(1, scene.inner),
+        "update_reopened": lambda: scene.bpf.map_by_id(outer.id, like=outer).update(1, scene.inner),
+    }
+    observe(errno_of({**commands_on(outer, scene.inner, contract.id), **further}[contract.case]))
 
 
-@FROZEN.of("frozen", "frozen_batch")
-def a_frozen_outer_map(scene: Scene) -> Answers:
-    def answer(contract: Contract) -> str:
-        outer = scene.holding()
-        before = scene.bpf.map_by_id(outer.id, like=outer)
-        outer.freeze()
-        further = {
-            "inner_update": lambda: scene.inner.update(1, 1),
-            "update_by_older_fd": lambda: before.update(1, scene.inner),
-            "update_reopened": lambda: scene.bpf.map_by_id(outer.id, like=outer).update(1, scene.inner),
-        }
-        return errno_of({**commands_on(outer, scene.inner, contract.id), **further}[contract.case])
-
-    return answer
-
-
-@FROZEN.of("freeze.further_fields")
-def freezing_takes_nothing_but_the_map(scene: Scene) -> Answers:
-    return lambda _: name_of(
-        scene.bpf.commands.attempt("MAP_FREEZE", {"map_fd": scene.empty()}, tail=b"\1\0\0\0").errno
-    )
+@pytest.mark.contract("freeze.further_fields")
+def test_freezing_takes_nothing_but_the_map(scene: Scene, observe: Observe) -> None:
+    found = scene.bpf.commands.attempt("MAP_FREEZE", {"map_fd": scene.empty()}, tail=b"\1\0\0\0")
+    observe(name_of(found.errno))
 
 
 UNPRIVILEGED = "/proc/sys/kernel/unprivileged_bpf_disabled"
@@ -477,30 +465,17 @@ def freeze_as_another_user(outer_type: str, allowed: bool) -> int:
     return as_another_user(allowed, "MAP_FREEZE", {"map_fd": outer})
 
 
-@FROZEN.of("freeze.without_capabilities")
-def freezing_without_capabilities(scene: Scene) -> Answers:
-    guest, outer_type = scene.guest, scene.type
-    return lambda contract: name_of(
-        guest.call(freeze_as_another_user, outer_type, contract.case == "allowed", closes=False)
-    )
+@pytest.mark.contract("freeze.without_capabilities")
+def test_freezing_without_capabilities(scene: Scene, case: str, observe: Observe) -> None:
+    observe(name_of(scene.guest.call(freeze_as_another_user, scene.type, case == "allowed", closes=False)))
 
 
-@pytest.mark.contract(*FROZEN.names, together=True)
-@pytest.mark.usefixtures("unpinned")
-def test_frozen_outer_maps(scene: Scene, observe_each: ObserveEach) -> None:
-    observe_each(FROZEN.on(scene))
+# What the kernel reports of a map.
 
 
-# What is told of a map.
-
-
-TOLD = Questions()
-
-
-@TOLD.of("info")
-def what_the_kernel_tells_of_an_outer_map(scene: Scene) -> Answers:
-    info = scene.empty().info()
-    return lambda contract: info[contract.case]
+@pytest.mark.contract("info")
+def test_information_on_an_outer_map(scene: Scene, case: str, observe: Observe) -> None:
+    observe(scene.empty().info()[case])
 
 
 def ask_info(outer_type: str, size: int, offset: int) -> tuple[int, int]:
@@ -515,33 +490,39 @@ def ask_info(outer_type: str, size: int, offset: int) -> tuple[int, int]:
     return errno, numbers.get("info_len", size)
 
 
-@TOLD.of("info.hash_asked", "info.unknown_field_asked", "info.too_long")
-def information_that_is_asked_for_in_a_wrong_way(scene: Scene) -> Answers:
-    guest, outer_type = scene.guest, scene.type
-    asked = {"info.hash_asked": (1024, 96), "info.unknown_field_asked": (1024, 1000), "info.too_long": (4097, -1)}
-    return lambda contract: name_of(guest.call(ask_info, outer_type, *asked[contract.name], closes=False)[0])
+ASKED = {"info.hash_asked": (1024, 96), "info.unknown_field_asked": (1024, 1000), "info.too_long": (4097, -1)}
 
 
-@TOLD.of("info.short")
-def information_may_be_cut_short(scene: Scene) -> Answers:
-    return lambda _: scene.guest.call(ask_info, scene.type, 8, -1, closes=False)[1]
+@pytest.mark.contract(*ASKED)
+def test_information_that_is_asked_for_in_a_wrong_way(scene: Scene, contract: Contract, observe: Observe) -> None:
+    observe(name_of(scene.guest.call(ask_info, scene.type, *ASKED[contract.name], closes=False)[0]))
+
+
+@pytest.mark.contract("info.short")
+def test_information_may_be_cut_short(scene: Scene, observe: Observe) -> None:
+    observe(scene.guest.call(ask_info, scene.type, 8, -1, closes=False)[1])
 
 
 OF_EVERY_FILE = {"pos", "flags", "mnt_id", "ino"}
 
 
-@TOLD.of("fdinfo.lines", "fdinfo.value_size", "fdinfo.memlock")
-def fdinfo(scene: Scene) -> Answers:
+@pytest.mark.contract("fdinfo.lines")
+def test_the_lines_of_fdinfo(scene: Scene, observe: Observe) -> None:
+    observe(sorted(set(scene.empty().fdinfo()) - OF_EVERY_FILE))
+
+
+@pytest.mark.contract("fdinfo.value_size")
+def test_fdinfo_has_the_size_of_a_value(scene: Scene, observe: Observe) -> None:
+    observe(int(scene.empty().fdinfo()["value_size"]))
+
+
+@pytest.mark.contract("fdinfo.memlock")
+def test_fdinfo_has_the_memory(scene: Scene, observe: Observe) -> None:
     outer = scene.empty(max_entries=64, map_flags=uapi.NO_PREALLOC if scene.type == "hash_of_maps" else 0)
     before = outer.fdinfo()
     for key in range(16):
         outer[key] = scene.inner
-    answers = {
-        "fdinfo.lines": sorted(set(before) - OF_EVERY_FILE),
-        "fdinfo.value_size": int(before["value_size"]),
-        "fdinfo.memlock": "grows" if int(outer.fdinfo()["memlock"]) > int(before["memlock"]) else "stays",
-    }
-    return lambda contract: answers[contract.name]
+    observe("grows" if int(outer.fdinfo()["memlock"]) > int(before["memlock"]) else "stays")
 
 
 # Descriptors.
@@ -594,73 +575,77 @@ def duplicate_as_value(outer_type: str) -> int:
     return raw.attempt("MAP_UPDATE_ELEM", fields)[0]
 
 
-@TOLD.of("fd.close_on_exec")
-def descriptors_are_closed_on_exec(scene: Scene) -> Answers:
-    guest, outer_type = scene.guest, scene.type
-    return lambda contract: guest.call(close_on_exec, outer_type, contract.case, closes=False)
+@pytest.mark.contract("fd.close_on_exec")
+def test_descriptors_are_closed_on_exec(scene: Scene, case: str, observe: Observe) -> None:
+    observe(scene.guest.call(close_on_exec, scene.type, case, closes=False))
 
 
-@TOLD.of("fd.sent_over_socket", "fd.duplicated", "mmap")
-def what_can_be_done_with_descriptors(scene: Scene) -> Answers:
-    guest, outer_type = scene.guest, scene.type
-    functions = {
-        "fd.sent_over_socket": send_over_socket,
-        "fd.duplicated": duplicate_as_value,
-        "mmap": map_into_memory,
-    }
-    return lambda contract: name_of(guest.call(functions[contract.name], outer_type, closes=False))
+@pytest.mark.contract("fd.sent_over_socket")
+def test_a_descriptor_is_sent_over_a_socket(scene: Scene, observe: Observe) -> None:
+    observe(name_of(scene.guest.call(send_over_socket, scene.type, closes=False)))
 
 
-@pytest.mark.contract(*TOLD.names, together=True)
-def test_what_the_kernel_tells(scene: Scene, observe_each: ObserveEach) -> None:
-    observe_each(TOLD.on(scene))
+@pytest.mark.contract("fd.duplicated")
+def test_a_duplicate_of_a_descriptor_is_inserted(scene: Scene, observe: Observe) -> None:
+    observe(name_of(scene.guest.call(duplicate_as_value, scene.type, closes=False)))
+
+
+@pytest.mark.contract("mmap")
+def test_an_outer_map_is_mapped_into_memory(scene: Scene, observe: Observe) -> None:
+    observe(name_of(scene.guest.call(map_into_memory, scene.type, closes=False)))
 
 
 # Pinned maps.
 
 
-PINS = Questions()
-
-
-@PINS.of("pin.twice", "pin.outside_bpffs", "pin.two_names", "pin.name_with_dot")
-def where_a_map_can_be_pinned(scene: Scene) -> Answers:
+@pytest.mark.contract("pin.twice")
+@pytest.mark.usefixtures("unpinned")
+def test_a_path_is_for_one_pin(scene: Scene, observe: Observe) -> None:
     outer = scene.empty()
     outer.pin(f"{BPFFS}/there")
-    paths = {
-        "pin.twice": f"{BPFFS}/there",
-        "pin.outside_bpffs": "/tmp/pinned",
-        "pin.two_names": f"{BPFFS}/other",
-        "pin.name_with_dot": f"{BPFFS}/with.dot",
-    }
-    return lambda contract: errno_of(outer.pin, paths[contract.name])
+    observe(errno_of(outer.pin, f"{BPFFS}/there"))
 
 
-@PINS.of("pinned.reopened")
-def a_pinned_outer_map_is_reopened(scene: Scene) -> Answers:
-    def answer(_: Contract) -> object:
-        inner, outer = scene.bpf.map("hash", max_entries=8), scene.empty()
-        inner[1] = 41
-        outer[0] = inner
-        outer.pin(f"{BPFFS}/kept")
-        outer.close()
-        inner.close()
-        with scene.bpf.pinned_map(f"{BPFFS}/kept", like=outer) as again:
-            return scene.bpf.map_by_id(again.lookup(0), like=inner).lookup(1)
-
-    return answer
+@pytest.mark.contract("pin.two_names")
+@pytest.mark.usefixtures("unpinned")
+def test_a_map_has_two_names(scene: Scene, observe: Observe) -> None:
+    outer = scene.empty()
+    outer.pin(f"{BPFFS}/there")
+    observe(errno_of(outer.pin, f"{BPFFS}/other"))
 
 
-@PINS.of("pinned")
-def a_pinned_outer_map_is_opened_for_less(scene: Scene) -> Answers:
-    scene.holding().pin(f"{BPFFS}/pinned")
-    like = scene.empty()
+@pytest.mark.contract("pin.outside_bpffs")
+def test_a_pin_is_in_a_bpf_file_system(scene: Scene, observe: Observe) -> None:
+    observe(errno_of(scene.empty().pin, "/tmp/pinned"))
 
-    def answer(contract: Contract) -> str:
-        mode, _, command = contract.case.partition("_")
-        again = scene.bpf.pinned_map(f"{BPFFS}/pinned", file_flags=MODES[mode], like=like)
-        return errno_of(commands_on(again, scene.inner, contract.id)[command])
 
-    return answer
+@pytest.mark.contract("pin.name_with_dot")
+@pytest.mark.usefixtures("unpinned")
+def test_a_pin_has_a_dot_in_its_name(scene: Scene, observe: Observe) -> None:
+    observe(errno_of(scene.empty().pin, f"{BPFFS}/with.dot"))
+
+
+@pytest.mark.contract("pinned.reopened")
+@pytest.mark.usefixtures("unpinned")
+def test_a_pin_keeps_the_outer_map_and_its_elements(scene: Scene, observe: Observe) -> None:
+    inner, outer = scene.bpf.map("hash", max_entries=8), scene.empty()
+    inner[1] = 41
+    outer[0] = inner
+    outer.pin(f"{BPFFS}/kept")
+    outer.close()
+    inner.close()
+    with scene.bpf.pinned_map(f"{BPFFS}/kept", like=outer) as again:
+        observe(scene.bpf.map_by_id(again.lookup(0), like=inner).lookup(1))
+
+
+@pytest.mark.contract("pinned")
+@pytest.mark.usefixtures("replaces", "unpinned")
+def test_a_pin_is_opened_for_reading_or_writing_only(scene: Scene, contract: Contract, observe: Observe) -> None:
+    outer = scene.holding()
+    outer.pin(f"{BPFFS}/pinned")
+    mode, _, command = contract.case.partition("_")
+    again = scene.bpf.pinned_map(f"{BPFFS}/pinned", file_flags=MODES[mode], like=outer)
+    observe(errno_of(commands_on(again, scene.inner, contract.id)[command]))
 
 
 def open_as_another_user(outer_type: str, mode: int, flags: int) -> int:
@@ -678,21 +663,11 @@ def open_as_another_user(outer_type: str, mode: int, flags: int) -> int:
     return errno
 
 
-@PINS.of("pinned.by_another_user")
-def the_mode_of_a_pin_says_who_may_open_it(scene: Scene) -> Answers:
-    guest, outer_type = scene.guest, scene.type
-
-    def answer(contract: Contract) -> str:
-        mode, _, how = contract.case.partition("_")
-        return name_of(guest.call(open_as_another_user, outer_type, int(mode, 8), MODES.get(how, 0), closes=False))
-
-    return answer
-
-
-@pytest.mark.contract(*PINS.names, together=True)
-@pytest.mark.usefixtures("replaces", "unpinned")
-def test_pinned_outer_maps(scene: Scene, observe_each: ObserveEach) -> None:
-    observe_each(PINS.on(scene))
+@pytest.mark.contract("pinned.by_another_user")
+def test_the_mode_of_a_pin_says_who_may_open_it(scene: Scene, case: str, observe: Observe) -> None:
+    mode, _, how = case.partition("_")
+    found = scene.guest.call(open_as_another_user, scene.type, int(mode, 8), MODES.get(how, 0), closes=False)
+    observe(name_of(found))
 
 
 # Iterators.
@@ -705,16 +680,12 @@ def number_of_iterator(name: str) -> int:
     return ctypes.CDLL("libbpf.so.1").libbpf_find_vmlinux_btf_id(name.encode(), TRACE_ITER)  # type: ignore[no-any-return]
 
 
-@pytest.mark.contract("iter.map_elem", together=True)
+@pytest.mark.contract("iter.map_elem")
 @pytest.mark.usefixtures("libbpf")
-def test_iterators_over_elements(guest: Guest, bpf: Bpf, kernel: Kernel, observe_each: ObserveEach) -> None:
-    function = guest.call(number_of_iterator, "bpf_map_elem")
+def test_iterators_over_elements(scene: Scene, kernel: Kernel, case: str, observe: Observe) -> None:
+    bpf = scene.bpf
+    function = scene.guest.call(number_of_iterator, "bpf_map_elem")
     program = bpf.prog("tracing", asm.return_(0), expected_attach_type="trace_iter", attach_btf_id=function)
-
-    def answer(contract: Contract) -> str:
-        inner = bpf.map("hash", max_entries=8)
-        of = inner if contract.case == "inner_map" else Scene(guest, bpf, kernel, contract.case).holding()
-        info = of.fd.to_bytes(4, "little")
-        return errno_of(bpf.link, program, "trace_iter", iter_info=info, iter_info_len=len(info))
-
-    observe_each(answer)
+    of = scene.inner if case == "inner_map" else Scene(scene.guest, bpf, kernel, case).holding()
+    info = of.fd.to_bytes(4, "little")
+    observe(errno_of(bpf.link, program, "trace_iter", iter_info=info, iter_info_len=len(info)))

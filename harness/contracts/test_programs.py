@@ -6,7 +6,6 @@ memory that is not the map's.
 
 from __future__ import annotations
 
-import functools
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,11 +13,13 @@ from typing import Any
 
 import pytest
 
-from harness.contracts.conftest import ObserveEach
+from harness.contracts.conftest import Observe
 from harness.contracts.contract import Contract
-from harness.contracts.scene import jit
+from harness.contracts.scene import Scene, jit
 from harness.guest.api.asm import R0, R1, R2, R3, R4, R5, R6, R7, R10
 from harness.testing import Bpf, BpfError, Map, asm, btf, errno_name, errno_of, uapi
+
+pytestmark = pytest.mark.vm(scope="module")
 
 Code = list[asm.Instruction | asm.Label]
 
@@ -103,124 +104,115 @@ def refusal(bpf: Bpf, contract: Contract, code: Code, **attributes: Any) -> str:
     return ""
 
 
-class Stage:
-    """What a contract is observed on; the maps are made when they are first used.
-
-    Attributes:
-        bpf: Makes them.
-        contract: The contract; contracts of one outer map that change nothing may take the same stage by turns.
-    """
-
-    def __init__(self, bpf: Bpf, contract: Contract) -> None:
-        self.bpf = bpf
-        self.contract = contract
-
-    @functools.cached_property
-    def template(self) -> Map:
-        """The outer map's template."""
-        return self.bpf.map("hash", max_entries=8)
-
-    @functools.cached_property
-    def inner(self) -> Map:
-        """The inner map; its element 2 is 41."""
-        inner = self.bpf.map("hash", max_entries=8)
-        inner[2] = 41
-        return inner
-
-    @functools.cached_property
-    def outer(self) -> Map:
-        """The outer map; the inner map is at key 1."""
-        outer = outer_of(self.bpf, self.contract, self.template)
-        outer[1] = self.inner
-        return outer
+@pytest.fixture
+def bpf(scene: Scene) -> Bpf:
+    """The bpf system call, in the guest process that these tests share."""
+    return scene.bpf
 
 
-Answer = Callable[[Stage], object]
-"""Returns what is observed of the contract that a stage is for."""
+@pytest.fixture
+def template(bpf: Bpf) -> Map:
+    """The outer map's template."""
+    return bpf.map("hash", max_entries=8)
 
 
-def observe_on_stages(bpf: Bpf, observe_each: ObserveEach, answers: Mapping[str, Answer]) -> None:
-    """Observe contracts by their names, each on a stage of its own."""
-    observe_each(lambda contract: answers[contract.name](Stage(bpf, contract)))
+@pytest.fixture
+def inner(bpf: Bpf) -> Map:
+    """The inner map; its element 2 is 41."""
+    inner = bpf.map("hash", max_entries=8)
+    inner[2] = 41
+    return inner
 
 
-def observe_on_one_stage(bpf: Bpf, observe_each: ObserveEach, answers: Mapping[str, Answer]) -> None:
-    """Observe contracts of one outer map that leave its elements as they are."""
-    stages: dict[str, Stage] = {}
+def outer_with(bpf: Bpf, type_: str, template: Map, inner: Map) -> Map:
+    outer = bpf.map(type_, max_entries=4, inner=template)
+    outer[1] = inner
+    return outer
 
-    def answer(contract: Contract) -> object:
-        stage = stages.setdefault(contract.outer, Stage(bpf, contract))
-        stage.contract = contract
-        return answers[contract.name](stage)
 
-    observe_each(answer)
+@pytest.fixture
+def outer(scene: Scene, bpf: Bpf, template: Map, inner: Map) -> Map:
+    """The outer map; the inner map is at key 1."""
+    return outer_with(bpf, scene.type, template, inner)
+
+
+@pytest.fixture
+def shared_outer(scene: Scene) -> Map:
+    """An outer map with an inner map at key 1, the same for all tests that leave its elements as they are."""
+    return scene.once(outer_with, scene.type, scene.template, scene.inner)
 
 
 # Lookups.
 
 
-def lookup(stage: Stage) -> object:
-    bpf, outer = stage.bpf, stage.outer
-    return run(bpf, read_through(outer))
+@pytest.mark.contract("prog.lookup")
+def test_a_program_reads_an_element_of_an_inner_map(bpf: Bpf, outer: Map, observe: Observe) -> None:
+    observe(run(bpf, read_through(outer)))
 
 
-def lookup_missing(stage: Stage) -> object:
-    bpf, contract, outer = stage.bpf, stage.contract, stage.outer
-    return run(bpf, read_through(outer, {"empty": 3, "beyond": 9}[contract.case]))
+@pytest.mark.contract("prog.lookup_missing")
+def test_a_key_without_an_inner_map_gives_null(bpf: Bpf, case: str, outer: Map, observe: Observe) -> None:
+    observe(run(bpf, read_through(outer, {"empty": 3, "beyond": 9}[case])))
 
 
-def lookup_missing_element(stage: Stage) -> object:
-    bpf, outer, template = stage.bpf, stage.outer, stage.template
+@pytest.mark.contract("prog.lookup_missing_element")
+@pytest.mark.usefixtures("replaces")
+def test_an_inner_map_without_the_element_gives_null(bpf: Bpf, outer: Map, template: Map, observe: Observe) -> None:
     outer[1] = template
-    return run(bpf, read_through(outer))
+    observe(run(bpf, read_through(outer)))
 
 
-def swapped_inner(stage: Stage) -> object:
-    bpf, outer, inner, template = stage.bpf, stage.outer, stage.inner, stage.template
+@pytest.mark.contract("prog.swapped_inner")
+@pytest.mark.usefixtures("replaces")
+def test_a_replaced_inner_map_is_found_at_once(
+    bpf: Bpf, outer: Map, inner: Map, template: Map, observe: Observe
+) -> None:
     template[2] = 42
     seen = []
     with bpf.prog(RUNNER, read_through(outer)) as program:
         for held in (inner, template, inner):
             outer[1] = held
             seen.append(returned(program.run().retval))
-    return seen
+    observe(seen)
 
 
-def removed_inner(stage: Stage) -> object:
-    bpf, outer = stage.bpf, stage.outer
+@pytest.mark.contract("prog.removed_inner")
+def test_a_removed_inner_map_is_no_longer_found(bpf: Bpf, outer: Map, observe: Observe) -> None:
     with bpf.prog(RUNNER, read_through(outer)) as program:
         before = returned(program.run().retval)
         del outer[1]
-        return [before, returned(program.run().retval)]
+        observe([before, returned(program.run().retval)])
 
 
-def closed(stage: Stage) -> object:
-    bpf, contract, outer, inner, template = stage.bpf, stage.contract, stage.outer, stage.inner, stage.template
+@pytest.mark.contract("prog.closed")
+def test_a_program_finds_maps_whose_descriptors_are_closed(
+    bpf: Bpf, case: str, outer: Map, inner: Map, template: Map, observe: Observe
+) -> None:
     with bpf.prog(RUNNER, read_through(outer)) as program:
         template.close()
-        if contract.case in ("inner", "all"):
+        if case in ("inner", "all"):
             inner.close()
-        if contract.case in ("outer", "all"):
+        if case in ("outer", "all"):
             outer.close()
-        return returned(program.run().retval)
+        observe(returned(program.run().retval))
 
 
-def template_closed_before_load(stage: Stage) -> object:
-    bpf, outer, template = stage.bpf, stage.outer, stage.template
+@pytest.mark.contract("prog.template_closed_before_load")
+def test_a_program_loads_without_the_template(bpf: Bpf, outer: Map, template: Map, observe: Observe) -> None:
     template.close()
-    return run(bpf, read_through(outer))
+    observe(run(bpf, read_through(outer)))
 
 
-def one_inner_at_two_keys(stage: Stage) -> object:
-    bpf, outer, inner = stage.bpf, stage.outer, stage.inner
+@pytest.mark.contract("prog.one_inner_at_two_keys")
+def test_an_inner_map_at_two_keys_is_one_map(bpf: Bpf, outer: Map, inner: Map, observe: Observe) -> None:
     outer[2] = inner
     with bpf.prog(RUNNER, change_inner(outer, "map_update_elem")) as program:
         program.run()
-    return run(bpf, read_through(outer, 2))
+    observe(run(bpf, read_through(outer, 2)))
 
 
-def two_outers(stage: Stage) -> object:
-    bpf, outer, inner, template = stage.bpf, stage.outer, stage.inner, stage.template
+@pytest.mark.contract("prog.two_outers")
+def test_two_outer_maps_hold_one_inner_map(bpf: Bpf, outer: Map, inner: Map, template: Map, observe: Observe) -> None:
     other = bpf.map({"hash_of_maps": "array_of_maps"}.get(outer.type, "hash_of_maps"), max_entries=4, inner=template)
     other[1] = inner
     other[2] = template
@@ -235,11 +227,13 @@ def two_outers(stage: Stage) -> object:
         asm.label("out"),
         *or_null(),
     ]
-    return run(bpf, code)
+    observe(run(bpf, code))
 
 
-def either_outer(stage: Stage) -> object:
-    bpf, contract, outer = stage.bpf, stage.contract, stage.outer
+@pytest.mark.contract("prog.either_outer")
+def test_one_call_looks_up_in_either_of_two_outer_maps(
+    bpf: Bpf, contract: Contract, outer: Map, observe: Observe
+) -> None:
     wide = bpf.map("array", value_size=64, max_entries=8)
     other = outer_of(bpf, contract, wide)
     wide[2] = struct.pack("<I60x", 43)
@@ -259,11 +253,11 @@ def either_outer(stage: Stage) -> object:
         asm.jump("==", R0, 0, "none"),
         *read_element(),
     ]
-    return run(bpf, code)
+    observe(run(bpf, code))
 
 
-def spilled_inner(stage: Stage) -> object:
-    bpf, outer = stage.bpf, stage.outer
+@pytest.mark.contract("prog.spilled_inner")
+def test_an_inner_map_may_be_spilled_to_the_stack(bpf: Bpf, outer: Map, observe: Observe) -> None:
     code: Code = [
         *find_inner(outer),
         asm.stx("DW", R10, -16, R0),
@@ -271,11 +265,11 @@ def spilled_inner(stage: Stage) -> object:
         asm.ldx("DW", R0, R10, -16),
         *read_element(),
     ]
-    return run(bpf, code)
+    observe(run(bpf, code))
 
 
-def subprogram(stage: Stage) -> object:
-    bpf, outer = stage.bpf, stage.outer
+@pytest.mark.contract("prog.subprogram")
+def test_an_inner_map_may_be_handed_to_a_subprogram(bpf: Bpf, outer: Map, observe: Observe) -> None:
     code: Code = [
         *find_inner(outer),
         asm.mov(R1, R0),
@@ -290,83 +284,59 @@ def subprogram(stage: Stage) -> object:
         asm.label("nothing"),
         *asm.return_(NULL),
     ]
-    return run(bpf, code)
+    observe(run(bpf, code))
 
 
-def tail_called(stage: Stage) -> object:
-    bpf, outer = stage.bpf, stage.outer
+@pytest.mark.contract("prog.tail_called")
+def test_a_tail_called_program_looks_up(bpf: Bpf, outer: Map, observe: Observe) -> None:
     programs = bpf.map("prog_array")
     programs[0] = bpf.prog(RUNNER, read_through(outer))
-    return run(bpf, [asm.ld_map(R2, programs), asm.mov(R3, 0), asm.call("tail_call"), *asm.return_(NULL)])
+    observe(run(bpf, [asm.ld_map(R2, programs), asm.mov(R3, 0), asm.call("tail_call"), *asm.return_(NULL)]))
 
 
-def compiled_or_interpreted(stage: Stage) -> object:
-    bpf, contract, outer = stage.bpf, stage.contract, stage.outer
+@pytest.mark.contract("prog.interpreter", "prog.jit")
+def test_a_program_is_compiled_or_interpreted(bpf: Bpf, contract: Contract, outer: Map, observe: Observe) -> None:
     try:
         with (
             jit(bpf, b"1" if contract.name == "prog.jit" else b"0"),
             bpf.prog(RUNNER, read_through(outer)) as program,
         ):
             how = "compiled" if program.info()["jited_prog_len"] else "interpreted"
-            return [how, returned(program.run().retval)]
+            observe([how, returned(program.run().retval)])
+            return
     except BpfError as error:
-        return error.name
-
-
-FINDING: dict[str, Answer] = {
-    "prog.lookup": lookup,
-    "prog.lookup_missing": lookup_missing,
-    "prog.lookup_missing_element": lookup_missing_element,
-    "prog.swapped_inner": swapped_inner,
-    "prog.removed_inner": removed_inner,
-    "prog.closed": closed,
-    "prog.template_closed_before_load": template_closed_before_load,
-    "prog.one_inner_at_two_keys": one_inner_at_two_keys,
-    "prog.two_outers": two_outers,
-    "prog.either_outer": either_outer,
-    "prog.spilled_inner": spilled_inner,
-    "prog.subprogram": subprogram,
-    "prog.tail_called": tail_called,
-    "prog.interpreter": compiled_or_interpreted,
-    "prog.jit": compiled_or_interpreted,
-}
-
-
-@pytest.mark.contract(*FINDING, together=True)
-@pytest.mark.usefixtures("replaces")
-def test_what_a_program_finds(bpf: Bpf, observe_each: ObserveEach) -> None:
-    observe_on_stages(bpf, observe_each, FINDING)
+        observe(error.name)
 
 
 # Writing.
 
 
-def update_inner(stage: Stage) -> object:
-    bpf, outer, inner = stage.bpf, stage.outer, stage.inner
+@pytest.mark.contract("prog.update_inner")
+def test_a_program_updates_an_inner_map(bpf: Bpf, outer: Map, inner: Map, observe: Observe) -> None:
     answer = run(bpf, change_inner(outer, "map_update_elem", element=3))
-    return [answer, inner[3]]
+    observe([answer, inner[3]])
 
 
-def delete_inner(stage: Stage) -> object:
-    bpf, outer, inner = stage.bpf, stage.outer, stage.inner
+@pytest.mark.contract("prog.delete_inner")
+def test_a_program_deletes_from_an_inner_map(bpf: Bpf, outer: Map, inner: Map, observe: Observe) -> None:
     answer = run(bpf, change_inner(outer, "map_delete_elem"))
-    return [answer, errno_of(inner.lookup, 2)]
+    observe([answer, errno_of(inner.lookup, 2)])
 
 
-def helper_errno(stage: Stage) -> object:
-    bpf, contract, outer = stage.bpf, stage.contract, stage.outer
+@pytest.mark.contract("prog.helper_errno")
+def test_helpers_return_errnos(bpf: Bpf, case: str, outer: Map, observe: Observe) -> None:
     code = {
         "noexist": change_inner(outer, "map_update_elem", flags=uapi.NOEXIST),
         "exist": change_inner(outer, "map_update_elem", element=3, flags=uapi.EXIST),
         "flags_3": change_inner(outer, "map_update_elem", flags=3),
         "delete_missing": change_inner(outer, "map_delete_elem", element=3),
-    }[contract.case]
+    }[case]
     answer = run(bpf, code)
-    return named(answer)
+    observe(named(answer))
 
 
-def store_to_element(stage: Stage) -> object:
-    bpf, outer, inner = stage.bpf, stage.outer, stage.inner
+@pytest.mark.contract("prog.store_to_element")
+def test_a_program_adds_to_an_element(bpf: Bpf, outer: Map, inner: Map, observe: Observe) -> None:
     code: Code = [
         *find_inner(outer),
         *find_element(),
@@ -377,38 +347,23 @@ def store_to_element(stage: Stage) -> object:
         *or_null(),
     ]
     run(bpf, code)
-    return inner[2]
+    observe(inner[2])
 
 
-def real_max_entries(stage: Stage) -> object:
-    bpf, outer = stage.bpf, stage.outer
+@pytest.mark.contract("prog.real_max_entries")
+def test_the_inner_maps_own_max_entries_count(bpf: Bpf, outer: Map, observe: Observe) -> None:
     small = bpf.map("hash", max_entries=1)
     small[2] = 41
     outer[1] = small
     answer = run(bpf, change_inner(outer, "map_update_elem", element=3))
-    return named(answer)
+    observe(named(answer))
 
 
-def frozen(stage: Stage) -> object:
-    bpf, contract, outer, inner = stage.bpf, stage.contract, stage.outer, stage.inner
-    {"outer": outer, "inner": inner}[contract.case].freeze()
+@pytest.mark.contract("prog.frozen")
+def test_a_program_writes_where_maps_are_frozen(bpf: Bpf, case: str, outer: Map, inner: Map, observe: Observe) -> None:
+    {"outer": outer, "inner": inner}[case].freeze()
     answer = run(bpf, change_inner(outer, "map_update_elem"))
-    return [answer, inner[2]]
-
-
-WRITING: dict[str, Answer] = {
-    "prog.update_inner": update_inner,
-    "prog.delete_inner": delete_inner,
-    "prog.helper_errno": helper_errno,
-    "prog.store_to_element": store_to_element,
-    "prog.real_max_entries": real_max_entries,
-    "prog.frozen": frozen,
-}
-
-
-@pytest.mark.contract(*WRITING, together=True)
-def test_what_a_program_writes(bpf: Bpf, observe_each: ObserveEach) -> None:
-    observe_on_stages(bpf, observe_each, WRITING)
+    observe([answer, inner[2]])
 
 
 # What an inner map is used for.
@@ -501,8 +456,8 @@ USES = {
 }
 
 
-def inner_type(stage: Stage) -> object:
-    bpf, contract = stage.bpf, stage.contract
+@pytest.mark.contract("prog.inner_type")
+def test_inner_maps_of_every_type(bpf: Bpf, contract: Contract, observe: Observe) -> None:
     use = USES[contract.case]
     attributes = {"max_entries": 8, **use.attributes}
     inner, template = (bpf.map(contract.case, **attributes) for _ in range(2))
@@ -512,17 +467,7 @@ def inner_type(stage: Stage) -> object:
     code: Code = [asm.mov(R6, R1), *find_inner(outer), *use.code, *or_null()]
     if use.program == "sk_reuseport":  # it may return nothing but 0 and 1
         code = [asm.mov(R6, R1), *find_inner(outer), *use.code, *asm.return_(1), asm.label("none"), *asm.return_(1)]
-    return load(bpf, code, use.program) if use.loads else run(bpf, code, use.program)
-
-
-INNER_TYPES: dict[str, Answer] = {
-    "prog.inner_type": inner_type,
-}
-
-
-@pytest.mark.contract(*INNER_TYPES, together=True)
-def test_inner_maps_of_every_type(bpf: Bpf, observe_each: ObserveEach) -> None:
-    observe_on_stages(bpf, observe_each, INNER_TYPES)
+    observe(load(bpf, code, use.program) if use.loads else run(bpf, code, use.program))
 
 
 # Values that the kernel knows the type of.
@@ -544,15 +489,16 @@ LOCKED: dict[str, Any] = {"value_size": 8, "btf_value_type_id": 3}
 TIMED: dict[str, Any] = {"value_size": 24, "btf_value_type_id": 6}
 
 
-def spin_lock(stage: Stage) -> object:
-    bpf, contract = stage.bpf, stage.contract
+@pytest.mark.contract("prog.spin_lock")
+def test_a_program_locks_an_element(bpf: Bpf, contract: Contract, observe: Observe) -> None:
     types = bpf.btf(value_types())
     inner = bpf.map("array", max_entries=8, btf_fd=types, btf_key_type_id=1, **LOCKED)
     inner[2] = struct.pack("<II", 0, 41)
     try:
         outer = outer_of(bpf, contract, inner)
     except BpfError as error:
-        return f"{error.command} {error.name}"
+        observe(f"{error.command} {error.name}")
+        return
     outer[1] = inner
     code: Code = [
         *(*find_inner(outer), *find_element(), asm.jump("==", R0, 0, "none"), asm.mov(R6, R0)),
@@ -560,7 +506,7 @@ def spin_lock(stage: Stage) -> object:
         *(asm.mov(R1, R6), asm.call("spin_unlock"), asm.mov(R0, R7)),
         *or_null(),
     ]
-    return run(bpf, code)
+    observe(run(bpf, code))
 
 
 def init_timer(outer: Map, *, of: int = 1) -> Code:
@@ -605,35 +551,25 @@ def init_timers(outer: Map, *, of_another: bool) -> Code:
     ]
 
 
-def timer(stage: Stage) -> object:
-    bpf, contract = stage.bpf, stage.contract
+@pytest.mark.contract("prog.timer", "prog.timer_in_walk")
+def test_a_timer_is_of_the_inner_map_that_it_lies_in(bpf: Bpf, contract: Contract, observe: Observe) -> None:
     types = bpf.btf(value_types())
     template, inner = (bpf.map("array", max_entries=8, btf_fd=types, btf_key_type_id=1, **TIMED) for _ in range(2))
     outer = outer_of(bpf, contract, template)
     outer[1] = inner
     outer[2] = template
     if contract.case == "other_inner":
-        return load(bpf, init_timer(outer, of=2))
+        observe(load(bpf, init_timer(outer, of=2)))
+        return
     if contract.name == "prog.timer_in_walk":
         code = init_timers(outer, of_another=contract.case == "of_another_inner")
-        return load(bpf, code, **functions(bpf, code, "each", *(["inside"] if contract.case else [])))
+        observe(load(bpf, code, **functions(bpf, code, "each", *(["inside"] if contract.case else []))))
+        return
     with bpf.prog(RUNNER, init_timer(outer)) as program:
         if contract.case == "closed":
             inner.close()
         answer = returned(program.run().retval)
-    return named(answer)
-
-
-TYPED_VALUES: dict[str, Answer] = {
-    "prog.spin_lock": spin_lock,
-    "prog.timer": timer,
-    "prog.timer_in_walk": timer,
-}
-
-
-@pytest.mark.contract(*TYPED_VALUES, together=True)
-def test_values_of_known_types(bpf: Bpf, observe_each: ObserveEach) -> None:
-    observe_on_stages(bpf, observe_each, TYPED_VALUES)
+    observe(named(answer))
 
 
 # What the verifier refuses.
@@ -731,14 +667,14 @@ def refused_program(bpf: Bpf, contract: Contract, outer: Map) -> Code:
             raise ValueError(case)
 
 
-def refused(stage: Stage) -> object:
-    bpf, contract, outer = stage.bpf, stage.contract, stage.outer
-    return load(bpf, refused_program(bpf, contract, outer))
+@pytest.mark.contract("prog.refused")
+def test_what_the_verifier_refuses(bpf: Bpf, contract: Contract, shared_outer: Map, observe: Observe) -> None:
+    observe(load(bpf, refused_program(bpf, contract, shared_outer)))
 
 
-def refused_with(stage: Stage) -> object:
-    bpf, contract, outer = stage.bpf, stage.contract, stage.outer
-    return refusal(bpf, contract, refused_program(bpf, contract, outer))
+@pytest.mark.contract("prog.refused_with")
+def test_why_the_verifier_refuses_it(bpf: Bpf, contract: Contract, shared_outer: Map, observe: Observe) -> None:
+    observe(refusal(bpf, contract, refused_program(bpf, contract, shared_outer)))
 
 
 def on_outer(outer: Map, helper: str) -> Code:
@@ -771,39 +707,28 @@ def described(bpf: Bpf, contract: Contract, code: Code) -> dict[str, Any]:
     return functions(bpf, code, "each") if contract.case == "for_each_map_elem" else {}
 
 
-def outer_in(stage: Stage) -> object:
-    bpf, contract, outer = stage.bpf, stage.contract, stage.outer
-    code = on_outer(outer, contract.case)
-    return load(bpf, code, **described(bpf, contract, code))
+@pytest.mark.contract("prog.outer_in")
+def test_helpers_on_the_outer_map_itself(bpf: Bpf, contract: Contract, shared_outer: Map, observe: Observe) -> None:
+    code = on_outer(shared_outer, contract.case)
+    observe(load(bpf, code, **described(bpf, contract, code)))
 
 
-def outer_in_with(stage: Stage) -> object:
-    bpf, contract, outer = stage.bpf, stage.contract, stage.outer
-    code = on_outer(outer, contract.case)
-    return refusal(bpf, contract, code, **described(bpf, contract, code))
-
-
-REFUSED: dict[str, Answer] = {
-    "prog.refused": refused,
-    "prog.refused_with": refused_with,
-    "prog.outer_in": outer_in,
-    "prog.outer_in_with": outer_in_with,
-}
-
-
-@pytest.mark.contract(*REFUSED, together=True)
-def test_what_the_verifier_refuses(bpf: Bpf, observe_each: ObserveEach) -> None:
-    observe_on_one_stage(bpf, observe_each, REFUSED)
+@pytest.mark.contract("prog.outer_in_with")
+def test_why_helpers_on_the_outer_map_are_refused(
+    bpf: Bpf, contract: Contract, shared_outer: Map, observe: Observe
+) -> None:
+    code = on_outer(shared_outer, contract.case)
+    observe(refusal(bpf, contract, code, **described(bpf, contract, code)))
 
 
 # Flags of maps.
 
 
-def flag_on_outer(stage: Stage) -> object:
-    bpf, contract, template = stage.bpf, stage.contract, stage.template
+@pytest.mark.contract("prog.flag_on_outer")
+def test_flags_of_the_outer_map(bpf: Bpf, contract: Contract, template: Map, observe: Observe) -> None:
     outer = outer_of(bpf, contract, template, map_flags=flags_of(contract))
     outer[1] = template
-    return [run(bpf, change_inner(outer, "map_update_elem")), template[2]]
+    observe([run(bpf, change_inner(outer, "map_update_elem")), template[2]])
 
 
 def flags_of(contract: Contract) -> int:
@@ -814,8 +739,8 @@ def flags_of(contract: Contract) -> int:
     }[contract.case.partition("-")[0]]
 
 
-def flag_on_inner(stage: Stage) -> object:
-    bpf, contract = stage.bpf, stage.contract
+@pytest.mark.contract("prog.flag_on_inner")
+def test_flags_of_the_inner_map(bpf: Bpf, contract: Contract, observe: Observe) -> None:
     inner = bpf.map("hash", max_entries=8, map_flags=flags_of(contract))
     outer = outer_of(bpf, contract, inner)
     outer[1] = inner
@@ -826,26 +751,14 @@ def flag_on_inner(stage: Stage) -> object:
         "store": [*found, asm.st("W", R0, 0, 7), *or_null()],
         "read": read_through(outer),
     }[contract.case.partition("-")[2]]
-    return refusal(bpf, contract, code)
+    observe(refusal(bpf, contract, code))
 
 
-def perf_event_no_prealloc(stage: Stage) -> object:
-    bpf, contract = stage.bpf, stage.contract
+@pytest.mark.contract("prog.perf_event_no_prealloc")
+def test_perf_event_programs_and_maps_without_preallocation(bpf: Bpf, contract: Contract, observe: Observe) -> None:
     lazy = {contract.case: uapi.NO_PREALLOC}
     outer = outer_of(bpf, contract, bpf.map("hash", map_flags=lazy.get("inner", 0)), map_flags=lazy.get("outer", 0))
-    return load(bpf, read_through(outer), "perf_event")
-
-
-FLAGGED: dict[str, Answer] = {
-    "prog.flag_on_outer": flag_on_outer,
-    "prog.flag_on_inner": flag_on_inner,
-    "prog.perf_event_no_prealloc": perf_event_no_prealloc,
-}
-
-
-@pytest.mark.contract(*FLAGGED, together=True)
-def test_flags_of_maps(bpf: Bpf, observe_each: ObserveEach) -> None:
-    observe_on_stages(bpf, observe_each, FLAGGED)
+    observe(load(bpf, read_through(outer), "perf_event"))
 
 
 # Walking.
@@ -892,22 +805,22 @@ def sum_of(outer: Map) -> Code:
     ]
 
 
-def for_each_inner(stage: Stage) -> object:
-    bpf, contract = stage.bpf, stage.contract
+@pytest.mark.contract("prog.for_each_inner")
+def test_a_program_walks_over_an_inner_map(bpf: Bpf, contract: Contract, observe: Observe) -> None:
     inner = bpf.map(contract.case, max_entries=3)
     outer = outer_of(bpf, contract, inner)
     outer[1] = inner
     for key in range(3):
         inner[key] = key + 1
     code = sum_of(outer)
-    return run(bpf, code, **functions(bpf, code, "each"))
+    observe(run(bpf, code, **functions(bpf, code, "each")))
 
 
-def for_each_interpreted(stage: Stage) -> object:
-    bpf, outer = stage.bpf, stage.outer
+@pytest.mark.contract("prog.for_each_interpreted")
+def test_an_interpreted_program_walks_over_an_inner_map(bpf: Bpf, outer: Map, observe: Observe) -> None:
     code = sum_of(outer)
     with jit(bpf, b"0"):
-        return load(bpf, code, **functions(bpf, code, "each"))
+        observe(load(bpf, code, **functions(bpf, code, "each")))
 
 
 # Inlining.
@@ -927,38 +840,25 @@ def lookup_in_inner(bpf: Bpf, outer: Map) -> str:
     return "inlined" if both > outer_alone else "called"
 
 
-def inlined_outer(stage: Stage) -> object:
-    bpf, outer = stage.bpf, stage.outer
-    return "inlined" if inlined(bpf, [*find_inner(outer), asm.mov(R0, 0), *or_null()]) else "called"
+@pytest.mark.contract("prog.inlined_outer")
+def test_lookups_in_the_outer_map_are_inlined(bpf: Bpf, outer: Map, observe: Observe) -> None:
+    observe("inlined" if inlined(bpf, [*find_inner(outer), asm.mov(R0, 0), *or_null()]) else "called")
 
 
-def inlined_inner(stage: Stage) -> object:
-    bpf, contract = stage.bpf, stage.contract
+@pytest.mark.contract("prog.inlined_inner")
+def test_lookups_in_inner_maps_are_inlined(bpf: Bpf, contract: Contract, observe: Observe) -> None:
     type_, _, flag = contract.case.partition("-")
     inner = bpf.map(type_, max_entries=8, map_flags=uapi.INNER_MAP if flag else 0)
     outer = outer_of(bpf, contract, inner)
-    return lookup_in_inner(bpf, outer)
-
-
-WALKED_AND_INLINED: dict[str, Answer] = {
-    "prog.for_each_inner": for_each_inner,
-    "prog.for_each_interpreted": for_each_interpreted,
-    "prog.inlined_outer": inlined_outer,
-    "prog.inlined_inner": inlined_inner,
-}
-
-
-@pytest.mark.contract(*WALKED_AND_INLINED, together=True)
-def test_walks_and_inlined_lookups(bpf: Bpf, observe_each: ObserveEach) -> None:
-    observe_on_stages(bpf, observe_each, WALKED_AND_INLINED)
+    observe(lookup_in_inner(bpf, outer))
 
 
 # Types of programs.
 
 
-def sleepable(stage: Stage) -> object:
-    bpf, outer = stage.bpf, stage.outer
-    return run(bpf, read_through(outer), "syscall", prog_flags=uapi.SLEEPABLE)
+@pytest.mark.contract("prog.sleepable")
+def test_a_sleepable_program_looks_up(bpf: Bpf, outer: Map, observe: Observe) -> None:
+    observe(run(bpf, read_through(outer), "syscall", prog_flags=uapi.SLEEPABLE))
 
 
 _ATTACHED: dict[str, dict[str, Any]] = {
@@ -971,52 +871,33 @@ _ATTACHED: dict[str, dict[str, Any]] = {
 }
 
 
-def program_type(stage: Stage) -> object:
-    bpf, contract, outer = stage.bpf, stage.contract, stage.outer
+@pytest.mark.contract("prog.type")
+def test_types_of_programs_that_look_up(bpf: Bpf, case: str, shared_outer: Map, observe: Observe) -> None:
     # Every type may return 0 or 1; some may return no other number.
     code: Code = [
-        *find_inner(outer),
+        *find_inner(shared_outer),
         *find_element(),
         asm.jump("==", R0, 0, "none"),
         *asm.return_(1),
         asm.label("none"),
         *asm.return_(1),
     ]
-    return load(bpf, code, contract.case, **_ATTACHED.get(contract.case, {}))
-
-
-PROGRAM_TYPES: dict[str, Answer] = {
-    "prog.sleepable": sleepable,
-    "prog.type": program_type,
-}
-
-
-@pytest.mark.contract(*PROGRAM_TYPES, together=True)
-def test_types_of_programs(bpf: Bpf, observe_each: ObserveEach) -> None:
-    observe_on_one_stage(bpf, observe_each, PROGRAM_TYPES)
+    observe(load(bpf, code, case, **_ATTACHED.get(case, {})))
 
 
 # Hazardous: these load, and never run.
 
 
-def constant_key(stage: Stage) -> object:
-    bpf, contract = stage.bpf, stage.contract
+@pytest.mark.contract("prog.constant_key")
+def test_hazardous_a_constant_key_without_a_check(bpf: Bpf, contract: Contract, observe: Observe) -> None:
     flags = uapi.INNER_MAP if contract.case == "array_with_inner_map_flag" else 0
     type_ = contract.case.partition("_with")[0]
     outer = outer_of(bpf, contract, bpf.map(type_, max_entries=8, map_flags=flags))
-    return load(bpf, unchecked_element(outer))
+    observe(load(bpf, unchecked_element(outer)))
 
 
-def percpu_array_bounds(stage: Stage) -> object:
-    bpf, contract = stage.bpf, stage.contract
+@pytest.mark.contract("prog.percpu_array_bounds")
+def test_hazardous_a_smaller_percpu_array(bpf: Bpf, contract: Contract, observe: Observe) -> None:
     outer = outer_of(bpf, contract, bpf.map("percpu_array", max_entries=8))
     how = lookup_in_inner(bpf, outer)
-    return [errno_of(outer.update, 1, bpf.map("percpu_array", max_entries=1)), how]
-
-
-HAZARDOUS: dict[str, Answer] = {"prog.constant_key": constant_key, "prog.percpu_array_bounds": percpu_array_bounds}
-
-
-@pytest.mark.contract(*HAZARDOUS, together=True)
-def test_what_is_hazardous_and_never_run(bpf: Bpf, observe_each: ObserveEach) -> None:
-    observe_on_stages(bpf, observe_each, HAZARDOUS)
+    observe([errno_of(outer.update, 1, bpf.map("percpu_array", max_entries=1)), how])
