@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from harness.contracts import contracts
-from harness.contracts.contract import NOT_ASKED, Contract, NotAsked, Verdict, condition_of, judge
+from harness.contracts.contract import NOT_ASKED, Contract, NotAsked, Verdict, judge
 from harness.contracts.scene import Scene
 from harness.features.capability import Answer, Decision
 from harness.pytest_plugin.markers import Capabilities, act_on
@@ -22,16 +22,12 @@ from harness.results.types import Observation
 from harness.testing import Bpf
 
 if TYPE_CHECKING:
-    from _pytest.mark import ParameterSet
-
     from harness.kernel.types import Choice
     from harness.kernel.version import KernelVersion
     from harness.testing import Guest, Kernel
     from harness.vm.machine import Machine
 
 PARAMETER = "contract"
-GROUP = "contract_group"
-"""The parameter of a test that observes several contracts on one machine."""
 
 
 class Observe(Protocol):
@@ -39,14 +35,6 @@ class Observe(Protocol):
 
     def __call__(self, observed: object) -> None:
         """Record the answer, and fail the test if the contract names another one for this kernel."""
-        ...
-
-
-class ObserveEach(Protocol):
-    """Takes the answers of a test that observes several contracts."""
-
-    def __call__(self, answer: Callable[[Contract], object]) -> None:
-        """Ask for the answer to each contract, record all, and fail the test if any of them is another one."""
         ...
 
 
@@ -62,8 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Declare the marker."""
     config.addinivalue_line(
         "markers",
-        "contract(name, ..., together=False): the contracts that a test observes, without outer and case; together: "
-        "those of one outer map in one test, which leaves out what the kernel cannot be asked",
+        "contract(name, ...): the contracts that a test observes, one at a time, without outer map and case",
     )
 
 
@@ -76,24 +63,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     missing = set(mark.args) - {one.name for one in found}
     if missing or not mark.args:
         pytest.fail(f"{metafunc.definition.nodeid}: no contract is called {min(missing, default='')!r}", pytrace=False)
-    if mark.kwargs.get("together", False):
-        metafunc.parametrize(GROUP, list(_groups(found)))
-    else:
-        metafunc.parametrize(PARAMETER, found, ids=[one.id for one in found])
+    metafunc.parametrize(PARAMETER, found, ids=[one.id for one in found])
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Put a test's contract into its reports, and mark a test that leaks because its kernel does."""
     parameters = getattr(getattr(item, "callspec", None), "params", {})
-    group = parameters.get(GROUP, ())
-    item.extra_keyword_matches.update(one.id for one in group)
     contract: Contract | None = parameters.get(PARAMETER)
-    if contract is not None:
-        item.user_properties.append((properties.CONTRACT, contract.id))
-    replacing = contract.outer if contract is not None else group[0].outer if group else ""
-    if replacing and "replaces" in getattr(item, "fixturenames", ()):
+    if contract is None:
+        return
+    item.user_properties.append((properties.CONTRACT, contract.id))
+    if "replaces" in getattr(item, "fixturenames", ()):
         known = contracts()["hom.lifetime.replaced_twenty_times.prealloc"]
-        if replacing == known.outer and judge(known, parameters[KERNEL_PARAMETER].version, None).expected != 1:
+        if contract.outer == known.outer and judge(known, parameters[KERNEL_PARAMETER].version, None).expected != 1:
             item.add_marker(pytest.mark.leaks(f"inner maps that were replaced, by the contract {known.id}"))
 
 
@@ -105,27 +87,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         _skip(item, contract, f"{FOR_KERNELS}{contract.condition}")
 
 
-def _groups(found: list[Contract]) -> Iterator[ParameterSet]:
-    """Sort contracts into those that one test observes: of the same outer map."""
-    groups: dict[str, list[Contract]] = {}
-    for one in found:
-        groups.setdefault(one.outer, []).append(one)
-    for group in groups.values():
-        first = group[0]
-        name = first.id.removesuffix(f".{first.case}") if first.case else first.id
-        yield pytest.param(tuple(group), id=name, marks=_for(condition_of(group)))
-
-
-def _for(condition: str) -> list[pytest.MarkDecorator]:
-    return [pytest.mark.kernel(condition)] if condition else []
-
-
 @pytest.fixture
-def outer_type(request: pytest.FixtureRequest) -> str:
-    """Type of the outer map that the contract, or the group of contracts, speaks of."""
-    parameters = request.node.callspec.params
-    one: Contract = parameters[PARAMETER] if PARAMETER in parameters else parameters[GROUP][0]
-    return one.outer
+def outer_type(contract: Contract) -> str:
+    """Type of the outer map that the contract speaks of."""
+    return contract.outer
 
 
 @pytest.fixture
@@ -199,41 +164,6 @@ def observe(
     assert seen or request.node.stash.get(_ENDED, False), f"the test observed nothing of {contract.id}"
 
 
-@pytest.fixture
-def observe_each(
-    request: pytest.FixtureRequest,
-    contract_group: tuple[Contract, ...],
-    kernel: Kernel,
-    may_be_asked: Callable[[Contract], None],
-    probed: Probed,
-) -> Iterator[ObserveEach]:
-    """Take the answers of this test, one to each contract."""
-    for one in contract_group:
-        _announce(request.node, one)
-    seen: list[object] = []
-
-    def take(answer: Callable[[Contract], object]) -> None:
-        assert not seen, f"{contract_group[0].id} is observed twice in one test"
-        broken = []
-        for one in contract_group:
-            try:
-                may_be_asked(one)
-                decided = probed(one)
-                seen.append(answer(one))
-            except NotAsked as reason:
-                seen.append(None)
-                verdict = Verdict(NOT_ASKED, None, "", str(reason))
-                request.node.user_properties.append((properties.OBSERVATION, _record(one, None, verdict)))
-                continue
-            broken.append(_hold(request.node, one, kernel.version, seen[-1], decided))
-        if any(broken):
-            raise ContractBroken("\n".join(filter(None, broken)))
-
-    yield take
-    ended = request.node.stash.get(_ENDED, False)
-    assert seen or ended, f"the test observed nothing of {contract_group[0].id}"
-
-
 @pytest.fixture(scope="session")
 def asked_of_kernels() -> Capabilities:
     """What probes found; a kernel is asked once, whatever number of contracts it decides."""
@@ -273,10 +203,6 @@ def probed(vm: Machine, kernel_choice: Choice, asked_of_kernels: Capabilities) -
         return "" if finding.answer is Answer.INCONCLUSIVE else finding.answer.value
 
     return probe
-
-
-def _announce(item: pytest.Item, contract: Contract) -> None:
-    item.user_properties.append((properties.CONTRACT, contract.id))
 
 
 def _hold(item: pytest.Item, contract: Contract, version: KernelVersion, observed: object, probed: str) -> str:

@@ -9,7 +9,7 @@ Pure: tables and answers in, verdicts out. Imports kernel versions, the names of
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -98,26 +98,12 @@ class Contract:
     @property
     def condition(self) -> str:
         """The versions that it can be asked of, as a selector's condition; "" for all."""
-        return _condition(self.since, self.until)
+        bounds = [f">={self.since}"] if self.since else []
+        return ",".join([*bounds, f"<{self.until}"] if self.until else bounds)
 
     def can_be_asked_of(self, version: KernelVersion) -> bool:
         """Whether there is anything to ask of a version."""
         return (self.since is None or version >= self.since) and (self.until is None or version < self.until)
-
-
-def condition_of(group: Sequence[Contract]) -> str:
-    """Return the versions between the first and the last that any of some contracts can be asked of, as a condition."""
-    since = [one.since for one in group if one.since is not None]
-    until = [one.until for one in group if one.until is not None]
-    return _condition(
-        min(since) if len(since) == len(group) else None,
-        max(until) if len(until) == len(group) else None,
-    )
-
-
-def _condition(since: KernelVersion | None, until: KernelVersion | None) -> str:
-    bounds = [f">={since}"] if since else []
-    return ",".join([*bounds, f"<{until}"] if until else bounds)
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ import collections
 import contextlib
 import functools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
-from harness.contracts.contract import Contract
 from harness.testing import Bpf, Guest, Kernel, Map, errno_name, errno_of
+
+T = TypeVar("T")
 
 ENTRIES = 4
 """Elements that the outer maps have room for."""
@@ -36,7 +37,7 @@ class Scene:
         self.bpf = bpf
         self.kernel = kernel
         self.type = outer_type
-        self._maps: dict[tuple[object, ...], Map] = {}
+        self._made: dict[tuple[object, ...], Any] = {}
 
     @functools.cached_property
     def template(self) -> Map:
@@ -48,12 +49,13 @@ class Scene:
         """The inner map."""
         return self.bpf.map("hash", max_entries=8)
 
-    def once(self, make: Callable[..., Map], *arguments: Any, **attributes: Any) -> Map:
+    def once(self, make: Callable[..., T], *arguments: Any, **attributes: Any) -> T:
         """Return what `make` makes of :attr:`bpf` and the arguments, made once, for tests that do not change it."""
         key = (make, *arguments, *sorted(attributes.items()))
-        if key not in self._maps:
-            self._maps[key] = make(self.bpf, *arguments, **attributes)
-        return self._maps[key]
+        if key not in self._made:
+            self._made[key] = make(self.bpf, *arguments, **attributes)
+        made: T = self._made[key]
+        return made
 
     def map_once(self, type: str, **attributes: Any) -> Map:  # noqa: A002 - as Bpf.map has it
         """Return a map, the same each time for the same attributes, for tests that do not change it."""
@@ -77,39 +79,6 @@ class Scene:
         for key in keys or (0,):
             outer[key] = self.inner
         return outer
-
-
-Answers = Callable[[Contract], object]
-"""Returns the answer to each of some contracts."""
-
-
-class Questions:
-    """Contracts that one test observes, in parts: what is prepared for a part is prepared once, when it comes to it."""
-
-    def __init__(self) -> None:
-        self._parts: dict[str, Callable[[Scene], Answers]] = {}
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The contracts' names, for the marker."""
-        return tuple(self._parts)
-
-    def of(self, *names: str) -> Callable[[Callable[[Scene], Answers]], Callable[[Scene], Answers]]:
-        """Declare that a function prepares a scene for these contracts and returns what answers them."""
-
-        def register(prepare: Callable[[Scene], Answers]) -> Callable[[Scene], Answers]:
-            twice = self._parts.keys() & set(names)
-            if twice:
-                raise ValueError(f"two parts answer {min(twice)}")
-            self._parts.update(dict.fromkeys(names, prepare))
-            return prepare
-
-        return register
-
-    def on(self, scene: Scene) -> Answers:
-        """Return what answers all of them."""
-        prepared = functools.cache(lambda prepare: prepare(scene))
-        return lambda contract: prepared(self._parts[contract.name])(contract)
 
 
 def name_of(errno: int) -> str:

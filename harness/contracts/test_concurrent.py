@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import functools
 import mmap
 import os
 import pickle
@@ -13,13 +12,12 @@ from typing import Any
 
 import pytest
 
-from harness.contracts.conftest import ObserveEach
-from harness.contracts.contract import Contract
-from harness.contracts.scene import Answers, Questions, Scene
+from harness.contracts.conftest import Observe
+from harness.contracts.scene import Scene
 from harness.guest.api import bpf as raw
-from harness.testing import errno_name, uapi
+from harness.testing import Bpf, Guest, errno_name, uapi
 
-pytestmark = pytest.mark.vm(cpus=2)
+pytestmark = pytest.mark.vm(cpus=2, scope="module")
 
 
 LOOKUPS = 300
@@ -176,56 +174,49 @@ def lookups_during_replacements(outer_type: str, flags: int, lookups: int) -> di
     return dict(seen)
 
 
-AT_ONCE = Questions()
-
-
-@AT_ONCE.of("concurrent.replacements")
-def replacements_at_once_keep_the_last_alone(scene: Scene) -> Answers:
-    guest, outer_type = scene.guest, scene.type
-
-    def answer(_: Contract) -> object:
-        flags = uapi.NO_PREALLOC if outer_type == "hash_of_maps" else 0
-        return guest.call(replace_at_once, outer_type, flags, 30, closes=False)
-
-    return answer
-
-
-@AT_ONCE.of("concurrent.insertions", "concurrent.deletions")
-def one_of_two_wins(scene: Scene) -> Answers:
-    guest, outer_type = scene.guest, scene.type
-    functions = {"concurrent.insertions": insert_once, "concurrent.deletions": delete_once}
-    return lambda contract: guest.call(functions[contract.name], outer_type, 20, closes=False)
-
-
-@AT_ONCE.of("concurrent.errnos")
-def what_commands_say_meanwhile(scene: Scene) -> Answers:
-    guest, outer_type = scene.guest, scene.type
-    seen = guest.call(change_at_once, outer_type, ROOM, 60, closes=False)
-
-    def answer(contract: Contract) -> str:
-        names = {errno_name(errno) if errno else "ok" for errno in seen[contract.case]}
-        return "nothing else" if names <= ALLOWED[contract.case] else ", ".join(sorted(names))
-
-    return answer
-
-
-@AT_ONCE.of("concurrent.lookup_finds", "concurrent.lookup_during_replacement")
-def what_a_lookup_meets(scene: Scene) -> Answers:
-    @functools.cache
-    def seen(case: str) -> dict[str, int]:
-        flags = uapi.NO_PREALLOC if case == "no_prealloc" else 0
-        return scene.guest.call(lookups_during_replacements, scene.type, flags, LOOKUPS, closes=False)
-
-    def answer(contract: Contract) -> str:
-        found = seen(contract.case)
-        if contract.name == "concurrent.lookup_finds":
-            return f"{found['other']} others" if found["other"] else "nothing else"
-        return "misses" if found["missed"] else "never misses"
-
-    return answer
-
-
-@pytest.mark.contract(*AT_ONCE.names, together=True)
+@pytest.mark.contract("concurrent.replacements")
 @pytest.mark.usefixtures("replaces")
-def test_processes_at_once(scene: Scene, observe_each: ObserveEach) -> None:
-    observe_each(AT_ONCE.on(scene))
+def test_replacements_at_once_keep_the_last_alone(scene: Scene, observe: Observe) -> None:
+    flags = uapi.NO_PREALLOC if scene.type == "hash_of_maps" else 0
+    observe(scene.guest.call(replace_at_once, scene.type, flags, 30, closes=False))
+
+
+@pytest.mark.contract("concurrent.insertions")
+def test_one_of_two_insertions_wins(scene: Scene, observe: Observe) -> None:
+    observe(scene.guest.call(insert_once, scene.type, 20, closes=False))
+
+
+@pytest.mark.contract("concurrent.deletions")
+def test_one_of_two_deletions_wins(scene: Scene, observe: Observe) -> None:
+    observe(scene.guest.call(delete_once, scene.type, 20, closes=False))
+
+
+def errnos_at_once(_: Bpf, guest: Guest, outer_type: str) -> dict[str, list[int]]:
+    return guest.call(change_at_once, outer_type, ROOM, 60, closes=False)
+
+
+@pytest.mark.contract("concurrent.errnos")
+@pytest.mark.usefixtures("replaces")
+def test_what_commands_are_answered_meanwhile(scene: Scene, case: str, observe: Observe) -> None:
+    seen = scene.once(errnos_at_once, scene.guest, scene.type)
+    names = {errno_name(errno) if errno else "ok" for errno in seen[case]}
+    observe("nothing else" if names <= ALLOWED[case] else ", ".join(sorted(names)))
+
+
+def lookups_meanwhile(_: Bpf, guest: Guest, outer_type: str, case: str) -> dict[str, int]:
+    flags = uapi.NO_PREALLOC if case == "no_prealloc" else 0
+    return guest.call(lookups_during_replacements, outer_type, flags, LOOKUPS, closes=False)
+
+
+@pytest.mark.contract("concurrent.lookup_finds")
+@pytest.mark.usefixtures("replaces")
+def test_a_lookup_finds_one_of_the_inner_maps(scene: Scene, case: str, observe: Observe) -> None:
+    found = scene.once(lookups_meanwhile, scene.guest, scene.type, case)
+    observe(f"{found['other']} others" if found["other"] else "nothing else")
+
+
+@pytest.mark.contract("concurrent.lookup_during_replacement")
+@pytest.mark.usefixtures("replaces")
+def test_a_lookup_may_miss_an_element_that_is_replaced(scene: Scene, case: str, observe: Observe) -> None:
+    found = scene.once(lookups_meanwhile, scene.guest, scene.type, case)
+    observe("misses" if found["missed"] else "never misses")

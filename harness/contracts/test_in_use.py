@@ -14,13 +14,14 @@ from typing import Any
 
 import pytest
 
-from harness.contracts.conftest import ObserveEach
-from harness.contracts.contract import Contract
-from harness.contracts.scene import Answers, Questions, Scene
+from harness.contracts.conftest import Observe
+from harness.contracts.scene import Scene
 from harness.features import map_types
 from harness.guest.api import asm
 from harness.guest.api import bpf as raw
-from harness.testing import Bpf, Guest, Map, btf, errno_name, errno_of, uapi
+from harness.testing import Bpf, Map, btf, errno_name, errno_of, uapi
+
+pytestmark = pytest.mark.vm(scope="module")
 
 # What a running program holds.
 
@@ -194,16 +195,11 @@ def apart(cpu: int, without: int, body: Callable[[], object]) -> int:
 
 
 @pytest.mark.vm(cpus=2)
-@pytest.mark.contract("use.freed", together=True)
-def test_a_running_program_keeps_the_memory_of_an_inner_map(
-    guest: Guest, outer_type: str, observe_each: ObserveEach
-) -> None:
-    def answer(contract: Contract) -> str:
-        removal, _, sleepable = contract.case.partition("-")
-        flags = uapi.SLEEPABLE if sleepable else 0
-        return guest.call(freed_when, outer_type, removal, flags, closes=False)
-
-    observe_each(answer)
+@pytest.mark.contract("use.freed")
+def test_a_running_program_keeps_the_memory_of_an_inner_map(scene: Scene, case: str, observe: Observe) -> None:
+    removal, _, sleepable = case.partition("-")
+    flags = uapi.SLEEPABLE if sleepable else 0
+    observe(scene.guest.call(freed_when, scene.type, removal, flags, closes=False))
 
 
 # What counts as a user.
@@ -225,66 +221,52 @@ def initialised(bpf: Bpf, outer: Map) -> str:
     return errno_name((1 << 32) - found) if found else "ok"
 
 
-USED = Questions()
-
-
-@USED.of("use.fd_by_id")
-def a_descriptor_made_from_an_id_is_a_user(scene: Scene) -> Answers:
-    def answer(contract: Contract) -> str:
-        template, inner = (map_types.with_struct(scene.bpf, "bpf_timer", "array") for _ in range(2))
-        outer = scene.bpf.map(scene.type, inner=template)
-        outer[0] = inner
-        by_id = scene.bpf.map_by_id(outer.lookup(0), like=inner)
-        (by_id if contract.case == "the_new_one" else inner).close()
-        return initialised(scene.bpf, outer)
-
-    return answer
+@pytest.mark.contract("use.fd_by_id")
+def test_a_descriptor_made_from_an_id_is_a_user(scene: Scene, case: str, observe: Observe) -> None:
+    template, inner = (map_types.with_struct(scene.bpf, "bpf_timer", "array") for _ in range(2))
+    outer = scene.empty(inner=template)
+    outer[0] = inner
+    by_id = scene.bpf.map_by_id(outer.lookup(0), like=inner)
+    (by_id if case == "the_new_one" else inner).close()
+    observe(initialised(scene.bpf, outer))
 
 
 # What is not user space's to write or to read.
 
 
-@USED.of("use.update_keeps_timer")
-def an_update_keeps_a_timer(scene: Scene) -> Answers:
-    def answer(contract: Contract) -> str:
-        flags = uapi.NO_PREALLOC if contract.case == "no_prealloc" else 0
-        inner = map_types.with_struct(scene.bpf, "bpf_timer", "hash", map_flags=flags)
-        outer = scene.bpf.map(scene.type, inner=inner)
-        outer[0] = inner
-        inner[0] = b"\xff" * map_types.STRUCT_SIZE
-        return initialised(scene.bpf, outer)
-
-    return answer
+@pytest.mark.contract("use.update_keeps_timer")
+def test_an_update_keeps_a_timer(scene: Scene, case: str, observe: Observe) -> None:
+    flags = uapi.NO_PREALLOC if case == "no_prealloc" else 0
+    inner = map_types.with_struct(scene.bpf, "bpf_timer", "hash", map_flags=flags)
+    outer = scene.empty(inner=inner)
+    outer[0] = inner
+    inner[0] = b"\xff" * map_types.STRUCT_SIZE
+    observe(initialised(scene.bpf, outer))
 
 
-@pytest.mark.contract("use.lookup_in_other_fd_arrays", together=True)
-def test_lookup_in_other_arrays_of_descriptors(bpf: Bpf, observe_each: ObserveEach) -> None:
-    observe_each(lambda contract: errno_of(bpf.map(contract.case).lookup, 0))
+@pytest.mark.contract("use.lookup_in_other_fd_arrays")
+def test_lookup_in_other_arrays_of_descriptors(scene: Scene, case: str, observe: Observe) -> None:
+    observe(errno_of(scene.bpf.map(case).lookup, 0))
 
 
 # What stays.
 
 
-@USED.of("use.template_types")
-def the_types_of_a_template(scene: Scene) -> Answers:
-    bpf, outer_type = scene.bpf, scene.type
-
-    def answer(contract: Contract) -> str:
-        types = bpf.btf(map_types.INTEGERS)
-        number = types.id
-        ids: dict[str, Any] = {"btf_key_type_id": map_types.KEY_TYPE, "btf_value_type_id": map_types.VALUE_TYPE}
-        template = bpf.map("hash", value_size=8, btf_fd=types, **ids)
-        if contract.case == "refused":
-            assert errno_of(bpf.map, outer_type, max_entries=0xFFFFFFFF, inner=template) != "ok"
-        else:
-            bpf.map(outer_type, inner=template).close()
-        template.close()
-        types.close()
-        if await_end_of(lambda: bpf.commands.attempt("BTF_GET_FD_BY_ID", {"id": number}).errno != errno.ENOENT):
-            return "gone"
-        return "stays"
-
-    return answer
+@pytest.mark.contract("use.template_types")
+def test_the_types_of_a_template_go_with_it(scene: Scene, case: str, observe: Observe) -> None:
+    bpf = scene.bpf
+    types = bpf.btf(map_types.INTEGERS)
+    number = types.id
+    ids: dict[str, Any] = {"btf_key_type_id": map_types.KEY_TYPE, "btf_value_type_id": map_types.VALUE_TYPE}
+    template = bpf.map("hash", value_size=8, btf_fd=types, **ids)
+    if case == "refused":
+        assert scene.create(max_entries=0xFFFFFFFF, inner=template) != "ok"
+    else:
+        scene.empty(inner=template).close()
+    template.close()
+    types.close()
+    gone = await_end_of(lambda: bpf.commands.attempt("BTF_GET_FD_BY_ID", {"id": number}).errno != errno.ENOENT)
+    observe("gone" if gone else "stays")
 
 
 def locked_template(outer_type: str, types: bytes, size: int, key_type: int, value_type: int) -> str:
@@ -308,13 +290,8 @@ def locked_template(outer_type: str, types: bytes, size: int, key_type: int, val
         other.join()
 
 
-@USED.of("use.locked_template")
-def a_template_with_a_lock(scene: Scene) -> Answers:
+@pytest.mark.contract("use.locked_template")
+def test_a_template_with_a_lock_goes(scene: Scene, observe: Observe) -> None:
     types = map_types.struct_btf("bpf_spin_lock")
     size, ids = map_types.STRUCT_SIZE, (map_types.KEY_TYPE, map_types.STRUCT_TYPE)
-    return lambda _: scene.guest.call(locked_template, scene.type, types, size, *ids)
-
-
-@pytest.mark.contract(*USED.names, together=True)
-def test_what_is_in_use(scene: Scene, observe_each: ObserveEach) -> None:
-    observe_each(USED.on(scene))
+    observe(scene.guest.call(locked_template, scene.type, types, size, *ids))

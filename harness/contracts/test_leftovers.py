@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.contracts.conftest import ObserveEach
-from harness.contracts.contract import Contract
-from harness.contracts.scene import Answers, Questions, Scene
+from harness.contracts.conftest import Observe
+from harness.contracts.scene import Scene
 from harness.guest.api import bpf as raw
 from harness.guest.leaks import snapshot
 
@@ -95,12 +94,9 @@ def in_a_process_with_threads(outer_type: str) -> int:
         other.join()
 
 
-LEFT = Questions()
-
-
-@LEFT.of("leftovers.descriptors_in_a_process_with_threads")
-def descriptors_in_a_process_with_threads(scene: Scene) -> Answers:
-    return lambda _: scene.guest.call(in_a_process_with_threads, scene.type)
+@pytest.mark.contract("leftovers.descriptors_in_a_process_with_threads")
+def test_refusals_leave_no_descriptor_in_a_process_with_threads(scene: Scene, observe: Observe) -> None:
+    observe(scene.guest.call(in_a_process_with_threads, scene.type))
 
 
 def unreclaimable() -> int:
@@ -132,15 +128,10 @@ def growth(outer_type: str, is_refused: bool, rounds: int) -> int:
     return min(seen[2] - seen[1], seen[3] - seen[2])
 
 
-@LEFT.of("leftovers.memory")
-def memory(scene: Scene) -> Answers:
-    guest, outer_type = scene.guest, scene.type
-
-    def answer(contract: Contract) -> object:
-        grown = guest.call(growth, outer_type, contract.case == "refused", ROUNDS, timeout=300)
-        return "stays" if grown * 1024 < ROUNDS * BYTES_EACH else "grows"
-
-    return answer
+@pytest.mark.contract("leftovers.memory")
+def test_outer_maps_leave_no_memory(scene: Scene, case: str, observe: Observe) -> None:
+    grown = scene.guest.call(growth, scene.type, case == "refused", ROUNDS, timeout=300)
+    observe("stays" if grown * 1024 < ROUNDS * BYTES_EACH else "grows")
 
 
 def left_of_full(outer_type: str) -> int:
@@ -157,9 +148,9 @@ def left_of_full(outer_type: str) -> int:
     return ids_that_stay(before)
 
 
-@LEFT.of("leftovers.full_outer_closed")
-def full_outer_closed(scene: Scene) -> Answers:
-    return lambda _: scene.guest.call(left_of_full, scene.type)
+@pytest.mark.contract("leftovers.full_outer_closed")
+def test_a_full_outer_map_leaves_nothing(scene: Scene, observe: Observe) -> None:
+    observe(scene.guest.call(left_of_full, scene.type))
 
 
 def stays_open(outer_type: str) -> bool:
@@ -179,11 +170,6 @@ def stays_open(outer_type: str) -> bool:
     return stays
 
 
-@LEFT.of("leftovers.inner_that_is_open")
-def inner_that_is_open(scene: Scene) -> Answers:
-    return lambda _: scene.guest.call(stays_open, scene.type)
-
-
-@pytest.mark.contract(*LEFT.names, together=True)
-def test_what_is_left(scene: Scene, observe_each: ObserveEach) -> None:
-    observe_each(LEFT.on(scene))
+@pytest.mark.contract("leftovers.inner_that_is_open")
+def test_an_inner_map_that_is_open_stays(scene: Scene, observe: Observe) -> None:
+    observe(scene.guest.call(stays_open, scene.type))

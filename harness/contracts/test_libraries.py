@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from harness.contracts.conftest import ObserveEach
-from harness.contracts.contract import Contract
-from harness.testing import Bpf, BpfError, BpfObject, Guest, Libbpf, errno_of
+from harness.contracts.conftest import Observe
+from harness.contracts.scene import Scene
+from harness.testing import Bpf, BpfError, BpfObject, Libbpf, errno_of
+
+pytestmark = pytest.mark.vm(scope="module")
 
 Build = Callable[..., Path]
 
@@ -33,63 +34,61 @@ SOURCES = {
 
 
 @pytest.fixture
-def compiled(bpf_object: Build, tmp_path: Path) -> Callable[[str], Path]:
-    def build(name: str) -> Path:
+def opened(scene: Scene, bpf_object: Build, tmp_path: Path) -> Callable[[str], BpfObject]:
+    """Return a function that compiles one of the sources and opens the object with libbpf."""
+    libbpf = Libbpf(scene.bpf.commands)
+
+    def build(name: str) -> BpfObject:
         source = tmp_path / f"{name}.bpf.c"
         source.write_text(f'#include "harness.h"\n{SOURCES[name]}\nchar LICENSE[] SEC("license") = "Dual MIT/GPL";\n')
-        return bpf_object(source)
+        return libbpf.open(bpf_object(source))
 
     return build
 
 
-@pytest.mark.contract("libbpf.set_inner_map_fd", "libbpf.load", "libbpf.slots", "libbpf.map_create", together=True)
-def test_libbpf(
-    guest: Guest, bpf: Bpf, libbpf: Libbpf, compiled: Callable[[str], Path], observe_each: ObserveEach
+@pytest.mark.contract("libbpf.set_inner_map_fd")
+def test_libbpf_is_given_a_template(
+    scene: Scene, opened: Callable[[str], BpfObject], case: str, observe: Observe
 ) -> None:
-    def opened(name: str) -> BpfObject:
-        return libbpf.open(compiled(name))
-
-    def set_template(contract: Contract) -> str:
-        template = bpf.map("hash", max_entries=8)
-        one = opened({"of_no_outer_map": "no_outer"}.get(contract.case, "without_values"))
-        if contract.case == "second_call":
-            one.set_inner_map("outer", template)
-        found = errno_of(one.set_inner_map, "outer", template)
-        if contract.case == "closed_after_load":
-            one.load()
-            template.close()
-            found = errno_of(one.map("outer").update, 0, bpf.map("hash", max_entries=8))
-        return found
-
-    def load(contract: Contract) -> str:
-        try:
-            one = opened(contract.case)
-        except BpfError as error:
-            return f"{error.name} when it is opened"
-        return errno_of(one.load)
-
-    def slots(contract: Contract) -> object:
-        one = opened("pinned" if contract.case == "reused" else "slots")
+    template = scene.bpf.map("hash", max_entries=8)
+    one = opened({"of_no_outer_map": "no_outer"}.get(case, "without_values"))
+    if case == "second_call":
+        one.set_inner_map("outer", template)
+    found = errno_of(one.set_inner_map, "outer", template)
+    if case == "closed_after_load":
         one.load()
-        if contract.case == "reused":
-            one.map("outer").delete(1)
-            one = opened("pinned")
-            one.load()
-            bpf.unpin("/sys/fs/bpf/outer")
-        names = {one.map(name).id: name for name in ("first", "second")}
-        outer = one.map("outer")
-        return {str(int.from_bytes(key, "little")): names.get(outer.lookup(key), "another") for key in sorted(outer)}
+        template.close()
+        found = errno_of(one.map("outer").update, 0, scene.inner)
+    observe(found)
 
-    def create(contract: Contract) -> str:
-        through = Bpf(guest.process, "libbpf")
-        template = through.map("hash", max_entries=8)
-        value_size = 8 if contract.case == "wrong_value_size" else 4
-        return errno_of(through.map, "hash_of_maps", value_size=value_size, inner=template)
 
-    answers: dict[str, Callable[[Contract], Any]] = {
-        "libbpf.set_inner_map_fd": set_template,
-        "libbpf.load": load,
-        "libbpf.slots": slots,
-        "libbpf.map_create": create,
-    }
-    observe_each(lambda contract: answers[contract.name](contract))
+@pytest.mark.contract("libbpf.load")
+def test_libbpf_loads_outer_maps(opened: Callable[[str], BpfObject], case: str, observe: Observe) -> None:
+    try:
+        one = opened(case)
+    except BpfError as error:
+        observe(f"{error.name} when it is opened")
+    else:
+        observe(errno_of(one.load))
+
+
+@pytest.mark.contract("libbpf.slots")
+def test_libbpf_fills_the_slots(scene: Scene, opened: Callable[[str], BpfObject], case: str, observe: Observe) -> None:
+    one = opened("pinned" if case == "reused" else "slots")
+    one.load()
+    if case == "reused":
+        one.map("outer").delete(1)
+        one = opened("pinned")
+        one.load()
+        scene.bpf.unpin("/sys/fs/bpf/outer")
+    names = {one.map(name).id: name for name in ("first", "second")}
+    outer = one.map("outer")
+    observe({str(int.from_bytes(key, "little")): names.get(outer.lookup(key), "another") for key in sorted(outer)})
+
+
+@pytest.mark.contract("libbpf.map_create")
+def test_libbpf_creates_an_outer_map(scene: Scene, case: str, observe: Observe) -> None:
+    through = Bpf(scene.bpf.commands.process, "libbpf")
+    template = through.map("hash", max_entries=8)
+    value_size = 8 if case == "wrong_value_size" else 4
+    observe(errno_of(through.map, "hash_of_maps", value_size=value_size, inner=template))

@@ -13,12 +13,15 @@ from typing import Any
 
 import pytest
 
-from harness.contracts.conftest import ObserveEach
+from harness.contracts import contracts
+from harness.contracts.conftest import Observe
 from harness.contracts.contract import Contract
-from harness.contracts.scene import Answers, Questions, Scene
+from harness.contracts.scene import Scene
 from harness.guest.api import bpf as raw
 from harness.guest.api import hooks
 from harness.testing import Bpf, BpfError, Guest, Map, asm, errno_of, uapi
+
+pytestmark = pytest.mark.vm(scope="module")
 
 GONE_WITHIN = 5.0
 """Seconds in which what is released in the background has to be gone."""
@@ -49,90 +52,155 @@ def last_state(bpf: Bpf, map_id: int, like: Map) -> str:
     return "gone"
 
 
-LIVES = Questions()
+@pytest.fixture
+def inner(scene: Scene) -> Map:
+    """A map that no other test uses; its id is known."""
+    inner = scene.bpf.map("hash", max_entries=8)
+    assert inner.id
+    return inner
 
 
-@LIVES.of(
-    "lifetime.template_closed",
-    "lifetime.inserted_and_closed",
-    "lifetime.in_two_slots",
-    "lifetime.in_two_outer_maps",
-    "lifetime.last_reference",
-    "lifetime.held_by_fd",
-    "lifetime.outer_closed",
-    "lifetime.inner_of_closed_outer",
-    "lifetime.inner_of_closed_outer_held_by_fd",
-    "lifetime.refused_inner",
-)
-def who_keeps_a_map_alive(scene: Scene) -> Answers:
-    bpf = scene.bpf
-
-    def replace(outer: Map) -> None:
+def remove(scene: Scene, outer: Map, how: str) -> None:
+    """Remove the element 0."""
+    if how == "delete":
+        outer.delete(0)
+    if how == "replace":
         outer[0] = scene.template
 
-    removals: dict[str, Callable[[Map], object]] = {
-        "delete": lambda outer: outer.delete(0),
-        "replace": replace,
+
+@pytest.mark.contract("lifetime.template_closed")
+def test_an_outer_map_works_when_its_template_is_gone(scene: Scene, inner: Map, observe: Observe) -> None:
+    template = scene.bpf.map("hash", max_entries=8)
+    template_id = template.id
+    outer = scene.empty(inner=template)
+    template.close()
+    gone = state(scene.bpf, template_id, template)
+    observe(gone if errno_of(outer.update, 0, inner) == "ok" else "of no use")
+
+
+@pytest.mark.contract("lifetime.refused_inner")
+def test_a_refused_map_goes_when_it_is_closed(scene: Scene, observe: Observe) -> None:
+    unlike = scene.bpf.map("hash", key_size=8, max_entries=8)
+    unlike_id = unlike.id
+    assert errno_of(scene.empty().update, 0, unlike) != "ok"
+    unlike.close()
+    observe(state(scene.bpf, unlike_id, unlike))
+
+
+@pytest.mark.contract("lifetime.inserted_and_closed", "lifetime.last_reference")
+@pytest.mark.usefixtures("replaces")
+def test_an_element_keeps_its_inner_map(scene: Scene, inner: Map, case: str, observe: Observe) -> None:
+    outer = scene.empty()
+    outer[0] = inner
+    inner.close()
+    remove(scene, outer, case)
+    observe(state(scene.bpf, inner.id, inner))
+
+
+@pytest.mark.contract("lifetime.in_two_slots")
+@pytest.mark.usefixtures("replaces")
+def test_each_of_two_elements_keeps_the_inner_map(scene: Scene, inner: Map, case: str, observe: Observe) -> None:
+    outer = scene.empty()
+    outer[0] = outer[1] = inner
+    inner.close()
+    remove(scene, outer, case)
+    observe(state(scene.bpf, inner.id, inner))
+
+
+@pytest.mark.contract("lifetime.in_two_outer_maps")
+@pytest.mark.usefixtures("replaces")
+def test_each_of_two_outer_maps_keeps_the_inner_map(scene: Scene, inner: Map, case: str, observe: Observe) -> None:
+    outer, other = scene.empty(), scene.empty()
+    outer[0] = inner
+    other[0] = inner
+    inner.close()
+    remove(scene, outer, case)
+    observe(state(scene.bpf, inner.id, inner))
+
+
+@pytest.mark.contract("lifetime.held_by_fd")
+@pytest.mark.usefixtures("replaces")
+def test_a_descriptor_keeps_an_inner_map_that_is_removed(scene: Scene, inner: Map, case: str, observe: Observe) -> None:
+    outer = scene.empty()
+    outer[0] = inner
+    remove(scene, outer, case)
+    observe(state(scene.bpf, inner.id, inner))
+
+
+@pytest.mark.contract("lifetime.outer_closed")
+def test_an_outer_map_goes_when_it_is_closed(scene: Scene, inner: Map, observe: Observe) -> None:
+    outer = scene.empty()
+    outer[0] = inner
+    inner.close()
+    outer_id = outer.id
+    outer.close()
+    observe(state(scene.bpf, outer_id, outer))
+
+
+@pytest.mark.contract("lifetime.inner_of_closed_outer")
+def test_an_inner_map_goes_with_its_outer_map(scene: Scene, inner: Map, observe: Observe) -> None:
+    outer = scene.empty()
+    outer[0] = inner
+    inner.close()
+    outer.close()
+    observe(last_state(scene.bpf, inner.id, inner))
+
+
+@pytest.mark.contract("lifetime.inner_of_closed_outer_held_by_fd")
+def test_a_descriptor_keeps_an_inner_map_whose_outer_map_goes(scene: Scene, inner: Map, observe: Observe) -> None:
+    outer = scene.empty()
+    outer[0] = inner
+    outer.close()
+    time.sleep(0.2)
+    observe(state(scene.bpf, inner.id, inner))
+
+
+@pytest.mark.contract("lifetime.batch_deleted", "lifetime.batch_replaced", "lifetime.batch_read_and_deleted")
+@pytest.mark.usefixtures("replaces")
+def test_batches_release_at_once(scene: Scene, contract: Contract, observe: Observe) -> None:
+    outer = scene.empty()
+    inners = [scene.bpf.map("hash", max_entries=8) for _ in range(3)]
+    ids = [inner.id for inner in inners]
+    outer.update_batch(dict(enumerate(inners)))
+    for inner in inners:
+        inner.close()
+    commands: dict[str, Callable[[], object]] = {
+        "lifetime.batch_deleted": lambda: outer.delete_batch(range(3)),
+        "lifetime.batch_replaced": lambda: outer.update_batch(dict.fromkeys(range(3), scene.template)),
+        "lifetime.batch_read_and_deleted": lambda: outer.lookup_and_delete_batch(8),
     }
-
-    def answer(contract: Contract) -> str:
-        inner = bpf.map("hash", max_entries=8)
-        inner_id = inner.id
-        outer = scene.empty()
-        if contract.name == "lifetime.template_closed":
-            template = bpf.map("hash", max_entries=8)
-            template_id = template.id
-            other = bpf.map(scene.type, inner=template)
-            template.close()
-            gone = state(bpf, template_id, template)
-            return gone if errno_of(other.update, 0, inner) == "ok" else "of no use"
-        if contract.name == "lifetime.refused_inner":
-            unlike = bpf.map("hash", key_size=8, max_entries=8)
-            unlike_id = unlike.id
-            assert errno_of(outer.update, 0, unlike) != "ok"
-            unlike.close()
-            return state(bpf, unlike_id, unlike)
-        outer[0] = inner
-        if contract.name == "lifetime.in_two_slots":
-            outer[1] = inner
-        if contract.name == "lifetime.in_two_outer_maps":
-            scene.empty()[0] = inner
-        if not contract.name.endswith("held_by_fd"):
-            inner.close()
-        if contract.case in removals:
-            removals[contract.case](outer)
-        if contract.name in ("lifetime.outer_closed", "lifetime.inner_of_closed_outer"):
-            outer_id = outer.id
-            outer.close()
-            if contract.name == "lifetime.outer_closed":
-                return state(bpf, outer_id, outer)
-            return last_state(bpf, inner_id, inner)
-        if contract.name == "lifetime.inner_of_closed_outer_held_by_fd":
-            outer.close()
-            time.sleep(0.2)
-        return state(bpf, inner_id, inner)
-
-    return answer
+    commands[contract.name]()
+    observe(", ".join(sorted({state(scene.bpf, number, scene.inner) for number in ids})))
 
 
-@LIVES.of("lifetime.batch_deleted", "lifetime.batch_replaced", "lifetime.batch_read_and_deleted")
-def batches_release_at_once(scene: Scene) -> Answers:
-    def answer(contract: Contract) -> str:
-        outer = scene.empty()
-        inners = [scene.bpf.map("hash", max_entries=8) for _ in range(3)]
-        ids = [inner.id for inner in inners]
-        outer.update_batch(dict(enumerate(inners)))
-        for inner in inners:
-            inner.close()
-        commands: dict[str, Callable[[], object]] = {
-            "lifetime.batch_deleted": lambda: outer.delete_batch(range(3)),
-            "lifetime.batch_replaced": lambda: outer.update_batch(dict.fromkeys(range(3), scene.template)),
-            "lifetime.batch_read_and_deleted": lambda: outer.lookup_and_delete_batch(8),
-        }
-        commands[contract.name]()
-        return ", ".join(sorted({state(scene.bpf, number, scene.inner) for number in ids}))
+@pytest.mark.contract("lifetime.held_by_program", "lifetime.inner_held_by_program", "lifetime.program_closed")
+def test_a_program_keeps_its_maps(scene: Scene, inner: Map, contract: Contract, observe: Observe) -> None:
+    outer = scene.empty()
+    outer[0] = inner
+    outer_id = outer.id
+    code = (asm.st("W", asm.R10, -4, 0), *asm.lookup(outer, -4), *asm.return_(0))
+    program = scene.bpf.prog("socket_filter", code)
+    outer.close()
+    inner.close()
+    if contract.name == "lifetime.program_closed":
+        program.close()
+        observe(f"{last_state(scene.bpf, outer_id, outer)}, {last_state(scene.bpf, inner.id, inner)}")
+        return
+    time.sleep(0.1)
+    held = (outer_id, outer) if contract.name == "lifetime.held_by_program" else (inner.id, inner)
+    observe(state(scene.bpf, *held))
 
-    return answer
+
+@pytest.mark.contract("lifetime.ids_grow")
+def test_ids_are_not_given_out_again_soon(scene: Scene, observe: Observe) -> None:
+    ids = []
+    for _ in range(5):
+        with scene.empty() as outer:
+            ids.append(outer.id)
+    observe("ever larger" if ids == sorted(set(ids)) else "used again")
+
+
+# Many rounds: what else a machine's maps and memory do would be counted too.
 
 
 def live_after_replacements(outer_type: str, flags: int, rounds: int) -> int:
@@ -148,18 +216,12 @@ def live_after_replacements(outer_type: str, flags: int, rounds: int) -> int:
     return len(set(raw.ids("map")) - before)
 
 
+@pytest.mark.vm(scope="function")
 @pytest.mark.leaks("old kernels do leak here")
-@pytest.mark.contract("lifetime.replaced_twenty_times", together=True)
-def test_replacing_releases_each_time(guest: Guest, outer_type: str, observe_each: ObserveEach) -> None:
-    observe_each(
-        lambda contract: guest.call(
-            live_after_replacements,
-            outer_type,
-            uapi.NO_PREALLOC if contract.case == "no_prealloc" else 0,
-            20,
-            closes=False,
-        )
-    )
+@pytest.mark.contract("lifetime.replaced_twenty_times")
+def test_replacing_releases_each_time(scene: Scene, case: str, observe: Observe) -> None:
+    flags = uapi.NO_PREALLOC if case == "no_prealloc" else 0
+    observe(scene.guest.call(live_after_replacements, scene.type, flags, 20, closes=False))
 
 
 def churn(outer_type: str, rounds: int, of: str) -> int:
@@ -179,12 +241,11 @@ def churn(outer_type: str, rounds: int, of: str) -> int:
     return counts[1] - counts[0]
 
 
-@pytest.mark.contract("lifetime.thousand_rounds", "lifetime.hundred_rounds", together=True)
-def test_many_rounds_leave_nothing_behind(guest: Guest, outer_type: str, observe_each: ObserveEach) -> None:
-    rounds = {"lifetime.thousand_rounds": 1000, "lifetime.hundred_rounds": 100}
-    observe_each(
-        lambda contract: guest.call(churn, outer_type, rounds[contract.name], contract.case, timeout=120, closes=False)
-    )
+@pytest.mark.vm(scope="function")
+@pytest.mark.contract("lifetime.thousand_rounds", "lifetime.hundred_rounds")
+def test_many_rounds_leave_nothing_behind(scene: Scene, contract: Contract, observe: Observe) -> None:
+    rounds = {"lifetime.thousand_rounds": 1000, "lifetime.hundred_rounds": 100}[contract.name]
+    observe(scene.guest.call(churn, scene.type, rounds, contract.case, timeout=120, closes=False))
 
 
 def locked_pages() -> int:
@@ -222,56 +283,13 @@ def pages_after_replacements(outer_type: str, flags: int, rounds: int) -> int:
     return more
 
 
+@pytest.mark.vm(scope="function")
 @pytest.mark.leaks("old kernels do leak here")
-@pytest.mark.contract("lifetime.memory_after_replacements", together=True)
-def test_replacing_gives_memory_back(guest: Guest, outer_type: str, observe_each: ObserveEach) -> None:
-    def answer(contract: Contract) -> str:
-        flags = uapi.NO_PREALLOC if contract.case == "no_prealloc" else 0
-        rounds = 100
-        more = guest.call(pages_after_replacements, outer_type, flags, rounds, closes=False)
-        return "kept" if more >= rounds else "given back"
-
-    observe_each(answer)
-
-
-@LIVES.of("lifetime.held_by_program", "lifetime.inner_held_by_program", "lifetime.program_closed")
-def a_program_keeps_its_maps(scene: Scene) -> Answers:
-    bpf = scene.bpf
-
-    def answer(contract: Contract) -> str:
-        inner = bpf.map("hash", max_entries=8)
-        outer = scene.empty()
-        outer[0] = inner
-        outer_id, inner_id = outer.id, inner.id
-        code = (asm.st("W", asm.R10, -4, 0), *asm.lookup(outer, -4), *asm.return_(0))
-        program = bpf.prog("socket_filter", code)
-        outer.close()
-        inner.close()
-        if contract.name == "lifetime.program_closed":
-            program.close()
-            return f"{last_state(bpf, outer_id, outer)}, {last_state(bpf, inner_id, inner)}"
-        time.sleep(0.1)
-        return state(bpf, *((outer_id, outer) if contract.name == "lifetime.held_by_program" else (inner_id, inner)))
-
-    return answer
-
-
-@LIVES.of("lifetime.ids_grow")
-def ids_are_not_given_out_again_soon(scene: Scene) -> Answers:
-    def answer(_: Contract) -> object:
-        ids = []
-        for _number in range(5):
-            with scene.empty() as outer:
-                ids.append(outer.id)
-        return "ever larger" if ids == sorted(set(ids)) else "used again"
-
-    return answer
-
-
-@pytest.mark.contract(*LIVES.names, together=True)
-@pytest.mark.usefixtures("replaces")
-def test_how_long_maps_live(scene: Scene, observe_each: ObserveEach) -> None:
-    observe_each(LIVES.on(scene))
+@pytest.mark.contract("lifetime.memory_after_replacements")
+def test_replacing_gives_memory_back(scene: Scene, case: str, observe: Observe) -> None:
+    flags, rounds = uapi.NO_PREALLOC if case == "no_prealloc" else 0, 100
+    more = scene.guest.call(pages_after_replacements, scene.type, flags, rounds, closes=False)
+    observe("kept" if more >= rounds else "given back")
 
 
 # What an operation waits for.
@@ -365,20 +383,19 @@ def issue(command: str, outer: int, keys: list[bytes], inner: int) -> None:
         raise ValueError(f"{command}: errno {found}")
 
 
-@pytest.mark.contract("waits", "waits_batch", together=True)
+def all_waits(_: Bpf, guest: Guest, outer_type: str) -> dict[str, dict[str, int] | str]:
+    """Return what each command waits for, asked in one go: it takes long to put probes in place."""
+    names = ("waits", "waits_batch")
+    commands = [one.case for one in contracts().values() if one.outer == outer_type and one.name in names]
+    return guest.call(grace_periods, outer_type, commands, 3, closes=False)
+
+
+@pytest.mark.contract("waits", "waits_batch")
 @pytest.mark.usefixtures("replaces")
-def test_what_waits_for_running_programs(
-    guest: Guest, outer_type: str, contract_group: tuple[Contract, ...], observe_each: ObserveEach
-) -> None:
-    # In one go: it takes long to put probes in place.
-    seen = guest.call(grace_periods, outer_type, [one.case for one in contract_group], 3, closes=False)
-
-    def answer(contract: Contract) -> str:
-        found = seen[contract.case]
-        assert isinstance(found, dict), found
-        expedited = found["synchronize_rcu_expedited"]
-        number = expedited or found["synchronize_rcu"] + found["synchronize_sched"]
-        times = {0: "returns at once", 1: "waits once"}.get(number, f"waits {number} times")
-        return f"{times}, expedited" if expedited else times
-
-    observe_each(answer)
+def test_what_waits_for_running_programs(scene: Scene, case: str, observe: Observe) -> None:
+    found = scene.once(all_waits, scene.guest, scene.type)[case]
+    assert isinstance(found, dict), found
+    expedited = found["synchronize_rcu_expedited"]
+    number = expedited or found["synchronize_rcu"] + found["synchronize_sched"]
+    times = {0: "returns at once", 1: "waits once"}.get(number, f"waits {number} times")
+    observe(f"{times}, expedited" if expedited else times)

@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 
-from harness.contracts.conftest import ObserveEach
-from harness.contracts.contract import Contract
+from harness.contracts.conftest import Observe
+from harness.contracts.scene import Scene
 from harness.errors import GuestCallError
-from harness.testing import Bpf, Guest, asm, errno_of, uapi
+from harness.pytest_plugin.state import STATE
+from harness.testing import Guest, Map, asm, errno_of, uapi
 from harness.vm.machine import GuestProcess, Machine
+
+pytestmark = pytest.mark.vm(scope="module")
 
 SYSCTL = "/proc/sys/kernel/unprivileged_bpf_disabled"
 
@@ -38,10 +41,10 @@ def become(process: GuestProcess, who: str) -> None:
 class Caller:
     """A new guest process: root until it becomes somebody."""
 
-    def __init__(self, vm: Machine, outer: str) -> None:
-        self.process = vm.new_process()
-        self.bpf = Bpf(self.process)
-        self.outer = outer
+    def __init__(self, scene: Scene) -> None:
+        self.bpf = scene.another()
+        self.process = self.bpf.commands.process
+        self.outer = scene.type
 
     def create(self, **fields: Any) -> str:
         """Create an outer map with a template of one's own, or another one's where one may not."""
@@ -49,103 +52,156 @@ class Caller:
 
 
 @pytest.fixture
-def sysctl(guest: Guest, request: pytest.FixtureRequest) -> Iterator[None]:
+def restricted(shared_guest: Guest, vm: Machine, request: pytest.FixtureRequest) -> Iterator[None]:
     """Forbid bpf(2) to the unprivileged, as distributions do, until the test is over."""
-    before = guest.read(SYSCTL).strip()
+    before = shared_guest.read(SYSCTL).strip()
     try:
-        guest.write(SYSCTL, "2")
+        shared_guest.write(SYSCTL, "2")
     except GuestCallError:
         # Before 5.13 there is no 2, and no way back: no other test may have this machine.
-        guest.write(SYSCTL, "1")
-        request.applymarker(pytest.mark.leaks("unprivileged_bpf_disabled stays 1"))
+        shared_guest.write(SYSCTL, "1")
+        request.config.stash[STATE].pool().spoil(vm)
     yield
-    if guest.read(SYSCTL).strip() == b"2":
-        guest.write(SYSCTL, before)
+    if shared_guest.read(SYSCTL).strip() == b"2":
+        shared_guest.write(SYSCTL, before)
 
 
 @pytest.fixture
-def open_to_all(guest: Guest) -> Iterator[None]:
+def open_to_all(shared_guest: Guest) -> Iterator[None]:
     """Allow bpf(2) to the unprivileged, until the test is over."""
-    before = guest.read(SYSCTL).strip()
+    before = shared_guest.read(SYSCTL).strip()
     if before != b"0":  # before 5.13 it can be set to 1 alone, and is 0 until then
-        guest.write(SYSCTL, "0")
+        shared_guest.write(SYSCTL, "0")
     yield
     if before != b"0":
-        guest.write(SYSCTL, before)
+        shared_guest.write(SYSCTL, before)
 
 
-@pytest.mark.contract("privilege.create", "privilege.create_bad_value_size", "privilege.create_bad_fd", together=True)
-def test_create_where_it_is_restricted(vm: Machine, sysctl: None, observe_each: ObserveEach) -> None:
-    def answer(contract: Contract) -> str:
-        caller = Caller(vm, contract.outer)
-        template = caller.bpf.map("hash")
-        become(caller.process, contract.case or "nobody")
-        if contract.name == "privilege.create_bad_value_size":
-            return caller.create(value_size=8, inner=template)
-        if contract.name == "privilege.create_bad_fd":
-            return caller.create(inner_map_fd=-1)
-        return caller.create(inner=template)
-
-    observe_each(answer)
+# Where it is restricted.
 
 
-@pytest.mark.contract(
-    "privilege.update", "privilege.lookup", "privilege.delete", "privilege.freeze", "privilege.fd_by_id", together=True
-)
-def test_use_where_it_is_restricted(vm: Machine, sysctl: None, observe_each: ObserveEach) -> None:
-    def answer(contract: Contract) -> str:
-        caller = Caller(vm, contract.outer)
-        bpf = caller.bpf
-        inner = bpf.map("hash")
-        outer = bpf.map(contract.outer, max_entries=4, inner=inner)
-        outer.update(0, inner)
-        number = inner.id if contract.name == "privilege.fd_by_id" else 0
-        become(caller.process, contract.case)
-        match contract.name.removeprefix("privilege."):
-            case "update":
-                return errno_of(outer.update, 1, inner)
-            case "lookup":
-                return errno_of(outer.lookup, 0)
-            case "delete":
-                return errno_of(outer.delete, 0)
-            case "freeze":
-                return errno_of(outer.freeze)
-        return errno_of(bpf.map_by_id, number, like=inner)
-
-    observe_each(answer)
+@pytest.mark.contract("privilege.create")
+@pytest.mark.usefixtures("restricted")
+def test_who_may_create_an_outer_map(scene: Scene, case: str, observe: Observe) -> None:
+    caller = Caller(scene)
+    template = caller.bpf.map("hash")
+    become(caller.process, case)
+    observe(caller.create(inner=template))
 
 
-@pytest.mark.contract("privilege.open", "privilege.open_zero_seed", "privilege.open_socket_filter", together=True)
-def test_where_it_is_open_to_all(vm: Machine, open_to_all: None, observe_each: ObserveEach) -> None:
-    def answer(contract: Contract) -> str:
-        caller = Caller(vm, contract.outer)
-        become(caller.process, contract.case or "nobody")
-        template = caller.bpf.map("hash")
-        if contract.name == "privilege.open_zero_seed":
-            return caller.create(map_flags=uapi.ZERO_SEED, inner=template)
-        if contract.name == "privilege.open":
-            return caller.create(inner=template)
-        outer = caller.bpf.map(contract.outer, inner=template)
-        code = (asm.st("W", asm.R10, -4, 0), *asm.lookup(outer, -4), *asm.return_(0))
-        return errno_of(caller.bpf.prog, "socket_filter", code)
-
-    observe_each(answer)
+@pytest.mark.contract("privilege.create_bad_value_size")
+@pytest.mark.usefixtures("restricted")
+def test_privileges_and_the_value_size_are_both_wrong(scene: Scene, case: str, observe: Observe) -> None:
+    caller = Caller(scene)
+    template = caller.bpf.map("hash")
+    become(caller.process, case or "nobody")
+    observe(caller.create(value_size=8, inner=template))
 
 
-@pytest.mark.contract("privilege.pinned_in_mount_namespace", "privilege.id_in_mount_namespace", together=True)
-def test_from_another_mount_namespace(vm: Machine, observe_each: ObserveEach) -> None:
-    def answer(contract: Contract) -> str:
-        caller = Caller(vm, contract.outer)
-        outer = caller.bpf.map(contract.outer, inner=caller.bpf.map("hash"))
-        other = Caller(vm, contract.outer)
-        become(other.process, "mount_namespace")
-        if contract.name == "privilege.id_in_mount_namespace":
-            return errno_of(other.bpf.map_by_id, outer.id, like=outer)
-        path = f"/sys/fs/bpf/{contract.outer}"
-        outer.pin(path)
-        try:
-            return errno_of(other.bpf.pinned_map, path, like=outer)
-        finally:
-            caller.bpf.unpin(path)
+@pytest.mark.contract("privilege.create_bad_fd")
+@pytest.mark.usefixtures("restricted")
+def test_privileges_and_the_template_are_both_wrong(scene: Scene, case: str, observe: Observe) -> None:
+    caller = Caller(scene)
+    become(caller.process, case or "nobody")
+    observe(caller.create(inner_map_fd=-1))
 
-    observe_each(answer)
+
+def held_by(scene: Scene, who: str) -> tuple[Map, Map]:
+    """Return an outer map, and the inner map at key 0, of a process that has just become somebody."""
+    caller = Caller(scene)
+    inner = caller.bpf.map("hash")
+    outer = caller.bpf.map(scene.type, max_entries=4, inner=inner)
+    outer.update(0, inner)
+    become(caller.process, who)
+    return outer, inner
+
+
+@pytest.mark.contract("privilege.update")
+@pytest.mark.usefixtures("restricted")
+def test_who_may_update(scene: Scene, case: str, observe: Observe) -> None:
+    outer, inner = held_by(scene, case)
+    observe(errno_of(outer.update, 1, inner))
+
+
+@pytest.mark.contract("privilege.lookup")
+@pytest.mark.usefixtures("restricted")
+def test_who_may_look_up(scene: Scene, case: str, observe: Observe) -> None:
+    outer, _ = held_by(scene, case)
+    observe(errno_of(outer.lookup, 0))
+
+
+@pytest.mark.contract("privilege.delete")
+@pytest.mark.usefixtures("restricted")
+def test_who_may_delete(scene: Scene, case: str, observe: Observe) -> None:
+    outer, _ = held_by(scene, case)
+    observe(errno_of(outer.delete, 0))
+
+
+@pytest.mark.contract("privilege.freeze")
+@pytest.mark.usefixtures("restricted")
+def test_who_may_freeze(scene: Scene, case: str, observe: Observe) -> None:
+    outer, _ = held_by(scene, case)
+    observe(errno_of(outer.freeze))
+
+
+@pytest.mark.contract("privilege.fd_by_id")
+@pytest.mark.usefixtures("restricted")
+def test_who_may_open_by_id(scene: Scene, case: str, observe: Observe) -> None:
+    caller = Caller(scene)
+    inner = scene.inner
+    number = inner.id
+    become(caller.process, case)
+    observe(errno_of(caller.bpf.map_by_id, number, like=inner))
+
+
+# Where it is open to all.
+
+
+@pytest.mark.contract("privilege.open")
+@pytest.mark.usefixtures("open_to_all")
+def test_who_may_create_where_it_is_open(scene: Scene, case: str, observe: Observe) -> None:
+    caller = Caller(scene)
+    become(caller.process, case or "nobody")
+    observe(caller.create(inner=caller.bpf.map("hash")))
+
+
+@pytest.mark.contract("privilege.open_zero_seed")
+@pytest.mark.usefixtures("open_to_all")
+def test_who_may_choose_the_seed_where_it_is_open(scene: Scene, case: str, observe: Observe) -> None:
+    caller = Caller(scene)
+    become(caller.process, case or "nobody")
+    observe(caller.create(map_flags=uapi.ZERO_SEED, inner=caller.bpf.map("hash")))
+
+
+@pytest.mark.contract("privilege.open_socket_filter")
+@pytest.mark.usefixtures("open_to_all")
+def test_who_may_load_a_program_where_it_is_open(scene: Scene, case: str, observe: Observe) -> None:
+    caller = Caller(scene)
+    become(caller.process, case or "nobody")
+    outer = caller.bpf.map(scene.type, inner=caller.bpf.map("hash"))
+    code = (asm.st("W", asm.R10, -4, 0), *asm.lookup(outer, -4), *asm.return_(0))
+    observe(errno_of(caller.bpf.prog, "socket_filter", code))
+
+
+# From another mount namespace.
+
+
+@pytest.mark.contract("privilege.id_in_mount_namespace")
+def test_an_id_is_the_same_in_another_mount_namespace(scene: Scene, observe: Observe) -> None:
+    other = Caller(scene)
+    outer = scene.empty()
+    become(other.process, "mount_namespace")
+    observe(errno_of(other.bpf.map_by_id, outer.id, like=outer))
+
+
+@pytest.mark.contract("privilege.pinned_in_mount_namespace")
+def test_a_pin_is_seen_from_another_mount_namespace(scene: Scene, observe: Observe) -> None:
+    other = Caller(scene)
+    outer = scene.empty()
+    become(other.process, "mount_namespace")
+    path = f"/sys/fs/bpf/{scene.type}"
+    outer.pin(path)
+    try:
+        observe(errno_of(other.bpf.pinned_map, path, like=outer))
+    finally:
+        scene.bpf.unpin(path)

@@ -19,6 +19,7 @@ import pytest
 
 from harness.errors import GuestError, InfrastructureError
 from harness.mutants.switches import PARAMETERS
+from harness.pytest_plugin.state import ALONE
 from harness.results import properties
 from harness.testing import Guest
 
@@ -42,6 +43,9 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     if session.testsfailed:
         return None  # something could not be collected, which pytest says
     items = {item.nodeid: item for item in session.items}
+    for item in session.items:
+        # A machine has one mutant's switch at a time, and what a mutant damages is not the next test's.
+        item.stash[ALONE] = True
     properties_of = {item.nodeid: list(item.user_properties) for item in session.items}
     for one in json.loads(Path(os.environ[PLAN]).read_text()):
         _now.clear()
@@ -96,10 +100,7 @@ def _ask_what_to_expect(request: pytest.FixtureRequest) -> None:
     would every later one.
     """
     if "probed" in request.fixturenames:
-        group = "contract_group" in request.fixturenames
-        contracts = request.getfixturevalue("contract_group") if group else [request.getfixturevalue("contract")]
-        for contract in contracts:
-            request.getfixturevalue("probed")(contract)
+        request.getfixturevalue("probed")(request.getfixturevalue("contract"))
 
 
 def throw(folder: str, number: int) -> int:

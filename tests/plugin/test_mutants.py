@@ -126,12 +126,8 @@ def probed(vm):
 CONTRACTS = """
 import pytest
 
-@pytest.mark.parametrize("contract", ["one"])
-def test_single(contract, probed):
-    pass
-
-@pytest.mark.parametrize("contract_group", [("two", "three")])
-def test_group(contract_group, probed):
+@pytest.mark.parametrize("contract", ["one", "two"])
+def test_it(contract, probed):
     pass
 """
 
@@ -141,9 +137,9 @@ def test_a_kernel_says_what_to_expect_of_it_before_it_becomes_the_mutant(
 ) -> None:
     pytester.makeconftest(SWITCHED)
     pytester.makepyfile(test_contracts=CONTRACTS)
-    tests = ["test_contracts.py::test_single[one]", "test_contracts.py::test_group[contract_group0]"]
+    tests = ["test_contracts.py::test_it[one]", "test_contracts.py::test_it[two]"]
     records = run(pytester, monkeypatch, [{**round_of("it", None), "tests": tests, "number": 7}])
     assert [(one["test"], one["outcome"]) for one in records if "outcome" in one] == [
         (test, "passed") for test in tests
     ]
-    assert Path("order").read_text().split() == "probe one throw 7 probe two probe three throw 7".split()
+    assert Path("order").read_text().split() == "probe one throw 7 probe two throw 7".split()

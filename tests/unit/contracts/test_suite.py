@@ -11,7 +11,6 @@ import pytest
 
 from harness import contracts as suite
 from harness.contracts.conftest import pytest_configure
-from harness.contracts.scene import Questions
 
 
 def observed_names() -> Iterator[str]:
@@ -40,10 +39,3 @@ def test_every_sentence_says_which_case_it_speaks_of() -> None:
 
 def test_every_sentence_is_one() -> None:
     assert [contract.id for contract in suite.contracts().values() if not contract.sentence.endswith(".")] == []
-
-
-def test_a_contract_is_answered_by_one_part() -> None:
-    questions = Questions()
-    questions.of("lookup.gives", "lookup.present")(lambda _: lambda _: "ok")
-    with pytest.raises(ValueError, match=r"lookup\.gives"):
-        questions.of("lookup.gives")(lambda _: lambda _: "ok")
