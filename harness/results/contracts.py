@@ -5,7 +5,7 @@ Pure. Imports the records beside it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TypeVar
 
 from msgspec.structs import replace
@@ -23,7 +23,7 @@ def by_contract(record: RunRecord) -> RunRecord:
     for result in record.results:
         contracts = seen.setdefault(result.test, {})
         contracts.update(dict.fromkeys(one.contract for one in result.observations if one.contract))
-    several = {test: list(contracts) for test, contracts in seen.items() if len(contracts) > 1}
+    several = {test: list(contracts) for test, contracts in seen.items() if _was_group(test, contracts)}
     if not several:
         return record
     return replace(
@@ -32,6 +32,11 @@ def by_contract(record: RunRecord) -> RunRecord:
         left_out=tuple(one for left_out in record.left_out for one in _named(left_out, several)),
         not_run=tuple(one for not_run in record.not_run for one in _named(not_run, several)),
     )
+
+
+def _was_group(test: str, contracts: Collection[str]) -> bool:
+    """Whether a test was of several contracts, or called after several and of one of them on these kernels."""
+    return len(contracts) > 1 or (len(contracts) == 1 and contract_in(test) not in ("", *contracts))
 
 
 def _named(one: T, several: dict[str, list[str]]) -> Iterator[T]:

@@ -78,3 +78,8 @@ def test_a_record_is_read_by_contract() -> None:
     ]
     assert found[2] == made.results[1]
     assert by_contract(parse(msgspec.json.encode(made), "run.json")).results == found
+
+
+def test_a_group_of_one_contract_is_called_after_it() -> None:
+    made = by_contract(record(two("6.1", "ok")))
+    assert [(one.test, one.contract) for one in made.results] == [("t.py::t[hom.batch.read]", "hom.batch.read")]
