@@ -26,7 +26,9 @@ def kernel_of(nodeid: str, kernels: Sequence[str]) -> str | None:
     return next((kernel for kernel in longest_first if without_kernel(nodeid, kernel) != nodeid), None)
 
 
-_CONTRACT = re.compile(r"(?:hom|aom|mim)(\.[a-z0-9_]+)+")
+_CONTRACT = re.compile(r"(?:hom|aom|mim)(\.[a-z0-9_-]+)+")
+_LOADERS = ("raw", "libbpf", "bcc")
+"""Parameters that say who makes the bpf(2) calls."""
 
 
 def is_contract(word: str) -> bool:
@@ -35,8 +37,10 @@ def is_contract(word: str) -> bool:
 
 
 def contract_in(test: str) -> str:
-    """Return the contract that is a parameter in a test's id; "" for none."""
-    return next(filter(is_contract, _parameters(test)), "")
+    """Return the contract that is a parameter in a test's id, alone or beside a loader; "" for none."""
+    words = _parameters(test)
+    found = "-".join(word for word in words if word not in _LOADERS)  # a case may have a - in it
+    return found if is_contract(found) else ""
 
 
 def behaviour_of(test: str) -> str:
@@ -48,8 +52,8 @@ def behaviour_of(test: str) -> str:
         test: Its id without the kernel.
     """
     contract = contract_in(test)
-    others = [word for word in _parameters(test) if word not in (contract, "raw")]
-    return f"{contract} ({', '.join(others)})" if contract and others else contract or test
+    loader = next((word for word in _parameters(test) if word in _LOADERS[1:]), "")
+    return f"{contract} ({loader})" if contract and loader else contract or test
 
 
 def _parameters(test: str) -> list[str]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import pytest
 
 from harness.report.html import as_html
 from harness.report.matrix import matrix_of
 from harness.results.contracts import by_contract
 from harness.results.file import parse
+from harness.results.ids import behaviour_of
 from tests.unit.results.samples import kernel, observation, record, result
 
 KERNELS = [kernel(version) for version in ("5.10.262", "6.1.192", "6.12.117", "7.2.2", "7.3")]
@@ -83,3 +85,19 @@ def test_a_record_is_read_by_contract() -> None:
 def test_a_group_of_one_contract_is_called_after_it() -> None:
     made = by_contract(record(two("6.1", "ok")))
     assert [(one.test, one.contract) for one in made.results] == [("t.py::t[hom.batch.read]", "hom.batch.read")]
+
+
+@pytest.mark.parametrize(
+    ("test", "behaviour"),
+    [
+        ("t.py::test_x[hom.create.value_size.8]", "hom.create.value_size.8"),
+        ("t.py::test_x[mim.prog.flag.rdonly_prog-store]", "mim.prog.flag.rdonly_prog-store"),
+        ("t.py::test_x[raw-hom.create.plain]", "hom.create.plain"),
+        ("t.py::test_x[hom.create.plain-libbpf]", "hom.create.plain (libbpf)"),
+        ("t.py::test_x[run.json]", "t.py::test_x[run.json]"),
+        ("t.py::test_x[hom.create-4096]", "hom.create-4096"),
+        ("t.py::test_x", "t.py::test_x"),
+    ],
+)
+def test_a_behaviour_is_a_contract_or_a_test(test: str, behaviour: str) -> None:
+    assert behaviour_of(test) == behaviour
