@@ -13,6 +13,7 @@ from harness.checks import known_faults, log_records
 from harness.checks.base import Complaint
 from harness.checks.known_faults import ExpectedFault, KnownFault, RepeatedFault
 from harness.errors import HarnessError, InfrastructureError, UsageError
+from harness.guest import calls
 from harness.results import properties
 from harness.results.outcomes import Trouble
 from harness.results.types import Fault
@@ -61,7 +62,7 @@ class KernelLog:
         self._tainted = machine.about["tainted"]
         if not self._kmemleak:
             return
-        since = machine.ask_agent("jiffies")
+        since = machine.ask_agent(calls.Agent.jiffies)
         if since is None:
             raise UsageError(
                 f"the kernel {machine.release} has no kmemleak",
@@ -94,9 +95,9 @@ class KernelLog:
     def _faults(self, machine: Machine) -> list[Fault]:
         leaked: list[Fault] = []
         if self._kmemleak:
-            report = machine.ask_agent("kmemleak", timeout=_KMEMLEAK_TIMEOUT)
+            report = machine.ask_agent_within(_KMEMLEAK_TIMEOUT, calls.Agent.kmemleak)
             leaked = kmemleaks.parse_kmemleak(report, self._since)
-        said = machine.ask_agent("log_since")
+        said = machine.ask_agent(calls.Agent.log_since)
         logged = find_faults(said["records"], self._tainted, said["tainted"])
         if self._kmemleak:
             # The scan's own line counts what is told one by one, and what was there before the test.

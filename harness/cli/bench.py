@@ -21,6 +21,7 @@ from typing import Any
 from harness import kernel as kernels
 from harness.cli.shell import require_udev
 from harness.errors import InfrastructureError
+from harness.guest import calls
 from harness.kernel.types import Choice
 from harness.machines.pool import Isolation, Pool, Settings
 from harness.util import cache
@@ -165,8 +166,8 @@ class Bench:
                 "clone_ready", "QEMU start to the clone's first answer", lambda: self.pool.take(self.spec)
             )
             process = machine.new_process()
-            process.call("bpf.map_create", "hash", 4, 4, 8)
-            process.call("bpf.ids", "map")
+            process.ask(calls.Bpf.map_create, "hash", 4, 4, 8)
+            process.ask(calls.Bpf.ids, kind="map")
             resident, private = _memory(machine)
             self.pool.give_back(self.spec, machine)
             self._add(
@@ -185,7 +186,9 @@ class Bench:
             kept = machine.new_process()
             for _ in range(rounds):
                 self._timed("forked_call", "call in a freshly forked guest process", lambda: _forked_call(machine))
-                self._timed("simple_call", "call in a guest process that is there", lambda: kept.call("close"))
+                self._timed(
+                    "simple_call", "call in a guest process that is there", lambda: kept.ask(calls.Process.close)
+                )
         finally:
             shared.close()
 
@@ -316,7 +319,7 @@ def _one(selector: str) -> Choice:
 
 def _forked_call(machine: Machine) -> None:
     process = machine.new_process()
-    process.call("bpf.map_create", "hash", 4, 4, 8)
+    process.ask(calls.Bpf.map_create, "hash", 4, 4, 8)
     process.close()
 
 

@@ -12,7 +12,8 @@ from harness.contracts.scene import Scene
 from harness.errors import GuestCallError
 from harness.pytest_plugin.state import STATE
 from harness.testing import Guest, Map, asm, errno_of, uapi
-from harness.vm.machine import GuestProcess, Machine
+from harness.vm.guest_process import GuestProcess
+from harness.vm.machine import Machine
 
 pytestmark = pytest.mark.vm(scope="module")
 

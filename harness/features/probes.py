@@ -11,6 +11,7 @@ from errno import E2BIG, EACCES, EBADF, EINVAL, ENOENT, EOPNOTSUPP, EPERM
 
 from harness.features import map_types
 from harness.features.capability import Answer, Finding, Probe
+from harness.guest import calls
 from harness.guest.api import asm, btf, uapi
 from harness.remote.bpf import Bpf
 from harness.remote.command import BpfError, HasFd
@@ -110,7 +111,7 @@ def _inserts(bpf: Bpf, outer: int, inner: int) -> Finding:
 def vmlinux_btf(bpf: Bpf) -> Finding:
     """The file with the kernel's own BTF is there."""
     path = "/sys/kernel/btf/vmlinux"
-    there = not bpf.commands.process.call("files.missing", [path])
+    there = not bpf.commands.process.ask(calls.Files.missing, [path])
     return Finding(Answer.YES if there else Answer.NO, f"{path} is {'there' if there else 'missing'}")
 
 
@@ -153,19 +154,19 @@ def sleepable_outer(bpf: Bpf) -> Finding:
 
 def unlimited_memory(bpf: Bpf) -> Finding:
     """A map can be created where RLIMIT_MEMLOCK leaves room for nothing."""
-    bpf.commands.call("hooks.limit_locked_memory", "setrlimit", size=0)
+    bpf.commands.ask("setrlimit", calls.Hooks.limit_locked_memory, size=0)
     return _by_errno(bpf.commands.attempt(*_small_map()).errno, yes=(0,), no=(EPERM,))
 
 
 def interpreter(bpf: Bpf) -> Finding:
     """A kernel built with CONFIG_BPF_JIT_ALWAYS_ON refuses to switch its compiler off; what was set is set again."""
-    switch = {"path": "/proc/sys/net/core/bpf_jit_enable"}
-    before = bpf.commands.call("hooks.read_file", "read of bpf_jit_enable", **switch).strip()
+    path = "/proc/sys/net/core/bpf_jit_enable"
+    before = bpf.commands.ask("read of bpf_jit_enable", calls.Hooks.read_file, path=path).strip()
     try:
-        bpf.commands.call("hooks.write_file", "write to bpf_jit_enable", data=b"0", **switch)
+        bpf.commands.ask("write to bpf_jit_enable", calls.Hooks.write_file, path=path, data=b"0")
     except BpfError as error:
         return _by_errno(error.errno, yes=(), no=(EINVAL,))
-    bpf.commands.call("hooks.write_file", "write to bpf_jit_enable", data=before, **switch)
+    bpf.commands.ask("write to bpf_jit_enable", calls.Hooks.write_file, path=path, data=before)
     return Finding(Answer.YES, "the compiler can be switched off")
 
 

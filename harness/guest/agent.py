@@ -22,7 +22,7 @@ import struct
 import sys
 import time
 
-from harness.guest import modules, process, wire
+from harness.guest import calls, modules, process, wire
 from harness.guest.leaks import processes, provenance, snapshot
 from harness.guest.link import Link
 
@@ -41,7 +41,7 @@ KMEMLEAK_AGE = 5.1
 
 _HELD_POLL_MS = 5
 _IDLE_MS = 30
-_PART = wire.frame(wire.REQUEST, wire.AGENT, 0, ("part", (), {}, ""))
+_PART = wire.frame(wire.REQUEST, wire.AGENT, 0, calls.request(calls.Process.part, ""))
 _PART_WITHIN = 0.1
 """Seconds in which a process that is not busy has closed what it has open."""
 _SPARES = 3
@@ -126,12 +126,12 @@ class Agent:
         self.link = link
         self.lean = lean
         # The test's own place in the log, and the harness's: neither reads away what the other has yet to see.
-        self.kernel_log, self.checks_log = (
+        self.log_of_tests, self.log_of_checks = (
             os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC) for _ in range(2)
         )
         # Open already when a clone wakes up, which pays for each piece of code that it runs, that of open() included.
         self.random = os.open("/dev/urandom", os.O_WRONLY | os.O_CLOEXEC)
-        self.taint = os.open("/proc/sys/kernel/tainted", os.O_RDONLY | os.O_CLOEXEC)
+        self.taint_flags = os.open("/proc/sys/kernel/tainted", os.O_RDONLY | os.O_CLOEXEC)
         self.children: dict[int, Child] = {}
         self.spares: list[Child] = []
         self.splitter = wire.Splitter()
@@ -140,14 +140,14 @@ class Agent:
         self.deaths = watch_deaths()
         self.poll.register(self.deaths, select.POLLIN)
         self.statuses: dict[int, int] = {}
-        self.ledger: snapshot.Ledger  # once the machine is ready
+        self.counts: snapshot.Ledger  # once the machine is ready
         self.records: list[provenance.Record] = []
         self.past: list[provenance.Record] = []
         self.held = False
 
     def tainted(self) -> int:
         """Return the kernel's taint flags."""
-        return int(os.pread(self.taint, 32, 0))
+        return int(os.pread(self.taint_flags, 32, 0))
 
     def send(self, kind: int, number: int, tag: int, value: object) -> None:
         """Send one frame to the host."""
@@ -193,9 +193,10 @@ class Agent:
             except OSError:
                 return  # it died; its exit is reported when it is reaped
             return
-        name, arguments = wire.decode(payload)
+        name, arguments, keywords, _ = wire.decode(payload)
         try:
-            result = getattr(self, f"do_{name}")(**arguments)
+            answers: calls.Agent = self
+            result = getattr(answers, name.partition(".")[2])(*arguments, **keywords)
         except Exception as error:  # noqa: BLE001 - whatever it was, the host is told
             self.send(wire.FAILURE, number, tag, process.describe(error))
         else:
@@ -286,11 +287,11 @@ class Agent:
 
     # What the host can ask of the agent itself.
 
-    def do_ping(self) -> float:
+    def ping(self) -> float:
         """Answer, so that the host can tell a hung test from a hung kernel."""
         return time.monotonic()
 
-    def do_signal(self, number: int, signum: int) -> None:
+    def signal(self, number: int, signum: int) -> None:
         """Send a signal to a guest process and all that it started in its process group."""
         child = self.children.get(number)
         if child is None:
@@ -300,7 +301,7 @@ class Agent:
         except ProcessLookupError:
             os.kill(child.pid, signum)  # not yet the leader of a group of its own
 
-    def do_hold(self) -> None:
+    def hold(self) -> None:
         """Look for requests without being told of them, until one comes: the machine is about to be saved.
 
         A clone starts with nothing translated and pays for each piece of code that it runs. So what can be done for it
@@ -316,11 +317,7 @@ class Agent:
         self.link.rewind()
         self.held = True
 
-    def do_health(self) -> dict[str, int]:
-        """Return what tells whether this machine is as good as new."""
-        return {"tainted": self.tainted()}
-
-    def do_ledger(self, is_last: bool) -> dict[str, Any]:
+    def leak_snapshot(self, *, is_last: bool) -> dict[str, Any]:
         """Return what the kernel holds when what the test still has running through the harness is gone.
 
         Args:
@@ -329,7 +326,7 @@ class Agent:
         """
         if is_last and self._part():
             own = [one.pid for one in (*self.spares, *self.children.values())]
-            found = self.ledger.settle(self._reap, own, briefly=True)
+            found = self.counts.settle(self._reap, own, briefly=True)
             if not found["beyond"]:
                 return found
         of_test = dict(self.children)
@@ -338,12 +335,12 @@ class Agent:
         for number, child in of_test.items():
             self._bury(number, os.waitpid(child.pid, 0)[1])
         own = [spare.pid for spare in self.spares]
-        strays = self.ledger.strays(own)
+        strays = self.counts.strays(own)
         if strays:
             # What programs.start() started has a session of its own, and outlives the guest process that did.
             for pid in {child.record.program for child in of_test.values()}.intersection(strays):
                 kill(pid)
-        found = self.ledger.settle(self._reap, own)
+        found = self.counts.settle(self._reap, own)
         places: dict[tuple[str, int], str] = {}
         if found["objects"]:
             for record in self.records:
@@ -370,7 +367,7 @@ class Agent:
             return False  # it has died
         return True
 
-    def do_wake(self, realtime: float, entropy: bytes, hostname: str) -> None:
+    def wake(self, *, realtime: float, entropy: bytes, hostname: str) -> None:
         """Make a machine of its own of a clone: clock, entropy and host name."""
         time.clock_settime(CLOCK_REALTIME, realtime)
         fcntl.ioctl(self.random, RNDADDENTROPY, _ENTROPY.pack(len(entropy) * 8, len(entropy)) + entropy)
@@ -380,22 +377,22 @@ class Agent:
             os.write(self.random, entropy)  # before 4.17 there is no such request; a write is mixed in all the same
         socket.sethostname(hostname)
 
-    def do_kernel_log(self) -> list[bytes]:
+    def kernel_log(self) -> list[bytes]:
         """Return the kernel's log records since the last call, as /dev/kmsg gives them."""
-        return read_log(self.kernel_log)
+        return read_log(self.log_of_tests)
 
-    def do_log_since(self) -> dict[str, Any]:
+    def log_since(self) -> calls.Logged:
         """Return what the kernel has said since the last call, whatever tests have read, and its taint flags."""
-        return {"records": read_log(self.checks_log), "tainted": self.tainted()}
+        return {"records": read_log(self.log_of_checks), "tainted": self.tainted()}
 
-    def do_jiffies(self) -> int | None:
+    def jiffies(self) -> int | None:
         """Return the kernel's clock in ticks; None when the kernel was built without kmemleak, which stamps with it."""
         if not os.path.exists(KMEMLEAK):
             return None
         with open("/proc/timer_list") as file:
             return next(int(line.split()[1]) for line in file if line.startswith("jiffies: "))
 
-    def do_kmemleak(self) -> str:
+    def kmemleak(self) -> str:
         """Return what kmemleak thinks is leaked, once everything allocated so far is old enough to be told."""
         time.sleep(KMEMLEAK_AGE)
         # An object is told when two scans found it unreferenced and unchanged.
@@ -404,12 +401,6 @@ class Agent:
                 file.write("scan")
         with open(KMEMLEAK) as file:
             return file.read()
-
-    def do_power_off(self) -> None:
-        """Stop the machine at once."""
-        os.sync()
-        libc = ctypes.CDLL(None, use_errno=True)
-        libc.reboot(0x4321FEDC)
 
 
 def read_log(log: int) -> list[bytes]:
@@ -476,7 +467,7 @@ def main() -> NoReturn:
         agent.send(wire.EVENT, wire.AGENT, 0, {"event": "module refused", "module": refused[0], "errno": refused[1]})
         agent.serve()
     if "preload" in options:
-        process.MODULES[options["preload"]].preload()
-    agent.ledger = snapshot.Ledger()
-    agent.send(wire.EVENT, wire.AGENT, 0, describe_machine(absent, agent.tainted(), agent.ledger.baseline))
+        getattr(process.Handlers, options["preload"]).preload()
+    agent.counts = snapshot.Ledger()
+    agent.send(wire.EVENT, wire.AGENT, 0, describe_machine(absent, agent.tainted(), agent.counts.baseline))
     agent.serve()

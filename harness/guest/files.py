@@ -13,7 +13,7 @@ import stat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    Entry = tuple[str, str, int, str]
+    from harness.guest.calls import Entry
 
 
 def make_folder(path: str, mode: int) -> None:

@@ -23,25 +23,14 @@ from harness.guest.leaks import descriptors, provenance
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
-MODULES: dict[str, Any] = {
-    "bcc": bcc_loader,
-    "bpf": bpf,
-    "credentials": credentials,
-    "files": files,
-    "hooks": hooks,
-    "libbpf": libbpf,
-    "programs": programs,
-    "prompt": prompt,
-    "sequences": sequences,
-}
+    from harness.guest import calls
 
 _TRACEBACK_LIMIT = 40
 _MOST_FDS = 1024
 _MADV_POPULATE_WRITE = 23
-
-_left_open: list[dict[str, Any]] = []
 
 
 def raise_limits() -> None:
@@ -84,30 +73,123 @@ class Capture:
         for fd, name in ((1, "stdout"), (2, "stderr")):
             file = os.memfd_create(name)
             os.dup2(file, fd)
-            self._files[name] = file
+            self._files[fd] = file
         null = os.open("/dev/null", os.O_RDONLY)
         os.dup2(null, 0)
         os.close(null)
 
-    def take(self) -> dict[str, bytes]:
+    def take(self) -> calls.Printed:
         """Return what was printed since the last call."""
         sys.stdout.flush()
         sys.stderr.flush()
-        taken = {}
-        for name, file in self._files.items():
-            size = os.fstat(file).st_size
-            taken[name] = os.pread(file, size, 0)
-            os.ftruncate(file, 0)
-            os.lseek(file, 0, os.SEEK_SET)
+        return {"stdout": self._take(1), "stderr": self._take(2)}
+
+    def _take(self, stream: int) -> bytes:
+        file = self._files[stream]
+        taken = os.pread(file, os.fstat(file).st_size, 0)
+        os.ftruncate(file, 0)
+        os.lseek(file, 0, os.SEEK_SET)
         return taken
+
+
+class Process:
+    """What a guest process answers for itself.
+
+    Args:
+        link: The descriptor over which it is asked.
+    """
+
+    def __init__(self, link: int) -> None:
+        self._link = link
+        self._capture = Capture()
+        self._left_open: list[dict[str, Any]] = []
+
+    def output(self) -> calls.Output:
+        """Return what was printed since the last call, and what the last function left open."""
+        return {**self._capture.take(), "left_open": self._left_open}
+
+    def close(self, *fds: int) -> None:
+        """Close descriptors."""
+        for fd in fds:
+            os.close(fd)
+
+    def part(self) -> bool:
+        """Close every descriptor but the link; return whether this process has no thread beside this one."""
+        os.closerange(0, self._link)
+        os.closerange(self._link + 1, _MOST_FDS)
+        return _thread._count() == 0
+
+    def run_function(
+        self,
+        code: bytes,
+        names: dict[str, Any],
+        imports: dict[str, tuple[str, str]],
+        arguments: tuple[Any, ...],
+        keywords: dict[str, Any],
+        closes: bool,
+    ) -> Any:
+        """Run a function that the host shipped.
+
+        Args:
+            code: As for :func:`unpack`.
+            names: Likewise.
+            imports: Likewise.
+            arguments: Positional arguments.
+            keywords: Keyword arguments.
+            closes: Whether to look for descriptors that it leaves open, with system calls of this process.
+        """
+        function = unpack(code, names, imports)
+        if not closes:
+            return function(*arguments, **keywords)
+        before = descriptors.descriptors()
+        value = function(*arguments, **keywords)
+        self._left_open = descriptors.left_open(before)
+        return value
+
+
+def unpack(code: bytes, names: dict[str, Any], imports: dict[str, tuple[str, str]]) -> Callable[..., Any]:
+    """Return a function that the host shipped.
+
+    Args:
+        code: The marshalled code of a module that defines it (and the functions it calls) and assigns it to `shipped`.
+        names: Plain values it uses from its module.
+        imports: Modules it uses, and members of modules, by the name it knows them under.
+    """
+    scope: dict[str, Any] = {"__name__": "shipped", "__builtins__": __builtins__, **names}
+    for alias, (module, member) in imports.items():
+        __import__(module)
+        scope[alias] = getattr(sys.modules[module], member) if member else sys.modules[module]
+    module_code = marshal.loads(code)  # noqa: S302 - the host made it, for this interpreter
+    assert isinstance(module_code, types.CodeType)
+    exec(module_code, scope)  # noqa: S102 - this is what the request asks for
+    function: Callable[..., Any] = scope["shipped"]
+    return function
+
+
+class Handlers:
+    """Who answers the calls to a guest process; each has the calls that the class of its name declares."""
+
+    bcc: calls.Bcc = bcc_loader
+    bpf: calls.Bpf = bpf
+    credentials: calls.Credentials = credentials
+    files: calls.Files = files
+    hooks: calls.Hooks = hooks
+    libbpf: calls.Libbpf = libbpf
+    programs: calls.Programs = programs
+    prompt: calls.Prompt = prompt
+    sequences: calls.Sequences = sequences
+
+    def __init__(self, process: calls.Process) -> None:
+        self.process = process
 
 
 def serve(link: socket.socket) -> None:
     """Say that all is ready, with a single byte; answer requests until the link closes."""
     os.setpgid(0, 0)  # not a session: the scheduler makes a group of its own for each
-    capture = Capture()
+    process = Process(link.fileno())
     sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+    handlers = Handlers(process)
     splitter = wire.Splitter()
     link.sendall(wire.DOORBELL)
     while True:
@@ -118,65 +200,9 @@ def serve(link: socket.socket) -> None:
             try:
                 name, arguments, keywords, asked = wire.decode(payload)
                 provenance.asked_from(asked)
-                value: object
-                if name == "part":
-                    value = _part(link.fileno())
-                elif name == "output":
-                    value = {**capture.take(), "left_open": _left_open}
-                else:
-                    value = _answer(name, arguments, keywords)
+                handler, _, function = name.partition(".")
+                value = getattr(getattr(handlers, handler), function)(*arguments, **keywords)
                 reply = wire.frame(wire.REPLY, number, tag, value)
             except BaseException as error:  # noqa: BLE001 - whatever it was, the host is told
                 reply = wire.frame(wire.FAILURE, number, tag, describe(error))
             link.sendall(reply)
-
-
-def _answer(name: str, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-    if name == "function":
-        return _run_function(*arguments)
-    if name == "close":
-        for fd in arguments:
-            os.close(fd)
-        return None
-    loader, _, function = name.partition(".")
-    return getattr(MODULES[loader], function)(*arguments, **keywords)
-
-
-def _part(link: int) -> bool:
-    """Close every descriptor but the link; return whether this process has no thread beside this one."""
-    os.closerange(0, link)
-    os.closerange(link + 1, _MOST_FDS)
-    return _thread._count() == 0
-
-
-def _run_function(
-    code: bytes,
-    names: dict[str, Any],
-    imports: dict[str, tuple[str, str]],
-    arguments: tuple[Any, ...],
-    keywords: dict[str, Any],
-    closes: bool,
-) -> Any:
-    """Run a function that the host shipped.
-
-    Args:
-        code: The marshalled code of a module that defines it (and the functions it calls) and assigns it to `shipped`.
-        names: Plain values it uses from its module.
-        imports: Modules it uses, and members of modules, by the name it knows them under.
-        arguments: Positional arguments.
-        keywords: Keyword arguments.
-        closes: Whether to look for descriptors that it leaves open, with system calls of this process.
-    """
-    scope: dict[str, Any] = {"__name__": "shipped", "__builtins__": __builtins__, **names}
-    for alias, (module, member) in imports.items():
-        __import__(module)
-        scope[alias] = getattr(sys.modules[module], member) if member else sys.modules[module]
-    module_code = marshal.loads(code)  # noqa: S302 - the host made it, for this interpreter
-    assert isinstance(module_code, types.CodeType)
-    exec(module_code, scope)  # noqa: S102 - this is what the request asks for
-    if not closes:
-        return scope["shipped"](*arguments, **keywords)
-    before = descriptors.descriptors()
-    value = scope["shipped"](*arguments, **keywords)
-    _left_open[:] = descriptors.left_open(before)
-    return value

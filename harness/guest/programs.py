@@ -15,7 +15,9 @@ from harness.guest.leaks import provenance
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, NoReturn
+    from typing import NoReturn
+
+    from harness.guest import calls
 
 _PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 _PAUSE = 0.01
@@ -167,7 +169,7 @@ def _become(
         os._exit(127)
 
 
-def wait(timeout: float, text: bytes = b"") -> bool:
+def wait(timeout: float, text: bytes) -> bool:
     """Wait until the program has ended, or has printed a text; return whether that came to be.
 
     Args:
@@ -195,7 +197,7 @@ def send_signal(number: int) -> None:
         return
 
 
-def collect() -> dict[str, Any]:
+def collect() -> calls.Collected:
     """Return what became of the program so far; what is left of its process group is killed if it has ended."""
     running = _running[0]
     ended = running.wait(0)

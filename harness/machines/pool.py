@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.errors import BootError, GuestError, InfrastructureError, TemplateError, VngFailed
+from harness.guest import calls
 from harness.image.build import Image, guest_image
 from harness.kernel.catalog import Catalog
 from harness.kernel.types import Choice, Kernel, Progress
@@ -281,10 +282,10 @@ def is_healthy(machine: Machine) -> bool:
     if machine.state is not State.READY:
         return False
     try:
-        health = machine.ask_agent("health")
+        tainted = machine.ask_agent(calls.Agent.tainted)
     except (GuestError, InfrastructureError):
         return False  # whatever it is, another machine takes its place
-    return bool(health["tainted"] == machine.about["tainted"])
+    return bool(tainted == machine.about["tainted"])
 
 
 def available_mib(meminfo: Path = Path("/proc/meminfo")) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.errors import UsageError
+from harness.guest import calls
 from harness.remote.command import BpfError, Commands
 from harness.remote.objects import Map, Program
 
@@ -34,7 +35,7 @@ class Bcc:
         Raises:
             BpfError: It does not compile, or a map was refused; the error's log holds what was said.
         """
-        answer = self._commands.process.call("bcc.compile_text", text, list(flags), timeout=_COMPILE_TIMEOUT)
+        answer = self._commands.process.ask_within(_COMPILE_TIMEOUT, calls.Bcc.compile_text, text, list(flags))
         handle, said, maps, functions = answer
         if not handle:
             raise BpfError(22, "bcc.BPF", {"text": text}, log=said)
@@ -72,7 +73,7 @@ class BccModule:
         """
         if name not in self.functions:
             raise UsageError(f"there is no function {name!r}", expected=f"one of {', '.join(self.functions)}")
-        errno, fd, log = self._commands.process.call("bcc.load_function", self._handle, name, type)
+        errno, fd, log = self._commands.process.ask(calls.Bcc.load_function, self._handle, name, type)
         if errno:
             raise BpfError(errno, "bcc_func_load", {"name": name, "type": type}, log=log.decode(errors="replace"))
         return Program(self._commands, fd, type)

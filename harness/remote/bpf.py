@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from harness.guest import calls
 from harness.guest.api import asm
 from harness.guest.api.uapi import MAP_TYPES, PROG_TYPES
 from harness.remote.command import Answer, Commands, HasFd
 from harness.remote.objects import Btf, Held, Link, Map, Program, SocketFilter
-from harness.vm.machine import GuestProcess
+from harness.vm.guest_process import GuestProcess
 
 O_RDONLY = 0
 
@@ -98,10 +99,6 @@ class Bpf:
     def pinned_map(self, path: str, *, file_flags: int = 0, like: Map | None = None) -> Map:
         """Open a pinned map; `like` as for :meth:`map_by_id`."""
         return self._map(self._get(path, file_flags), like)
-
-    def adopt_map(self, fd: int) -> Map:
-        """Return the map that a descriptor of the guest process stands for; closing it closes the descriptor."""
-        return self._map(fd, None)
 
     def _map(self, fd: int, like: Map | None) -> Map:
         if like is not None:
@@ -207,21 +204,21 @@ class Bpf:
 
     def tracepoint(self, program: HasFd, category: str, event: str) -> Held:
         """Attach a program to a tracepoint, such as ("raw_syscalls", "sys_enter"), until the result is closed."""
-        fd = self.commands.call(
-            "hooks.tracepoint", "perf_event_open", prog_fd=program.fd, category=category, event=event
+        fd = self.commands.ask(
+            "perf_event_open", calls.Hooks.tracepoint, prog_fd=program.fd, category=category, event=event
         )
         return Held(self.commands, fd)
 
     def kprobe(self, program: HasFd, symbol: str, *, at_return: bool = False) -> Held:
         """Attach a program to a function of the kernel (4.17 and later), until the result is closed."""
-        fd = self.commands.call(
-            "hooks.kprobe", "perf_event_open", prog_fd=program.fd, symbol=symbol, at_return=at_return
+        fd = self.commands.ask(
+            "perf_event_open", calls.Hooks.kprobe, prog_fd=program.fd, symbol=symbol, at_return=at_return
         )
         return Held(self.commands, fd)
 
     def socket_filter(self, program: HasFd) -> SocketFilter:
         """Attach a program to the receiver of a new pair of datagram sockets."""
-        fd = self.commands.call("hooks.socket_filter", "setsockopt SO_ATTACH_BPF", prog_fd=program.fd)
+        fd = self.commands.ask("setsockopt SO_ATTACH_BPF", calls.Hooks.socket_filter, prog_fd=program.fd)
         return SocketFilter(self.commands, fd)
 
     # BTF, ids and the rest.
@@ -241,8 +238,7 @@ class Bpf:
             BpfError: EINVAL where the kernel lacks the command (maps and programs before 4.13, BTF before 5.4, links
                 before 5.8).
         """
-        found: list[int] = self.commands.call("bpf.ids", f"{kind.upper()}_GET_NEXT_ID", kind=kind)
-        return found
+        return self.commands.ask(f"{kind.upper()}_GET_NEXT_ID", calls.Bpf.ids, kind=kind)
 
     def map_ids(self) -> list[int]:
         """Return the ids of all live maps of the guest (4.13 and later)."""
@@ -259,16 +255,16 @@ class Bpf:
 
     def open(self, path: str, flags: int = O_RDONLY) -> Held:
         """Open a file or folder of the guest, a cgroup's for instance."""
-        return Held(self.commands, self.commands.call("hooks.open_file", "open", path=path, flags=flags))
+        return Held(self.commands, self.commands.ask("open", calls.Hooks.open_file, path=path, flags=flags))
 
     def unpin(self, path: str) -> None:
         """Remove a pinned object's file; the object lives on while something else holds it."""
-        self.commands.call("hooks.remove", "unlink", path=path)
+        self.commands.ask("unlink", calls.Hooks.remove, path=path)
 
     def cgroup(self, name: str) -> Held:
         """Make a cgroup and open it."""
         path = f"/sys/fs/cgroup/{name}"
-        self.commands.call("hooks.make_folder", "mkdir", path=path)
+        self.commands.ask("mkdir", calls.Hooks.make_folder, path=path)
         return self.open(path)
 
     def close(self, fd: int) -> None:

@@ -11,11 +11,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from harness.errors import GuestCallError, GuestError, LoaderCannot
+from harness.guest import calls
 from harness.util.errnos import errno_name
-from harness.vm.machine import GuestProcess
+from harness.vm.guest_process import GuestProcess
+
+if TYPE_CHECKING:
+    from harness.guest.calls import P, R
 
 
 class HasFd(Protocol):
@@ -90,6 +94,13 @@ class Answer:
     buffers: dict[str, bytes] = field(default_factory=dict)
 
 
+_LOADERS: dict[str, tuple[calls.AttemptCall, calls.LoadCall]] = {
+    "raw": (calls.Bpf.attempt, calls.Bpf.load),
+    "libbpf": (calls.Libbpf.attempt, calls.Libbpf.load),
+    "bcc": (calls.Bcc.attempt, calls.Bcc.load),
+}
+
+
 class Commands:
     """Issues bpf(2) commands in one guest process, through one loader.
 
@@ -101,7 +112,7 @@ class Commands:
     def __init__(self, process: GuestProcess, loader: str = "raw") -> None:
         self.process = process
         self.loader = loader
-        self._module = "bpf" if loader == "raw" else loader
+        self._attempt, self._load = _LOADERS[loader]
         self._cpus = 0
 
     def attempt(
@@ -117,7 +128,7 @@ class Commands:
             tail: Bytes behind the last field of the command that the harness knows.
         """
         plain = {name: _plain(value) for name, value in fields.items()}
-        return Answer(*self._through_loader("attempt", name, plain, dict(outputs or {}), tail))
+        return Answer(*self._through_loader(self._attempt, name, plain, dict(outputs or {}), tail))
 
     def issue(
         self, name: str, fields: Mapping[str, Any], outputs: Mapping[str, int | bytes] | None = None, tail: bytes = b""
@@ -143,15 +154,15 @@ class Commands:
             BpfError: The kernel refused it.
         """
         plain = {name: _plain(value) for name, value in fields.items()}
-        errno, fd, log = self._through_loader("load", plain, log_level)
+        errno, fd, log = self._through_loader(self._load, plain, log_level)
         text = log.decode(errors="replace")
         if errno:
             raise BpfError(errno, "PROG_LOAD", fields, log=text)
         return fd, text
 
-    def _through_loader(self, function: str, *arguments: Any) -> Any:
+    def _through_loader(self, call: calls.Call[P, R], /, *arguments: P.args, **keywords: P.kwargs) -> R:
         try:
-            return self.process.call(f"{self._module}.{function}", *arguments)
+            return self.process.ask(call, *arguments, **keywords)
         except GuestCallError as error:
             if error.type_name == "CannotExpress":
                 raise LoaderCannot(
@@ -161,17 +172,27 @@ class Commands:
                 ) from None
             raise
 
-    def call(self, name: str, shown: str, /, **keywords: Any) -> Any:
-        """Call a function of a guest module that makes system calls other than a plain bpf(2) command.
+    def ask(self, shown: str, call: calls.Call[P, R], /, *arguments: P.args, **keywords: P.kwargs) -> R:
+        """Make a call that makes system calls other than a plain bpf(2) command.
 
         Args:
-            name: Module and function.
-            shown: What it does, for the message of an error.
-            **keywords: Its arguments, plain values.
+            shown: What it does, for the message of an error, which names what goes by name.
+            call: One of :mod:`harness.guest.calls`.
+            *arguments: What it declares; plain values.
+            **keywords: Likewise.
 
         Raises:
             BpfError: A system call failed.
         """
+        try:
+            return self.process.ask(call, *arguments, **keywords)
+        except GuestCallError as error:
+            if error.errno:
+                raise BpfError(error.errno, shown, keywords) from None
+            raise
+
+    def call(self, name: str, shown: str, /, **keywords: Any) -> Any:
+        """Make a call as :meth:`ask`, by its name as text."""
         try:
             return self.process.call(name, **keywords)
         except GuestCallError as error:
@@ -181,12 +202,12 @@ class Commands:
 
     def close(self, fd: int) -> None:
         """Close a file descriptor of the guest process."""
-        self.process.call("close", fd)
+        self.process.ask(calls.Process.close, fd)
 
     def cpus(self) -> int:
         """Return how many values an element of a per-CPU map has."""
         if not self._cpus:
-            self._cpus = self.process.call("hooks.possible_cpus")
+            self._cpus = self.process.ask(calls.Hooks.possible_cpus)
         return self._cpus
 
 

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from harness.errors import GuestCallError, GuestProcessDied, UsageError
-from harness.guest import wire
+from harness.guest import calls, wire
 from harness.remote import pickling, transfer
 from harness.remote.program import OUTPUT_LIMIT, Ran, Running
-from harness.vm.machine import GuestProcess, Machine
+from harness.vm.guest_process import GuestProcess
+from harness.vm.machine import Machine
 
 T = TypeVar("T")
 
@@ -94,11 +95,11 @@ class Guest:
         shipment = pickling.pack(function)
         process = self._machine.new_process()
         try:
-            value: T = process.call(
-                "function",
+            value: T = process.ask_as(
+                f"{function.__name__}()",
+                timeout,
+                calls.Process.run_function,
                 *(shipment.code, shipment.names, shipment.imports, arguments, keywords, closes),
-                timeout=timeout,
-                shown=f"{function.__name__}()",
             )
         except wire.WireError:
             raise _unshippable(function.__name__, arguments, keywords) from None
@@ -191,20 +192,19 @@ class Guest:
         Raises:
             GuestCallError: It cannot be written.
         """
-        self.process.call("hooks.write_file", path, text.encode() if isinstance(text, str) else text)
+        self.process.ask(calls.Hooks.write_file, path=path, data=text.encode() if isinstance(text, str) else text)
 
     def _take_output(self, process: GuestProcess, name: str) -> None:
         with contextlib.suppress(GuestProcessDied):  # it was killed: what it printed went with it
-            printed = process.call("output", timeout=10.0)
-            left_open = printed.pop("left_open")
-            self._machine.left_open += [{**one, "function": name} for one in left_open]
-            if any(printed.values()):
-                texts = (printed[stream].decode(errors="replace") for stream in ("stdout", "stderr"))
-                self.outputs.append(Output(name, *texts))
+            printed = process.ask_within(10.0, calls.Process.output)
+            self._machine.left_open += [{**one, "function": name} for one in printed["left_open"]]
+            stdout, stderr = printed["stdout"], printed["stderr"]
+            if stdout or stderr:
+                self.outputs.append(Output(name, stdout.decode(errors="replace"), stderr.decode(errors="replace")))
 
     def kernel_log(self) -> list[bytes]:
         """Return the kernel's log records since the last call, as /dev/kmsg gives them."""
-        return self._machine.ask_agent("kernel_log")  # type: ignore[no-any-return]
+        return self._machine.ask_agent(calls.Agent.kernel_log)
 
     def close(self) -> None:
         """End the guest process of this test."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from harness import needs
 from harness.errors import UsageError
+from harness.guest import calls
 from harness.image.build import optional_libraries
 from harness.remote.command import BpfError, Commands, HasFd
 from harness.remote.objects import Map, Program
@@ -103,8 +104,7 @@ class Libbpf:
     @property
     def version(self) -> str:
         """The library's version, "v1.1"."""
-        found: str = self._commands.process.call("libbpf.version")
-        return found
+        return self._commands.process.ask(calls.Libbpf.version)
 
     def open(self, source: Path | str | bytes, name: str = "") -> BpfObject:
         """Open a compiled object, without loading it yet.
@@ -126,7 +126,7 @@ class Libbpf:
             except OSError as error:
                 raise UsageError(f"the BPF object {path} cannot be read: {error.strerror}") from error
             known_as = name or path.name.partition(".")[0]
-        answer = self._commands.process.call("libbpf.open_object", data, known_as, timeout=_LOAD_TIMEOUT)
+        answer = self._commands.process.ask_within(_LOAD_TIMEOUT, calls.Libbpf.open_object, data, known_as)
         errno, handle, messages, described = answer
         if errno:
             raise BpfError(errno, "bpf_object__open_mem", {"name": known_as}, log=messages.decode(errors="replace"))
@@ -186,13 +186,13 @@ class BpfObject:
             UsageError: The object has no such map.
         """
         self._check("map", name, self.definitions.maps)
-        answer = self._commands.process.call("libbpf.set_map", self._handle, name, setting, int(value))
+        answer = self._commands.process.ask(calls.Libbpf.set_map, self._handle, name, setting, int(value))
         self._take(answer, f"bpf_map__set_{setting}", {"map": name, "value": value})
 
     def set_program(self, name: str, setting: str, value: int) -> None:
         """Change a program before it is loaded: autoload, expected_attach_type, ...; as :meth:`set_map`."""
         self._check("program", name, self.definitions.programs)
-        answer = self._commands.process.call("libbpf.set_program", self._handle, name, setting, int(value))
+        answer = self._commands.process.ask(calls.Libbpf.set_program, self._handle, name, setting, int(value))
         self._take(answer, f"bpf_program__set_{setting}", {"program": name, "value": value})
 
     def autoload(self, *names: str) -> None:
@@ -205,12 +205,11 @@ class BpfObject:
     def keep_log(self, program: str, level: int = 1) -> None:
         """Have the verifier's log of a program kept, accepted or not, for :meth:`log_of`."""
         self._check("program", program, self.definitions.programs)
-        self._commands.process.call("libbpf.keep_log", self._handle, program, level)
+        self._commands.process.ask(calls.Libbpf.keep_log, self._handle, program, level)
 
     def log_of(self, program: str) -> str:
         """Return the verifier's log of a program; see :meth:`keep_log`."""
-        log: bytes = self._commands.process.call("libbpf.program_log", self._handle, program)
-        return log.decode(errors="replace")
+        return self._commands.process.ask(calls.Libbpf.program_log, self._handle, program).decode(errors="replace")
 
     def load(self) -> None:
         """Create the maps, fill the static slots of outer maps, load the programs.
@@ -218,7 +217,7 @@ class BpfObject:
         Raises:
             BpfError: libbpf or the kernel refused; its log is the verifier's, or else what libbpf said.
         """
-        answer = self._commands.process.call("libbpf.load_object", self._handle, timeout=_LOAD_TIMEOUT)
+        answer = self._commands.process.ask_within(_LOAD_TIMEOUT, calls.Libbpf.load_object, self._handle)
         errno, messages, found = answer
         self._take((errno, messages), "bpf_object__load", {"object": self.name})
         for name, fd in found["maps"].items():
@@ -245,7 +244,7 @@ class BpfObject:
             BpfError: libbpf or the kernel refused.
         """
         self._check("program", name, self.programs)
-        errno, link, fd, messages = self._commands.process.call("libbpf.attach", self._handle, name)
+        errno, link, fd, messages = self._commands.process.ask(calls.Libbpf.attach, self._handle, name)
         self._take((errno, messages), "bpf_program__attach", {"program": name})
         return Attachment(self._commands, link, fd)
 
@@ -253,7 +252,7 @@ class BpfObject:
         """Close the object with its maps and programs."""
         for held in (*self.maps.values(), *self.programs.values()):
             held.closed = True
-        self._commands.process.call("libbpf.close_object", self._handle)
+        self._commands.process.ask(calls.Libbpf.close_object, self._handle)
 
     def _take(self, answer: tuple[int, bytes], function: str, attributes: dict[str, Any]) -> None:
         errno, said = answer
@@ -291,4 +290,4 @@ class Attachment:
 
     def close(self) -> None:
         """Detach."""
-        self._commands.process.call("libbpf.detach", self._link)
+        self._commands.process.ask(calls.Libbpf.detach, self._link)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from errno import ENOENT
 from typing import Any, TypeVar
 
+from harness.guest import calls
 from harness.guest.api import asm
 from harness.guest.api.uapi import ANY
 from harness.remote.command import BpfError, Commands, HasFd
@@ -53,14 +54,13 @@ class Held:
 
     def fdinfo(self) -> dict[str, str]:
         """Return the lines of /proc/self/fdinfo for it."""
-        text: str = self.commands.call("hooks.fdinfo", "read of fdinfo", fd=self.fd)
+        text = self.commands.ask("read of fdinfo", calls.Hooks.fdinfo, fd=self.fd)
         pairs = (line.partition(":") for line in text.splitlines())
         return {name: value.strip() for name, _, value in pairs}
 
     def read(self) -> bytes:
         """Read it to its end (32 MiB at most)."""
-        found: bytes = self.commands.call("hooks.read_all", "read", fd=self.fd)
-        return found
+        return self.commands.ask("read", calls.Hooks.read_all, fd=self.fd)
 
     def close(self) -> None:
         """Close the descriptor; nothing happens when it is closed already, or went with the machine that had it."""
@@ -87,8 +87,7 @@ class KernelObject(Held):
 
     def info(self) -> dict[str, Any]:
         """Return what OBJ_GET_INFO_BY_FD tells, the fields that this kernel fills."""
-        found: dict[str, Any] = self.commands.call("bpf.info", "OBJ_GET_INFO_BY_FD", fd=self.fd, kind=self.kind)
-        return found
+        return self.commands.ask("OBJ_GET_INFO_BY_FD", calls.Bpf.info, fd=self.fd, kind=self.kind)
 
     def pin(self, path: str) -> None:
         """Pin it below a bpf file system: "/sys/fs/bpf/NAME"."""
@@ -180,8 +179,7 @@ class Map(KernelObject):
 
     def keys(self) -> list[bytes]:
         """Return the keys in the kernel's order, walked by MAP_GET_NEXT_KEY."""
-        found: list[bytes] = self.commands.call("bpf.map_keys", "MAP_GET_NEXT_KEY", fd=self.fd, key_size=self.key_size)
-        return found
+        return self.commands.ask("MAP_GET_NEXT_KEY", calls.Bpf.map_keys, fd=self.fd, key_size=self.key_size)
 
     def __setitem__(self, key: Key, value: Value) -> None:
         self.update(key, value)
@@ -381,8 +379,7 @@ class Program(KernelObject):
         Raises:
             BpfError: The kernel refused.
         """
-        code: bytes = self.commands.call("bpf.translated", "OBJ_GET_INFO_BY_FD", fd=self.fd)
-        return asm.disassemble(code)
+        return asm.disassemble(self.commands.ask("OBJ_GET_INFO_BY_FD", calls.Bpf.translated, fd=self.fd))
 
 
 class Link(KernelObject):
@@ -418,12 +415,10 @@ class SocketFilter(Held):
 
     def send(self, data: bytes) -> bytes | None:
         """Send a datagram; return what the program let through, None where it dropped all."""
-        return self.commands.call(  # type: ignore[no-any-return]
-            "hooks.socket_send", "send", fd=self.fd, data=data
-        )
+        return self.commands.ask("send", calls.Hooks.socket_send, fd=self.fd, data=data)
 
     def close(self) -> None:
         """Close both sockets."""
         if not self.closed:
             self.closed = True
-            self.commands.call("hooks.socket_close", "close", fd=self.fd)
+            self.commands.ask("close", calls.Hooks.socket_close, fd=self.fd)

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.errors import GuestCallError, UsageError
-from harness.vm.machine import GuestProcess
+from harness.guest import calls
+from harness.vm.guest_process import GuestProcess
 
 OUTPUT_LIMIT = 4 << 20
 """Bytes of each output that are kept."""
@@ -66,7 +67,7 @@ class Running:
         if isinstance(argv, str) or not words or not all(isinstance(word, str) for word in words):
             raise UsageError(f"{argv!r} is no command", expected="a list: a program and its arguments, all text")
         try:
-            pid = process.call("programs.start", list(words), stdin, env, cwd, user, group, limit)
+            pid = process.ask(calls.Programs.start, list(words), stdin, env, cwd, user, group, limit)
         except GuestCallError as error:
             process.close()
             if error.errno:
@@ -92,10 +93,10 @@ class Running:
         Args:
             timeout: Seconds; then it is killed, and the result says so.
         """
-        ended = self._process.call("programs.wait", timeout, timeout=timeout + _MARGIN)
+        ended = self._process.ask_within(timeout + _MARGIN, calls.Programs.wait, timeout, b"")
         if not ended:
             self.kill()
-            self._process.call("programs.wait", _MARGIN, timeout=2 * _MARGIN)
+            self._process.ask_within(2 * _MARGIN, calls.Programs.wait, _MARGIN, b"")
         return self._collect(timed_out=not ended)
 
     def wait_for(self, text: str, timeout: float = 60.0) -> None:
@@ -104,7 +105,7 @@ class Running:
         Raises:
             AssertionError: It ended without, or the time is over; the message holds what it printed.
         """
-        if not self._process.call("programs.wait", timeout, text.encode(), timeout=timeout + _MARGIN):
+        if not self._process.ask_within(timeout + _MARGIN, calls.Programs.wait, timeout, text.encode()):
             found = self.output()
             how = "still runs" if found.status is None and not found.signal else f"ended with status {found.status}"
             raise AssertionError(
@@ -117,14 +118,14 @@ class Running:
 
     def send_signal(self, number: int) -> None:
         """Send a signal to it and all that it started in its process group."""
-        self._process.call("programs.send_signal", int(number))
+        self._process.ask(calls.Programs.send_signal, int(number))
 
     def kill(self) -> None:
         """Kill it and all that it started in its process group."""
         self.send_signal(signal.SIGKILL)
 
     def _collect(self, *, timed_out: bool) -> Ran:
-        found = self._process.call("programs.collect")
+        found = self._process.ask(calls.Programs.collect)
         code = found["returncode"]
         return Ran(
             self.argv,

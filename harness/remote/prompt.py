@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from harness.errors import BuildError, GuestProcessDied, UsageError
+from harness.guest import calls
 from harness.remote import transfer
-from harness.vm.machine import Machine, Pending
+from harness.vm.guest_process import Pending
+from harness.vm.machine import Machine
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class GuestPrompt:
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
-        self._pending: Pending | None = None
+        self._pending: Pending[str] | None = None
         self._interrupted = False
         self._said = ""
         self._refused: Answer | None = None
@@ -77,7 +79,7 @@ class GuestPrompt:
 
     def _start(self) -> None:
         self._process = self._machine.new_process()
-        self._names: list[str] = self._process.call("prompt.start")
+        self._names = self._process.ask(calls.Prompt.start)
 
     @property
     def release(self) -> str:
@@ -96,18 +98,20 @@ class GuestPrompt:
         """Start "run" with source text, or "command" with a list of words."""
         self._interrupted = False
         self._said = ""
-        if kind == "command":
-            try:
-                value = [self._program(value[0]), *value[1:]]
-            except (UsageError, BuildError) as error:
-                self._refused = Answer("", f"{error}\n", raised=True)
-                return
-        self._pending = self._process.begin(f"prompt.{kind}", value)
+        if kind == "run":
+            self._pending = self._process.begin(calls.Prompt.run, value)
+            return
+        try:
+            words = [self._program(value[0]), *value[1:]]
+        except (UsageError, BuildError) as error:
+            self._refused = Answer("", f"{error}\n", raised=True)
+            return
+        self._pending = self._process.begin(calls.Prompt.command, words)
 
     def _program(self, name: str) -> str:
         """Return what to call a program in the guest, sent there from the host if it is the host alone that has it."""
         found = shutil.which(name)
-        if found is None or self._process.call("prompt.has_program", name):
+        if found is None or self._process.ask(calls.Prompt.has_program, name):
             return name
         place = transfer.push_program(self._process, Path(found))
         self._said = f"(sent {found} to the guest)\n"
@@ -128,13 +132,13 @@ class GuestPrompt:
         try:
             if not self._pending.poll(timeout):
                 return None
-            printed = self._process.call("output")
+            printed = self._process.ask(calls.Process.output)
         except GuestProcessDied as error:
             self._pending = None
             self._start()
             return Answer("", f"{error.what}; here is a new one, without the names of the old\n", raised=True)
         ended, self._pending = self._pending.value, None
-        stdout, stderr = (printed[stream].decode(errors="replace") for stream in ("stdout", "stderr"))
+        stdout, stderr = (printed_to.decode(errors="replace") for printed_to in (printed["stdout"], printed["stderr"]))
         return Answer(stdout, self._said + stderr, raised=ended == "raised", leave=ended == "leave")
 
     def interrupt(self) -> None:
@@ -145,14 +149,13 @@ class GuestPrompt:
             self._process.close()
             return
         self._interrupted = True
-        self._machine.ask_agent("signal", number=self._process.number, signum=int(signal.SIGINT))
+        self._machine.ask_agent(calls.Agent.signal, self._process.number, int(signal.SIGINT))
         # The answer may have come while the agent's was waited for; the process says it again.
-        self._pending = self._process.begin("prompt.last")
+        self._pending = self._process.begin(calls.Prompt.last)
 
     def complete(self, text: str) -> list[str]:
         """Return what a name that begins like this may go on to be."""
-        found: list[str] = self._process.call("prompt.complete", text)
-        return found
+        return self._process.ask(calls.Prompt.complete, text)
 
     def close(self) -> None:
         """End the guest process."""

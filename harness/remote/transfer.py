@@ -15,10 +15,11 @@ from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
 from harness.errors import GuestCallError, UsageError
+from harness.guest import calls
 from harness.image import elf
 from harness.remote.pulled import PulledFolder, stays_inside
 from harness.util import cache
-from harness.vm.machine import GuestProcess
+from harness.vm.guest_process import GuestProcess
 
 LIMIT = 64 << 20
 """Bytes that one push or pull may carry; a guest keeps its files in its memory."""
@@ -61,13 +62,13 @@ def push(
     _check_size(
         sum(entry.stat().st_size for entry in found if entry.is_file() and not entry.is_symlink()), limit, target
     )
-    process.call("files.make_folder", place, stat.S_IMODE(path.stat().st_mode))
+    process.ask(calls.Files.make_folder, place, stat.S_IMODE(path.stat().st_mode))
     for entry in found:
         below = posixpath.join(place, entry.relative_to(path).as_posix())
         if entry.is_symlink():
-            process.call("files.make_link", below, str(entry.readlink()))
+            process.ask(calls.Files.make_link, below, str(entry.readlink()))
         elif entry.is_dir():
-            process.call("files.make_folder", below, stat.S_IMODE(entry.stat().st_mode))
+            process.ask(calls.Files.make_folder, below, stat.S_IMODE(entry.stat().st_mode))
         else:
             _send(process, below, entry.read_bytes(), stat.S_IMODE(entry.stat().st_mode))
 
@@ -88,7 +89,7 @@ def pull(process: GuestProcess, source: str, target: Path, *, limit: int = LIMIT
     """
     place = _checked_target(source)
     try:
-        _, kind, mode, _ = process.call("files.describe", place)
+        _, kind, mode, _ = process.ask(calls.Files.describe, place)
     except GuestCallError as error:
         if error.errno:
             raise UsageError(f"{source} cannot be pulled: {error.what}", expected="a path of the guest") from None
@@ -107,7 +108,7 @@ def pull(process: GuestProcess, source: str, target: Path, *, limit: int = LIMIT
     with cache.new_folder(target) as temporary:
         pulled = PulledFolder(temporary, source)
         left = limit
-        for name, kind, mode, points_to in process.call("files.entries", place):
+        for name, kind, mode, points_to in process.ask(calls.Files.entries, place):
             if kind == "folder":
                 pulled.add_folder(name, mode)
             elif kind == "file":
@@ -138,7 +139,7 @@ def fetch(process: GuestProcess, path: str, *, limit: int = LIMIT, whole: int | 
     """
     found: bytes = b""
     while True:
-        piece = process.call("files.read", path, len(found), _PIECE)
+        piece = process.ask(calls.Files.read, path, len(found), _PIECE)
         found += piece
         _check_size(len(found), limit, path, whole)
         if not piece:
@@ -174,7 +175,7 @@ def push_program(process: GuestProcess, program: Path, *, limit: int = LIMIT) ->
             name if name.startswith("/") else f"{_LIBRARIES}/{name}": path
             for name, path in elf.shared_libraries([program]).items()
         }
-        for place in process.call("files.missing", sorted(needed)):
+        for place in process.ask(calls.Files.missing, sorted(needed)):
             push(process, needed[place], place, mode=0o755, limit=limit)
     place = f"{_PROGRAMS}/{program.name}"
     push(process, program, place, mode=0o755, limit=limit)
@@ -183,7 +184,7 @@ def push_program(process: GuestProcess, program: Path, *, limit: int = LIMIT) ->
 
 def _send(process: GuestProcess, place: str, data: bytes, mode: int) -> None:
     for offset in range(0, max(len(data), 1), _PIECE):
-        process.call("files.write", place, data[offset : offset + _PIECE], offset, mode)
+        process.ask(calls.Files.write, place, data[offset : offset + _PIECE], offset, mode)
 
 
 def _walk(folder: Path, root: Path) -> Iterator[Path]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from harness import needs
 from harness.errors import BootError, GuestHung, VngFailed
+from harness.guest import calls
 from harness.util import cache
 from harness.util.errnos import errno_name
 from harness.util.proc import quote
@@ -79,7 +80,7 @@ def boot(spec: MachineSpec, *, timeout: float = BOOT_TIMEOUT) -> Machine:
         if about["event"] != "ready":
             raise _module_error(spec.label, process, about)
         machine = Machine(spec, folder=folder, process=process, channel=channel, about=about, boot_log=[])
-        machine.boot_log = machine.ask_agent("log_since")["records"]
+        machine.boot_log = machine.ask_agent(calls.Agent.log_since)["records"]
         return machine
     except BaseException:
         for part in (channel, listener):

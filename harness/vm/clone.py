@@ -12,10 +12,9 @@ import shutil
 import socket
 import time
 from pathlib import Path
-from typing import Any
 
 from harness.errors import GuestHung, MonitorError, TemplateError
-from harness.guest import wire
+from harness.guest import calls, wire
 from harness.util import cache
 from harness.util.proc import quote
 from harness.vm.boot import connect
@@ -105,14 +104,11 @@ def _in_a_pipe(path: Path) -> int | None:
     return reader
 
 
-def _identity() -> tuple[str, dict[str, Any]]:
+def _identity() -> calls.Request:
     """Return the request that makes a clone a machine of its own."""
     entropy = os.urandom(64)
-    return "wake", {
-        "realtime": time.time(),
-        "entropy": entropy,
-        "hostname": f"kh-{entropy[:4].hex()}",
-    }
+    hostname = f"kh-{entropy[:4].hex()}"
+    return calls.request(calls.Agent.wake, "", realtime=time.time(), entropy=entropy, hostname=hostname)
 
 
 class Clone:
@@ -166,7 +162,7 @@ class Clone:
 
                 load_state(self._process.monitor, self._template.folder / STATE, timeout=timeout)
                 channel.post(wire.AGENT, FIRST_TAG, _identity(), deadline)
-            channel.collect(wire.AGENT, FIRST_TAG, "wake", deadline)
+            channel.collect(wire.AGENT, FIRST_TAG, calls.name_of(calls.Agent.wake), deadline)
             machine.move(State.READY)
         except (GuestHung, ChannelClosed, MonitorError) as error:
             failure = self._failure(error.what)

@@ -10,13 +10,10 @@ import enum
 import os
 import shutil
 import signal
-import sys
 import time
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import harness
 from harness.errors import (
     GuestCallError,
     GuestError,
@@ -27,18 +24,21 @@ from harness.errors import (
     LinkBroken,
     StateError,
 )
-from harness.guest import wire
+from harness.guest import calls, wire
 from harness.util import cache
 from harness.vm.channel import Channel, ChannelClosed
 from harness.vm.console import agent_exited, cause_of_death, tail_of
+from harness.vm.guest_process import GuestProcess
 from harness.vm.process import QemuProcess
 from harness.vm.spec import MachineSpec
+
+if TYPE_CHECKING:
+    from harness.guest.calls import P, R
 
 _PING_TIMEOUT = 5.0
 _END_TIMEOUT = 5.0
 _LEDGER_TIMEOUT = 60.0
-_PACKAGE = f"{Path(harness.__file__).parent}{os.sep}"
-_TESTS = f"{_PACKAGE}contracts{os.sep}"
+_AGENT_TIMEOUT = 10.0
 
 
 class State(enum.Enum):
@@ -127,6 +127,11 @@ class Machine:
         """Where the machine is in its life."""
         return self._state
 
+    @property
+    def answers(self) -> bool:
+        """Whether its guest can be asked."""
+        return self._state is State.READY
+
     def move(self, to: State) -> None:
         """Go to another state.
 
@@ -146,11 +151,6 @@ class Machine:
         if self._processes:
             return "tests have run on it"
         return None
-
-    @property
-    def channel(self) -> Channel:
-        """The channel to its agent."""
-        return self._channel
 
     @property
     def release(self) -> str:
@@ -178,9 +178,25 @@ class Machine:
                 hint="start another machine",
             )
 
-    def ask_agent(self, name: str, timeout: float = 10.0, **arguments: Any) -> Any:
-        """Ask the agent itself; arguments and errors as :meth:`Channel.request`, with the machine's end explained."""
-        return self._ask(wire.AGENT, f"agent.{name}", (name, arguments), timeout)
+    def ask_agent(self, call: calls.Call[P, R], /, *arguments: P.args, **keywords: P.kwargs) -> R:
+        """Ask the agent itself, which has ten seconds.
+
+        Args:
+            call: One of :class:`harness.guest.calls.Agent`.
+            *arguments: What it declares.
+            **keywords: Likewise.
+
+        Raises:
+            HarnessError: As :meth:`harness.vm.guest_process.GuestProcess.ask`.
+        """
+        return self.ask_agent_within(_AGENT_TIMEOUT, call, *arguments, **keywords)
+
+    def ask_agent_within(
+        self, timeout: float, call: calls.Call[P, R], /, *arguments: P.args, **keywords: P.kwargs
+    ) -> R:
+        """Ask the agent itself, as :meth:`ask_agent`, which has `timeout` seconds."""
+        answer: R = self.request(wire.AGENT, calls.request(call, "", *arguments, **keywords), timeout)
+        return answer
 
     def new_process(self) -> GuestProcess:
         """Return a fresh guest process; the agent starts it with its first request."""
@@ -194,17 +210,27 @@ class Machine:
         What runs of the test in the guest is ended, or, when the machine `is_last` asked now and serves no other test,
         made to let go of what it has open.
         """
-        found: dict[str, Any] = self.ask_agent("ledger", timeout=_LEDGER_TIMEOUT, is_last=is_last)
-        return found
+        return self.ask_agent_within(_LEDGER_TIMEOUT, calls.Agent.leak_snapshot, is_last=is_last)
 
     def has_ended(self, process: int) -> bool:
         """Whether the end of this guest process has been reported."""
         return process in self._channel.exits
 
-    def _ask(self, process: int, name: str, value: object, timeout: float) -> Any:
+    def request(self, process: int, request: calls.Request, timeout: float, shown: str = "") -> Any:
+        """Send a request and return the answer.
+
+        Args:
+            process: The number of the guest process that is asked, or wire.AGENT.
+            request: What :func:`harness.guest.calls.request` gave.
+            timeout: Seconds.
+            shown: What messages call it, when not by the call's name.
+
+        Raises:
+            HarnessError: As :meth:`harness.vm.guest_process.GuestProcess.ask`.
+        """
         self.require(State.READY)
         try:
-            return self._channel.request(process, name, value, timeout=timeout)
+            return self._channel.request(process, shown or request[0], request, timeout=timeout)
         except ChannelClosed as error:
             raise self._explain_end(str(error)) from error
         except GuestHung as error:
@@ -219,17 +245,18 @@ class Machine:
             self.move(State.DEAD)
             raise
 
-    def _begin(self, process: int, name: str, value: object) -> int:
+    def send(self, process: int, request: calls.Request) -> int:
+        """Send a request without waiting; return its tag. Arguments and errors as :meth:`request`."""
         self.require(State.READY)
         try:
-            return self._channel.begin(process, name, value, time.monotonic() + _PING_TIMEOUT)
+            return self._channel.begin(process, request[0], request, time.monotonic() + _PING_TIMEOUT)
         except ChannelClosed as error:
             raise self._explain_end(str(error)) from error
         except GuestHung as error:
             raise self._explain_silence(wire.AGENT, error) from error
 
-    def _collect(self, process: int, name: str, tag: int, timeout: float) -> tuple[bool, Any]:
-        """Return whether the answer came within the time, and the answer."""
+    def collect(self, process: int, name: str, tag: int, timeout: float) -> tuple[bool, Any]:
+        """Return whether the answer to a request that was sent came within the time, and the answer."""
         self.require(State.READY)
         try:
             return True, self._channel.collect(process, tag, name, time.monotonic() + timeout)
@@ -271,10 +298,9 @@ class Machine:
         """No answer in time: find out whether one guest process hangs or the whole guest."""
         if process != wire.AGENT:
             with contextlib.suppress(GuestHung, ChannelClosed):
-                self._channel.request(wire.AGENT, "ping", ("ping", {}), timeout=_PING_TIMEOUT)
-                self._channel.request(
-                    wire.AGENT, "signal", ("signal", {"number": process, "signum": 9}), timeout=_PING_TIMEOUT
-                )
+                kill = calls.request(calls.Agent.signal, "", process, int(signal.SIGKILL))
+                for request in (calls.request(calls.Agent.ping, ""), kill):
+                    self._channel.request(wire.AGENT, request[0], request, timeout=_PING_TIMEOUT)
                 return GuestHung(f"{error.what}; the kernel {self.release} is alive, the guest process was killed")
         self.move(State.DEAD)
         self._end = GuestHung(
@@ -291,81 +317,3 @@ class Machine:
         self._channel.close()
         self.process.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def _is_ours(file: str) -> bool:
-    """Whether a file is one of this package, the tests that come with it apart."""
-    return file.startswith(_PACKAGE) and not file.startswith(_TESTS)
-
-
-def _asking_line() -> str:
-    """Return the line outside this package that the running request comes from, the test's own; "" for none."""
-    frame: FrameType | None = sys._getframe(2)
-    while frame is not None and _is_ours(frame.f_code.co_filename):
-        frame = frame.f_back
-    if frame is None:
-        return ""
-    return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
-
-
-class GuestProcess:
-    """A process in the guest that serves one test, with file descriptors of its own."""
-
-    def __init__(self, machine: Machine, number: int) -> None:
-        self.machine = machine
-        self.number = number
-
-    def call(self, name: str, *arguments: Any, timeout: float = 30.0, shown: str = "", **keywords: Any) -> Any:
-        """Call a function of a guest-side loader, such as "bpf.map_create".
-
-        Args:
-            name: Loader and function.
-            *arguments: Positional arguments, plain values.
-            timeout: Seconds.
-            shown: What messages call it, when not by its name.
-            **keywords: Keyword arguments, plain values.
-
-        Raises:
-            GuestCallError: It raised in the guest.
-            GuestProcessDied: The process ended.
-            KernelCrashed: The kernel panicked meanwhile.
-            GuestHung: No answer in time.
-            LinkBroken: QEMU ended for another reason.
-        """
-        return self.machine._ask(self.number, shown or name, (name, arguments, keywords, _asking_line()), timeout)
-
-    def begin(self, name: str, *arguments: Any) -> Pending:
-        """Call a function of a guest-side loader without waiting for it; arguments and errors as :meth:`call`."""
-        return Pending(self, name, self.machine._begin(self.number, name, (name, arguments, {}, _asking_line())))
-
-    @property
-    def alive(self) -> bool:
-        """Whether the process can still be asked."""
-        return self.machine.state is State.READY and not self.machine.has_ended(self.number)
-
-    def close(self) -> None:
-        """Kill the process; nothing happens when the machine is no longer there."""
-        if self.machine.state is State.READY:
-            self.machine.ask_agent("signal", number=self.number, signum=int(signal.SIGKILL))
-
-
-class Pending:
-    """A call whose answer is waited for bit by bit.
-
-    Another request to the same machine meanwhile may swallow its answer.
-
-    Attributes:
-        value: What it returned, once :meth:`poll` has said that it is there.
-    """
-
-    def __init__(self, process: GuestProcess, name: str, tag: int) -> None:
-        self.value: Any = None
-        self._process = process
-        self._name = name
-        self._tag = tag
-
-    def poll(self, timeout: float) -> bool:
-        """Wait for the answer for `timeout` seconds; return whether it is there. Errors as GuestProcess.call."""
-        machine, number = self._process.machine, self._process.number
-        found, self.value = machine._collect(number, self._name, self._tag, timeout)
-        return found

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import MonitorError, TemplateError
-from harness.guest import wire
+from harness.guest import calls, wire
 from harness.image.build import Image
 from harness.util import cache
 from harness.vm.boot import boot
@@ -161,7 +161,7 @@ def make(folder: Path, spec: MachineSpec, *, boot_timeout: float) -> Template:
                 raise TemplateError(f"no template can be made of the machine of {spec.label}: {reason}")
             recorded = (machine.folder / QEMU_ARGV).read_bytes().decode().split("\0")[:-1]
             argv = record_argv(recorded, run_dir=machine.folder, template=temporary)
-            machine.ask_agent("hold", timeout=_SAVE_TIMEOUT)
+            machine.ask_agent_within(_SAVE_TIMEOUT, calls.Agent.hold)
             machine.move(State.SAVED)
             whole_stream = _save(machine.folder / QMP_SOCKET, temporary / STATE, spec.label)
             saved = time.monotonic()

@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import pytest
+from harness.guest import calls
 
 
 def release():
@@ -55,9 +56,9 @@ def test_after_hang(guest):
 
 
 def test_kernel_stops(guest, vm):
-    guest.process.call("close")
+    guest.process.ask(calls.Process.close)
     os.kill(vm.process.pid(), signal.SIGSTOP)
-    guest.process.call("close", timeout=0.5)
+    guest.process.ask_within(0.5, calls.Process.close)
 
 
 def test_after_kernel_stops(guest):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.guest import calls
 from harness.testing import NOEXIST, Bpf, Guest, Libbpf, Map, raises_errno
 
 # Numbers of x86-64 system calls.
@@ -89,7 +90,7 @@ def test_the_tracer_reports_what_each_user_is_traced_for(
 @pytest.mark.requires("ids", "outer_lookup")
 def test_a_walk_through_an_array_of_maps(bpf: Bpf) -> None:
     before = bpf.ids("map")
-    descriptors = bpf.commands.call("hooks.descriptors", "readdir")
+    descriptors = bpf.commands.ask("readdir", calls.Hooks.descriptors)
     with bpf.map("array", max_entries=4) as template:
         outer = bpf.map("array_of_maps", max_entries=2, inner=template)
     with raises_errno(ENOENT):
@@ -117,4 +118,4 @@ def test_a_walk_through_an_array_of_maps(bpf: Bpf) -> None:
         bpf.map_by_id(inner_id)
     outer.close()
     assert bpf.ids("map") == before
-    assert bpf.commands.call("hooks.descriptors", "readdir") == descriptors
+    assert bpf.commands.ask("readdir", calls.Hooks.descriptors) == descriptors

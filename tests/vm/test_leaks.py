@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import pytest
 
 from harness.errors import GuestProcessDied
+from harness.guest import calls
 from harness.guest.api import bpf as raw
 from harness.guest.api import uapi
 from harness.kernel.types import Choice
@@ -440,12 +441,12 @@ def test_a_marker_without_a_reason_is_an_error_of_its_own_test(
 
 def test_what_has_closed_all_lives_on_where_the_machine_does_not(vm: Machine) -> None:
     process = vm.new_process()
-    process.call("bpf.map_create", "hash", 4, 4, 1)
+    process.ask(calls.Bpf.map_create, "hash", 4, 4, 1)
     assert not vm.ledger(is_last=True)["beyond"]
     assert process.alive
     assert not vm.ledger()["beyond"]
     with pytest.raises(GuestProcessDied):
-        process.call("close")
+        process.ask(calls.Process.close)
 
 
 def map_it(flags: int) -> None:
@@ -459,7 +460,7 @@ def map_it(flags: int) -> None:
 def test_what_holds_a_map_by_its_memory_alone_is_ended(vm: Machine) -> None:
     process = vm.new_process()
     mapped = pickling.pack(map_it)
-    process.call("function", mapped.code, mapped.names, mapped.imports, (uapi.MMAPABLE,), {}, False)
+    process.ask(calls.Process.run_function, mapped.code, mapped.names, mapped.imports, (uapi.MMAPABLE,), {}, False)
     assert not vm.ledger(is_last=True)["beyond"]
     with pytest.raises(GuestProcessDied):
-        process.call("close")
+        process.ask(calls.Process.close)

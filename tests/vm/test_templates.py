@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import InfrastructureError, LinkBroken, MonitorError, StateError, TemplateError
+from harness.guest import calls
 from harness.guest.api import bpf as raw
 from harness.kernel.types import Choice, Kernel
 from harness.machines import pool as pools
@@ -98,7 +99,7 @@ def only_template(cache: Path) -> Path:
 
 
 def works(machine: Machine) -> bool:
-    return isinstance(machine.new_process().call("bpf.map_create", "hash", 4, 4, 8), int)
+    return isinstance(machine.new_process().ask(calls.Bpf.map_create, "hash", 4, 4, 8), int)
 
 
 def machine_facts() -> dict[str, object]:
@@ -266,7 +267,7 @@ def test_without_memory_for_a_clone_there_is_one_clear_error(
 
 def use_until_it_breaks(machine: Machine) -> None:
     for _ in range(100):
-        machine.new_process().call("bpf.ids", "map")
+        machine.new_process().ask(calls.Bpf.ids, kind="map")
 
 
 def test_a_clone_whose_memory_file_shrinks_is_lost_and_not_a_verdict(

@@ -183,7 +183,7 @@ def _frames(frame: FrameType | None) -> list[FrameType]:
         if not module.startswith("harness.guest"):
             if module != "threading":
                 found.append(frame)
-        elif frame.f_code.co_name == "_run_function":
+        elif frame.f_code.co_name == "run_function":
             return found
         elif frame.f_code.co_name == "serve":
             return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
@@ -41,8 +42,11 @@ class FakeMachine:
             "jiffies": None,
         }
 
-    def ask_agent(self, name: str, **_options: Any) -> Any:
-        return self.answers[name]
+    def ask_agent(self, call: Callable[..., Any]) -> Any:
+        return self.answers[call.__name__]
+
+    def ask_agent_within(self, _timeout: float, call: Callable[..., Any]) -> Any:
+        return self.answers[call.__name__]
 
 
 def look(machine: FakeMachine, log: KernelLog | None = None) -> list[Complaint]:

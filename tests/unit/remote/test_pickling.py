@@ -20,8 +20,9 @@ from tests.unit.remote import picklable
 
 def run(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
     packed = pickling.pack(function)
-    crossing = (packed.code, packed.names, packed.imports, arguments, keywords, False)
-    return process._run_function(*wire.decode(wire.encode(crossing)))
+    crossing = ((packed.code, packed.names, packed.imports), arguments, keywords)
+    arrived, given, named = wire.decode(wire.encode(crossing))
+    return process.unpack(*arrived)(*given, **named)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 import rich
 
 from harness.errors import UsageError
-from harness.guest.process import _run_function
+from harness.guest.process import unpack
 from harness.remote import pickling
 
 FACTOR = 3
@@ -44,7 +44,7 @@ def uses_class_of_library(path: str) -> str:
 
 def arrive(function: Any, *arguments: Any, **keywords: Any) -> Any:
     shipment = pickling.pack(function)
-    return _run_function(shipment.code, shipment.names, shipment.imports, arguments, keywords, False)
+    return unpack(shipment.code, shipment.names, shipment.imports)(*arguments, **keywords)
 
 
 def test_a_function_takes_along_what_it_uses() -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import posixpath
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from harness.errors import UsageError
-from harness.guest import files
+from harness.guest import calls, files
 from harness.remote import transfer
+
+if TYPE_CHECKING:
+    from harness.guest.calls import Entry
 
 
 class FakeProcess:
@@ -19,16 +23,16 @@ class FakeProcess:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.lies: list[files.Entry] | None = None
+        self.lies: list[Entry] | None = None
         self.contents: bytes | None = None
 
-    def call(self, name: str, *arguments: Any) -> Any:
-        if name == "files.entries" and self.lies is not None:
+    def ask(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        if call is calls.Files.entries and self.lies is not None:
             return self.lies
-        if name == "files.read" and self.contents is not None:
+        if call is calls.Files.read and self.contents is not None:
             return self.contents[arguments[1] :]
         path, *rest = arguments
-        return getattr(files, name.partition(".")[2])(str(self.root) + path, *rest)
+        return getattr(files, call.__name__)(str(self.root) + path, *rest)
 
 
 @pytest.fixture
@@ -99,7 +103,7 @@ def test_a_device_is_not_pushed(process: Any, tmp_path: Path) -> None:
         ("device", "other", 0o644, ""),
     ],
 )
-def test_a_guest_that_lies_writes_nothing_elsewhere(process: Any, tmp_path: Path, entry: files.Entry) -> None:
+def test_a_guest_that_lies_writes_nothing_elsewhere(process: Any, tmp_path: Path, entry: Entry) -> None:
     (process.root / "opt").mkdir()
     process.lies = [entry]
     before = tree(tmp_path)
@@ -142,7 +146,7 @@ def link(points_to: str) -> tuple[str, int, str]:
     ids=repr,
 )
 def test_a_tree_that_does_not_lie_below_its_folder_is_not_pulled(
-    process: Any, tmp_path: Path, entries: list[files.Entry]
+    process: Any, tmp_path: Path, entries: list[Entry]
 ) -> None:
     (process.root / "opt").mkdir()
     for name in ("a", "file"):

@@ -1,0 +1,120 @@
+"""A process in the guest as the host asks it: a call of :mod:`harness.guest.calls` out, its result back.
+
+Imports the table of calls, and :mod:`harness.errors`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import harness
+from harness.guest import calls
+
+if TYPE_CHECKING:
+    from harness.guest.calls import P, R
+    from harness.vm.machine import Machine
+
+T = TypeVar("T")
+
+_TIMEOUT = 30.0
+_PACKAGE = f"{Path(harness.__file__).parent}{os.sep}"
+_TESTS = f"{_PACKAGE}contracts{os.sep}"
+
+
+def _is_ours(file: str) -> bool:
+    """Whether a file is one of this package, the tests that come with it apart."""
+    return file.startswith(_PACKAGE) and not file.startswith(_TESTS)
+
+
+def _asking_line() -> str:
+    """Return the line outside this package that the running request comes from, the test's own; "" for none."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None and _is_ours(frame.f_code.co_filename):
+        frame = frame.f_back
+    if frame is None:
+        return ""
+    return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
+
+
+class GuestProcess:
+    """A process in the guest that serves one test, with file descriptors of its own."""
+
+    def __init__(self, machine: Machine, number: int) -> None:
+        self.machine = machine
+        self.number = number
+
+    def ask(self, call: calls.Call[P, R], /, *arguments: P.args, **keywords: P.kwargs) -> R:
+        """Make a call in the guest process, which has 30 seconds.
+
+        Args:
+            call: One of :mod:`harness.guest.calls`, such as `calls.Files.read`.
+            *arguments: What it declares; plain values.
+            **keywords: Likewise.
+
+        Raises:
+            GuestCallError: It raised in the guest.
+            GuestProcessDied: The process ended.
+            KernelCrashed: The kernel panicked meanwhile.
+            GuestHung: No answer in time.
+            LinkBroken: QEMU ended for another reason.
+            WireError: An argument cannot cross.
+        """
+        return self.ask_within(_TIMEOUT, call, *arguments, **keywords)
+
+    def ask_within(self, timeout: float, call: calls.Call[P, R], /, *arguments: P.args, **keywords: P.kwargs) -> R:
+        """Make a call as :meth:`ask`, for which the guest process has `timeout` seconds."""
+        return self.ask_as(calls.name_of(call), timeout, call, *arguments, **keywords)
+
+    def ask_as(
+        self, shown: str, timeout: float, call: calls.Call[P, R], /, *arguments: P.args, **keywords: P.kwargs
+    ) -> R:
+        """Make a call as :meth:`ask_within`, by another name in messages."""
+        request = calls.request(call, _asking_line(), *arguments, **keywords)
+        answer: R = self.machine.request(self.number, request, timeout, shown)
+        return answer
+
+    def call(self, name: str, *arguments: Any, **keywords: Any) -> Any:
+        """Make a call as :meth:`ask`, by its name as text."""
+        return self.machine.request(self.number, (name, arguments, keywords, _asking_line()), _TIMEOUT)
+
+    def begin(self, call: calls.Call[P, R], /, *arguments: P.args, **keywords: P.kwargs) -> Pending[R]:
+        """Make a call without waiting for it; arguments and errors as :meth:`ask`."""
+        request = calls.request(call, _asking_line(), *arguments, **keywords)
+        return Pending(self, request[0], self.machine.send(self.number, request))
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process can still be asked."""
+        return self.machine.answers and not self.machine.has_ended(self.number)
+
+    def close(self) -> None:
+        """Kill the process; nothing happens when the machine is no longer there."""
+        if self.machine.answers:
+            self.machine.ask_agent(calls.Agent.signal, self.number, int(signal.SIGKILL))
+
+
+class Pending(Generic[T]):
+    """A call whose answer is waited for bit by bit.
+
+    Another request to the same machine meanwhile may swallow its answer.
+
+    Attributes:
+        value: What it returned, once :meth:`poll` has said that it is there.
+    """
+
+    def __init__(self, process: GuestProcess, name: str, tag: int) -> None:
+        self.value: T | None = None
+        self._process = process
+        self._name = name
+        self._tag = tag
+
+    def poll(self, timeout: float) -> bool:
+        """Wait for the answer for `timeout` seconds; return whether it is there. Errors as GuestProcess.call."""
+        machine, number = self._process.machine, self._process.number
+        found, self.value = machine.collect(number, self._name, self._tag, timeout)
+        return found
