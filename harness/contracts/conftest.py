@@ -13,6 +13,7 @@ from harness.contracts import contracts
 from harness.contracts.contract import NOT_ASKED, Contract, NotAsked, Verdict, judge
 from harness.contracts.scene import Scene
 from harness.features.capability import Answer, Decision
+from harness.guest import calls
 from harness.pytest_plugin.markers import Capabilities, act_on
 from harness.pytest_plugin.options import KERNEL_PARAMETER, LIBBPF
 from harness.pytest_plugin.summaries.contracts import FOR_KERNELS
@@ -107,7 +108,7 @@ def replaces() -> None:
 @pytest.fixture
 def bpf(bpf: Bpf) -> Bpf:
     """The bpf system call, in a kernel that hurries the grace periods that changes of outer maps wait for."""
-    bpf.commands.call("hooks.expedite", "rcu_expedited")
+    bpf.commands.ask("rcu_expedited", calls.Hooks.expedite)
     return bpf
 
 
@@ -132,7 +133,7 @@ def scene(
         if bpf_loader == LIBBPF:
             require_library()
         bpf = Bpf(shared_guest.new_process(), bpf_loader)
-        bpf.commands.call("hooks.expedite", "rcu_expedited")
+        bpf.commands.ask("rcu_expedited", calls.Hooks.expedite)
         known = made[bpf_loader, outer_type] = Scene(shared_guest, bpf, kernel, outer_type)
     return known
 

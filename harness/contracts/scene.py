@@ -11,6 +11,7 @@ import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
+from harness.guest import calls
 from harness.testing import Bpf, Guest, Kernel, Map, errno_name, errno_of
 
 T = TypeVar("T")
@@ -106,9 +107,9 @@ def jit(bpf: Bpf, value: bytes) -> Iterator[None]:
         BpfError: The kernel refuses; one without an interpreter does not switch it off.
     """
     path = "/proc/sys/net/core/bpf_jit_enable"
-    before: bytes = bpf.commands.call("hooks.read_file", f"read of {path}", path=path).strip()
-    bpf.commands.call("hooks.write_file", f"write to {path}", path=path, data=value)
+    before = bpf.commands.ask(f"read of {path}", calls.Hooks.read_file, path=path).strip()
+    bpf.commands.ask(f"write to {path}", calls.Hooks.write_file, path=path, data=value)
     try:
         yield
     finally:
-        bpf.commands.call("hooks.write_file", f"write to {path}", path=path, data=before)
+        bpf.commands.ask(f"write to {path}", calls.Hooks.write_file, path=path, data=before)

@@ -13,6 +13,7 @@ from harness.contracts.contract import Contract
 from harness.contracts.inner import with_type
 from harness.contracts.scene import Scene, name_of
 from harness.features import map_types
+from harness.guest import calls
 from harness.testing import Bpf, asm, errno_of, uapi
 
 pytestmark = pytest.mark.vm(scope="module")
@@ -137,16 +138,16 @@ def test_an_outer_map_is_exclusively_for_a_program(scene: Scene, observe: Observ
 def test_a_process_may_lock_no_memory(scene: Scene, observe: Observe) -> None:
     bpf = scene.another()  # a limit is a process's
     template = bpf.map("hash", max_entries=8)
-    bpf.commands.process.call("hooks.limit_locked_memory", size=0)
+    bpf.commands.process.ask(calls.Hooks.limit_locked_memory, size=0)
     observe(errno_of(bpf.map, scene.type, inner=template))
 
 
 @pytest.mark.contract("create.no_descriptor_left")
 def test_a_refusal_leaves_no_descriptor(scene: Scene, observe: Observe) -> None:
-    before = scene.bpf.commands.process.call("hooks.descriptors")
+    before = scene.bpf.commands.process.ask(calls.Hooks.descriptors)
     scene.create(value_size=8)
     scene.create(inner=None, inner_map_fd=0)
-    observe(len(scene.bpf.commands.process.call("hooks.descriptors")) - len(before))
+    observe(len(scene.bpf.commands.process.ask(calls.Hooks.descriptors)) - len(before))
 
 
 # BTF of the outer map.

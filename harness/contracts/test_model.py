@@ -27,6 +27,7 @@ from harness.contracts.sequences.model import (
     unexplained,
 )
 from harness.contracts.sequences.strategy import Foretold, check
+from harness.guest import calls
 from harness.kernel.types import Choice
 from harness.machines.pool import Pool, Settings
 from harness.testing import Kernel
@@ -40,11 +41,11 @@ class Guest:
 
     def __init__(self, vm: Machine) -> None:
         self._process = vm.new_process()
-        self._process.call("hooks.expedite")
+        self._process.ask(calls.Hooks.expedite)
 
     def carry_out(self, setting: Setting, foretold: Foretold) -> list[dict[str, object]]:
         steps = [(step.name, step.arguments, list(step.gone)) for step, _ in foretold]
-        records = self._process.call("sequences.run", setting.outer, setting.flags, setting.max_entries, steps)
+        records = self._process.ask(calls.Sequences.run, setting.outer, setting.flags, setting.max_entries, steps)
         return [seen(record) for record in records]
 
 

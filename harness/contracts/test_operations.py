@@ -17,6 +17,7 @@ import pytest
 from harness.contracts.conftest import Observe
 from harness.contracts.contract import Contract
 from harness.contracts.scene import ENTRIES, Scene, by_errno, name_of
+from harness.guest import calls
 from harness.guest.api import bpf as raw
 from harness.guest.api import btf
 from harness.testing import ANY, EXIST, LOCK, NOEXIST, Bpf, BpfError, Held, Kernel, Map, asm, errno_of, uapi
@@ -33,7 +34,7 @@ BPFFS = "/sys/fs/bpf"
 def unpinned(scene: Scene) -> Iterator[None]:
     """Remove what the test has pinned, when it is over."""
     yield
-    for path, *_ in scene.bpf.commands.process.call("files.entries", BPFFS):
+    for path, *_ in scene.bpf.commands.process.ask(calls.Files.entries, BPFFS):
         scene.bpf.unpin(f"{BPFFS}/{path}")
 
 

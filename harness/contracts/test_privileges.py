@@ -10,6 +10,7 @@ import pytest
 from harness.contracts.conftest import Observe
 from harness.contracts.scene import Scene
 from harness.errors import GuestCallError
+from harness.guest import calls
 from harness.pytest_plugin.state import STATE
 from harness.testing import Guest, Map, asm, errno_of, uapi
 from harness.vm.guest_process import GuestProcess
@@ -34,9 +35,9 @@ NAMESPACES: dict[str, tuple[str, ...]] = {"user_namespace": ("user",), "mount_na
 def become(process: GuestProcess, who: str) -> None:
     """Make a guest process somebody else."""
     if who in NAMESPACES:
-        process.call("credentials.leave", NAMESPACES[who])
+        process.ask(calls.Credentials.leave, NAMESPACES[who])
     else:
-        process.call("credentials.become", NOBODY, CAPABILITIES[who])
+        process.ask(calls.Credentials.become, NOBODY, CAPABILITIES[who])
 
 
 class Caller:
