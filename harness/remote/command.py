@@ -191,15 +191,6 @@ class Commands:
                 raise BpfError(error.errno, shown, keywords) from None
             raise
 
-    def call(self, name: str, shown: str, /, **keywords: Any) -> Any:
-        """Make a call as :meth:`ask`, by its name as text."""
-        try:
-            return self.process.call(name, **keywords)
-        except GuestCallError as error:
-            if error.errno:
-                raise BpfError(error.errno, shown, keywords) from None
-            raise
-
     def close(self, fd: int) -> None:
         """Close a file descriptor of the guest process."""
         self.process.ask(calls.Process.close, fd)

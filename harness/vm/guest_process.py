@@ -10,7 +10,7 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import harness
 from harness.guest import calls
@@ -77,10 +77,6 @@ class GuestProcess:
         request = calls.request(call, _asking_line(), *arguments, **keywords)
         answer: R = self.machine.request(self.number, request, timeout, shown)
         return answer
-
-    def call(self, name: str, *arguments: Any, **keywords: Any) -> Any:
-        """Make a call as :meth:`ask`, by its name as text."""
-        return self.machine.request(self.number, (name, arguments, keywords, _asking_line()), _TIMEOUT)
 
     def begin(self, call: calls.Call[P, R], /, *arguments: P.args, **keywords: P.kwargs) -> Pending[R]:
         """Make a call without waiting for it; arguments and errors as :meth:`ask`."""
