@@ -46,7 +46,7 @@ def judge(baseline: Snapshot, end: Snapshot, left_open: Sequence[Mapping[str, An
     Args:
         baseline: What there was when the machine was ready.
         end: What there was when the test was over and everything had settled.
-        left_open: Descriptors that functions had open when they returned, as harness.guest.leaks.snapshot.left_open
+        left_open: Descriptors that functions had open when they returned, as harness.guest.leaks.descriptors.left_open
             tells, and the `function`.
     """
     found = [_forgotten(one) for one in left_open]

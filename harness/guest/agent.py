@@ -92,12 +92,17 @@ def parse_command_line(text: str) -> dict[str, str]:
 
 
 class Child:
-    """One guest process: its pid, the agent's end of the socket to it, and the record of what it makes."""
+    """One guest process: its pid, the agent's end of the socket to it, and the record of what it makes.
+
+    Attributes:
+        is_last: Whether it was asked for the last time: it is ended when it has answered.
+    """
 
     def __init__(self, pid: int, link: socket.socket, record: provenance.Record) -> None:
         self.pid = pid
         self.link = link
         self.record = record
+        self.is_last = False
         self.splitter = wire.Splitter()
         self._children = processes.open_children(pid)
 
@@ -105,6 +110,15 @@ class Child:
     def may_have_children(self) -> bool:
         """Whether it has processes of its own, or nothing tells."""
         return self._children is None or bool(os.pread(self._children, 1, 0))
+
+    def send_signal(self, signum: int) -> None:
+        """Send a signal to it and all that it started in its process group, if they have not ended."""
+        for send in (os.killpg, os.kill):
+            try:
+                send(self.pid, signum)
+                return
+            except ProcessLookupError:
+                continue  # it is not yet the leader of a group of its own, or has ended
 
     def close(self) -> None:
         """Close what the agent has of it."""
@@ -188,6 +202,7 @@ class Agent:
             except OSError as error:
                 self.send(wire.FAILURE, number, tag, process.describe(error))
                 return
+            child.is_last = kind == wire.LAST
             try:
                 child.link.sendall(wire.pack(kind, number, tag, payload))
             except OSError:
@@ -220,6 +235,8 @@ class Agent:
             data = b""
         for kind, _, tag, payload in child.splitter.feed(data):
             self.link.send(wire.pack(kind, number, tag, payload))
+            if child.is_last:
+                child.send_signal(signal.SIGKILL)
         return bool(data)
 
     def _close(self, child: Child) -> None:
@@ -293,13 +310,8 @@ class Agent:
 
     def signal(self, number: int, signum: int) -> None:
         """Send a signal to a guest process and all that it started in its process group."""
-        child = self.children.get(number)
-        if child is None:
-            return
-        try:
-            os.killpg(child.pid, signum)
-        except ProcessLookupError:
-            os.kill(child.pid, signum)  # not yet the leader of a group of its own
+        if number in self.children:
+            self.children[number].send_signal(signum)
 
     def hold(self) -> None:
         """Look for requests without being told of them, until one comes: the machine is about to be saved.

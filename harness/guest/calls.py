@@ -43,9 +43,19 @@ if TYPE_CHECKING:
         stdout: bytes
         stderr: bytes
 
-    class Output(Printed):
-        """What a guest process has printed, and the descriptors that its last function left open."""
+    class Failure(TypedDict):
+        """An exception in the guest: see :func:`harness.guest.process.describe`."""
 
+        type: str
+        message: str
+        errno: int
+        traceback: str
+
+    class Ended(Printed):
+        """What became of a function: see :meth:`harness.guest.process.Process.run_function`."""
+
+        value: bytes
+        failure: Failure | None
         left_open: list[dict[str, Any]]
 
     class Collected(Printed):
@@ -109,8 +119,8 @@ class Process(Protocol):
         keywords: dict[str, Any],
         closes: bool,
         /,
-    ) -> Any: ...
-    def output(self) -> Output: ...
+    ) -> Ended: ...
+    def output(self) -> Printed: ...
     def close(self, *fds: int) -> None: ...
     def part(self) -> bool: ...
 

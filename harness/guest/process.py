@@ -53,7 +53,7 @@ def own_memory() -> None:
             libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_POPULATE_WRITE)
 
 
-def describe(error: BaseException) -> dict[str, Any]:
+def describe(error: BaseException) -> calls.Failure:
     """Return an exception as plain data."""
     import traceback  # only a failure pays for this import
 
@@ -102,11 +102,10 @@ class Process:
     def __init__(self, link: int) -> None:
         self._link = link
         self._capture = Capture()
-        self._left_open: list[dict[str, Any]] = []
 
-    def output(self) -> calls.Output:
-        """Return what was printed since the last call, and what the last function left open."""
-        return {**self._capture.take(), "left_open": self._left_open}
+    def output(self) -> calls.Printed:
+        """Return what was printed since the last call."""
+        return self._capture.take()
 
     def close(self, *fds: int) -> None:
         """Close descriptors."""
@@ -127,7 +126,7 @@ class Process:
         arguments: tuple[Any, ...],
         keywords: dict[str, Any],
         closes: bool,
-    ) -> Any:
+    ) -> calls.Ended:
         """Run a function that the host shipped.
 
         Args:
@@ -137,14 +136,24 @@ class Process:
             arguments: Positional arguments.
             keywords: Keyword arguments.
             closes: Whether to look for descriptors that it leaves open, with system calls of this process.
+
+        Returns:
+            What it printed; the `value` that it returned, as bytes of the wire format; or else the `failure`: that it
+            raised, or returned what cannot cross. And the descriptors `left_open`, as
+            :func:`harness.guest.leaks.descriptors.left_open` has them, if it returned.
         """
-        function = unpack(code, names, imports)
-        if not closes:
-            return function(*arguments, **keywords)
-        before = descriptors.descriptors()
-        value = function(*arguments, **keywords)
-        self._left_open = descriptors.left_open(before)
-        return value
+        value, failure = b"", None
+        left_open: list[dict[str, Any]] = []
+        try:
+            function = unpack(code, names, imports)
+            before = descriptors.descriptors() if closes else None
+            result = function(*arguments, **keywords)
+            if before is not None:
+                left_open = descriptors.left_open(before)
+            value = wire.encode(result)
+        except BaseException as error:  # noqa: BLE001 - whatever it was, the host is told
+            failure = describe(error)
+        return {**self._capture.take(), "value": value, "failure": failure, "left_open": left_open}
 
 
 def unpack(code: bytes, names: dict[str, Any], imports: dict[str, tuple[str, str]]) -> Callable[..., Any]:

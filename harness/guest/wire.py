@@ -28,8 +28,9 @@ MAGIC = b"khw1"
 HEADER = struct.Struct("<4sHHHHII")
 MAX_PAYLOAD = 64 * 1024 * 1024
 
-REQUEST, REPLY, FAILURE, EVENT = range(1, 5)
-KINDS = (REQUEST, REPLY, FAILURE, EVENT)
+REQUEST, REPLY, FAILURE, EVENT, LAST = range(1, 6)
+KINDS = (REQUEST, REPLY, FAILURE, EVENT, LAST)
+"""LAST is a request after whose answer the agent ends the guest process."""
 
 AGENT = 0
 """The agent itself, where a frame's process number names whom it is for or from."""

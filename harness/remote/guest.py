@@ -5,16 +5,16 @@ Imports the machine below it, the packing of functions, files and programs besid
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from harness.errors import GuestCallError, GuestProcessDied, UsageError
+from harness.errors import GuestCallError, UsageError
 from harness.guest import calls, wire
 from harness.remote import pickling, transfer
 from harness.remote.program import OUTPUT_LIMIT, Ran, Running
+from harness.vm.channel import call_error
 from harness.vm.guest_process import GuestProcess
 from harness.vm.machine import Machine
 
@@ -93,26 +93,25 @@ class Guest:
             GuestHung: No answer in time.
         """
         shipment = pickling.pack(function)
-        process = self._machine.new_process()
+        name = function.__name__
         try:
-            value: T = process.ask_as(
-                f"{function.__name__}()",
+            ended = self._machine.new_process().ask_last(
+                f"{name}()",
                 timeout,
                 calls.Process.run_function,
                 *(shipment.code, shipment.names, shipment.imports, arguments, keywords, closes),
             )
         except wire.WireError:
-            raise _unshippable(function.__name__, arguments, keywords) from None
+            raise _unshippable(name, arguments, keywords) from None
         except GuestCallError as error:
-            if error.type_name == wire.WireError.__name__:
-                error.what = f"what {function.__name__} returned cannot cross to the host: {error.what}"
-                error.detail = ""
-            self._take_output(process, function.__name__)
-            raise
-        else:
-            self._take_output(process, function.__name__)
-        finally:
-            process.close()
+            raise _named(error, name) from None  # what it returned or printed is too large
+        stdout, stderr = (stream.decode(errors="replace") for stream in (ended["stdout"], ended["stderr"]))
+        if stdout or stderr:
+            self.outputs.append(Output(name, stdout, stderr))
+        self._machine.left_open += [{**one, "function": name} for one in ended["left_open"]]
+        if ended["failure"] is not None:
+            raise _named(call_error(ended["failure"]), name)
+        value: T = wire.decode(ended["value"])
         return value
 
     def start(
@@ -194,14 +193,6 @@ class Guest:
         """
         self.process.ask(calls.Hooks.write_file, path=path, data=text.encode() if isinstance(text, str) else text)
 
-    def _take_output(self, process: GuestProcess, name: str) -> None:
-        with contextlib.suppress(GuestProcessDied):  # it was killed: what it printed went with it
-            printed = process.ask_within(10.0, calls.Process.output)
-            self._machine.left_open += [{**one, "function": name} for one in printed["left_open"]]
-            stdout, stderr = printed["stdout"], printed["stderr"]
-            if stdout or stderr:
-                self.outputs.append(Output(name, stdout.decode(errors="replace"), stderr.decode(errors="replace")))
-
     def kernel_log(self) -> list[bytes]:
         """Return the kernel's log records since the last call, as /dev/kmsg gives them."""
         return self._machine.ask_agent(calls.Agent.kernel_log)
@@ -210,6 +201,14 @@ class Guest:
         """End the guest process of this test."""
         if self._process is not None:
             self._process.close()
+
+
+def _named(error: GuestCallError, function: str) -> GuestCallError:
+    """Return the error of a function; that of what cannot cross says that it is what the function returned."""
+    if error.type_name == wire.WireError.__name__:
+        error.what = f"what {function} returned cannot cross to the host: {error.what}"
+        error.detail = ""
+    return error
 
 
 def _unshippable(function: str, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> UsageError:

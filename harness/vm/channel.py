@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import GuestCallError, GuestHung, GuestProcessDied, LinkBroken
-from harness.guest import wire
+from harness.guest import calls, wire
 
 _FULL_PAUSE = 0.0002
 
@@ -123,7 +123,7 @@ class Channel:
             if kind == wire.EVENT:
                 return wire.decode(payload)
 
-    def request(self, process: int, name: str, value: object, *, timeout: float) -> Any:
+    def request(self, process: int, name: str, value: object, *, timeout: float, kind: int = wire.REQUEST) -> Any:
         """Ask and return the answer.
 
         Args:
@@ -131,6 +131,7 @@ class Channel:
             name: What is asked, for messages.
             value: The request.
             timeout: Seconds from now until the answer has arrived.
+            kind: wire.REQUEST or wire.LAST.
 
         Raises:
             GuestCallError: What was asked raised in the guest.
@@ -140,16 +141,16 @@ class Channel:
             WireError: The request holds a value that cannot cross.
         """
         deadline = time.monotonic() + timeout
-        tag = self.begin(process, name, value, deadline)
+        tag = self.begin(process, name, value, deadline, kind)
         try:
             return self.collect(process, tag, name, deadline)
         except GuestHung:
             raise GuestHung(f"no answer to {name} within {timeout:g} s") from None
 
-    def begin(self, process: int, name: str, value: object, deadline: float) -> int:
+    def begin(self, process: int, name: str, value: object, deadline: float, kind: int = wire.REQUEST) -> int:
         """Send a request and return its tag, for :meth:`collect`; arguments and errors as :meth:`request`."""
         self._tag = self._tag % 0xFFFF + 1
-        self._send(wire.frame(wire.REQUEST, process, self._tag, value), deadline, name)
+        self._send(wire.frame(kind, process, self._tag, value), deadline, name)
         return self._tag
 
     def expect_memory(self) -> None:
@@ -183,12 +184,7 @@ class Channel:
             elif number == process and found == tag:
                 answer = wire.decode(payload)
                 if kind == wire.FAILURE:
-                    raise GuestCallError(
-                        f"{answer['type']}: {answer['message']}",
-                        type_name=answer["type"],
-                        traceback=answer["traceback"],
-                        errno=answer["errno"],
-                    )
+                    raise call_error(answer)
                 return answer
             # Anything else is the late answer to a request that was given up.
 
@@ -235,6 +231,16 @@ class Channel:
             except wire.WireError as error:
                 raise ChannelClosed(f"the guest sent what is no frame: {error}") from error
         return self._pending.pop(0)
+
+
+def call_error(failure: calls.Failure) -> GuestCallError:
+    """Return the error that an exception in the guest is on the host."""
+    return GuestCallError(
+        f"{failure['type']}: {failure['message']}",
+        type_name=failure["type"],
+        traceback=failure["traceback"],
+        errno=failure["errno"],
+    )
 
 
 def describe_status(status: int) -> str:

@@ -68,14 +68,16 @@ class GuestProcess:
 
     def ask_within(self, timeout: float, call: calls.Call[P, R], /, *arguments: P.args, **keywords: P.kwargs) -> R:
         """Make a call as :meth:`ask`, for which the guest process has `timeout` seconds."""
-        return self.ask_as(calls.name_of(call), timeout, call, *arguments, **keywords)
+        request = calls.request(call, _asking_line(), *arguments, **keywords)
+        answer: R = self.machine.request(self.number, request, timeout)
+        return answer
 
-    def ask_as(
+    def ask_last(
         self, shown: str, timeout: float, call: calls.Call[P, R], /, *arguments: P.args, **keywords: P.kwargs
     ) -> R:
-        """Make a call as :meth:`ask_within`, by another name in messages."""
+        """Make a call as :meth:`ask_within`, shown as `shown` in messages, after which the guest process is killed."""
         request = calls.request(call, _asking_line(), *arguments, **keywords)
-        answer: R = self.machine.request(self.number, request, timeout, shown)
+        answer: R = self.machine.request(self.number, request, timeout, shown, is_last=True)
         return answer
 
     def begin(self, call: calls.Call[P, R], /, *arguments: P.args, **keywords: P.kwargs) -> Pending[R]:

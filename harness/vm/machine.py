@@ -86,8 +86,8 @@ class Machine:
         folder: Its private folder, removed when it is closed.
         about: What the agent said of the machine when it was ready.
         boot_log: What its kernel had logged by then, as /dev/kmsg gives it.
-        left_open: The descriptors that functions had open when they returned, as harness.guest.leaks.snapshot describes
-            them, and `function`, the name; for whoever judges them after the test.
+        left_open: The descriptors that functions had open when they returned, as harness.guest.leaks.descriptors has
+            them, and `function`, the name; for the leak check, which is made when all tests on it are over.
 
     Args:
         state: STARTING until the first answer has come, or READY.
@@ -216,7 +216,9 @@ class Machine:
         """Whether the end of this guest process has been reported."""
         return process in self._channel.exits
 
-    def request(self, process: int, request: calls.Request, timeout: float, shown: str = "") -> Any:
+    def request(
+        self, process: int, request: calls.Request, timeout: float, shown: str = "", *, is_last: bool = False
+    ) -> Any:
         """Send a request and return the answer.
 
         Args:
@@ -224,13 +226,15 @@ class Machine:
             request: What :func:`harness.guest.calls.request` gave.
             timeout: Seconds.
             shown: What messages call it, when not by the call's name.
+            is_last: Whether the guest process ends when it has answered.
 
         Raises:
             HarnessError: As :meth:`harness.vm.guest_process.GuestProcess.ask`.
         """
+        kind = wire.LAST if is_last else wire.REQUEST
         self.require(State.READY)
         try:
-            return self._channel.request(process, shown or request[0], request, timeout=timeout)
+            return self._channel.request(process, shown or request[0], request, timeout=timeout, kind=kind)
         except ChannelClosed as error:
             raise self._explain_end(str(error)) from error
         except GuestHung as error:

@@ -6,11 +6,13 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from harness.errors import GuestCallError, UsageError
+from harness.errors import GuestCallError, GuestProcessDied, UsageError
 from harness.testing import Guest
+from harness.vm.machine import Machine
 
 PYTHON = "/usr/bin/python3"
 
@@ -36,6 +38,34 @@ def test_each_function_runs_in_a_process_of_its_own(guest: Guest) -> None:
     assert [(one.function, one.stdout, one.stderr) for one in guest.outputs] == [
         ("who_and_where", "on standard output\n", "on standard error\n")
     ] * 2
+
+
+def ends_itself() -> None:
+    os._exit(3)
+
+
+def is_there(path: str) -> bool:
+    return Path(path).exists()
+
+
+def test_a_call_is_one_request_and_its_process_is_gone_after_it(
+    guest: Guest, vm: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    request = vm.request
+
+    def counted(process: int, *given: Any, **named: Any) -> Any:
+        asked.append(process)
+        return request(process, *given, **named)
+
+    monkeypatch.setattr(vm, "request", counted)
+    pid, *_ = guest.call(who_and_where)
+    with pytest.raises(GuestCallError):
+        guest.call(fails, "luck")
+    with pytest.raises(GuestProcessDied, match=r"exit status 3.* during ends_itself\(\)"):
+        guest.call(ends_itself)
+    assert len(asked) == len(set(asked)) == 3
+    assert not guest.call(is_there, f"/proc/{pid}")
 
 
 def test_an_exception_comes_with_the_traceback_of_the_guest(guest: Guest) -> None:
