@@ -8,10 +8,10 @@ from __future__ import annotations
 import collections
 import contextlib
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from harness.guest import calls
+from harness.remote.sysctl import JIT, sysctl
 from harness.testing import Bpf, Guest, Kernel, Map, errno_name, errno_of
 
 T = TypeVar("T")
@@ -99,17 +99,6 @@ def by_errno(answers: Iterable[tuple[int, int]]) -> dict[str, str]:
     }
 
 
-@contextlib.contextmanager
-def jit(bpf: Bpf, value: bytes) -> Iterator[None]:
-    """Switch the kernel's compiler of BPF programs on (b"1") or off (b"0") for a while.
-
-    Raises:
-        BpfError: The kernel refuses; one without an interpreter does not switch it off.
-    """
-    path = "/proc/sys/net/core/bpf_jit_enable"
-    before = bpf.commands.ask(f"read of {path}", calls.Hooks.read_file, path=path).strip()
-    bpf.commands.ask(f"write to {path}", calls.Hooks.write_file, path=path, data=value)
-    try:
-        yield
-    finally:
-        bpf.commands.ask(f"write to {path}", calls.Hooks.write_file, path=path, data=before)
+def jit(bpf: Bpf, value: bytes) -> contextlib.AbstractContextManager[None]:
+    """Switch the kernel's compiler of BPF programs on (b"1") or off (b"0") for a while; errors as :func:`sysctl`."""
+    return sysctl(bpf.commands, JIT, value.decode())

@@ -144,10 +144,10 @@ def test_a_process_may_lock_no_memory(scene: Scene, observe: Observe) -> None:
 
 @pytest.mark.contract("create.no_descriptor_left")
 def test_a_refusal_leaves_no_descriptor(scene: Scene, observe: Observe) -> None:
-    before = scene.bpf.commands.process.ask(calls.Hooks.descriptors)
+    before = scene.bpf.commands.process.ask(calls.Descriptors.descriptors)
     scene.create(value_size=8)
     scene.create(inner=None, inner_map_fd=0)
-    observe(len(scene.bpf.commands.process.ask(calls.Hooks.descriptors)) - len(before))
+    observe(len(scene.bpf.commands.process.ask(calls.Descriptors.descriptors)) - len(before))
 
 
 # BTF of the outer map.

@@ -15,6 +15,7 @@ from harness.guest import calls
 from harness.guest.api import asm, btf, uapi
 from harness.remote.bpf import Bpf
 from harness.remote.command import BpfError, HasFd
+from harness.remote.sysctl import JIT, sysctl
 from harness.util.errnos import ENOTSUPP, errno_name
 
 
@@ -160,14 +161,11 @@ def unlimited_memory(bpf: Bpf) -> Finding:
 
 def interpreter(bpf: Bpf) -> Finding:
     """A kernel built with CONFIG_BPF_JIT_ALWAYS_ON refuses to switch its compiler off; what was set is set again."""
-    path = "/proc/sys/net/core/bpf_jit_enable"
-    before = bpf.commands.ask("read of bpf_jit_enable", calls.Hooks.read_file, path=path).strip()
     try:
-        bpf.commands.ask("write to bpf_jit_enable", calls.Hooks.write_file, path=path, data=b"0")
+        with sysctl(bpf.commands, JIT, "0"):
+            return Finding(Answer.YES, "the compiler can be switched off")
     except BpfError as error:
         return _by_errno(error.errno, yes=(), no=(EINVAL,))
-    bpf.commands.ask("write to bpf_jit_enable", calls.Hooks.write_file, path=path, data=before)
-    return Finding(Answer.YES, "the compiler can be switched off")
 
 
 def _small_map() -> tuple[str, dict[str, int | str]]:

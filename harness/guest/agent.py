@@ -23,6 +23,7 @@ import sys
 import time
 
 from harness.guest import calls, modules, process, wire
+from harness.guest.api import syscalls
 from harness.guest.leaks import processes, provenance, snapshot
 from harness.guest.link import Link
 
@@ -72,7 +73,6 @@ _MOUNTS = (
 
 def mount_all() -> list[str]:
     """Mount the guest's file systems; return the types this kernel does not have."""
-    libc = ctypes.CDLL(None, use_errno=True)
     absent = []
     for kind, target, flags, options in _MOUNTS:
         try:
@@ -80,7 +80,7 @@ def mount_all() -> list[str]:
         except OSError:
             absent.append(kind)  # the kernel makes no such folder in sysfs when it lacks the file system
             continue
-        if libc.mount(kind.encode(), target.encode(), kind.encode(), flags, options.encode()) != 0:
+        if syscalls.libc.mount(kind.encode(), target.encode(), kind.encode(), flags, options.encode()) != 0:
             absent.append(kind)
     return absent
 
@@ -436,7 +436,7 @@ def watch_deaths() -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
     mask = ctypes.create_string_buffer(128)  # sigset_t of the C library
     struct.pack_into("<Q", mask, 0, 1 << (signal.SIGCHLD - 1))
-    return int(ctypes.CDLL(None, use_errno=True).signalfd(-1, mask, _SFD_FLAGS))
+    return int(syscalls.libc.signalfd(-1, mask, _SFD_FLAGS))
 
 
 def kill(pid: int) -> None:

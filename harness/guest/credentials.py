@@ -1,6 +1,6 @@
 """Who a guest process is: its user, its capabilities, its namespaces. What is given up is given up for good.
 
-Runs in the guest. Imports the standard library alone.
+Runs in the guest. Imports the standard library and the system calls of its neighbour.
 """
 
 from __future__ import annotations
@@ -9,16 +9,17 @@ import ctypes
 import os
 import struct
 
+from harness.guest.api.syscalls import failed, libc, system_call
+
 CAPABILITIES = {"net_admin": 12, "sys_admin": 21, "perfmon": 38, "bpf": 39}
 """Those that bpf(2) asks for, by the name without CAP_."""
 
 NAMESPACES = {"mnt": 0x20000, "user": 0x10000000, "pid": 0x20000000, "net": 0x40000000}
 
 _PR_SET_KEEPCAPS = 8
-_SYS_CAPSET = 126  # x86-64
 _CAPSET_VERSION_3 = 0x20080522
 
-_libc = ctypes.CDLL(None, use_errno=True)
+_capset = system_call("capset", ctypes.c_void_p, ctypes.c_void_p)
 
 
 def become(uid: int, capabilities: tuple[str, ...] = ()) -> None:
@@ -28,7 +29,7 @@ def become(uid: int, capabilities: tuple[str, ...] = ()) -> None:
         uid: The user's id, and its group's.
         capabilities: Names of CAPABILITIES.
     """
-    _checked(_libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0), "prctl")
+    _checked(libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0), "prctl")
     os.setgroups([])
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
@@ -36,7 +37,7 @@ def become(uid: int, capabilities: tuple[str, ...] = ()) -> None:
     header = ctypes.create_string_buffer(struct.pack("<Ii", _CAPSET_VERSION_3, 0), 8)
     low, high = mask & 0xFFFFFFFF, mask >> 32
     data = ctypes.create_string_buffer(struct.pack("<6I", low, low, 0, high, high, 0), 24)
-    _checked(_libc.syscall(_SYS_CAPSET, header, data), "capset")
+    _checked(_capset(header, data), "capset")
 
 
 def leave(namespaces: tuple[str, ...]) -> None:
@@ -47,7 +48,7 @@ def leave(namespaces: tuple[str, ...]) -> None:
     """
     flags = sum(NAMESPACES[name] for name in namespaces)
     uid = os.getuid()
-    _checked(_libc.unshare(flags), "unshare")
+    _checked(libc.unshare(flags), "unshare")
     if "user" in namespaces:
         with open("/proc/self/uid_map", "w") as file:
             file.write(f"0 {uid} 1")
@@ -55,5 +56,4 @@ def leave(namespaces: tuple[str, ...]) -> None:
 
 def _checked(result: int, what: str) -> None:
     if result < 0:
-        error = ctypes.get_errno()
-        raise OSError(error, f"{what}: {os.strerror(error)}")
+        raise failed(what)

@@ -1,4 +1,4 @@
-"""Files of the guest, as the host sends and fetches them: in pieces, by path.
+"""Files of the guest: as the host sends and fetches them, in pieces, by path; and what the kernel gives out as files.
 
 An entry of a folder is a tuple (path below the folder, kind, permission bits, text): the kind is "file", "folder",
 "link" (text is where it points) or "other". The host decides what may be sent or kept.
@@ -15,11 +15,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from harness.guest.calls import Entry
 
+_READ_LIMIT = 32 << 20
 
-def make_folder(path: str, mode: int) -> None:
-    """Make a folder, and those above it."""
+
+def make_folder(path: str, mode: int | None = None) -> None:
+    """Make a folder, and those above it; with these permission bits, if they are given."""
     os.makedirs(path, exist_ok=True)
-    os.chmod(path, mode)
+    if mode is not None:
+        os.chmod(path, mode)
 
 
 def make_link(path: str, points_to: str) -> None:
@@ -85,3 +88,42 @@ def _entry(shown: str, path: str, status: os.stat_result) -> Entry:
 def missing(paths: list[str]) -> list[str]:
     """Return those of the paths at which there is nothing."""
     return [path for path in paths if not os.path.exists(path)]
+
+
+def open_file(path: str, flags: int) -> int:
+    """Open a file or folder; return its descriptor."""
+    return os.open(path, flags | os.O_CLOEXEC)
+
+
+def remove(path: str) -> None:
+    """Remove a file, a pinned object for instance, or an empty folder, such as a cgroup."""
+    if os.path.isdir(path):
+        os.rmdir(path)
+    else:
+        os.unlink(path)
+
+
+def read_all(fd: int) -> bytes:
+    """Read a descriptor to its end (32 MiB at most)."""
+    found = b""
+    while len(found) <= _READ_LIMIT:
+        data = os.read(fd, 1 << 16)
+        if not data:
+            return found
+        found += data
+    raise OSError(27, f"more than {_READ_LIMIT} bytes to read")
+
+
+def read_file(path: str) -> bytes:
+    """Return a file's content (32 MiB at most)."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return read_all(fd)
+    finally:
+        os.close(fd)
+
+
+def write_file(path: str, data: bytes) -> None:
+    """Write to a file that is there, such as one below /proc/sys."""
+    with open(path, "r+b", buffering=0) as file:
+        file.write(data)

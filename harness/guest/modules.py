@@ -1,6 +1,6 @@
 """Loads the kernel modules that the host put into the guest image.
 
-Runs in the guest. Imports the standard library alone.
+Runs in the guest. Imports the standard library and the system calls of its neighbour.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ import ctypes
 import errno
 import os
 
-SYS_FINIT_MODULE = 313  # x86-64
+from harness.guest.api.syscalls import system_call
 
 FOLDER = "/usr/lib/kernel-harness/modules"
 """Where they are, each file's name beginning with its place in the order of loading ("003-veth.ko")."""
+
+_finit_module = system_call("finit_module", ctypes.c_int, ctypes.c_char_p, ctypes.c_int)
 
 
 def load_all(folder: str = FOLDER) -> tuple[str, int] | None:
@@ -25,12 +27,11 @@ def load_all(folder: str = FOLDER) -> tuple[str, int] | None:
         names = sorted(os.listdir(folder))
     except FileNotFoundError:
         return None
-    libc = ctypes.CDLL(None, use_errno=True)
     for name in names:
         path = os.path.join(folder, name)
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            refused = ctypes.get_errno() if libc.syscall(SYS_FINIT_MODULE, file, b"", 0) != 0 else 0
+            refused = ctypes.get_errno() if _finit_module(file, b"", 0) != 0 else 0
         finally:
             os.close(file)
         # Another module may have had the kernel load it already, or it is built in under this very name.

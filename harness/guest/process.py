@@ -18,7 +18,7 @@ import sys
 import types
 
 from harness.guest import credentials, files, programs, prompt, sequences, wire
-from harness.guest.api import bcc_loader, bpf, hooks, libbpf
+from harness.guest.api import bcc_loader, bpf, hooks, libbpf, syscalls
 from harness.guest.leaks import descriptors, provenance
 
 TYPE_CHECKING = False
@@ -43,14 +43,13 @@ def own_memory() -> None:
 
     Else each page would be copied when it is first written to: in every clone of a machine that is saved before that.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
     with open("/proc/self/maps") as file:
         lines = file.readlines()
     for line in lines:
         addresses, permissions, *_ = line.split()
         if permissions.startswith("rw-p"):
             start, end = (int(address, 16) for address in addresses.split("-"))
-            libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_POPULATE_WRITE)
+            syscalls.libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_POPULATE_WRITE)
 
 
 def describe(error: BaseException) -> calls.Failure:
@@ -181,6 +180,7 @@ class Handlers:
     bcc: calls.Bcc = bcc_loader
     bpf: calls.Bpf = bpf
     credentials: calls.Credentials = credentials
+    descriptors: calls.Descriptors = descriptors
     files: calls.Files = files
     hooks: calls.Hooks = hooks
     libbpf: calls.Libbpf = libbpf

@@ -255,16 +255,16 @@ class Bpf:
 
     def open(self, path: str, flags: int = O_RDONLY) -> Held:
         """Open a file or folder of the guest, a cgroup's for instance."""
-        return Held(self.commands, self.commands.ask("open", calls.Hooks.open_file, path=path, flags=flags))
+        return Held(self.commands, self.commands.ask("open", calls.Files.open_file, path=path, flags=flags))
 
     def unpin(self, path: str) -> None:
         """Remove a pinned object's file; the object lives on while something else holds it."""
-        self.commands.ask("unlink", calls.Hooks.remove, path=path)
+        self.commands.ask("unlink", calls.Files.remove, path=path)
 
     def cgroup(self, name: str) -> Held:
         """Make a cgroup and open it."""
         path = f"/sys/fs/cgroup/{name}"
-        self.commands.ask("mkdir", calls.Hooks.make_folder, path=path)
+        self.commands.ask("mkdir", calls.Files.make_folder, path=path)
         return self.open(path)
 
     def close(self, fd: int) -> None:

@@ -191,7 +191,7 @@ class Guest:
         Raises:
             GuestCallError: It cannot be written.
         """
-        self.process.ask(calls.Hooks.write_file, path=path, data=text.encode() if isinstance(text, str) else text)
+        self.process.ask(calls.Files.write_file, path=path, data=text.encode() if isinstance(text, str) else text)
 
     def kernel_log(self) -> list[bytes]:
         """Return the kernel's log records since the last call, as /dev/kmsg gives them."""

@@ -54,13 +54,11 @@ class Held:
 
     def fdinfo(self) -> dict[str, str]:
         """Return the lines of /proc/self/fdinfo for it."""
-        text = self.commands.ask("read of fdinfo", calls.Hooks.fdinfo, fd=self.fd)
-        pairs = (line.partition(":") for line in text.splitlines())
-        return {name: value.strip() for name, _, value in pairs}
+        return self.commands.ask("read of fdinfo", calls.Descriptors.fdinfo, fd=self.fd)
 
     def read(self) -> bytes:
         """Read it to its end (32 MiB at most)."""
-        return self.commands.ask("read", calls.Hooks.read_all, fd=self.fd)
+        return self.commands.ask("read", calls.Files.read_all, fd=self.fd)
 
     def close(self) -> None:
         """Close the descriptor; nothing happens when it is closed already, or went with the machine that had it."""

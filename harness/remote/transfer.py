@@ -62,13 +62,13 @@ def push(
     _check_size(
         sum(entry.stat().st_size for entry in found if entry.is_file() and not entry.is_symlink()), limit, target
     )
-    process.ask(calls.Files.make_folder, place, stat.S_IMODE(path.stat().st_mode))
+    process.ask(calls.Files.make_folder, path=place, mode=stat.S_IMODE(path.stat().st_mode))
     for entry in found:
         below = posixpath.join(place, entry.relative_to(path).as_posix())
         if entry.is_symlink():
             process.ask(calls.Files.make_link, below, str(entry.readlink()))
         elif entry.is_dir():
-            process.ask(calls.Files.make_folder, below, stat.S_IMODE(entry.stat().st_mode))
+            process.ask(calls.Files.make_folder, path=below, mode=stat.S_IMODE(entry.stat().st_mode))
         else:
             _send(process, below, entry.read_bytes(), stat.S_IMODE(entry.stat().st_mode))
 

@@ -164,12 +164,12 @@ def test_a_guest_process_is_shared_until_it_dies(inner: Inner) -> None:
 
         @pytest.mark.parametrize("number", range(4))
         def test_it(shared_guest, number):
-            shared_guest.process.ask(calls.Hooks.descriptors)
+            shared_guest.process.ask(calls.Descriptors.descriptors)
             seen.append(shared_guest.process.number)
             if number == 1:
                 shared_guest.process.close()
                 with pytest.raises(GuestProcessDied):
-                    shared_guest.process.ask(calls.Hooks.descriptors)
+                    shared_guest.process.ask(calls.Descriptors.descriptors)
             if number == 3:
                 assert seen[0] == seen[1] != seen[2] == seen[3]
         """.replace("\n        ", "\n")

@@ -13,9 +13,9 @@ import traceback
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from harness.guest.api import asm
+from harness.guest.api import asm, uapi
 
-SYS_BPF = 321
+SYS_BPF = uapi.SYSCALLS["bpf"]
 MAP_CREATE, MAP_UPDATE_ELEM, MAP_DELETE_ELEM = 0, 2, 3
 ARRAY = 2
 

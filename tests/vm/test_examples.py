@@ -90,7 +90,7 @@ def test_the_tracer_reports_what_each_user_is_traced_for(
 @pytest.mark.requires("ids", "outer_lookup")
 def test_a_walk_through_an_array_of_maps(bpf: Bpf) -> None:
     before = bpf.ids("map")
-    descriptors = bpf.commands.ask("readdir", calls.Hooks.descriptors)
+    descriptors = bpf.commands.ask("readdir", calls.Descriptors.descriptors)
     with bpf.map("array", max_entries=4) as template:
         outer = bpf.map("array_of_maps", max_entries=2, inner=template)
     with raises_errno(ENOENT):
@@ -118,4 +118,4 @@ def test_a_walk_through_an_array_of_maps(bpf: Bpf) -> None:
         bpf.map_by_id(inner_id)
     outer.close()
     assert bpf.ids("map") == before
-    assert bpf.commands.ask("readdir", calls.Hooks.descriptors) == descriptors
+    assert bpf.commands.ask("readdir", calls.Descriptors.descriptors) == descriptors

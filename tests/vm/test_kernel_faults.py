@@ -72,7 +72,7 @@ def test_xfail(vm):
 
 
 def test_crash_after_the_last_call(vm):
-    vm.new_process().begin(calls.Hooks.write_file, path="/proc/sysrq-trigger", data=b"c")
+    vm.new_process().begin(calls.Files.write_file, path="/proc/sysrq-trigger", data=b"c")
     assert vm.process.wait(60)
 
 

@@ -17,6 +17,7 @@ import mmap
 import os
 import struct
 
+from harness.guest.api import syscalls
 from harness.guest.api.uapi import ATTACH_TYPES, MAP_TYPES, PROG_TYPES
 from harness.guest.leaks import provenance
 
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     Field = int | str | bytes | bytearray | mmap.mmap | None
     Layout = tuple[tuple[str, str, int], ...]
     Attempt = tuple[int, int, dict[str, int], dict[str, bytes]]
-
-SYS_BPF = 321  # x86-64
 
 _NAMED = {
     "map_type": MAP_TYPES,
@@ -202,11 +201,6 @@ _PROG_XLATED_LEN, _PROG_XLATED = 20, 32
 _LOG_ROOM = (1 << 24) - 1
 _LOG_KEPT = 1 << 20
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_syscall = _libc.syscall
-_syscall.restype = ctypes.c_long
-_syscall.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_ulong)
-
 
 def attempt(
     name: str, fields: dict[str, Field], outputs: dict[str, int | bytes] | None = None, tail: bytes = b""
@@ -282,7 +276,7 @@ def _issue(name: str, fields: dict[str, Field], tail: bytes) -> tuple[int, int, 
         # A negative number, such as the file descriptor -1, goes as the bits that stand for it.
         packed.pack_into(attr, offset, value & mask if isinstance(value, int) else value)
     sent = bytes(attr)
-    result = _syscall(SYS_BPF, code, ctypes.addressof(ctypes.c_char.from_buffer(attr)), len(attr))
+    result = syscalls.bpf(code, ctypes.addressof(ctypes.c_char.from_buffer(attr)), len(attr))
     if result < 0:
         return ctypes.get_errno(), result, bytes(attr), sent
     if name in OPENS:
@@ -511,7 +505,7 @@ def ids(kind: str, after: int = 0) -> list[int]:
     attr = bytearray(after.to_bytes(12, "little"))
     at = ctypes.addressof(ctypes.c_char.from_buffer(attr))
     found: list[int] = []
-    while _syscall(SYS_BPF, COMMANDS[command_name][0], at, len(attr)) == 0:
+    while syscalls.bpf(COMMANDS[command_name][0], at, len(attr)) == 0:
         attr[0:4] = attr[4:8]
         found.append(int.from_bytes(attr[4:8], "little"))
     error = ctypes.get_errno()

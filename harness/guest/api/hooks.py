@@ -1,6 +1,6 @@
-"""What programs are attached to other than through bpf(2): sockets, perf events; and the files beside them.
+"""What programs are attached to other than through bpf(2): sockets, perf events; and what they need of the kernel.
 
-Runs in the guest. Imports the standard library alone.
+Runs in the guest. Imports the standard library and the system calls beside it.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import os
 import socket
 import struct
 
+from harness.guest.api import syscalls
+
 SO_ATTACH_BPF = 50
-SYS_PERF_EVENT_OPEN = 298  # x86-64
 PERF_TYPE_TRACEPOINT = 2
 PERF_SAMPLE_RAW = 1 << 10
 PERF_FLAG_FD_CLOEXEC = 8
@@ -20,8 +21,10 @@ PERF_EVENT_IOC_ENABLE, PERF_EVENT_IOC_SET_BPF = 0x2400, 0x40042408
 
 _PERF_ATTR_SIZE = 112  # PERF_ATTR_SIZE_VER5: known to every kernel since 4.1
 _TRACING = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
-_READ_LIMIT = 32 << 20
 
+_perf_event_open = syscalls.system_call(
+    "perf_event_open", ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_ulong
+)
 _sockets: dict[int, tuple[socket.socket, socket.socket]] = {}
 
 
@@ -74,82 +77,17 @@ def _perf_event(prog_fd: int, kind: int, config: int, name: bytes) -> int:
     struct.pack_into("<I", attr, 48, 1)  # wakeup_events
     if name:
         struct.pack_into("<Q", attr, 56, ctypes.addressof(held))  # config1: the function's name
-    syscall = ctypes.CDLL(None, use_errno=True).syscall
-    syscall.restype = ctypes.c_long
-    syscall.argtypes = (ctypes.c_long, ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_ulong)
     # Of every process, on the first CPU: such an event fires on any CPU all the same.
-    fd = syscall(SYS_PERF_EVENT_OPEN, ctypes.addressof(attr), -1, 0, -1, PERF_FLAG_FD_CLOEXEC)
+    fd = _perf_event_open(ctypes.addressof(attr), -1, 0, -1, PERF_FLAG_FD_CLOEXEC)
     if fd < 0:
-        error = ctypes.get_errno()
-        raise OSError(error, f"perf_event_open: {os.strerror(error)}")
+        raise syscalls.failed("perf_event_open")
     try:
         fcntl.ioctl(fd, PERF_EVENT_IOC_SET_BPF, prog_fd)
         fcntl.ioctl(fd, PERF_EVENT_IOC_ENABLE, 0)
     except OSError:
         os.close(fd)
         raise
-    return int(fd)
-
-
-def open_file(path: str, flags: int) -> int:
-    """Open a file or folder; return its descriptor."""
-    return os.open(path, flags | os.O_CLOEXEC)
-
-
-def make_folder(path: str) -> None:
-    """Make a folder, in a cgroup file system for instance."""
-    os.makedirs(path, exist_ok=True)
-
-
-def remove(path: str) -> None:
-    """Remove a file, a pinned object for instance, or an empty folder, such as a cgroup."""
-    if os.path.isdir(path):
-        os.rmdir(path)
-    else:
-        os.unlink(path)
-
-
-def read_all(fd: int) -> bytes:
-    """Read a descriptor to its end (32 MiB at most)."""
-    found = b""
-    while len(found) <= _READ_LIMIT:
-        data = os.read(fd, 1 << 16)
-        if not data:
-            return found
-        found += data
-    raise OSError(27, f"more than {_READ_LIMIT} bytes to read")
-
-
-def read_file(path: str) -> bytes:
-    """Return a file's content (32 MiB at most)."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return read_all(fd)
-    finally:
-        os.close(fd)
-
-
-def write_file(path: str, data: bytes) -> None:
-    """Write to a file that is there, such as one below /proc/sys."""
-    with open(path, "r+b", buffering=0) as file:
-        file.write(data)
-
-
-def fdinfo(fd: int) -> str:
-    """Return what /proc/self/fdinfo says of a descriptor."""
-    with open(f"/proc/self/fdinfo/{fd}") as file:
-        return file.read()
-
-
-def descriptors() -> dict[int, str]:
-    """Return the open descriptors of this process and what each is."""
-    found = {}
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
-        except FileNotFoundError:
-            continue  # the one that listed the folder
-    return found
+    return fd
 
 
 def possible_cpus() -> int:

@@ -10,10 +10,9 @@ Runs in the guest. Imports the standard library and the raw loader's tables.
 from __future__ import annotations
 
 import ctypes
-import os
 import struct
 
-from harness.guest.api import bpf
+from harness.guest.api import bpf, syscalls
 from harness.guest.api.uapi import MAP_TYPES, PROG_TYPES
 from harness.guest.leaks import provenance
 
@@ -40,8 +39,7 @@ class _Library:
         self.lib = ctypes.CDLL(LIBRARY, use_errno=True)
         self.messages: list[bytes] = []
         self._room = ctypes.create_string_buffer(_MESSAGE_ROOM)
-        libc = ctypes.CDLL(None)
-        self._format = libc.vsnprintf
+        self._format = syscalls.libc.vsnprintf
         self._format.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_void_p)
         kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
         self._callback = kind(self._print)  # kept: libbpf calls it as long as this process lives
@@ -567,8 +565,3 @@ def close_object(handle: int) -> None:
     pointer, _objects[handle].pointer = _objects[handle].pointer, 0
     if pointer:
         _library().lib.bpf_object__close(ctypes.c_void_p(pointer))
-
-
-def is_there() -> bool:
-    """Whether the image holds the library."""
-    return any(os.path.exists(f"{folder}/{LIBRARY}") for folder in ("/usr/lib", "/usr/lib64"))

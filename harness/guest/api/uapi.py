@@ -1,6 +1,7 @@
-"""Numbers of BPF's user API by name: types of maps, programs and attachments, flags, helpers.
+"""Numbers of BPF's user API by name: types of maps, programs and attachments, flags, helpers; and of system calls.
 
-From include/uapi/linux/bpf.h. Pure: the host and guest functions may both import it. Imports nothing.
+From include/uapi/linux/bpf.h and arch/x86/entry/syscalls/syscall_64.tbl. Pure: the host and guest functions may both
+import it. Imports nothing.
 """
 
 from __future__ import annotations
@@ -44,6 +45,9 @@ MMAPABLE, PRESERVE_ELEMS, INNER_MAP = 1 << 10, 1 << 11, 1 << 12
 
 SLEEPABLE = 1 << 4
 """A flag of a program (prog_flags)."""
+
+SYSCALLS = {"exit": 60, "capset": 126, "perf_event_open": 298, "finit_module": 313, "bpf": 321, "membarrier": 324}
+"""Of x86-64: those that the C library has no function for."""
 
 # Those that tests of maps have a use for; others are called by number.
 HELPERS = {

@@ -32,7 +32,7 @@ def describe(kind: str, number: int) -> dict[str, Any]:
     fd = bpf.command(f"{kind.upper()}_GET_FD_BY_ID", id=number)
     try:
         info = bpf.info(fd, kind)
-        shown = fdinfo("self", fd)
+        shown = fdinfo(fd)
     finally:
         os.close(fd)
     found: dict[str, Any] = {"kind": kind, "id": number, "type": "", "name": info.get("name", "")}
@@ -49,8 +49,8 @@ def describe(kind: str, number: int) -> dict[str, Any]:
     return found
 
 
-def fdinfo(process: str, fd: int | str) -> dict[str, str]:
-    """Return the fields of a descriptor's fdinfo."""
+def fdinfo(fd: int | str, process: str = "self") -> dict[str, str]:
+    """Return the fields of the fdinfo of a descriptor of a process."""
     found = {}
     with open(f"/proc/{process}/fdinfo/{fd}") as file:
         for line in file:
@@ -98,7 +98,7 @@ def left_open(before: Collection[int]) -> list[dict[str, Any]]:
 def describe_fd(fd: int, target: str) -> dict[str, Any]:
     """Return what a descriptor of this process stands for."""
     kind = kind_of_fd(target)
-    shown = fdinfo("self", fd)
+    shown = fdinfo(fd)
     found: dict[str, Any] = {"kind": kind, "id": None, "type": "", "name": "", "target": target}
     if kind in provenance.KINDS:
         number = shown.get(FDINFO_ID[kind], "")

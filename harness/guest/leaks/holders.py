@@ -135,7 +135,7 @@ def held_by_processes() -> list[list[Any]]:
             holder = f"fd {fd} of process {pid} ({command_of(pid)})"
             try:
                 if kind in provenance.KINDS:
-                    number = fdinfo(str(pid), fd).get(FDINFO_ID[kind], "")
+                    number = fdinfo(fd, str(pid)).get(FDINFO_ID[kind], "")
                     if number.isdigit():
                         found.append([kind, int(number), holder])
                 elif kind == "perf_event":

@@ -5,7 +5,7 @@ the line of the test that asked for it over the wire; and the program that it st
 reads it when the ledger finds an object that should be gone, however the process ended. Beside that a process knows
 who opened each of its descriptors.
 
-Runs in the guest. Imports the standard library alone.
+Runs in the guest. Imports the standard library and the system calls of its neighbour.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import mmap
 import struct
 import sys
 
+from harness.guest.api import syscalls
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import CodeType, FrameType
@@ -24,7 +26,6 @@ KINDS = ("map", "prog", "link", "btf")
 
 UNKNOWN = "an unknown place"
 
-_SYS_BPF = 321  # x86-64
 _OBJ_GET_INFO_BY_FD = 15
 _ID_AT = {"map": 4, "prog": 4, "link": 4, "btf": 12}
 """Where the id stands in what OBJ_GET_INFO_BY_FD tells."""
@@ -39,10 +40,6 @@ _TEXT_ROOM = 1 << 16
 _LENGTH = struct.Struct("<H")
 _DEPTH = 8
 _NOWHERE = 0xFFFF
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.syscall.restype = ctypes.c_long
-_libc.syscall.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_ulong)
 
 
 class Record:
@@ -117,10 +114,6 @@ class Record:
                 found[KINDS[kind - 1], number] = texts[place]
         return found
 
-    def close(self) -> None:
-        """Give the memory back."""
-        self._memory.close()
-
 
 _record: Record | None = None
 _asked = ""
@@ -194,6 +187,6 @@ def _frames(frame: FrameType | None) -> list[FrameType]:
 def _id_of(fd: int, at: int) -> int:
     info = bytearray(16)
     attr = _INFO.pack(fd, at + 4, ctypes.addressof(ctypes.c_char.from_buffer(info)))
-    if _libc.syscall(_SYS_BPF, _OBJ_GET_INFO_BY_FD, attr, len(attr)) != 0:
+    if syscalls.bpf(_OBJ_GET_INFO_BY_FD, attr, len(attr)) != 0:
         return 0
     return int.from_bytes(info[at : at + 4], "little")

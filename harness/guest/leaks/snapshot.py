@@ -6,7 +6,7 @@ guest process looks at its own descriptors before and after a function.
 
 Snapshots are plain data that JSON can hold, since the first one is kept with a saved machine.
 
-Runs in the guest. Imports the standard library, and of harness.guest bpf, hooks and made.
+Runs in the guest. Imports the standard library and its neighbours in harness.guest.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import resource
 import time
 
 from harness.guest.api import bpf, hooks
+from harness.guest.api.syscalls import system_call
 from harness.guest.leaks import provenance
 from harness.guest.leaks.descriptors import describe
 from harness.guest.leaks.holders import held_by_cgroups, held_by_objects, held_by_pins, held_by_processes, pins
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
     Snapshot = dict[str, Any]
 
-_SYS_MEMBARRIER = 324  # x86-64
 _MEMBARRIER_CMD_GLOBAL = 1  # "shared" before 4.16: the same number
 
 _PAGE = 4096
@@ -47,8 +47,7 @@ _PAUSES = (0.001, 0.005, 0.02)
 _DESCRIBED = 64
 """Objects of a kind that are looked at closely."""
 _PINNED = ("map", "prog", "link")
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.syscall.restype = ctypes.c_long
+_membarrier = system_call("membarrier", ctypes.c_int, ctypes.c_uint)
 
 
 class Ledger:
@@ -202,7 +201,7 @@ class Ledger:
 
 def wait_for_grace_period() -> int:
     """Wait until an RCU grace period has passed; return how many that were: 0 where the kernel offers no way."""
-    return int(_libc.syscall(_SYS_MEMBARRIER, _MEMBARRIER_CMD_GLOBAL, 0) == 0)
+    return int(_membarrier(_MEMBARRIER_CMD_GLOBAL, 0) == 0)
 
 
 def fits(pages: int) -> bool:

@@ -21,7 +21,6 @@ def test_a_process_reads_what_another_wrote() -> None:
     assert len(found) == 3000
     assert found["map", 2999] == "t.py:4 in f"
     assert found["btf", 2] == "t.py:2 in f"
-    record.close()
 
 
 def test_the_latest_are_kept() -> None:

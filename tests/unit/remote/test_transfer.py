@@ -26,13 +26,13 @@ class FakeProcess:
         self.lies: list[Entry] | None = None
         self.contents: bytes | None = None
 
-    def ask(self, call: Callable[..., Any], *arguments: Any) -> Any:
+    def ask(self, call: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
         if call is calls.Files.entries and self.lies is not None:
             return self.lies
         if call is calls.Files.read and self.contents is not None:
             return self.contents[arguments[1] :]
-        path, *rest = arguments
-        return getattr(files, call.__name__)(str(self.root) + path, *rest)
+        path, *rest = arguments or (keywords.pop("path"),)
+        return getattr(files, call.__name__)(str(self.root) + path, *rest, **keywords)
 
 
 @pytest.fixture

@@ -1,0 +1,43 @@
+"""The C library, and system calls that it has no function for.
+
+Runs in the guest. Imports the standard library and the numbers in harness.guest.api.uapi.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+
+from harness.guest.api.uapi import SYSCALLS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+libc = ctypes.CDLL(None, use_errno=True)
+"""The C library: ctypes.get_errno() has the errno of a function of it that failed."""
+
+
+def system_call(name: str, *types: Any) -> Callable[..., int]:
+    """Return a system call as a function, which returns what the kernel does, or -1 and the errno as :data:`libc` does.
+
+    Args:
+        name: One of harness.guest.api.uapi.SYSCALLS.
+        *types: The ctypes of its arguments.
+    """
+    call = libc["syscall"]  # not libc.syscall, which all would share
+    call.restype = ctypes.c_long
+    call.argtypes = (ctypes.c_long, *types)
+    return functools.partial(call, SYSCALLS[name])
+
+
+bpf = system_call("bpf", ctypes.c_long, ctypes.c_void_p, ctypes.c_ulong)
+"""bpf(2): command, address of union bpf_attr, its size."""
+
+
+def failed(what: str) -> OSError:
+    """Return the error of a call that has just failed."""
+    error = ctypes.get_errno()
+    return OSError(error, f"{what}: {os.strerror(error)}")

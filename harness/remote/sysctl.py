@@ -1,0 +1,38 @@
+"""Settings of the guest's kernel below /proc/sys, changed for a while.
+
+Imports the commands beside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from harness.guest import calls
+from harness.remote.command import Commands
+
+JIT = "net.core.bpf_jit_enable"
+"""Whether the kernel compiles BPF programs; one built without an interpreter does not switch it off."""
+UNPRIVILEGED = "kernel.unprivileged_bpf_disabled"
+"""Whether bpf(2) refuses the unprivileged: 0 no; 1 yes, and for good; 2 yes (5.13 and later)."""
+
+
+@contextlib.contextmanager
+def sysctl(commands: Commands, name: str, value: str) -> Iterator[None]:
+    """Give a setting a value for a while.
+
+    Args:
+        commands: Those of the guest process that writes it.
+        name: Its name, as sysctl(8) has it.
+        value: The value.
+
+    Raises:
+        BpfError: The kernel has no such setting, or refuses the value.
+    """
+    path = f"/proc/sys/{name.replace('.', '/')}"
+    before = commands.ask(f"read of {path}", calls.Files.read_file, path=path).strip()
+    commands.ask(f"write to {path}", calls.Files.write_file, path=path, data=value.encode())
+    try:
+        yield
+    finally:
+        commands.ask(f"write to {path}", calls.Files.write_file, path=path, data=before)
