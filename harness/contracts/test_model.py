@@ -22,10 +22,10 @@ from harness.contracts.sequences.model import (
     common,
     difference,
     facts,
-    script,
     seen,
     unexplained,
 )
+from harness.contracts.sequences.script import script
 from harness.contracts.sequences.strategy import Foretold, check
 from harness.guest import calls
 from harness.kernel.types import Choice

@@ -1,7 +1,7 @@
 """Sequences of operations on one outer map and its inner maps: carried out step by step, each answer recorded.
 
 What the answers mean is not known here: :mod:`harness.contracts.sequences.model` foretells them. A step is a name of
-OPERATIONS and numbers. Maps are numbered in the order of their creation; 0 is the template.
+harness.guest.steps.OPERATIONS and numbers. Maps are numbered in the order of their creation; 0 is the template.
 
 Runs in the guest. Imports the standard library and its neighbours in harness.guest.
 """
@@ -14,7 +14,7 @@ import struct
 import time
 
 from harness.guest.api import asm, bpf
-from harness.guest.steps import COUNTED, KINDS, reader
+from harness.guest.steps import COUNTED, KINDS, OPERATIONS, reader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def run(outer_type: str, flags: int, max_entries: int, steps: list[tuple[str, tu
     try:
         for name, arguments, gone in steps:
             try:
-                answer = getattr(player, f"step_{name}")(*arguments)
+                answer = STEPS[name](player, *arguments)
             except IndexError:
                 answer = "nothing open"  # planned for a kernel that opened it
             if gone:
@@ -242,6 +242,9 @@ class Player:
             "batch",
             {key: self._number(_word(value)) for key, value in zip(keys[:count], values[:count], strict=True)},
         ]
+
+
+STEPS = {name: getattr(Player, f"step_{name}") for name in OPERATIONS}
 
 
 def _counted(answer: tuple[int, int, dict[str, int], dict[str, bytes]], count: int) -> Any:

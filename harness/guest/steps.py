@@ -1,11 +1,71 @@
-"""What sequences of operations on an outer map are made of: kinds of inner maps, and a program that looks up.
+"""What sequences of operations on an outer map are made of: the operations, kinds of inner maps, and a program.
 
-Pure: the host and guest functions may both import it. Imports its neighbour, the assembler.
+Of each operation, what it does is in harness.guest.sequences (`step_NAME`), what the kernel will answer in
+harness.contracts.sequences.model (`_NAME`); the rest is here.
+
+Pure: the host and guest functions may both import it. Imports the standard library and its neighbour, the assembler.
 """
 
 from __future__ import annotations
 
+import itertools
+
 from harness.guest.api import asm
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Operation:
+    """An operation of a sequence.
+
+    Attributes:
+        name: Its name.
+        numbers: What its numbers are, one after the other and then again from the first: "key", "value", "flags",
+            "kind" of an inner map, "map" that has to be open, "id" of one that need not be.
+        uses_outer: Whether the outer map has to be open.
+        line: It as a line of Python: {0} is its first number, {outer} the outer map, {map} the first of its maps,
+            {pairs} keys and maps, {numbers} all numbers; "" where the line gives something a name.
+    """
+
+    def __init__(self, name: str, numbers: str = "", line: str = "", *, uses_outer: bool = False) -> None:
+        self.name = name
+        self.numbers = numbers.split()
+        self.line = line
+        self.uses_outer = uses_outer or "{outer}" in line
+
+    def maps(self, numbers: Sequence[int]) -> list[int]:
+        """Return the maps among its numbers that have to be open."""
+        return [number for what, number in zip(itertools.cycle(self.numbers), numbers) if what == "map"]
+
+
+OPERATIONS = {
+    one.name: one
+    for one in (
+        Operation("create", "kind"),
+        Operation("close", "map"),
+        Operation("reopen", "id"),
+        Operation("close_outer", uses_outer=True),
+        Operation("reopen_outer"),
+        Operation("insert", "key map flags", "{outer}.update({0}, {map}, {2})"),
+        Operation("delete", "key", "{outer}.delete({0})"),
+        Operation("lookup", "key", "{outer}.lookup({0})"),
+        Operation("keys", "", "{outer}.keys()"),
+        Operation("batch_insert", "key map", "{outer}.update_batch([{pairs}])"),
+        Operation("batch_delete", "key", "{outer}.delete_batch({numbers})"),
+        Operation("batch_read", "", "{outer}.lookup_batch(16)"),
+        Operation("batch_take", "", "{outer}.lookup_and_delete_batch(16)"),
+        Operation("write", "map key value", "{map}.update({1}, {2})"),
+        Operation("read", "map key", "{map}.lookup({1})"),
+        Operation("erase", "map key", "{map}.delete({1})"),
+        Operation("freeze", "map", "{map}.freeze()"),
+        Operation("freeze_outer", "", "{outer}.freeze()"),
+        Operation("load", uses_outer=True),
+        Operation("unload", "", "prog.close()"),
+        Operation("run", "key", "prog.run(bytes([{0}]) + bytes(63))"),
+    )
+}
 
 KINDS: tuple[tuple[str, int, int], ...] = (("hash", 4, 8), ("hash", 4, 16), ("hash", 8, 8), ("array", 4, 8))
 """Inner maps that a sequence may create: type, value size, max_entries. The template is of the first kind."""

@@ -3,9 +3,9 @@
 :class:`Model` takes one step after the other and says what the kernel will answer and what will be there afterwards:
 which maps are alive, what each holds. What kernels differ in is a :class:`Facts`, read from the tables of contracts and
 capabilities; where these know nothing of a kernel, nothing is foretold (:data:`ANY`) and nothing is judged.
-:func:`difference` holds a foretold step against what the guest saw, :func:`script` writes a sequence down as a test.
+:func:`difference` holds a foretold step against what the guest saw.
 
-Pure. Imports the judge of contracts beside it, the names of errors and the numbers of the sequences in harness.guest.
+Pure. Imports the judge of contracts beside it, the names of errors and the table of operations in harness.guest.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from harness.contracts.contract import Contract, judge
 from harness.errors import UsageError
 from harness.features.capabilities import find
 from harness.guest.api.uapi import EXIST, NO_PREALLOC, NOEXIST
-from harness.guest.steps import COUNTED, KINDS, MISSING, NULL
+from harness.guest.steps import COUNTED, MISSING, NULL, OPERATIONS
 from harness.kernel.version import KernelVersion
 from harness.util.errnos import errno_name
 
@@ -75,7 +75,7 @@ class Step:
     """One operation of a sequence.
 
     Attributes:
-        name: A method of :class:`harness.guest.sequences.Player`.
+        name: One of harness.guest.steps.OPERATIONS.
         arguments: Its numbers.
         gone: Maps that are gone after it, whose release the kernel leaves to a worker.
     """
@@ -174,13 +174,6 @@ class _Map:
     leaked: bool = False
 
 
-_USES_MAP = {"close", "write", "read", "erase", "freeze"}
-_USES_OUTER = {
-    *("close_outer", "insert", "delete", "lookup", "keys", "freeze_outer", "load"),
-    *("batch_insert", "batch_delete", "batch_read", "batch_take"),
-}
-
-
 class Model:
     """An outer map with its inner maps, as the kernel's tables promise them.
 
@@ -222,6 +215,12 @@ class Model:
         """Whether it is known what a batch command does here; a sequence leaves out what is not."""
         return self.facts.batch[command] is not ANY
 
+    def can_take(self, name: str, *arguments: int) -> bool:
+        """Whether all that a step uses is open; arguments as for :meth:`take`."""
+        operation = OPERATIONS[name]
+        is_open = all(self.maps[number].fds for number in operation.maps(arguments))
+        return is_open and (not operation.uses_outer or self.outer_fds > 0)
+
     def is_alive(self, number: int) -> bool:
         """Whether anything holds an inner map."""
         one = self.maps[number]
@@ -233,7 +232,7 @@ class Model:
         """Take a step.
 
         Args:
-            name: A step's name.
+            name: One of harness.guest.steps.OPERATIONS.
             *arguments: Its numbers.
 
         Returns:
@@ -242,9 +241,8 @@ class Model:
         before = {number for number in range(len(self.maps)) if self.is_alive(number)}
         held = self.outer_is_alive()
         # A sequence that was planned beside another kernel may use what could not be opened on this one.
-        used = arguments[1::2] if name in ("insert", "batch_insert") else arguments[:1] if name in _USES_MAP else ()
-        is_open = all(self.maps[number].fds for number in used) and (name not in _USES_OUTER or self.outer_fds)
-        answer = getattr(self, f"_{name}")(*arguments) if is_open else "nothing open"
+        can = self.can_take(name, *arguments)
+        answer = getattr(self, f"_{name}")(*arguments) if can else "nothing open"
         if held and not self.outer_is_alive():
             self.slots.clear()
         gone = [number for number in before if not self.is_alive(number)]
@@ -496,108 +494,3 @@ def _shown(value: Any) -> str:
     if isinstance(value, (list, tuple)) and value and isinstance(value[0], str):
         return " ".join(_shown(one) for one in value)
     return str(value)
-
-
-def script(setting: Setting, steps: Sequence[tuple[Step, Any]], remark: str) -> str:
-    """Return a sequence as a test that can be pasted into a file.
-
-    Args:
-        setting: The outer map.
-        steps: The steps up to the one that is spoken of, and what each was answered.
-        remark: What is to be said of the last one.
-    """
-    writer = _Writer({step.arguments[0] for step, _ in steps if step.name == "reopen"})
-    flags = f", map_flags={setting.flags}" if setting.flags else ""
-    writer.create(0)
-    writer.body.append(f'outer = bpf.map("{setting.outer}", max_entries={setting.max_entries}, inner=map0{flags})')
-    if any(step.name == "reopen_outer" for step, _ in steps):
-        writer.body.append("outer_id = outer.id")
-    for step, answer in steps:
-        writer.write(step)
-        if isinstance(answer, str) and answer != "ok":
-            writer.refused(answer)
-    head = ["from harness.testing import Bpf, errno_of"]
-    if any(step.name == "load" for step, _ in steps):
-        head.append("from harness.guest.steps import reader")
-    lines = [*sorted(head), "", "", "def test_sequence(bpf: Bpf) -> None:", *(f"    {line}" for line in writer.body)]
-    return "\n".join([*lines, *(f"    # {line}" for line in remark.split("; "))])
-
-
-class _Writer:
-    """Writes steps as lines of Python; a map that was opened again has further names."""
-
-    def __init__(self, reopened: set[int]) -> None:
-        self.body: list[str] = []
-        self.names: dict[int, list[str]] = {}
-        self.outer = ["outer"]
-        self.reopened = reopened
-
-    def write(self, step: Step) -> None:
-        """Write a step."""
-        if step.name in ("create", "close", "reopen", "close_outer", "reopen_outer", "load"):
-            getattr(self, step.name)(*step.arguments)
-        else:
-            self.call(step)
-
-    def refused(self, answer: str) -> None:
-        """Say that the last line is refused, and how."""
-        target, _, call = self.body.pop().rpartition(" = ")
-        function, _, arguments = call.removesuffix(")").partition("(")
-        given = f"{function}, {arguments}" if arguments else function
-        self.body.append(f'assert errno_of({given}) == "{answer}"' + (f"  # {target}" if target else ""))
-
-    def create(self, kind: int) -> None:
-        type_, value_size, max_entries = KINDS[kind]
-        number = len(self.names)
-        self.names[number] = [f"map{number}"]
-        self.body.append(f'map{number} = bpf.map("{type_}", value_size={value_size}, max_entries={max_entries})')
-        if number in self.reopened:
-            self.body.append(f"map{number}_id = map{number}.id")
-
-    def close(self, number: int) -> None:
-        self.body.append(f"{self.names[number].pop()}.close()")
-
-    def reopen(self, number: int) -> None:
-        name = f"map{number}" + "_again" * (len(self.names[number]) or 1)
-        self.names[number].append(name)
-        self.body.append(f"{name} = bpf.map_by_id(map{number}_id)")
-
-    def close_outer(self) -> None:
-        self.body.append(f"{self.outer.pop()}.close()")
-
-    def reopen_outer(self) -> None:
-        name = "outer" + "_again" * (len(self.outer) or 1)
-        self.outer.append(name)
-        self.body.append(f"{name} = bpf.map_by_id(outer_id)")
-
-    def load(self) -> None:
-        self.body.append(f'prog = bpf.prog("xdp", reader({self.outer[-1]}.fd))')
-
-    def call(self, step: Step) -> None:
-        numbers = step.arguments
-        outer = self.outer[-1] if self.outer else "outer"
-        lines = {
-            "delete": "{outer}.delete({0})",
-            "lookup": "{outer}.lookup({0})",
-            "keys": "{outer}.keys()",
-            "batch_read": "{outer}.lookup_batch(16)",
-            "batch_take": "{outer}.lookup_and_delete_batch(16)",
-            "freeze_outer": "{outer}.freeze()",
-            "write": "{map}.update({1}, {2})",
-            "read": "{map}.lookup({1})",
-            "erase": "{map}.delete({1})",
-            "freeze": "{map}.freeze()",
-            "unload": "prog.close()",
-            "run": "prog.run(bytes([{0}]) + bytes(63))",
-        }
-        if step.name == "insert":
-            line = f"{outer}.update({numbers[0]}, {self.names[numbers[1]][-1]}, {numbers[2]})"
-        elif step.name == "batch_insert":
-            pairs = ", ".join(f"({key}, {self.names[number][-1]})" for key, number in _pairs(numbers))
-            line = f"{outer}.update_batch([{pairs}])"
-        elif step.name == "batch_delete":
-            line = f"{outer}.delete_batch({list(numbers)})"
-        else:
-            held = self.names.get(numbers[0], []) if numbers else []
-            line = lines[step.name].format(*numbers, outer=outer, map=held[-1] if held else "")
-        self.body.append(line)

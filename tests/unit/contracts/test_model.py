@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -18,11 +19,13 @@ from harness.contracts.sequences.model import (
     common,
     difference,
     facts,
-    script,
     seen,
     unexplained,
 )
+from harness.contracts.sequences.script import script
 from harness.contracts.sequences.strategy import Foretold, check
+from harness.guest.sequences import Player
+from harness.guest.steps import OPERATIONS
 from harness.kernel.version import KernelVersion
 
 HASH = SETTINGS["hash_of_maps"]
@@ -96,6 +99,22 @@ def test_facts_come_from_the_tables_of_contracts(setting: str) -> None:
     assert (old.batch["update"], new.batch["update"]) == ("EINVAL", "ok")
     assert (old.freeze, new.second_freeze) == ("EINVAL", "EPERM")
     assert (old.leaks, new.leaks) == (setting == "hash_of_maps", False)
+
+
+def test_all_sides_know_the_operations_of_the_table() -> None:
+    for where, prefix in ((Model, "_"), (Player, "step_")):
+        for name, operation in OPERATIONS.items():
+            _, *numbers = inspect.signature(getattr(where, prefix + name)).parameters.values()
+            repeated = any(one.kind is one.VAR_POSITIONAL for one in numbers)
+            assert repeated or len(numbers) == len(operation.numbers), f"{where.__name__}: {name}"
+    assert {name for name in vars(Player) if name.startswith("step_")} == {f"step_{name}" for name in OPERATIONS}
+
+
+def test_the_maps_that_a_step_uses_are_among_its_numbers() -> None:
+    assert OPERATIONS["insert"].maps((4, 1, 2)) == [1]
+    assert OPERATIONS["batch_insert"].maps((4, 1, 3, 2)) == [1, 2]
+    assert OPERATIONS["write"].maps((2, 0, 7)) == [2]
+    assert OPERATIONS["reopen"].maps((2,)) == OPERATIONS["run"].maps((3,)) == []
 
 
 class Kernel:
