@@ -10,7 +10,8 @@ from harness.remote.bpf import Bpf
 from harness.remote.command import Answer, BpfError, errno_of, raises_errno
 from harness.remote.guest import Guest
 from harness.remote.libbpf import BpfObject, Libbpf
-from harness.remote.objects import Batch, Btf, Held, Link, Map, Program, Run, SocketFilter
+from harness.remote.map import Batch, Map
+from harness.remote.objects import Btf, Held, Link, Program, Run, SocketFilter
 from harness.util.errnos import ENOTSUPP, errno_name
 
 __all__ = [

@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.guest.api import btf, uapi
 from harness.remote.bpf import Bpf
-from harness.remote.objects import Map
+from harness.remote.map import Map
 
 KEY_TYPE, VALUE_TYPE = 1, 2
 """Numbers of the two types of :data:`INTEGERS`."""

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from harness.errors import UsageError
 from harness.guest import calls
 from harness.remote.command import BpfError, Commands
-from harness.remote.objects import Map, Program
+from harness.remote.map import Map
+from harness.remote.objects import Program
 
 _COMPILE_TIMEOUT = 300.0
 

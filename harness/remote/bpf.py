@@ -12,7 +12,8 @@ from harness.guest import calls
 from harness.guest.api import asm
 from harness.guest.api.uapi import MAP_TYPES, PROG_TYPES
 from harness.remote.command import Answer, Commands, HasFd
-from harness.remote.objects import Btf, Held, Link, Map, Program, SocketFilter
+from harness.remote.map import Map
+from harness.remote.objects import Btf, Held, Link, Program, SocketFilter
 from harness.vm.guest_process import GuestProcess
 
 O_RDONLY = 0

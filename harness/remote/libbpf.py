@@ -18,7 +18,8 @@ from harness.errors import UsageError
 from harness.guest import calls
 from harness.image.build import optional_libraries
 from harness.remote.command import BpfError, Commands, HasFd
-from harness.remote.objects import Map, Program
+from harness.remote.map import Map
+from harness.remote.objects import Program
 
 LIBRARY = "libbpf.so.1"
 
