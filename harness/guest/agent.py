@@ -11,7 +11,6 @@ Runs in the guest. Imports the standard library and its neighbours in harness.gu
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import gc
 import os
@@ -22,23 +21,18 @@ import struct
 import sys
 import time
 
-from harness.guest import calls, modules, process, wire
-from harness.guest.api import syscalls
-from harness.guest.leaks import processes, provenance, snapshot
+from harness.guest import calls, children, kernel_log, modules, process, setup, wire
+from harness.guest.children import Child
+from harness.guest.leaks import provenance, snapshot
 from harness.guest.link import Link
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
-MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
 CLOCK_REALTIME = 0
 RNDADDENTROPY, RNDRESEEDCRNG = 0x40085203, 0x5207
 _ENTROPY = struct.Struct("ii")
-
-KMEMLEAK = "/sys/kernel/debug/kmemleak"
-KMEMLEAK_AGE = 5.1
-"""Seconds; kmemleak says nothing of younger objects: MSECS_MIN_AGE of Linux mm/kmemleak.c."""
 
 _HELD_POLL_MS = 5
 _IDLE_MS = 30
@@ -48,84 +42,11 @@ _PART_WITHIN = 0.1
 _SPARES = 3
 """Guest processes that lie ready when the machine is saved: as many as tests use, but for a few."""
 
-_SIGNALS_ROOM = 4096
-_SFD_FLAGS = os.O_NONBLOCK | os.O_CLOEXEC
-
 _COMMON = ("contextlib", "json", "pathlib", "pickle", "subprocess", "threading", "typing")
 """Modules that functions of tests use, beside those that are there anyway: imported when the machine is saved.
 
 Else each process that runs such a function imports them anew: pathlib takes 0.2 s where instructions are emulated.
 """
-
-# (source and type, target, flags, options); what a kernel was built without is left out and reported as absent.
-_MOUNTS = (
-    ("proc", "/proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, ""),
-    ("sysfs", "/sys", MS_NOSUID | MS_NODEV | MS_NOEXEC, ""),
-    ("devtmpfs", "/dev", MS_NOSUID, "mode=0755"),
-    ("tmpfs", "/tmp", MS_NOSUID | MS_NODEV, "mode=1777"),  # noqa: S108 - the guest's own, memory-only
-    ("tmpfs", "/run", MS_NOSUID | MS_NODEV, "mode=0755"),
-    ("bpf", "/sys/fs/bpf", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0700"),
-    ("cgroup2", "/sys/fs/cgroup", MS_NOSUID | MS_NODEV | MS_NOEXEC, ""),
-    ("debugfs", "/sys/kernel/debug", MS_NOSUID | MS_NODEV | MS_NOEXEC, ""),
-    ("tracefs", "/sys/kernel/tracing", MS_NOSUID | MS_NODEV | MS_NOEXEC, ""),
-)
-
-
-def mount_all() -> list[str]:
-    """Mount the guest's file systems; return the types this kernel does not have."""
-    absent = []
-    for kind, target, flags, options in _MOUNTS:
-        try:
-            os.makedirs(target, exist_ok=True)
-        except OSError:
-            absent.append(kind)  # the kernel makes no such folder in sysfs when it lacks the file system
-            continue
-        if syscalls.libc.mount(kind.encode(), target.encode(), kind.encode(), flags, options.encode()) != 0:
-            absent.append(kind)
-    return absent
-
-
-def parse_command_line(text: str) -> dict[str, str]:
-    """Return the harness.NAME=VALUE words of a kernel command line, without the prefix."""
-    words = (word[len("harness.") :] for word in text.split() if word.startswith("harness."))
-    return {name: value for name, _, value in (word.partition("=") for word in words)}
-
-
-class Child:
-    """One guest process: its pid, the agent's end of the socket to it, and the record of what it makes.
-
-    Attributes:
-        is_last: Whether it was asked for the last time: it is ended when it has answered.
-    """
-
-    def __init__(self, pid: int, link: socket.socket, record: provenance.Record) -> None:
-        self.pid = pid
-        self.link = link
-        self.record = record
-        self.is_last = False
-        self.splitter = wire.Splitter()
-        self._children = processes.open_children(pid)
-
-    @property
-    def may_have_children(self) -> bool:
-        """Whether it has processes of its own, or nothing tells."""
-        return self._children is None or bool(os.pread(self._children, 1, 0))
-
-    def send_signal(self, signum: int) -> None:
-        """Send a signal to it and all that it started in its process group, if they have not ended."""
-        for send in (os.killpg, os.kill):
-            try:
-                send(self.pid, signum)
-                return
-            except ProcessLookupError:
-                continue  # it is not yet the leader of a group of its own, or has ended
-
-    def close(self) -> None:
-        """Close what the agent has of it."""
-        self.link.close()
-        if self._children is not None:
-            os.close(self._children)
-            self._children = None
 
 
 class Agent:
@@ -140,9 +61,7 @@ class Agent:
         self.link = link
         self.lean = lean
         # The test's own place in the log, and the harness's: neither reads away what the other has yet to see.
-        self.log_of_tests, self.log_of_checks = (
-            os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC) for _ in range(2)
-        )
+        self.log_of_tests, self.log_of_checks = (kernel_log.open_log() for _ in range(2))
         # Open already when a clone wakes up, which pays for each piece of code that it runs, that of open() included.
         self.random = os.open("/dev/urandom", os.O_WRONLY | os.O_CLOEXEC)
         self.taint_flags = os.open("/proc/sys/kernel/tainted", os.O_RDONLY | os.O_CLOEXEC)
@@ -151,7 +70,7 @@ class Agent:
         self.splitter = wire.Splitter()
         self.poll = select.poll()
         self.poll.register(link.fileno(), select.POLLIN)
-        self.deaths = watch_deaths()
+        self.deaths = children.watch_deaths()
         self.poll.register(self.deaths, select.POLLIN)
         self.statuses: dict[int, int] = {}
         self.counts: snapshot.Ledger  # once the machine is ready
@@ -181,13 +100,13 @@ class Agent:
                 # A spare is forked when nothing else is to be done.
                 events = self.poll.poll(None if self.spares else _IDLE_MS)
                 if not events and not self.spares:
-                    self.spares.append(self._fork())
+                    self.spares.append(children.fork())
             for fd, _ in events:
                 if fd == self.link.fileno():
                     for frame in self.splitter.feed(self.link.receive()):
                         self._route(*frame)
                 elif fd == self.deaths:
-                    os.read(self.deaths, _SIGNALS_ROOM)
+                    os.read(self.deaths, children.SIGNALS_ROOM)
                     self._reap()
                 else:
                     self._forward(fd)
@@ -244,32 +163,9 @@ class Agent:
             self.poll.unregister(child.link.fileno())
             child.close()
 
-    def _fork(self, *, settled: bool = False) -> Child:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        record = provenance.Record()
-        pid = os.fork()
-        if pid == 0:
-            status = 70
-            try:
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
-                # Its descriptors are the test's own: the agent's, the mapped memory's included, are not among them.
-                os.closerange(3, theirs.fileno())
-                os.closerange(theirs.fileno() + 1, 1024)
-                provenance.use(record)
-                if settled:
-                    process.own_memory()
-                process.serve(theirs)
-                status = 0
-            finally:
-                os._exit(status)
-        theirs.close()
-        # It is ready: a machine that is saved now has it waiting for its first request. Or it has died already.
-        ours.recv(1)
-        return Child(pid, ours, record)
-
     def _start(self, number: int) -> Child:
         """Make a spare process the guest process of this number, which is asked for the first time."""
-        child = self.spares.pop() if self.spares else self._fork()
+        child = self.spares.pop() if self.spares else children.fork()
         self.children[number] = child
         self.poll.register(child.link.fileno(), select.POLLIN)
         return child
@@ -323,7 +219,7 @@ class Agent:
             __import__(name)
         gc.collect()
         gc.freeze()
-        self.spares += [self._fork(settled=self.lean) for _ in range(_SPARES)]
+        self.spares += [children.fork(settled=self.lean) for _ in range(_SPARES)]
         if self.lean:
             process.own_memory()
         self.link.rewind()
@@ -343,7 +239,7 @@ class Agent:
                 return found
         of_test = dict(self.children)
         for child in of_test.values():
-            kill(child.pid)
+            children.kill(child.pid)
         for number, child in of_test.items():
             self._bury(number, os.waitpid(child.pid, 0)[1])
         own = [spare.pid for spare in self.spares]
@@ -351,7 +247,7 @@ class Agent:
         if strays:
             # What programs.start() started has a session of its own, and outlives the guest process that did.
             for pid in {child.record.program for child in of_test.values()}.intersection(strays):
-                kill(pid)
+                children.kill(pid)
         found = self.counts.settle(self._reap, own)
         places: dict[tuple[str, int], str] = {}
         if found["objects"]:
@@ -391,87 +287,28 @@ class Agent:
 
     def kernel_log(self) -> list[bytes]:
         """Return the kernel's log records since the last call, as /dev/kmsg gives them."""
-        return read_log(self.log_of_tests)
+        return kernel_log.read(self.log_of_tests)
 
     def log_since(self) -> calls.Logged:
         """Return what the kernel has said since the last call, whatever tests have read, and its taint flags."""
-        return {"records": read_log(self.log_of_checks), "tainted": self.tainted()}
+        return {"records": kernel_log.read(self.log_of_checks), "tainted": self.tainted()}
 
     def jiffies(self) -> int | None:
         """Return the kernel's clock in ticks; None when the kernel was built without kmemleak, which stamps with it."""
-        if not os.path.exists(KMEMLEAK):
-            return None
-        with open("/proc/timer_list") as file:
-            return next(int(line.split()[1]) for line in file if line.startswith("jiffies: "))
+        return kernel_log.jiffies()
 
     def kmemleak(self) -> str:
-        """Return what kmemleak thinks is leaked, once everything allocated so far is old enough to be told."""
-        time.sleep(KMEMLEAK_AGE)
-        # An object is told when two scans found it unreferenced and unchanged.
-        for _ in range(2):
-            with open(KMEMLEAK, "w") as file:
-                file.write("scan")
-        with open(KMEMLEAK) as file:
-            return file.read()
-
-
-def read_log(log: int) -> list[bytes]:
-    """Return the records that an open /dev/kmsg has yet to give."""
-    records: list[bytes] = []
-    more = select.poll()
-    more.register(log, select.POLLIN)
-    # Asking first spares a clone the making of an exception, whose code it would run for the first time.
-    while more.poll(0):
-        try:
-            records.append(os.read(log, 8192))
-        except BlockingIOError:
-            break
-        except BrokenPipeError:
-            records.append(b"4,0,0,-;harness: the kernel's log buffer overran, records were lost")
-    return records
-
-
-def watch_deaths() -> int:
-    """Return a descriptor that is readable when a child has ended, in place of a signal that interrupts."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
-    mask = ctypes.create_string_buffer(128)  # sigset_t of the C library
-    struct.pack_into("<Q", mask, 0, 1 << (signal.SIGCHLD - 1))
-    return int(syscalls.libc.signalfd(-1, mask, _SFD_FLAGS))
-
-
-def kill(pid: int) -> None:
-    """Kill a process, if it has not ended by itself."""
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-
-
-def describe_machine(absent: list[str], tainted: int, baseline: dict[str, Any]) -> dict[str, Any]:
-    """Return what the host needs to know about the machine it reached."""
-    name = os.uname()
-    with open("/proc/uptime") as file:
-        uptime = float(file.read().split()[0])
-    return {
-        "event": "ready",
-        "release": name.release,
-        "version": name.version,
-        "machine": name.machine,
-        "uptime": uptime,
-        "cpus": os.cpu_count() or 1,
-        "absent": absent,
-        "tainted": tainted,
-        "ledger": baseline,
-    }
+        """Return what kmemleak thinks is leaked; see :func:`harness.guest.kernel_log.kmemleak`."""
+        return kernel_log.kmemleak()
 
 
 def main() -> NoReturn:
     """Set the machine up, load modules, say "ready", serve."""
-    absent = mount_all()
+    absent = setup.mount_all()
     sys.path.append("/usr/lib/python-rest.zip")  # what of the standard library is not there as files
     os.environ.update(PATH="/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", HOME="/root", LANG="C.UTF-8")
     with open("/proc/cmdline") as file:
-        options = parse_command_line(file.read())
+        options = setup.parse_command_line(file.read())
     process.raise_limits()
     agent = Agent(Link(options["channel"]), lean="preload" not in options)
     refused = modules.load_all()
@@ -481,5 +318,5 @@ def main() -> NoReturn:
     if "preload" in options:
         getattr(process.Handlers, options["preload"]).preload()
     agent.counts = snapshot.Ledger()
-    agent.send(wire.EVENT, wire.AGENT, 0, describe_machine(absent, agent.tainted(), agent.counts.baseline))
+    agent.send(wire.EVENT, wire.AGENT, 0, setup.describe_machine(absent, agent.tainted(), agent.counts.baseline))
     agent.serve()

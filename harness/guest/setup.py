@@ -1,0 +1,66 @@
+"""Makes a machine of a kernel that has just booted: its file systems, what its command line says, what it is.
+
+Runs in the guest. Imports the standard library and the system calls of its neighbour.
+"""
+
+from __future__ import annotations
+
+import os
+
+from harness.guest.api import syscalls
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
+# (source and type, target, flags, options); what a kernel was built without is left out and reported as absent.
+_MOUNTS = (
+    ("proc", "/proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, ""),
+    ("sysfs", "/sys", MS_NOSUID | MS_NODEV | MS_NOEXEC, ""),
+    ("devtmpfs", "/dev", MS_NOSUID, "mode=0755"),
+    ("tmpfs", "/tmp", MS_NOSUID | MS_NODEV, "mode=1777"),  # noqa: S108 - the guest's own, memory-only
+    ("tmpfs", "/run", MS_NOSUID | MS_NODEV, "mode=0755"),
+    ("bpf", "/sys/fs/bpf", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0700"),
+    ("cgroup2", "/sys/fs/cgroup", MS_NOSUID | MS_NODEV | MS_NOEXEC, ""),
+    ("debugfs", "/sys/kernel/debug", MS_NOSUID | MS_NODEV | MS_NOEXEC, ""),
+    ("tracefs", "/sys/kernel/tracing", MS_NOSUID | MS_NODEV | MS_NOEXEC, ""),
+)
+
+
+def mount_all() -> list[str]:
+    """Mount the guest's file systems; return the types this kernel does not have."""
+    absent = []
+    for kind, target, flags, options in _MOUNTS:
+        try:
+            os.makedirs(target, exist_ok=True)
+        except OSError:
+            absent.append(kind)  # the kernel makes no such folder in sysfs when it lacks the file system
+            continue
+        if syscalls.libc.mount(kind.encode(), target.encode(), kind.encode(), flags, options.encode()) != 0:
+            absent.append(kind)
+    return absent
+
+
+def parse_command_line(text: str) -> dict[str, str]:
+    """Return the harness.NAME=VALUE words of a kernel command line, without the prefix."""
+    words = (word[len("harness.") :] for word in text.split() if word.startswith("harness."))
+    return {name: value for name, _, value in (word.partition("=") for word in words)}
+
+
+def describe_machine(absent: list[str], tainted: int, baseline: dict[str, Any]) -> dict[str, Any]:
+    """Return what the host needs to know about the machine it reached."""
+    name = os.uname()
+    with open("/proc/uptime") as file:
+        uptime = float(file.read().split()[0])
+    return {
+        "event": "ready",
+        "release": name.release,
+        "version": name.version,
+        "machine": name.machine,
+        "uptime": uptime,
+        "cpus": os.cpu_count() or 1,
+        "absent": absent,
+        "tainted": tainted,
+        "ledger": baseline,
+    }
