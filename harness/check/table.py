@@ -1,6 +1,6 @@
 """What became of the programs of an object on several kernels: records, the telling line, and tables of them.
 
-Pure. Imports the standard library and :mod:`harness.util.errnos`.
+Pure.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
 
+from harness.util import tables
 from harness.util.errnos import errno_name
 
 
@@ -47,7 +48,7 @@ class Result:
 
     @property
     def cell(self) -> str:
-        """The result in a word."""
+        """The result in one word."""
         if self.verdict is Verdict.REFUSED and self.errno:
             return errno_name(self.errno)
         return self.verdict.value
@@ -124,16 +125,25 @@ def _remarks(results: Sequence[Result]) -> Iterator[tuple[Result, str]]:
             yield result, difference(result, results)
 
 
-def as_text(results: Sequence[Result]) -> str:
-    """Return a table for a terminal: a line for each program, a column for each kernel, then why what was refused."""
+_STYLES = {Verdict.OK: "green", Verdict.LOST: "yellow"}
+
+
+def as_text(results: Sequence[Result], *, width: int | None = None, colour: bool | None = False) -> str:
+    """Return a table with a line for each program and a column for each kernel, and below it why one was refused.
+
+    Args:
+        results: What is shown.
+        width: As for :func:`harness.util.tables.lines`.
+        colour: As there.
+    """
     kernels, programs, found = _names(results)
-    rows = [["", *kernels]]
-    rows += [
-        [name, *(found[name, kernel].cell if (name, kernel) in found else "-" for kernel in kernels)]
-        for name in programs
-    ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(kernels) + 1)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+    def cell(name: str, kernel: str) -> tables.Cell:
+        one = found.get((name, kernel))
+        return (one.cell, _STYLES.get(one.verdict, "bold red")) if one else "-"
+
+    rows = [[name, *(cell(name, kernel) for kernel in kernels)] for name in programs]
+    lines = tables.lines(rows, header=["", *kernels], width=width, colour=colour)
     remarks = [f"{one.program} on {one.kernel}: {one.cell} at {one.step}: {line}" for one, line in _remarks(results)]
     return "\n".join([*lines, *([""] if remarks else []), *remarks])
 

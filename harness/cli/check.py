@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import GuestError, InfrastructureError
+from harness.util import tables
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction as SubParsers
@@ -89,8 +90,10 @@ def _run(arguments: argparse.Namespace) -> int:
     results = _collect(plan, arguments.kernel or ["6.12"], arguments.accel)
     if arguments.format == "json":
         print(json.dumps(as_records(results), indent=1))
+    elif arguments.format == "markdown":
+        print(as_markdown(results))
     else:
-        print(as_markdown(results) if arguments.format == "markdown" else as_text(results))
+        print(as_text(results, width=tables.columns(terminal=sys.stdout.isatty()), colour=None))
     if any(result.verdict is Verdict.LOST for result in results):
         return _LOST
     return int(any(result.verdict is not Verdict.OK for result in results))

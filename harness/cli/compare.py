@@ -6,11 +6,11 @@ Imports records and reports below it as they are needed.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import UsageError
+from harness.util import tables
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction as SubParsers
@@ -91,10 +91,6 @@ def _print(wanted: str, comparison: Comparison, old: RunRecord, new: RunRecord, 
     if wanted == "markdown":
         print(as_markdown(comparison, old, new, fail_on), end="")
         return
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    console = tables.console()
     for line, change in lines(comparison, old, new):
-        style = "" if change is None else "bold red" if change in fail_on else "bold"
-        console.print(Text(line, style=style))
+        console.print(line, style="" if change is None else "bold red" if change in fail_on else "bold")

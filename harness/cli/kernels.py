@@ -1,7 +1,4 @@
-"""`harness kernels`: list, fetch, build, describe, prune and lock kernels.
-
-Imports the foundations and :mod:`harness.kernel`; rich is imported where something is drawn.
-"""
+"""`harness kernels`: list, fetch, build, describe, prune and lock kernels."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,6 +23,7 @@ from harness.kernel.build import kbuild, source
 from harness.kernel.catalog import Catalog, policy
 from harness.kernel.files.download import Meter, no_meter
 from harness.kernel.types import Choice
+from harness.util import tables
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction as SubParsers
@@ -119,8 +117,7 @@ def _list(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps([_offer_facts(offer) for offer in offers], indent=1))
     elif arguments.selector:
-        _table(
-            ("release", "flavour", "provider", "uname -r", "package", "found in", "size", "cached"),
+        tables.show(
             (
                 (
                     str(offer.version),
@@ -134,11 +131,14 @@ def _list(arguments: argparse.Namespace) -> int:
                 )
                 for offer in offers
             ),
+            header="release,flavour,provider,uname -r,package,found in,size,cached".split(","),
+            right={"size"},
         )
     else:
-        _table(
-            ("series", "newest", "releases", "cached", "provider", "flavours", "size"),
+        tables.show(
             (_series_row(group) for group in _by_series(offers)),
+            header="series newest releases cached provider flavours size".split(),
+            right={"releases", "size"},
         )
     # A list without the mirror's kernels is not the list that was asked for.
     return next((trouble.exit_status for trouble in catalog.troubles.values()), 0)
@@ -184,20 +184,6 @@ def _offer_facts(offer: Choice) -> dict[str, object]:
         "size": offer.size,
         "cached": offer.cached,
     }
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    from rich.box import SIMPLE
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=SIMPLE, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold", justify="right" if column in ("releases", "size") else "left")
-    for row in rows:
-        table.add_row(*row)
-    # A pipe has no width: never fold what a program may read.
-    Console(width=None if sys.stdout.isatty() else 240, highlight=False).print(table)
 
 
 # fetch
@@ -381,7 +367,9 @@ def _prune(arguments: argparse.Namespace) -> int:
             prune.remove(victim)
     print(f"{'would free' if arguments.dry_run else 'freed'} {megabytes(removed)}")
     sizes = [*prune.report(), ("all of it", prune.size_of(kernel_cache.folder()))]
-    _table(("what the cache holds", "size"), ((what, megabytes(size)) for what, size in sizes))
+    tables.show(
+        ((what, megabytes(size)) for what, size in sizes), header=("what the cache holds", "size"), right={"size"}
+    )
     return 0
 
 

@@ -6,18 +6,16 @@ Imports records and reports below it as they are needed.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from harness.util import tables
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction as SubParsers
 
     from harness.results.types import RunRecord
-
-
-_FILE_WIDTH = 200
 
 
 def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
@@ -54,13 +52,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
         _write(arguments.markdown, as_markdown, record, arguments.title)
     if arguments.terminal or (arguments.html is None and arguments.markdown is None):
-        from rich.console import Console
-
         from harness.report.terminal import show
 
-        # A file or a pager shows long lines.
-        width = None if sys.stdout.isatty() else _FILE_WIDTH
-        show(record, Console(highlight=False, width=width), title=arguments.title)
+        show(record, tables.console(), title=arguments.title)
     return 0
 
 

@@ -73,6 +73,7 @@ def as_text(findings: Collection[Finding], asked: Collection[str], *, marks: str
         asked: The features that were asked for.
         marks: Three letters: for what is good, for what stops a feature that was asked for, for what stops another.
     """
+    # By hand: rich, which draws other tables, may be the very package that is missing.
     width = max((len(finding.name) for finding in findings), default=0)
     lines = []
     for finding in findings:

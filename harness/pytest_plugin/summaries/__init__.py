@@ -22,6 +22,13 @@ Labels = Callable[[], Sequence[str]]
 """Returns the labels of the kernels that the user chose, in their order."""
 
 
+def _look(reporter: pytest.TerminalReporter) -> dict[str, Any]:
+    """Return how wide a table may be where pytest prints, and whether it has colours."""
+    from harness.util import tables  # here, as a run without tests of kernels loads as little as it can
+
+    return {"width": tables.columns(terminal=bool(reporter.isatty)), "colour": reporter.hasmarkup}
+
+
 class KernelFaults:
     """Collects what kernels complained of that is no test's fault, and tells it once for each kernel.
 
@@ -195,7 +202,7 @@ class Contracts:
         by_kernel = {label: list[Observation]() for label in self._labels()}
         for kernel, observations in self._observations.values():
             by_kernel.setdefault(kernel, []).extend(msgspec.convert(observations, list[Observation]))
-        lines = summary(by_kernel)
+        lines = summary(by_kernel, **_look(terminalreporter))
         if lines:
             terminalreporter.section("contracts")
             for line in lines:
@@ -233,7 +240,7 @@ class Verdicts:
         kernels = [label for label in self._labels() if label in found]
         marks = "UTF" in (getattr(sys.stdout, "encoding", None) or "").upper()
         terminalreporter.section("verdicts")
-        for line in table(results, kernels=kernels, marks=marks):
+        for line in table(results, kernels=kernels, marks=marks, **_look(terminalreporter)):
             terminalreporter.write_line(line)
         if exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
             terminalreporter.write_line("The run was not completed: tests that did not run are not counted above.")

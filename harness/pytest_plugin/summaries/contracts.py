@@ -20,19 +20,24 @@ FOR_KERNELS = "it is for kernels "
 """How the note begins on a contract that is for other versions."""
 
 _COLUMNS = (EXPECTED, DIFFERS, OBSERVED, NOT_ASKED)
+_STYLES = {EXPECTED: "green", DIFFERS: "bold red", OBSERVED: "yellow"}
 
 
-def summary(observations: Mapping[str, Sequence[Observation]]) -> list[str]:
+def summary(
+    observations: Mapping[str, Sequence[Observation]], *, width: int | None = None, colour: bool = False
+) -> list[str]:
     """Return the lines of the summary; none where no contract was observed.
 
     Args:
         observations: What tests observed, by the label of the kernel.
+        width: As for :func:`harness.util.tables.lines`.
+        colour: As there.
     """
     found = {kernel: _contracts(seen) for kernel, seen in observations.items()}
     found = {kernel: seen for kernel, seen in found.items() if seen}
     if not found:
         return []
-    lines = _table(found)
+    lines = _table(found, width=width, colour=colour)
     for title, verdict in (("not as expected", DIFFERS), ("nothing known of this kernel", OBSERVED)):
         lines += _section(title, _grouped(found, verdict))
     notes: dict[str, list[str]] = {}
@@ -48,16 +53,14 @@ def _contracts(seen: Iterable[Observation]) -> list[Observation]:
     return [one for one in seen if one.contract]
 
 
-def _table(found: Mapping[str, Sequence[Observation]]) -> list[str]:
-    rows = [["kernel", *_COLUMNS]]
+def _table(found: Mapping[str, Sequence[Observation]], *, width: int | None, colour: bool) -> list[str]:
+    from harness.util import tables  # here, as a run without tests of kernels loads as little as it can
+
+    rows: list[list[tables.Cell]] = []
     for kernel, seen in found.items():
         counts: Counter[str] = Counter(one.verdict for one in seen)
-        rows.append([kernel, *(str(counts[verdict]) for verdict in _COLUMNS)])
-    width = max(len(row[0]) for row in rows)
-    return [
-        "  ".join([row[0].ljust(width), *(word.rjust(len(name)) for word, name in zip(row[1:], _COLUMNS, strict=True))])
-        for row in rows
-    ]
+        rows.append([kernel, *((str(counts[one]), _STYLES.get(one, "") if counts[one] else "") for one in _COLUMNS)])
+    return tables.lines(rows, header=("kernel", *_COLUMNS), right=_COLUMNS, width=width, colour=colour)
 
 
 def _grouped(found: Mapping[str, Sequence[Observation]], verdict: str) -> dict[str, list[str]]:

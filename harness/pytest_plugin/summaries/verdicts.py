@@ -26,18 +26,29 @@ class BehaviourOutcome:
     outcome: Outcome
 
 
-def table(results: Iterable[BehaviourOutcome], *, kernels: Sequence[str], marks: bool) -> list[str]:
+def table(
+    results: Iterable[BehaviourOutcome],
+    *,
+    kernels: Sequence[str],
+    marks: bool,
+    width: int | None = None,
+    colour: bool = False,
+) -> list[str]:
     """Return the lines of the table.
 
     Args:
         results: In the order in which behaviours are to be shown.
         kernels: Labels of the columns, in order.
         marks: Whether signs beyond ASCII may be put before the words.
+        width: As for :func:`harness.util.tables.lines`.
+        colour: As there.
     """
+    from harness.util import tables  # here, as a run without tests of kernels loads as little as it can
+
     cells: dict[str, dict[str, list[Outcome]]] = {}
     for result in results:
         cells.setdefault(result.behaviour, {}).setdefault(result.kernel, []).append(result.outcome)
-    rows = [["behaviour", *kernels]]
+    rows: list[list[tables.Cell]] = []
     module = None
     for behaviour, row in cells.items():
         path, _, name = behaviour.rpartition("::")
@@ -46,16 +57,17 @@ def table(results: Iterable[BehaviourOutcome], *, kernels: Sequence[str], marks:
             rows.append([path])
         words = name.removeprefix("test_").replace("_", " ")
         rows.append([f"  {words}", *(_cell(row.get(kernel, []), marks=marks) for kernel in kernels)])
-    widths = [max((len(row[column]) for row in rows if len(row) > column), default=0) for column in range(len(rows[0]))]
-    return ["  ".join(word.ljust(width) for word, width in zip(row, widths, strict=False)).rstrip() for row in rows]
+    return tables.lines(rows, header=["behaviour", *kernels], width=width, colour=colour)
 
 
-def _cell(outcomes: list[Outcome], *, marks: bool) -> str:
+def _cell(outcomes: list[Outcome], *, marks: bool) -> tuple[str, str]:
+    """Return the words of a cell, and their style."""
     if not outcomes:
-        return "not run"
+        return "not run", "yellow"
     found = worst(outcomes)
     count = outcomes.count(found)
     words = found.shown if len(outcomes) == 1 else f"{found.shown} {count}"
     if count < len(outcomes):
         words += f" of {len(outcomes)}"
-    return f"{found.sign} {words}" if marks else words
+    style = "bold red" if found.is_bad else "green" if found is Outcome.PASSED else "yellow"
+    return f"{found.sign} {words}" if marks else words, style

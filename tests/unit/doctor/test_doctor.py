@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from importlib import metadata
@@ -117,6 +118,17 @@ def test_json_alone_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     answers(monkeypatch, GOOD, WRONG)
     assert main(["doctor", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == as_data([GOOD, WRONG], doctor.A_RUN)
+
+
+def test_it_works_without_what_draws_other_tables(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers(monkeypatch, GOOD, WRONG)
+    for name in [name for name in sys.modules if name.split(".")[0] == "rich"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "rich", None)
+    assert main(["doctor"]) == 0
+    assert capsys.readouterr().out.endswith("ready for debian, run\n")
 
 
 def test_an_unknown_feature_is_refused_with_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
