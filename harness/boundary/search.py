@@ -46,6 +46,16 @@ class Reading:
     silent: dict[str, str] = field(default_factory=dict)
     booted: bool = False
 
+    @property
+    def text(self) -> str:
+        """All of it in one line, for people."""
+        texts = list(dict.fromkeys(answer.text for answer in self.answers.values()))
+        if len(self.answers) == 1:
+            return texts[0]
+        if texts:
+            return f"{len(self.answers)} tests: " + ", ".join(texts)
+        return "no answer: " + ("; ".join(dict.fromkeys(self.silent.values())) or "no test was run")
+
     def why(self, test: str) -> str:
         """Say why a test has no answer."""
         return self.silent.get(test) or self.silent.get("") or "it was not run"

@@ -25,6 +25,11 @@ COMMANDS = "doctor kernels shell attach check bench merge compare report matrix 
 """The commands, each a module of that name, in the order in which --help lists them."""
 
 
+def say(line: str) -> None:
+    """Print a line of progress, apart from what a command prints as its result."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def _wanted(words: Sequence[str]) -> list[str]:
     """Return the commands that this command line is about: one, or all where help or an error lists them.
 
@@ -77,9 +82,9 @@ def _main(argv: Sequence[str] | None) -> int:
         arguments = parser.parse_args(argv)
     except SystemExit as error:
         if error.code == _MISUSE and "--git-run" in words:
-            from harness.cli import boundary
+            from harness.boundary.git_run import ABORT
 
-            return boundary.ABORT  # `git bisect run` would take any other status for a bad commit
+            return ABORT  # `git bisect run` would take any other status for a bad commit
         raise
     logging.basicConfig(level=logging.INFO if arguments.verbose else logging.WARNING, format="%(message)s")
     # Like an interrupt, so that what was started (make, downloads) is ended and temporaries are removed.

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from harness.cli import boundary, main
+from harness.boundary import git_run, runs
+from harness.cli import main
 from harness.kernel import catalog, lockfile
 from harness.kernel.build import kbuild
 from harness.kernel.types import Choice
@@ -79,7 +80,7 @@ def releases(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Releases]:
 
         monkeypatch.setattr(catalog.Catalog, "resolve", resolve)
         monkeypatch.setattr("harness.kernel.providers.debian.DebianProvider.changelog", changelog)
-        monkeypatch.setattr(boundary, "_pytest", made)
+        monkeypatch.setattr(runs, "_pytest", made)
         return made
 
     return make
@@ -201,7 +202,7 @@ def test_a_test_that_is_not_there_is_said_at_once(
         Path(words["--record"]).write_text(json.dumps({"format": FORMAT, "version": VERSION}))
         return status, output
 
-    monkeypatch.setattr(boundary, "_pytest", fail)
+    monkeypatch.setattr(runs, "_pytest", fail)
     assert main(["boundary", "t.py::test_x", "--kernel=6.12"]) == 2
     assert output in capsys.readouterr().err
 
@@ -215,8 +216,8 @@ def tree(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
 
     def judge(answer: str, *words: str) -> int:
         one = choice(10)
-        monkeypatch.setattr(boundary, "_of_tree", lambda _: one)
-        monkeypatch.setattr(boundary, "_pytest", Releases([one], answer))
+        monkeypatch.setattr(git_run, "_of_tree", lambda *_: one)
+        monkeypatch.setattr(runs, "_pytest", Releases([one], answer))
         return main(["boundary", "--git-run", "t.py::test_x", "--kernel=.", *words])
 
     return judge
@@ -242,8 +243,8 @@ def test_a_mistake_ends_the_bisection(
     def fail(argv: list[str]) -> tuple[int, str]:
         raise ValueError(argv)
 
-    monkeypatch.setattr(boundary, "_of_tree", lambda _: choice(10))
-    monkeypatch.setattr(boundary, "_pytest", fail)
+    monkeypatch.setattr(git_run, "_of_tree", lambda *_: choice(10))
+    monkeypatch.setattr(runs, "_pytest", fail)
     assert main(["boundary", "--git-run", "t.py::test_x", "--kernel=."]) == 255
     assert "ValueError" in capsys.readouterr().err
 
