@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from harness import kernel as kernels
-from harness.cli.shell import require_udev
 from harness.errors import InfrastructureError
 from harness.guest import calls
 from harness.kernel.types import Choice
@@ -29,7 +28,7 @@ from harness.util.proc import quote
 from harness.util.proc import run as run_program
 from harness.vm import template
 from harness.vm.machine import Machine
-from harness.vm.process import find_vng, vng_environment
+from harness.vm.process import find_vng, require_udev, vng_environment
 from harness.vm.spec import Accel
 
 BARS = {

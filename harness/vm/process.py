@@ -25,6 +25,9 @@ from harness.vm.console import Console, read_lines
 
 QEMU_NAME = "qemu-system-x86_64"
 
+# What names the ports in the guest that a command's output goes through.
+_UDEV = "udevd"
+
 _END_TIMEOUT = 5.0
 
 
@@ -68,6 +71,22 @@ def find_vng() -> Path:
             hint=f"{sys.executable} -m pip install virtme-ng",
         )
     return Path(found)
+
+
+def require_udev() -> None:
+    """Refuse to run a command in a guest on the host's root where it could not hand over how it ended.
+
+    Raises:
+        ToolMissing: udev is not installed.
+    """
+    udev = needs.need(_UDEV)
+    if needs.find(udev) is None:
+        raise needs.missing(
+            _UDEV,
+            what=f"{_UDEV} is not installed; without it the guest, which runs on this machine's files, cannot hand "
+            "over what a command prints, nor its exit status; a shell without a command works",
+            expected=" or ".join(udev.names),
+        )
 
 
 def vng_environment(vng: Path, *tools: Path) -> dict[str, str]:

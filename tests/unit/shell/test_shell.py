@@ -14,12 +14,13 @@ from pathlib import Path
 import pytest
 
 from harness import kernel as kernels
-from harness.cli import main, shell
+from harness.cli import main
 from harness.errors import SelectorError
 from harness.image.build import Image
 from harness.kernel.types import Choice, Kernel
 from harness.kernel.version import KernelVersion
 from harness.machines.pool import Pool
+from harness.shell import root, streams
 from harness.vm import process
 from harness.vm.spec import Accel, Acceleration, MachineSpec
 
@@ -28,7 +29,7 @@ CLOUD = Choice("6.1", VERSION, "debian", "6.1.0-56-cloud-amd64=6.1.192-2", "clou
 GENERIC = Choice("6.1.192:generic", VERSION, "debian", "6.1.0-56-amd64=6.1.192-2", "generic")
 MINIMAL = Choice("6.1.192:minimal", VERSION, "local", "6.1.192-minimal", "minimal")
 
-REQUIRE_UDEV = shell.require_udev
+REQUIRE_UDEV = process.require_udev
 
 ABLE = "CONFIG_9P_FS=y\nCONFIG_NET_9P_VIRTIO=y\nCONFIG_VIRTIO_PCI=y\nCONFIG_OVERLAY_FS=y\n"
 UNABLE = ABLE.replace("CONFIG_9P_FS=y", "# CONFIG_9P_FS is not set")
@@ -72,9 +73,9 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(kernels, "resolve", world.resolve)
     monkeypatch.setattr(Pool, "prepare", lambda _pool, choice: world.prepare(choice))
     monkeypatch.setattr(os, "execve", world.execve)
-    monkeypatch.setattr(shell, "_can_be_opened_anew", lambda descriptor: True)
+    monkeypatch.setattr(streams, "can_be_opened_anew", lambda descriptor: True)
     monkeypatch.setattr(process, "find_vng", lambda: Path("/venv/bin/vng"))
-    monkeypatch.setattr(shell, "require_udev", lambda: None)
+    monkeypatch.setattr(process, "require_udev", lambda: None)
     return world
 
 
@@ -94,9 +95,9 @@ sys.exit(7)
 def through_pipes(stdin: int, stdout: int, stderr: int) -> int:
     program = f"""
 import os, sys
-from harness.cli import shell
-assert not all(map(shell._can_be_opened_anew, range(3)))
-sys.exit(shell._through_pipes([sys.executable, "-c", {FAKE_VNG!r}], os.environ))
+from harness.shell import streams
+assert not all(map(streams.can_be_opened_anew, range(3)))
+sys.exit(streams.through_pipes([sys.executable, "-c", {FAKE_VNG!r}], os.environ))
 """
     words = [sys.executable, "-c", program]
     return subprocess.run(words, stdin=stdin, stdout=stdout, stderr=stderr, check=False, timeout=120).returncode
@@ -124,7 +125,7 @@ def test_what_stands_in_a_file_already_is_not_cut_off(tmp_path: Path) -> None:
 
 def test_a_stream_that_is_closed_is_none(tmp_path: Path) -> None:
     program = (
-        "import os; from harness.cli import shell; os._exit(shell._through_pipes(['sh', '-c', 'cat; exit 5'], {}))"
+        "import os; from harness.shell import streams; os._exit(streams.through_pipes(['sh', '-c', 'cat; exit 5'], {}))"
     )
     done = subprocess.run(
         ["sh", "-c", f'exec "{sys.executable}" -c "$0" <&- >&- 2>&-', program], check=False, timeout=120
@@ -202,7 +203,7 @@ def test_a_command_without_udev_is_refused(
     take_away: Callable[[str], None],
 ) -> None:
     take_away("udevd")
-    monkeypatch.setattr(shell, "require_udev", REQUIRE_UDEV)
+    monkeypatch.setattr(process, "require_udev", REQUIRE_UDEV)
     assert "udevd is not installed" in error_of(capsys, "--kernel", "6.1", "--", "true", status=3)
 
 
@@ -228,9 +229,9 @@ def test_the_folder_it_is_started_in_is_made_writable_where_vng_can_be_told(
 ) -> None:
     blank = tmp_path / "a b"
     blank.mkdir()
-    monkeypatch.setattr(shell, "_OVERLAYS", (tmp_path.parent,))
-    assert tmp_path not in shell._writable(tmp_path)  # vng has one around it
-    monkeypatch.setattr(shell, "_OVERLAYS", ())
-    assert tmp_path in shell._writable(tmp_path)
-    assert blank not in shell._writable(blank)
-    assert Path("/") not in shell._writable(Path("/"))
+    monkeypatch.setattr(root, "_OVERLAYS", (tmp_path.parent,))
+    assert tmp_path not in root._writable(tmp_path)  # vng has one around it
+    monkeypatch.setattr(root, "_OVERLAYS", ())
+    assert tmp_path in root._writable(tmp_path)
+    assert blank not in root._writable(blank)
+    assert Path("/") not in root._writable(Path("/"))
