@@ -13,9 +13,13 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from harness import __version__
-from harness.errors import HarnessError
+from harness.errors import HarnessError, UsageError
+
+if TYPE_CHECKING:
+    from harness.kernel.types import Choice
 
 _MISUSE = 2
 """The exit status of argparse when it does not understand the command line."""
@@ -28,6 +32,29 @@ COMMANDS = "doctor kernels shell attach check bench merge compare report matrix 
 def say(line: str) -> None:
     """Print a line of progress, apart from what a command prints as its result."""
     print(line, file=sys.stderr, flush=True)
+
+
+def one_kernel(selector: str, command: str) -> Choice:
+    """Return the kernel that a selector names.
+
+    Args:
+        selector: Names one kernel.
+        command: Which command wants it, for the message.
+
+    Raises:
+        UsageError: It names several.
+        SelectorError: It names none.
+    """
+    from harness import kernel
+
+    choices = kernel.resolve([selector], progress=say)
+    if len(choices) != 1:
+        raise UsageError(
+            f"{selector!r} names {len(choices)} kernels: {', '.join(choice.label for choice in choices)}",
+            expected="one kernel",
+            hint=f"harness {command} --kernel {choices[-1].label}",
+        )
+    return choices[0]
 
 
 def _wanted(words: Sequence[str]) -> list[str]:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from harness.cli import say
+from harness.cli import one_kernel, say
 from harness.errors import UsageError
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction as SubParsers
-
-    from harness.kernel.types import Choice
 
 ROOT, TEST = "root", "test"
 
@@ -57,7 +55,7 @@ def _run(arguments: argparse.Namespace) -> int:
     memory, cpus = arguments.memory, arguments.cpus
     pool = Pool(Settings(accel=arguments.accel), say)
     try:
-        choice = _choose(arguments.kernel)
+        choice = one_kernel(arguments.kernel, "shell")
         if arguments.image == TEST:
             modules = tuple(word for word in arguments.modules.split(",") if word)
             return open_prompt(pool, choice, Needs(memory=memory or Needs.memory, cpus=cpus, modules=modules))
@@ -82,16 +80,3 @@ def _check(arguments: argparse.Namespace) -> None:
         value = getattr(arguments, name)
         if value is not None and value < least:
             raise UsageError(f"--{name} {value} is too little", expected=f"{least} or more")
-
-
-def _choose(selector: str) -> Choice:
-    from harness import kernel
-
-    choices = kernel.resolve([selector], progress=say)
-    if len(choices) != 1:
-        raise UsageError(
-            f"{selector!r} names {len(choices)} kernels: {', '.join(choice.label for choice in choices)}",
-            expected="one kernel to open a shell on",
-            hint=f"harness shell --kernel {choices[-1].label}",
-        )
-    return choices[0]

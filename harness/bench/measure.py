@@ -1,0 +1,204 @@
+"""Takes every figure in turn, round after round, so that a machine that slows down slows all of them: quote the ratios.
+
+Whole processes are timed from outside.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from harness import kernel as kernels
+from harness.bench.figures import Figures
+from harness.bench.suite import suite
+from harness.errors import InfrastructureError
+from harness.guest import calls
+from harness.kernel.types import Choice
+from harness.machines.pool import Isolation, Pool, Settings
+from harness.util import cache
+from harness.util.proc import quote
+from harness.util.proc import run as run_program
+from harness.vm import template
+from harness.vm.machine import Machine
+from harness.vm.process import find_vng, require_udev, vng_environment
+from harness.vm.spec import Accel
+
+_VNG_TIMEOUT = 300.0
+_SUITE_TIMEOUT = 1800.0
+
+
+class Bench:
+    """One run of the benchmark.
+
+    Args:
+        choice: The kernel.
+        generic: Its release in a flavour that plain vng can boot.
+        quick: Whether to take few rounds.
+        say: Prints a line of progress.
+
+    Attributes:
+        figures: What was measured.
+
+    Raises:
+        ToolMissing: A program is not installed.
+    """
+
+    def __init__(self, choice: Choice, generic: Choice, *, quick: bool, say: Callable[[str], None]) -> None:
+        require_udev()
+        self.figures = Figures()
+        self._quick = quick
+        self._say = say
+        self._choice = choice
+        self._generic = generic
+        self._pool = Pool(Settings(), say)
+        self._spec = self._pool.prepare(choice)
+
+    def measure(self) -> None:
+        """Take every figure, round after round.
+
+        Raises:
+            InfrastructureError: A program that is timed ended with another status than 0.
+        """
+        self._say(f"kernel {self._spec.kernel.version}, {self._spec.acceleration}; load {os.getloadavg()[0]:.1f}")
+        try:
+            for _ in range(1 if self._quick else 3):
+                self._plain_vng()
+                self._boot_and_save()
+                self._clones(10 if self._quick else 20)
+                self._forks(10 if self._quick else 20)
+                self._warm_run()
+            self._suites()
+            if not self._quick:
+                self._ledger(5)
+        finally:
+            self._pool.close()
+
+    def _plain_vng(self) -> None:
+        image = kernels.acquire(self._generic, progress=self._say).bzimage
+        argv = [str(find_vng()), "-r", str(image)]
+        if self._spec.accel is Accel.TCG:
+            argv.append("--disable-kvm")  # it hangs for ever where KVM opens and runs nothing
+        self.figures.timed(
+            "vng_pristine",
+            f"vng -r {self._generic.version} (generic) -- true",
+            lambda: _run([*argv, "--", "true"], _VNG_TIMEOUT),
+        )
+
+    def _boot_and_save(self) -> None:
+        with tempfile.TemporaryDirectory(dir=cache.cache_root()) as folder:
+            steps = template.make(Path(folder) / "template", self._spec, boot_timeout=120)
+        self.figures.add("cold_boot", "s", "process start to agent ready, through vng", steps.boot_seconds)
+        self.figures.add("template_save", "s", "agent ready to template on disk", steps.save_seconds)
+
+    def _clones(self, rounds: int) -> None:
+        for _ in range(rounds):
+            started = time.perf_counter()
+            machine = self.figures.timed(
+                "clone_ready", "QEMU start to the clone's first answer", lambda: self._pool.take(self._spec)
+            )
+            process = machine.new_process()
+            process.ask(calls.Bpf.map_create, "hash", 4, 4, 8)
+            process.ask(calls.Bpf.ids, kind="map")
+            resident, private = _memory(machine)
+            self._pool.give_back(self._spec, machine)
+            self.figures.add(
+                "isolated_test",
+                "s",
+                "clone, first call, census of map ids, teardown",
+                time.perf_counter() - started,
+            )
+            self.figures.add("clone_rss", "MiB", "resident memory of a clone", resident)
+            self.figures.add("clone_private", "MiB", "of that, not shared with other clones", private)
+
+    def _forks(self, rounds: int) -> None:
+        shared = Pool(Settings(isolation=Isolation.FORK), self._say)
+        try:
+            machine = shared.take(self._spec)
+            kept = machine.new_process()
+            for _ in range(rounds):
+                timed = self.figures.timed
+                timed("forked_call", "call in a freshly forked guest process", lambda: _forked_call(machine))
+                timed("simple_call", "call in a guest process that is there", lambda: kept.ask(calls.Process.close))
+        finally:
+            shared.close()
+
+    def _warm_run(self) -> None:
+        with suite(1) as folder:
+            self._pytest(folder, "warm_pytest", "pytest -k one_test, warm", "-k", "one_test")
+
+    def _suites(self) -> None:
+        tests = 20 if self._quick else 100
+        booted = 2 if self._quick else 20
+        plan = [
+            (isolation, workers, booted if isolation is Isolation.BOOT else tests)
+            for isolation in Isolation
+            for workers in (1, 2)
+            if not (self._quick and isolation is Isolation.BOOT and workers == 2)
+        ]
+        for isolation, workers, count in plan:
+            with suite(count) as folder:
+                self._pytest(
+                    folder,
+                    f"suite_{isolation.value}_n{workers}",
+                    f"file of {count} tests, --isolation={isolation.value}" + (f" -n {workers}" if workers > 1 else ""),
+                    f"--isolation={isolation.value}",
+                    *(["-n", str(workers)] if workers > 1 else []),
+                )
+
+    def _ledger(self, rounds: int) -> None:
+        tests = 40
+        with (
+            suite(tests) as plain,
+            suite(tests, 'pytestmark = pytest.mark.leaks("timed without the ledger")') as bare,
+        ):
+            for _ in range(rounds):
+                self._pytest(plain, "with_ledger", f"file of {tests} tests, --isolation=vm")
+                self._pytest(bare, "without_ledger", "the same, each marked with leaks")
+                spent = self.figures["with_ledger"].values[-1] - self.figures["without_ledger"].values[-1]
+                self.figures.add("ledger", "s", "what the leak check adds to an isolated test", spent / tests)
+
+    def _pytest(self, folder: Path, name: str, what: str, *options: str) -> None:
+        argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--kernel={self._choice.label}"]
+        # A plugin of a library that only the harness's own tests use, and half a second of imports.
+        argv += ["-p", "no:hypothesispytest", *options, str(folder)]
+        self.figures.timed(name, what, lambda: _run(argv, _SUITE_TIMEOUT))
+
+    def record(self) -> dict[str, Any]:
+        """Return all of it as one JSON object."""
+        return {
+            "kernel": str(self._spec.kernel.version),
+            "accel": str(self._spec.acceleration),
+            "cpus": os.cpu_count(),
+            **self.figures.record(),
+        }
+
+
+def _forked_call(machine: Machine) -> None:
+    process = machine.new_process()
+    process.ask(calls.Bpf.map_create, "hash", 4, 4, 8)
+    process.close()
+
+
+def _memory(machine: Machine) -> tuple[float, float]:
+    """Return the resident and private memory of a machine's QEMU, in MiB."""
+    rollup = Path(f"/proc/{machine.process.pid()}/smaps_rollup").read_text()
+    fields = {line.split(":")[0]: int(line.split()[1]) for line in rollup.splitlines()[1:]}
+    return fields["Rss"] / 1024, (fields["Private_Clean"] + fields["Private_Dirty"]) / 1024
+
+
+def _run(argv: list[str], timeout: float) -> None:
+    """Run a program to its end; it has to succeed."""
+    # vng wants a terminal or a pipe for each of its streams.
+    done = run_program(argv, timeout=timeout, env=vng_environment(find_vng()), stdin=b"")
+    if done.status != 0:
+        raise InfrastructureError(
+            f"{argv[0]} ended with status {done.status} while it was timed",
+            expected="status 0",
+            hint=f"run it by hand: {quote(argv)}",
+            detail=done.tail(),
+        )

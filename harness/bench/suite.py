@@ -1,0 +1,37 @@
+"""The file of tests that is timed as a whole."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_TEST_FILE = """
+import pytest
+
+{mark}
+
+def test_one_test(bpf):
+    assert bpf.map("hash", key_size=4, value_size=4, max_entries=8).fd > 2
+
+@pytest.mark.parametrize("number", range({count}))
+def test_many(bpf, number):
+    inner = bpf.map("hash", key_size=4, value_size=4, max_entries=8)
+    outer = bpf.map("hash_of_maps", max_entries=4, inner=inner)
+    outer[number] = inner
+    assert outer.lookup(number) == inner.id
+"""
+
+
+@contextmanager
+def suite(count: int, mark: str = "") -> Iterator[Path]:
+    """Yield a folder with a file of tests, for the time of a with statement.
+
+    Args:
+        count: Number of tests.
+        mark: A line of Python that marks all of them.
+    """
+    with tempfile.TemporaryDirectory(prefix="harness-bench-") as folder:
+        (Path(folder) / "test_bench.py").write_text(_TEST_FILE.format(count=count - 1, mark=mark))
+        yield Path(folder)
