@@ -1,6 +1,6 @@
 """The table of mutants and the score, with what is known of those that survived.
 
-Pure: results in, lines of text out.
+Pure: results in, rows and lines out.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from harness.errors import UsageError
 from harness.mutants.edit import one_line
 from harness.mutants.state import MutantResult
 from harness.mutants.status import Fate
+from harness.util.tables import Cell
 
 EQUIVALENT = "equivalent"
 """No test can tell it from the kernel it was made of: the explanation says why."""
@@ -126,21 +127,59 @@ def explained(result: MutantResult, known: Mapping[str, Explanation]) -> Explana
     return one if one is not None and (one.was, one.becomes) == (result.was, result.becomes) else None
 
 
-def lines(results: Sequence[MutantResult], known: Mapping[str, Explanation]) -> list[str]:
-    """Return the table: mutants with what became of them, in Markdown."""
-    rows = ["| mutant | change | fate | found by | message |", "|---|---|---|---|---|"]
+HEADER = ("mutant", "change", "fate", "found by", "message")
+"""Names of the table's columns."""
+
+_STYLES = {Fate.KILLED: "green", Fate.SURVIVED: "bold red", Fate.UNKNOWN: "yellow"}
+
+
+def as_rows(results: Sequence[MutantResult], known: Mapping[str, Explanation]) -> list[tuple[Cell, ...]]:
+    """Return the rows of the table for a terminal: mutants with what became of them.
+
+    Args:
+        results: What is known of each mutant that was tried.
+        known: Explanations, by mutant.
+    """
+    rows: list[tuple[Cell, ...]] = []
     for result in results:
-        why = explained(result, known) if result.fate is Fate.SURVIVED else None
-        fate = f"{result.fate.value} ({result.how})" if result.how else result.fate.value
-        if why is not None:
-            fate = f"{fate}: {why.verdict}"
-        message = why.reason if why is not None else (f"as {result.twin}" if result.twin else result.message)
-        change = f"`{_cut(result.was, 60)}` → `{_cut(result.becomes, 60)}`"
-        test = result.test.rpartition("/")[2]
-        rows.append(
-            " ".join(("|", " | ".join(map(_cell, (result.mutant, change, fate, test, _cut(message, 160)))), "|"))
-        )
+        why = _why(result, known)
+        style = "" if why is not None and why.verdict == EQUIVALENT else _STYLES.get(result.fate, "")
+        change = f"{_cut(result.was, 60)} → {_cut(result.becomes, 60)}"
+        rows.append((result.mutant, change, (_fate(result, why), style), _test(result), _message(result, why)))
     return rows
+
+
+def as_markdown(results: Sequence[MutantResult], known: Mapping[str, Explanation]) -> list[str]:
+    """Return the same in Markdown, as lines.
+
+    Args:
+        results: As for :func:`as_rows`.
+        known: As there.
+    """
+    rows = [f"| {' | '.join(HEADER)} |", "|---" * len(HEADER) + "|"]
+    for result in results:
+        why = _why(result, known)
+        change = f"`{_cut(result.was, 60)}` → `{_cut(result.becomes, 60)}`"
+        cells = (result.mutant, change, _fate(result, why), _test(result), _message(result, why))
+        rows.append(" ".join(("|", " | ".join(map(_cell, cells)), "|")))
+    return rows
+
+
+def _why(result: MutantResult, known: Mapping[str, Explanation]) -> Explanation | None:
+    return explained(result, known) if result.fate is Fate.SURVIVED else None
+
+
+def _fate(result: MutantResult, why: Explanation | None) -> str:
+    fate = f"{result.fate.value} ({result.how})" if result.how else result.fate.value
+    return fate if why is None else f"{fate}: {why.verdict}"
+
+
+def _test(result: MutantResult) -> str:
+    return result.test.rpartition("/")[2]
+
+
+def _message(result: MutantResult, why: Explanation | None) -> str:
+    return _cut(why.reason if why is not None else (f"as {result.twin}" if result.twin else result.message), 160)
 
 
 def _cut(text: str, length: int) -> str:

@@ -168,11 +168,15 @@ def test_the_score_leaves_out_what_cannot_be_killed() -> None:
 
 
 def test_the_table_has_a_line_for_each() -> None:
-    lines = table.lines(RESULTS, KNOWN)
+    lines = table.as_markdown(RESULTS, KNOWN)
     assert len(lines) == 2 + len(RESULTS)
     assert lines[2] == "| dead | `a;` → `;` | killed (assertion) | t.py::test_a[mutant] | 1 \\| 2 more |"
     assert "survived: open |  | needs two processors" in lines[6]
     assert "as dead" in lines[9]
+    rows = table.as_rows(RESULTS, KNOWN)
+    assert rows[0] == ("dead", "a; → ;", ("killed (assertion)", "green"), "t.py::test_a[mutant]", "1 | 2 more")
+    assert len(rows) == len(RESULTS)
+    assert {len(row) for row in rows} == {len(table.HEADER)}
 
 
 @pytest.mark.parametrize(
