@@ -34,6 +34,14 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def positive(text: str) -> int:
+    """Read a number for an option; one that is below 1 is bad usage."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return number
+
+
 def one_kernel(selector: str, command: str) -> Choice:
     """Return the kernel that a selector names.
 

@@ -1,7 +1,4 @@
-"""`harness check`: a user's object on many kernels, as a matrix of kernels and programs.
-
-Imports kernels, machines and the matrix below it, as they are needed.
-"""
+"""`harness check`: a user's object on many kernels, as a matrix of kernels and programs."""
 
 from __future__ import annotations
 
@@ -12,14 +9,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import GuestError, InfrastructureError
+from harness.cli import say
 from harness.util import tables
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction as SubParsers
 
-    from harness.check.objects import Plan
-    from harness.check.table import Result
 
 _LOST = 3
 
@@ -62,32 +57,20 @@ def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
     parser.add_argument("--accel", choices=("auto", "kvm", "tcg"), default="auto", help="as for pytest (default: auto)")
 
 
-def _compiled(path: Path) -> Path:
-    """Return the object itself; what a C source compiles to."""
-    if path.suffix != ".c":
-        return path
-    from harness.util import clang
-
-    return clang.build(clang.find_source(path))
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)
-
-
 def _run(arguments: argparse.Namespace) -> int:
+    from harness.check.kernels import check_on_kernels, compiled
     from harness.check.objects import Plan, parse_template, read_object
     from harness.check.table import Verdict, as_markdown, as_records, as_text
 
     plan = Plan(
-        _compiled(arguments.object),
+        compiled(arguments.object),
         tuple(parse_template(text) for text in arguments.inner),
         tuple(arguments.program),
         attach=arguments.attach,
         command=tuple(shlex.split(arguments.run_loader)),
     )
     read_object(plan.path)  # before a kernel is booted for nothing
-    results = _collect(plan, arguments.kernel or ["6.12"], arguments.accel)
+    results = check_on_kernels(plan, arguments.kernel or ["6.12"], accel=arguments.accel, say=say)
     if arguments.format == "json":
         print(json.dumps(as_records(results), indent=1))
     elif arguments.format == "markdown":
@@ -97,28 +80,3 @@ def _run(arguments: argparse.Namespace) -> int:
     if any(result.verdict is Verdict.LOST for result in results):
         return _LOST
     return int(any(result.verdict is not Verdict.OK for result in results))
-
-
-def _collect(plan: Plan, selectors: list[str], accel: str) -> list[Result]:
-    from harness import kernel
-    from harness.check.objects import check, lost
-    from harness.machines.pool import Pool, Settings
-
-    pool = Pool(Settings(accel=accel), _say)
-    results: list[Result] = []
-    try:
-        for choice in kernel.resolve(selectors, progress=_say):
-            try:
-                spec = pool.prepare(choice)
-                machine = pool.take(spec)
-                try:
-                    results += check(machine, plan, choice.label)
-                finally:
-                    pool.give_back(spec, machine)
-            except (InfrastructureError, GuestError) as error:
-                # The other kernels have something to say all the same.
-                _say(f"harness: {choice.label}: {error}")
-                results.append(lost(choice.label, plan, error))
-    finally:
-        pool.close()
-    return results

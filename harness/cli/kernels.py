@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.cli import positive, say
 from harness.errors import UsageError
 from harness.kernel import cache as kernel_cache
 from harness.kernel import lockfile, prune, selector
@@ -49,7 +50,7 @@ def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
 
     command = add("fetch", _fetch, "bring kernels into the cache")
     command.add_argument("selector", nargs="+", help=SELECTORS)
-    command.add_argument("--jobs", "-j", type=_positive, default=4, help="downloads at a time (default: 4)")
+    command.add_argument("--jobs", "-j", type=positive, default=4, help="downloads at a time (default: 4)")
     command.add_argument("--refresh", action="store_true", help="ask the mirror even when its index is fresh")
 
     command = add("build", _build, "build a kernel from source")
@@ -59,7 +60,7 @@ def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
     command.add_argument("--source", type=Path, help="a tree, a git repository, a tarball or a linux-source package")
     command.add_argument("--ref", default="", help="with --source and a git repository: the commit, tag or branch")
     command.add_argument("--from", dest="origin", choices=("debian", "kernel.org"), help="default: whoever has it")
-    command.add_argument("--jobs", "-j", type=_positive, default=0, help="parallel jobs (default: one a processor)")
+    command.add_argument("--jobs", "-j", type=positive, default=0, help="parallel jobs (default: one a processor)")
     command.add_argument("--again", action="store_true", help="build even when the cache has it")
 
     command = add("info", _info, "describe kernels, and check what the cache holds of them")
@@ -76,18 +77,6 @@ def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
     command.add_argument("selector", nargs="+", help=SELECTORS)
     command.add_argument("--output", "-o", type=Path, default=Path(lockfile.DEFAULT), help="default: kernels.lock")
     command.add_argument("--refresh", action="store_true", help="ask the mirror even when its index is fresh")
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("at least 1")
-    return number
-
-
-def say(line: str) -> None:
-    """Print a line of progress, apart from the result."""
-    print(line, file=sys.stderr, flush=True)
 
 
 def megabytes(size: int) -> str:

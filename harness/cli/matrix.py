@@ -1,14 +1,12 @@
-"""`harness matrix`: the kernels of a run, shared out among the jobs of a CI system.
-
-Imports kernels, records and the shards below it, as they are needed.
-"""
+"""`harness matrix`: the kernels of a run, shared out among the jobs of a CI system."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from harness.cli import positive, say
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction as SubParsers
@@ -31,7 +29,7 @@ def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
         "--kernel", action="append", required=True, metavar="SELECTOR", help=f"{GRAMMAR}; repeat it for several"
     )
     parser.add_argument(
-        "--shards", type=_positive, required=True, metavar="N", help="jobs, at most; a kernel is never split"
+        "--shards", type=positive, required=True, metavar="N", help="jobs, at most; a kernel is never split"
     )
     parser.add_argument(
         "--format",
@@ -47,25 +45,18 @@ def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
     )
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("at least 1")
-    return number
-
-
 def _run(arguments: argparse.Namespace) -> int:
     from harness import kernel
     from harness.kernel import lockfile
     from harness.shards import FORMATS, share
 
-    choices = kernel.resolve(arguments.kernel, progress=_say)
+    choices = kernel.resolve(arguments.kernel, progress=say)
     shards = share(choices, arguments.shards, _costs(arguments.costs) if arguments.costs else None)
     if len(shards) < arguments.shards:
-        _say(f"{len(choices)} kernels make {len(shards)} shards, not {arguments.shards}: a kernel is never split")
+        say(f"{len(choices)} kernels make {len(shards)} shards, not {arguments.shards}: a kernel is never split")
     for shard in shards:
         lockfile.write(arguments.locks / shard.lock, shard.choices, {})
-        _say(f"shard {shard.name}: " + ", ".join(f"{one.label} ({one.version})" for one in shard.choices))
+        say(f"shard {shard.name}: " + ", ".join(f"{one.label} ({one.version})" for one in shard.choices))
     folder = "" if arguments.locks == Path() else f"{arguments.locks.as_posix()}/"
     print(FORMATS[arguments.format](shards, folder))
     return 0
@@ -79,7 +70,3 @@ def _costs(path: Path) -> dict[str, float]:
     for result in read(path).results:
         costs[result.kernel] = costs.get(result.kernel, 0.0) + result.seconds
     return costs
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
