@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import Browser, Page
 
 from harness.report.html import as_html
 from harness.results.outcomes import Outcome
-from tests.browser.chromium import Page
+from tests.browser.chromium import launched, opened
 from tests.unit.report.test_matrix import hostile
 from tests.unit.results.samples import many, observation, record, result
 
-PHONE = (390, 844)
+PHONE = {"width": 390, "height": 844}
 
 
 @pytest.fixture(scope="module")
@@ -26,55 +27,62 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with launched() as browser:
+        yield browser
+
+
 @pytest.fixture
-def page(path: Path) -> Iterator[Page]:
-    with Page() as page:
-        page.open(path)
+def page(browser: Browser, path: Path) -> Iterator[Page]:
+    with opened(browser, path) as page:
         yield page
-        assert page.errors == []
-        # Nothing but the file itself.
-        assert [one for one in page.requests if not one.startswith("data:")] == [path.as_uri()]
+
+
+def press(page: Page, *keys: str) -> None:
+    for key in keys:
+        page.keyboard.press(key)
 
 
 def shown(page: Page) -> list[str]:
-    found: list[str] = page.run(
+    found: list[str] = page.evaluate(
         "$$('tr[data-row]').filter(e => e.checkVisibility()).map(e => e.querySelector('.id').textContent)"
     )
     return found
 
 
 def detail(page: Page) -> str | None:
-    found: str | None = page.run("$('#detail')?.innerText")
+    found: str | None = page.evaluate("$('#detail')?.innerText")
     return found
 
 
 def test_a_click_opens_details_and_another_closes_them(page: Page) -> None:
     cell = "tr[data-row='1'] td[data-column='2'] > button"
     expanded = f"$(\"{cell}\").getAttribute('aria-expanded')"
-    assert page.run(expanded) == "false"
+    assert page.evaluate(expanded) == "false"
     page.click(cell)
-    assert page.run(expanded) == "true"
+    assert page.evaluate(expanded) == "true"
     told = detail(page)
     assert told is not None
     for word in ("hom.create.case_1 on 6.12", "Observed", "Expected", "Source", "134fede4eecf", "Copy"):
         assert word in told
     command = "pytest --kernel=6.12 'harness/contracts/test_create.py::test_create_of_case_1[hom.create.case_1-6.12]'"
     assert command in told
-    assert page.run("location.hash") == "#r1-2"
+    assert page.evaluate("location.hash") == "#r1-2"
     page.click(cell)
-    assert page.run(expanded) == "false"
+    assert page.evaluate(expanded) == "false"
     assert detail(page) is None
 
 
 def test_only_one_cell_is_open(page: Page) -> None:
     page.click("tr[data-row='1'] td[data-column='2'] > button")
     page.click("tr[data-row='4'] td[data-column='0'] > button")
-    assert page.run("$$('[aria-expanded=true]').length - $$('.group').length") == 1
+    assert page.evaluate("$$('[aria-expanded=true]').length - $$('.group').length") == 1
     assert "case_4 on 5.10" in (detail(page) or "")
 
 
 def focused(page: Page) -> Any:
-    return page.run(
+    return page.evaluate(
         "(() => { const c = document.activeElement.closest('td[data-column]');"
         "return c && [Number(c.parentElement.dataset.row), Number(c.dataset.column)]; })()"
     )
@@ -83,9 +91,11 @@ def focused(page: Page) -> Any:
 def test_the_keyboard_reaches_everything(page: Page) -> None:
     kinds = []
     for _ in range(60):
-        page.press("Tab")
+        press(page, "Tab")
         kinds.append(
-            page.run("document.activeElement.name || document.activeElement.id || document.activeElement.className")
+            page.evaluate(
+                "document.activeElement.name || document.activeElement.id || document.activeElement.className"
+            )
         )
         if focused(page):
             break
@@ -93,35 +103,35 @@ def test_the_keyboard_reaches_everything(page: Page) -> None:
     places = [kinds.index(name) for name in ("search", "show", "kernel", "scroll")]
     assert places == sorted(places)
     assert focused(page) == [0, 0]
-    page.press("ArrowRight", "ArrowDown", "ArrowDown")
+    press(page, "ArrowRight", "ArrowDown", "ArrowDown")
     assert focused(page) == [2, 1]
-    page.press("ArrowUp", "ArrowLeft")
+    press(page, "ArrowUp", "ArrowLeft")
     assert focused(page) == [1, 0]
-    page.press("Enter")
+    press(page, "Enter")
     assert "case_1 on 5.10" in (detail(page) or "")
-    page.press("Tab")
-    assert page.run("document.activeElement.closest('tr').className") == "detail"
-    page.press("Escape")
+    press(page, "Tab")
+    assert page.evaluate("document.activeElement.closest('tr').className") == "detail"
+    press(page, "Escape")
     assert detail(page) is None
     assert focused(page) == [1, 0]
 
 
 def test_one_stop_in_the_table_for_the_tab_key(page: Page) -> None:
-    assert page.run("$$('td > button[tabindex=\"0\"]').length") == 1
+    assert page.evaluate("$$('td > button[tabindex=\"0\"]').length") == 1
     page.click("tr[data-row='7'] td[data-column='3'] > button")
-    assert page.run("$$('td > button[tabindex=\"0\"]').length") == 1
+    assert page.evaluate("$$('td > button[tabindex=\"0\"]').length") == 1
 
 
 def test_search_narrows_the_rows_and_says_how_many(page: Page) -> None:
-    page.run("$('#search').focus()")
-    page.write("hom batch")
+    page.evaluate("$('#search').focus()")
+    page.keyboard.insert_text("hom batch")
     found = shown(page)
     assert len(found) == 10
     assert all(name.startswith("hom.batch.") for name in found)
-    assert page.run("$('#tally').textContent") == "10 of 200 behaviours"
+    assert page.evaluate("$('#tally').textContent") == "10 of 200 behaviours"
     # The headings of groups that have no row left are gone with them.
-    assert page.run("$$('tr.group').filter(e => e.checkVisibility()).length") == 1
-    page.write(" no such")
+    assert page.evaluate("$$('tr.group').filter(e => e.checkVisibility()).length") == 1
+    page.keyboard.insert_text(" no such")
     assert shown(page) == []
 
 
@@ -136,7 +146,7 @@ def test_search_narrows_the_rows_and_says_how_many(page: Page) -> None:
 )
 def test_rows_can_be_chosen_by_what_is_in_them(page: Page, choice: str, states: set[str]) -> None:
     page.click(f"input[name=show][value={choice}]")
-    rows = page.run(
+    rows = page.evaluate(
         "$$('tr[data-row]').map(e => [e.checkVisibility(),"
         "[...e.querySelectorAll('td')].flatMap(c => [...c.classList])])"
     )
@@ -149,16 +159,16 @@ def test_kernels_can_be_left_out(page: Page) -> None:
     page.click("input[name=kernel][value='0']")
     page.click("input[name=kernel][value='3']")
     heads = "$$('.matrix thead th').filter(e => e.checkVisibility()).map(e => e.querySelector('b')?.textContent)"
-    assert page.run(heads) == [None, "6.1", "6.12", "6.17", "6.18", "6.19", "7.0", "7.1", "7.2", "7.3"]
-    assert page.run("$('tr.group th').colSpan") == 10
-    left, right = page.run(
+    assert page.evaluate(heads) == [None, "6.1", "6.12", "6.17", "6.18", "6.19", "7.0", "7.1", "7.2", "7.3"]
+    assert page.evaluate("$('tr.group th').colSpan") == 10
+    left, right = page.evaluate(
         "['thead th', 'tr[data-row] td'].map(s => $(`.matrix ${s}[data-column='4']`).getBoundingClientRect().x)"
     )
     assert abs(left - right) < 1
     # A cell that is hidden is no reason to show its row.
     page.click("input[name=show][value=skip]")
     assert all(
-        page.run(
+        page.evaluate(
             "$$('tr[data-row]').filter(e => e.checkVisibility())"
             ".map(e => [...e.querySelectorAll('td.unsupported, td.left_out')].some(c => c.checkVisibility()))"
         )
@@ -168,16 +178,16 @@ def test_kernels_can_be_left_out(page: Page) -> None:
 def test_a_group_can_be_folded(page: Page) -> None:
     before = len(shown(page))
     page.click("tr.group button")
-    assert page.run("$('tr.group button').getAttribute('aria-expanded')") == "false"
+    assert page.evaluate("$('tr.group button').getAttribute('aria-expanded')") == "false"
     assert len(shown(page)) == before - 20
     page.click("tr.group button")
     assert len(shown(page)) == before
 
 
 def test_headers_stay_in_sight(page: Page) -> None:
-    page.run("$('.scroll').scrollIntoView()")
-    page.run("$('.scroll').scrollBy(0, 3000)")
-    top, head, group = page.run(
+    page.evaluate("$('.scroll').scrollIntoView()")
+    page.evaluate("$('.scroll').scrollBy(0, 3000)")
+    top, head, group = page.evaluate(
         "[$('.scroll').getBoundingClientRect().top,"
         "$('.matrix thead th').getBoundingClientRect().top,"
         "Math.min(...$$('tr.group th').map(e => e.getBoundingClientRect().top).filter(y => y > 0))]"
@@ -186,36 +196,32 @@ def test_headers_stay_in_sight(page: Page) -> None:
     assert 0 < group - top < 80
 
 
-def test_a_link_leads_to_its_cell(path: Path) -> None:
-    with Page() as page:
-        page.open(path, "#r150-4")
+def test_a_link_leads_to_its_cell(browser: Browser, path: Path) -> None:
+    with opened(browser, path, "#r150-4") as page:
         assert "case_150 on 6.17" in (detail(page) or "")
         assert focused(page) == [150, 4]
         # One in the page, while filters hide where it leads.
-        page.run("$('#search').value = 'nothing of the sort';$('#search').dispatchEvent(new Event('input'))")
+        page.evaluate("$('#search').value = 'nothing of the sort';$('#search').dispatchEvent(new Event('input'))")
         assert shown(page) == []
-        page.run("$('.list a').click()")
-        page.run("new Promise(done => setTimeout(done, 50))")
-        row, column = page.run("location.hash").removeprefix("#r").split("-")
+        page.evaluate("$('.list a').click()")
+        page.wait_for_function("$$('tr[data-row]').some(e => e.checkVisibility())")
+        row, column = page.evaluate("location.hash").removeprefix("#r").split("-")
         assert focused(page) == [int(row), int(column)]
-        assert page.errors == []
 
 
-def test_on_a_phone_the_page_is_no_wider_than_the_screen(path: Path) -> None:
-    with Page(*PHONE) as page:
-        page.open(path)
-        assert page.run("document.documentElement.scrollWidth") <= PHONE[0]
-        page.run("$('.scroll').scrollBy(200, 300)")
+def test_on_a_phone_the_page_is_no_wider_than_the_screen(browser: Browser, path: Path) -> None:
+    with opened(browser, path, viewport=PHONE, is_mobile=True) as page:
+        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+        page.evaluate("$('.scroll').scrollBy(200, 300)")
         # Behaviours stay beside what is seen of them, and details fit the screen.
-        assert page.run("$('tbody th[scope=row]').getBoundingClientRect().left") < 20
-        page.run("$('td.failed > button').click()")
-        left, right = page.run(
+        assert page.evaluate("$('tbody th[scope=row]').getBoundingClientRect().left") < 20
+        page.evaluate("$('td.failed > button').click()")
+        left, right = page.evaluate(
             "(() => { const b = $('#detail > td > div').getBoundingClientRect(); return [b.left, b.right]; })()"
         )
         assert left >= 0
-        assert right <= PHONE[0]
-        assert page.run("document.documentElement.scrollWidth") <= PHONE[0]
-        assert page.errors == []
+        assert right <= PHONE["width"]
+        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
 
 
 CONTRAST = """
@@ -248,21 +254,20 @@ CONTRAST = """
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_all_text_can_be_read(tmp_path: Path, dark: bool) -> None:
+def test_all_text_can_be_read(browser: Browser, tmp_path: Path, dark: bool) -> None:
     made = record(*(result(f"t::{one.name}", "6.1", one.value) for one in Outcome), *many(60).results[:40])
     (tmp_path / "r.html").write_text(as_html(made), encoding="utf-8")
-    with Page(dark=dark) as page:
-        page.open(tmp_path / "r.html")
-        page.run("$('td > button').click(); $$('details').forEach(d => d.open = true)")
-        assert page.run(CONTRAST) == {}
-        ground = page.run("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
+    with opened(browser, tmp_path / "r.html", color_scheme="dark" if dark else "light") as page:
+        page.evaluate("$('td > button').click(); $$('details').forEach(d => d.open = true)")
+        assert page.evaluate(CONTRAST) == {}
+        ground = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
         assert (sum(ground) < 200) == dark
 
 
 def test_the_table_says_what_it_is_to_those_who_do_not_see_it(page: Page) -> None:
-    assert page.run("document.documentElement.lang") == "en"
-    assert page.run("$$('.matrix th').every(e => ['col', 'row', 'rowgroup'].includes(e.scope))")
-    tree = page.ask("Accessibility.getFullAXTree")["nodes"]
+    assert page.evaluate("document.documentElement.lang") == "en"
+    assert page.evaluate("$$('.matrix th').every(e => ['col', 'row', 'rowgroup'].includes(e.scope))")
+    tree = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
     roles: dict[str, list[str]] = {}
     for node in tree:
         roles.setdefault(node["role"]["value"], []).append(str(node.get("name", {}).get("value", "")))
@@ -271,50 +276,45 @@ def test_the_table_says_what_it_is_to_those_who_do_not_see_it(page: Page) -> Non
     assert "passed, EINVAL" in roles["button"]
     assert any(name.endswith("otherwise than the kernel before") for name in roles["button"])
     assert len(roles["rowheader"]) >= 200
-    levels = page.run("$$('h1,h2,h3').map(e => Number(e.tagName[1]))")
+    levels = page.evaluate("$$('h1,h2,h3').map(e => Number(e.tagName[1]))")
     assert levels[0] == 1
     assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
 
 
-def test_what_a_kernel_says_runs_nowhere(tmp_path: Path) -> None:
+def test_what_a_kernel_says_runs_nowhere(browser: Browser, tmp_path: Path) -> None:
     (tmp_path / "r.html").write_text(as_html(hostile()), encoding="utf-8")
-    with Page() as page:
-        page.open(tmp_path / "r.html")
+    with opened(browser, tmp_path / "r.html") as page:
         page.click("td > button")
         told = detail(page)
         assert told is not None
         assert told.count('<script>alert("1")</script> & </style> `x` | </td> <!--') >= 6
-        assert page.run("$$('#detail script').length") == 0
-        assert page.errors == []
+        assert page.evaluate("$$('#detail script').length") == 0
 
 
-def test_without_scripts_the_table_is_whole(path: Path) -> None:
-    with Page(scripts=False) as page:
-        page.open(path)
-        text = page.ask("DOM.getOuterHTML", nodeId=page.ask("DOM.getDocument")["root"]["nodeId"])["outerHTML"]
+def test_without_scripts_the_table_is_whole(browser: Browser, path: Path) -> None:
+    with opened(browser, path, java_script_enabled=False) as page:
+        text = page.content()
         assert text.count("<tr data-row=") == 200
         assert "Details, search and filters need JavaScript" in text
 
 
 def test_on_paper_the_table_is_whole_and_the_tools_are_gone(page: Page, tmp_path: Path) -> None:
-    page.look(media="print")
-    assert page.run("$('.scroll').scrollHeight - $('.scroll').clientHeight") <= 1
-    assert not page.run("$('#search').checkVisibility()")
-    page.paper(tmp_path / "r.pdf")
+    page.emulate_media(media="print")
+    assert page.evaluate("$('.scroll').scrollHeight - $('.scroll').clientHeight") <= 1
+    assert not page.evaluate("$('#search').checkVisibility()")
+    page.pdf(path=tmp_path / "r.pdf", landscape=True, print_background=True)
     # 200 rows are more than a sheet.
     assert (tmp_path / "r.pdf").read_bytes().count(b"/Type /Page\n") >= 3
 
 
-def test_observations_of_any_kind_are_shown(tmp_path: Path) -> None:
+def test_observations_of_any_kind_are_shown(browser: Browser, tmp_path: Path) -> None:
     values = ["EINVAL", 0, 17, True, None, [1, 2], {"ids": [3]}, 1.5, "", "x" * 300]
     made = record(
         *(result(f"t::{n}", "6.1", observations=(observation("c", value),)) for n, value in enumerate(values))
     )
     (tmp_path / "r.html").write_text(as_html(made), encoding="utf-8")
-    with Page() as page:
-        page.open(tmp_path / "r.html")
+    with opened(browser, tmp_path / "r.html") as page:
         for number, value in enumerate(values):
-            page.run(f"$(\"tr[data-row='{number}'] td > button\").click()")
+            page.evaluate(f"$(\"tr[data-row='{number}'] td > button\").click()")
             told = detail(page) or ""
             assert (value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))) in told
-        assert page.errors == []
