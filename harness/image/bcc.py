@@ -1,7 +1,4 @@
-"""What bcc needs in a guest: its library with LLVM and clang in it, its Python package, a kernel's headers.
-
-Imports the cpio writer and the ELF helpers beside it, :mod:`harness.util.cache`, :mod:`harness.errors`.
-"""
+"""What bcc needs in a guest: its library (with LLVM and clang inside), its Python package, a kernel's headers."""
 
 from __future__ import annotations
 
@@ -66,7 +63,7 @@ def bcc_archive() -> bytes:
 def _bcc(library: Path, package: Path) -> Iterable[cpio.Entry]:
     found = {_LIBRARY: library, _BY_NAME: library.parent / _BY_NAME, **elf.shared_libraries([library])}
     for name, path in found.items():
-        # What has a path for a name is the dynamic loader, which the base image has where programs look for it.
+        # A name that is a path is the dynamic loader; the base image has it where programs look for it.
         if not name.startswith("/"):
             yield cpio.file(f"usr/lib/{name}", elf.strip(path.read_bytes()), 0o755)
     modules = sysconfig.get_path("stdlib").lstrip("/")
@@ -78,10 +75,10 @@ def headers_archive(folder: Path, release: str, build: str, common: str) -> byte
     """Return an archive of a kernel's headers, where bcc looks for them.
 
     Args:
-        folder: Holds them as they lie below the root.
+        folder: The headers, laid out as below the root.
         release: What `uname -r` prints on the kernel.
         build: Path of the kernel's own part, from the root.
-        common: Path of the part that it shares with others.
+        common: Path of the part that is shared with other flavours.
     """
 
     def entries() -> Iterable[cpio.Entry]:

@@ -1,11 +1,8 @@
 """Builds the guest image from this machine's Python and keeps it in the cache.
 
-The image is keyed by what went into it: path, size and time of every source file. It holds the interpreter, its
+The key of an image is made of its sources: path, size and time of every file. The image holds the interpreter, its
 shared libraries, the standard library as bytecode (what the agent imports as files, the rest in one zip archive),
-the agent and the loader.
-
-Imports the cpio and ELF helpers beside it, :mod:`harness.util.cache`, :mod:`harness.util.proc`, :mod:`harness.errors`.
-It reads the files of harness.guest and never imports them.
+the agent and the loader. The build reads the files of harness.guest and never imports them.
 """
 
 from __future__ import annotations
@@ -37,8 +34,8 @@ log = logging.getLogger("harness.image")
 FORMAT = 1
 """Part of every key: raise it when the same sources give another image."""
 
-# Modules a test's function may well use, kept as files beside what the agent itself imports; any other module of the
-# standard library comes from the zip archive, which costs some time at its first import.
+# Modules that functions of tests often use, kept as files beside those that the agent imports. All other modules of
+# the standard library come from the zip archive, whose first import takes some time.
 _READY_MODULES = (
     "contextlib",
     "ctypes",
@@ -59,7 +56,7 @@ _READY_MODULES = (
 
 REST = "usr/lib/python-rest.zip"
 
-# Folders of the standard library that are of no use in the guest.
+# Folders of the standard library that the guest does not need.
 _LEFT_OUT = {
     "__pycache__",
     "ensurepip",
@@ -86,10 +83,10 @@ _ACCOUNTS = {
     "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
 }
 
-# Loaded by name at run time, so that no program's list of libraries shows them.
+# Loaded by name at run time, so they appear in no program's list of libraries.
 _EXTRA_LIBRARIES = ("libgcc_s.so.1",)
 
-# Likewise, with the libraries they need in turn; left out where this machine does not have them.
+# The same, with the libraries that they need; omitted when this machine does not have them.
 _OPTIONAL_LIBRARIES = ("libbpf.so.1",)
 
 
@@ -124,17 +121,17 @@ def guest_image() -> Image:
 
 
 def optional_libraries() -> dict[str, Path]:
-    """Return the libraries that go into the image because this machine has them, by the name they are loaded under.
+    """Return the optional libraries that this machine has, by the name that loads them.
 
     Raises:
-        BuildError: An environment variable names one that is not there.
+        BuildError: An environment variable names a library that does not exist.
     """
     found = {}
     for name in _OPTIONAL_LIBRARIES:
         need = needs.need(name)
         path = needs.find(need)
         if (named := os.environ.get(need.variable)) and (path is None or not path.is_file()):
-            raise BuildError(f"{need.variable} names {named}, which is not there", expected=f"the path of a {name}")
+            raise BuildError(f"{need.variable} names {named}, which does not exist", expected=f"the path of a {name}")
         if path is not None:
             found[name] = path
     return found
@@ -188,10 +185,10 @@ def _entries(sources: set[Path]) -> Iterable[cpio.Entry]:
     for empty in ("dev", "proc", "sys", "run", "root", "mnt", "var"):
         yield cpio.folder(empty)
     yield cpio.folder("tmp", 0o1777)
-    # The kernel opens it for the first process's standard streams, before that mounts devtmpfs.
+    # The kernel opens it for the first process's standard streams, before that process mounts devtmpfs.
     yield cpio.Entry("dev/console", stat.S_IFCHR | 0o600, device=(5, 1))
     yield cpio.Entry("dev/null", stat.S_IFCHR | 0o666, device=(1, 3))
-    # Python reads it before devtmpfs is mounted, where getrandom(2) has nothing to give yet (seen on 4.12).
+    # Python reads it before devtmpfs is mounted, when getrandom(2) has no random bytes yet (seen on 4.12).
     yield cpio.Entry("dev/urandom", stat.S_IFCHR | 0o666, device=(1, 9))
     yield cpio.file("init", _INIT.format(interpreter=interpreter).encode(), 0o755)
     for account, text in _ACCOUNTS.items():
@@ -233,7 +230,7 @@ def _libraries(objects: list[Path], sources: set[Path]) -> Iterable[cpio.Entry]:
             found[name] = libc / name
     for name, path in found.items():
         if name.startswith("/"):
-            # The dynamic loader, at the very path that programs name.
+            # The dynamic loader, at the path that programs name.
             yield cpio.file(name.lstrip("/"), _object(path, sources), 0o755)
         else:
             yield cpio.file(f"usr/lib/{name}", _object(path, sources), 0o755)
@@ -252,7 +249,7 @@ def _bytecode(source: Path, shown_as: str, sources: set[Path]) -> bytes:
 
     sources.add(source)
     code = compile(source.read_bytes(), shown_as, "exec", dont_inherit=True, optimize=0)
-    # Flags 0b01: validated by hash, and never checked against a source file.
+    # Flags 0b01: validated by hash, never compared with a source file.
     return (
         importlib.util.MAGIC_NUMBER + (1).to_bytes(4, "little") + importlib.util.source_hash(b"") + marshal.dumps(code)
     )
@@ -267,7 +264,7 @@ def _stdlib_files(stdlib: Path) -> Iterable[Path]:
 
 
 def _modules_of_agent(interpreter: Path, guest: Path) -> set[str]:
-    """Return the names of the standard library's modules that the agent needs, found by importing it."""
+    """Return the names of the standard library's modules that the agent needs; imports the agent to find them."""
     files = (path.relative_to(guest.parent).with_suffix("") for path in guest.rglob("*.py"))
     modules = [".".join(("harness", *path.parts)) for path in files if path.name != "__init__"]
     imports = ", ".join(sorted([*modules, *_READY_MODULES]))
@@ -278,7 +275,7 @@ def _modules_of_agent(interpreter: Path, guest: Path) -> set[str]:
     done = run([interpreter, "-ISE", "-X", "utf8", "-c", code], timeout=60)
     if done.status != 0:
         raise BuildError(
-            f"{interpreter} cannot import what the guest's agent needs",
+            f"{interpreter} cannot import the modules that the guest's agent needs",
             expected="a complete Python standard library, ctypes included",
             hint="install the full package of this Python (Debian: python3-full)",
             detail=done.tail(),

@@ -1,6 +1,6 @@
 """Writes cpio archives in the "newc" form that the kernel unpacks as an initramfs.
 
-Pure: entries in, bytes out; the same entries give the same bytes. Imports the standard library alone.
+Pure: entries in, bytes out; the same entries give the same bytes.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def link(path: str, target: str) -> Entry:
 
 
 def with_parents(entries: Iterable[Entry]) -> list[Entry]:
-    """Return the entries with every folder they lie in, each before what is in it, sorted by path."""
+    """Return the entries and all their parent folders, sorted by path, each folder before its content."""
     named = {entry.path: entry for entry in entries}
     for path in list(named):
         for parent in PurePosixPath(path).parents:

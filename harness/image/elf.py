@@ -1,7 +1,4 @@
-"""What a program needs to run elsewhere: its interpreter and shared libraries, without what only debuggers read.
-
-Imports :mod:`harness.util.proc` and :mod:`harness.errors`.
-"""
+"""What a program needs to run elsewhere: its interpreter and shared libraries, without what only debuggers use."""
 
 from __future__ import annotations
 
@@ -33,8 +30,8 @@ def shared_libraries(objects: Iterable[Path]) -> dict[str, Path]:
         elif match := _MISSING.match(line):
             raise BuildError(
                 f"the shared library {match['name']} is missing on this machine",
-                expected=f"every library of {', '.join(str(p) for p in paths[:3])} ... to be installed",
-                hint="reinstall the package that the program comes from",
+                expected=f"all libraries of {', '.join(str(p) for p in paths[:3])} ... installed",
+                hint="reinstall the program's package",
             )
     if not found:
         raise BuildError(
@@ -47,7 +44,7 @@ def shared_libraries(objects: Iterable[Path]) -> dict[str, Path]:
 
 
 def strip(data: bytes) -> bytes:
-    """Return an ELF object without the sections that are never loaded (symbols for debuggers); others unchanged."""
+    """Return an ELF object without sections that are never loaded (symbols for debuggers); other files unchanged."""
     if data[:6] != b"\x7fELF\x02\x01":
         return data
     (phoff,) = struct.unpack_from("<Q", data, 32)

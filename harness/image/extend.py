@@ -1,7 +1,4 @@
-"""Guest images with more in them: the base image followed by further archives, as the kernel unpacks them in turn.
-
-Imports the cpio writer and the builder beside it, :mod:`harness.util.cache`.
-"""
+"""Guest images with extra content: the base image followed by more archives, which the kernel unpacks in turn."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ def modules_archive(modules: Sequence[tuple[str, bytes]]) -> bytes:
     """Return an archive of kernel modules that the agent loads before it is ready.
 
     Args:
-        modules: Name and content of each, in the order of loading, not compressed.
+        modules: Name and content of each, not compressed, in loading order.
     """
     files = (cpio.file(f"{MODULES}/{at:03}-{name}.ko", data) for at, (name, data) in enumerate(modules))
     return b"".join(cpio.archive(cpio.with_parents(files)))
@@ -31,10 +28,10 @@ def modules_archive(modules: Sequence[tuple[str, bytes]]) -> bytes:
 def extended(base: Image, archives: Sequence[bytes]) -> Image:
     """Return an image that holds the base image and then each of the archives; kept in the cache by content.
 
-    An archive may add files to folders of the base image; it must not turn a link or a file of it into a folder.
+    An archive may add files to folders of the base image; it must not replace a link or a file by a folder.
 
     Args:
-        base: The image to begin with.
+        base: The first part.
         archives: Archives in the "newc" form, not compressed, each of a length that is a multiple of four bytes.
 
     Raises:
