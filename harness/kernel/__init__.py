@@ -1,4 +1,4 @@
-"""Which kernels there are, and how one is brought onto this machine.
+"""Kernels: which exist, which a user means, and how they come onto this machine.
 
 `selector`, `providers.debian_index`, `providers.apt_sources` and `files.bzimage` are pure (text and records in, records
 out); the other providers have the side effects. The two functions here are for one question each; whoever has several

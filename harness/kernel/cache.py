@@ -1,20 +1,18 @@
-"""The kernels' part of the cache: one folder for each exact kernel, made whole or not at all.
+"""The kernel cache: one folder for each exact kernel, complete or absent.
 
 ::
 
     kernels/store/PROVIDER-KEY/     vmlinuz, vmlinux, config, kheaders.tar.xz, lib/modules/RELEASE/, record.json
     kernels/locks/                  one lock file for each entry
-    kernels/downloads/              packages and tarballs on their way, resumable
+    kernels/downloads/              packages and tarballs being downloaded, resumable
     kernels/debian/                 the Debian provider's private apt and its index
-    kernels/sources/                unpacked source trees, by what they were unpacked from
-    kernels/build/                  builds under way, and the logs of those that failed
-    kernels/kept/                   builds whose trees stay, to be changed and built again
+    kernels/sources/                unpacked source trees, by the digest of their archive
+    kernels/build/                  builds in progress, and logs of failed builds
+    kernels/kept/                   builds with their own trees, to change and build again
 
-An entry is keyed by what its provider calls that exact kernel, so it never goes out of date. `record.json`
-holds the size, time and sha256 of its files: on every use size and time are compared, which takes a
-millisecond; when a time differs the digest decides.
-
-Imports the foundations, :mod:`harness.kernel.types` and, to fill an entry, :mod:`harness.kernel.files.bzimage`.
+An entry's key is its provider's name for that exact kernel, so it never becomes outdated. `record.json` holds the size,
+time and sha256 of its files. Each use compares size and time, which takes a millisecond; when a time differs, the
+digest decides.
 """
 
 from __future__ import annotations
@@ -38,11 +36,11 @@ from harness.util import cache
 RECORD = "record.json"
 FORMAT = 1
 HEADERS = "kheaders.tar.xz"
-"""The headers of a kernel that was built here with them in it (CONFIG_IKHEADERS), beside its image."""
+"""The headers of a kernel built here with CONFIG_IKHEADERS, beside its image."""
 
 
 def folder() -> Path:
-    """Return the folder of everything that the cache holds for kernels. It may not exist yet."""
+    """Return the folder of the kernel cache. It may not exist yet."""
     return cache.cache_root() / "kernels"
 
 
@@ -52,13 +50,13 @@ def entry_folder(provider: str, key: str) -> Path:
 
 
 def holder(provider: str) -> Callable[[str], bool]:
-    """Return what tells, for many keys at little cost, whether the cache holds that kernel of a provider."""
+    """Return a function that says whether the cache has a provider's kernel, by key; cheap for many keys."""
     there = {path.name for path in (folder() / "store").glob(f"{provider}-*")}
     return lambda key: f"{provider}-{_safe(key)}" in there
 
 
 def _safe(key: str) -> str:
-    # "=" and "+" are harmless in file names; "/" and the rest of a shell's characters are not.
+    # "=" and "+" are safe in file names; "/" and other characters of shells are not.
     return re.sub(r"[^A-Za-z0-9.+=_~-]", "_", key)
 
 
@@ -69,7 +67,7 @@ def new_entry(provider: str, key: str, *, again: bool = False) -> Iterator[Path 
     Args:
         provider: As in :class:`Choice`.
         key: As in :class:`Choice`.
-        again: Make it even when it is there; the old one stays until the new one is whole.
+        again: Make it even when it exists; the old entry stays until the new one is complete.
 
     Yields:
         A temporary folder to put `vmlinuz` or `vmlinux`, `config` and `lib/modules/RELEASE` into and to
@@ -85,14 +83,14 @@ def new_entry(provider: str, key: str, *, again: bool = False) -> Iterator[Path 
         else:
             with cache.new_folder(final) as made:
                 yield made
-                # An entry without a record would be taken for a damaged one by whoever comes next.
+                # The next process would take an entry without a record for a damaged one.
                 assert (made / RECORD).is_file(), "a new entry is sealed"
 
 
 def seal(
     made: Path, *, version: KernelVersion, provider: str, key: str, flavour: str, origin: str, **facts: object
 ) -> None:
-    """Check the kernel in a new entry, unpack its payload and write the entry's record.
+    """Check the kernel in a new entry, unpack the ELF kernel and write the entry's record.
 
     Args:
         made: The folder that :func:`new_entry` yielded, holding `vmlinuz` or `vmlinux`.
@@ -100,11 +98,11 @@ def seal(
         provider: As in :class:`Choice`.
         key: As in :class:`Choice`.
         flavour: As in :class:`Choice`.
-        origin: Where it came from, for people.
-        facts: More to keep in the record (checksums of packages, build time); must be JSON.
+        origin: Where it came from, as text for the user.
+        facts: More data for the record (checksums of packages, build time); must be JSON.
 
     Raises:
-        KernelFileError: The image is damaged, for another architecture, or was configured without BPF.
+        KernelFileError: The image is damaged, is for another architecture, or was configured without BPF.
     """
     from harness.kernel.files import bzimage
 
@@ -153,7 +151,7 @@ def seal(
 
 
 def require_bpf(config: str, name: str) -> None:
-    """Refuse a kernel whose configuration leaves BPF out.
+    """Refuse a kernel that was configured without BPF.
 
     Raises:
         KernelFileError: CONFIG_BPF_SYSCALL is not set.
@@ -169,7 +167,7 @@ def require_bpf(config: str, name: str) -> None:
 def modules_digest(top: Path) -> str:
     """Return one sha256 over the names and contents of all modules under lib/modules/RELEASE.
 
-    The indexes beside them do not count: virtme-ng has depmod write them anew.
+    The indexes beside them are not included: virtme-ng lets depmod write them again.
     """
     import hashlib
 
@@ -190,7 +188,7 @@ class Entry:
 
     Attributes:
         path: Its folder.
-        record: What `record.json` holds.
+        record: The content of `record.json`.
     """
 
     path: Path
@@ -208,26 +206,26 @@ class Entry:
 
     @property
     def group(self) -> tuple[str, str, tuple[int, int]]:
-        """What a newer release replaces it in: provider, flavour and series."""
+        """Provider, flavour and series: a newer release with the same three replaces this entry."""
         return (str(self.record["provider"]), str(self.record["flavour"]), self.version.series)
 
     @property
     def last_used(self) -> float:
-        """When it was last used, to the day, in seconds since the epoch."""
+        """The day of its last use, in seconds since the epoch."""
         return (self.path / RECORD).stat().st_mtime
 
     def touch(self) -> None:
-        """Note that it is used."""
-        # Once a day is enough to know what is idle, and a cache that cannot be written can still be used.
+        """Record that it is used."""
+        # Once a day is enough to find idle entries. A cache that cannot be written can still be used.
         if time.time() - self.last_used > 86400:
             with contextlib.suppress(OSError):
                 os.utime(self.path / RECORD)
 
     def damage(self, *, thorough: bool = False) -> str:
-        """Say in a few words what is wrong with the entry, or "".
+        """Return a few words on what is wrong with the entry, or "".
 
         Args:
-            thorough: Read every file and compare digests, rather than only where size and time raise doubt.
+            thorough: Read every file and compare digests, not only files whose size or time differs.
         """
         files: dict[str, dict[str, Any]] = self.record["files"]
         for name, facts in files.items():
@@ -272,7 +270,7 @@ class Entry:
 
 
 def read_entry(path: Path) -> Entry | None:
-    """Read an entry's record; None when there is no entry, or none that this version of the harness made."""
+    """Read an entry's record; None when there is no entry, or when another version of the harness made it."""
     try:
         record = json.loads((path / RECORD).read_text())
     except (FileNotFoundError, NotADirectoryError):
@@ -291,7 +289,7 @@ def entries() -> list[Entry]:
 def offers(provider: str) -> list[Choice]:
     """Return what the cache holds of a provider's releases, in order of version.
 
-    Files that a user named and commits between releases are left out.
+    Without files that a user named and commits between releases.
     """
     found = sorted(
         (
@@ -310,7 +308,7 @@ def offers(provider: str) -> list[Choice]:
             flavour=str(entry.record["flavour"]),
             release=str(entry.record["release"]),
             revision=str(entry.record["key"]).partition("=")[2],
-            # Below those that a provider ranks from 0 on: it knows which is newest.
+            # Below the ranks of providers, which start at 0: a provider knows which release is newest.
             rank=rank - len(found),
             where="built here" if entry.record.get("built") else "cache",
             cached=True,
@@ -320,7 +318,7 @@ def offers(provider: str) -> list[Choice]:
 
 
 def load(choice: Choice, *, progress: Progress) -> Kernel | None:
-    """Return a choice's kernel from the cache; None when it is not there, or was damaged and is removed now."""
+    """Return a choice's kernel from the cache; None when it is missing, or was damaged and has been removed."""
     path = entry_folder(choice.provider, choice.key)
     entry = read_entry(path)
     if entry is None:
@@ -346,7 +344,7 @@ def discard(path: Path) -> None:
     import shutil
 
     with cache.locked(folder() / "locks" / f"{path.name}.lock"):
-        # Renamed first: a kill in the middle of the removal leaves rubbish to sweep, not half an entry.
+        # Rename first: an interrupted removal then leaves a temporary folder, not half an entry.
         doomed = path.with_name(cache.temporary_name(path.name))
         try:
             path.rename(doomed)

@@ -1,19 +1,16 @@
-"""From what a user asked for to kernels on this machine: resolve, then acquire.
+"""From a user's selectors to kernels on this machine: resolve, then acquire.
 
-Resolving says which exact kernels are meant and prints them; it downloads no kernel. Acquiring brings one.
-Both are cheap when everything is in the cache: libraries are imported where they are needed.
+Resolving finds the exact kernels that are meant; it downloads no kernel. Acquiring brings a kernel onto this machine.
+Both are cheap when everything is in the cache: libraries are imported where they are used.
 
-Providers are tried in this order, and one that cannot serve says why. What the cache holds of a provider's kernels
-is on offer even when the provider cannot be asked or has them no more.
+Providers are tried in this order; a provider that fails reports why. A provider's kernels in the cache are offered even
+when the provider does not answer or no longer has them.
 
 1. local: a path, the running kernel, kernels built here;
 2. debian: the mirror of this machine's apt sources;
-3. ubuntu: Ubuntu's mainline builds, by virtme-ng's mechanism; asked only for a named series or release that
-   the others do not have;
-4. source: never built as a side effect of a test run; `harness kernels build` makes a kernel, and then it is
-   local.
-
-Imports the foundations and its siblings.
+3. ubuntu: Ubuntu's mainline builds, by virtme-ng's mechanism; used only for a named series or release that the
+   others do not have;
+4. source: a test run never builds a kernel; `harness kernels build` makes one, and then it is local.
 """
 
 from __future__ import annotations
@@ -30,35 +27,35 @@ from harness.kernel.version import KernelVersion
 from harness.util.data import read_toml
 
 INDEXED = ("local", "debian")
-"""Providers that know all they have, whose offers make up `all`, `newest` and ranges."""
+"""Providers with a complete list; their offers define `all`, `newest` and ranges."""
 
 ON_REQUEST = "ubuntu"
-"""The provider that is asked only for what was named and nobody else has."""
+"""The provider that is used only for a named kernel that no other provider has."""
 
 
 def silent(line: str) -> None:
-    """Drop a line of progress."""
+    """Ignore a line of progress."""
 
 
 def policy() -> selector.Policy:
-    """Return what the data in `kernels/` says about selection."""
+    """Return the selection policy from the data in `kernels/`."""
     series = read_toml("kernels", "series.toml")
     flavours = [flavour["name"] for flavour in read_toml("kernels", "debian.toml")["flavour"]]
     return selector.Policy(
         longterm=frozenset(KernelVersion.parse(text).series for text in series["longterm"]),
-        # What Debian releases comes first; of kernels built here, the one with nothing but BPF in it.
+        # Debian's kernels come first; of kernels built here, the one with BPF alone.
         flavours=(flavours[0], "minimal", *flavours[1:]),
         oldest=KernelVersion.parse(series["oldest"]).series,
     )
 
 
 class Catalog:
-    """All providers, asked once each.
+    """All providers; each is asked once.
 
     Args:
-        progress: Told what a person should know.
-        meter: Told how far each download is.
-        refresh: Ask the mirror even when the index is fresh.
+        progress: Called with each line that a person should see.
+        meter: Called with the progress of each download.
+        refresh: Ask the mirror even when the index is recent.
     """
 
     def __init__(self, *, progress: Progress = silent, meter: Meter = no_meter, refresh: bool = False) -> None:
@@ -74,14 +71,14 @@ class Catalog:
         self._asked: dict[str, list[Choice]] = {}
 
     def providers(self) -> tuple[Provider, ...]:
-        """Return the providers in the order in which they are tried."""
+        """Return the providers in the order of use."""
         return (self.local, self.debian, self.ubuntu)
 
     def provider(self, name: str) -> Provider:
         """Return a provider by its name.
 
         Raises:
-            SelectorError: There is none of that name.
+            SelectorError: There is no provider of that name.
         """
         for provider in self.providers():
             if provider.name == name:
@@ -109,7 +106,7 @@ class Catalog:
         return self._asked[name]
 
     def _asked_for(self, item: selector.Item) -> tuple[str, ...]:
-        """Return the providers among whose offers an item chooses; nobody is asked who cannot have it."""
+        """Return the providers whose offers an item can mean; others are not asked."""
         if item.provider:
             return (item.provider,)
         return (self.local.name,) if item.flavour in self.local.flavours else INDEXED
@@ -119,18 +116,18 @@ class Catalog:
 
         Args:
             selections: Selections in the grammar of :mod:`harness.kernel.selector`.
-            every: Every release of a series or range, not the newest of each series alone.
+            every: Every release of a series or range, not only the newest of each series.
 
         Raises:
             SelectorError: A selection is malformed, ambiguous or matches nothing.
-            KernelFileError: A path is no usable kernel.
+            KernelFileError: A path is not a usable kernel.
             MirrorError: A kernel cannot be found because a provider cannot be asked.
         """
         choices: list[Choice] = []
         rules = policy()
         for selection in selections:
             if "/" in selection and Path(selection).exists():
-                choices.append(self.local.choose(Path(selection)))  # whatever blanks and commas are in it
+                choices.append(self.local.choose(Path(selection)))  # a path may have blanks and commas
                 continue
             for item in selector.parse(selection):
                 choices += self._resolve(item, rules, every=every)
@@ -152,8 +149,8 @@ class Catalog:
         if not chosen and asked == INDEXED and item.kind in (selector.Kind.SERIES, selector.Kind.RELEASE):
             asked = (*asked, ON_REQUEST)
             chosen = selector.select(item, self._ask(ON_REQUEST), rules, every=every)
-        # Which kernels `all` or a range means, nobody can tell from what happens to be in the cache: a run over fewer
-        # kernels would look like a good one.
+        # The cache alone cannot say which kernels `all` or a range means: a run over fewer kernels would look
+        # complete.
         if not chosen or (item.kind not in selector.SINGLE and self.troubles.keys() & set(asked)):
             raise self._nothing(item, asked)
         return chosen
@@ -167,7 +164,7 @@ class Catalog:
         series = sorted({offer.version.series for name in asked for offer in self._ask(name)})
         known = ", ".join("{}.{}".format(*one) for one in series)
         build = "`harness kernels build` makes others"
-        # Without Debian's index nobody knows whether such a kernel exists; that is the mirror's fault.
+        # Without Debian's index it is unknown whether such a kernel exists: the mirror is to blame.
         decisive = item.provider or self.debian.name
         trouble = self.troubles.get(decisive)
         if trouble is not None and decisive in asked:
@@ -179,24 +176,24 @@ class Catalog:
             )
         return SelectorError(
             f"no kernel matches {item.text!r}",
-            expected=f"one of the series {known}" if known else "a kernel that some provider has",
+            expected=f"one of the series {known}" if known else "a kernel that a provider has",
             hint=f"`harness kernels list` prints what is available; {build}",
             detail="\n".join(lines),
         )
 
     def acquire(self, choice: Choice) -> Kernel:
-        """Bring a chosen kernel onto this machine, or the next best one when the choice left that open.
+        """Bring a chosen kernel onto this machine, or an alternative if the choice allows that.
 
         Raises:
-            HarnessError: It cannot be had.
+            HarnessError: It is unavailable.
         """
         return self.acquire_which(choice)[0]
 
     def acquire_which(self, choice: Choice) -> tuple[Kernel, Choice]:
-        """Like :meth:`acquire`, and also say which of the choice and its alternatives it is.
+        """Like :meth:`acquire`, but also return which of the choice and its alternatives it is.
 
         Raises:
-            HarnessError: It cannot be had.
+            HarnessError: It is unavailable.
         """
         for candidate in (choice, *choice.alternatives):
             kernel = self._acquire(candidate)
@@ -204,14 +201,14 @@ class Catalog:
                 if choice.sha256 and kernel.digest != choice.sha256:
                     raise CacheError(
                         f"{choice.label}: the boot image has sha256 {kernel.digest}",
-                        expected=f"{choice.sha256}, as the lock file says",
+                        expected=f"{choice.sha256}, from the lock file",
                         hint="`harness kernels info --verify` checks the cache; `harness kernels lock` locks anew",
                     )
                 return kernel, candidate
             if choice.alternatives and candidate is not choice.alternatives[-1]:
-                self.progress(f"{choice.label}: {candidate.key} is not served any more; trying the next release")
+                self.progress(f"{choice.label}: {candidate.key} is no longer served; trying the next release")
         raise MirrorError(
-            f"{choice.label}: none of the releases that {choice.provider} indexes is served",
+            f"{choice.label}: {choice.provider} serves none of the releases in its index",
             expected=f"the packages of {choice.key}" + (" or an older release" if choice.alternatives else ""),
             hint="`harness kernels list --refresh` asks the mirror for a new index",
         )
@@ -229,11 +226,11 @@ def resolve(selectors: Sequence[str], *, progress: Progress = silent) -> list[Ch
 
     Args:
         selectors: Selections in the grammar of :mod:`harness.kernel.selector`.
-        progress: Told what a person should know, one line at a time.
+        progress: Called with each line that a person should see.
 
     Raises:
         SelectorError: A selection is malformed, ambiguous or matches nothing.
-        KernelFileError: A path is no usable kernel.
+        KernelFileError: A path is not a usable kernel.
         MirrorError: A kernel cannot be found because a provider cannot be asked.
     """
     return Catalog(progress=progress).resolve(selectors)
@@ -244,9 +241,9 @@ def acquire(choice: Choice, *, progress: Progress = silent) -> Kernel:
 
     Args:
         choice: What :func:`resolve` returned.
-        progress: Told what a person should know, one line at a time.
+        progress: Called with each line that a person should see.
 
     Raises:
-        HarnessError: It cannot be had, is damaged, or cannot be stored.
+        HarnessError: It is unavailable, damaged, or cannot be stored.
     """
     return Catalog(progress=progress).acquire(choice)

@@ -1,10 +1,8 @@
-"""What a packaged kernel's changelog says of the releases between two.
+"""The changes between two releases, from a packaged kernel's changelog.
 
 Pure: text in, records out. A Debian changelog has an entry for each upload, newest first, with the headings of the
-stable changes that came with it; a package of a series holds that series' entries and those before them. A new series
-("New upstream release") is one line, whatever came with it.
-
-Imports :mod:`harness.kernel.version`.
+stable changes in it; the package of a series has that series' entries and all earlier ones. A new series ("New upstream
+release") is one line, however large.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ from dataclasses import dataclass
 from harness.errors import SelectorError
 from harness.kernel.version import KernelVersion
 
-# The signed package's own entry repeats the one it signs under a version of another form: 6.12.116+1 for 6.12.116-1.
+# The signed package repeats the entry of the package it signs, with another form of version: 6.12.116+1 for 6.12.116-1.
 _HEAD = re.compile(r"^linux\S* \((?:\d+:)?(\d+\.\d+(?:\.\d+)?(?:~rc\d+)?)([^)]*)\)")
 _ITEM = re.compile(r"^\s+[-*] ")
 
@@ -26,7 +24,7 @@ class Entry:
     """One change.
 
     Attributes:
-        revision: The package version that brought it: "6.12.115-1".
+        revision: The package version with the change: "6.12.115-1".
         text: Its heading in one line.
     """
 
@@ -39,8 +37,8 @@ def between(changelog: str, after: KernelVersion, until: KernelVersion) -> list[
 
     Args:
         changelog: A Debian changelog.
-        after: Its changes, and those before, are left out.
-        until: The last release whose changes are taken.
+        after: Changes of this and earlier releases are omitted.
+        until: The last release whose changes are included.
     """
     found: list[Entry] = []
     revision = ""
@@ -56,9 +54,9 @@ def between(changelog: str, after: KernelVersion, until: KernelVersion) -> list[
         elif wanted and _ITEM.match(line):
             found.append(Entry(revision, _ITEM.sub("", line).strip()))
         elif wanted and line.startswith("   ") and line.strip() and found and found[-1].revision == revision:
-            # The rest of a heading, or the address of upstream's own changelog.
+            # The rest of a heading, or the address of the upstream changelog.
             found[-1] = Entry(revision, f"{found[-1].text} {line.strip()}")
-    # A heading of what follows it, not a change.
+    # A heading for the following entries, not a change.
     return [entry for entry in found if not entry.text.startswith("New upstream stable update")]
 
 
@@ -70,15 +68,15 @@ def _version(text: str) -> KernelVersion | None:
 
 
 BPF = re.compile(r"\b(e?bpf|btf|libbpf|verifier|sockmap|xdp)\b", re.IGNORECASE)
-"""What tells a change of BPF from others."""
+"""Matches changes of BPF."""
 
 
 def relevant(entries: Iterable[Entry], words: Iterable[str]) -> list[Entry]:
-    """Return the changes of BPF, those first that name most of some words.
+    """Return the changes of BPF; those that contain most of the words come first.
 
     Args:
         entries: Changes.
-        words: What the behaviour is about; those of less than three letters count for nothing.
+        words: Words of the behaviour; words of less than three letters are ignored.
     """
     stems = {word.lower().removesuffix("s") for word in words if len(word) > 2}
 

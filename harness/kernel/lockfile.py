@@ -1,9 +1,7 @@
-"""Lock files: the exact kernels of a run, so that a newer release is a choice and not a surprise.
+"""Lock files: the exact kernels of a run, so that only the user decides when a newer release is used.
 
-A lock file names each kernel by provider and key, and the sha256 of the image that is booted and of the packages it
-came from. It is JSON, one kernel an object, in order of version, to be read and diffed by people.
-
-Imports the foundations and :mod:`harness.kernel.types`.
+A lock file names each kernel by provider and key, and has the sha256 of its boot image and of the packages it
+came from. It is JSON with one object for each kernel, in order of version, so that people can read and diff it.
 """
 
 from __future__ import annotations
@@ -30,7 +28,7 @@ def read(path: Path) -> list[Choice]:
     """Read a lock file.
 
     Raises:
-        SelectorError: There is none, or it is damaged.
+        SelectorError: It does not exist or is damaged.
     """
     try:
         data = json.loads(path.read_text())
@@ -69,10 +67,10 @@ def read(path: Path) -> list[Choice]:
 
 
 def write(path: Path, choices: Sequence[Choice], packages: Mapping[str, Mapping[str, str]]) -> None:
-    """Write a lock file, whole or not at all.
+    """Write a complete lock file, or none.
 
     Args:
-        path: Where to.
+        path: The lock file.
         choices: The kernels, each with its sha256.
         packages: For each choice's key, the sha256 of the packages it came from, by file name.
 

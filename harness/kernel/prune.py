@@ -1,7 +1,4 @@
-"""What of the kernels' cache can go, and how large it is.
-
-Imports :mod:`harness.util.cache` and :mod:`harness.kernel.cache`.
-"""
+"""What can be removed from the kernel cache, and its size."""
 
 from __future__ import annotations
 
@@ -19,13 +16,13 @@ DAY = 86400.0
 
 FOLDERS = {
     "store": "kernels",
-    "downloads": "downloads on their way",
+    "downloads": "downloads in progress",
     "sources": "unpacked source trees",
     "build": "build folders",
     "kept": "build trees kept for mutants",
     "debian": "Debian's package indexes",
 }
-"""The parts of the cache, and what to call them."""
+"""The parts of the cache, with names for the user."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,7 @@ class Victim:
         path: File or folder.
         reason: Why it is not needed.
         size: Bytes on disk.
-        entry: Whether it is a kernel's entry.
+        entry: Whether it is the entry of a kernel.
     """
 
     path: Path
@@ -46,14 +43,14 @@ class Victim:
 
 
 def size_of(path: Path) -> int:
-    """Return the bytes on disk of a file or of all files in a folder; 0 when there is none."""
+    """Return the bytes on disk of a file or of all files in a folder; 0 when it does not exist."""
     if not path.is_dir():
         return path.lstat().st_blocks * 512 if path.exists() else 0
     total = 0
     for one in path.rglob("*"):
         try:
             total += one.lstat().st_blocks * 512
-        except FileNotFoundError:  # another process is at work there
+        except FileNotFoundError:  # another process uses it
             continue
     return total
 
@@ -64,18 +61,18 @@ def report() -> list[tuple[str, int]]:
 
 
 def victims(*, unused_days: float | None, everything: bool, now: float) -> Iterator[Victim]:
-    """Choose what to remove: leftovers, kernels that a newer release of their series replaced, and more on request.
+    """Choose what to remove: leftovers, kernels replaced by a newer release of their series, and more on request.
 
     Args:
-        unused_days: Also kernels that were not used for so many days.
+        unused_days: Also kernels that were not used for this many days.
         everything: Also every kernel.
         now: The time, in seconds since the epoch.
     """
     top = kernel_cache.folder()
     for part, reason in (
-        ("downloads", "a download that is done or was left"),
+        ("downloads", "a finished or abandoned download"),
         ("sources", "can be unpacked again"),
-        ("build", "a build that failed or is done"),
+        ("build", "a failed or finished build"),
     ):
         for path in sorted((top / part).glob("*")):
             if not path.name.endswith(".lock") and not is_busy(path):
@@ -83,11 +80,11 @@ def victims(*, unused_days: float | None, everything: bool, now: float) -> Itera
     if everything:
         for path in sorted((top / "kept").glob("*")):
             if not path.name.endswith(".lock") and not is_busy(path):
-                yield Victim(path, "everything was asked for", size_of(path))
+                yield Victim(path, "everything was requested", size_of(path))
     for path in sorted((top / "store").glob("*")):
         if path.name.startswith(cache.TEMPORARY):
             if cache.is_abandoned(path):
-                yield Victim(path, "left half made", size_of(path))
+                yield Victim(path, "incomplete", size_of(path))
         elif kernel_cache.read_entry(path) is None:
             yield Victim(path, "has no usable record", size_of(path), entry=True)
     newest: dict[tuple[str, str, tuple[int, int]], KernelVersion] = {}
@@ -97,7 +94,7 @@ def victims(*, unused_days: float | None, everything: bool, now: float) -> Itera
     for entry in entries:
         idle = (now - entry.last_used) / DAY
         if everything:
-            reason = "everything was asked for"
+            reason = "everything was requested"
         elif entry.version < newest[entry.group]:
             reason = f"{newest[entry.group]} is newer"
         elif unused_days is not None and idle > unused_days:
@@ -108,7 +105,7 @@ def victims(*, unused_days: float | None, everything: bool, now: float) -> Itera
 
 
 def remove(victim: Victim) -> None:
-    """Remove it.
+    """Remove a victim.
 
     Raises:
         CacheError: It cannot be removed.
@@ -129,7 +126,7 @@ def remove(victim: Victim) -> None:
 
 
 def is_busy(path: Path) -> bool:
-    """Tell whether a process downloads, unpacks or builds it now: whoever does holds its lock."""
+    """Return whether a process downloads, unpacks or builds it now: such a process holds its lock."""
     lock = _lock_of(path)
     if not lock.exists():
         return False

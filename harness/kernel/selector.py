@@ -1,4 +1,4 @@
-"""The grammar of kernel selectors, and what they mean given what is on offer.
+"""The grammar of kernel selectors, and the kernels that they choose from the offers.
 
 Pure: text and records in, records out. One grammar serves `--kernel`, the ini option and the command line::
 
@@ -8,16 +8,14 @@ Pure: text and records in, records out. One grammar serves `--kernel`, the ini o
                 6.12.94, 7.3-rc7      that release
                 6.12.*                every release of a series
                 6.12.94-1~bpo12+1     that Debian package version
-                6.1.0-56-cloud-amd64  the kernel that `uname -r` calls so
+                6.1.0-56-cloud-amd64  the kernel with that `uname -r`
                 >=5.10,<6.13          a range: the newest release of each series in it (>= > <= < == !=)
                 all oldest newest lts the newest release of each, the first, the last, each longterm series
     item        a path (anything with a "/"): bzImage, vmlinux, a built tree, a folder with boot/ and modules
                 host                  the running kernel's image
-                @lock, @FILE          what a lock file names; FILE as a path, @lock is kernels.lock
+                @lock, @FILE          the kernels of a lock file; FILE is a path, @lock is kernels.lock
 
-Comparisons that follow each other make one range, so two ranges are two items given apart (repeat the option).
-
-Imports :mod:`harness.errors`, :mod:`harness.kernel.types` and :mod:`harness.kernel.version`.
+Comparisons in a row make one range. For two ranges, repeat the option.
 """
 
 from __future__ import annotations
@@ -40,7 +38,7 @@ GRAMMAR = (
 
 
 class Kind(Enum):
-    """What sort of thing an item names."""
+    """The kind of an item."""
 
     SERIES = "series"
     RELEASE = "release"
@@ -57,10 +55,10 @@ class Kind(Enum):
 
 
 SINGLE = frozenset({Kind.SERIES, Kind.RELEASE, Kind.PACKAGE, Kind.PATH, Kind.HOST})
-"""Kinds that name one kernel, whose words become its label."""
+"""Kinds that name one kernel; the item's text becomes its label."""
 
 OPEN = frozenset({Kind.SERIES, Kind.RANGE, Kind.ALL, Kind.OLDEST, Kind.NEWEST, Kind.LTS})
-"""Kinds that leave the release open, so that another of the series may stand in for one that cannot be had."""
+"""Kinds that do not fix the release: another release of the series may replace an unavailable one."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +66,8 @@ class Item:
     """One item of a selection: the user's words, read before any provider is asked.
 
     Attributes:
-        text: The user's words.
-        kind: What they name.
+        text: The user's text.
+        kind: What it names.
         word: The part between provider and flavour.
         provider: The provider asked for, or "".
         flavour: The flavour asked for, or "".
@@ -107,7 +105,7 @@ def parse(text: str) -> list[Item]:
     Raises:
         SelectorError: It is empty or malformed.
     """
-    # A blank inside a comparison belongs to it: ">= 5.10".
+    # Blanks inside a comparison are part of it: ">= 5.10".
     words = [word for word in re.split(r"[,\s]+", re.sub(r"([<>=!]=?)\s+", r"\1", text.strip())) if word]
     if not words:
         raise SelectorError(
@@ -119,7 +117,7 @@ def parse(text: str) -> list[Item]:
         last = items[-1] if items else None
         if item.kind is Kind.RANGE and last is not None and last.kind is Kind.RANGE and not last.flavour:
             if item.provider:
-                raise _malformed(text, f"a provider may stand only before a range's first comparison, not at {word!r}")
+                raise _malformed(text, f"a provider may only precede a range's first comparison, not {word!r}")
             items[-1] = replace(
                 last, text=f"{last.text},{word}", bounds=last.bounds + item.bounds, flavour=item.flavour
             )
@@ -130,7 +128,7 @@ def parse(text: str) -> list[Item]:
 
 def _malformed(text: str, why: str = "") -> SelectorError:
     return SelectorError(
-        f"{text!r} is no kernel selector" + (f": {why}" if why else ""),
+        f"{text!r} is not a kernel selector" + (f": {why}" if why else ""),
         expected=GRAMMAR,
         hint="`harness kernels list` prints what is available",
     )
@@ -147,14 +145,14 @@ def _item(word: str) -> Item:
     head, colon, tail = rest.partition(":")
     if colon and head in _PROVIDERS:
         provider, rest = head, tail
-    # An epoch ("1:6.1-2") is the one other thing that a colon can follow.
+    # The only other use of a colon is an epoch ("1:6.1-2").
     before, colon, after = rest.rpartition(":")
     if colon and re.fullmatch(r"[a-z][a-z0-9-]*", before) and re.match(r"v?\d", after):
         before, after = after, before  # debug:6.12 is 6.12:debug
     if colon and not before.isdigit():
         rest, flavour = before, after
         if not re.fullmatch(r"[a-z][a-z0-9-]*", flavour):
-            raise _malformed(word, f"{flavour!r} is no flavour")
+            raise _malformed(word, f"{flavour!r} is not a flavour")
     named = Item(word, Kind.ALL, rest, provider, flavour)
     if rest in _WORDS:
         return replace(named, kind=_WORDS[rest])
@@ -176,7 +174,7 @@ def _item(word: str) -> Item:
         raise SelectorError(
             f"{word!r} is ambiguous: it names no series",
             expected="a series such as 6.12",
-            hint=f"every series of it is the range >={rest.strip('v.*')}.0,<{int(rest.strip('v.*')) + 1}.0",
+            hint=f"for all its series, use the range >={rest.strip('v.*')}.0,<{int(rest.strip('v.*')) + 1}.0",
         )
     hint = "for a file of that name" if not re.search(r"\s", rest) else ""
     raise _malformed(word, f"write ./{rest} {hint}" if hint and re.match(r"[\w.-]+$", rest) else "")
@@ -184,11 +182,11 @@ def _item(word: str) -> Item:
 
 @dataclass(frozen=True)
 class Policy:
-    """What is known beforehand, from data.
+    """Facts for selection, from data.
 
     Attributes:
         longterm: Longterm series.
-        flavours: Flavours in the order in which they are tried when none is asked for.
+        flavours: Flavours in the order of preference when none is given.
         oldest: Series below this one are not supported.
     """
 
@@ -200,17 +198,17 @@ class Policy:
 def select(item: Item, offers: Iterable[Choice], policy: Policy, *, every: bool = False) -> list[Choice]:
     """Resolve one item that is no path, host or lock file.
 
-    Where no flavour is asked for, each series is served in the first flavour of the policy that it has.
+    Without a flavour, each series uses the first flavour of the policy that it has.
 
     Args:
         item: The item.
-        offers: What the providers offer.
-        policy: What is known beforehand.
-        every: Take every release of each series that is named, in one flavour, not the newest alone; labels are
-            releases then.
+        offers: The providers' offers.
+        policy: Facts for selection.
+        every: Choose every release of each named series, in one flavour, not only the newest; labels are then
+            releases.
 
     Returns:
-        The choices in order of version; none when nothing fits.
+        The choices in order of version; an empty list when nothing matches.
     """
     pool = [
         offer
@@ -232,7 +230,7 @@ def select(item: Item, offers: Iterable[Choice], policy: Policy, *, every: bool 
     if item.kind is Kind.OLDEST:
         chosen = chosen[:1]
     elif item.kind is Kind.NEWEST:
-        # A candidate counts as newest only where there is no final release at all.
+        # A release candidate is the newest only when there is no final release.
         final = [ranked for ranked in chosen if ranked[0].version.rc == KernelVersion(0, 0).rc]
         chosen = (final or chosen)[-1:]
     return [_choice(ranked, item, every=every) for ranked in chosen]
@@ -255,7 +253,7 @@ def _best(group: Sequence[Choice], policy: Policy) -> list[Choice]:
     """Return a group's offers of the best flavour, best first; others stay out: a stand-in is of the same flavour."""
     first = min(_preference(offer, policy) for offer in group)
     same = [offer for offer in group if _preference(offer, policy) == first]
-    # Sorts are stable: among equals, the provider that was asked first.
+    # Sorts are stable: among equals, the provider that comes first.
     return sorted(same, key=lambda offer: (offer.version, offer.rank), reverse=True)
 
 
@@ -267,7 +265,7 @@ def _choice(ranked: Sequence[Choice], item: Item, *, every: bool) -> Choice:
         label = item.text
     else:
         label = "{}.{}".format(*ranked[0].version.series) + suffix
-    # Of one release there are other packages at most, which are as good.
+    # Offers of one release differ at most in the package, and all are equally good.
     stand_ins = ranked[1:] if every or item.kind in OPEN else ()
     return replace(ranked[0], label=label, alternatives=tuple(replace(offer, label=label) for offer in stand_ins))
 
@@ -290,7 +288,7 @@ def _matches(item: Item, offer: Choice, policy: Policy) -> bool:
 
 
 def _within(version: KernelVersion, sign: str, bound: str) -> bool:
-    # A bound of two numbers is about whole series: 6.12.94 is <=6.12 and not >6.12.
+    # A bound of two numbers means a complete series: 6.12.94 is <=6.12 and not >6.12.
     limit = KernelVersion.parse(bound)
     if _SERIES.fullmatch(bound):
         return _COMPARE[sign](version.series, limit.series)
@@ -298,10 +296,10 @@ def _within(version: KernelVersion, sign: str, bound: str) -> bool:
 
 
 def arrange(choices: Iterable[Choice]) -> list[Choice]:
-    """Put choices in order of version, each kernel once, with labels that differ.
+    """Sort choices by version, each kernel once, with distinct labels.
 
-    A kernel that several selectors named keeps the first one's label; two kernels under one label get their
-    versions (then providers and flavours) added.
+    A kernel named by several selectors keeps the first label. When two kernels have one label, their versions (then
+    providers and flavours) are added.
     """
     unique: dict[tuple[str, str], Choice] = {}
     for choice in choices:
@@ -322,10 +320,10 @@ _OPEN_TO_MARKERS = frozenset({Kind.SERIES, Kind.RELEASE, Kind.EVERY, Kind.RANGE,
 
 
 def parse_condition(text: str) -> list[Item]:
-    """Read a condition on a kernel's version: a selection whose words name versions, such as ">=5.11,<6.2" or "lts".
+    """Read a condition on a kernel's version: a selection of versions, such as ">=5.11,<6.2" or "lts".
 
     Raises:
-        SelectorError: It is malformed, or names one kernel in a way that is no version (a path, host, newest).
+        SelectorError: It is malformed, or names a kernel otherwise than by version (a path, host, newest).
     """
     items = parse(text)
     for item in items:

@@ -1,7 +1,4 @@
-"""The records that the rest of the package knows a kernel by.
-
-Imports the standard library, :mod:`harness.kernel.version` and what reads a configuration.
-"""
+"""The records that describe a kernel."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from typing import Protocol
 from harness.kernel.version import KernelVersion
 
 Progress = Callable[[str], None]
-"""Told, one line at a time, what is being done that a person may have to wait for or should know."""
+"""Called with lines about slow work and other things that a person should see."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +27,7 @@ class Choice:
             an offer, which no selector has named.
         version: The upstream version.
         provider: Name of the provider that offers it.
-        key: What the provider knows it by (a package name and version, a path); stable and exact.
+        key: The provider's stable, exact name for it (package name and version, or path).
         flavour: "cloud", "generic", "minimal", "debug", ...
         alternatives: What to take instead, best first, when this one is unavailable; only for selectors that left the
             release open.
@@ -65,15 +62,15 @@ class Kernel:
     Attributes:
         label: As in :class:`Choice`.
         version: The upstream version, "6.1.192".
-        release: What `uname -r` prints in the guest ("6.1.0-56-cloud-amd64"); "" when it cannot be known beforehand.
+        release: What `uname -r` prints in the guest ("6.1.0-56-cloud-amd64"); "" when not known in advance.
         bzimage: The compressed image, or None when only a vmlinux was given.
-        vmlinux: The uncompressed ELF image, or None when the payload could not be unpacked.
-        pvh: Whether QEMU can boot `vmlinux` directly: it has the PVH ELF note, and nothing is known against it.
-        config: The kernel's configuration file, when one came with it.
-        modules: The folder `lib/modules/RELEASE`, when one came with it.
+        vmlinux: The uncompressed ELF image, or None when the bzImage could not be unpacked.
+        pvh: Whether QEMU can boot `vmlinux` directly: it has the PVH ELF note and no known problem.
+        config: The kernel's configuration file, if it has one.
+        modules: The folder `lib/modules/RELEASE`, if it has one.
         digest: sha256 of the image that is booted.
         flavour: As in :class:`Choice`.
-        origin: Where it came from, one line a person can read: provider, package and version, or path.
+        origin: Where it came from, as one line for the user: provider, package and version, or path.
     """
 
     label: str
@@ -90,7 +87,7 @@ class Kernel:
 
     @property
     def boot_image(self) -> Path:
-        """The file to hand to QEMU: the ELF image where it can be booted (no decompression in the guest)."""
+        """The file for QEMU: the ELF image if QEMU can boot it, which saves decompression in the guest."""
         if self.vmlinux is not None and self.pvh:
             return self.vmlinux
         image = self.bzimage or self.vmlinux
@@ -114,14 +111,14 @@ class Provider(Protocol):
         """Return everything it can bring, in order of version, without labels.
 
         Raises:
-            InfrastructureError: Why it cannot serve now.
+            InfrastructureError: It cannot list kernels now; the error says why.
         """
         ...
 
     def acquire(self, choice: Choice, *, progress: Progress) -> Kernel | None:
-        """Bring one kernel onto this machine; None when its source no longer has it.
+        """Fetch one kernel onto this machine; None when its source no longer has it.
 
         Raises:
-            HarnessError: Why it could not be brought.
+            HarnessError: The kernel could not be fetched; the error says why.
         """
         ...

@@ -1,7 +1,4 @@
-"""Upstream kernel versions, and their order.
-
-Imports only the standard library and :mod:`harness.errors`.
-"""
+"""Upstream kernel versions, and their order."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ class KernelVersion:
         major: First number.
         minor: Second number.
         patch: Point release; 0 for the first release of a series.
-        rc: Release candidate's number; a final release sorts after all of its candidates.
+        rc: Release candidate's number; a final release sorts after all its candidates.
     """
 
     major: int
@@ -34,14 +31,14 @@ class KernelVersion:
         """Read "6.1", "v6.1.192" or "6.20-rc3".
 
         Raises:
-            SelectorError: The text is no version.
+            SelectorError: The text is not a version.
         """
         match = _VERSION.fullmatch(text.strip())
         if match is None:
             raise SelectorError(
                 f"{text!r} is not a kernel version",
                 expected="MAJOR.MINOR, MAJOR.MINOR.PATCH or MAJOR.MINOR-rcN, such as 6.1, 6.12.94 or 6.20-rc3",
-                hint="`harness kernels list` prints those that are available",
+                hint="`harness kernels list` prints the available versions",
             )
         major, minor, patch, rc = match.groups()
         return cls(int(major), int(minor), int(patch or 0), int(rc) if rc else 10_000)

@@ -53,7 +53,7 @@ def way(request: pytest.FixtureRequest) -> list[str]:
         ("6.x", "'6.x'"),
         ("", "a kernel selection is empty"),
         ("/absent/vmlinuz", "/absent/vmlinuz does not exist"),
-        ("./test_kernel.py", "test_kernel.py is no kernel image"),
+        ("./test_kernel.py", "test_kernel.py is not a kernel image"),
         ("./empty", "empty"),
         ("./short", "short"),
     ],

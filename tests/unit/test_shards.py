@@ -102,5 +102,5 @@ def test_an_earlier_run_says_what_kernels_cost(tmp_path: Path, capsys: pytest.Ca
 
 def test_kernels_that_cannot_be_named_are_one_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["matrix", "--kernel=nonsense", "--shards=2", f"--locks={tmp_path}"]) == 2
-    assert "'nonsense' is no kernel selector" in capsys.readouterr().err
+    assert "'nonsense' is not a kernel selector" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

@@ -19,10 +19,10 @@ class Compiler:
 
     Attributes:
         cc: The compiler.
-        make: Further words for make.
-        alignment: The least alignment of loadable segments that a good vmlinux has, in bytes.
+        make: More arguments for make.
+        alignment: Smallest alignment of loadable segments in a correct vmlinux, in bytes.
         reason: Why, from the table.
-        doubt: What is not known to work about it, or "".
+        doubt: Why it may not work, or "".
     """
 
     cc: str
@@ -44,12 +44,12 @@ def choose_compiler(
         table: The rows of `kernels/compilers.toml`.
         version: The kernel's version.
         cc: The compiler the user asks for, or "".
-        gcc_major: Tells the major version of a compiler that is on PATH; None when there is none, 0 for one that is
-            no gcc.
+        gcc_major: Returns the major version of a compiler on PATH; None when it is not there, 0 when it is not
+            gcc.
 
     Raises:
-        SelectorError: No row is for this version.
-        BuildError: The compiler asked for, or any, is missing.
+        SelectorError: The table has no row for this version.
+        BuildError: The requested compiler, or every compiler, is missing.
     """
     row = next(
         (
@@ -67,7 +67,7 @@ def choose_compiler(
         )
     newest = int(str(row["newest_gcc"]))
     make = row["make"]
-    assert isinstance(make, list), "a row's make is a list of words"
+    assert isinstance(make, list), "a row's make is a list of arguments"
     reason, alignment = str(row["reason"]), int(str(row["segment_alignment"]))
     candidates = [cc] if cc else ["gcc", *(f"gcc-{major}" for major in range(newest, 7, -1))]
     majors = {name: gcc_major(name.split()[-1] if cc else name) for name in candidates}
@@ -83,13 +83,13 @@ def choose_compiler(
     doubt = (
         ""
         if chosen in fit
-        else f"{chosen} (gcc {majors[chosen] or '?'}) is newer than what is known to build {version}"
+        else f"{chosen} (gcc {majors[chosen] or '?'}) is newer than the compilers known to build {version}"
     )
     return Compiler(chosen, tuple(str(word) for word in make), alignment, reason, doubt)
 
 
 def gcc_major(name: str) -> int | None:
-    """Return a compiler's major version; None when it is not on PATH, 0 when it is no gcc."""
+    """Return a compiler's major version; None when it is not on PATH, 0 when it is not gcc."""
     if shutil.which(name) is None:
         return None
     done = proc.run([name, "-dumpfullversion"], timeout=20)

@@ -1,11 +1,8 @@
 """Building a kernel from a source tree: configuration from fragments, compiler from a table, result in the cache.
 
-The tree is never written to: everything is made in a folder of its own (`make O=`). A build's key is its
-release and flavour; building again replaces it. A build that is kept (:func:`kept`) has a copy of the tree, to be
-changed and built again in seconds.
-
-Imports the foundations, :mod:`harness.kernel.build.kconfig`, :mod:`harness.kernel.cache` and
-:mod:`harness.kernel.files.bzimage`.
+Builds never write to the tree: make writes to a separate folder (`make O=`). A build's key is its release and
+flavour; another build replaces it. A kept build (:mod:`harness.kernel.build.kept_tree`) has a copy of the tree, to
+change and build again in seconds.
 """
 
 from __future__ import annotations
@@ -40,7 +37,7 @@ FLAVOURS = {
     "bcc": ("minimal", "bcc"),
     "mutants": ("minimal", "mutants"),
 }
-"""Configuration fragments of each flavour, later ones winning."""
+"""Configuration fragments of each flavour; later fragments override earlier ones."""
 
 COVERAGE_FOLDER = "kernel/bpf"
 
@@ -51,7 +48,7 @@ class Built:
 
     Attributes:
         kernel: The kernel, in the cache.
-        gaps: Settings it lacks.
+        gaps: Settings that it lacks.
         seconds: How long the compilation took.
         compiler: How it was compiled.
     """
@@ -63,7 +60,7 @@ class Built:
 
 
 def copy_of_links(tree: Path, copy: Path) -> None:
-    """Copy a tree at the cost of its folders: files are links where they can be, and must be replaced to be changed."""
+    """Copy a tree cheaply: files are hard links where possible, so replace a file to change it."""
 
     def link(source: str, target: str) -> None:
         try:
@@ -78,22 +75,22 @@ def tree_version(tree: Path) -> KernelVersion:
     """Return the version of a kernel source tree.
 
     Raises:
-        KernelFileError: It is no kernel tree, or an incomplete one.
+        KernelFileError: It is not a kernel tree, or is incomplete.
     """
     makefile = tree / "Makefile"
     try:
         head = makefile.read_text(errors="replace")[:2000]
     except OSError as error:
         raise KernelFileError(
-            f"{tree} is no kernel source tree: {error.strerror or error} ({makefile.name})",
+            f"{tree} is not a kernel source tree: {error.strerror or error} ({makefile.name})",
             expected="the top folder of a kernel tree",
-            hint="name the folder that holds the tree's Makefile and Kconfig",
+            hint="name the folder that has the tree's Makefile and Kconfig",
         ) from error
     fields = dict(re.findall(r"^(VERSION|PATCHLEVEL|SUBLEVEL|EXTRAVERSION) *= *(\S*)", head, re.MULTILINE))
     missing = [name for name in ("Kconfig", "scripts/Makefile.lib", "kernel/bpf") if not (tree / name).exists()]
     if not {"VERSION", "PATCHLEVEL"} <= fields.keys() or missing:
         raise KernelFileError(
-            f"{tree} is no whole kernel source tree" + (f": it lacks {', '.join(missing)}" if missing else ""),
+            f"{tree} is not a complete kernel source tree" + (f": it lacks {', '.join(missing)}" if missing else ""),
             expected="a tree with Makefile, Kconfig, scripts/ and kernel/bpf/",
         )
     rc = re.match(r"-rc\d+", fields.get("EXTRAVERSION", ""))
@@ -108,7 +105,7 @@ def fragment_settings(flavour: str) -> list[kconfig.Setting]:
         SelectorError: There is no such flavour.
     """
     if flavour not in FLAVOURS:
-        raise SelectorError(f"{flavour!r} is no flavour to build", expected="one of " + ", ".join(FLAVOURS))
+        raise SelectorError(f"{flavour!r} is not a flavour to build", expected="one of " + ", ".join(FLAVOURS))
     folder = data_folder("kernels") / "configs"
     return [
         setting
@@ -133,17 +130,17 @@ def build(
     Args:
         tree: The source tree; it is not written to.
         flavour: One of :data:`FLAVOURS`.
-        origin: Where the tree came from, for people.
+        origin: Where the tree came from, as text for the user.
         cc: The compiler, or "" to choose by the table.
-        jobs: Parallel jobs; 0 for one a processor.
-        again: Build even when the cache has it.
-        revision: For a commit between releases, its hash. Such a kernel stands for no release: no selector finds it,
-            :func:`choice_of` names it. What was compiled stays, so that the next commit compiles what differs.
-        progress: Told what is being done.
+        jobs: Parallel jobs; 0 for one per processor.
+        again: Build even when the kernel is in the cache.
+        revision: For a commit between releases, its hash. Selectors do not find such a kernel; :func:`choice_of`
+            names it. Compiled files are kept, so that the next commit compiles only what differs.
+        progress: Called with a line of text for each step.
 
     Raises:
         KernelFileError: The tree is not a clean, whole kernel tree.
-        BuildError: The build failed, or its result is of no use.
+        BuildError: The build failed, or its result is unusable.
         ToolMissing: A program that builds need is missing.
         CacheError: The cache cannot be written.
     """
@@ -179,7 +176,7 @@ def build(
 
 
 def choice_of(version: KernelVersion, flavour: str, revision: str = "") -> Choice:
-    """Return what names a kernel that was built here; arguments as of :func:`build`."""
+    """Return the choice that means a kernel built here; arguments as for :func:`build`."""
     name = f"{version}-g{revision[:12]}" if revision else str(version)
     return Choice(f"{name}:{flavour}", version, PROVIDER, f"{name}-{flavour}", flavour)
 
@@ -187,15 +184,15 @@ def choice_of(version: KernelVersion, flavour: str, revision: str = "") -> Choic
 def plan(
     tree: Path, flavour: str, cc: str, progress: Progress
 ) -> tuple[KernelVersion, Compiler, list[kconfig.Setting]]:
-    """Check that a tree can be built here; return its version, its compiler and the settings to ask for."""
+    """Check that this machine can build a tree; return its version, compiler and settings."""
     settings = fragment_settings(flavour)
     version = tree_version(tree)
     dirty = [name for name in (".config", "include/config", "include/generated") if (tree / name).exists()]
     if dirty:
         raise KernelFileError(
-            f"the kernel tree {tree} has been built in (it holds {', '.join(dirty)})",
-            expected="a clean tree, because the harness builds outside of it",
-            hint=f"make -C {tree} mrproper; or, to use what was built there: --kernel={tree}",
+            f"the kernel tree {tree} has been built in (it has {', '.join(dirty)})",
+            expected="a clean tree, because the harness builds in a separate folder",
+            hint=f"make -C {tree} mrproper; or, to use that build: --kernel={tree}",
         )
     for need in needs.table().of(("build", f"build-{flavour}")):
         if need.is_program:
@@ -214,7 +211,7 @@ def _recorded(kernel: Kernel, key: str, compiler: Compiler) -> Built:
 
 
 class Job:
-    """One build in its folder: `out/` for make's output, `build.log` for what it says."""
+    """One build in its folder: `out/` is make's output folder, `build.log` its printed output."""
 
     def __init__(
         self, tree: Path, folder: Path, compiler: Compiler, jobs: int, progress: Progress, *, keep: bool
@@ -229,7 +226,7 @@ class Job:
         self.progress = progress
 
     def run(self, version: KernelVersion, flavour: str, asked: Sequence[kconfig.Setting]) -> tuple[float, kconfig.Gaps]:
-        """Configure the kernel and build all of it; return the seconds it took and the settings it lacks."""
+        """Configure and build the kernel; return the seconds it took and the settings that it lacks."""
         if not self.keep:
             shutil.rmtree(self.folder, ignore_errors=True)
         with cache.disk_errors(self.folder):
@@ -243,7 +240,7 @@ class Job:
         return time.monotonic() - started, gaps
 
     def configure(self, version: KernelVersion, flavour: str, asked: Sequence[kconfig.Setting]) -> kconfig.Gaps:
-        """Write the configuration; return what it lacks."""
+        """Write the configuration; return the settings that it lacks."""
         self.progress(f"configuring {version} ({flavour}) with {self.compiler.cc}: {self.compiler.reason}")
         self.make("tinyconfig", seconds=300)
         with (self.output / ".config").open("a") as config:
@@ -263,14 +260,14 @@ class Job:
         return gaps
 
     def collect(self, made: Path, flavour: str) -> None:
-        """Copy what the cache keeps, after checking that it can boot at all."""
+        """Copy what the cache keeps, after a check that the kernel can boot."""
         image = self.output / "arch" / "x86" / "boot" / "bzImage"
         if not image.is_file():
-            raise BuildError(f"the build left no {image}", expected="a bzImage", hint=f"see {self.log}")
+            raise BuildError(f"the build made no {image}", expected="a bzImage", hint=f"see {self.log}")
         alignment = bzimage.load_alignment((self.output / "vmlinux").read_bytes())
         if alignment < self.compiler.alignment:
             raise BuildError(
-                f"the segments of the built vmlinux are aligned to {alignment:#x} bytes: it would hang without a word",
+                f"the segments of the built vmlinux are aligned to {alignment:#x} bytes: it would hang silently",
                 expected=f"{self.compiler.alignment:#x}",
                 hint="give the linker -z max-page-size=0x200000 for this series, in kernels/compilers.toml",
             )
@@ -280,7 +277,7 @@ class Job:
         if headers_of_its_own.is_file():
             shutil.copyfile(headers_of_its_own, made / kernel_cache.HEADERS)
         if flavour == "coverage":
-            # gcov needs, beside the counters read in the guest, what the compiler noted and the sources.
+            # gcov needs the compiler's notes and the sources, and the counters read in the guest.
             for pattern, top in (("*.gcno", self.output), ("*.c", self.tree), ("*.h", self.tree)):
                 for path in (top / COVERAGE_FOLDER).rglob(pattern):
                     place = made / "coverage" / path.relative_to(top)
@@ -288,9 +285,9 @@ class Job:
                     shutil.copyfile(path, place)
 
     def _instrumented(self) -> Path:
-        """Return a copy of the tree whose BPF core is compiled with counters.
+        """Return a copy of the tree that compiles the BPF core with counters.
 
-        There is no option for one folder alone; the file that says so is replaced in a copy of links.
+        No option does this for one folder, so the folder's Makefile is replaced in a copy made of links.
         """
         copy = self.folder / "tree"
         shutil.rmtree(copy, ignore_errors=True)
@@ -312,7 +309,7 @@ class Job:
             "ARCH=x86_64",
             f"CC={self.compiler.cc}",
             *self.compiler.make,
-            # The same tree and compiler give the same image.
+            # So that the same tree and compiler give the same image.
             "KBUILD_BUILD_USER=harness",
             "KBUILD_BUILD_HOST=harness",
             "KBUILD_BUILD_TIMESTAMP=Thu Jan  1 00:00:00 UTC 1970",
@@ -344,7 +341,7 @@ class Job:
             raise BuildError(
                 f"make {target} failed in {self.tree} with status {process.returncode}",
                 expected="a kernel that compiles",
-                hint=f"the whole output is in {self.log}; another compiler is named with CC=",
+                hint=f"the complete output is in {self.log}; name another compiler with CC=",
                 detail=first_errors(self.log.read_text(errors="replace")),
             )
 
@@ -368,7 +365,7 @@ class Job:
 
 
 def first_errors(output: str, lines: int = 12) -> str:
-    """Return the lines of make's output that say what went wrong: the first errors, else the last lines."""
+    """Return the lines of make's output that show the error: the first errors, else the last lines."""
     all_lines = output.splitlines()
     telling = [line for line in all_lines if re.search(r"\berror\b|\*\*\*|undefined reference|No such file", line)]
     return "\n".join(telling[:lines] or all_lines[-lines:])

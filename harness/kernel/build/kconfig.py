@@ -1,9 +1,9 @@
-"""Kernel configuration fragments, and what became of them in a finished `.config`.
+"""Kernel configuration fragments, and a comparison with the finished `.config`.
 
-`make olddefconfig` never fails: a setting whose dependencies are missing is dropped without a word. So what was
-asked for is compared with what came out.
+`make olddefconfig` never fails: it silently drops a setting whose dependencies are missing. So the harness
+compares the settings that it asked for with the result.
 
-Pure. Imports :mod:`harness.errors` and :mod:`harness.kernel.version`.
+Pure.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Setting:
     Attributes:
         symbol: Name without "CONFIG_".
         value: "y", "n", a number or a quoted string.
-        required: Whether a kernel without it is of no use.
-        since: The first version that is asked for it.
-        tool: The program that must be on PATH for it to be asked for, or "".
+        required: Whether a kernel without it is unusable.
+        since: The first version that gets the setting.
+        tool: The program that must be on PATH for the setting to apply, or "".
     """
 
     symbol: str
@@ -51,7 +51,7 @@ def parse_fragment(text: str, name: str) -> list[Setting]:
 
     Args:
         text: The fragment.
-        name: What to call it in an error.
+        name: Its name in error messages.
 
     Raises:
         InfrastructureError: A line is malformed.
@@ -100,12 +100,12 @@ def _malformed(name: str, number: int, line: str) -> InfrastructureError:
 
 
 def applicable(settings: Iterable[Setting], version: KernelVersion, has_tool: Callable[[str], bool]) -> list[Setting]:
-    """Return the settings to ask of one kernel, the last one for each symbol.
+    """Return the settings for one kernel, the last one for each symbol.
 
     Args:
-        settings: Fragments, one after the other; later ones win.
+        settings: Fragments, one after the other; later settings override earlier ones.
         version: The kernel's version.
-        has_tool: Tells whether a program is on PATH.
+        has_tool: Returns whether a program is on PATH.
     """
     chosen: dict[str, Setting] = {}
     for setting in settings:
@@ -115,24 +115,24 @@ def applicable(settings: Iterable[Setting], version: KernelVersion, has_tool: Ca
 
 
 def parse_config(text: str) -> dict[str, str]:
-    """Read a `.config`: value by symbol; symbols that are not set are absent."""
+    """Read a `.config`: value by symbol, without symbols that are not set."""
     found = (re.fullmatch(r"CONFIG_(\w+)=(.*)", line) for line in text.splitlines())
     return {match[1]: match[2] for match in found if match}
 
 
 def symbols_of(kconfig_texts: Iterable[str]) -> set[str]:
-    """Return all symbols that Kconfig files define."""
+    """Return all symbols that the Kconfig files define."""
     return {symbol for text in kconfig_texts for symbol in _SYMBOL.findall(text)}
 
 
 @dataclass(frozen=True)
 class Gaps:
-    """What a finished configuration lacks of what was asked for.
+    """The requested settings that a finished configuration lacks.
 
     Attributes:
-        required: Symbols without which the kernel is of no use.
-        dropped: Other symbols that the tree knows: something they depend on is missing, or another value won.
-        unknown: Symbols that this tree does not have.
+        required: Symbols without which the kernel is unusable.
+        dropped: Other symbols of the tree: a dependency is missing, or another value was chosen.
+        unknown: Symbols that the tree does not define.
     """
 
     required: tuple[str, ...]
@@ -141,12 +141,12 @@ class Gaps:
 
 
 def gaps(settings: Iterable[Setting], config: dict[str, str], known: set[str]) -> Gaps:
-    """Compare what was asked for with what came out.
+    """Compare the requested settings with the finished configuration.
 
     Args:
-        settings: What was asked for.
+        settings: The requested settings.
         config: The finished configuration.
-        known: Symbols that the tree defines.
+        known: All symbols that the tree defines.
     """
     missing = [setting for setting in settings if config.get(setting.symbol, "n") != setting.value]
     return Gaps(

@@ -1,4 +1,4 @@
-"""A build that is kept, with a copy of its tree: to be changed and built again in seconds."""
+"""A kept build with its own copy of the tree, to change and build again in seconds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _KEPT_WAIT = 5.0
 
 
 class Kept:
-    """A build whose folder stays: its sources can be changed, and building again compiles no more than what changed.
+    """A build whose folder stays: sources can be changed, and a new build compiles only what changed.
 
     Attributes:
         version: The upstream version.
@@ -41,7 +41,7 @@ class Kept:
         self.log = job.log
 
     def read(self, name: str) -> str:
-        """Return a source file as it was unpacked, whatever it was changed to.
+        """Return a source file as it was unpacked, without changes.
 
         Args:
             name: Its path in the tree.
@@ -55,11 +55,11 @@ class Kept:
             raise KernelFileError(f"the kernel tree of {self.version} has no file {name}") from None
 
     def write(self, name: str, text: str) -> None:
-        """Change a source file; the tree that this one was copied from keeps its own.
+        """Change a source file; the tree that this one was copied from is not changed.
 
         Args:
             name: Its path in the tree.
-            text: What it is to hold.
+            text: The new content.
 
         Raises:
             CacheError: The disk is full, or the folder cannot be written.
@@ -68,12 +68,12 @@ class Kept:
         if not saved.is_file():
             with cache.new_file(saved) as path:
                 path.write_text(self.read(name))
-        # A new file in its place: the old one may be a link to the original's.
+        # Replace the file: the old file may be a hard link to the original.
         with cache.new_file(self.source / name) as path:
             path.write_text(text)
 
     def restore(self) -> None:
-        """Put every changed source file back."""
+        """Undo the changes to all source files."""
         top = self._pristine("")
         for saved in sorted(path for path in top.rglob("*") if path.is_file()):
             name = str(saved.relative_to(top))
@@ -81,21 +81,21 @@ class Kept:
                 self.write(name, saved.read_text())
 
     def build(self, *, seconds: float = 4 * 3600.0, keep_going: bool = False) -> float:
-        """Make `vmlinux` of the sources as they are now.
+        """Build `vmlinux` from the current sources.
 
         Args:
             seconds: How long it may take.
-            keep_going: Compile what else there is after an error, so that the log holds the errors of all files.
+            keep_going: Continue after an error, so that the log has the errors of all files.
 
         Returns:
             How long it took, in seconds.
 
         Raises:
-            BuildError: It does not compile or link; no `vmlinux` is left then.
+            BuildError: It does not compile or link; there is no `vmlinux` then.
         """
-        # One that a failed build left would be taken for its result.
+        # An old file would be mistaken for the result of a failed build.
         self.vmlinux.unlink(missing_ok=True)
-        # The output of hundreds of builds is of no use; that of the last one is.
+        # Only the output of the last build is useful, not that of hundreds.
         self.log.unlink(missing_ok=True)
         started = time.monotonic()
         self._job.make("vmlinux", *(["--keep-going"] if keep_going else []), seconds=seconds)
@@ -107,24 +107,24 @@ class Kept:
 
 @contextmanager
 def kept(tree: Path, flavour: str, *, origin: str, cc: str = "", jobs: int = 0, progress: Progress) -> Iterator[Kept]:
-    """Lend the build of a tree that is kept in the cache, made when it is not there; its sources are as unpacked.
+    """Lend the kept build of a tree, with unchanged sources; it is made when the cache does not have it.
 
     Args:
         tree: The source tree; it is not written to.
         flavour: One of :data:`FLAVOURS`.
-        origin: Where the tree came from, for people.
+        origin: Where the tree came from, as text for the user.
         cc: The compiler, or "" to choose by the table.
-        jobs: Parallel jobs; 0 for one a processor.
-        progress: Told what is being done.
+        jobs: Parallel jobs; 0 for one per processor.
+        progress: Called with a line of text for each step.
 
     Yields:
-        The build, this process's alone until the body ends.
+        The build; no other process uses it until the body ends.
 
     Raises:
         KernelFileError: The tree is not a clean, whole kernel tree.
         BuildError: The build failed.
         ToolMissing: A program that builds need is missing.
-        CacheError: The cache cannot be written, or another process has the build.
+        CacheError: The cache cannot be written, or another process uses the build.
     """
     version, compiler, asked = plan(tree, flavour, cc, progress)
     folder = kernel_cache.folder() / "kept" / f"{version}-{flavour}"

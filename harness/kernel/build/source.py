@@ -1,9 +1,7 @@
-"""Finding a kernel source tree: in hand, in a Debian `linux-source-*` package, or on kernel.org.
+"""Finds a kernel source tree: on this machine, in a Debian `linux-source-*` package, or on kernel.org.
 
-Unpacked trees are kept in the cache under the digest of what they came from, so that a second flavour of the
-same kernel unpacks nothing.
-
-Imports the foundations and its siblings.
+The cache keeps unpacked trees under the digest of their source, so that a second flavour of the same kernel
+unpacks nothing.
 """
 
 from __future__ import annotations
@@ -42,7 +40,7 @@ class Tree:
 
     Attributes:
         path: Its top folder.
-        origin: Where it came from, for people.
+        origin: Where it came from, as text for the user.
     """
 
     path: Path
@@ -55,7 +53,7 @@ def in_hand(path: Path, ref: str, *, progress: Progress) -> Tree:
     Args:
         path: A source tree, a git repository, a tarball or a linux-source package.
         ref: For a git repository, the commit, tag or branch to build; "" for the files as they are.
-        progress: Told what is being done.
+        progress: Called with a line of text for each step.
 
     Raises:
         KernelFileError: It is none of these.
@@ -94,23 +92,23 @@ def _from_git(repository: Path, ref: str, progress: Progress) -> Tree:
 
 
 def wanted(text: str) -> tuple[KernelVersion, bool]:
-    """Read what is to be built: a version, and whether any release of its series will do.
+    """Parse the kernel to build: return its version, and whether any release of its series is acceptable.
 
     Raises:
-        SelectorError: It is no series and no release.
+        SelectorError: It is neither a series nor a release.
     """
     version = KernelVersion.parse(text)
     return version, re.fullmatch(r"v?\d+\.\d+", text.strip()) is not None
 
 
 def from_debian(text: str, index: dict[str, Any], *, progress: Progress, meter: Meter = no_meter) -> Tree:
-    """Bring the tree of a series from its `linux-source-SERIES` package.
+    """Fetch the tree of a series from its `linux-source-SERIES` package.
 
     Args:
-        text: A series, or a release that the package must then have.
+        text: A series, or the exact release that the package must have.
         index: The Debian provider's index.
-        progress: Told what is being done.
-        meter: Told how far the download is.
+        progress: Called with a line of text for each step.
+        meter: Called with the progress of the download.
 
     Raises:
         SelectorError: The mirror has no such package.
@@ -145,16 +143,16 @@ def parse_checksums(text: str) -> dict[KernelVersion, tuple[str, str]]:
 
 
 def from_kernel_org(text: str, *, progress: Progress, meter: Meter = no_meter) -> Tree:
-    """Bring a release's tarball from kernel.org, with the sha256 published there.
+    """Fetch a release's tarball from kernel.org and compare it with the sha256 published there.
 
     Args:
         text: A release, or a series for its newest one.
-        progress: Told what is being done.
-        meter: Told how far the download is.
+        progress: Called with a line of text for each step.
+        meter: Called with the progress of the download.
 
     Raises:
         SelectorError: There is no such release.
-        MirrorError: kernel.org cannot be reached, or sends something else.
+        MirrorError: kernel.org cannot be reached, or sends another file.
     """
     version, any_release = wanted(text)
     base = f"{os.environ.get(KERNEL_ORG_VARIABLE, KERNEL_ORG).rstrip('/')}/v{version.major}.x"
@@ -164,7 +162,7 @@ def from_kernel_org(text: str, *, progress: Progress, meter: Meter = no_meter) -
         try:
             served = fetch(f"{base}/sha256sums.asc", sums)
         except MirrorError as error:
-            error.hint = f"name a mirror with {KERNEL_ORG_VARIABLE}, or a tree in hand with --source"
+            error.hint = f"name a mirror with {KERNEL_ORG_VARIABLE}, or a tree on this machine with --source"
             raise
         if not served:
             raise MirrorError(
@@ -187,16 +185,16 @@ def from_kernel_org(text: str, *, progress: Progress, meter: Meter = no_meter) -
 
 
 def find(text: str, index: Any, *, progress: Progress, meter: Meter = no_meter) -> Tree:
-    """Bring a tree from wherever it is: Debian's source package, then kernel.org.
+    """Fetch a tree from the first place that has it: Debian's source package, then kernel.org.
 
     Args:
         text: A series or a release.
         index: Returns the Debian provider's index; called once.
-        progress: Told what is being done.
-        meter: Told how far the download is.
+        progress: Called with a line of text for each step.
+        meter: Called with the progress of the download.
 
     Raises:
-        InfrastructureError: Nobody has it; each says why.
+        InfrastructureError: No place has it; the message has the reason of each.
     """
     reasons = []
     for name, bring in (
@@ -209,9 +207,9 @@ def find(text: str, index: Any, *, progress: Progress, meter: Meter = no_meter) 
         progress(f"{name}: {tree.what}")
         reasons.append(f"{name}: {tree.what}")
     raise InfrastructureError(
-        f"the source of {text} cannot be had",
+        f"the source of {text} is unavailable",
         expected="a Debian source package or a release on kernel.org",
-        hint=f"give a tree in hand with --source, or a mirror with {KERNEL_ORG_VARIABLE}",
+        hint=f"give a tree on this machine with --source, or a mirror with {KERNEL_ORG_VARIABLE}",
         detail="\n".join(reasons),
     )
 
@@ -246,7 +244,7 @@ def _unpacked(archive: Path, identity: str, origin: str, progress: Progress) -> 
 
 
 def _tarball(archive: Path, scratch: Path) -> Path:
-    """Return the tarball inside a linux-source package; any other archive as it is."""
+    """Return the tarball inside a linux-source package; other archives are returned unchanged."""
     with archive.open("rb") as stream:
         if stream.read(8) != b"!<arch>\n":
             return archive
@@ -259,11 +257,11 @@ def _tarball(archive: Path, scratch: Path) -> Path:
                 with target.open("wb") as stream:
                     shutil.copyfileobj(content, stream, 1 << 20)
                 return target
-    raise KernelFileError(f"{archive} is a package without kernel sources", expected="a linux-source-* package")
+    raise KernelFileError(f"{archive} is a package that has no kernel sources", expected="a linux-source-* package")
 
 
 def _extract(tarball: Path, target: Path) -> None:
-    """Unpack a tarball, less the folder that all of it is in."""
+    """Unpack a tarball without its top folder."""
     try:
         with tarfile.open(tarball) as members:
             names = members.getnames()
@@ -273,7 +271,7 @@ def _extract(tarball: Path, target: Path) -> None:
             # Python before 3.11.4 may lack the filter that keeps members inside the folder.
             outside = [one.name for one in chosen if one.name.startswith("/") or ".." in Path(one.name).parts]
             if outside:
-                raise tarfile.TarError(f"it has a member outside of itself: {outside[0]}")
+                raise tarfile.TarError(f"it has a member outside its folder: {outside[0]}")
             options: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
             members.extractall(target, members=chosen, **options)  # noqa: S202 - checked above
     except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError) as error:
@@ -294,7 +292,7 @@ def _stripped(members: Sequence[tarfile.TarInfo], top: str) -> list[tarfile.TarI
 
 def _damaged(archive: Path, error: BaseException) -> KernelFileError:
     return KernelFileError(
-        f"{archive} is no whole archive of a kernel tree: {error or type(error).__name__}",
+        f"{archive} is not a complete archive of a kernel tree: {error or type(error).__name__}",
         expected="a tarball (.tar, .tar.gz, .tar.bz2, .tar.xz) or a linux-source package",
         hint="fetch it again",
     )

@@ -1,1 +1,1 @@
-"""What is in a kernel's files, and how such files are brought and unpacked."""
+"""Formats of kernel files, and how the files are fetched and unpacked."""

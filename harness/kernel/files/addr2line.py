@@ -1,7 +1,4 @@
-"""Says which line of the kernel's sources a place in its code comes from, as far as a vmlinux with DWARF tells.
-
-Imports the errors and pyelftools; knows nothing of logs.
-"""
+"""Finds the source line of a place in the kernel's code, from a vmlinux with DWARF."""
 
 from __future__ import annotations
 
@@ -16,15 +13,15 @@ from harness.errors import KernelFileError
 
 _PLACE = re.compile(r"([\w.$]+)\+(0x[0-9a-f]+)/(0x[0-9a-f]+)")
 _ALIGNED = 64
-"""Bytes; where the next function begins at most, which is where the kernel takes a function to end."""
+"""Bytes. The next function begins at a multiple of it at the latest; the kernel counts a function up to there."""
 
 
 def with_lines(path: Path, vmlinux: Path | None) -> Path | None:
-    """Return the file beside a kernel that tells lines: of the same build, and with DWARF in it.
+    """Return the file beside a kernel that has its source lines: from the same build, with DWARF.
 
     Args:
-        path: What the user named: a built tree, a bzImage, a vmlinux.
-        vmlinux: The kernel that was made ready from that.
+        path: The path that the user named: a built tree, a bzImage, a vmlinux.
+        vmlinux: The kernel in the cache that was made from it.
     """
     places = [path / "vmlinux"] if path.is_dir() else [path, path.with_name("vmlinux")]
     if path.parts[-4:] == ("arch", "x86", "boot", "bzImage"):
@@ -39,7 +36,7 @@ def with_lines(path: Path, vmlinux: Path | None) -> Path | None:
 
 
 def _identity(path: Path) -> tuple[str, bool]:
-    """Return the build id of an ELF file, and whether it has line tables; "" and False for what is no ELF file."""
+    """Return the build id of an ELF file, and whether it has line tables; "" and False for what is not an ELF file."""
     from elftools.common.exceptions import ELFError
     from elftools.elf.elffile import ELFFile
 
@@ -55,7 +52,7 @@ def _identity(path: Path) -> tuple[str, bool]:
 
 
 class Lines:
-    """The lines of one vmlinux. Reading its symbols takes some seconds, and so does each file's first line.
+    """The source lines of one vmlinux. Reading its symbols takes some seconds, and so does the first line of each file.
 
     Args:
         path: A vmlinux with symbols and DWARF.
@@ -73,7 +70,7 @@ class Lines:
 
         Args:
             place: Function, offset and size, as the kernel prints them.
-            returns: Whether it is where a call returns to, which may be the line after the call's.
+            returns: Whether it is a return address, which may be on the line after the call.
 
         Raises:
             KernelFileError: The file is damaged.
@@ -86,7 +83,7 @@ class Lines:
         name, offset, size = match[1], int(match[2], 16), int(match[3], 16)
         try:
             self._open()
-            # Static functions of different files may have one name; their sizes tell them apart, or nothing does.
+            # Static functions in different files may have the same name; only their sizes can distinguish them.
             starts = [at for at, length in self._functions.get(name, ()) if 0 <= size - length < _ALIGNED]
             if len(starts) != 1:
                 return ""
@@ -122,7 +119,7 @@ class Lines:
         return rows[found][1] if found >= 0 else ""
 
     def _read(self, unit: Any) -> list[tuple[int, str]]:
-        """Return where each line of a unit begins; "" where a sequence of them ends."""
+        """Return the start of each line of a unit; "" at the end of a sequence."""
         program = self._dwarf.line_program_for_CU(unit)
         root = unit.get_top_DIE().attributes.get("DW_AT_comp_dir")
         base = os.fsdecode(root.value) if root is not None else ""
@@ -142,8 +139,8 @@ class Lines:
 
 
 def _file_name(program: Any, number: int, base: str) -> str:
-    """Return the name of a file in a line table, below the folder in which the compiler ran if it is there."""
-    # Files and folders are counted from 0 since DWARF 5; before, from 1, and folder 0 is that of the compiler.
+    """Return the name of a file in a line table, relative to the compiler's folder if it is below it."""
+    # Files and folders are counted from 0 since DWARF 5; before, from 1, and folder 0 is the compiler's.
     first = 0 if program["version"] >= 5 else 1
     entry = program["file_entry"][number - first]
     folders = [*([] if first == 0 else [base.encode()]), *program["include_directory"]]

@@ -1,10 +1,7 @@
-"""What a kernel image file is, and the ELF kernel inside a compressed one.
+"""Kernel image files: their type, and the ELF kernel inside a compressed one.
 
-Pure but for two decompressors that are programs: bytes in, records and bytes out. Layouts are those of the
+Pure except for two decompressors that are programs: bytes in, records and bytes out. Layouts are those of the
 x86 boot protocol (Linux `Documentation/arch/x86/boot.rst`, `arch/x86/boot/compressed/`).
-
-Imports :mod:`harness.errors` and :mod:`harness.util.proc`; the decompression and ELF libraries are imported where
-they are used, because a warm test run needs none of them.
 """
 
 from __future__ import annotations
@@ -23,7 +20,7 @@ from harness.util.proc import run
 
 ELF_MAGIC = b"\x7fELF"
 XEN_ELFNOTE_PHYS32_ENTRY = 18
-"""The note QEMU boots an uncompressed kernel by: PVH's 32-bit entry point."""
+"""The note by which QEMU boots an uncompressed kernel: PVH's 32-bit entry point."""
 
 LZ4_LEGACY_BLOCK = 8 << 20
 """Uncompressed size of every block but the last in lz4's legacy frame, the only one the kernel uses."""
@@ -32,7 +29,7 @@ _BANNER = re.compile(rb"Linux version (\d+\.\d+[^\s\x00]*) \(([^\x00\n]*)")
 
 
 class ImageKind(Enum):
-    """What a file turned out to be."""
+    """The type of a kernel image file."""
 
     BZIMAGE = "bzImage"
     VMLINUX = "vmlinux"
@@ -43,7 +40,7 @@ class SetupHeader:
     """The part of a bzImage's setup header that the harness reads.
 
     Attributes:
-        protocol: Boot protocol version, 0x020f for 2.15.
+        protocol: Version of the boot protocol, 0x020f for 2.15.
         banner: The image's version line: release, builder and build, as `file` prints it.
         payload_start: Offset in the file of the compressed kernel.
         payload_length: Its length in bytes, the decompressor's size trailer included.
@@ -61,11 +58,11 @@ class SetupHeader:
 
 
 def image_kind(data: bytes, name: str) -> ImageKind:
-    """Tell a bzImage from an ELF kernel by its first bytes.
+    """Distinguish a bzImage from an ELF kernel by its first bytes.
 
     Args:
         data: At least the first 0x206 bytes of the file.
-        name: What to call it in an error.
+        name: Its name in error messages.
 
     Raises:
         KernelFileError: It is neither.
@@ -75,7 +72,7 @@ def image_kind(data: bytes, name: str) -> ImageKind:
     if data[0x202:0x206] == b"HdrS" and data[0x1FE:0x200] == b"\x55\xaa":
         return ImageKind.BZIMAGE
     raise KernelFileError(
-        f"{name} is no kernel image" + (" (it is empty)" if not data else ""),
+        f"{name} is not a kernel image" + (" (it is empty)" if not data else ""),
         expected="an x86 bzImage (boot protocol 2.08 or later) or an x86-64 ELF vmlinux",
         hint="name arch/x86/boot/bzImage or vmlinux of a kernel build, or a distribution's /boot/vmlinuz-*",
     )
@@ -86,10 +83,10 @@ def setup_header(data: bytes, name: str) -> SetupHeader:
 
     Args:
         data: The image, or its first 64 KiB.
-        name: What to call it in an error.
+        name: Its name in error messages.
 
     Raises:
-        KernelFileError: It is no bzImage, or one older than boot protocol 2.08 (Linux 2.6.26).
+        KernelFileError: It is not a bzImage, or its boot protocol is older than 2.08 (Linux 2.6.26).
     """
     if image_kind(data, name) is not ImageKind.BZIMAGE:
         raise KernelFileError(f"{name} is an ELF file", expected="a bzImage")
@@ -100,12 +97,12 @@ def setup_header(data: bytes, name: str) -> SetupHeader:
     protocol, version_at = struct.unpack_from("<H", data, 0x206)[0], struct.unpack_from("<H", data, 0x20E)[0]
     if protocol < 0x0208:
         raise KernelFileError(
-            f"{name} has boot protocol {protocol >> 8}.{protocol & 255:02d}, which does not tell where its payload is",
+            f"{name} has boot protocol {protocol >> 8}.{protocol & 255:02d}, which does not say where its payload is",
             expected="boot protocol 2.08 or later, as every kernel since 2.6.26 has",
         )
     sectors = data[0x1F1] or 4
     offset, length = struct.unpack_from("<II", data, 0x248)
-    # The field holds the string's offset less 0x200, and 0 means that there is none.
+    # The field is the string's offset minus 0x200; 0 means that there is no string.
     banner = data[version_at + 0x200 :].split(b"\0", 1)[0] if version_at else b""
     return SetupHeader(protocol, banner[:512].decode(errors="replace"), (sectors + 1) * 512 + offset, length)
 
@@ -115,14 +112,14 @@ def extract_vmlinux(image: bytes, name: str) -> tuple[bytes, str]:
 
     Args:
         image: The whole bzImage.
-        name: What to call it in an error.
+        name: Its name in error messages.
 
     Returns:
-        The ELF kernel, checked to be whole and for x86-64, and the name of the compression.
+        The ELF kernel, checked to be complete and for x86-64, and the name of the compression.
 
     Raises:
-        KernelFileError: The image is cut short, damaged, for another architecture, or compressed in a way that
-            is not known.
+        KernelFileError: The image is cut short, damaged, for another architecture, or its compression is
+            unknown.
         ToolMissing: Its decompressor is a program that is not installed.
     """
     header = setup_header(image, name)
@@ -145,7 +142,7 @@ def extract_vmlinux(image: bytes, name: str) -> tuple[bytes, str]:
         kernel = decompress(payload)
     except _library_errors() as error:
         raise _damaged(name, compression, str(error)) from error
-    # The kernel's build appends the uncompressed size, and gzip ends in it anyway; lz4 has no other check.
+    # The kernel's build appends the uncompressed size; gzip ends with it anyway, and lz4 has no other check.
     (expected,) = struct.unpack_from("<I", payload, len(payload) - 4)
     if len(kernel) != expected:
         raise _damaged(name, compression, f"it unpacks to {len(kernel)} bytes, not {expected}")
@@ -182,19 +179,19 @@ def _damaged(name: str, compression: str, why: str) -> KernelFileError:
 
 
 def check_elf(data: bytes, name: str) -> None:
-    """Check that an ELF kernel is for x86-64 and whole.
+    """Check that an ELF kernel is complete and for x86-64.
 
     Args:
         data: The whole file.
-        name: What to call it in an error.
+        name: Its name in error messages.
 
     Raises:
-        KernelFileError: It is not.
+        KernelFileError: It is damaged, cut short, or for another architecture.
     """
     from elftools.common.exceptions import ELFError
 
     if data[:4] != ELF_MAGIC:
-        raise KernelFileError(f"{name} is no ELF file", expected="an x86-64 vmlinux")
+        raise KernelFileError(f"{name} is not an ELF file", expected="an x86-64 vmlinux")
     try:
         elf = _elf(data)
         machine = elf.get_machine_arch()
@@ -221,9 +218,9 @@ def check_elf(data: bytes, name: str) -> None:
 
 
 def has_pvh_note(data: bytes) -> bool:
-    """Tell whether an ELF kernel has the PVH entry note, without which QEMU does not boot it directly.
+    """Return whether an ELF kernel has the PVH entry note; without it QEMU does not boot the file directly.
 
-    CONFIG_PVH stands on its own since Linux kernel commit 7733607fb3e6 ("x86/Kconfig: Introduce PVH Kconfig
+    CONFIG_PVH is an option of its own since Linux kernel commit 7733607fb3e6 ("x86/Kconfig: Introduce PVH Kconfig
     option") (in v5.0); earlier kernels have the note only in Xen builds, and older ones not at all.
     """
     return any(
@@ -245,7 +242,7 @@ def elf_banner(data: bytes) -> str:
 
 
 def embedded_config(data: bytes) -> bytes | None:
-    """Return the configuration that CONFIG_IKCONFIG put into an ELF kernel, or None."""
+    """Return the configuration that CONFIG_IKCONFIG stored in an ELF kernel, or None."""
     import zlib
 
     start = data.find(b"IKCFG_ST\x1f\x8b")

@@ -1,6 +1,6 @@
-"""Decompressing a file by what its name ends in, and opening Debian packages.
+"""Decompresses files by the ending of their name, and opens Debian packages.
 
-Pure but for reading what it is given. Imports :mod:`harness.errors`; libraries are imported where they are used.
+No side effects: it only reads what it is given.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ def unpacked(data: bytes, suffix: str) -> bytes:
     """Return data, decompressed.
 
     Args:
-        data: A whole file.
-        suffix: What its name ends in: ".xz", ".gz", ".bz2", ".zst", ".lz4"; anything else is not compressed.
+        data: The complete file.
+        suffix: The ending of its name: ".xz", ".gz", ".bz2", ".zst", ".lz4"; with any other, data is returned as it is.
 
     Raises:
         ValueError: It is damaged or cut short.
@@ -32,7 +32,7 @@ def unpacked(data: bytes, suffix: str) -> bytes:
     try:
         return opened(data)
     except Exception as error:
-        # Each library has errors of its own; of well-known bytes in memory, all of them say that these are bad.
+        # Each library has its own errors; for bytes in memory, all of them mean that the data is bad.
         raise ValueError(str(error) or type(error).__name__) from error
 
 
@@ -75,10 +75,10 @@ _STREAMS: dict[str, Callable[[bytes], bytes]] = {".xz": _xz, ".gz": _gz, ".bz2":
 
 @contextmanager
 def package_members(package: Path) -> Iterator[tarfile.TarFile]:
-    """Open the files in a Debian package, and tell a damaged package from a full disk.
+    """Open the files in a Debian package; a damaged package and a full disk raise different errors.
 
     Raises:
-        KernelFileError: It is no Debian package, or a damaged one; also when that shows while the body reads.
+        KernelFileError: It is not a Debian package, or is damaged; also raised while the body reads.
     """
     import lzma
     import tarfile
@@ -93,7 +93,7 @@ def package_members(package: Path) -> Iterator[tarfile.TarFile]:
     except (ArError, DebError, tarfile.TarError, lzma.LZMAError, zlib.error, EOFError) as error:
         raise _no_package(package, error) from error
     except OSError as error:
-        # python-debian says in this way, without an error number, that the format is wrong.
+        # python-debian raises this, without an error number, when the format is wrong.
         if error.errno is not None:
             raise
         raise _no_package(package, error) from error

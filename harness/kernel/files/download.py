@@ -1,9 +1,7 @@
-"""Bringing one file from a package source: resumable, checked, whole or not at all.
+"""Fetches one file from a package source: resumable, checked, complete or not at all.
 
-What has arrived is kept beside the target as NAME.part, so that a broken download goes on where it stopped.
-A file counts as there only with the size and sha256 that signed metadata names.
-
-Imports the foundations; the HTTP library is imported when a file is fetched.
+The part that has arrived is kept beside the target as NAME.part, so that an interrupted download continues.
+A file is accepted only with the size and sha256 from signed metadata.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ from harness.errors import MirrorError
 from harness.util import cache
 
 Meter = Callable[[str, int, int], None]
-"""Told a file's name, the bytes there so far and the bytes in all (0 when unknown), some times a second."""
+"""Called several times a second with a file's name, the bytes so far and all bytes (0 when unknown)."""
 
 TIMEOUT = (10.0, 60.0)
 """Seconds to wait for a connection, and for each next piece of data."""
@@ -26,25 +24,25 @@ BLOCK = 1 << 15
 
 
 def no_meter(name: str, done: int, total: int) -> None:
-    """The meter for when nobody watches."""
+    """Show no progress."""
 
 
 def fetch(url: str, target: Path, *, size: int = 0, sha256: str = "", proxy: str = "", meter: Meter = no_meter) -> bool:
-    """Bring a file, or find that it is there already.
+    """Fetch a file, unless it is there already.
 
     Args:
         url: http, https or file.
         target: Where to put it.
         size: Bytes it must have; 0 when not known.
-        sha256: Digest it must have; "" when not known, and then a partial download is not trusted to go on.
-        proxy: Address of the proxy to go through; "" for what the environment says.
-        meter: Told how far it is.
+        sha256: Digest it must have; "" when not known; a partial download is then not continued.
+        proxy: Address of the proxy to go through; "" to use the environment's.
+        meter: Called with the progress.
 
     Returns:
         False when the server does not have it (404 or 410).
 
     Raises:
-        MirrorError: The server cannot be reached, breaks off, or sends something else.
+        MirrorError: The server cannot be reached, stops early, or sends another file.
         CacheError: The disk is full or cannot be written.
     """
     if target.is_file() and (not sha256 or cache.digest_file(target) == sha256):
@@ -91,7 +89,7 @@ def _get(url: str, partial: Path, *, size: int, proxy: str, meter: Meter) -> boo
     if size and have > size:
         partial.unlink()
         have = 0
-    # "identity": a server that compresses on the way would make ranges and sizes meaningless.
+    # "identity": compression on the way would make ranges and sizes meaningless.
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     try:
         proxies = {"http": proxy, "https": proxy} if proxy else None
@@ -101,9 +99,9 @@ def _get(url: str, partial: Path, *, size: int, proxy: str, meter: Meter) -> boo
             if answer.status_code == 416:
                 partial.unlink()
                 raise MirrorError(
-                    f"{url} is shorter than what was fetched of it before",
+                    f"{url} is shorter than the part fetched earlier",
                     expected="the same file as before",
-                    hint="run the command again: it starts this file anew",
+                    hint="run the command again: it fetches this file from the start",
                 )
             answer.raise_for_status()
             if answer.status_code != 206:
@@ -118,8 +116,8 @@ def _get(url: str, partial: Path, *, size: int, proxy: str, meter: Meter) -> boo
     except requests.RequestException as error:
         raise MirrorError(
             f"{url} could not be fetched: {_reason(error)}",
-            expected="a server that answers and sends the whole file",
-            hint="check the network, then run the command again: it goes on where it stopped",
+            expected="a server that answers and sends the complete file",
+            hint="check the network, then run the command again: it continues where it stopped",
         ) from error
     return True
 
@@ -141,7 +139,7 @@ def _check(partial: Path, url: str, *, size: int, sha256: str) -> None:
         raise MirrorError(
             f"the download of {url} is truncated: {got} of {size} bytes",
             expected="the whole file",
-            hint="run the command again: it goes on where it stopped",
+            hint="run the command again: it continues where it stopped",
         )
     if (size and got != size) or (sha256 and cache.digest_file(partial) != sha256):
         digest = cache.digest_file(partial)

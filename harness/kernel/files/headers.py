@@ -1,10 +1,8 @@
-"""A kernel's headers, which programs that are compiled on the kernel itself include.
+"""A kernel's headers, for programs that are compiled in its guest.
 
-Those of a Debian kernel come from the packages `linux-headers-RELEASE` and the one with the common part that it depends
-on, out of the same verified indexes as the kernel. A kernel that was built here with CONFIG_IKHEADERS (flavour bcc)
-left its own beside its image.
-
-Imports the index, downloads and packages beside it, :mod:`harness.util.cache`, :mod:`harness.errors`.
+A Debian kernel's headers are in the package `linux-headers-RELEASE` and the package with the common part that it
+depends on, found in the same verified indexes as the kernel. For a kernel built here with CONFIG_IKHEADERS (flavour
+bcc), the build stores them beside its image.
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ from harness.kernel.providers.debian import DebianProvider
 from harness.kernel.types import Choice, Progress
 from harness.util import cache
 
-# What no BPF program includes, and half of what the packages hold.
+# No BPF program includes these; they are half of the packages.
 _LEFT_OUT = frozenset(
     "clocksource crypto drm dt-bindings keys kunit media memory misc pcmcia ras rdma rv scsi soc sound target ufs "
     "video xen".split()
@@ -38,10 +36,10 @@ class Headers:
     """Headers of one kernel.
 
     Attributes:
-        folder: Holds them as they lie below the root: usr/src/linux-headers-...
+        folder: The headers, laid out as below the root: usr/src/linux-headers-...
         release: What `uname -r` prints on the kernel.
-        build: Path of its own part, from the root.
-        common: Path of the part that it shares with its other flavours; the same as `build` where there is none.
+        build: Path of the flavour's part, from the root.
+        common: Path of the part that it shares with its other flavours; equal to `build` when there is none.
     """
 
     folder: Path
@@ -51,10 +49,10 @@ class Headers:
 
 
 def headers_of(choice: Choice, *, progress: Progress) -> Headers:
-    """Bring the headers of a kernel onto this machine; from the cache when they are there.
+    """Return the headers of a kernel; from the cache, or fetched.
 
     Raises:
-        UsageError: The kernel is neither one of Debian's nor built here with its headers.
+        UsageError: The kernel is neither Debian's nor built here with its headers.
         MirrorError: The mirror does not have them, or does not answer.
         CacheError: The cache cannot be written.
     """
@@ -64,7 +62,7 @@ def headers_of(choice: Choice, *, progress: Progress) -> Headers:
     if choice.provider != DebianProvider.name:
         raise UsageError(
             f"there are no headers for the kernel {choice.label}",
-            expected="a kernel of Debian's, whose headers are packaged, or one that was built here with them",
+            expected="a Debian kernel, whose headers are packaged, or a kernel built here with its headers",
             hint="harness kernels build VERSION --flavour bcc",
         )
     release = choice.key.partition("=")[0]
@@ -85,12 +83,12 @@ def _there(folder: Path) -> Path | None:
 
 
 def _built(choice: Choice, packed: Path) -> Headers:
-    """Unpack the headers that a kernel built here has in itself."""
+    """Unpack the headers stored in a kernel that was built here."""
     entry = kernel_cache.read_entry(packed.parent)
     assert entry is not None, "a kernel that is used has an entry"
     release = str(entry.record["release"])
     build = f"usr/src/linux-headers-{release}"
-    # A kernel that was built again has other headers.
+    # A kernel that is built again has other headers.
     folder = _folder(choice).with_name(f"{_folder(choice).name}-{entry.digest[:16]}")
 
     def unpack() -> Path:
@@ -135,7 +133,7 @@ def _bring(choice: Choice, release: str, folder: Path, progress: Progress) -> Pa
 def _missing(choice: Choice) -> MirrorError:
     return MirrorError(
         f"the mirror has no headers for the kernel {choice.key}",
-        expected="the package linux-headers of the same version as the kernel's",
+        expected="the package linux-headers of the same version as the kernel",
         hint="choose another release of the series, or refresh the index: harness kernels list --refresh",
     )
 
@@ -160,7 +158,7 @@ def _indexes(provider_folder: Path, suite: str) -> Iterator[Path]:
 
 
 def _unpack(package: Path, target: Path) -> None:
-    """Take the headers out of a package that programs of the kernel's architecture include."""
+    """Extract those headers from a package that programs for the kernel's architecture include."""
     with package_members(package) as members:
         for member in members:
             parts = Path(member.name.removeprefix("./")).parts

@@ -1,9 +1,7 @@
 """Which module files a guest needs to load some modules, and in which order.
 
-`modules.dep` is used where depmod has written one; Debian's packages ship none, so otherwise the modules' own
-`depends=` lines are read.
-
-Imports :mod:`harness.errors`, :mod:`harness.kernel.files.decompress` and :mod:`harness.kernel.types`.
+`modules.dep` is used when depmod has written it. Debian's packages have no such file, so otherwise the `depends=`
+lines of the modules are read.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ _FILE = re.compile(r"(.+)\.ko(?:\.(?:xz|zst|gz))?")
 
 
 def canonical(name: str) -> str:
-    """Return a module's name as the kernel knows it: "-" and "_" are the same, the file's endings do not count."""
+    """Return a module's name as the kernel spells it: with "_" for "-", without the file's endings."""
     base = name.rpartition("/")[2]
     match = _FILE.fullmatch(base)
     return (match[1] if match else base).replace("-", "_")
@@ -30,11 +28,11 @@ def canonical(name: str) -> str:
 
 @dataclass(frozen=True)
 class Plan:
-    """What it takes to load some modules.
+    """The files to load for some modules.
 
     Attributes:
-        files: The module files in loading order: every file after all it depends on.
-        builtin: Those of the modules asked for that are built into the kernel.
+        files: The module files in loading order: each after its dependencies.
+        builtin: The requested modules that are built into the kernel.
     """
 
     files: tuple[Path, ...]
@@ -47,13 +45,13 @@ def plan(
     builtin: frozenset[str],
     depends: Callable[[str], Iterable[str]],
 ) -> Plan:
-    """Put modules and all they depend on in loading order. Pure.
+    """Sort modules and their dependencies into loading order. Pure.
 
     Args:
         wanted: Names of modules, in any spelling.
         files: The kernel's module files, by canonical name.
         builtin: Canonical names of modules that are built into the kernel.
-        depends: Tells which modules one module needs, by canonical names.
+        depends: Returns the modules that a module needs, by canonical names.
 
     Raises:
         SelectorError: The kernel has no such module.
@@ -119,7 +117,7 @@ def modinfo(data: bytes, name: str) -> dict[str, str]:
         name: What to call it in an error.
 
     Raises:
-        KernelFileError: It is no kernel module.
+        KernelFileError: It is not a kernel module.
     """
     try:
         if data[:5] != b"\x7fELF\x02":
@@ -138,11 +136,11 @@ def modinfo(data: bytes, name: str) -> dict[str, str]:
                 return {key: value for key, _, value in reversed(pairs)}
         raise ValueError("no .modinfo section")
     except (ValueError, struct.error, IndexError) as error:
-        raise KernelFileError(f"{name} is no kernel module: {error}", expected="a .ko file") from error
+        raise KernelFileError(f"{name} is not a kernel module: {error}", expected="a .ko file") from error
 
 
 def read_module(path: Path) -> bytes:
-    """Return a module file's content, decompressed by what its name ends in.
+    """Return a module file's content, decompressed by the ending of its name.
 
     Raises:
         KernelFileError: It is damaged.
@@ -156,7 +154,7 @@ def read_module(path: Path) -> bytes:
 
 
 def find(folder: Path, wanted: Iterable[str]) -> Plan:
-    """Find the files of modules, and of all they depend on, in loading order.
+    """Find the files of modules and of their dependencies, in loading order.
 
     Args:
         folder: lib/modules/RELEASE of the kernel.
@@ -183,8 +181,8 @@ def find(folder: Path, wanted: Iterable[str]) -> Plan:
 def find_in(kernel: Kernel, wanted: Iterable[str]) -> Plan:
     """Find the files of modules of a kernel, as :func:`find` does.
 
-    A kernel that came without its modules still serves what its configuration says is built in (CONFIG_VETH=y for
-    veth): that is what the minimal kernels built by the harness are.
+    A kernel without module files still provides the modules that its configuration builds in (CONFIG_VETH=y for veth),
+    like the minimal kernels that the harness builds.
 
     Raises:
         SelectorError: The kernel has no such module.
@@ -205,9 +203,9 @@ def find_in(kernel: Kernel, wanted: Iterable[str]) -> Plan:
         option = f"CONFIG_{canonical(name).upper()}"
         if option not in enabled:
             raise SelectorError(
-                f"the kernel {kernel.label} ({kernel.release}) came without modules, and "
-                + (f"its configuration does not say {option}=y" if text else "with no configuration"),
+                f"the kernel {kernel.label} ({kernel.release}) has no module files, and "
+                + (f"its configuration lacks {option}=y" if text else "no configuration"),
                 expected=f"the module {canonical(name)}, built in or as a file",
-                hint="take another release or flavour; `harness kernels info` says which came with modules",
+                hint="use another release or flavour; `harness kernels info` shows which kernels have modules",
             )
     return Plan((), tuple(dict.fromkeys(map(canonical, names))))

@@ -1,7 +1,4 @@
-"""Whether a kernel can run on the host's own root file system, which virtme-ng exports to it over 9p.
-
-Imports :mod:`harness.errors`, :mod:`harness.kernel.types` and the modules beside it.
-"""
+"""Whether a kernel can run on the host's own root file system, which virtme-ng exports to it over 9p."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ _NEEDED = (
 
 
 def lacks(kernel: Kernel) -> list[str]:
-    """Return the options that the kernel was built without and would need; none where that cannot be told."""
+    """Return the options that the kernel lacks and needs; none when its configuration is unknown."""
     if kernel.config is not None:
         lines = kernel.config.read_text(errors="replace").splitlines()
         values = dict(line.split("=", 1) for line in lines if line.startswith("CONFIG_") and "=" in line)

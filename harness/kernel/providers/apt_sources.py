@@ -1,6 +1,6 @@
-"""Reading the machine's own apt sources, to find which Debian mirror it uses.
+"""Reads this machine's apt sources, to find its Debian mirror.
 
-Pure but for :func:`read_machine`. Imports :mod:`harness.errors`; the deb822 parser is imported where it is used.
+Pure except for :func:`read_machine`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ _ONE_LINE = re.compile(r"deb\s+(?:\[([^\]]*)\]\s+)?(\S+)\s+(\S+)((?:\s+\S+)*)\s*
 
 @dataclass(frozen=True)
 class Source:
-    """One binary package source, as apt is configured with it.
+    """One binary package source of apt.
 
     Attributes:
         uris: Base addresses.
         suites: Suites or code names.
         components: Components, none for a flat repository.
-        signed_by: Keyring file, or "" when none is named (or the key stands in the source itself).
+        signed_by: Keyring file, or "" when none is named (or the key is written in the source itself).
     """
 
     uris: tuple[str, ...]
@@ -32,7 +32,7 @@ class Source:
 
 
 def parse_one_line(text: str) -> list[Source]:
-    """Read a file of the one-line format (sources.list, *.list); lines that are not sources are passed over."""
+    """Read a file of the one-line format (sources.list, *.list); lines that are not sources are skipped."""
     sources = []
     for line in text.splitlines():
         match = _ONE_LINE.match(line.partition("#")[0].strip())
@@ -49,7 +49,7 @@ def parse_one_line(text: str) -> list[Source]:
 
 
 def parse_deb822(text: str) -> list[Source]:
-    """Read a file of the deb822 format (*.sources); disabled and source-only stanzas are left out."""
+    """Read a file of the deb822 format (*.sources); disabled and source-only stanzas are skipped."""
     from debian.deb822 import Deb822
 
     sources = []
@@ -69,7 +69,7 @@ def parse_deb822(text: str) -> list[Source]:
 
 
 def read_machine(etc_apt: Path = Path("/etc/apt")) -> list[Source]:
-    """Read all package sources of this machine; none where apt is not used."""
+    """Read all package sources of this machine; an empty list without apt."""
     parts = etc_apt / "sources.list.d"
     sources: list[Source] = []
     for path in [etc_apt / "sources.list", *sorted(parts.glob("*.list"))]:
@@ -81,18 +81,18 @@ def read_machine(etc_apt: Path = Path("/etc/apt")) -> list[Source]:
 
 
 def find_mirror(sources: Iterable[Source], suites: Sequence[str], component: str) -> tuple[str, str] | None:
-    """Choose the source that is a mirror of the archive whose suites are given.
+    """Choose the source that is a mirror of the archive with the given suites.
 
-    Other archives use Debian's suite names too, so of several candidates the one that Debian's own keyring
-    signs is preferred, then one whose address ends in a folder named for Debian.
+    Other archives use Debian's suite names too. So the best candidate is the one that Debian's own keyring signs, then
+    the one whose address ends in a folder named for Debian.
 
     Args:
         sources: The machine's sources.
-        suites: Suite names that this archive has.
-        component: A component that it has.
+        suites: Suite names of the archive.
+        component: A component of the archive.
 
     Returns:
-        Its address without a trailing slash and its keyring ("" for the default one); None when there is none.
+        Its address without a trailing slash and its keyring ("" for the default one); None when no source matches.
     """
     candidates: list[tuple[int, str, str]] = []
     for source in sources:

@@ -1,10 +1,8 @@
 """The Debian provider: released kernels from the mirror that this machine's apt uses.
 
-The signed indexes of all suites in `kernels/debian.toml` are boiled down to one small JSON file, so that a warm
-run reads no package list. It is used for `index_hours`, then the mirror is asked again; when the mirror
-does not answer, the old index serves on and says so.
-
-Imports the foundations and its siblings.
+The signed indexes of all suites in `kernels/debian.toml` are condensed into one small JSON file, so that a warm run
+reads no package list. After `index_hours` the mirror is asked again; when it does not answer, the old file is used
+further, with a message.
 """
 
 from __future__ import annotations
@@ -32,16 +30,16 @@ INDEX_FORMAT = 2
 CHANGELOG = "changelog.gz"
 """Name of a kernel's changelog in its entry."""
 
-# Named "usr/" less: see unpack.
+# Named without "usr/": see unpack.
 _CHANGELOG_MEMBER = re.compile(r"share/doc/linux-(?:image|base)-[^/]+/changelog(?:\.Debian)?\.gz")
 
 
 class DebianProvider:
-    """Kernels as Debian packages them.
+    """Kernels from Debian packages.
 
     Args:
-        meter: Told how far each download is.
-        refresh: Ask the mirror even when the index is fresh.
+        meter: Called with the progress of each download.
+        refresh: Ask the mirror even when the index is recent.
     """
 
     name = "debian"
@@ -89,7 +87,7 @@ class DebianProvider:
         now = time.time()
         if index is not None and index["settings"] == mirror and not self.must_refresh:
             age = now - index["updated"]
-            # An index that lacks a suite for some trouble is asked for again soon, and says again what is missing.
+            # An index that lacks a suite because of an error is refreshed soon, and the message is repeated.
             if 0 <= age < self.settings["index_hours"] * 3600 and not index["troubles"]:
                 return index
             if 0 <= now - index["tried"] < self.settings["retry_minutes"] * 60:
@@ -101,11 +99,11 @@ class DebianProvider:
             try:
                 fresh = self._refresh(progress)
             except MirrorError as error:
-                # A mirror that someone named on purpose must not be stood in for by what another one said.
+                # When the user named a mirror, the index of another mirror must not replace it.
                 if index is None or index["settings"] != mirror:
                     raise
                 hours = (now - index["updated"]) / 3600
-                progress(f"debian: {error.what}; going on with the package index of {hours:.0f} hours ago")
+                progress(f"debian: {error.what}; using the package index of {hours:.0f} hours ago")
                 fresh = index | {"tried": now}
             self.must_refresh = False
             cache.write_record(self.index_file, fresh)
@@ -126,7 +124,7 @@ class DebianProvider:
         if not any(file.uri == found[0].uri for file in refreshed.files):
             raise MirrorError(
                 f"no package index could be fetched from {found[0].uri}",
-                expected="a Debian mirror that answers and whose signature verifies",
+                expected="a Debian mirror that answers and has a valid signature",
                 hint=f"check the network and the address, or name another mirror with {debian_archive.MIRROR_VARIABLE}",
                 detail="\n".join(refreshed.lines()[:12]),
             )
@@ -163,11 +161,11 @@ class DebianProvider:
         }
 
     def acquire(self, choice: Choice, *, progress: Progress) -> Kernel | None:
-        """Bring one kernel; None when the mirror no longer has its packages.
+        """Fetch one kernel; None when the mirror no longer has its packages.
 
         Raises:
-            MirrorError: The mirror does not answer, or sends something else than its index names.
-            KernelFileError: A package holds no usable kernel.
+            MirrorError: The mirror does not answer, or sends other files than its index names.
+            KernelFileError: A package has no usable kernel.
             CacheError: The cache cannot be written.
         """
         index = self.index(progress=progress)
@@ -183,7 +181,7 @@ class DebianProvider:
                     unpack(path, str(kernel["release"]), made)
                 origin = f"debian {kernel['key']} ({', '.join(kernel['suites'])})"
                 if not (made / "vmlinuz").is_file():
-                    raise KernelFileError(f"the packages of {origin} hold no kernel image", expected="a vmlinuz in one")
+                    raise KernelFileError(f"the packages of {origin} have no kernel image", expected="a vmlinuz in one")
                 if not (made / "lib").is_dir():
                     progress(f"debian: the mirror no longer has the modules and configuration of {kernel['release']}")
                 kernel_cache.seal(
@@ -202,17 +200,17 @@ class DebianProvider:
         return kernel_cache.load(choice, progress=progress)
 
     def changelog(self, choice: Choice, *, progress: Progress) -> str | None:
-        """Return the changelog that a kernel's packages ship; None when they ship none, or are not served any more.
+        """Return the changelog in a kernel's packages; None when they have none, or are no longer served.
 
-        Kernels from late 6.19 on have it in a package of its own, which the mirror does not keep for all of them.
+        From late 6.19 on, it is in a separate package, which the mirror does not keep for all kernels.
 
         Raises:
-            MirrorError: The mirror does not answer, or sends something else than its index names.
+            MirrorError: The mirror does not answer, or sends other files than its index names.
             KernelFileError: A package is damaged.
             CacheError: The cache cannot be written.
         """
         kept = kernel_cache.entry_folder(self.name, choice.key) / CHANGELOG
-        # Of kernels that were unpacked before changelogs were kept.
+        # For kernels that were unpacked before the harness kept changelogs.
         beside = self.folder / "changelogs" / kernel_cache.entry_folder(self.name, choice.key).name
         if not kept.exists() and not beside.exists():
             index = self.index(progress=progress)
@@ -261,12 +259,12 @@ def _file_revision(kernel: Mapping[str, Any]) -> str:
 
 
 def _with_changelog(packages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return those packages of a kernel that may ship its changelog."""
+    """Return the packages of a kernel that may have its changelog."""
     return [package for package in packages if re.match(r"linux-(image|base)-", str(package["name"]))]
 
 
 def unpack(package: Path, release: str | None, target: Path) -> None:
-    """Take image, configuration, modules and changelog of one kernel out of a package.
+    """Extract image, configuration, modules and changelog of one kernel from a package.
 
     Args:
         package: The .deb file.
@@ -274,7 +272,7 @@ def unpack(package: Path, release: str | None, target: Path) -> None:
         target: Folder to put `vmlinuz`, `config`, `lib/modules/RELEASE` and `changelog.gz` into.
 
     Raises:
-        KernelFileError: It is no Debian package, or a damaged one.
+        KernelFileError: It is not a Debian package, or is damaged.
     """
     plain = {f"boot/vmlinuz-{release}": "vmlinuz", f"boot/config-{release}": "config"}
     tree = f"lib/modules/{release}/"

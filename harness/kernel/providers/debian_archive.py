@@ -1,10 +1,8 @@
-"""Bringing a Debian archive's package indexes onto this machine, their signatures checked.
+"""Fetches the package indexes of a Debian archive and verifies their signatures.
 
-Where apt is installed it does the work, under a private configuration: own sources, lists and cache, nothing
-of the system's touched, no root needed; the machine's proxy settings hold. Elsewhere :class:`PlainArchive`
-does the same: gpgv checks each suite's InRelease, which names the sha256 of its indexes.
-
-Imports the foundations, :mod:`harness.kernel.providers.apt_sources` and :mod:`harness.kernel.files.download`.
+Where apt is installed, apt does it with a private configuration: its own sources, lists and cache. It changes nothing
+of the system's, needs no root, and uses the machine's proxy settings. Elsewhere :class:`PlainArchive` does the same:
+gpgv verifies each suite's InRelease, which has the sha256 of its indexes.
 """
 
 from __future__ import annotations
@@ -39,8 +37,8 @@ class Mirror:
 
     Attributes:
         uri: Its address, without a trailing slash.
-        keyring: File of the keys that may sign it.
-        suites: The suites to ask it for.
+        keyring: File with the keys that may sign it.
+        suites: The suites to fetch.
     """
 
     uri: str
@@ -53,7 +51,7 @@ class IndexFile:
     """A verified Packages file on this machine.
 
     Attributes:
-        path: The file, perhaps compressed.
+        path: The file, possibly compressed.
         uri: The archive's address.
         suite: The suite.
     """
@@ -65,13 +63,13 @@ class IndexFile:
 
 @dataclass
 class Refreshed:
-    """What a refresh brought.
+    """The result of a refresh.
 
     Attributes:
-        files: The indexes that are there now.
-        absent: Suites that a mirror does not carry, by its address.
-        troubles: One line for each suite or mirror that did not answer or was not believed.
-        proxy: The proxy that packages must be fetched through, too; "" for none.
+        files: The indexes on this machine now.
+        absent: Suites that a mirror does not have, by its address.
+        troubles: One line for each suite or mirror that did not answer or failed verification.
+        proxy: The proxy for fetching packages; "" for none.
     """
 
     files: list[IndexFile] = field(default_factory=list)
@@ -80,15 +78,15 @@ class Refreshed:
     proxy: str = ""
 
     def lines(self) -> list[str]:
-        """Return everything that went wrong, what matters most first."""
+        """Return everything that went wrong, the most important first."""
         return self.troubles + [f"{uri} does not carry {', '.join(suites)}" for uri, suites in self.absent.items()]
 
 
 class Archive(Protocol):
-    """A way to bring indexes."""
+    """A way to fetch indexes."""
 
     def refresh(self, mirrors: Sequence[Mirror]) -> Refreshed:
-        """Ask every mirror for every suite, and verify what comes."""
+        """Fetch every suite from every mirror and verify it."""
         ...
 
 
@@ -98,14 +96,14 @@ def settings() -> dict[str, Any]:
 
 
 def mirrors(data: dict[str, Any], machine: Sequence[apt_sources.Source]) -> list[Mirror]:
-    """Find the mirrors: a setting, else the machine's own apt sources.
+    """Find the mirrors: from a setting, else from this machine's apt sources.
 
     Args:
         data: `kernels/debian.toml`.
         machine: The machine's apt sources.
 
     Raises:
-        MirrorError: There is none.
+        MirrorError: There is no mirror.
     """
     found = []
     troubles = []
@@ -137,10 +135,10 @@ def mirrors(data: dict[str, Any], machine: Sequence[apt_sources.Source]) -> list
 
 
 class AptArchive:
-    """The archive by way of apt-get.
+    """The archive through apt-get.
 
     Args:
-        folder: Where its private configuration, lists and cache are kept.
+        folder: Folder of its private configuration, lists and cache.
         component: Component of the archive.
         architecture: Architecture of the packages.
     """
@@ -184,7 +182,7 @@ class AptArchive:
             f'Dir::State::Lists "{self.folder}/lists";\n'
             f'Dir::State::status "{self.folder}/status";\n'
             f'Dir::Cache "{self.folder}/cache";\n'
-            # The lists are read once, by the harness; apt's own cache of them would take longer than fetching them.
+            # The harness reads the lists once; building apt's own cache of them would take longer than fetching them.
             'pkgCacheFile::Generate "false";\n'
             'Dir::Cache::pkgcache "";\n'
             'Dir::Cache::srcpkgcache "";\n'
@@ -195,7 +193,7 @@ class AptArchive:
             'Acquire::Retries "2";\n'
             'Acquire::http::Timeout "20";\n'
             'Acquire::https::Timeout "20";\n'
-            # The machine's own hooks are about its own lists and packages.
+            # The machine's hooks concern its own lists and packages.
             "#clear APT::Update::Pre-Invoke;\n"
             "#clear APT::Update::Post-Invoke;\n"
             "#clear APT::Update::Post-Invoke-Success;\n"
@@ -203,7 +201,7 @@ class AptArchive:
         return config
 
     def _files(self, mirrors: Sequence[Mirror]) -> Iterator[IndexFile]:
-        # `apt-get indextargets` tells the names, and takes three seconds for it. apt removes the lists of sources
+        # `apt-get indextargets` lists the names, but takes three seconds. apt removes the lists of sources
         # that are no longer configured, and no two mirrors are asked for the same suite.
         for mirror in mirrors:
             for suite in mirror.suites:
@@ -214,11 +212,11 @@ class AptArchive:
 
 
 def read_complaints(stderr: str, result: Refreshed) -> None:
-    """Read what `apt-get update` says on standard error: one line for each mirror and reason, not for each suite.
+    """Parse the standard error of `apt-get update`: one line for each mirror and reason, not for each suite.
 
     Args:
         stderr: Its output, in the C locale.
-        result: Where to put it.
+        result: Receives what was found.
     """
     failed: dict[str, tuple[list[str], str]] = {}
     for line in dict.fromkeys(stderr.splitlines()):
@@ -241,10 +239,10 @@ def proxy_of(shell: str) -> str:
 
 
 class PlainArchive:
-    """The archive by hand, for machines without apt.
+    """The archive without apt.
 
     Args:
-        folder: Where the indexes are kept.
+        folder: Folder of the indexes.
         component: Component of the archive.
         architecture: Architecture of the packages.
     """
@@ -255,7 +253,7 @@ class PlainArchive:
         self.architecture = architecture
 
     def refresh(self, mirrors: Sequence[Mirror]) -> Refreshed:
-        """Fetch and verify each suite's InRelease, and the index that it names.
+        """Fetch and verify each suite's InRelease and the index that it names.
 
         Raises:
             ToolMissing: gpgv is not installed.
@@ -288,7 +286,7 @@ class PlainArchive:
             signed, text = Path(folder, "InRelease"), Path(folder, "Release")
             if not fetch(f"{base}/InRelease", signed):
                 return None
-            # Only what gpgv itself puts out is signed; the file may hold more.
+            # Only gpgv's output is signed; the file may have more in it.
             done = proc.run([gpgv, "--keyring", mirror.keyring, "--output", text, signed], timeout=60)
             if done.status != 0:
                 raise MirrorError(
@@ -298,7 +296,7 @@ class PlainArchive:
             release = text.read_text(errors="replace")
         digest, size, name = named_index(release, f"{self.component}/binary-{self.architecture}/Packages", suite)
         target = self.folder / f"{suite}_Packages_{digest[:16]}{Path(name).suffix}"
-        # By its digest: a mirror that is being updated still has the old one under that name.
+        # By its digest: during an update, a mirror still has the old index under that name.
         by_hash = f"{name.rpartition('/')[0]}/by-hash/SHA256/{digest}"
         places = [by_hash, name] if re.search(r"^Acquire-By-Hash: yes$", release, re.MULTILINE) else [name]
         for place in places:
@@ -312,22 +310,22 @@ def named_index(release: str, name: str, suite: str, *, now: datetime | None = N
 
     Args:
         release: The file's signed text.
-        name: The index's path without the ending of its compression.
+        name: The index's path, without the ending for compression.
         suite: The suite that was asked for.
-        now: The time, when it is not the present.
+        now: The time; default: now.
 
     Returns:
         Its sha256, its size in bytes, and its path.
 
     Raises:
-        MirrorError: The file is for another suite or too old, or names no such index.
+        MirrorError: The file is for another suite, is too old, or does not name the index.
     """
     from email.utils import parsedate_to_datetime
 
     fields = dict(re.findall(r"^(Suite|Codename|Valid-Until): (.*)$", release, re.MULTILINE))
     if suite not in (fields.get("Suite"), fields.get("Codename")):
         raise MirrorError(
-            f"the Release file of {suite} is one of {fields.get('Codename', 'an unnamed suite')}",
+            f"the Release file of {suite} is for {fields.get('Codename', 'an unnamed suite')}",
             expected=f"Suite or Codename {suite}",
         )
     if "Valid-Until" in fields:
@@ -338,7 +336,7 @@ def named_index(release: str, name: str, suite: str, *, now: datetime | None = N
         if until < (now or datetime.now(timezone.utc)):
             raise MirrorError(
                 f"the Release file of {suite} was valid until {fields['Valid-Until']}",
-                expected="a mirror that is up to date, and a clock that is right",
+                expected="an up-to-date mirror and a correct clock",
             )
     checksums = release.partition("\nSHA256:")[2]
     for ending in (".xz", ".gz", ""):
@@ -349,10 +347,10 @@ def named_index(release: str, name: str, suite: str, *, now: datetime | None = N
 
 
 def best_archive(folder: Path, *, component: str, architecture: str) -> Archive:
-    """Choose the way to bring indexes on this machine.
+    """Choose how to fetch indexes on this machine.
 
     Args:
-        folder: Where it may keep what it needs.
+        folder: Folder for its files.
         component: Component of the archive.
         architecture: Architecture of the packages.
 
@@ -362,7 +360,7 @@ def best_archive(folder: Path, *, component: str, architecture: str) -> Archive:
 
 
 def read_index(path: Path) -> bytes:
-    """Return a Packages file, decompressed by what its name ends in.
+    """Return a Packages file, decompressed by the ending of its name.
 
     Raises:
         MirrorError: It is damaged.

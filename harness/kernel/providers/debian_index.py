@@ -2,10 +2,8 @@
 
 Pure: text in, records out. Debian has packaged kernels in two ways: `linux-image-RELEASE` with everything in
 it, and since late 6.19 a meta-package of that name beside `linux-binary-RELEASE` (the image),
-`linux-modules-RELEASE` and `linux-base-RELEASE` (its configuration and module lists). Either has an unsigned
-twin, for a machine without secure boot the same kernel.
-
-Imports :mod:`harness.kernel.version`; the Debian version order is imported where it is used.
+`linux-modules-RELEASE` and `linux-base-RELEASE` (its configuration and module lists). Either also exists
+unsigned; without secure boot it is the same kernel.
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ from harness.errors import SelectorError
 from harness.kernel.version import KernelVersion
 
 META_PACKAGE_BYTES = 100_000
-"""A linux-image package smaller than this holds no kernel."""
+"""A linux-image package smaller than this contains no kernel."""
 
 _STANZA = re.compile(
     rb"(?:\A|\n)Package: (linux-(?:image|binary(?:-unsigned)?|modules|base|source)-\d[^\n]*)\n(.*?)(?=\n\n|\Z)",
@@ -34,10 +32,10 @@ class Package:
     Attributes:
         name: Package name.
         version: Debian version.
-        url: Where it is.
+        url: Its address.
         size: Bytes.
         sha256: Digest.
-        suite: The suite whose index names it.
+        suite: The suite whose index lists it.
     """
 
     name: str
@@ -56,9 +54,9 @@ class DebianKernel:
         release: What `uname -r` prints.
         revision: Debian version of its packages.
         version: Upstream version.
-        flavour: The harness's name for it.
-        suites: Where it is found.
-        sets: The packages that hold it, in the ways in which it can be had, best first.
+        flavour: The harness's name of the flavour.
+        suites: The suites that have it.
+        sets: The sets of packages that contain it, best first.
     """
 
     release: str
@@ -70,7 +68,7 @@ class DebianKernel:
 
     @property
     def key(self) -> str:
-        """What the harness knows it by."""
+        """The kernel's key in the harness."""
         return f"{self.release}={self.revision}"
 
     @property
@@ -80,12 +78,12 @@ class DebianKernel:
 
 
 def scan(text: bytes, *, base: str, suite: str) -> list[Package]:
-    """Pick the kernel packages out of a Packages file.
+    """Find the kernel packages in a Packages file.
 
     Args:
         text: The file, decompressed.
         base: The archive's address, without a trailing slash.
-        suite: Which suite's file it is.
+        suite: The suite of the file.
     """
     packages = []
     for match in _STANZA.finditer(text):
@@ -115,7 +113,7 @@ def upstream(revision: str) -> KernelVersion | None:
 
 
 def kernels(packages: Iterable[Package], suffixes: Mapping[str, str]) -> list[DebianKernel]:
-    """Put packages together to kernels, in order of version.
+    """Group packages into kernels, in order of version.
 
     Args:
         packages: All kernel packages of all suites.
@@ -139,7 +137,7 @@ def kernels(packages: Iterable[Package], suffixes: Mapping[str, str]) -> list[De
         version = upstream(revision)
         suffix = next((suffix for suffix in by_length if release.endswith(f"-{suffix}")), None)
         sets = _sets(parts)
-        # linux-image-6.12-amd64 and the like follow the newest release: their names hold no exact one.
+        # linux-image-6.12-amd64 and the like follow the newest release: their names contain no exact release.
         if version is None or suffix is None or not sets:
             continue
         suites = dict.fromkeys(package.suite for one in sets for package in one)

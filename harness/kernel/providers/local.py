@@ -1,7 +1,4 @@
-"""The local provider: a kernel file, a built tree, a folder with boot/ and modules, or the running kernel.
-
-Imports the foundations and its siblings.
-"""
+"""The local provider: a kernel file, a built tree, a folder with boot/ and modules, or the running kernel."""
 
 from __future__ import annotations
 
@@ -24,12 +21,12 @@ _DEBIAN_BUILD = re.compile(r"\bDebian (\d+\.\d+[^\s-]*)-")
 
 @dataclass(frozen=True)
 class Found:
-    """The files of a kernel that is somewhere on this machine.
+    """The files of a kernel on this machine.
 
     Attributes:
         image: The bzImage or vmlinux.
-        config: Its configuration, when there is one.
-        modules: The folder lib/modules/RELEASE, when there is one.
+        config: Its configuration, if there is one.
+        modules: The folder lib/modules/RELEASE, if there is one.
     """
 
     image: Path
@@ -41,8 +38,8 @@ def find(path: Path) -> Found:
     """Find a kernel's files at a path that a user named.
 
     Raises:
-        KernelFileError: There is none, or it cannot be read.
-        SelectorError: There are several.
+        KernelFileError: There is no kernel, or it cannot be read.
+        SelectorError: There are several kernels.
     """
     path = path.expanduser()
     try:
@@ -76,13 +73,13 @@ def _find_in_folder(folder: Path) -> Found:
     if not images:
         built = (folder / "Makefile").is_file() and (folder / "Kconfig").is_file()
         raise KernelFileError(
-            f"{folder} holds no kernel" + ("; it is a kernel tree that has not been built" if built else ""),
+            f"{folder} contains no kernel" + ("; it is a kernel tree that is not built" if built else ""),
             expected="arch/x86/boot/bzImage, vmlinux, or boot/vmlinuz-* in it",
             hint=f"`harness kernels build --source {folder}` builds it" if built else "name the image itself",
         )
     if len(images) > 1:
         raise SelectorError(
-            f"{folder} is ambiguous: it holds {len(images)} kernels",
+            f"{folder} is ambiguous: it contains {len(images)} kernels",
             expected="one",
             hint="name one of them: " + ", ".join(str(image) for image in images),
         )
@@ -106,7 +103,7 @@ def _modules(root: Path, release: str) -> Path | None:
 
 
 def _banner(path: Path) -> str:
-    """Return an image's version line, reading only as much of the file as needed."""
+    """Return an image's version line; reads only the necessary part of the file."""
     with path.open("rb") as stream:
         head = stream.read(1 << 16)
         if bzimage.image_kind(head, str(path)) is bzimage.ImageKind.BZIMAGE:
@@ -117,18 +114,18 @@ def _banner(path: Path) -> str:
 def version_of(banner: str, name: str) -> KernelVersion:
     """Return the upstream version in an image's version line.
 
-    Debian's releases ("6.1.0-56") do not hold the point release, its build string ("Debian 6.1.192-2") does.
+    Debian's releases ("6.1.0-56") do not contain the point release; the build string ("Debian 6.1.192-2") does.
 
     Raises:
-        KernelFileError: There is none.
+        KernelFileError: The line has no version.
     """
-    # Before the "#" of the build the line names the compiler, which Debian builds too: "gcc (Debian 12.2.0-14) 12.2.0".
+    # Before the "#" of the build, the line names the compiler, also built by Debian: "gcc (Debian 12.2.0-14) 12.2.0".
     match = _DEBIAN_BUILD.search(banner.rpartition(" #")[2]) or _UPSTREAM.match(banner)
     if match is None:
         raise KernelFileError(
             f"{name} does not say which version it is",
             expected="a version line such as '6.1.0 (user@host) #1 SMP', which every kernel image has",
-            hint="is it a kernel, and whole?",
+            hint="is it a kernel, and complete?",
         )
     return KernelVersion.parse(match[1].replace("~", "-"))
 
@@ -137,7 +134,7 @@ def host_image() -> Path:
     """Return the running kernel's image.
 
     Raises:
-        KernelFileError: It is nowhere to be found.
+        KernelFileError: It is not on this machine.
     """
     release = platform.release()
     places = [Path(f"/boot/vmlinuz-{release}"), Path(f"/lib/modules/{release}/vmlinuz")]
@@ -147,27 +144,27 @@ def host_image() -> Path:
     raise KernelFileError(
         f"the image of the running kernel {release} is not on this machine",
         expected=" or ".join(str(place) for place in places),
-        hint="in a container or a virtual machine the kernel's files are elsewhere: name a release or a path",
+        hint="a container or virtual machine may not have the kernel's files: name a release or a path",
     )
 
 
 class LocalProvider:
-    """Kernels that are on this machine: files that a user names, and what the harness has built."""
+    """Kernels on this machine: files that a user names, and kernels that the harness built."""
 
     name = "local"
     flavours = ("minimal", "debug", "coverage", "bcc", "mutants")
-    """Flavours that nobody but `harness kernels build` makes."""
+    """Flavours that only `harness kernels build` makes."""
 
     def offers(self, *, progress: Progress) -> list[Choice]:  # noqa: ARG002 - the protocol's signature
         """Return the kernels that `harness kernels build` has made."""
         return kernel_cache.offers(self.name)
 
     def choose(self, path: Path, *, label: str = "") -> Choice:
-        """Return the choice that a path stands for; reads only the image's version line.
+        """Return the choice that a path means; reads only the image's version line.
 
         Raises:
             KernelFileError: There is no usable kernel.
-            SelectorError: There are several.
+            SelectorError: There are several kernels.
         """
         found = find(path)
         try:
@@ -182,10 +179,10 @@ class LocalProvider:
         return Choice(label or path.expanduser().absolute().name, version, self.name, str(path.expanduser().absolute()))
 
     def acquire(self, choice: Choice, *, progress: Progress) -> Kernel | None:
-        """Check and unpack the file a choice names, into the cache, keyed by its content.
+        """Check the file that a choice names and unpack it into the cache, keyed by its content.
 
         Raises:
-            KernelFileError: It is damaged, for another architecture, or has no BPF.
+            KernelFileError: It is damaged, is for another architecture, or has no BPF.
             CacheError: The cache cannot be written.
         """
         if not choice.key.startswith("/"):
@@ -212,7 +209,7 @@ class LocalProvider:
                         found.modules,
                         made / "lib" / "modules" / found.modules.name,
                         symlinks=True,
-                        # Headers and sources are other trees; what the guest wants is the modules.
+                        # Headers and sources are other trees; the guest needs only the modules.
                         ignore=shutil.ignore_patterns("build", "source"),
                     )
                 kernel_cache.seal(

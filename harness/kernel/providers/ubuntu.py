@@ -1,9 +1,7 @@
-"""The Ubuntu provider: mainline builds, by virtme-ng's own mechanism (`vng -r v6.6.17`) and from its cache.
+"""The Ubuntu provider: mainline builds, through virtme-ng (`vng -r v6.6.17`) and from its cache.
 
-What virtme-ng downloads is protected by https alone: it checks no signature. So this provider comes last, and is
-asked only for a series or release that was named and that nobody else has.
-
-Imports the foundations and its siblings; virtme-ng is imported when something is fetched.
+Only https protects what virtme-ng downloads: it verifies no signature. So this provider comes last, and is used only
+for a named series or release that no other provider has.
 """
 
 from __future__ import annotations
@@ -32,12 +30,12 @@ _LINK = re.compile(r'href=["\'](?:[^"\']*/)?(v\d+\.\d+(?:\.\d+)?(?:-rc\d+)?)/?["
 
 
 def listed(page: str) -> list[KernelVersion]:
-    """Return the versions that the page of all builds links to, in order."""
+    """Return the versions that the page of builds links to, in order."""
     return sorted({KernelVersion.parse(name) for name in _LINK.findall(page)})
 
 
 class UbuntuProvider:
-    """Mainline kernels as Ubuntu builds them, unpatched."""
+    """Ubuntu's builds of mainline kernels, without patches."""
 
     name = "ubuntu"
 
@@ -62,7 +60,7 @@ class UbuntuProvider:
         ]
 
     def _versions(self, progress: Progress) -> list[KernelVersion]:
-        """Return the versions on the server's list, which is kept for a while; without it, those that are here."""
+        """Return the versions on the server's list, kept for a while; without it, those on this machine."""
         memory = kernel_cache.folder() / "ubuntu.json"
         address = self._address()
         known = cache.from_record(memory, dict) or {}
@@ -74,7 +72,7 @@ class UbuntuProvider:
             versions = self._here()
             if not versions:
                 raise
-            progress(f"{error.what}; going on with the {len(versions)} that virtme-ng has fetched")
+            progress(f"{error.what}; using the {len(versions)} builds that virtme-ng has fetched")
             return versions
         with cache.locked(memory.with_suffix(".lock")):
             facts = {"address": address, "asked": time.time(), "versions": [str(version) for version in versions]}
@@ -84,7 +82,7 @@ class UbuntuProvider:
     def _page(self, address: str, progress: Progress) -> str:
         import requests
 
-        progress(f"ubuntu: asking {address} for its builds")
+        progress(f"ubuntu: fetching the list of builds from {address}")
         try:
             answer = requests.get(f"{address}/", timeout=TIMEOUT)
             answer.raise_for_status()
@@ -105,11 +103,11 @@ class UbuntuProvider:
         return sorted(KernelVersion.parse(name) for name in names)
 
     def acquire(self, choice: Choice, *, progress: Progress) -> Kernel | None:
-        """Bring one build; None when the server no longer has it.
+        """Fetch one build; None when the server no longer has it.
 
         Raises:
             MirrorError: The server cannot be reached, or has no kernel for x86-64 in that build.
-            KernelFileError: What it sent is no usable kernel.
+            KernelFileError: The downloaded file is not a usable kernel.
             CacheError: The cache cannot be written.
         """
         with kernel_cache.new_entry(self.name, choice.key) as made:
@@ -157,7 +155,7 @@ class UbuntuProvider:
                     hint=f"check the network, or name a mirror with {MIRROR_VARIABLE}",
                 ) from error
             finally:
-                # virtme-ng takes a package that is there for whole, even when its download was cut off.
+                # virtme-ng takes an existing package for complete, even when its download was interrupted.
                 if not list(folder.glob("boot/vmlinuz*generic")):
                     shutil.rmtree(folder, ignore_errors=True)
         if not folder.is_dir():

@@ -237,7 +237,7 @@ def test_a_mistake_ends_the_bisection(
     assert tree("A", "--kernel=./two") == 255
     monkeypatch.undo()
     assert main(["boundary", "--git-run", "t.py::test_x", f"--kernel={tmp_path}"]) == 255
-    assert "holds no kernel" in capsys.readouterr().err
+    assert "contains no kernel" in capsys.readouterr().err
     assert main(["boundary", "--git-run", "t.py::test_x", "--kernel=.", "--no-such-option"]) == 255
 
     def fail(argv: list[str]) -> tuple[int, str]:

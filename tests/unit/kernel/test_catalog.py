@@ -290,7 +290,7 @@ def test_ubuntus_list_is_kept_and_what_is_here_serves_without_it(
     monkeypatch.setenv("HARNESS_UBUNTU_MAINLINE", "http://127.0.0.1:9")
     said: list[str] = []
     assert acquire(resolve(["6.6"], progress=said.append)[0]) == kernel
-    assert any("going on with the 1 that virtme-ng has fetched" in line for line in said)
+    assert any("using the 1 builds that virtme-ng has fetched" in line for line in said)
     # What virtme-ng itself has fetched serves as well.
     kernel_cache.discard(kernel_cache.entry_folder("ubuntu", "v6.6.17"))
     assert acquire(resolve(["6.6"])[0]).release == kernel.release

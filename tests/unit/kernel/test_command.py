@@ -114,7 +114,7 @@ def test_a_failed_fetch_is_one_message_and_keeps_what_succeeded(
     [
         (["fetch", ""], 2, "is empty"),
         (["fetch", "6"], 2, "ambiguous"),
-        (["fetch", "bogus"], 2, "no kernel selector"),
+        (["fetch", "bogus"], 2, "not a kernel selector"),
         (["fetch", "9.9"], 2, "no kernel matches"),
         (["info", "/nowhere/bzImage"], 2, "does not exist"),
         (["build"], 2, "not clear what to build"),
@@ -122,7 +122,7 @@ def test_a_failed_fetch_is_one_message_and_keeps_what_succeeded(
         (["build", "6.1", "--source", "x"], 2, "not clear what to build"),
         (["build", "6.1", "--ref", "v6.1"], 2, "--ref belongs to --source"),
         (["build", "--source", "/nowhere"], 2, "does not exist"),
-        (["build", "6.x"], 3, "cannot be had"),
+        (["build", "6.x"], 3, "is unavailable"),
         (["lock", "@nothing.lock"], 2, "cannot be read"),
     ],
 )

@@ -86,7 +86,7 @@ def test_with_kasan_the_bzimage_is_booted_too() -> None:
         (kernel_image()[:2700], CONFIG, "cut short"),
         (bzimage(gzipped(elf(machine=EM_AARCH64))), CONFIG, "AArch64"),
         (kernel_image(), "CONFIG_BPF=y\n# CONFIG_BPF_SYSCALL is not set\n", "without the bpf"),
-        (b"no kernel", CONFIG, "no kernel image"),
+        (b"no kernel", CONFIG, "not a kernel image"),
     ],
 )
 def test_an_unusable_kernel_leaves_nothing_behind(image: bytes, config: str, message: str) -> None:
@@ -220,7 +220,7 @@ def test_the_second_maker_is_told_that_it_is_there() -> None:
 
 def test_making_an_entry_again_keeps_the_old_one_until_the_new_one_is_whole() -> None:
     add()
-    with pytest.raises(KernelFileError, match="no kernel image"):
+    with pytest.raises(KernelFileError, match="not a kernel image"):
         add(b"bad", again=True)
     assert load() is not None
     add(bzimage(gzipped(elf(pvh=False))), again=True)

@@ -278,7 +278,7 @@ def test_a_vmlinux_that_would_hang_is_refused(tmp_path: Path) -> None:
 
 def test_a_build_that_leaves_no_image_is_an_error(tmp_path: Path) -> None:
     lazy = MAKEFILE.split("bzImage:")[0] + "bzImage:\n\ttrue\n"
-    with pytest.raises(BuildError, match="left no"):
+    with pytest.raises(BuildError, match="the build made no"):
         build(kernel_tree(tmp_path / "linux", makefile=lazy))
 
 
@@ -326,7 +326,7 @@ def test_a_tree_that_was_built_in_says_what_to_do(tree: Path) -> None:
 @pytest.mark.parametrize("missing", ["Makefile", "Kconfig", "scripts/Makefile.lib"])
 def test_an_incomplete_tree_is_refused(tree: Path, missing: str) -> None:
     (tree / missing).unlink()
-    with pytest.raises(KernelFileError, match=r"is no (whole )?kernel source tree"):
+    with pytest.raises(KernelFileError, match=r"is not a (complete )?kernel source tree"):
         kbuild.tree_version(tree)
 
 
@@ -419,12 +419,12 @@ def test_debians_source_package(tmp_path: Path, server: Server) -> None:
 
 
 def test_a_source_package_without_sources(server: Server) -> None:
-    with pytest.raises(KernelFileError, match="package without kernel sources"):
+    with pytest.raises(KernelFileError, match="package that has no kernel sources"):
         source.from_debian("6.1", index_of(server, deb({"usr/share/doc/x": b""})), progress=print)
 
 
 def test_when_nobody_has_it_everybody_says_why(server: Server) -> None:
-    with pytest.raises(InfrastructureError, match=r"source of 5\.5 cannot be had") as caught:
+    with pytest.raises(InfrastructureError, match=r"source of 5\.5 is unavailable") as caught:
         source.find("5.5", lambda: index_of(server, b""), progress=print)
     assert "debian: the Debian mirror has no source package of 5.5" in caught.value.detail
     assert "kernel.org: " in caught.value.detail
@@ -435,17 +435,17 @@ def test_a_tarball_in_hand_and_one_cut_off(tmp_path: Path) -> None:
     path.write_bytes(packed_tree(tmp_path))
     assert kbuild.tree_version(source.in_hand(path, "", progress=print).path) == KernelVersion(6, 1, 7)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(KernelFileError, match="no whole archive"):
+    with pytest.raises(KernelFileError, match="not a complete archive"):
         source.in_hand(path, "", progress=print)
     path.write_bytes(b"text")
-    with pytest.raises(KernelFileError, match="no whole archive"):
+    with pytest.raises(KernelFileError, match="not a complete archive"):
         source.in_hand(path, "", progress=print)
 
 
 def test_an_archive_that_reaches_outside_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "linux.tar.xz"
     path.write_bytes(tarball({"a/Makefile": b"", "a/../../evil": b""}))
-    with pytest.raises(KernelFileError, match="outside of itself"):
+    with pytest.raises(KernelFileError, match="outside its folder"):
         source.in_hand(path, "", progress=print)
     assert list(tmp_path.rglob("evil")) == []
 

@@ -90,7 +90,7 @@ def test_an_unknown_compression_is_named_by_its_first_bytes() -> None:
 
 @pytest.mark.parametrize("data", [b"", b"#!/bin/sh\n", bytes(4096)])
 def test_what_is_no_kernel_is_refused(data: bytes) -> None:
-    with pytest.raises(KernelFileError, match="no kernel image"):
+    with pytest.raises(KernelFileError, match="not a kernel image"):
         bzimages.image_kind(data, "file")
 
 

@@ -40,7 +40,7 @@ def test_a_broken_download_goes_on_where_it_stopped(served: Server, tmp_path: Pa
     served.cut["/file"] = 700_000
     with pytest.raises(MirrorError) as caught:
         fetch(f"{served.url}/file", tmp_path / "t", size=len(DATA), sha256=SHA256)
-    assert "goes on where it stopped" in caught.value.hint
+    assert "continues where it stopped" in caught.value.hint
     assert not (tmp_path / "t").exists()
     kept = (tmp_path / "t.part").stat().st_size
     assert 0 < kept <= 700_000

@@ -83,7 +83,7 @@ def test_a_damaged_module_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("data", [b"", b"text" * 100, elf(), module()[:80]])
 def test_what_is_no_module(data: bytes) -> None:
-    with pytest.raises(KernelFileError, match="no kernel module"):
+    with pytest.raises(KernelFileError, match="not a kernel module"):
         modinfo(data, "x.ko")
 
 

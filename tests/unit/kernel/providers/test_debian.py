@@ -231,7 +231,7 @@ def test_a_release_file_of_another_suite_is_refused_without_apt(filled: Archive)
             )
         ]
     )
-    assert refreshed.troubles == ["the Release file of bookworm is one of sid"]
+    assert refreshed.troubles == ["the Release file of bookworm is for sid"]
 
 
 def closed_port() -> str:
@@ -264,7 +264,7 @@ def test_a_mirror_that_is_down_later_leaves_the_old_index_in_use_and_says_so(
         shutil.rmtree(lists)
     said: list[str] = []
     assert len(offers(said, refresh=True)) == 3
-    assert any("going on with the package index of 0 hours ago" in line for line in said)
+    assert any("using the package index of 0 hours ago" in line for line in said)
     said.clear()
     assert acquire("6.1", said).release == OLD
     assert said == []
@@ -348,7 +348,7 @@ def test_a_deb_that_is_not_one_is_refused(archive: Archive, by: str, content: by
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"usr/share/doc/x": b""}, "hold no kernel image"),
+        ({"usr/share/doc/x": b""}, "have no kernel image"),
         ({f"boot/vmlinuz-{OLD}": kernel_image(OLD)[:-200]}, "cut short"),
         ({f"boot/vmlinuz-{OLD}": kernel_image(OLD), f"boot/config-{OLD}": b"CONFIG_BPF=y\n"}, "without the bpf"),
     ],

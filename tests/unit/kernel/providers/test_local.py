@@ -80,14 +80,14 @@ def test_a_folder_with_two_kernels_is_ambiguous(tmp_path: Path) -> None:
 def test_a_tree_that_is_not_built_says_how_to_build_it(tmp_path: Path) -> None:
     write(tmp_path / "linux/Makefile", b"")
     write(tmp_path / "linux/Kconfig", b"")
-    with pytest.raises(KernelFileError, match="has not been built") as caught:
+    with pytest.raises(KernelFileError, match="is not built") as caught:
         resolve([f"{tmp_path}/linux"])
     assert "harness kernels build --source" in caught.value.hint
 
 
 BAD = {
-    "empty": (b"", "is no kernel image"),
-    "text": (b"hello\n" * 1000, "is no kernel image"),
+    "empty": (b"", "is not a kernel image"),
+    "text": (b"hello\n" * 1000, "is not a kernel image"),
     "half": (kernel_image()[: len(kernel_image()) - 200], "cut short"),
     "arm": (elf(machine=EM_AARCH64), "AArch64"),
     "short": (elf()[:-20], "cut short"),
@@ -111,7 +111,7 @@ def test_what_does_not_exist_or_holds_nothing(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(KernelFileError, match="does not exist"):
         resolve([f"{tmp_path}/nothing"])
-    with pytest.raises(KernelFileError, match="holds no kernel"):
+    with pytest.raises(KernelFileError, match="contains no kernel"):
         resolve([f"{tmp_path}/empty"])
 
 
