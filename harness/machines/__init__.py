@@ -1,1 +1,1 @@
-"""A kernel, an image and a way to run them: machines for tests."""
+"""Machines for tests: which machine a test gets."""

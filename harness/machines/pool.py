@@ -1,7 +1,4 @@
-"""Machines for the tests of one process: a pristine one for each test, or one shared by all, as the user chose.
-
-Imports kernels, images and machines below it; knows nothing of pytest.
-"""
+"""Machines for the tests of one process: a fresh one for each test, or one shared by all, as the user chose."""
 
 from __future__ import annotations
 
@@ -24,13 +21,13 @@ from harness.vm.process import find_qemu, find_vng
 from harness.vm.spec import Accel, Acceleration, MachineSpec, Needs
 
 _CLONE_MIB = 96
-"""What a clone takes at once: QEMU, its translated code, the pages that a short test writes."""
+"""Memory that a clone needs at once: QEMU, its translated code, the pages that a short test writes."""
 
 _SPARE_MIB = 512
-"""Memory that is left alone when a clone is prepared ahead."""
+"""Memory that must stay free when a clone is prepared ahead."""
 
 _BOOT_ATTEMPTS = 2
-"""Boots of a machine that may fail in a row: one is bad luck on a busy machine, each costs minutes."""
+"""Boots of a machine that may fail in a row: one failure can be chance on a busy machine, but each costs minutes."""
 
 BCC_IMAGE = "bcc"
 """The guest image with bcc and the kernel's headers in it."""
@@ -40,9 +37,9 @@ class Isolation(enum.Enum):
     """What tests share."""
 
     VM = "vm"
-    """Nothing: each test has a clone of its own."""
+    """Nothing: each test has its own clone."""
     FORK = "fork"
-    """The machine: each test has a guest process of its own."""
+    """The machine: each test has its own guest process."""
     BOOT = "boot"
     """Nothing, not even a template: each test boots."""
 
@@ -147,11 +144,11 @@ class Pool:
 
     @property
     def shares(self) -> bool:
-        """Whether tests share machines."""
+        """Return whether tests share machines."""
         return self._settings.isolation is Isolation.FORK
 
     def spoil(self, machine: Machine) -> None:
-        """Keep a machine from other tests than the one that has it: somebody did in it what no test would."""
+        """Don't reuse this machine."""
         self._spoiled.add(machine)
 
     def is_spoiled(self, machine: Machine) -> bool:
@@ -179,9 +176,9 @@ class Pool:
     def _bootable(self, spec: MachineSpec) -> Machine:
         """Return a new machine; where one has failed to boot, the same error says so again.
 
-        A boot that fails is tried once more. Besides a busy machine, QEMU can be the reason: an emulated CPU can run
-        code that another one has just patched. That was seen once in some hundred boots with two CPUs: a panic in the
-        middle of a two-byte nop, where the kernel patches a static branch.
+        A failed boot is tried once more. The reason can be a busy machine, or QEMU: an emulated CPU can run code that
+        another CPU has just patched. This was seen once in some hundred boots with two CPUs: a panic in the middle of
+        a two-byte nop, where the kernel patches a static branch.
         """
         for lost in (spec.needs, Needs()):
             if (spec.kernel, lost) in self._failures:
@@ -278,7 +275,7 @@ def image_with(plain: MachineSpec, choice: Choice, needs: Needs, progress: Progr
 
 
 def is_healthy(machine: Machine) -> bool:
-    """Whether a machine that tests have run on can serve another: it answers, and its kernel has not been tainted."""
+    """Return whether a used machine can serve another test: it answers, and its kernel is not tainted."""
     if machine.state is not State.READY:
         return False
     try:
@@ -289,6 +286,6 @@ def is_healthy(machine: Machine) -> bool:
 
 
 def available_mib(meminfo: Path = Path("/proc/meminfo")) -> int:
-    """Return how much memory programs can still get, in MiB."""
+    """Return the memory that programs can still get, in MiB."""
     fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
     return int(fields["MemAvailable"].split()[0]) // 1024

@@ -1,1 +1,1 @@
-"""Virtual machines: the command, the process and its console, the channel, acceleration, life and death."""
+"""Virtual machines: command, process, console, channel, acceleration, templates and clones."""

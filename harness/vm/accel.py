@@ -21,7 +21,7 @@ from harness.vm.spec import Accel, Acceleration, MachineSpec
 KVM = Path("/dev/kvm")
 
 PROBE_SECONDS = 10.0
-"""How long a guest may take to user space under KVM. It takes one to two where KVM works."""
+"""Seconds that a guest may take to reach user space under KVM. Where KVM works, it takes one to two."""
 
 
 def decide(wanted: str, spec: MachineSpec) -> Acceleration:
@@ -32,7 +32,7 @@ def decide(wanted: str, spec: MachineSpec) -> Acceleration:
         spec: A guest to probe with; its acceleration is ignored.
 
     Raises:
-        AccelError: KVM was asked for and runs no guest.
+        AccelError: The user chose KVM, and it runs no guest.
         VngFailed: vng could not start QEMU.
     """
     if wanted == "tcg":
@@ -87,7 +87,7 @@ def _tried(spec: MachineSpec) -> Acceleration:
         with boot(spec.running_under(Accel.KVM), timeout=PROBE_SECONDS):
             return Acceleration(Accel.KVM, f"a guest reached user space in {time.monotonic() - started:.1f} s")
     except VngFailed:
-        raise  # this says nothing of KVM
+        raise  # this says nothing about KVM
     except BootError as error:
         if "KVM internal error" in error.detail:
             return Acceleration(Accel.TCG, "/dev/kvm opens, but QEMU stops with a KVM internal error")

@@ -1,8 +1,4 @@
-"""Boots a machine through virtme-ng, from nothing to "agent ready".
-
-Imports the command, channel, process and machine beside it, :mod:`harness.util.cache`, :mod:`harness.util.errnos`,
-:mod:`harness.errors`.
-"""
+"""Boots a machine through virtme-ng, up to "agent ready"."""
 
 from __future__ import annotations
 
@@ -40,7 +36,7 @@ from harness.vm.spec import MachineSpec
 log = logging.getLogger("harness.vm")
 
 BOOT_TIMEOUT = 120.0
-"""Seconds a guest may take to "agent ready"; three to five is what it takes in software emulation."""
+"""Seconds that a guest may take to "agent ready"; software emulation usually takes three to five."""
 
 _POLL_INTERVAL = 0.25
 _END_TIMEOUT = 5.0
@@ -54,8 +50,8 @@ def boot(spec: MachineSpec, *, timeout: float = BOOT_TIMEOUT) -> Machine:
         timeout: Seconds until it has to be ready.
 
     Raises:
-        BootError: It did not get there; the message holds the console's last lines. VngFailed where there was no
-            QEMU either.
+        BootError: It was not ready in time or died; the message has the console's last lines. VngFailed when vng did
+            not start QEMU.
         ToolMissing: vng or QEMU is not installed.
     """
     vng, qemu = find_vng(), find_qemu()
@@ -104,7 +100,7 @@ def _prepare(spec: MachineSpec, folder: Path, *, vng: Path, qemu: Path) -> list[
 
 
 def _plain_path(path: Path, link: Path) -> Path:
-    """Return the path, or a link to it: vng hands paths to a shell unquoted, so that a blank would part one in two."""
+    """Return the path, or a link to it: vng passes paths to a shell unquoted, so a blank would split a path."""
     if shlex.quote(str(path)) == str(path):
         return path
     link.symlink_to(path)
@@ -112,7 +108,7 @@ def _plain_path(path: Path, link: Path) -> Path:
 
 
 def connect(listener: Listener, process: QemuProcess, deadline: float) -> Channel | None:
-    """Return the channel when QEMU has connected; None when it ended instead, or the time is over."""
+    """Return the channel when QEMU has connected; None when QEMU ended or the time is over."""
     while time.monotonic() < deadline:
         channel = listener.accept(_POLL_INTERVAL)
         if channel is not None or process.wait(0):
@@ -121,11 +117,11 @@ def connect(listener: Listener, process: QemuProcess, deadline: float) -> Channe
 
 
 def _module_error(label: str, process: QemuProcess, event: dict[str, Any]) -> BootError:
-    """Explain why the agent did not get ready: a module that the kernel refused."""
+    """Return the error for a module that the kernel refused."""
     module = event["module"].partition("-")[2].removesuffix(".ko")
     return BootError(
         f"the kernel {label} refused the module {module}: {errno_name(event['errno'])} ({event['errno']})",
-        expected="every module that the test asks for, and those they need, to load in order",
+        expected="all modules of the test, and their dependencies, to load in order",
         hint="the kernel's reason is in the console below",
         detail=tail_of(process.console(), 12),
     )
@@ -145,7 +141,7 @@ def _vng_failed(lines: list[str], plain: list[str]) -> VngFailed:
 
 
 def _boot_error(label: str, process: QemuProcess, plain: list[str], timeout: float) -> BootError:
-    # A panic ends QEMU; its last words may still be on their way.
+    # A panic ends QEMU; its last lines may still arrive.
     ended = process.wait(_END_TIMEOUT if cause_of_death(process.console()) else 0.5)
     lines = process.console()
     cause = cause_of_death(lines)

@@ -1,7 +1,4 @@
-"""The host's end of the channel: requests out, replies and events in, a time-out on every wait.
-
-Imports the wire format from harness.guest, and :mod:`harness.errors`.
-"""
+"""The host's end of the channel: sends requests, receives replies and events; every wait has a time-out."""
 
 from __future__ import annotations
 
@@ -18,11 +15,11 @@ from harness.guest import calls, wire
 _FULL_PAUSE = 0.0002
 
 FIRST_TAG = 0
-"""Tag of the request that a clone finds when it wakes up; all others count from 1."""
+"""Tag of the request that a clone finds when it starts; other tags count from 1."""
 
 
 class ChannelClosed(LinkBroken):
-    """The other end closed the channel, or what came over it is no frame."""
+    """The other end closed the channel, or sent something that is not a frame."""
 
 
 def wait_for(source: socket.socket, events: int, deadline: float) -> bool:
@@ -33,11 +30,11 @@ def wait_for(source: socket.socket, events: int, deadline: float) -> bool:
 
 
 class Listener:
-    """A unix socket that one QEMU connects to, and the memory it will share with its guest.
+    """A unix socket for one QEMU, and the memory that QEMU shares with its guest.
 
     Args:
-        path: The socket; made.
-        shared: The file of the shared memory; made, empty.
+        path: The socket; created.
+        shared: The file of the shared memory; created, empty.
     """
 
     def __init__(self, path: Path, shared: Path) -> None:
@@ -59,7 +56,7 @@ class Listener:
         assert written == len(request), "the first request fits into an empty ring"
 
     def accept(self, timeout: float) -> Channel | None:
-        """Take the connection and stop listening; None when nobody connects within `timeout` seconds."""
+        """Accept the connection and stop listening; None when QEMU does not connect within `timeout` seconds."""
         if not wait_for(self._socket, select.POLLIN, time.monotonic() + timeout):
             return None
         connection, _ = self._socket.accept()
@@ -94,7 +91,7 @@ class Channel:
         self.exits: dict[int, int] = {}
 
     def fileno(self) -> int:
-        """Return the descriptor that becomes readable when the guest has said something."""
+        """Return the descriptor that becomes readable when the guest has sent something."""
         return self._connection.fileno()
 
     def close(self) -> None:
@@ -114,7 +111,7 @@ class Channel:
             timeout: Seconds.
 
         Raises:
-            GuestHung: None came in time.
+            GuestHung: No event came in time.
             ChannelClosed: The channel ended.
         """
         deadline = time.monotonic() + timeout
@@ -127,18 +124,18 @@ class Channel:
         """Ask and return the answer.
 
         Args:
-            process: The guest process that is asked, or wire.AGENT.
-            name: What is asked, for messages.
+            process: The guest process, or wire.AGENT.
+            name: The request's name, for messages.
             value: The request.
             timeout: Seconds from now until the answer has arrived.
             kind: wire.REQUEST or wire.LAST.
 
         Raises:
-            GuestCallError: What was asked raised in the guest.
+            GuestCallError: The call raised in the guest.
             GuestProcessDied: The guest process ended before it answered.
             GuestHung: No answer in time.
             ChannelClosed: The channel ended.
-            WireError: The request holds a value that cannot cross.
+            WireError: The request contains a value that cannot be sent.
         """
         deadline = time.monotonic() + timeout
         tag = self.begin(process, name, value, deadline, kind)
@@ -154,21 +151,21 @@ class Channel:
         return self._tag
 
     def expect_memory(self) -> None:
-        """Speak through the shared memory from the start, as the template of this machine did."""
+        """Use the shared memory from the start, as this machine's template did."""
         self._in_memory = True
 
     def post(self, process: int, tag: int, value: object, deadline: float) -> None:
-        """Send a request with a tag of the caller's; its answer is for :meth:`collect`."""
+        """Send a request with the caller's tag; :meth:`collect` returns the answer."""
         self._send(wire.frame(wire.REQUEST, process, tag, value), deadline, "the first request")
 
     def collect(self, process: int, tag: int, name: str, deadline: float) -> Any:
-        """Return the answer to a request that was sent; arguments and errors as :meth:`request`.
+        """Return the answer to an earlier request; arguments and errors as for :meth:`request`.
 
         Args:
-            process: The guest process that was asked.
+            process: The guest process of the request.
             tag: The request's tag.
-            name: What was asked, for messages.
-            deadline: When time.monotonic() passes it, the wait is over.
+            name: The request's name, for messages.
+            deadline: The value of time.monotonic() at which the wait ends.
         """
         while True:
             if process in self.exits:
@@ -186,7 +183,7 @@ class Channel:
                 if kind == wire.FAILURE:
                     raise call_error(answer)
                 return answer
-            # Anything else is the late answer to a request that was given up.
+            # Any other frame is the late answer to a request that timed out.
 
     def _send(self, data: bytes, deadline: float, name: str) -> None:
         view = memoryview(data)
@@ -213,7 +210,7 @@ class Channel:
 
     def _get(self, deadline: float) -> bytes:
         if not wait_for(self._connection, select.POLLIN, deadline):
-            raise GuestHung("the guest said nothing in time")
+            raise GuestHung("the guest sent nothing in time")
         try:
             data = self._connection.recv(1 << 18)
         except ConnectionResetError:
@@ -229,7 +226,7 @@ class Channel:
             try:
                 self._pending += self._splitter.feed(self._get(deadline))
             except wire.WireError as error:
-                raise ChannelClosed(f"the guest sent what is no frame: {error}") from error
+                raise ChannelClosed(f"the guest sent something that is not a frame: {error}") from error
         return self._pending.pop(0)
 
 

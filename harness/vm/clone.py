@@ -1,7 +1,4 @@
-"""Clones of a saved machine: QEMU maps the template's memory copy-on-write and loads its state.
-
-Imports the template and the machine beside it.
-"""
+"""Clones of a saved machine: QEMU maps the template's memory copy-on-write and loads its state."""
 
 from __future__ import annotations
 
@@ -32,7 +29,7 @@ from harness.vm.spec import MachineSpec
 from harness.vm.template import STATE, Template, log, mark_of
 
 CLONE_TIMEOUT = 30.0
-"""Seconds a clone may take to its first answer; a fifth of one is usual."""
+"""Seconds that a clone may take to its first answer; a fifth of a second is usual."""
 
 
 def start_clone(template: Template, spec: MachineSpec) -> Clone:
@@ -65,7 +62,7 @@ def start_clone(template: Template, spec: MachineSpec) -> Clone:
             )
             log.info("+ %s", quote(argv))
             if not template.whole_stream:
-                # Written before QEMU starts: nobody needs to wait for it to be ready for them.
+                # Written before QEMU starts, so that nothing waits for QEMU's monitor.
                 try:
                     state = _in_a_pipe(template.folder / STATE)
                 except FileNotFoundError:
@@ -90,7 +87,7 @@ def _changed(template: Template, name: str, spec: MachineSpec) -> TemplateError:
 
 
 def _in_a_pipe(path: Path) -> int | None:
-    """Return the end of a pipe that holds the whole of a file; None where a pipe has not that much room."""
+    """Return the read end of a pipe with the content of a file; None when the file does not fit into a pipe."""
     data = path.read_bytes()
     reader, writer = os.pipe()
     try:
@@ -133,13 +130,13 @@ class Clone:
         self._channel: Channel | None = None
 
     def finish(self, timeout: float = CLONE_TIMEOUT) -> Machine:
-        """Wait for its first answer and return the machine.
+        """Wait for the first answer and return the machine.
 
         Args:
             timeout: Seconds from now.
 
         Raises:
-            TemplateError: The clone does not come to life: its template is damaged or was removed.
+            TemplateError: The clone does not start: its template is damaged or was removed.
         """
         machine: Machine | None = None
         try:
@@ -178,7 +175,7 @@ class Clone:
         return TemplateError(
             f"a clone of the saved machine of {self._spec.label} did not come to life: {why}",
             expected="an answer from its agent",
-            hint=f"remove {self._template.folder} and run it again",
+            hint=f"remove {self._template.folder} and run the command again",
             detail=tail_of(self._process.console()),
         )
 

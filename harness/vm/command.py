@@ -19,22 +19,22 @@ CHANNEL_SOCKET, QMP_SOCKET = "channel.sock", "qmp.sock"
 """Names of the sockets in the machine's folder: the harness listens on the first, QEMU on the second."""
 
 TOOLS = "bin"
-"""Name of the folder, in the machine's folder, of the programs that stand in for others when vng looks for them."""
+"""Name of the folder, in the machine's folder, of programs that vng finds instead of this machine's."""
 
 CONSOLE_LOG = "console.log"
-"""Name of the file, in the machine's folder, that keeps the console."""
+"""Name of the file, in the machine's folder, with the console's output."""
 
 SHARED = "shared"
 """Name of the file, in the machine's folder, of the memory that host and guest share."""
 
 
 def kernel_words(spec: MachineSpec) -> tuple[str, ...]:
-    """Return the words added to the kernel command line, each with its reason."""
+    """Return the parameters added to the kernel command line, each with its reason."""
     return (
         f"console={CONSOLE.removeprefix('/dev/')}",
-        # Warnings and worse reach the console (an oops is printed at the default level, 4); the rest costs boot time.
+        # Only warnings and worse go to the console (an oops is printed at the default level, 4); more costs boot time.
         "loglevel=5",
-        # A panic ends QEMU at once (with -no-reboot), so that the host learns of it without a time-out.
+        # A panic ends QEMU at once (with -no-reboot), so that the host notices it without a time-out.
         "panic=-1",
         f"harness.channel={CHANNEL}",
         *spec.parameters,
@@ -63,11 +63,11 @@ def qemu_options(spec: MachineSpec, run_dir: Path) -> tuple[str, ...]:
         # No CD-ROM drive, no parallel port: each costs start-up time and nothing uses them.
         "-nodefaults",
         "-no-reboot",
-        # The second serial port: the one device that every kernel has a driver for without loading a module.
+        # The second serial port: the only device for which every kernel has a built-in driver.
         f"-chardev socket,id=harness,path={run_dir / CHANNEL_SOCKET}",
         "-serial chardev:harness",
-        # Memory that host and guest both map, through a PCI device that needs no driver either. Without master=on a
-        # machine that has it cannot be saved.
+        # Memory that host and guest both map, through a PCI device that needs no driver either. A machine
+        # with it can only be saved with master=on.
         f"-object memory-backend-file,id=harness-shared,mem-path={run_dir / SHARED},size={SHARED_SIZE},share=on",
         "-device ivshmem-plain,memdev=harness-shared,master=on",
         f"-qmp unix:{run_dir / QMP_SOCKET},server=on,wait=off",
@@ -81,8 +81,8 @@ def vng_argv(spec: MachineSpec, *, kernel: Path, vng: Path, qemu: Path, run_dir:
         spec: What to boot.
         kernel: The path of its boot image that vng is to be given.
         vng: The `vng` program.
-        qemu: The QEMU program or wrapper that vng is to start.
-        run_dir: The machine's private folder; its empty `root` is what vng takes for the guest's root.
+        qemu: The QEMU program or wrapper that vng starts.
+        run_dir: The machine's private folder; vng uses its empty `root` as the guest's root.
     """
     argv = [str(vng), "--run", str(kernel), "--qemu", str(qemu)]
     argv += ["--root", str(run_dir / "root"), "--cwd", str(run_dir / "root")]  # never the host's own root
@@ -92,12 +92,12 @@ def vng_argv(spec: MachineSpec, *, kernel: Path, vng: Path, qemu: Path, run_dir:
     argv += ["--user", "root"]
     argv += ["--memory", f"{spec.needs.memory}M", "--cpus", str(spec.needs.cpus)]
     argv += ["--disable-microvm"]  # it hung on one kernel in software emulation, and q35 is as fast
-    argv += ["--disable-monitor"]  # the console is the kernel's alone
+    argv += ["--disable-monitor"]  # only the kernel writes to the console
     if spec.accel is Accel.TCG:
         argv += ["--disable-kvm"]
     for word in kernel_words(spec):
         argv += ["--append", word]
-    # One option an argument: vng splits each again as a shell would.
+    # One option per argument: vng splits each again as a shell does.
     for option in qemu_options(spec, run_dir):
         argv += [f"--qemu-opts={option}"]
     return argv
@@ -118,7 +118,7 @@ def plain_vng_argv(spec: MachineSpec, *, vng: Path) -> list[str]:
 
 
 def plain_argv(spec: MachineSpec, *, qemu: Path) -> list[str]:
-    """Return a command that boots the same guest in a terminal, for a person who wants to see how far it gets."""
+    """Return a command that boots the same guest in a terminal, to see how far it gets."""
     argv = [str(qemu), "-machine", "q35", "-nographic", "-no-reboot"]
     argv += ["-accel", spec.accel.value, "-cpu", "max"]
     argv += ["-m", f"{spec.needs.memory}M", "-smp", str(spec.needs.cpus)]
@@ -139,13 +139,13 @@ def shell_argv(
     """Return the command that boots a kernel on the host's own root, read-only below an overlay, and opens a shell.
 
     Args:
-        image: The kernel's boot image; vng finds the modules that lie beside it.
+        image: The kernel's boot image; vng finds the modules beside it.
         accel: Acceleration.
         vng: The `vng` program.
         memory: MiB of guest memory.
         cpus: Number of virtual CPUs.
-        writable: Folders that get an overlay beside those that vng gives one (/etc, /home, /usr, /var, /tmp, ...).
-        command: What to run instead of a shell.
+        writable: More folders that get an overlay, besides vng's own (/etc, /home, /usr, /var, /tmp, ...).
+        command: The command to run instead of a shell.
     """
     argv = [str(vng), "--run", str(image), "--user", "root"]
     for folder in writable:
@@ -158,28 +158,28 @@ def shell_argv(
     return [*argv, "--", shlex.join(command)] if command else argv
 
 
-# Devices of vng's own that a guest without a file system from the host has no use for, and pays for at every boot.
+# Devices of vng that a guest without a host file system does not need; each costs time at every boot.
 _DROPPED = ("virtio-9p-pci,*", "virtio-serial-pci", "virtconsole,*", "i6300esb,*")
 
 
 FILE_SCRIPT = """#!/bin/sh
 echo "$1: kernel image, version not-asked, "
 """
-"""A stand-in for `file`, which vng asks for the version of a kernel that it has no use for here. Where `file` does not
-tell, as of an ELF image, vng reads all of the image with `strings`, of binutils."""
+"""Replaces `file`, from which vng gets the kernel's version, which is not used here. When `file` gives no version, as
+for an ELF image, vng reads the complete image with `strings` from binutils."""
 
 QEMU_ARGV = "qemu.argv"
-"""Name of the file, in the machine's folder, that the wrapper writes QEMU's command to before it starts QEMU."""
+"""Name of the file, in the machine's folder, to which the wrapper writes QEMU's command before it starts QEMU."""
 
 
 def wrapper_script(qemu: Path, run_dir: Path) -> str:
-    """Return a shell script that stands in for QEMU: it drops the exports vng adds, notes the command, and starts QEMU.
+    """Return a shell script that vng starts as QEMU: it drops vng's exports, records the command, and starts QEMU.
 
-    vng has no option to boot without exporting a folder, and no folder of the host is to be reachable from the guest.
+    vng has no option to boot without exporting a folder, and the guest must not reach any folder of the host.
 
     Args:
         qemu: The real QEMU.
-        run_dir: Where the final command is written, one argument a line, to QEMU_ARGV.
+        run_dir: Folder of QEMU_ARGV, which receives the final command, each argument followed by a NUL.
     """
     dropped = "|".join(f"-device:{device}" for device in _DROPPED)
     return f"""#!/bin/sh
@@ -198,8 +198,8 @@ exec {shlex.quote(str(qemu))} "$@"
 """
 
 
-# Options of a recorded command that a clone must not repeat: what the kernel was loaded from is in its memory already,
-# and reading it again would cost more than all the rest.
+# Options of a recorded command that a clone omits: the kernel is already in its memory, and loading it again would cost
+# more than everything else.
 _BOOT_OPTIONS = ("-kernel", "-initrd", "-append")
 
 
@@ -210,8 +210,8 @@ def clone_argv(recorded: list[str], *, template: Path, run_dir: Path, monitor: i
         recorded: The command, with TEMPLATE and RUN in place of the two folders.
         template: The template's folder.
         run_dir: The clone's private folder.
-        monitor: Descriptor of a connected socket that QEMU inherits, its monitor's.
-        whole_stream: Whether the saved state holds the guest's memory; else that is the template's RAM file.
+        monitor: Descriptor of a connected socket that QEMU inherits as its monitor.
+        whole_stream: Whether the saved state contains the guest's memory; else the memory is the template's RAM file.
     """
     argv = [recorded[0]]
     rest = iter(recorded[1:])
@@ -221,14 +221,14 @@ def clone_argv(recorded: list[str], *, template: Path, run_dir: Path, monitor: i
             continue
         value = option.replace(RUN, str(run_dir)).replace(TEMPLATE, str(template))
         if value.startswith("memory-backend-file,id=harness-ram,"):
-            # Copy on write: the template's file is never written again.
+            # Copy on write: the template's file is never written to.
             value = value.replace(",share=on", ",share=off")
             if whole_stream:
-                # There is no such file, and QEMU would make one.
+                # The file does not exist, and QEMU would create it.
                 fields = [field for field in value.split(",") if not field.startswith(("mem-path=", "share="))]
                 value = ",".join(["memory-backend-ram", *fields[1:]])
         elif value.startswith("stdio,id=console,"):
-            # A file needs nobody to drain it.
+            # Unlike a terminal, a file needs no reader.
             value = f"file,id=console,path={run_dir / CONSOLE_LOG}"
         elif value.startswith("unix:") and option.endswith("server=on,wait=off"):
             value = "chardev:monitor"
@@ -238,13 +238,13 @@ def clone_argv(recorded: list[str], *, template: Path, run_dir: Path, monitor: i
 
 
 def clone_commands(state: Path, descriptor: int | None) -> bytes:
-    """Return the monitor commands that have a clone load its state, as they lie ready when QEMU starts.
+    """Return the monitor commands that make a clone load its state, written before QEMU starts.
 
     Args:
         state: The saved state, without the guest's memory.
-        descriptor: One that QEMU inherits to read it from; None for none.
+        descriptor: Inherited descriptor from which QEMU reads it; None to read the file.
     """
-    # A descriptor spares two programs. Not one of a file: QEMU deprecates that (in 9.1).
+    # A descriptor saves starting two programs. It must not be a file's: QEMU deprecates that (in 9.1).
     source = f"exec:cat {shlex.quote(str(state))}" if descriptor is None else f"fd:{descriptor}"
     capability = {"capability": "x-ignore-shared", "state": True}
     commands: list[dict[str, object]] = [
@@ -256,9 +256,9 @@ def clone_commands(state: Path, descriptor: int | None) -> bytes:
 
 
 RUN, TEMPLATE = "{run}", "{template}"
-"""What stands for a machine's own folder, and its template's, in a recorded command."""
+"""Placeholders for a machine's folder and its template's folder in a recorded command."""
 
 
 def record_argv(argv: list[str], *, run_dir: Path, template: Path) -> list[str]:
-    """Return a QEMU command with placeholders for the two folders, as :func:`clone_argv` takes it."""
+    """Return a QEMU command with placeholders for the two folders, for :func:`clone_argv`."""
     return [arg.replace(str(run_dir), RUN).replace(str(template), TEMPLATE) for arg in argv]

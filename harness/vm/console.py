@@ -1,7 +1,4 @@
-"""The guest's console: read all the time, kept, and searched for how a kernel died.
-
-Imports pexpect, and nothing of the package.
-"""
+"""The guest's console: read continuously, kept, and searched for the end of a kernel."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ import pexpect
 _KEPT_LINES = 2000
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1bc|[\x00-\x08\x0b-\x1f\x7f]")
 
-# The kernel's own last words. An oops in the guest's only CPU's idle or interrupt context ends in the first of them.
+# The kernel's last lines. An oops in idle or interrupt context of the guest's only CPU ends with the first pattern.
 _DEATH = re.compile(r"Kernel panic - not syncing: .*|KVM internal error.*|Kernel Offset: .*\]---")
 
 
@@ -31,7 +28,7 @@ def read_lines(log: Path) -> list[str]:
 
 
 def cause_of_death(lines: list[str]) -> str | None:
-    """Return the line in which the kernel says that it died, or None."""
+    """Return the line that reports the kernel's death, or None."""
     for line in lines:
         match = _DEATH.search(line)
         if match is not None:
@@ -43,7 +40,7 @@ _AGENT_EXIT = re.compile(r"Attempted to kill init! exitcode=0x0000[0-9a-f]{2}00"
 
 
 def agent_exited(lines: list[str]) -> bool:
-    """Whether the panic says that the guest's first process exited by itself: the harness's fault, not the kernel's."""
+    """Return whether the guest's first process exited by itself: a defect of the harness, not of the kernel."""
     return any(_AGENT_EXIT.search(line) for line in lines)
 
 
@@ -53,11 +50,11 @@ def tail_of(lines: list[str], count: int = 25) -> str:
 
 
 class Console:
-    """Drains a pexpect child in a thread of its own, so that a full terminal never stops the guest.
+    """Reads a pexpect child's output in a thread, so that a full terminal never stops the guest.
 
     Args:
         child: The program whose terminal is the console.
-        log: File that keeps every byte.
+        log: File that receives every byte.
     """
 
     def __init__(self, child: pexpect.spawn[bytes], log: Path) -> None:
@@ -75,7 +72,7 @@ class Console:
             try:
                 data = self._child.read_nonblocking(65536, timeout=None)
             except (pexpect.EOF, OSError, ValueError):
-                # The program ended, or its terminal was closed under us by `close`: either way nothing more comes.
+                # The program ended, or `close` closed its terminal: nothing more comes.
                 break
             with self._lock:
                 self._log.write(data)

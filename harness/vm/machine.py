@@ -1,7 +1,4 @@
-"""One virtual machine: its state, its guest processes, and what became of it when it stops answering.
-
-Imports the channel, console and process beside it, :mod:`harness.util.cache`, :mod:`harness.errors`.
-"""
+"""One virtual machine: its state, its guest processes, and the reason when it stops answering."""
 
 from __future__ import annotations
 
@@ -42,7 +39,7 @@ _AGENT_TIMEOUT = 10.0
 
 
 class State(enum.Enum):
-    """Where a machine is in its life."""
+    """The state of a machine."""
 
     STARTING = "starting"
     READY = "ready"
@@ -58,21 +55,21 @@ MOVES = {
     State.DEAD: {State.CLOSED},
     State.CLOSED: set[State](),
 }
-"""The legal moves; a machine never goes back."""
+"""The allowed changes of state; a machine never goes back."""
 
 
 def sweep_abandoned() -> list[int]:
-    """Kill the QEMUs and remove the folders of harness processes that were killed; return the pids killed."""
+    """Kill the QEMUs and remove the folders of harness processes that were killed; return the killed pids."""
     killed = []
     for folder in cache.abandoned_runs():
         try:
             pid = int((folder / "qemu.pid").read_text())
-            # The pid may belong to another program by now; the machine's own folder is named in QEMU's command line.
+            # Another program may have the pid now; QEMU's command line contains the machine's folder.
             if str(folder).encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
                 os.kill(pid, signal.SIGKILL)
                 killed.append(pid)
         except (FileNotFoundError, ProcessLookupError, ValueError):
-            pass  # it never started, or has ended by itself
+            pass  # it never started, or has ended
         shutil.rmtree(folder, ignore_errors=True)
     return killed
 
@@ -124,7 +121,7 @@ class Machine:
 
     @property
     def state(self) -> State:
-        """Where the machine is in its life."""
+        """The machine's state."""
         return self._state
 
     @property
@@ -133,17 +130,17 @@ class Machine:
         return self._state is State.READY
 
     def move(self, to: State) -> None:
-        """Go to another state.
+        """Change the state.
 
         Raises:
-            StateError: No move leads there from this one.
+            StateError: This change of state is not allowed.
         """
         if to not in MOVES[self._state]:
             self.require(*(state for state, targets in MOVES.items() if to in targets))
         self._state = to
 
     def why_not_cloned(self) -> str | None:
-        """Return why no template can be made of this machine, or None when one can."""
+        """Return why this machine cannot become a template, or None when it can."""
         if self.spec.ram is None:
             return "its memory is not in a file"
         if self._state is not State.READY:
@@ -162,19 +159,19 @@ class Machine:
         return tail_of(self.process.console(), count)
 
     def require(self, *states: State) -> None:
-        """Refuse an operation that needs the machine in one of these states.
+        """Raise unless the machine is in one of these states.
 
         Raises:
-            StateError: It is in another one; the message names both.
-            HarnessError: It is dead; the reason, as whoever found out was told it.
+            StateError: It is in another state; the message names both.
+            HarnessError: It is dead; the error that was raised when that was found.
         """
         if self.state is State.DEAD and self._end is not None:
-            # Asked while the kernel's crash is on its way to the test, to set back a sysctl, it must not be hidden.
+            # A call during the handling of a kernel crash, to restore a sysctl, must not hide the crash.
             raise self._end.with_traceback(None)
         if self.state not in states:
             raise StateError(
                 f"the machine {self.label} is {self.state.value}",
-                expected=f"it to be {' or '.join(state.value for state in states)}",
+                expected=f"a machine that is {' or '.join(state.value for state in states)}",
                 hint="start another machine",
             )
 
@@ -199,21 +196,21 @@ class Machine:
         return answer
 
     def new_process(self) -> GuestProcess:
-        """Return a fresh guest process; the agent starts it with its first request."""
+        """Return a new guest process; the agent starts it at the first request."""
         self.require(State.READY)
         self._processes += 1
         return GuestProcess(self, self._processes)
 
     def ledger(self, *, is_last: bool = False) -> dict[str, Any]:
-        """Return what the kernel holds when nothing of a test uses it any more; see harness.guest.leaks.snapshot.
+        """Return what the kernel still holds after a test; see harness.guest.leaks.snapshot.
 
-        What runs of the test in the guest is ended, or, when the machine `is_last` asked now and serves no other test,
-        made to let go of what it has open.
+        Ends the test's processes in the guest. With `is_last`, when the machine serves no other test, it only makes
+        them close what they have open.
         """
         return self.ask_agent_within(_LEDGER_TIMEOUT, calls.Agent.leak_snapshot, is_last=is_last)
 
     def has_ended(self, process: int) -> bool:
-        """Whether the end of this guest process has been reported."""
+        """Return whether the guest has reported the end of this guest process."""
         return process in self._channel.exits
 
     def request(
@@ -245,7 +242,7 @@ class Machine:
         except (GuestCallError, wire.WireError):
             raise
         except BaseException:
-            # Interrupted: half a request may be on its way, so that nothing more can be asked.
+            # Interrupted: half a request may have been sent, so the channel is unusable.
             self.move(State.DEAD)
             raise
 
@@ -273,7 +270,7 @@ class Machine:
             raise
 
     def _explain_end(self, what: str) -> HarnessError:
-        """The channel is closed: find out whether the kernel died or the link to it."""
+        """Return the error for a closed channel: either the kernel died or the link."""
         self.move(State.DEAD)
         self._end = self._why_it_ended(what)
         return self._end
@@ -292,14 +289,14 @@ class Machine:
         if cause is not None:
             return KernelCrashed(f"the kernel {self.release} crashed: {cause}", detail=self.console_tail())
         return LinkBroken(
-            f"QEMU ended under the guest of {self.label}, and its kernel gave no sign of a crash ({what})",
+            f"QEMU ended under the guest of {self.label}, and its kernel showed no sign of a crash ({what})",
             expected="QEMU to run until the test is over",
-            hint="look for its end in the host's log (out of memory?), then run the test again",
+            hint="look in the host's log for the reason (out of memory?), then run the test again",
             detail=self.console_tail(),
         )
 
     def _explain_silence(self, process: int, error: GuestHung) -> GuestError:
-        """No answer in time: find out whether one guest process hangs or the whole guest."""
+        """Return the error for a missing answer: either one guest process hangs or the whole guest."""
         if process != wire.AGENT:
             with contextlib.suppress(GuestHung, ChannelClosed):
                 kill = calls.request(calls.Agent.signal, "", process, int(signal.SIGKILL))
@@ -308,13 +305,13 @@ class Machine:
                 return GuestHung(f"{error.what}; the kernel {self.release} is alive, the guest process was killed")
         self.move(State.DEAD)
         self._end = GuestHung(
-            f"{error.what}; the kernel {self.release} stopped answering altogether",
+            f"{error.what}; the kernel {self.release} stopped answering completely",
             detail=self.console_tail(),
         )
         return self._end
 
     def close(self) -> None:
-        """End QEMU and remove the machine's folder; may be called in any state, and again."""
+        """End QEMU and remove the machine's folder; allowed in any state and more than once."""
         if self.state is State.CLOSED:
             return
         self.move(State.CLOSED)

@@ -1,7 +1,4 @@
-"""The programs that run a machine: QEMU, and vng where it started QEMU.
-
-Imports the console beside it, :mod:`harness.needs`, :mod:`harness.util.proc`, :mod:`harness.errors`.
-"""
+"""The programs that run a machine: QEMU, and vng when vng started QEMU."""
 
 from __future__ import annotations
 
@@ -35,7 +32,7 @@ class QemuProcess(Protocol):
     """A running QEMU and its console."""
 
     def wait(self, timeout: float) -> bool:
-        """Wait until QEMU has ended, `timeout` seconds at most; return whether it has."""
+        """Wait at most `timeout` seconds for the end of QEMU; return whether it has ended."""
 
     def pid(self) -> int:
         """Return QEMU's pid."""
@@ -44,7 +41,7 @@ class QemuProcess(Protocol):
         """Return the console's last lines, oldest first."""
 
     def kill(self) -> None:
-        """End QEMU at once; nothing happens when it has ended already."""
+        """Kill QEMU; does nothing when it has ended."""
 
 
 def find_qemu() -> Path:
@@ -57,7 +54,7 @@ def find_qemu() -> Path:
 
 
 def find_vng() -> Path:
-    """Return virtme-ng's `vng`: the one beside this interpreter, else the one on PATH.
+    """Return virtme-ng's `vng`: beside this interpreter, else on PATH.
 
     Raises:
         ToolMissing: It is not installed.
@@ -92,18 +89,18 @@ def require_udev() -> None:
 def vng_environment(vng: Path, *tools: Path) -> dict[str, str]:
     """Return the environment for vng.
 
-    It looks for its own helpers on PATH, where a virtual environment that is not activated is missing, and for depmod,
-    which a plain user's PATH does not reach.
+    vng searches PATH for its own helpers, which a virtual environment that is not activated does not add, and for
+    depmod, which is not on a plain user's PATH.
 
     Args:
         vng: The `vng` program.
-        tools: Folders of programs that vng is to find before those of the same name on this machine.
+        tools: Folders of programs that vng must find before this machine's.
     """
     return {**os.environ, "PATH": os.pathsep.join((*map(str, tools), str(vng.parent), needs.search_path()))}
 
 
 class ClonedProcess:
-    """QEMU started directly, from a template's recorded command.
+    """QEMU, started directly from a template's recorded command.
 
     The kernel kills it when the harness dies.
 
@@ -118,7 +115,7 @@ class ClonedProcess:
         self.monitor = monitor
         self._log = folder / CONSOLE_LOG
         self._errors = folder / "qemu.log"
-        # QEMU fills ten MiB of heap before its guest runs: with large pages (glibc 2.35), without thousands of faults.
+        # QEMU fills ten MiB of heap before its guest runs; large pages (glibc 2.35) save thousands of page faults.
         tunables = [*filter(None, [os.environ.get("GLIBC_TUNABLES")]), "glibc.malloc.hugetlb=1"]
         with self._errors.open("wb") as errors:
             self._child = subprocess.Popen(
@@ -146,7 +143,7 @@ class ClonedProcess:
         return self._child.pid
 
     def console(self) -> list[str]:
-        """Return the console's last lines, and QEMU's own; see :class:`QemuProcess`."""
+        """Return the last lines of the console and of QEMU's output; see :class:`QemuProcess`."""
         lines: list[str] = []
         for path in (self._log, self._errors):
             if path.exists():
@@ -161,18 +158,18 @@ class ClonedProcess:
 
 
 def _heed_hangup() -> None:
-    """Undo what nohup does: the end of the terminal is how these programs learn of the harness's end."""
+    """Undo nohup: these programs end with the harness because their terminal closes."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 class VngProcess:
-    """QEMU started by vng, which runs on a terminal of its own.
+    """QEMU, started by vng, which runs on its own terminal.
 
-    When the harness dies without warning the terminal closes, and the kernel's SIGHUP ends vng and QEMU.
+    When the harness is killed, the terminal closes, and SIGHUP from the kernel ends vng and QEMU.
 
     Args:
         argv: The vng command.
-        folder: The machine's private folder; the programs in its TOOLS stand in for those of this machine.
+        folder: The machine's private folder; vng finds the programs in its TOOLS before this machine's.
     """
 
     def __init__(self, argv: Sequence[str], folder: Path) -> None:

@@ -1,7 +1,4 @@
-"""Talks to QEMU's monitor: stop, save. Used when a template is made; a clone needs none of it.
-
-Imports qemu.qmp and :mod:`harness.errors`.
-"""
+"""QEMU's monitor: saves a machine's state for a template, and loads a state that contains the memory."""
 
 from __future__ import annotations
 
@@ -22,22 +19,22 @@ _POLL_SECONDS = 0.01
 
 
 def save_state(monitor: Path, state: Path, *, ignore_shared: bool, timeout: float) -> None:
-    """Save the machine's state into a file; QEMU keeps running, and the machine stands still.
+    """Save the machine's state into a file; QEMU keeps running, the machine is stopped.
 
     Args:
         monitor: QEMU's monitor.
-        state: The file; made.
-        ignore_shared: Leave out memory that is in a file of its own (capability x-ignore-shared).
+        state: The file; created.
+        ignore_shared: Omit memory that is in a separate file (capability x-ignore-shared).
         timeout: Seconds.
 
     Raises:
-        MonitorError: QEMU refused, or did not get it done in time.
+        MonitorError: QEMU refused, or did not finish in time.
     """
     _run(_save(monitor, state, ignore_shared), "save the machine", timeout)
 
 
 def load_state(monitor: socket.socket, state: Path, *, timeout: float) -> None:
-    """Have a machine that waits for its state load it, memory included, and wait until it runs.
+    """Make a waiting machine load its state, memory included, and wait until it runs.
 
     Args:
         monitor: Connected to QEMU's monitor; closed afterwards.
@@ -45,7 +42,7 @@ def load_state(monitor: socket.socket, state: Path, *, timeout: float) -> None:
         timeout: Seconds.
 
     Raises:
-        MonitorError: It did not get there.
+        MonitorError: The machine does not run.
     """
     _run(_load(monitor, state), "load the machine", timeout)
 
@@ -79,10 +76,10 @@ async def _save(monitor: Path, state: Path, ignore_shared: bool) -> None:
     client = QMPClient("kernel-harness")
     await client.connect(str(monitor))
     try:
-        # It is not stopped first: QEMU does that at the end, and notes in the state that it ran, so that clones run.
+        # Do not stop it first: QEMU stops it at the end and records in the state that it ran, so that clones run.
         capability = {"capability": "x-ignore-shared", "state": ignore_shared}
         await client.execute("migrate-set-capabilities", {"capabilities": [capability]})
-        # Without a limit: the default is meant for a network.
+        # No limit: the default is for networks.
         await client.execute("migrate-set-parameters", {"max-bandwidth": 1 << 40})
         await client.execute("migrate", {"uri": f"exec:cat > {shlex.quote(str(state))}"})
         while True:

@@ -1,10 +1,8 @@
 """Templates: a booted machine's memory and state on disk, from which clones start in tens of milliseconds.
 
-A machine whose memory is a file is stopped and its state saved beside that file; a clone is a QEMU that maps the file
-copy-on-write and loads the state. A template is keyed by everything that it depends on, made once under a lock,
-checked before it is used, and made anew when it is damaged.
-
-Imports boot, channel, command, machine, process and qmp beside it, :mod:`harness.util.cache`, :mod:`harness.errors`.
+The harness stops a machine whose memory is a file, and saves its state beside that file. A clone is a QEMU that maps
+the file copy-on-write and loads the state. A template's key contains everything that it depends on. It is made once
+under a lock, checked before use, and made again when it is damaged.
 """
 
 from __future__ import annotations
@@ -37,7 +35,7 @@ from harness.vm.spec import Accel, MachineSpec
 log = logging.getLogger("harness.vm")
 
 FORMAT = 3
-"""Part of every key: raise it when a template of before must not be used any more."""
+"""Part of every key: increase it when earlier templates must no longer be used."""
 
 _SAVE_TIMEOUT = 60.0
 _CHECKED_DAYS = 1.0
@@ -51,14 +49,14 @@ class Template:
     """A saved machine, on disk: what clones of one :class:`MachineSpec` start from, in this run and in later ones.
 
     Attributes:
-        folder: Where its files are.
-        about: What its agent said when it was ready.
-        boot_log: What its kernel had logged by then.
+        folder: The folder of its files.
+        about: The agent's report when the machine was ready.
+        boot_log: The kernel log up to then.
         argv: QEMU's command, with placeholders for the folders.
-        whole_stream: Whether the state file holds the memory too.
-        marks: What tells, file by file, that it is as it was when it was checked.
-        boot_seconds: How long the boot took, from process start to agent ready.
-        save_seconds: How long it took from there until the state was saved.
+        whole_stream: Whether the state file also contains the memory.
+        marks: For each file, a mark that changes when the file changes.
+        boot_seconds: Seconds from process start to agent ready.
+        save_seconds: Seconds from agent ready to the saved state.
     """
 
     folder: Path
@@ -96,7 +94,7 @@ def key_of(spec: MachineSpec) -> str:
 
 
 def _host_cpu(accel: Accel) -> str:
-    """Return what of the host's processor shows in the guest: nothing under software emulation."""
+    """Return the part of the host's processor that the guest sees: nothing under software emulation."""
     if accel is Accel.TCG:
         return platform.machine()
     lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
@@ -104,14 +102,14 @@ def _host_cpu(accel: Accel) -> str:
 
 
 def folder_of(key: str) -> Path:
-    """Return where the template with this key is kept."""
+    """Return the folder of the template with this key."""
     return cache.cache_root() / "templates" / key
 
 
 def find_or_make(
     spec: MachineSpec, *, boot_timeout: float, progress: Callable[[str], None], doubted: bool = False
 ) -> Template:
-    """Return the template for a machine, made if there is none that can be used.
+    """Return the template for a machine; make it when there is no usable one.
 
     Args:
         spec: What to boot; `ram` is chosen here.
@@ -121,7 +119,7 @@ def find_or_make(
         progress: Called with a line when something takes time.
 
     Raises:
-        TemplateError: The machine boots and cannot be saved.
+        TemplateError: The machine boots but cannot be saved.
         BootError: It does not boot.
         CacheError: The cache folder cannot be used.
     """
@@ -146,7 +144,7 @@ def make(folder: Path, spec: MachineSpec, *, boot_timeout: float) -> Template:
         boot_timeout: Seconds a boot may take.
 
     Raises:
-        TemplateError: The machine boots and cannot be saved.
+        TemplateError: The machine boots but cannot be saved.
         BootError: It does not boot.
         CacheError: The folder cannot be written.
     """
@@ -170,7 +168,7 @@ def make(folder: Path, spec: MachineSpec, *, boot_timeout: float) -> Template:
             (temporary / RAM).unlink()
         record = {
             "about": about,
-            "boot_log": [record.decode("ascii") for record in boot_log],  # what is not ASCII is escaped there
+            "boot_log": [record.decode("ascii") for record in boot_log],  # /dev/kmsg escapes bytes that are not ASCII
             "argv": argv,
             "whole_stream": whole_stream,
             "seconds": [ready - started, saved - ready],
@@ -198,8 +196,8 @@ def _require_room(folder: Path, spec: MachineSpec) -> None:
 
 
 def _save(monitor: Path, state: Path, label: str) -> bool:
-    """Save the state, without the memory where QEMU can; return whether the memory went into it."""
-    from harness.vm.qmp import save_state  # clones do without, and asyncio takes long to import
+    """Save the state, without the memory if QEMU can; return whether the state contains the memory."""
+    from harness.vm.qmp import save_state  # clones do not need it, and asyncio is slow to import
 
     try:
         save_state(monitor, state, ignore_shared=True, timeout=_SAVE_TIMEOUT)
@@ -223,18 +221,18 @@ _SHARED_BLOCK = re.compile(
 def _forget_address(state: Path) -> None:
     """Clear the guest address of the shared memory in a saved state.
 
-    QEMU compares the addresses of memory that it left out, so that nobody restores a machine beside another one's
-    memory. This memory is a PCI device's: in a QEMU that has not loaded its state yet the device is not mapped, at 0,
-    and the comparison would fail though the state that is loaded next maps it (QEMU's migration/ram.c, ram_save_setup
-    and parse_ramblock).
+    QEMU compares the addresses of omitted memory, so that a machine is not restored with the memory of another
+    machine. This memory belongs to a PCI device. In a QEMU that has not loaded its state yet, the device is not mapped
+    (address 0), so the comparison would fail, although the state that is loaded next maps it (QEMU's migration/ram.c,
+    ram_save_setup and parse_ramblock).
     """
     data = state.read_bytes()
     found = list(_SHARED_BLOCK.finditer(data))
     if len(found) != 1:
         raise TemplateError(
             f"the saved state names the shared memory {len(found)} times",
-            expected="the layout that QEMU 4.0 to 10 write: name, size and address of each block of memory, once",
-            hint="use --isolation=fork or boot, and report the version of QEMU",
+            expected="the layout of QEMU 4.0 to 10: name, size and address of each block of memory, once",
+            hint="use --isolation=fork or boot, and report your version of QEMU",
         )
     state.write_bytes(data[: found[0].start(1)] + bytes(8) + data[found[0].end(1) :])
 
@@ -244,7 +242,7 @@ def _facts(path: Path) -> dict[str, Any]:
 
 
 def mark_of(path: Path) -> list[int]:
-    """Return what changes with every write to the file; nobody can set the time of the last change (st_ctime)."""
+    """Return a mark that changes with every write to the file; no program can set its last part (st_ctime)."""
     found = path.stat()
     return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
 

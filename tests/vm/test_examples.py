@@ -107,7 +107,7 @@ def test_a_walk_through_an_array_of_maps(bpf: Bpf) -> None:
     assert len({one.fd for one in again}) == 3
     assert [one.id for one in again] == [inner_id] * 3
     assert [one[3] for one in again] == [1234] * 3
-    assert inner_fd in {one.fd for one in again}, "the lowest free descriptor is used again: an fd is no identity"
+    assert inner_fd in {one.fd for one in again}, "the lowest free descriptor is used again: an fd is not an identity"
 
     for one in again:
         one.close()

@@ -249,7 +249,7 @@ def test_without_room_on_the_disk_tests_boot_instead(
     pool = make_pool()
     machine = pool.take(spec)
     assert works(machine)
-    assert said.has("no room"), said
+    assert said.has("not enough disk space"), said
     assert machine.why_not_cloned() == "its memory is not in a file"
 
 

@@ -178,7 +178,7 @@ def test_a_channel_that_closes_in_the_middle_of_a_frame_is_closed(channel: Chann
 )
 def test_what_is_no_frame_breaks_the_link(channel: Channel, peer: Peer, noise: bytes) -> None:
     peer.send(noise)
-    with pytest.raises(ChannelClosed, match="no frame") as caught:
+    with pytest.raises(ChannelClosed, match="not a frame") as caught:
         channel.request(1, "f", None, timeout=LONG)
     assert isinstance(caught.value, LinkBroken)
 
