@@ -1,1 +1,1 @@
-"""What stands in the way of a run on this machine: `harness doctor`, and nothing else, asks this folder."""
+"""`harness doctor`: what this machine lacks for a run. Only that command uses this folder."""

@@ -1,7 +1,4 @@
-"""The checks: each looks at one thing on this machine and says what it found; none raises.
-
-Imports :mod:`harness.needs`, kernels and machines below it, as they are needed.
-"""
+"""The checks: each examines one thing on this machine and returns a finding, also when it fails itself."""
 
 from __future__ import annotations
 
@@ -24,24 +21,24 @@ from harness.util import proc
 _MIB = 1 << 20
 
 LEAST_DISK = 1024
-"""MiB that a first run takes in the cache: a kernel unpacked, the guest image, a saved machine."""
+"""MiB that a first run needs in the cache: an unpacked kernel, the guest image, a saved machine."""
 
 LEAST_MEMORY = 512
-"""MiB that a guest, its QEMU and pytest take."""
+"""MiB that a guest, its QEMU and pytest need."""
 
 _PROGRAM_TIMEOUT = 60.0
 
 DEVICE, MACHINE = "ivshmem-plain", "q35"
-"""What a guest is made of that a QEMU may have been built without."""
+"""Machine type and device of guests, which some builds of QEMU lack."""
 
 Check = Callable[[], Finding]
 
 
 def checks(*, online: bool = False) -> Iterator[tuple[str, tuple[str, ...], Check]]:
-    """Yield every check: its name, the features that it matters to, and a function that does it.
+    """Yield every check: its name, the features that depend on it, and its function.
 
     Args:
-        online: Also ask the package sources whether they answer.
+        online: Also check that the package sources answer.
     """
     yield "python", ("run",), python
     yield "python packages", ("run",), packages
@@ -61,7 +58,7 @@ def checks(*, online: bool = False) -> Iterator[tuple[str, tuple[str, ...], Chec
 
 
 def examine(*, online: bool = False) -> list[Finding]:
-    """Do every check. A check that itself fails is a finding, and so is every error.
+    """Run every check. An error, and a check that itself fails, are findings too.
 
     Args:
         online: As for :func:`checks`.
@@ -74,9 +71,9 @@ def _done(name: str, features: tuple[str, ...], check: Check) -> Finding:
         return check()
     except HarnessError as error:
         return Finding(name, Status.WRONG, error.what, _as_root(error.hint), features)
-    except Exception as error:  # noqa: BLE001 - whatever happens to one check, the others are done
+    except Exception as error:  # noqa: BLE001 - an error in one check must not stop the others
         what = f"the check itself failed: {type(error).__name__}: {error}"
-        return Finding(name, Status.UNKNOWN, what, "report it, with this line", features)
+        return Finding(name, Status.UNKNOWN, what, "report this line", features)
 
 
 def _as_root(command: str) -> str:
@@ -87,12 +84,12 @@ def _as_root(command: str) -> str:
 
 
 def short_name(need: needs.Need) -> str:
-    """Return what a finding about an entry of the table is called: its name without folders."""
+    """Return the name of a finding about an entry of the table: the entry's name without folders."""
     return need.name.rpartition("/")[2]
 
 
 def of_need(need: needs.Need) -> Finding:
-    """Look for an entry of the table of needs, and ask for its version where some are too old."""
+    """Check that an entry of the table of needs exists, and its version if one is required."""
     path = needs.find(need)
     name = short_name(need)
     if path is None:
@@ -103,21 +100,21 @@ def of_need(need: needs.Need) -> Finding:
         return Finding(name, Status.GOOD, str(path), features=need.features)
     version = needs.version_of(path)
     if not version or not needs.at_least(version, need.enough):
-        what = f"{path} is of version {version or 'unknown'}, and {need.enough} is the least that will do"
-        mend = f"install a newer one, or name one with {need.variable}"
+        what = f"{path} has version {version or 'unknown'}; {need.enough} or later is needed"
+        mend = f"install a newer version, or name another with {need.variable}"
         return Finding(name, Status.WRONG, what, mend, need.features)
     return Finding(name, Status.GOOD, f"{version}, {path}", features=need.features)
 
 
 def python() -> Finding:
-    """Tell which Python this is, and whether it has what the guest's agent imports."""
-    import ctypes  # noqa: F401 - a Python may be built without
+    """Check that this Python has the modules that the guest's agent imports."""
+    import ctypes  # noqa: F401 - a Python may be built without it
 
     return Finding("python", Status.GOOD, f"{platform.python_version()}, {sys.executable}")
 
 
 def packages() -> Finding:
-    """Compare the installed Python packages with what kernel-harness declares."""
+    """Compare the installed Python packages with the requirements of kernel-harness."""
     from importlib import metadata
 
     from packaging.requirements import Requirement
@@ -138,14 +135,14 @@ def packages() -> Finding:
     if trouble:
         mend = f"{sys.executable} -m pip install --upgrade kernel-harness"
         return Finding(name, Status.WRONG, "; ".join(trouble), mend)
-    return Finding(name, Status.GOOD, f"all {seen} are of versions that kernel-harness declares")
+    return Finding(name, Status.GOOD, f"all {seen} have the versions that kernel-harness requires")
 
 
 def qemu() -> Finding:
-    """Ask QEMU for its version, and whether it has the machine and the device that guests are made of.
+    """Check QEMU's version, and that it has the machine type and the device of guests.
 
     Raises:
-        ToolMissing: There is none.
+        ToolMissing: It is not installed.
     """
     from harness.vm.process import QEMU_NAME, find_qemu
 
@@ -171,10 +168,10 @@ def qemu() -> Finding:
 
 
 def vng() -> Finding:
-    """Ask vng for its version and options: those that the harness passes have to be among them.
+    """Check vng's version, and that it knows the options that the harness passes.
 
     Raises:
-        ToolMissing: There is none.
+        ToolMissing: It is not installed.
         InfrastructureError: It does not end.
     """
     from harness.image.build import Image
@@ -205,10 +202,10 @@ def vng() -> Finding:
 
 
 def accelerator() -> Finding:
-    """Tell how guests will run. A kernel in the cache is booted under KVM where nobody has tried that yet.
+    """Check how guests will run. If KVM was not tried yet, boot a kernel from the cache under KVM.
 
     Raises:
-        HarnessError: No guest image can be made, or the cache cannot be used.
+        HarnessError: The guest image cannot be made, or the cache cannot be used.
     """
     from harness.image.build import guest_image
     from harness.kernel import cache as kernel_cache
@@ -219,7 +216,7 @@ def accelerator() -> Finding:
     if found is None:
         kernels = sorted(kernel_cache.entries(), key=lambda entry: entry.last_used)
         if not kernels:
-            what = f"{accel.KVM} opens; the first kernel will show whether it works"
+            what = f"{accel.KVM} opens; the first boot will show whether it works"
             return Finding("accelerator", Status.GOOD, what)
         kernel = kernels[-1].kernel(str(kernels[-1].record["release"]))
         found = accel.decide("auto", MachineSpec(kernel, guest_image(), Acceleration(Accel.TCG, "not tried yet")))
@@ -230,10 +227,10 @@ def accelerator() -> Finding:
 
 
 def sources(*, online: bool) -> Finding:
-    """Find the package sources and their keys, and ask each whether it answers.
+    """Check the package sources and their keys, and with `online` that each answers.
 
     Args:
-        online: Whether to ask.
+        online: Whether to connect to them.
 
     Raises:
         MirrorError: There is none, its keys are missing, or it does not answer.
@@ -248,32 +245,32 @@ def sources(*, online: bool) -> Finding:
             if not any(fetch(url, Path(folder, "InRelease")) for url in urls):
                 raise MirrorError(f"{mirror.uri} has none of {', '.join(mirror.suites)}", hint="name another mirror")
     what = ", ".join(f"{mirror.uri} (keys: {mirror.keyring})" for mirror in mirrors)
-    asked = "they answer" if online else "not asked whether they answer: --online"
+    asked = "they answer" if online else "--online also checks that they answer"
     return Finding("package sources", Status.GOOD, f"{what}; {asked}", features=("debian",))
 
 
-# room and rights
+# disk space and permissions
 
 
 def _writable(folder: Path) -> bool:
-    """Tell whether a folder, or the nearest one above it that is there, can be written."""
+    """Return whether a folder, or its nearest existing parent, can be written."""
     nearest = next(path for path in (folder, *folder.parents) if path.exists())
     return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
 
 
 def cache() -> Finding:
-    """Look at the cache folder: whether it can be written, and the room on its disk.
+    """Check that the cache folder can be written, and the free space on its disk.
 
     Raises:
-        CacheError: Something that is no folder is in its place.
+        CacheError: Something that is not a folder is in its place.
     """
     folder = disk_cache.cache_root()
     if not _writable(folder):
-        return Finding("cache folder", Status.WRONG, f"{folder} cannot be written", "set HARNESS_CACHE to one that can")
+        return Finding("cache folder", Status.WRONG, f"{folder} cannot be written", "set HARNESS_CACHE to another")
     nearest = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(nearest).free // _MIB
     if free < LEAST_DISK:
-        what = f"{folder} has {free} MiB free, and a first run takes {LEAST_DISK}"
+        what = f"{folder} has {free} MiB free; a first run needs {LEAST_DISK}"
         mend = "harness kernels prune, or set HARNESS_CACHE to a folder on a larger disk"
         return Finding("cache folder", Status.WRONG, what, mend)
     return Finding("cache folder", Status.GOOD, f"{folder}, {free} MiB free")
@@ -283,16 +280,16 @@ def run_folder() -> Finding:
     """Make the folder for running machines.
 
     Raises:
-        CacheError: Somebody else's folder is in its place.
+        CacheError: Another user's folder is in its place.
     """
     return Finding("run folder", Status.GOOD, str(disk_cache.runs_root()))
 
 
 def temporary_folder() -> Finding:
-    """Write a file where temporary files go.
+    """Write a temporary file.
 
     Raises:
-        InfrastructureError: That is not possible.
+        InfrastructureError: It cannot be written.
     """
     try:
         with tempfile.TemporaryFile() as file:
@@ -303,12 +300,12 @@ def temporary_folder() -> Finding:
 
 
 def memory() -> Finding:
-    """Compare the memory that is free with what a guest takes."""
+    """Compare the free memory with the needs of a guest."""
     match = re.search(r"^MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
     if match is None:
         return Finding("memory", Status.UNKNOWN, "/proc/meminfo does not say how much is available")
     available = int(match[1]) // 1024
     if available < LEAST_MEMORY:
-        what = f"{available} MiB are available, and a guest takes {LEAST_MEMORY}"
+        what = f"{available} MiB are available; a guest needs {LEAST_MEMORY}"
         return Finding("memory", Status.WRONG, what, "end other programs")
     return Finding("memory", Status.GOOD, f"{available} MiB available")

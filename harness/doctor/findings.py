@@ -1,4 +1,4 @@
-"""What a check finds. Pure; imports nothing of the package."""
+"""Findings of the checks. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 
 class Status(enum.Enum):
-    """What a check came to."""
+    """The result of a check."""
 
     GOOD = "good"
     WRONG = "wrong"
@@ -19,14 +19,14 @@ class Status(enum.Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found.
+    """The finding of a check.
 
     Attributes:
-        name: What was looked at; stable.
-        status: What came of it.
-        what: One clause for people: what is there, or what is wrong with it.
-        mend: The command, or what else mends it; "" where nothing is wrong.
-        features: The features in the table of needs that it matters to.
+        name: The thing that was checked; stable.
+        status: The result.
+        what: One clause for the user: what was found, or what is wrong.
+        mend: The command or other step that fixes it; "" when nothing is wrong.
+        features: The features in the table of needs that depend on it.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Finding:
     features: tuple[str, ...] = ("run",)
 
     def stops(self, asked: Collection[str]) -> bool:
-        """Tell whether one of these features cannot be used for it."""
+        """Return whether it prevents the use of one of these features."""
         return self.status is not Status.GOOD and not set(asked).isdisjoint(self.features)
 
 
@@ -44,8 +44,8 @@ def as_data(findings: Collection[Finding], asked: Collection[str]) -> dict[str, 
     """Return findings as plain data for JSON.
 
     Args:
-        findings: What was found.
-        asked: The features that were asked for.
+        findings: The findings.
+        asked: The requested features.
     """
     return {
         "format": 1,
@@ -66,12 +66,12 @@ def as_data(findings: Collection[Finding], asked: Collection[str]) -> dict[str, 
 
 
 def as_text(findings: Collection[Finding], asked: Collection[str], *, marks: str = "✓✗-") -> list[str]:
-    """Return a line for each finding, and one that sums up.
+    """Return a line for each finding, and a summary line.
 
     Args:
-        findings: What was found.
-        asked: The features that were asked for.
-        marks: Three letters: for what is good, for what stops a feature that was asked for, for what stops another.
+        findings: The findings.
+        asked: The requested features.
+        marks: Three characters: for good, for a problem of a requested feature, for a problem of another feature.
     """
     # By hand: rich, which draws other tables, may be the very package that is missing.
     width = max((len(finding.name) for finding in findings), default=0)

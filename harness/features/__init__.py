@@ -1,1 +1,1 @@
-"""What a kernel can do, found out by probes."""
+"""Capabilities of kernels, found by probes."""

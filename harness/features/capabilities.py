@@ -48,12 +48,12 @@ def find(name: str) -> Capability:
     """Return the capability of this name.
 
     Raises:
-        UsageError: There is none.
+        UsageError: There is no such capability.
     """
     if name not in CAPABILITIES:
         close = difflib.get_close_matches(name, CAPABILITIES, 1)
         raise UsageError(
-            f"no capability is called {name!r}",
+            f"there is no capability {name!r}",
             expected=f"one of {', '.join(sorted(CAPABILITIES))}",
             hint=f"did you mean {close[0]!r}?" if close else "",
         )
@@ -61,13 +61,13 @@ def find(name: str) -> Capability:
 
 
 def judge(name: str, finding: Finding, version: KernelVersion, config: Mapping[str, str] | None) -> Judgement:
-    """Decide what a finding means for a test that requires the capability.
+    """Decide the consequence of a finding for a test that requires the capability.
 
     Args:
         name: The capability's name.
-        finding: What its probe found.
+        finding: The probe's finding.
         version: The kernel's version.
-        config: The kernel's configuration, values by symbol; None where it is not known.
+        config: The kernel's configuration, values by symbol; None when unknown.
     """
     capability = find(name)
     if finding.answer is Answer.INCONCLUSIVE:

@@ -1,6 +1,6 @@
-"""Map types: since when the kernel has each, and with what a small one is created.
+"""Map types: the version that introduced each, and the attributes to create a small map.
 
-Data, and the creation itself. Imports the remote API below it.
+This module has the data and the creation.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ INTEGERS = btf.encode(btf.integer("int", 4, btf.SIGNED), btf.integer("long", 8))
 """BTF of an integer key of four bytes and an integer value of eight."""
 
 STRUCT_TYPE, STRUCT_SIZE = 4, 24
-"""Number and bytes of the value's type in what :func:`struct_btf` returns."""
+"""Number and size in bytes of the value's type in the BTF of :func:`struct_btf`."""
 
 SPECIAL = {"plain": 8, "bpf_spin_lock": 4, "bpf_res_spin_lock": 4, "bpf_timer": 16, "bpf_wq": 16, "bpf_task_work": 8}
-"""Structs that a value may begin with, and their bytes. All but the first mean something to the kernel."""
+"""Structs that a value may begin with, and their sizes in bytes. All but the first are special to the kernel."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class MapType:
         since: The first mainline version that has it.
         origin: The kernel commit that introduced it.
         fields: Attributes of BPF_MAP_CREATE other than four bytes of key, four of value and one element.
-        config: The configuration symbol without which a kernel lacks it; "" for none.
-        btf: Whether it must be created with BTF: :data:`INTEGERS` serves.
-        grows: Whether there can be one of more elements.
+        config: The configuration symbol that it needs; "" for none.
+        btf: Whether it must be created with BTF, such as :data:`INTEGERS`.
+        grows: Whether a map can have more elements.
     """
 
     since: str
@@ -48,7 +48,7 @@ class MapType:
 
     @property
     def max_entries(self) -> int:
-        """Elements of a small one; a larger one has twice as many."""
+        """Elements of a small map; a larger map has twice as many."""
         return int(self.fields.get("max_entries", 1))
 
 
@@ -96,8 +96,8 @@ MAP_TYPES: dict[str, MapType] = {
     "insn_array": MapType("6.19", "commit b4ce5923e780", {"value_size": 16}),
     "rhash": MapType("7.2", "BPF_MAP_TYPE_RHASH in include/linux/bpf_types.h", {"map_flags": uapi.NO_PREALLOC}),
 }
-"""Every type that can be created by itself: not outer maps, which need a template, nor struct_ops, which need a type of
-the kernel's own."""
+"""Every type that can be created alone: no outer maps, which need a template, and no struct_ops, which need a type of
+the kernel."""
 
 
 def struct_btf(special: str) -> bytes:
@@ -129,9 +129,9 @@ def create(bpf: Bpf, type_: str, **changes: Any) -> Map:
     """Create a small map of a type.
 
     Args:
-        bpf: Where.
+        bpf: The guest process that creates it.
         type_: A name of :data:`MAP_TYPES`.
-        **changes: Attributes that differ.
+        **changes: Attributes with other values.
 
     Raises:
         BpfError: The kernel refused it.

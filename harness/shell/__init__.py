@@ -1,1 +1,1 @@
-"""`harness shell` and `harness attach`: a person at a prompt in a guest."""
+"""`harness shell` and `harness attach`: a user at a prompt in a guest."""

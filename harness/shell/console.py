@@ -1,7 +1,4 @@
-"""The person's side of a prompt in a guest: line editing, history, completion, and Ctrl-C.
-
-Imports the prompt of :mod:`harness.remote`, :mod:`harness.util.cache`.
-"""
+"""The user's side of a prompt in a guest: line editing, history, completion, and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ _HISTORY_LINES = 1000
 
 
 def interact(prompt: Prompt) -> int:
-    """Read, run and print until the person leaves; from a pipe, until it ends.
+    """Read, run and print until the user leaves, or until the pipe ends.
 
     Returns:
         The exit status: from a pipe, 1 when something raised.
@@ -34,11 +31,11 @@ def interact(prompt: Prompt) -> int:
 
 
 class _Left(Exception):
-    """What was typed asked to leave."""
+    """The user typed a command to leave."""
 
 
 class _Console(code.InteractiveConsole):
-    """Python's own prompt, which sends what it has read elsewhere to be run."""
+    """Python's own prompt, which sends its input to the guest to run it."""
 
     def __init__(self, prompt: Prompt, *, terminal: bool) -> None:
         super().__init__()
@@ -99,7 +96,7 @@ def _line_editing(prompt: Prompt) -> Iterator[None]:
     try:
         readline: Any = importlib.import_module("readline")
     except ImportError:
-        yield  # a Python built without it reads plain lines
+        yield  # a Python built without readline reads plain lines
         return
     history = cache.cache_root() / "prompt_history"
     with contextlib.suppress(OSError):
@@ -120,6 +117,6 @@ def _line_editing(prompt: Prompt) -> Iterator[None]:
     finally:
         readline.set_completer(None)
         readline.set_history_length(_HISTORY_LINES)
-        with contextlib.suppress(OSError):  # the cache may be read-only; a prompt does not fail over it
+        with contextlib.suppress(OSError):  # the cache may be read-only; a prompt works without a history
             history.parent.mkdir(parents=True, exist_ok=True)
             readline.write_history_file(history)
