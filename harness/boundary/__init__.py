@@ -1,1 +1,1 @@
-"""`harness boundary`: between which two releases a behaviour changed."""
+"""`harness boundary`: finds the two releases between which a behaviour changed."""

@@ -1,6 +1,6 @@
-"""What the tests of a run record answered on one kernel, in the form in which releases are compared.
+"""The answers of one kernel in a run record, in the form in which releases are compared.
 
-Pure. Imports the records beside it and :mod:`harness.boundary.search`.
+Pure.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _SILENT = (Outcome.UNSUPPORTED, Outcome.INFRASTRUCTURE)
 def reading_of(
     record: RunRecord, kernel: str, *, contract: str = "", about: Callable[[str], bool] = lambda _: True
 ) -> Reading:
-    """Return what a record says of a kernel.
+    """Return a kernel's answers from a record.
 
     Args:
         record: The record.
@@ -86,5 +86,5 @@ def _shown(observed: Any) -> str:
 
 
 def _booted(result: Result) -> bool:
-    """Whether the test's machine was booted for it: one that was saved before takes less time than its boot took."""
+    """Return whether the test's machine was booted for it: a saved machine starts faster than it was booted."""
     return result.boot is None or result.setup >= result.boot

@@ -1,13 +1,13 @@
-"""Where an answer flips in an ordered row of candidates, asked as seldom as may be.
+"""Finds where the answer flips in an ordered row of candidates, with as few runs as possible.
 
-Pure: knows neither kernels nor tests. The candidates are positions 0 to count-1, an oracle answers for one of them, and
-every answer that is not equal to its neighbour's is a flip. Imports the standard library alone.
+Pure: knows neither kernels nor tests. The candidates are positions 0 to count-1; an oracle returns the answer of one
+position. Two neighbours with different answers are a flip.
 
-What is searched and what is not: the ends of each group of candidates are asked first (releases of one series make a
-group: within it, what comes later was built on what came before). Between two that were asked and differ, bisection
-goes on until the two are neighbours, or all between them have no answer. Between two that were asked and agree nothing
-more is asked: a flip there and back again between them is missed, and :attr:`Found.assumed` says where that could be.
-Asking every candidate (`exhaustive`) misses nothing.
+The search first asks both ends of each group of candidates (the releases of one series are a group: later releases are
+built on earlier ones). Between two asked candidates with different answers, it bisects until they are neighbours or no
+candidate between them has an answer. Between two asked candidates with equal answers, it asks nothing more: it misses a
+flip that is undone between them, and :attr:`Found.assumed` lists such pairs. With `exhaustive` it asks every candidate
+and misses nothing.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ Answer = TypeVar("Answer", bound=Hashable)
 
 @dataclass(frozen=True)
 class Flip(Generic[Answer]):
-    """Two candidates whose answers differ, with nothing that answers between them.
+    """Two candidates with different answers, and no candidate with an answer between them.
 
     Attributes:
-        last: Position of the last candidate with the answer of before.
+        last: Position of the last candidate with the old answer.
         first: Position of the first candidate with the new answer.
         before: The answer at `last`.
         after: The answer at `first`.
-        without_answer: Positions between them, all of which were asked and had no answer.
+        without_answer: Positions between them; all were asked and had no answer.
     """
 
     last: int
@@ -41,13 +41,13 @@ class Flip(Generic[Answer]):
 
 @dataclass(frozen=True)
 class Found(Generic[Answer]):
-    """What a search came to.
+    """The result of a search.
 
     Attributes:
         flips: In order of position.
         asked: Positions in the order in which they were asked.
-        answers: What was answered or known, by position; None where no answer was to be had.
-        assumed: Pairs of answered positions that agree and between which candidates were not asked.
+        answers: Answers from the oracle or known before, by position; None for no answer.
+        assumed: Pairs of positions with equal answers, between which candidates were not asked.
         outside: Positions before the first or after the last answer that were not asked.
     """
 
@@ -71,22 +71,20 @@ def search(
 
     Args:
         count: Number of candidates, 0 or more.
-        oracle: Asked once at most for each position.
-        groups: For each candidate the group it belongs to; candidates of a group stand together. None given: all are
-            one group.
-        known: Answers, or that there is none, that are known beforehand; the oracle is not asked for these.
+        oracle: Returns a position's answer; called at most once for each.
+        groups: The group of each candidate; a group's candidates are neighbours. None: all are one group.
+        known: Answers (None for no answer) that are known before; the oracle is not called for these.
         exhaustive: Ask every candidate.
-        one_flip: Take it that there is one flip in the whole row, whatever the groups, and stop when it is found: the
-            last candidate is asked only when the search leads there, and where three answers show that there are more
-            flips these are found too. That takes at most 1 + ceil(log2(count)) questions
-            where every candidate answers.
+        one_flip: Assume one flip in the whole row, regardless of groups, and stop when it is found. The last candidate
+            is asked only when the search leads there. When three answers show that there are more flips, these are
+            found too. It takes at most 1 + ceil(log2(count)) questions when every candidate answers.
 
     Returns:
-        The flips, and what they rest on. Without `exhaustive` and `one_flip`, a group of n candidates that all answer
-        takes 2 questions, and at most ceil(log2(n - 1)) more for each flip in it that is found.
+        The flips and all answers. Without `exhaustive` and `one_flip`, a group of n candidates that all answer takes 2
+        questions, and at most ceil(log2(n - 1)) more for each flip found in it.
 
     Raises:
-        ValueError: `groups` is not one for each candidate.
+        ValueError: `groups` does not have one entry for each candidate.
     """
     if groups and len(groups) != count:
         raise ValueError(f"{count} candidates, but {len(groups)} groups")
@@ -126,10 +124,10 @@ class _Row(Generic[Answer]):
         return self._answers[position]
 
     def ask_ends(self, first: int, end: int) -> None:
-        """Ask the first and the last of a group, or what stands nearest to each and answers.
+        """Ask the first and the last of a group, or the nearest candidates that answer.
 
-        From an end without an answer the steps inwards double: what a whole stretch of a group cannot do costs the
-        logarithm of its length.
+        From an end without an answer, the steps inwards double: a stretch without answers costs the logarithm of its
+        length.
         """
         for start, sign in ((first, 1), (end - 1, -1)):
             step = 0
@@ -140,7 +138,7 @@ class _Row(Generic[Answer]):
         return sorted(position for position, answer in self._answers.items() if answer is not None)
 
     def refine(self) -> None:
-        """Bisect between all neighbours that were answered and differ."""
+        """Bisect between all neighbouring answers that differ."""
         answered = self.answered()
         open_pairs = list(pairwise(answered))
         while open_pairs:
@@ -152,7 +150,7 @@ class _Row(Generic[Answer]):
                 open_pairs[:0] = [(low, middle), (middle, high)]
 
     def _ask_between(self, low: int, high: int) -> int | None:
-        """Ask candidates between two, from the middle outwards, until one answers; return its position."""
+        """Ask the candidates between two positions, middle first, until one answers; return its position."""
         for position in sorted(range(low + 1, high), key=lambda one: abs(2 * one - low - high)):
             if self.ask(position) is not None:
                 return position

@@ -1,6 +1,6 @@
-"""Where the answers of tests flip among releases: what a kernel answered, and the search over many.
+"""Finds the releases between which the answers of tests flip: a kernel's answers, and the search over releases.
 
-Pure but for the oracle it is given. Imports :mod:`harness.boundary.bisect`.
+Pure except for the oracle.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from harness.boundary.bisect import Found, search
 
 @dataclass(frozen=True)
 class Answer:
-    """What one test came to on one kernel; two are equal when the kernels behaved alike.
+    """A test's answer on one kernel; two answers are equal when the kernels behaved alike.
 
     Attributes:
-        outcome: "answered" when the test came to its end or failed only because what it observed is not what was known
-            of that kernel; else what became of it: "failed", "crashed", "hung", "xfailed".
-        observed: What it observed, in a form that can be compared.
-        text: The same for people.
-        good: Whether the test passed, or failed as expected.
-        reason: One line on a failure, or "".
+        outcome: "answered" when the test finished, or failed only because its observation differs from the expected
+            one; else its outcome: "failed", "crashed", "hung", "xfailed".
+        observed: The observation, in a form that can be compared.
+        text: The same as text for the user.
+        good: Whether the test passed or failed as expected.
+        reason: One line about a failure, or "".
     """
 
     outcome: str
@@ -34,12 +34,12 @@ class Answer:
 
 @dataclass(frozen=True)
 class Reading:
-    """What tests came to on one kernel.
+    """The answers of tests on one kernel.
 
     Attributes:
         answers: By test.
-        silent: Why the others gave no answer, by test; "" stands for all when no test was run.
-        booted: Whether the kernel was booted for it; a machine that an earlier run had saved needs no boot.
+        silent: The reason of each test without an answer, by test; "" means all tests when none was run.
+        booted: Whether the kernel was booted; a machine saved by an earlier run needs no boot.
     """
 
     answers: dict[str, Answer] = field(default_factory=dict)
@@ -57,17 +57,17 @@ class Reading:
         return "no answer: " + ("; ".join(dict.fromkeys(self.silent.values())) or "no test was run")
 
     def why(self, test: str) -> str:
-        """Say why a test has no answer."""
+        """Return why a test has no answer."""
         return self.silent.get(test) or self.silent.get("") or "it was not run"
 
 
 @dataclass(frozen=True)
 class Boundaries:
-    """What a search over releases came to.
+    """The result of a search over releases.
 
     Attributes:
-        readings: Of each release that was asked, by position, in the order of asking.
-        found: By test.
+        readings: The reading of each asked release, by position, in the order of asking.
+        found: The search's result by test.
     """
 
     readings: dict[int, Reading]
@@ -75,7 +75,7 @@ class Boundaries:
 
     @property
     def booted(self) -> int:
-        """How many kernels were booted."""
+        """The number of kernels that were booted."""
         return sum(reading.booted for reading in self.readings.values())
 
 
@@ -88,17 +88,17 @@ def find(
     exhaustive: bool = False,
     one_flip: bool = False,
 ) -> Boundaries:
-    """Find where the answer of each test flips.
+    """Find the flips of each test's answer.
 
-    A release is run once, with all the tests, and what it answered is known of each of them.
+    Each release is run once, with all tests; its answers serve the search of every test.
 
     Args:
         count: Number of releases, in order.
         oracle: Runs the tests on the release at a position; called once at most for each.
         groups: As for :func:`harness.boundary.bisect.search`.
-        known: What is known of releases beforehand, by position.
+        known: Readings of releases that are known before, by position.
         exhaustive: As for :func:`harness.boundary.bisect.search`.
-        one_flip: As there.
+        one_flip: As for :func:`harness.boundary.bisect.search`.
     """
     readings = dict(known or {})
     found: dict[str, Found[Answer]] = {}
@@ -118,7 +118,7 @@ def find(
             one_flip=one_flip,
         )
 
-    # Which tests there are is known only when a kernel has run them.
+    # The tests are known only after a kernel has run them.
     if one_flip:
         next((position for position in range(count) if ask(position).answers), None)
     else:

@@ -1,7 +1,4 @@
-"""Tries a user's object on a machine: each program by itself, and a loader of the user's, if there is one.
-
-Imports the remote API below it and the records beside it; knows nothing of command lines.
-"""
+"""Tries a user's object on a machine: each program alone, and the user's loader, if there is one."""
 
 from __future__ import annotations
 
@@ -18,14 +15,14 @@ from harness.remote.guest import Guest
 from harness.remote.libbpf import BpfObject, Libbpf
 from harness.vm.machine import Machine
 
-GUEST_FOLDER = "/tmp/check"  # noqa: S108 - the guest's own, memory-only
+GUEST_FOLDER = "/tmp/check"  # noqa: S108 - a folder of the guest, in memory
 PYTHON = "/usr/bin/python3"
 OBJECT_WORD = "{object}"
 
 
 @dataclass(frozen=True)
 class Template:
-    """An inner map to give to an outer map that the object leaves without one.
+    """A template for an outer map that has none in the object.
 
     Attributes:
         outer: The outer map's name.
@@ -48,7 +45,7 @@ def parse_template(text: str) -> Template:
     """Read OUTER=TYPE:KEY_SIZE:VALUE_SIZE:MAX_ENTRIES[:FLAGS], such as "traced=hash:4:4:8".
 
     Raises:
-        UsageError: It is something else.
+        UsageError: It has another form.
     """
     outer, _, rest = text.partition("=")
     kind, *numbers = rest.split(":")
@@ -58,7 +55,7 @@ def parse_template(text: str) -> Template:
         sizes = []
     if not outer or kind not in MAP_TYPES or len(sizes) not in (3, 4) or any(size < 0 for size in sizes):
         raise UsageError(
-            f"{text!r} describes no inner map",
+            f"{text!r} does not describe an inner map",
             expected="OUTER=TYPE:KEY_SIZE:VALUE_SIZE:MAX_ENTRIES[:FLAGS], such as traced=hash:4:4:8",
             hint=f"types are {', '.join(MAP_TYPES)}" if kind not in MAP_TYPES else "",
         )
@@ -67,15 +64,15 @@ def parse_template(text: str) -> Template:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to try.
+    """The plan of a check.
 
     Attributes:
         path: The object.
-        templates: Inner maps for outer maps that the object leaves without one.
-        programs: Programs to try; all by default.
-        attach: Whether to attach what was loaded.
-        command: A loader of the user's: a program or Python script of the host and its arguments, of which "{object}"
-            becomes the object's path in the guest; () for none.
+        templates: Templates for outer maps that have none in the object.
+        programs: Programs to try; default: all.
+        attach: Whether to attach the loaded programs.
+        command: The user's loader: a program or Python script of the host, and its arguments; "{object}" is replaced
+            by the object's path in the guest. () for none.
     """
 
     path: Path
@@ -90,8 +87,8 @@ def check(machine: Machine, plan: Plan, label: str) -> list[Result]:
 
     Args:
         machine: The machine; it may be dead afterwards.
-        plan: What to try.
-        label: What the kernel is called.
+        plan: The plan.
+        label: The kernel's name in results.
 
     Raises:
         UsageError: The object cannot be read or has no such program, or the loader cannot be sent.
@@ -113,7 +110,7 @@ def read_object(path: Path) -> bytes:
     """Return an object's content.
 
     Raises:
-        UsageError: It cannot be read, or is no ELF file.
+        UsageError: It cannot be read, or is not an ELF file.
     """
     try:
         return path.read_bytes()
@@ -139,7 +136,7 @@ def _programs(machine: Machine, plan: Plan, data: bytes, label: str, results: li
     for template in plan.templates:
         if template.outer not in obj.definitions.maps:
             raise UsageError(
-                f"{plan.path} has no map {template.outer!r} to give an inner map to",
+                f"{plan.path} has no map {template.outer!r} for this template",
                 expected=f"one of {', '.join(obj.definitions.maps)}",
             )
     unknown = sorted(set(plan.programs).difference(known))
@@ -197,6 +194,6 @@ def _run_loader(machine: Machine, plan: Plan, label: str) -> Result:
 
 
 def lost(label: str, plan: Plan, error: HarnessError) -> Result:
-    """Return the result of a kernel that could not be had or run."""
+    """Return the result of a kernel that was unavailable or could not run."""
     verdict = Verdict.CRASHED if isinstance(error, GuestError) else Verdict.LOST
     return Result(label, plan.path.name, verdict, "start", message=error.what)

@@ -1,4 +1,4 @@
-"""What became of the programs of an object on several kernels: records, the telling line, and tables of them.
+"""The results of an object's programs on several kernels: records, the most informative line of a log, and tables.
 
 Pure.
 """
@@ -15,28 +15,28 @@ from harness.util.errnos import errno_name
 
 
 class Verdict(Enum):
-    """What became of one program on one kernel."""
+    """The outcome of one program on one kernel."""
 
     OK = "ok"
     REFUSED = "refused"
     FAILED = "failed"
-    """A loader of the user's ended with another status than 0."""
+    """The user's loader ended with a status other than 0."""
     CRASHED = "crashed"
     LOST = "lost"
-    """The kernel could not be had or run; says nothing about the program."""
+    """The kernel was unavailable or could not run; this says nothing about the program."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """One program on one kernel.
+    """The result of one program on one kernel.
 
     Attributes:
         kernel: The kernel's label.
         program: The program's name, or the loader's.
-        verdict: What became of it.
-        step: What was tried when it ended: "open", "prepare", "load", "attach", "run"; the last step when it is ok.
+        verdict: The outcome.
+        step: The last step: "open", "prepare", "load", "attach" or "run".
         errno: The error number, 0 for none.
-        message: What was said: a verifier's log, libbpf's messages, a loader's output.
+        message: The verifier's log, libbpf's messages or a loader's output.
     """
 
     kernel: str
@@ -54,14 +54,14 @@ class Result:
         return self.verdict.value
 
 
-# The verifier prints the state of registers behind instructions and on lines of their own, in a form that depends on
-# the kernel; what it thinks of the program is in the rest.
+# The verifier prints the state of registers after instructions and on separate lines, in a form that depends on the
+# kernel; the other lines are about the program.
 _STATE = re.compile(
     r"^(\d+: )?(R\d|frame\d|from \d|last_idx|regs=|parent |propagating|mark_precise)|^(func#|live regs)"
 )
 _INSTRUCTION = re.compile(r"^(\d+): \([0-9a-f]{2}\) ([^;]*)")
 _COUNTS = re.compile(r"^(processed \d+ insns|verification time|stack depth|insns_proces)")
-# From 7.3 on a refusal is followed by an explanation of many lines; what it explains stands before it.
+# From 7.3 on, an explanation of many lines follows a refusal; the refusal itself comes before it.
 _EXPLANATION = "Verification failed: "
 
 
@@ -77,15 +77,14 @@ def _telling(log: str) -> Iterator[str]:
 
 
 def telling_line(log: str, accepted: str = "") -> str:
-    """Return the line of a refusal that tells most.
+    """Return the most informative line of a refusal.
 
     Args:
-        log: The verifier's log, or what else was said.
-        accepted: The verifier's log of the same program on a kernel that takes it, "" where there is none.
+        log: The verifier's log, or another message.
+        accepted: The verifier's log of the same program on a kernel that accepts it, "" for none.
 
     Returns:
-        The first line that the other log does not have; without one, the first that libbpf said, or the last that the
-        verifier said.
+        The first line that the other log does not have; else libbpf's first line, or the verifier's last line.
     """
     lines = list(_telling(log))
     if accepted:
@@ -95,13 +94,13 @@ def telling_line(log: str, accepted: str = "") -> str:
                 return line
     library = [line for line in lines if line.startswith("libbpf: ")]
     if library:
-        return library[0]  # what it says next are the consequences
+        return library[0]  # the following lines are consequences
     spoken = [line for line in lines if not _INSTRUCTION.match(line) and not line.startswith(";")]
     return (spoken or lines or [""])[-1]
 
 
 def difference(result: Result, others: Sequence[Result]) -> str:
-    """Return the telling line of a result, held against the same program on a kernel that takes it."""
+    """Return the most informative line of a result, compared with the same program on a kernel that accepts it."""
     accepted = next(
         (
             other.message
@@ -163,7 +162,7 @@ def as_markdown(results: Sequence[Result]) -> str:
 
 
 def as_records(results: Sequence[Result]) -> list[dict[str, object]]:
-    """Return the same as plain data for JSON, whole messages included."""
+    """Return the same as plain data for JSON, with complete messages."""
     return [
         {
             **asdict(result),

@@ -1,5 +1,4 @@
-"""What people read off run records: the matrix of behaviours and kernels, and what changed between two of them.
+"""Reports of run records: the matrix of behaviours and kernels, and the changes between two records.
 
-`matrix` and `changes` are pure and know no format; `html`, `markdown` and `terminal` write them down. Imports the
-records below it.
+`matrix` and `compare.changes` are pure and independent of formats; `html`, `markdown` and `terminal` write them.
 """

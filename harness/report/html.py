@@ -1,9 +1,9 @@
-"""The matrix as one HTML page that needs nothing else: no network, no other file.
+"""The matrix as one self-contained HTML page: it needs no network and no other file.
 
-The table is in the page as such, so that it is there without JavaScript and on paper; details are data beside it,
-each text once, from which the page's script makes them when they are asked for.
+The table is plain HTML, so it works without JavaScript and on paper. Details are data beside it, each text once; the
+page's script shows them on demand.
 
-Pure, but for its template, which is data of the package. Imports the matrix beside it and the records.
+Pure, except for its template, which is data of the package.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from harness.results.outcomes import Ending, Outcome
 from harness.results.types import Observation, RecordedKernel, Result, Run, RunRecord
 
 EXCERPTS = 320_000
-"""Characters that all excerpts of logs in a page may have together, so that it stays small enough to be sent around."""
+"""Total characters of log excerpts in a page, so that the page is small enough to send."""
 
 _EXCERPT_MOST, _EXCERPT_LEAST = 4000, 240
 _CELL = 22
-"""Characters of an observation that a cell shows; the rest is in its details."""
+"""Longest observation in a cell, in characters; the complete text is in the details."""
 
 SHOWS = (("all", "all"), ("bad", "failing"), ("edge", "boundaries"), ("skip", "skipped"), ("lost", "no verdict"))
 _TAGS: dict[Ending, str] = {
@@ -57,7 +57,7 @@ class _Row:
 
 
 class _Strings:
-    """Texts that are kept once each."""
+    """A set of texts, each kept once."""
 
     def __init__(self) -> None:
         self.all: list[str] = []
@@ -90,7 +90,7 @@ def as_html(record: RunRecord, *, title: str = "Behaviours by kernel") -> str:
         title=title,
         subtitle=summary_of(record, matrix),
         warnings=warnings_of(record),
-        # The page's own, not of any record.
+        # From the package, not from a record.
         css=Markup(folder.joinpath("report.css").read_text(encoding="utf-8")),  # noqa: S704
         js=Markup(folder.joinpath("report.js").read_text(encoding="utf-8")),  # noqa: S704
         counts=list(matrix.counts().items()),
@@ -112,11 +112,11 @@ def as_html(record: RunRecord, *, title: str = "Behaviours by kernel") -> str:
 
 
 def _as_script(data: dict[str, Any]) -> Markup:
-    """Return data as JSON that can stand in a page: nothing in it can end the element or begin a comment."""
+    """Return data as JSON that is safe in a page: it cannot end the element or begin a comment."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
-    return Markup(text)  # noqa: S704 - just made harmless
+    return Markup(text)  # noqa: S704 - escaped above
 
 
 def _told(group: Group) -> str:
@@ -164,7 +164,7 @@ def _problems(matrix: Matrix) -> list[dict[str, Any]]:
 
 
 def run_facts(run: Run) -> Iterator[tuple[str, str]]:
-    """Yield what is known of a run, names and texts, without what is empty."""
+    """Yield the known facts of a run as names and texts, without empty ones."""
     host = run.host
     facts = {
         "Command": "pytest " + " ".join(run.arguments),
@@ -266,7 +266,7 @@ def _data(record: RunRecord, matrix: Matrix) -> dict[str, Any]:
 
 
 _KERNEL = "\0"
-"""Stands for the kernel's label in a row's pattern of ids."""
+"""Placeholder for the kernel's label in a row's pattern of ids."""
 
 
 def _row_data(

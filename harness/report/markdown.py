@@ -1,6 +1,6 @@
-"""The matrix in Markdown: what fails and where answers change stand open, the whole table is folded.
+"""The matrix in Markdown: failures and boundaries are shown, the complete table is folded.
 
-Pure. Imports the matrix beside it and the records.
+Pure.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from harness.results.outcomes import Outcome
 from harness.results.types import RunRecord
 
 LIMIT = 900_000
-"""Characters: what GitHub takes in a job's summary is a MiB."""
+"""Characters; GitHub's limit for a job's summary is 1 MiB."""
 
 
 def as_markdown(record: RunRecord, *, title: str = "Behaviours by kernel") -> str:
@@ -33,7 +33,7 @@ def as_markdown(record: RunRecord, *, title: str = "Behaviours by kernel") -> st
         table = "\n".join(_table(matrix, group.rows))
         folded = f"\n<details><summary>{escaped(group.name)}: {len(group.rows)}</summary>\n\n{table}\n\n</details>\n"
         if len(text) + len(folded) > LIMIT:
-            return f"{text}\nThe rest of the table is left out here.\n"
+            return f"{text}\nThe rest of the table is omitted here.\n"
         text += folded
     return text
 
@@ -83,7 +83,7 @@ def _boundaries(matrix: Matrix) -> list[str]:
 
 
 def changes_of(matrix: Matrix, row: Row) -> list[str]:
-    """Return where a row's answer changes: "5.10 → 6.1: E2BIG → ok"."""
+    """Return the places where a row's answer changes: "5.10 → 6.1: E2BIG → ok"."""
     found = []
     older: tuple[str, Cell] | None = None
     for kernel, cell, edge in zip(matrix.kernels, row.cells, row.boundaries, strict=True):

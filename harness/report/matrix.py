@@ -1,6 +1,6 @@
 """A record as a table: behaviours in groups, a cell for each kernel, boundaries where neighbours differ.
 
-Pure. Imports the records and the ranks of outcomes.
+Pure.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ class Cell:
 
     @property
     def seen(self) -> str:
-        """What was observed, in a few characters; "" for nothing."""
+        """The observations in a few characters; "" for none."""
         return ", ".join(text_of(one.observed) for one in self.observations)
 
     @property
     def answers(self) -> dict[str, Any]:
-        """The observations by what they are of; where one is observed several times, by its number too."""
+        """The observations by name; repeated names get a number."""
         found: dict[str, Any] = {}
         for one in self.observations:
             name = one.contract or one.sentence
@@ -78,7 +78,7 @@ class Cell:
 
 
 def text_of(observed: Any) -> str:
-    """Return an observation as people write it: text as it is, names with their values, the rest as JSON."""
+    """Return an observation for the user: text unchanged, names with their values, anything else as JSON."""
     if isinstance(observed, str):
         return observed
     if isinstance(observed, dict) and observed:
@@ -87,7 +87,7 @@ def text_of(observed: Any) -> str:
 
 
 def exact_text_of(observed: Any) -> str:
-    """Return an observation as JSON, in which no two that differ are the same."""
+    """Return an observation as JSON; different observations give different texts."""
     return json.dumps(observed, ensure_ascii=False, sort_keys=True)
 
 
@@ -97,8 +97,8 @@ class Row:
 
     Attributes:
         test: pytest's id of the test without its kernel.
-        title: What people call it: its contract, or the test's name.
-        sentence: What it promises; "" when nothing says so.
+        title: Its contract, or the test's name.
+        sentence: The contract's sentence; "" without a contract.
         cells: One for each kernel, in their order.
     """
 
@@ -109,9 +109,9 @@ class Row:
 
     @property
     def boundaries(self) -> tuple[bool, ...]:
-        """For each kernel, whether its answer differs from that of the nearest older one that gave an answer.
+        """For each kernel, whether its answer differs from the nearest older kernel that gave an answer.
 
-        The answer is the outcome together with what was observed. A kernel that was not asked gives none.
+        The answer is the outcome with the observations. A kernel that was not asked has no answer.
         """
         found = []
         known: tuple[object, list[str]] | None = None
@@ -209,6 +209,6 @@ def area_of(test: str, title: str) -> str:
 
 
 def words_of(test: str) -> str:
-    """Return a test's name as words, its parameters behind it."""
+    """Return a test's name as words, with its parameters."""
     name, bracket, parameters = test.rpartition("::")[2].partition("[")
     return name.removeprefix("test_").replace("_", " ") + (f" [{parameters}" if bracket else "")

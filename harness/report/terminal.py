@@ -1,7 +1,4 @@
-"""The matrix for a terminal, as wide as that is: answers where there is room, signs where there is not.
-
-Imports rich, the matrix beside it and the records.
-"""
+"""The matrix for a terminal: answers where the width allows it, else signs."""
 
 from __future__ import annotations
 
@@ -44,7 +41,7 @@ _ASCII: dict[Ending, str] = {
 }
 
 _ANSWER = 9
-"""Characters of an answer in a column."""
+"""Longest answer in a column, in characters."""
 
 
 def show(record: RunRecord, console: Console, *, title: str = "Behaviours by kernel") -> None:
@@ -52,14 +49,14 @@ def show(record: RunRecord, console: Console, *, title: str = "Behaviours by ker
 
     Args:
         record: The record.
-        console: Where to.
-        title: What stands above it.
+        console: The terminal.
+        title: The heading.
     """
     matrix = matrix_of(record)
     width = console.width
     signs = console.encoding.lower().startswith("utf")
     names = max((len(row.title) for row in matrix.rows), default=0)
-    # With a sign and a mark; a column of signs alone still has the kernel's label above it.
+    # With a sign and a mark; a column of signs alone still shows the kernel's label above it.
     wide = min(names, 40) + len(matrix.kernels) * (_ANSWER + 5) <= width
     console.print(Text(title, style="bold"))
     console.print(Text(summary_of(record, matrix), style="dim"))

@@ -1,6 +1,6 @@
-"""Words of tests and kernels inside Markdown, where their own signs mean nothing.
+"""Escapes texts for Markdown.
 
-Pure. Imports the standard library alone.
+Pure.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ import re
 
 
 def escaped(text: str) -> str:
-    """Return a text as Markdown shows it: on one line, in a table too."""
+    """Return a text escaped for Markdown, on one line; also valid in a table."""
     plain = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    # "@" would call people of that name.
+    # "@" would notify users of that name.
     return re.sub(r"([\\`*_{}\[\]#|~])", r"\\\1", plain).replace("@", "@\u200b")
 
 
 def code(text: str) -> str:
-    """Return a text as code in Markdown, in a table too."""
+    """Return a text as code in Markdown; also valid in a table."""
     plain = " ".join(text.split()).replace("`", "'").replace("|", r"\|")
     return f"`{plain}`"

@@ -1,6 +1,6 @@
-"""What every form of a report says of a record as a whole.
+"""Text about a complete record, for all forms of a report.
 
-Pure. Imports the matrix beside it and the records.
+Pure.
 """
 
 from __future__ import annotations

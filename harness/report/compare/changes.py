@@ -1,10 +1,10 @@
-"""What changed from one kernel of a record to one of another record, or of the same.
+"""Changes from a kernel of one record to a kernel of another, or of the same record.
 
 A contract is compared with itself, a test that has none with the test of the same id without the kernel. Times of
 single tests are noisy and depend on the machine: a test counts as slower or faster only when it is so by a factor and
 by an amount beyond what all tests together are, see SLOWER_FACTOR and SLOWER_SECONDS.
 
-Pure. Imports the matrix beside it and the records.
+Pure.
 """
 
 from __future__ import annotations
@@ -22,42 +22,42 @@ from harness.results.outcomes import Outcome
 from harness.results.types import RecordedKernel, RunRecord
 
 SLOWER_FACTOR = 3.0
-"""How many times as long a test must take, the machines' own difference taken out, to be in another class of time."""
+"""A test is slower when it takes this many times as long, after correction for the speed of the machines."""
 
 SLOWER_SECONDS = 0.3
-"""Seconds by which it must differ, too: less is the noise of a machine that others use."""
+"""Seconds by which it must also differ; less is noise on a shared machine."""
 
 _ENOUGH = 5
-"""Tests that it takes to tell how two machines differ."""
+"""Number of tests needed to compare the speed of two machines."""
 
 
 class Change(enum.Enum):
-    """What sort of change it is; the value is its name on the command line. The order is that of a report."""
+    """The kind of a change, in the order of reports; the value is its name on the command line."""
 
     BROKEN = "broken"
-    """It was no failure, and is one."""
+    """It passed or was not a failure before, and fails now."""
     FAILURE = "failure"
-    """It failed, and fails in another way."""
+    """It failed before, and fails now in another way."""
     OBSERVATION = "observation"
-    """No failure, and what is observed is something else."""
+    """Not a failure, but the observation changed."""
     UNSUPPORTED = "unsupported"
-    """It was asked, and is skipped or not for this kernel."""
+    """It ran before, and is now skipped or not for this kernel."""
     SLOWER = "slower"
-    """It is in a slower class of time."""
+    """It takes clearly longer."""
     LOST = "lost"
-    """There was a verdict, and now there is none: the machine failed, or the run ended before."""
+    """It had a verdict and has none now: the machine failed, or the run ended too early."""
     GONE = "gone"
-    """There is no such test any more."""
+    """The test no longer exists."""
     FIXED = "fixed"
-    """It failed, and does not."""
+    """It failed before, and does not now."""
     SUPPORTED = "supported"
-    """It was skipped or not for this kernel, and passes."""
+    """It was skipped or not for this kernel, and passes now."""
     FASTER = "faster"
-    """It is in a faster class of time."""
+    """It takes clearly less time."""
     REGAINED = "regained"
-    """There was no verdict, and it passes."""
+    """It had no verdict, and passes now."""
     NEW = "new"
-    """There was no such test."""
+    """The test is new."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,11 @@ class Difference:
     """One change of one test.
 
     Attributes:
-        change: What sort of change.
+        change: The kind of change.
         test: pytest's id of the test without its kernel.
         contract: Id of its contract, "" for none.
-        old: What was; None for nothing.
-        new: What is; None for nothing.
+        old: The old cell; None for none.
+        new: The new cell; None for none.
         detail: What changed, in a few words.
     """
 
@@ -88,15 +88,15 @@ class Difference:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two kernels held against each other.
+    """The comparison of two kernels.
 
     Attributes:
         old: The kernel of the old record.
         new: The kernel of the new one.
-        differences: What changed, in the order of :class:`Change`.
-        same: How many tests came to the same.
-        still_bad: How many of these are failures.
-        speed: How many times as long tests take, by the middle of all; None when there are too few.
+        differences: The changes, in the order of :class:`Change`.
+        same: The number of tests without a change.
+        still_bad: The number of these that are failures.
+        speed: Median factor of the tests' times; None when there are too few tests.
     """
 
     old: RecordedKernel
@@ -120,12 +120,12 @@ class Pair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that changed.
+    """A comparison of two records.
 
     Attributes:
-        pairs: Kernels held against each other, oldest first.
-        only_old: Kernels that the new record has not.
-        only_new: Kernels that the old record has not.
+        pairs: The compared pairs of kernels, oldest first.
+        only_old: Kernels that the new record lacks.
+        only_new: Kernels that the old record lacks.
     """
 
     pairs: tuple[Pair, ...]
@@ -133,11 +133,11 @@ class Comparison:
     only_new: tuple[RecordedKernel, ...] = ()
 
     def of(self, change: Change) -> list[tuple[Pair, Difference]]:
-        """Return all changes of a sort."""
+        """Return all changes of a kind."""
         return [(pair, one) for pair in self.pairs for one in pair.differences if one.change is change]
 
     def count(self, changes: Iterable[Change]) -> int:
-        """Return how many changes there are of these sorts."""
+        """Return the number of changes of these kinds."""
         wanted = set(changes)
         return sum(one.change in wanted for pair in self.pairs for one in pair.differences)
 
@@ -146,10 +146,10 @@ def compare(old: RunRecord, new: RunRecord, kernels: tuple[str, str] | None = No
     """Hold two records against each other, kernel by kernel.
 
     Args:
-        old: What was.
-        new: What is; may be the same record.
-        kernels: Labels, or exact versions, of one kernel in each, to hold these two against each other; by default
-            kernels are paired by their labels.
+        old: The old record.
+        new: The new record; may be the same record.
+        kernels: Labels or exact versions of one kernel in each record, to compare only these two; default: kernels
+            are paired by their labels.
 
     Raises:
         RecordError: A record has no such kernel, or they have none in common.
@@ -189,7 +189,7 @@ def find_kernel(record: RunRecord, name: str) -> RecordedKernel:
     """Return a record's kernel by its label or exact version.
 
     Raises:
-        RecordError: It has none of that name, or several.
+        RecordError: It has no kernel of that name, or several.
     """
     found = [one for one in record.kernels if one.label == name] or [
         one for one in record.kernels if name in (one.version, one.release)
@@ -235,7 +235,7 @@ def _pair(old: RecordedKernel, new: RecordedKernel, before: Mapping[str, Cell], 
 
 
 def _speed(before: Mapping[str, Cell], after: Mapping[str, Cell]) -> float | None:
-    """Return how many times as long the tests take that passed on both, by the middle of all; None for too few."""
+    """Return the median factor of the times of tests that passed on both; None when there are too few."""
     ratios = []
     for test, was in before.items():
         now = after.get(test)
@@ -250,7 +250,7 @@ def _call(cell: Cell) -> float:
 
 
 def _differ(was: Cell | None, now: Cell | None, speed: float | None) -> tuple[Change, str] | None:
-    """Return what changed, and in what; None for nothing."""
+    """Return the kind of change and a description; None for no change."""
     if was is None or now is None:
         known = was or now
         assert known is not None, "one of the two has the test"
@@ -323,7 +323,7 @@ def _slower(was: Cell, now: Cell, speed: float | None) -> tuple[Change, str] | N
 
 
 def by_change(comparison: Comparison) -> list[tuple[Change, list[tuple[Difference, list[Pair]]]]]:
-    """Return the changes by their sort, each test once with the kernels that it changed on in the same way."""
+    """Return the changes by kind, each test once with the kernels on which it changed in the same way."""
     found = []
     for change in Change:
         alike: dict[tuple[str, str], tuple[Difference, list[Pair]]] = {}
@@ -335,5 +335,5 @@ def by_change(comparison: Comparison) -> list[tuple[Change, list[tuple[Differenc
 
 
 def is_regression(comparison: Comparison, fail_on: Sequence[Change]) -> bool:
-    """Whether there is a change of one of these sorts."""
+    """Return whether there is a change of one of these kinds."""
     return comparison.count(fail_on) > 0

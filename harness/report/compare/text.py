@@ -1,6 +1,6 @@
-"""A comparison in words: for a terminal, in Markdown for a pull request, as JSON for programs.
+"""A comparison as text for a terminal, Markdown for a pull request, JSON for programs.
 
-Pure. Imports the changes beside it and the records.
+Pure.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ FORMAT = "kernel-harness comparison"
 VERSION = 1
 
 MARKDOWN_LIMIT = 60_000
-"""Characters: what GitHub takes in a comment is 65536."""
+"""Characters; GitHub's limit for a comment is 65536."""
 
 TITLES = {
     Change.BROKEN: ("broken", "✗"),
@@ -33,11 +33,11 @@ TITLES = {
     Change.REGAINED: ("a verdict again", "✓"),
     Change.NEW: ("new", "+"),
 }
-"""What readers see for each sort of change, and a sign."""
+"""Title and sign of each kind of change."""
 
 
 def summary(comparison: Comparison) -> str:
-    """Return all that changed in one line."""
+    """Return a one-line summary of the changes."""
     counts = [f"{comparison.count([change])} {TITLES[change][0]}" for change in Change if comparison.count([change])]
     same = sum(pair.same for pair in comparison.pairs)
     still = sum(pair.still_bad for pair in comparison.pairs)
@@ -112,7 +112,7 @@ def as_markdown(comparison: Comparison, old: RunRecord, new: RunRecord, fail_on:
             heading = f"{title}: {comparison.count([change])}"
             made += f"\n<details><summary>{heading}</summary>\n\n{table}\n\n</details>\n"
     if cut:
-        made += f"\n{cut} more lines are left out here.\n"
+        made += f"\n{cut} more lines are omitted here.\n"
     return made
 
 

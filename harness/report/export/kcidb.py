@@ -25,16 +25,16 @@ _STATUS = {
     Outcome.INFRASTRUCTURE: "MISS",
     Outcome.XFAILED: "DONE",
 }
-"""A failure that was expected says nothing about the kernel that is news: DONE, with the reason as the comment."""
+"""An expected failure is no news about the kernel: status DONE, with the reason as the comment."""
 
 _EXCERPT = 16384
-"""Characters that KCIDB takes of a log."""
+"""Longest log that KCIDB accepts, in characters."""
 
 
 def as_kcidb(record: RunRecord, origin: str) -> dict[str, Any]:
     """Return the record as KCIDB takes it.
 
-    A checkout and a build stand for each kernel. What was observed, and what was expected, is in a test's `misc`.
+    Each kernel becomes a checkout and a build. A test's observations and expectations are in its `misc`.
 
     Args:
         record: The record.
@@ -111,7 +111,7 @@ def _build(kernel: RecordedKernel, identity: str, origin: str) -> dict[str, Any]
 
 
 def _path(test: str, contract: str) -> str:
-    """Return where a test stands in the tree of tests: its contract's id, else the words of its own."""
+    """Return a test's place in the tree of tests: its contract's id, else the words of its name."""
     if contract:
         return f"kernel_harness.{contract}"
     words = [re.sub(r"[^A-Za-z0-9_-]+", "_", word).strip("_") for word in re.split(r"[/.\[\]]|::", test)]
@@ -126,7 +126,7 @@ def _test(result: Result, run: Run | None, origin: str) -> dict[str, Any]:
     observed = [one.verdict for one in result.observations if one.was_asked]
     status = _STATUS[result.outcome]
     if status == "PASS" and observed and set(observed) == {"observed"}:
-        status = "DONE"  # what was seen was not judged
+        status = "DONE"  # the observation was not judged
     text = "\n".join(part for part in (result.failure, result.output) if part)
     test = {
         "id": _identity(origin, result.run, result.test, result.kernel),

@@ -33,7 +33,7 @@ _TOTALS = {
 def as_ktap(record: RunRecord) -> str:
     """Return the record as KTAP.
 
-    A test that was not reached is `not ok` with the directive ERROR; one that is not for a kernel is skipped there. A
+    A test that did not run is `not ok` with the directive ERROR; a test that is not for a kernel is skipped there. A
     kernel is `ok` when none of its tests is `not ok`.
     """
     lines = ["KTAP version 1", f"1..{len(record.kernels)}"]
@@ -92,10 +92,10 @@ def _details(result: Result) -> Iterator[str]:
 
 
 def _said(text: str) -> Iterable[str]:
-    """Return a text as diagnostic lines, which no parser takes for a result."""
+    """Return a text as diagnostic lines, which parsers do not take for results."""
     return (f"# {line}".rstrip() for line in text.splitlines())
 
 
 def _plain(text: str) -> str:
-    """Return a text for a description: on one line, and without the sign that begins a directive."""
+    """Return a text for a description: one line, without the character that begins a directive."""
     return " ".join(text.replace("#", "_").split())

@@ -86,5 +86,5 @@ def test_an_inner_map_is_described_in_a_word() -> None:
 
 @pytest.mark.parametrize("text", ["", "traced", "traced=hash", "traced=hsah:4:4:8", "=hash:4:4:8", "o=hash:4:x:8"])
 def test_what_describes_no_inner_map_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="describes no inner map"):
+    with pytest.raises(UsageError, match="does not describe an inner map"):
         parse_template(text)

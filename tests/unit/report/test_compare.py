@@ -206,7 +206,7 @@ def test_markdown_fits_into_a_comment() -> None:
     made = as_markdown(compare(old, new), old, new, [Change.BROKEN])
     assert len(made) < MARKDOWN_LIMIT
     shown = made.count("| ✗")
-    assert f"\n{2000 - shown} more lines are left out here.\n" in made
+    assert f"\n{2000 - shown} more lines are omitted here.\n" in made
 
 
 def test_json_holds_what_was_and_what_is() -> None:
