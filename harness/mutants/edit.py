@@ -1,6 +1,6 @@
-"""What a mutant is: a few characters of a kernel's source, replaced.
+"""A mutant: a few characters of a kernel's source, replaced.
 
-Pure; imports :mod:`harness.errors` alone.
+Pure.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ class Edit:
 
     Attributes:
         file: Path in the tree.
-        start: Where the replaced text begins, in characters.
-        old: What is there.
-        new: What comes in its place.
-        function: The function that it is in.
+        start: Start of the replaced text, in characters.
+        old: The old text.
+        new: The new text.
+        function: The function around it.
     """
 
     file: str
@@ -37,9 +37,9 @@ class Mutant:
 
     Attributes:
         name: Its name, unique and stable for one release of the kernel.
-        area: What part of the semantics it touches: "creation", "reference counting", ...
+        area: The part of the semantics that it changes: "creation", "reference counting", ...
         what: The mistake, in a few words.
-        edits: What makes it, all at once.
+        edits: All its edits.
     """
 
     name: str
@@ -49,29 +49,29 @@ class Mutant:
 
     @property
     def was(self) -> str:
-        """What was in the places it changes, on one line."""
+        """The old text of its edits, on one line."""
         return one_line(" … ".join(edit.old for edit in self.edits))
 
     @property
     def becomes(self) -> str:
-        """What is there now, on one line."""
+        """The new text of its edits, on one line."""
         return one_line(" … ".join(edit.new for edit in self.edits))
 
 
 def one_line(text: str) -> str:
-    """Return text with every run of white space made one blank."""
+    """Return text with each run of white space replaced by one blank."""
     return " ".join(text.split())
 
 
 def apply(text: str, edits: Sequence[Edit]) -> str:
-    """Return a file's text with edits made.
+    """Return a file's text with edits applied.
 
     Args:
-        text: The file as it was when the edits were made up.
+        text: The file for which the edits were made.
         edits: Edits of this file; they do not overlap.
 
     Raises:
-        UsageError: Another text is where an edit's should be, or two overlap.
+        UsageError: The file has another text at the place of an edit, or two edits overlap.
     """
     pieces = []
     position = 0
@@ -80,7 +80,7 @@ def apply(text: str, edits: Sequence[Edit]) -> str:
         if edit.start < position or text[edit.start : end] != edit.old:
             raise UsageError(
                 f"an edit of {edit.file} does not fit: at character {edit.start} there is no {edit.old!r}",
-                expected="edits that were made up for this file and do not overlap",
+                expected="edits for this file that do not overlap",
             )
         pieces += [text[position : edit.start], edit.new]
         position = end
@@ -92,10 +92,10 @@ def changed(edits: Sequence[Edit], read: Callable[[str], str]) -> dict[str, str]
 
     Args:
         edits: Edits of any files.
-        read: Returns a file's text before them.
+        read: Returns a file's text without the edits.
 
     Raises:
-        UsageError: As :func:`apply`.
+        UsageError: As for :func:`apply`.
     """
     return {
         file: apply(read(file), [edit for edit in edits if edit.file == file])
@@ -104,7 +104,7 @@ def changed(edits: Sequence[Edit], read: Callable[[str], str]) -> dict[str, str]
 
 
 def function_span(text: str, name: str) -> tuple[int, int]:
-    """Return where a C function's definition begins and ends, in characters.
+    """Return the start and end of a C function's definition, in characters.
 
     Args:
         text: A file in the kernel's style: a definition begins in the first column and so does its closing brace.

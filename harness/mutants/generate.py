@@ -1,7 +1,7 @@
-"""Mutants made mechanically: every place in chosen functions where one of a few kinds of mistake can be made.
+"""Mutants made mechanically: all mistakes of a few kinds in chosen functions.
 
-The C source is parsed by tree-sitter, which needs no configuration, no headers and no preprocessor: a place is a node
-of its tree. Pure: a file's text in, mutants out, always the same ones in the same order.
+tree-sitter parses the C source; it needs no configuration, headers or preprocessor. A place is a node of its tree.
+Pure: a file's text in, mutants out, always the same mutants in the same order.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ CALLS = {
     "bpf_map_write_active_inc": "bpf_map_write_active_dec",
     "bpf_map_write_active_dec": "bpf_map_write_active_inc",
 }
-"""A get for a put, a lock for an unlock, the one with a user's reference for the one without."""
+"""Pairs of functions: get and put, lock and unlock, with a user's reference and without."""
 
 WORDS = {
     "true": "false",
@@ -59,22 +59,22 @@ WORDS = {
     "IS_FD_ARRAY": "IS_FD_HASH",
     "IS_FD_HASH": "IS_FD_ARRAY",
 }
-"""One constant for its neighbour."""
+"""Pairs of related constants."""
 
 ERRNOS = {"EINVAL": "EPERM", "ENOENT": "EINVAL", "ENOTSUPP": "EOPNOTSUPP"}
-"""The errno that comes in place of another; any other becomes EINVAL."""
+"""The replacement of each errno; all others become EINVAL."""
 
 
 def generate(parts: Sequence[Mapping[str, Any]], read: Callable[[str], str]) -> list[Mutant]:
-    """Return all mutants of chosen functions, in the order in which to try them.
+    """Return all mutants of chosen functions, in the order of trial.
 
     Args:
         parts: The parts of `kernels/mutants/functions.toml`.
         read: Returns the text of a source file, by its path in the tree.
 
     Returns:
-        Lower tiers first; inside one, in an order that is scattered over functions and kinds, and always the same, so
-        that the first hundred are a fair sample.
+        Lower tiers first. Inside a tier, the order is scattered over functions and kinds, and always the same, so that
+        the first hundred are a fair sample.
 
     Raises:
         UsageError: A function is not in its file.
@@ -86,7 +86,7 @@ def generate(parts: Sequence[Mapping[str, Any]], read: Callable[[str], str]) -> 
         for function in part["functions"]:
             for mutant in _of_function(part["file"], text, function, part.get("near", ()), part.get("others", ())):
                 edit = mutant.edits[0]
-                # Two kinds of mistake can come to the same text.
+                # Two kinds of mistake can give the same text.
                 found.setdefault((edit.file, edit.start, edit.old, edit.new), (int(part["tier"]), mutant))
     ordered = sorted(found.values(), key=lambda one: (one[0], hashlib.sha256(one[1].name.encode()).hexdigest()))
     return [mutant for _, mutant in ordered]
@@ -112,7 +112,7 @@ def parse(source: bytes) -> Node:
 
 def _of_function(file: str, text: str, function: str, near: Sequence[str], others: Sequence[str]) -> Iterator[Mutant]:
     start, end = function_span(text, function)
-    # The parser counts bytes; the text may hold names with accents, though not in functions.
+    # The parser counts bytes; the text may contain names with accents, but not in functions.
     body = text[start:end]
     source = body.encode()
     numbers: dict[str, int] = {}
@@ -136,7 +136,7 @@ _DOES = {
     "logic": "and for or",
     "not": "a not is lost",
     "arithmetic": "another operator",
-    "drop": "a statement is left out",
+    "drop": "a statement is omitted",
     "call": "another function is called",
     "errno": "another errno",
     "number": "another number",
@@ -145,7 +145,7 @@ _DOES = {
 
 
 def walk(node: Node) -> Iterator[Node]:
-    """Yield a node and all below it, in the order of the text."""
+    """Yield a node and all nodes below it, in the order of the text."""
     yield node
     for child in node.children:
         yield from walk(child)
@@ -159,7 +159,7 @@ _STATEMENTS = ("expression_statement", "declaration", "return_statement", "goto_
 
 
 def _statement_of(node: Node) -> str:
-    """Return the text that says what a place is about: its statement, or its condition with what that leads to."""
+    """Return the context of a place: its statement, or its condition with the statement under it."""
     one: Node | None = node
     while one is not None and one.type not in (*_STATEMENTS, "if_statement", "function_definition"):
         one = one.parent
@@ -172,7 +172,7 @@ def _statement_of(node: Node) -> str:
 
 
 def _conditions_over(node: Node) -> Iterator[str]:
-    """Yield every condition that a place is under, or in."""
+    """Yield every condition around a place."""
     below, one = node, node.parent
     while one is not None:
         if one.type == "if_statement" and one.child_by_field_name("alternative") != below:
@@ -187,7 +187,7 @@ def _conditions_over(node: Node) -> Iterator[str]:
 
 
 def _mistakes(node: Node) -> Iterator[tuple[str, Node, str]]:
-    """Yield (kind, what to replace, with what) for every mistake that can be made at a node of the tree."""
+    """Yield (kind, node to replace, new text) for every mistake at a node of the tree."""
     kind = node.type
     if kind in ("if_statement", "while_statement"):
         condition = node.child_by_field_name("condition")
@@ -230,7 +230,7 @@ def _unary(node: Node) -> Iterator[tuple[str, Node, str]]:
 
 
 def _is_condition(expression: Node) -> bool:
-    """Tell whether an expression is the whole of a condition, which is negated as such."""
+    """Return whether an expression is a complete condition, which is negated as such."""
     parent = expression.parent
     return (
         parent is not None
@@ -241,19 +241,19 @@ def _is_condition(expression: Node) -> bool:
 
 
 def _is_needed(statement: Node) -> bool:
-    """Tell whether nothing would be left to compile, or to mean, without a statement, or it is left out elsewhere."""
+    """Return whether dropping a statement would not compile, have no effect, or is done elsewhere."""
     parent = statement.parent
     if parent is None or not _text(statement).rstrip().endswith(";"):
         return True  # the head of a macro that loops
     if parent.type == "if_statement" and statement.type != "expression_statement":
-        return True  # then the condition never holds
+        return True  # same as the condition that never holds
     if statement.type == "return_statement" and _ends_function(statement):
-        return True  # the value would be whatever was in the register, and no compiler takes it
+        return True  # the value would be undefined, which compilers refuse
     return _text(statement).strip() == ";"
 
 
 def _ends_function(node: Node) -> bool:
-    """Tell whether nothing of its function comes after a statement."""
+    """Return whether a statement is the last of its function."""
     parent = node.parent
     if parent is None or parent.type == "function_definition":
         return True

@@ -1,8 +1,7 @@
-"""Loaded into the pytest that tests mutants (`-p harness.mutants.inner_plugin`): writes reports down, orders tests.
+"""Plugin of the pytest that tests mutants (`-p harness.mutants.inner_plugin`): writes reports, orders tests.
 
-It goes by a plan: chosen tests for each of some mutants. Where several are in one kernel, it throws the mutant's switch
-in the guest before each test. Imports pytest, :mod:`harness.results.properties` and what tests import; what it needs to
-know comes in environment variables.
+It follows a plan: chosen tests for each of some mutants. When several mutants are in one kernel, it sets the mutant's
+switch in the guest before each test.
 """
 
 from __future__ import annotations
@@ -24,15 +23,15 @@ from harness.results import properties
 from harness.testing import Guest
 
 REPORTS = "HARNESS_MUTANTS_REPORTS"
-"""Path of the file that reports are written to, one line of JSON each."""
+"""Path of the file for reports, one line of JSON each."""
 PLAN = "HARNESS_MUTANTS_PLAN"
 """Path of a JSON list of rounds, as :func:`harness.mutants.session.whole_round` makes them."""
 
 _SETTLE = 0.2
-"""Seconds that the kernel is given after a test to free what it frees later, before it is asked what it came past."""
+"""Seconds for the kernel to do deferred frees after a test, before the passed mutants are read."""
 
 _ATTEMPTS = 2
-"""How often a test must fail to have failed: on a busy machine a test may fail once for reasons of its own."""
+"""Number of failures that count as a failure: on a busy machine, a test may fail once for another reason."""
 
 _now: dict[str, Any] = {}
 
@@ -41,7 +40,7 @@ _now: dict[str, Any] = {}
 def pytest_runtestloop(session: pytest.Session) -> bool | None:
     """Run the rounds of the plan; each ends at the first test that fails."""
     if session.testsfailed:
-        return None  # something could not be collected, which pytest says
+        return None  # a collection error, which pytest reports
     items = {item.nodeid: item for item in session.items}
     for item in session.items:
         # A machine has one mutant's switch at a time, and what a mutant damages is not the next test's.
@@ -60,7 +59,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
             following = items[tests[place + 1]] if place + 1 < len(tests) else None
             for attempt in range(1, _ATTEMPTS + 1):
                 _now.update(failed=False, attempt=attempt)
-                # It may have run before, for another mutant.
+                # It may have run before for another mutant.
                 item.user_properties[:] = properties_of[test]
                 item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
                 if not _now["failed"]:
@@ -74,7 +73,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
 
 @pytest.fixture(autouse=True)
 def thrown_switch(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Make the guest's kernel the mutant whose turn it is; afterwards ask which mutants it has come past."""
+    """Turn the current mutant on in the guest's kernel; afterwards read which mutants the kernel has come past."""
     if _now.get("number") is None or "vm" not in request.fixturenames:
         yield
         return
@@ -86,7 +85,7 @@ def thrown_switch(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if _now["watch"]:
         passed = ""
-        # Of a guest that is gone the test's own report tells.
+        # The test's own report covers a guest that is gone.
         with contextlib.suppress(GuestError):
             passed = guest.call(passed_after, PARAMETERS, _SETTLE)
         _write({"watched": request.node.nodeid, "passed": passed})
@@ -94,30 +93,30 @@ def thrown_switch(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def _ask_what_to_expect(request: pytest.FixtureRequest) -> None:
-    """Have the probes that decide what contracts expect answered by the kernel without the mistake.
+    """Run the probes that decide expectations on the kernel without the mistake.
 
-    Their answers are kept for the session: a mutant that answers them would be held against its own mistake, and so
-    would every later one.
+    Their answers are kept for the session: if a mutant answered, it and all later mutants would be compared with the
+    mistake.
     """
     if "probed" in request.fixturenames:
         request.getfixturevalue("probed")(request.getfixturevalue("contract"))
 
 
 def throw(folder: str, number: int) -> int:
-    """Turn one mutant on; return which one is."""
+    """Turn one mutant on; return the number that is on."""
     Path(folder, "mutants_passed").write_text("0")
     Path(folder, "mutant").write_text(str(number))
     return int(Path(folder, "mutant").read_text())
 
 
 def passed_after(folder: str, seconds: float) -> str:
-    """Return which mutants the kernel has come past, as a bitmap in hexadecimal, when it has settled."""
+    """Return the mutants that the kernel has come past, after it has settled, as a hexadecimal bitmap."""
     time.sleep(seconds)
     return Path(folder, "mutants_passed").read_text().strip()
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Write down what became of one phase of a test, before anything else can go wrong."""
+    """Write the report of one phase of a test at once, before anything else can go wrong."""
     if report.failed:
         _now["failed"] = True
     if report.when == "call" or not report.passed:
@@ -139,7 +138,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_collectreport(report: pytest.CollectReport) -> None:
-    """Write down what could not be collected."""
+    """Write a collection error."""
     if report.failed:
         _write(
             {
@@ -153,7 +152,7 @@ def pytest_collectreport(report: pytest.CollectReport) -> None:
 
 
 def _message(report: pytest.TestReport) -> str:
-    """Return what a failed test said, without the lines of the test itself."""
+    """Return the message of a failed test, without the lines of the test itself."""
     crash = getattr(report.longrepr, "reprcrash", None)
     return str(crash.message) if crash is not None else report.longreprtext
 

@@ -1,6 +1,6 @@
-"""The first test of every mutant: the kernel that runs is the one that was built.
+"""The first test of every mutant: the running kernel is the kernel that was built.
 
-Not collected with other tests; `harness mutants` names it. Imports what test modules import.
+Not collected with other tests; `harness mutants` names it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from harness.testing import Guest
 
 BUILD_ID = "HARNESS_MUTANTS_BUILD_ID"
-"""The build id that the kernel's ELF file has, in hexadecimal."""
+"""The build id of the kernel's ELF file, in hexadecimal."""
 
 
 def read_notes() -> str:
@@ -20,5 +20,5 @@ def read_notes() -> str:
 
 
 def test_the_kernel_that_runs_is_the_one_that_was_built(guest: Guest) -> None:
-    """The running kernel's build id is that of the file that was linked."""
+    """The running kernel's build id is the linked file's."""
     assert os.environ[BUILD_ID] in guest.call(read_notes)

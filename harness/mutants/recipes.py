@@ -1,7 +1,7 @@
 """Mutants written by hand: `kernels/mutants/SERIES.toml`.
 
-A recipe names a file, a function, the few tokens to find in it, which must be there once, and what to put there.
-No part of a kernel file is kept but those tokens. Pure but for :func:`load`, which reads the data file.
+A recipe names a file, a function, a few tokens that occur there exactly once, and their replacement. No other part of a
+kernel file is stored. Pure except for :func:`load`, which reads the data file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def load(series: str, read: Callable[[str], str]) -> list[Mutant]:
         read: Returns the text of a source file, by its path in the tree.
 
     Raises:
-        SelectorError: There are none for this series.
+        SelectorError: There are no mutants for this series.
         UsageError: A recipe does not fit the tree.
     """
     from harness.util.data import data_folder
@@ -39,11 +39,11 @@ def parse(recipe: Mapping[str, Any], read: Callable[[str], str]) -> Mutant:
 
     Args:
         recipe: `name`, `area`, `what` and `edit`, a list of tables with `file`, `function`, `find`, `replace` and,
-            where the tokens are not unique in the function, `before`: what comes directly before them.
+            when the tokens are not unique in the function, `before`: the text directly before them.
         read: Returns the text of a source file, by its path in the tree.
 
     Raises:
-        UsageError: The tokens are not there, or are there more than once.
+        UsageError: The tokens do not occur, or occur more than once.
     """
     edits = tuple(_locate(str(recipe["name"]), edit, read) for edit in recipe["edit"])
     return Mutant(f"hand/{recipe['name']}", str(recipe["area"]), str(recipe["what"]), edits)
@@ -59,7 +59,7 @@ def _locate(name: str, edit: Mapping[str, str], read: Callable[[str], str]) -> E
             f"the mutant {name} does not fit {edit['file']}: {before + find!r} is there {count} times"
             f" in {edit['function']}",
             expected="once",
-            hint="name more of what is around it",
+            hint="add more of the text around it",
         )
     at = text.index(before + find, start, end) + len(before)
     return Edit(edit["file"], at, find, edit["replace"], edit["function"])

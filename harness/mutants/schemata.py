@@ -1,9 +1,7 @@
-"""Trying many mutants in one kernel, one switch after the other (see :mod:`harness.mutants.switches`).
+"""Tries many mutants in one kernel, one switch after the other (see :mod:`harness.mutants.switches`).
 
-The kernel is built once, all tests run on it once with every switch off, and the kernel says for each test which
-mutants it has come past; then each mutant is put to those tests alone that come past it.
-
-Imports the rest of :mod:`harness.mutants`, :mod:`harness.kernel.build.kbuild` and the foundations.
+The kernel is built once. All tests run on it once with every switch off, and the kernel reports which mutants each
+test comes past. Then each mutant is tried with only those tests.
 """
 
 from __future__ import annotations
@@ -41,10 +39,10 @@ from harness.mutants.switches import HOME, Switched, switched
 from harness.util import cache
 
 BATCH = 10
-"""Mutants that one pytest goes through: what is lost at most when a run is ended."""
+"""Mutants per run of pytest: an interrupted run loses at most these."""
 
 ROUND_SECONDS = 900.0
-"""How long one mutant's tests may take, on average over a batch."""
+"""Seconds that one mutant's tests may take, on average over a batch."""
 
 CONTROL_SECONDS = 4 * 3600.0
 BUILD_SECONDS = 3600.0
@@ -53,12 +51,12 @@ ATTEMPTS = 2
 
 @dataclass(frozen=True)
 class Control:
-    """What all tests come to with every switch off.
+    """The results of all tests with every switch off.
 
     Attributes:
-        seconds: How long each test takes that passes.
+        seconds: Seconds that each passing test takes.
         passes: Numbers of the switches that each test comes past.
-        failing: Tests that do not pass, and what they say: no mutant is judged by them.
+        failing: Tests that do not pass, with their messages; they judge no mutant.
     """
 
     seconds: dict[str, float]
@@ -66,12 +64,12 @@ class Control:
     failing: dict[str, str]
 
     def tests_for(self, number: int, kills: Mapping[str, int], near: Mapping[str, int]) -> list[str]:
-        """Return the tests that can find a mutant out, those that are likely to find it soon first.
+        """Return the tests that can find a mutant, the most likely ones first.
 
         Args:
             number: The mutant's switch.
-            kills: How many mutants each test has found out.
-            near: How many of them were in the same function.
+            kills: Number of mutants that each test has killed.
+            near: Number of those in the same function.
         """
         first = [test for test in self.seconds if PRESENCE_TEST in test]
         known = {test for test, numbers in self.passes.items() if number in numbers and test in self.seconds}
@@ -83,18 +81,18 @@ class Control:
 
 
 class Panel:
-    """Tries mutants that are in one kernel.
+    """Tries the mutants of one kernel.
 
     Args:
-        lend: Lends the tree that it is built from; it is not needed once the kernel is built.
+        lend: Lends the tree for the build; it is not needed after the build.
         read: Returns the text of a source file, by its path in the tree.
         suite: The tests.
-        results: What is known of the mutants, and where what is found out goes.
-        folder: A folder for what is made on the way; it is made.
-        progress: Told what is being done.
-        workers: How many processes test at a time.
-        seconds: After so many no further test of a mutant is begun, 0 for no limit; what survives that is tried again
-            another time.
+        results: Known results; new results are added.
+        folder: A folder for intermediate files; created.
+        progress: Called with a line of text for each step.
+        workers: Number of parallel test processes.
+        seconds: After this time no further test of a mutant starts; 0 for no limit. A mutant that survives the limit is
+            tried again in a later run.
     """
 
     def __init__(
@@ -126,9 +124,9 @@ class Panel:
         """Try mutants, and yield what became of each.
 
         Args:
-            mutants: All that are in the kernel.
-            wanted: Those to try; those of which a verdict is known and holds are left out.
-            again: Try those too.
+            mutants: All mutants in the kernel.
+            wanted: The mutants to try; those with a valid verdict are skipped.
+            again: Try those with a valid verdict too.
 
         Raises:
             BuildError: The kernel with all switches cannot be built.
@@ -138,7 +136,7 @@ class Panel:
         built, build_id = self._build(mutants)
         control = self._control(build_id)
         for test, message in control.failing.items():
-            self._progress(f"left out, as it fails with every switch off: {test}: {message[:150]}")
+            self._progress(f"ignored, because it fails with every switch off: {test}: {message[:150]}")
         todo = [
             mutant
             for mutant in wanted
@@ -159,7 +157,7 @@ class Panel:
             todo = [mutant for mutant in todo if mutant.name in lost]
 
     def _build(self, mutants: Sequence[Mutant]) -> tuple[Switched, str]:
-        """Build the kernel with all mutants that compile; those that do not have their result."""
+        """Build the kernel with all mutants that compile; the others get their result."""
         files = {HOME, *(edit.file for mutant in mutants for edit in mutant.edits)}
         texts = {file: self._read(file) for file in files}
         record = self._folder / "built.json"
@@ -173,7 +171,7 @@ class Panel:
             return made, build_id_of(self._kernel)
         with self._lend() as kept:
             while found := self._refused(kept, made):
-                self._progress(f"{len(found)} do not compile and are left out: {', '.join(found)}")
+                self._progress(f"{len(found)} do not compile and are skipped: {', '.join(found)}")
                 refused |= found
                 made = switched([mutant for mutant in mutants if mutant.name not in refused], texts)
             self._kernel.unlink(missing_ok=True)
@@ -185,7 +183,7 @@ class Panel:
         return made, build_id_of(self._kernel)
 
     def _refused(self, kept: Kept, made: Switched) -> dict[str, str]:
-        """Build the kernel; return the mutants that do not compile, if it is they that keep it from being built."""
+        """Build the kernel; return the mutants that do not compile and so prevent the build."""
         kept.restore()
         for file, text in made.files.items():
             kept.write(file, text)
@@ -207,17 +205,17 @@ class Panel:
         self._progress("running every test with every switch off")
         of = self._workers
         rounds = [[whole_round("", 0, None, watch=True, part=part, of=of)] for part in range(of)]
-        # Nothing is wrong with this kernel: its tests can share a machine, and need not start a clone each.
+        # This kernel has no mistake, so its tests can share a machine and need no clone each.
         session = self._sessions(build_id, rounds, options=("--isolation=fork",), seconds=CONTROL_SECONDS)
         control = control_of(session.records)
         if control.failing:
-            # Some need a machine that nobody has had before: a sysctl that cannot be set back, for instance.
+            # Some tests need a fresh machine, for example because of a sysctl that cannot be restored.
             again = [whole_round("", 0, list(control.failing), watch=True)]
             alone = self._sessions(build_id, [again], seconds=CONTROL_SECONDS)
             control = control_of([*others(session.records, control.failing), *alone.records])
         if not any(PRESENCE_TEST in test for test in control.seconds):
             raise InfrastructureError(
-                "the kernel with every switch off was not seen to run",
+                "the kernel with every switch off did not run",
                 expected="its tests pass",
                 detail=session.tail,
             )
@@ -256,7 +254,7 @@ class Panel:
                 ran=verdict.ran,
                 relevant=len(tests[mutant.name]) - 1,
                 build_id=f"{build_id}:{built.numbers[mutant.name]}",
-                # Of tests that were not begun nothing is known: a survivor of some is tried again.
+                # Tests that did not start gave no result, so a survivor of the others is tried again.
                 suite="" if self._seconds and verdict.fate is Fate.SURVIVED else self._digest,
                 seconds=round(sum(report["seconds"] for report in reports), 1),
             )
@@ -264,7 +262,7 @@ class Panel:
     def _sessions(
         self, build_id: str, plans: Sequence[Sequence[Any]], *, options: tuple[str, ...] = (), seconds: float
     ) -> Session:
-        """Run plans side by side, and return what all came to as one."""
+        """Run plans in parallel, and return their results as one."""
         suite = replace(self._suite, options=(*self._suite.options, *options))
 
         def run_one(part: int) -> Session:
@@ -274,7 +272,7 @@ class Panel:
             return run_session(self._kernel, build_id, suite, self._folder, str(part), environment, seconds=seconds)
 
         if len(plans) == 1:
-            # In the main thread an interrupt ends it, and need not wait for hours of tests to be over.
+            # In the main thread, an interrupt ends it without waiting for hours of tests.
             return run_one(0)
         with ThreadPoolExecutor(max_workers=len(plans)) as pool:
             sessions = list(pool.map(run_one, range(len(plans))))
@@ -286,10 +284,10 @@ class Panel:
 
 
 def control_of(records: Sequence[Mapping[str, Any]]) -> Control:
-    """Read what a round with every switch off came to.
+    """Return the baseline from a round with every switch off.
 
     Args:
-        records: What :mod:`harness.mutants.inner_plugin` wrote.
+        records: The records that :mod:`harness.mutants.inner_plugin` wrote.
     """
     reports = last_attempts(records, "")
     failing = {one["test"]: one["message"] for one in reports if one["outcome"] == "failed"}
@@ -303,12 +301,12 @@ def control_of(records: Sequence[Mapping[str, Any]]) -> Control:
 
 
 def others(records: Sequence[Mapping[str, Any]], tests: Collection[str]) -> list[Mapping[str, Any]]:
-    """Return the records that are not of certain tests."""
+    """Return the records of all but certain tests."""
     return [one for one in records if one.get("test", one.get("watched")) not in tests]
 
 
 def numbers_in(bitmap: str) -> list[int]:
-    """Return the numbers of the bits that are set in a bitmap as the kernel prints it ("%*pb").
+    """Return the numbers of the set bits of a bitmap in the kernel's format ("%*pb").
 
     Args:
         bitmap: Groups of 32 bits in hexadecimal, the highest first, with commas between; "" for none.
@@ -318,11 +316,11 @@ def numbers_in(bitmap: str) -> list[int]:
 
 
 def refused_by(log: str, made: Switched) -> dict[str, str]:
-    """Return the mutants that a compiler refuses, and what it says.
+    """Return the mutants that a compiler refuses, with its messages.
 
     Args:
-        log: What make printed.
-        made: The sources that it compiled.
+        log: make's output.
+        made: The compiled sources.
     """
     refused: dict[str, str] = {}
     message = ""

@@ -1,7 +1,4 @@
-"""One run of pytest on a mutant, or on many in one kernel: a cache of its own, and what it reported.
-
-Imports the foundations and, of :mod:`harness.mutants`, what runs inside that pytest.
-"""
+"""One run of pytest on a mutant, or on many in one kernel: its cache and its reports."""
 
 from __future__ import annotations
 
@@ -26,23 +23,23 @@ from harness.util import proc
 PRESENCE_TEST = presence.test_the_kernel_that_runs_is_the_one_that_was_built.__name__
 
 KERNEL = "mutant"
-"""Name of every kernel's file: it becomes the label in the ids of tests, which must be the same for every mutant."""
+"""Name of every kernel's file: it is the label in the ids of tests, which must be equal for all mutants."""
 
 
 @dataclass(frozen=True)
 class Suite:
-    """The tests that mutants are put to.
+    """The tests for mutants.
 
     Attributes:
-        paths: Files and folders, as pytest takes them.
-        options: Further words for pytest.
+        paths: Files and folders, as for pytest.
+        options: More arguments for pytest.
     """
 
     paths: tuple[Path, ...]
     options: tuple[str, ...] = ()
 
     def digest(self) -> str:
-        """Return a digest of all that decides what the tests find: they, and the harness itself."""
+        """Return a digest of everything that decides the results: the tests and the harness itself."""
         package = Path(harness.__file__).parent
         files = {file for top in (package, *self.paths) for file in ([top] if top.is_file() else top.rglob("*"))}
         digest = hashlib.sha256(repr(self.options).encode())
@@ -55,12 +52,12 @@ class Suite:
 
 @dataclass(frozen=True)
 class Session:
-    """What became of one run of pytest.
+    """The result of one run of pytest.
 
     Attributes:
         status: Its exit status.
-        records: What :mod:`harness.mutants.inner_plugin` wrote.
-        tail: The end of what pytest printed.
+        records: The records that :mod:`harness.mutants.inner_plugin` wrote.
+        tail: The end of pytest's output.
     """
 
     status: int
@@ -69,10 +66,10 @@ class Session:
 
 
 def make_cache(folder: Path) -> None:
-    """Make a cache whose kernels and templates are its own, and whose guest images and BPF objects are shared.
+    """Make a cache with its own kernels and templates, and shared guest images and BPF objects.
 
     Args:
-        folder: Where; it may be there already.
+        folder: The cache folder; it may exist.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for shared in ("images", "objects"):
@@ -97,10 +94,10 @@ def run(
         kernel: Its ELF file, named :data:`KERNEL`.
         build_id: The file's build id, which the running kernel must have.
         suite: The tests.
-        cache: As :func:`make_cache` made it.
-        name: Of the session, among those that share the cache at one time.
-        environment: Further variables.
-        seconds: How long it may take.
+        cache: From :func:`make_cache`.
+        name: The session's name, unique among sessions that share the cache at one time.
+        environment: More environment variables.
+        seconds: Seconds that it may take.
 
     Raises:
         InfrastructureError: It takes longer.
@@ -128,10 +125,10 @@ def run(
 
 
 def build_id_of(vmlinux: Path) -> str:
-    """Return the build id in a kernel's ELF file: a digest, by the linker, of what it holds.
+    """Return the build id of a kernel's ELF file: the linker's digest of its content.
 
     Raises:
-        BuildError: It has none.
+        BuildError: It has no build id.
     """
     with vmlinux.open("rb") as stream:
         for section in ELFFile(stream).iter_sections():
@@ -143,7 +140,7 @@ def build_id_of(vmlinux: Path) -> str:
 
 
 def last_attempts(records: Sequence[Mapping[str, Any]], mutant: str) -> list[dict[str, Any]]:
-    """Return the reports of one mutant's tests, of each test those of the last time that it was run."""
+    """Return the reports of one mutant's tests; for each test, those of its last run."""
     reports = [dict(one) for one in records if "outcome" in one and one["mutant"] == mutant]
     last: dict[str, int] = {}
     for one in reports:
@@ -161,16 +158,16 @@ def whole_round(
     of: int = 1,
     seconds: float = 0,
 ) -> dict[str, Any]:
-    """Return one round of a plan, as :mod:`harness.mutants.inner_plugin` reads it.
+    """Return one round of a plan for :mod:`harness.mutants.inner_plugin`.
 
     Args:
         mutant: Its name.
-        number: The number of its switch; None when it has a kernel of its own.
+        number: The number of its switch; None when it is alone in its kernel.
         tests: In order; None for all.
-        watch: Run all of them whatever comes, and ask which switches each comes past.
-        part: Which part of all tests this process runs.
-        of: How many parts there are.
-        seconds: After so many no further test is begun; 0 for no limit.
+        watch: Run all tests, also after failures, and record the switches that each comes past.
+        part: The part of all tests for this process.
+        of: The number of parts.
+        seconds: After this time no further test starts; 0 for no limit.
     """
     limits = {"watch": watch, "part": part, "of": of, "seconds": seconds}
     return {"mutant": mutant, "number": number, "tests": tests, **limits}

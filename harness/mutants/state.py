@@ -1,6 +1,6 @@
-"""What is known of mutants so far, on disk: a file of JSON lines, of which a mutant's last one counts.
+"""Results of mutants on disk: a file of JSON lines; the last line of a mutant counts.
 
-A run that is ended at any moment loses no more than the mutant it was at. Imports :mod:`harness.errors`.
+A run that is interrupted loses only its current mutant.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class MutantResult:
         relevant: How many tests come past what it changes; -1 when that is not known.
         build_id: Which kernel was made of it; "" when none was.
         suite: Digest of the tests that ran on it.
-        seconds: How long building and testing it took.
-        twin: The mutant that it is the same kernel as, or "".
+        seconds: Seconds for building and testing it.
+        twin: Another mutant with the same kernel, or "".
     """
 
     mutant: str
@@ -74,10 +74,10 @@ class Results:
     """The results of one kernel's mutants.
 
     Args:
-        path: The file; it need not exist.
+        path: The file; it may be missing.
 
     Raises:
-        CacheError: A line of it cannot be read.
+        CacheError: A line cannot be parsed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -86,14 +86,14 @@ class Results:
         lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
         for number, line in enumerate(lines, 1):
             if not line.endswith("\n"):
-                continue  # the process that wrote it was ended
+                continue  # the process that wrote it was interrupted
             try:
                 record: dict[str, Any] = json.loads(line)
                 result = MutantResult(**{**record, "fate": Fate(record["fate"])})
             except (ValueError, TypeError, KeyError) as error:
                 raise CacheError(
-                    f"line {number} of {path} is no result of a mutant: {error}",
-                    expected="what this version of the harness wrote",
+                    f"line {number} of {path} is not a result of a mutant: {error}",
+                    expected="lines that this version of the harness wrote",
                     hint="remove the file; every mutant is then tried again",
                 ) from error
             self._known[result.mutant] = result
@@ -110,11 +110,11 @@ class Results:
         return [result for result in map(self.get, mutants) if result is not None]
 
     def holds(self, mutant: Mutant, suite: str) -> bool:
-        """Tell whether nothing new can come of trying a mutant again.
+        """Return whether trying a mutant again would give nothing new.
 
         Args:
             mutant: The mutant.
-            suite: Digest of the tests that it would be put to.
+            suite: Digest of the tests for it.
         """
         known = self.get(mutant)
         if known is None or known.fate is Fate.UNKNOWN:
@@ -151,10 +151,10 @@ class Results:
         self._known[result.mutant] = result
 
     def killers(self, near: str = "") -> dict[str, int]:
-        """Return how many mutants each test has killed.
+        """Return the number of mutants that each test has killed.
 
         Args:
-            near: Only mutants whose names begin so: those of one function.
+            near: Only mutants whose names begin with this: those of one function.
         """
         counts: dict[str, int] = {}
         for result in self._known.values():

@@ -1,4 +1,4 @@
-"""What became of a mutant: killed by which test and how, or not.
+"""The status of a mutant: killed by which test and how, or survived.
 
 Pure: what pytest's reports said in, a verdict out. Imports the outcomes of tests.
 """
@@ -14,20 +14,20 @@ from harness.results.outcomes import Trouble
 
 
 class Fate(enum.Enum):
-    """What can become of a mutant."""
+    """The status of a mutant."""
 
     KILLED = "killed"
     """A test failed, something leaked, the kernel complained, crashed or hung."""
     SURVIVED = "survived"
     """Every test passed."""
     SAME = "same code"
-    """The compiler made the very same kernel of it: no test can tell."""
+    """The compiled kernel is the same as without the mutant: no test can find it."""
     TWIN = "twin"
-    """The compiler made the same kernel of it as of another mutant, whose fate it shares; it does not count."""
+    """The compiled kernel is the same as another mutant's, whose status it has; it does not count."""
     UNBUILT = "does not compile"
     """It does not count."""
     UNKNOWN = "no verdict"
-    """The machine or the harness failed, again and again: this says nothing of the mutant."""
+    """The machine or the harness failed repeatedly: this says nothing about the mutant."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class TrialResult:
         fate: KILLED, SURVIVED or UNKNOWN.
         how: A value of :class:`harness.results.outcomes.Trouble`, "assertion" or "error" when it was killed.
         test: The test that found it.
-        message: What that test said, or why there is no verdict.
-        ran: How many tests ran.
+        message: That test's message, or why there is no verdict.
+        ran: Number of tests that ran.
     """
 
     fate: Fate
@@ -56,12 +56,12 @@ def judge(reports: Sequence[dict[str, Any]], *, status: int, presence: str) -> T
     """Judge a run of the tests on a mutant.
 
     Args:
-        reports: What :mod:`harness.mutants.inner_plugin` wrote, in order.
-        status: pytest's exit status; 0 and 1 are those of a run that came to its end.
-        presence: Name of the test that tells whether the mutant is what runs.
+        reports: The reports that :mod:`harness.mutants.inner_plugin` wrote, in order.
+        status: pytest's exit status; 0 and 1 mean a complete run.
+        presence: Name of the test that checks that the mutant is the running kernel.
 
     Returns:
-        The verdict. Trouble of the machine or the harness never kills.
+        The verdict. A failure of the machine or the harness never kills a mutant.
     """
     ran = sum(report.get("when") == "call" for report in reports)
     for report in reports:

@@ -1,9 +1,9 @@
-"""Many mutants in one kernel, each behind a switch of its own, of which a guest throws one.
+"""Many mutants in one kernel, each behind its own switch; a guest turns one on.
 
-Building, booting and saving a kernel costs far more than the few short tests that find a mistake out; so what is made
-mechanically is compiled all at once ("mutant schemata", Untch, Offutt and Harrold, 1993). Every statement or condition
-that mutants change becomes a choice between what it was and what each of them makes of it. The kernel notes which of
-them it has come past: a test that never comes past a mutant cannot find it out, and need not run on it.
+Building, booting and saving a kernel costs far more than the few short tests that find a mistake. So all generated
+mutants are compiled together ("mutant schemata", Untch, Offutt and Harrold, 1993). Every statement or condition that
+mutants change becomes a choice between the original and each mutant's version. The kernel records which mutants it has
+come past: a test that never comes past a mutant cannot find it, and is not run on it.
 
 Pure: source text in, source text out.
 """
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from tree_sitter import Node
 
 HOME = "kernel/bpf/map_in_map.c"
-"""The file that the switches themselves are put into; its name is that of the module that has the parameters."""
+"""The file that gets the switches; its name is also the name of the module with the parameters."""
 
 PARAMETERS = "/sys/module/map_in_map/parameters"
-"""Where a guest finds them: `mutant` is the number of the one that is on, 0 for none; `mutants_passed` those passed."""
+"""Their folder in a guest: `mutant` is the number of the one that is on, 0 for none; `mutants_passed`: those passed."""
 
 _DECLARATIONS = """
 extern unsigned int harness_mutant;
@@ -67,7 +67,7 @@ module_param_cb(mutants_passed, &harness_mutants_passed_ops, NULL, 0644);
 """
 
 LIMIT = 8000
-"""How many fit: their bits are shown in one page of hexadecimal digits."""
+"""Maximum number of mutants: their bits are shown in one page of hexadecimal digits."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Switched:
     Attributes:
         files: Their text, by path in the tree.
         numbers: The number of each mutant's switch, from 1.
-        lines: Which mutant is on which line: (file, line) to its name.
+        lines: The mutant on each line: (file, line) to its name.
     """
 
     files: dict[str, str]
@@ -86,14 +86,14 @@ class Switched:
 
 
 def switched(mutants: Sequence[Mutant], texts: Mapping[str, str]) -> Switched:
-    """Put mutants into source files, each behind a switch.
+    """Insert mutants into source files, each behind a switch.
 
     Args:
         mutants: Each with its edits in statements or conditions of functions.
         texts: The text of each file that they change, and of :data:`HOME`.
 
     Raises:
-        UsageError: There are too many, or one cannot be switched.
+        UsageError: There are too many mutants, or one cannot be switched.
     """
     if len(mutants) >= LIMIT:
         raise UsageError(f"{len(mutants)} mutants do not fit into one kernel", expected=f"fewer than {LIMIT}")
@@ -119,7 +119,7 @@ _TOP = re.compile(r"(?:\s*(?:/\*.*?\*/|//[^\n]*|#include[^\n]*))*\n", re.DOTALL)
 
 
 def _choices(file: str, text: str, edits: Sequence[tuple[str, Edit]], numbers: Mapping[str, int]) -> list[Edit]:
-    """Return the edits that turn every place that mutants change into a choice."""
+    """Return the edits that turn every changed place into a choice."""
     places: dict[tuple[int, int, str], list[tuple[str, Edit]]] = {}
     trees: dict[str, tuple[int, bytes, Node]] = {}
     for name, edit in edits:
@@ -151,7 +151,7 @@ def _choice(
     pieces = []
     for name, edit in edits:
         becomes = was[: edit.start - begin] + edit.new + was[edit.start - begin + len(edit.old) :]
-        # On one line, whose number a compiler's complaint names.
+        # On one line, so that the line number in a compiler error identifies the mutant.
         becomes = " ".join(becomes.split())
         test = f"harness_mutant_is({numbers[name]})"
         comment = f"/* mutant {name} */"
@@ -163,7 +163,7 @@ _STATEMENTS = ("expression_statement", "goto_statement", "return_statement", "br
 
 
 def _place(root: Node, first: int, last: int, name: str) -> tuple[Node, str]:
-    """Return the smallest statement or whole expression around some bytes, and which of the two it is."""
+    """Return the smallest statement or complete expression around some bytes, and its kind."""
     around = [node for node in walk(root) if node.start_byte <= first and node.end_byte >= last]
     for node in sorted(around, key=lambda one: (one.end_byte - one.start_byte, -_depth(one))):
         if node.type in _STATEMENTS and node.text is not None and node.text.rstrip().endswith(b";"):
@@ -173,7 +173,7 @@ def _place(root: Node, first: int, last: int, name: str) -> tuple[Node, str]:
         for field, kind in fields.items():
             if parent is not None and parent.child_by_field_name(field) == node:
                 return node, kind
-    raise UsageError(f"the mutant {name} is in no statement that can be switched")
+    raise UsageError(f"the mutant {name} is not in a statement that can be switched")
 
 
 _FIELDS = {
@@ -182,7 +182,7 @@ _FIELDS = {
     "for_statement": {"initializer": "value", "condition": "condition", "update": "value"},
     "init_declarator": {"value": "value"},
 }
-"""Expressions that are a place of their own, by the node that they are part of."""
+"""Expressions that can be replaced as a whole, by their parent node."""
 
 
 def _depth(node: Node) -> int:

@@ -1,4 +1,4 @@
-"""The table of mutants and the score, with what is known of those that survived.
+"""The table of mutants and the score, with explanations of the survivors.
 
 Pure: results in, rows and lines out.
 """
@@ -16,9 +16,9 @@ from harness.mutants.status import Fate
 from harness.util.tables import Cell
 
 EQUIVALENT = "equivalent"
-"""No test can tell it from the kernel it was made of: the explanation says why."""
+"""No test can distinguish it from the original kernel; the explanation says why."""
 OPEN = "open"
-"""A test could tell, and none does: the explanation says what it would take."""
+"""A test could find it, but none does; the explanation says what such a test needs."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class Explanation:
 
     Attributes:
         mutant: Its name.
-        was: What it replaces; an explanation of another text holds no more.
-        becomes: What with.
+        was: The text that it replaces; an explanation for another text is no longer valid.
+        becomes: The new text.
         verdict: :data:`EQUIVALENT` or :data:`OPEN`.
-        reason: Why.
+        reason: The reason.
     """
 
     mutant: str
@@ -58,7 +58,7 @@ def explanations(rows: Sequence[Mapping[str, Any]]) -> dict[str, Explanation]:
         if one.verdict not in (EQUIVALENT, OPEN) or not one.reason or one.mutant in found:
             raise UsageError(
                 f"the explanation of {one.mutant} cannot be used",
-                expected=f"one explanation a mutant, with a reason and the verdict {EQUIVALENT!r} or {OPEN!r}",
+                expected=f"one explanation per mutant, with a reason and the verdict {EQUIVALENT!r} or {OPEN!r}",
             )
         found[one.mutant] = one
     return found
@@ -66,16 +66,16 @@ def explanations(rows: Sequence[Mapping[str, Any]]) -> dict[str, Explanation]:
 
 @dataclass(frozen=True)
 class Score:
-    """The figures.
+    """The score.
 
     Attributes:
-        killed: Mutants that were found out.
-        survived: Mutants that were not, and are not shown to be equivalent.
-        equivalent: Mutants that no test can find out: the same code, or shown by an explanation.
-        twins: Mutants that are the same kernel as another one.
+        killed: Mutants that a test found.
+        survived: Mutants that no test found and that are not equivalent.
+        equivalent: Mutants that no test can find: the same code, or shown by an explanation.
+        twins: Mutants with the same kernel as another mutant.
         unbuilt: Mutants that do not compile.
         unknown: Mutants without a verdict.
-        unexplained: Names of survivors that nothing is written about.
+        unexplained: Names of survivors without an explanation.
     """
 
     killed: int
@@ -88,11 +88,11 @@ class Score:
 
     @property
     def percent(self) -> float:
-        """Mutants killed, in percent of those that can be; 0 when there are none."""
+        """Killed mutants in percent of those that can be killed; 0 when there are none."""
         return 100.0 * self.killed / (self.killed + self.survived) if self.killed + self.survived else 0.0
 
     def line(self) -> str:
-        """Return the figures on one line."""
+        """Return the score on one line."""
         return (
             f"killed {self.killed} of {self.killed + self.survived} ({self.percent:.1f} %); "
             f"equivalent {self.equivalent}, same kernel as another {self.twins}, do not compile {self.unbuilt}, "
@@ -104,7 +104,7 @@ def score(results: Sequence[MutantResult], known: Mapping[str, Explanation]) -> 
     """Count.
 
     Args:
-        results: What is known of each mutant that was tried.
+        results: The results of the mutants that were tried.
         known: Explanations, by mutant.
     """
     fates = [result.fate for result in results]

@@ -1,9 +1,7 @@
-"""Trying mutants: each is built from a kept tree, booted through pytest like any kernel, and judged by its reports.
+"""Tries mutants one by one: builds each from a kept tree, boots it through pytest like any kernel, judges its reports.
 
-One mutant is built while the one before it is tested. What a mutant leaves in the cache (its kernel, its template) goes
-with it: its pytest has a cache of its own, which shares the guest images and the BPF objects.
-
-Imports the rest of :mod:`harness.mutants`, :mod:`harness.kernel.build.kbuild` and the foundations.
+The next mutant is built while the current one is tested. A mutant's kernel and template are removed with it: its
+pytest has its own cache, which shares the guest images and BPF objects.
 """
 
 from __future__ import annotations
@@ -31,10 +29,10 @@ from harness.mutants.status import Fate, TrialResult, judge
 from harness.util import cache as disk_cache
 
 ATTEMPTS = 3
-"""Runs that may end without a verdict before a mutant is left without one."""
+"""Number of runs without a verdict after which a mutant has no verdict."""
 
 RUN_SECONDS = 3600.0
-"""How long the tests may take on one mutant."""
+"""Seconds that the tests may take on one mutant."""
 
 BUILD_SECONDS = 1800.0
 
@@ -43,7 +41,7 @@ CONTROL = Mutant("control", "", "the kernel as it is", ())
 
 @dataclass(frozen=True)
 class _Built:
-    """A mutant's kernel; without one, `error` says why."""
+    """A mutant's kernel, or the `error` of its build."""
 
     mutant: Mutant
     vmlinux: Path
@@ -56,11 +54,11 @@ class Trial:
     """Tries mutants of one kernel.
 
     Args:
-        kept: The tree that they are built from.
+        kept: The tree for the builds.
         suite: The tests.
-        results: What is known of them, and where what is found out goes.
-        folder: A folder for what is made on the way; it is made.
-        progress: Told what is being done.
+        results: Known results; new results are added.
+        folder: A folder for intermediate files; created.
+        progress: Called with a line of text for each step.
     """
 
     def __init__(self, kept: Kept, suite: Suite, results: Results, folder: Path, progress: Progress) -> None:
@@ -75,15 +73,15 @@ class Trial:
         self._control_id = ""
 
     def control(self) -> None:
-        """Build the kernel without any mistake and run the tests on it; those that fail there judge no mutant.
+        """Build the kernel without mutants and run the tests on it; tests that fail there judge no mutant.
 
         Raises:
-            InfrastructureError: None passes.
+            InfrastructureError: No test passes.
         """
         started = time.monotonic()
         built = self._build(CONTROL)
         if built.error:
-            raise BuildError("the kernel without any mutation does not build", detail=built.error)
+            raise BuildError("the kernel without mutants does not build", detail=built.error)
         self._control_id = built.build_id
         known = self._folder / "control.json"
         passed: dict[str, Any] = disk_cache.from_record(known, dict) or {}
@@ -95,29 +93,29 @@ class Trial:
             verdict = self._judged(built)
             if not any(PRESENCE_TEST in test and test not in self.failing for test in self._durations):
                 raise InfrastructureError(
-                    "the kernel without any mutation was not seen to run",
-                    expected="tests that pass on it, or no mutant can be judged by them",
+                    "the kernel without mutants did not run",
+                    expected="tests that pass on it, because only they can judge a mutant",
                     detail=verdict.message,
                 )
             facts = {"build_id": built.build_id, "suite": self._suite_digest, "failing": self.failing}
             disk_cache.write_record(known, {**facts, "durations": self._durations})
             self._progress(f"control: {len(self._durations)} tests, {time.monotonic() - started:.0f} s")
         for test, message in self.failing.items():
-            self._progress(f"left out, as it fails without any mutation: {test}: {message[:150]}")
+            self._progress(f"ignored, because it fails without a mutant: {test}: {message[:150]}")
 
     def run(self, mutants: Sequence[Mutant], *, again: bool = False) -> Iterator[MutantResult]:
         """Try mutants, and yield what became of each as soon as it is known.
 
         Args:
-            mutants: Those of which a verdict is known and holds are left out.
-            again: Try those too.
+            mutants: The mutants; those with a valid verdict are skipped.
+            again: Try those with a valid verdict too.
         """
         todo = [mutant for mutant in mutants if again or not self._results.holds(mutant, self._suite_digest)]
         with ThreadPoolExecutor(max_workers=1) as builder:
             coming: Future[_Built] | None = builder.submit(self._build, todo[0]) if todo else None
             try:
                 for number, mutant in enumerate(todo, 1):
-                    assert coming is not None, "every mutant is built while the one before it is tested"
+                    assert coming is not None, "every mutant is built while the previous one is tested"
                     started = time.monotonic()
                     built = coming.result()
                     coming = builder.submit(self._build, todo[number]) if number < len(todo) else None
@@ -154,7 +152,7 @@ class Trial:
         )
 
     def _order(self) -> list[str]:
-        """Return the tests: those first that have killed most, then those that are over soonest."""
+        """Return the tests: first those that killed most mutants, then the shortest."""
         kills = self._results.killers()
         tests = [test for test in self._durations if test not in self.failing]
         return sorted(tests, key=lambda test: (PRESENCE_TEST not in test, -kills.get(test, 0), self._durations[test]))
@@ -170,7 +168,7 @@ class Trial:
         except BuildError as error:
             return _Built(mutant, vmlinux, seconds=time.monotonic() - started, error=error.detail or error.what)
         vmlinux.unlink(missing_ok=True)
-        # The next build makes a new file, and leaves this one be.
+        # The next build makes a new file and does not change this one.
         os.link(self._kept.vmlinux, vmlinux)
         return _Built(mutant, vmlinux, build_id_of(vmlinux), time.monotonic() - started)
 

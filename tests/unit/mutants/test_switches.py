@@ -173,7 +173,7 @@ def test_what_is_in_no_statement_cannot_be_switched() -> None:
     odd = Mutant(
         "x/store/odd-1", "odd", "w", (Edit("kernel/bpf/x.c", SOURCE.index("int key"), "int key", "long key", "store"),)
     )
-    with pytest.raises(UsageError, match="in no statement"):
+    with pytest.raises(UsageError, match="not in a statement"):
         switched([odd], {"kernel/bpf/x.c": SOURCE, HOME: ""})
 
 
