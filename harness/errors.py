@@ -1,31 +1,29 @@
-"""Every exception the harness raises on purpose, drawn in one place.
-
-Imports nothing from the package, so that every module may import it.
+"""The tree of all exceptions that the harness raises on purpose.
 
 ::
 
     HarnessError                what happened, what was expected, what to do next
-    ├── UsageError              the user's input cannot be acted on
+    ├── UsageError              the user's input is not usable
     │   ├── SelectorError       a kernel selector is malformed, empty or ambiguous
     │   ├── KernelFileError     a kernel file or package given or found is not usable
-    │   ├── LoaderCannot        a loader has no way to say what a test asks of it
-    │   └── RecordError         a run record is none, is damaged, or does not go together with another
+    │   ├── LoaderCannot        a loader cannot express what a test asks for
+    │   └── RecordError         a run record is damaged, or cannot be combined with another
     ├── InfrastructureError     the machine, the network or a tool failed; says nothing about a kernel
     │   ├── ToolMissing         a program the harness needs is not installed
-    │   ├── MirrorError         a package source could not be reached or was not believed
+    │   ├── MirrorError         a package source could not be reached or verified
     │   ├── CacheError          the cache folder cannot be written, or an entry is damaged
     │   ├── BuildError          a kernel, image or BPF object could not be built
-    │   ├── AccelError          the acceleration asked for cannot run a guest
+    │   ├── AccelError          the chosen accelerator cannot run a guest
     │   ├── BootError           a guest did not reach "agent ready"
     │   │   └── VngFailed       vng could not start QEMU: no kernel boots on this machine
-    │   ├── StateError          an operation was asked of a machine in the wrong state
+    │   ├── StateError          an operation needs a machine in another state
     │   ├── MonitorError        QEMU's monitor could not be reached, or refused a command
     │   ├── TemplateError       no template can be made of a machine, or one is damaged
-    │   ├── ProbeInconclusive   what a kernel can do could not be found out
-    │   └── LinkBroken          the channel ended and the kernel gave no sign of a crash
-    └── GuestError              the guest was reached, and this is what it did
+    │   ├── ProbeInconclusive   a probe of a kernel's capability gave no answer
+    │   └── LinkBroken          the channel ended and the kernel showed no sign of a crash
+    └── GuestError              the guest was reached, and something went wrong there
         ├── GuestCallError      the function called in the guest raised; its traceback is kept
-        ├── CapabilityMissing   the kernel lacks what one of its version should have
+        ├── CapabilityMissing   the kernel lacks what its version should have
         ├── GuestProcessDied    the guest process of the test ended before it answered
         ├── KernelCrashed       the kernel panicked, or stopped after an oops
         └── GuestHung           no answer within the time-out
@@ -38,9 +36,9 @@ class HarnessError(Exception):
     """Base of all errors raised on purpose.
 
     Args:
-        what: What happened, one sentence.
-        expected: What the harness needed instead, or "".
-        hint: What the user can do next, or "".
+        what: What happened, in one sentence.
+        expected: What was expected instead, or "".
+        hint: The next step for the user, or "".
         detail: Lines of evidence (tool output, console tail), or "".
     """
 
@@ -76,7 +74,7 @@ def _rebuild(cls: type[HarnessError], what: str, state: dict[str, object]) -> Ha
 
 
 class UsageError(HarnessError):
-    """The user's input cannot be acted on."""
+    """The user's input is not usable."""
 
     exit_status = 2
 
@@ -86,15 +84,15 @@ class SelectorError(UsageError):
 
 
 class KernelFileError(UsageError):
-    """A kernel file or package is not one, is damaged or cannot be booted."""
+    """A kernel file or package is damaged, of another kind, or cannot be booted."""
 
 
 class LoaderCannot(UsageError):
-    """A loader has no way to say what a test asks of it; says nothing about the kernel."""
+    """A loader cannot express what a test asks for; this says nothing about the kernel."""
 
 
 class RecordError(UsageError):
-    """A run record cannot be read or written, or does not go together with another."""
+    """A run record cannot be read or written, or cannot be combined with another."""
 
 
 class InfrastructureError(HarnessError):
@@ -120,11 +118,11 @@ class BuildError(InfrastructureError):
 
 
 class AccelError(InfrastructureError):
-    """The acceleration asked for cannot run a guest on this machine."""
+    """The chosen accelerator cannot run a guest on this machine."""
 
 
 class BootError(InfrastructureError):
-    """A guest did not reach "agent ready"; the detail holds the console's last lines."""
+    """A guest did not reach "agent ready"; the detail has the console's last lines."""
 
 
 class VngFailed(BootError):
@@ -132,7 +130,7 @@ class VngFailed(BootError):
 
 
 class StateError(InfrastructureError):
-    """An operation was asked of a machine in a state that does not allow it."""
+    """The machine is in a state that does not allow an operation."""
 
 
 class MonitorError(InfrastructureError):
@@ -144,7 +142,7 @@ class TemplateError(InfrastructureError):
 
 
 class ProbeInconclusive(InfrastructureError):
-    """A probe of what a kernel can do got an answer that means neither yes nor no."""
+    """A probe of a kernel's capability got an answer that means neither yes nor no."""
 
 
 class LinkBroken(InfrastructureError):
@@ -152,7 +150,7 @@ class LinkBroken(InfrastructureError):
 
 
 class GuestError(HarnessError):
-    """The guest was reached, and this is what it did."""
+    """The guest was reached, and something went wrong there."""
 
 
 class GuestCallError(GuestError):
@@ -172,14 +170,14 @@ class GuestCallError(GuestError):
 
 
 class CapabilityMissing(GuestError):
-    """The kernel under test lacks something that a kernel of its version should have."""
+    """The kernel under test lacks a capability that its version should have."""
 
 
 class GuestProcessDied(GuestError):
-    """The guest process that served the test ended before it answered.
+    """The test's guest process ended before it answered.
 
     Attributes:
-        status: Its wait status, as os.waitpid gives it.
+        status: Its wait status, as from os.waitpid.
     """
 
     def __init__(self, what: str, *, status: int, detail: str = "") -> None:

@@ -1,9 +1,8 @@
-"""What the harness needs of the machine beside Python packages: one table, and how to tell what is missing.
+"""What the harness needs on this machine besides Python packages: one table, and how to find what is missing.
 
 The table is `needs.txt` beside this file. It is text, because `scripts/setup` reads it on machines that have no Python
-yet. Whatever is missing, its Debian package and what it is needed for are said from there.
-
-Imports only :mod:`harness.errors`.
+yet. Messages about missing
+things take the Debian package and the purpose from it.
 """
 
 from __future__ import annotations
@@ -22,20 +21,20 @@ from harness.errors import ToolMissing
 TABLE = Path(__file__).with_name("needs.txt")
 
 STATIC = "static"
-"""What a need says of a program that must load no shared library."""
+"""The requirement of a program that must load no shared library."""
 
 
 @dataclass(frozen=True)
 class Need:
-    """Something that the machine should have.
+    """A program, library or file that the machine should have.
 
     Attributes:
-        names: Any of them will do: paths of files, names of shared libraries, names of programs.
-        enough: The least version, "static" for a program that loads no shared library, or "".
-        variable: An environment variable that names another file or program in its place, or "".
-        packages: The Debian packages that bring it.
-        features: What needs it.
-        purpose: What it is needed for; follows "it is needed to".
+        names: Alternatives: paths of files, names of shared libraries, names of programs.
+        enough: The minimum version, "static" for a program that loads no shared library, or "".
+        variable: An environment variable that names another file or program instead, or "".
+        packages: The Debian packages that contain it.
+        features: The features that need it.
+        purpose: Its purpose; follows "it is needed to".
     """
 
     names: tuple[str, ...]
@@ -47,12 +46,12 @@ class Need:
 
     @property
     def name(self) -> str:
-        """Its first name, which messages use."""
+        """Its first name, for messages."""
         return self.names[0]
 
     @property
     def is_program(self) -> bool:
-        """Whether it is a program, rather than a file or a library."""
+        """Whether it is a program, not a file or library."""
         return any("/" not in name and ".so" not in name for name in self.names)
 
     @property
@@ -66,10 +65,10 @@ class Table:
     """The table.
 
     Attributes:
-        folders: Where programs are looked for beside PATH ("programs"), and where libraries lie ("libraries").
-        features: What a user does, by name.
+        folders: Folders of programs in addition to PATH ("programs"), and folders of libraries ("libraries").
+        features: The features, by name.
         scripts: The features that each command in scripts/ needs.
-        needs: What there is to need, in the table's order.
+        needs: The needs, in the table's order.
     """
 
     folders: Mapping[str, tuple[str, ...]]
@@ -78,7 +77,7 @@ class Table:
     needs: tuple[Need, ...]
 
     def of(self, features: Iterable[str]) -> list[Need]:
-        """Return what any of these features needs."""
+        """Return the needs of these features."""
         wanted = set(features)
         return [need for need in self.needs if wanted & set(need.features)]
 
@@ -125,10 +124,10 @@ def table() -> Table:
 
 
 def need(name: str) -> Need:
-    """Return the need of which this is a name.
+    """Return the need with this name.
 
     Raises:
-        KeyError: There is none in the table.
+        KeyError: The table has no such need.
     """
     for one in table().needs:
         if name in one.names:
@@ -147,9 +146,9 @@ def named_in(text: str) -> Need | None:
 
 
 def find(wanted: Need) -> Path | None:
-    """Return where something is on this machine, whatever its version; None when it is not there.
+    """Return the path of a need on this machine, in any version; None when it is missing.
 
-    A file or program that the need's environment variable names is looked for in its place.
+    If the need's environment variable is set, the file or program that it names is used instead.
     """
     named = os.environ.get(wanted.variable, "") if wanted.variable else ""
     for name in (named,) if named else wanted.names:
@@ -176,12 +175,12 @@ def search_path() -> str:
 
 
 def is_static(path: Path) -> bool:
-    """Tell whether a program loads no shared library: it names no dynamic loader. `scripts/setup` does the same."""
+    """Return whether a program loads no shared library: it names no dynamic loader. `scripts/setup` does the same."""
     return b"/ld-linux" not in path.read_bytes()
 
 
 def present(feature: str) -> bool:
-    """Tell whether everything that a feature needs is there, whatever its version."""
+    """Return whether all needs of a feature are present, in any version."""
     return all(find(one) is not None for one in table().of([feature]))
 
 
@@ -189,9 +188,9 @@ def missing(name: str, *, what: str = "", expected: str = "") -> ToolMissing:
     """Return the error for something that is missing, with its package and purpose from the table.
 
     Args:
-        name: A name of it in the table.
-        what: What happened, where "it is not installed" does not say enough.
-        expected: What was looked for, where it is no program on PATH.
+        name: Its name in the table.
+        what: What happened, if "it is not installed" is not precise.
+        expected: What was expected, if not a program on PATH.
     """
     one = need(name)
     named = os.environ.get(one.variable, "") if one.variable else ""
@@ -206,13 +205,13 @@ def missing(name: str, *, what: str = "", expected: str = "") -> ToolMissing:
 
 
 def program(name: str) -> Path:
-    """Return a program of the table: on PATH, or where administrators have theirs.
+    """Return a program of the table: on PATH, or in the folders for administrators.
 
     Args:
-        name: A name of it in the table; its environment variable, where set, names another one.
+        name: Its name in the table; its environment variable, if set, names another program.
 
     Raises:
-        ToolMissing: It is not there.
+        ToolMissing: It is not installed.
     """
     found = find(need(name))
     if found is None:
@@ -221,7 +220,7 @@ def program(name: str) -> Path:
 
 
 def version_of(path: Path) -> str:
-    """Return the first version number that a program gives for --version; "" when it gives none.
+    """Return the first version number that a program prints for --version; "" when it prints none.
 
     Raises:
         OSError: It cannot be started.
@@ -233,5 +232,5 @@ def version_of(path: Path) -> str:
 
 
 def at_least(version: str, least: str) -> bool:
-    """Tell whether a version of numbers and dots is `least` or later."""
+    """Return whether a version of numbers and dots is `least` or later."""
     return [int(part) for part in version.split(".")] >= [int(part) for part in least.split(".")]

@@ -1,6 +1,6 @@
-"""Shares the kernels of a run out among machines, and says so in the words of CI systems.
+"""Divides the kernels of a run among machines, and writes the result for CI systems.
 
-Pure: choices and figures in, shards and text out. Imports :mod:`harness.kernel.types`.
+Pure: choices and figures in, shards and text out.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from harness.kernel.types import Choice
 
 @dataclass(frozen=True)
 class Shard:
-    """The part of a run that one machine takes.
+    """The part of a run for one machine.
 
     Attributes:
         number: From 1 on.
-        count: How many shards there are.
+        count: Number of shards.
         choices: Its kernels, in order of version.
-        load: What they cost, in the unit of the costs; by default the number of kernels.
+        load: Their cost, in the unit of the costs; default: the number of kernels.
     """
 
     number: int
@@ -30,12 +30,12 @@ class Shard:
 
     @property
     def name(self) -> str:
-        """Its number among all: "2/5"."""
+        """Its number and the number of shards: "2/5"."""
         return f"{self.number}/{self.count}"
 
     @property
     def kernels(self) -> str:
-        """Labels of its kernels, for people."""
+        """Labels of its kernels, as text for the user."""
         return " ".join(choice.label for choice in self.choices)
 
     @property
@@ -45,17 +45,17 @@ class Shard:
 
 
 def share(choices: Sequence[Choice], count: int, costs: Mapping[str, float] | None = None) -> list[Shard]:
-    """Share kernels out so that the longest shard is short: the dearest first, each to whoever has least.
+    """Divide kernels so that the longest shard is short: most expensive first, each to the least loaded shard.
 
     Args:
         choices: The kernels, in order of version.
-        count: Shards, at least 1. There are never more of them than kernels: a kernel stays whole, since its boot is
-            what costs most.
-        costs: What a kernel costs, by its label; one that is not named costs what the others do on average. None: all
-            cost the same.
+        count: Shards, at least 1. There are never more shards than kernels: a kernel is not divided, because its boot
+            costs most.
+        costs: The cost of a kernel by its label; a kernel without a cost gets the average of the others. None: all cost
+            the same.
 
     Returns:
-        The shards; the same for the same arguments, wherever they are made.
+        The shards; the same arguments always give the same shards.
     """
     count = min(count, len(choices))
     known = {label: cost for label, cost in (costs or {}).items() if cost > 0}
@@ -70,7 +70,7 @@ def share(choices: Sequence[Choice], count: int, costs: Mapping[str, float] | No
         least = loads.index(min(loads))
         loads[least] += cost
         places[least].append(place)
-    # Shards are numbered as their first kernels stand, so that they read in order of version.
+    # Shards are numbered by their first kernels, so that they are in order of version.
     order = sorted(range(count), key=lambda one: min(places[one]))
     return [
         Shard(number, count, tuple(choices[place] for place in sorted(places[one])), loads[one])
@@ -90,8 +90,8 @@ def as_github(shards: Sequence[Shard], folder: str) -> str:
 def as_gitlab(shards: Sequence[Shard], folder: str) -> str:
     """Return a child pipeline for GitLab whose job `shard` runs once for each shard.
 
-    The job's variables are SHARD, NUMBER, KERNELS and LOCK. What it does is in the hidden job `.shard` of the file
-    `.gitlab/shard.yml`, which the pipeline includes. JSON is YAML.
+    The job's variables are SHARD, NUMBER, KERNELS and LOCK. The hidden job `.shard` of
+    `.gitlab/shard.yml`, which the pipeline includes, has its script. JSON is YAML.
     """
     matrix = [{name.upper(): value for name, value in _entry(shard, folder).items()} for shard in shards]
     return json.dumps(
@@ -104,7 +104,7 @@ def as_gitlab(shards: Sequence[Shard], folder: str) -> str:
 
 
 def as_json(shards: Sequence[Shard], folder: str) -> str:
-    """Return all there is to say of the shards."""
+    """Return all facts about the shards."""
     return json.dumps(
         [
             {

@@ -1,4 +1,4 @@
-"""The names a test module imports: what its fixtures are, and how to state what the kernel should answer."""
+"""The names that a test module imports: types of fixtures, and helpers to state the expected answers."""
 
 from __future__ import annotations
 

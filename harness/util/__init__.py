@@ -1,1 +1,1 @@
-"""What any room may use: running programs, the cache, data files, clang."""
+"""For every room: running programs, the cache, data files, clang, errno names."""

@@ -1,4 +1,4 @@
-"""The harness's folders on disk: where they are, and how entries get into them whole or not at all.
+"""The harness's folders on disk: where they are, and how complete entries are put into them.
 
 An entry is made in a temporary sibling and renamed into place, so a reader never sees half of one; a lock
 file beside it keeps two processes from making it twice. Temporary siblings name the process that makes
@@ -39,13 +39,13 @@ def cache_root() -> Path:
     """Return the cache folder: $HARNESS_CACHE, or kernel-harness in the user's cache folder. It may not exist yet.
 
     Raises:
-        CacheError: Something that is no folder is in its place.
+        CacheError: Something that is not a folder is in its place.
     """
     named = os.environ.get("HARNESS_CACHE")
     root = Path(named).expanduser().absolute() if named else platformdirs.user_cache_path("kernel-harness")
     nearest = next(path for path in (root, *root.parents) if path.exists())
     if not nearest.is_dir():
-        raise _unusable(root, NotADirectoryError(errno.ENOTDIR, f"{nearest} is no folder"))
+        raise _unusable(root, NotADirectoryError(errno.ENOTDIR, f"{nearest} is not a folder"))
     return root
 
 
@@ -63,13 +63,13 @@ def locked(path: Path, *, timeout: float = 1800.0) -> Iterator[None]:
     """Hold the lock file `path` while the body runs; the kernel drops it when the process dies.
 
     Args:
-        path: The lock file; made when missing, left in place afterwards.
+        path: The lock file; created when missing, and kept afterwards.
         timeout: Seconds to wait for another holder.
 
     Raises:
-        CacheError: Another process holds it for longer than that, or it cannot be made.
+        CacheError: Another process holds it for longer, or it cannot be created.
     """
-    # Its import takes longer than all that a warm run does with the cache, and such a run may need no lock.
+    # Importing it takes longer than all other work of a warm run with the cache, and such a run may need no lock.
     import filelock
 
     try:
@@ -81,7 +81,7 @@ def locked(path: Path, *, timeout: float = 1800.0) -> Iterator[None]:
         raise CacheError(
             f"another process has held {path} for {timeout:g} s",
             expected="the other harness process to finish",
-            hint="see who holds it (fuser, lsof), end it or wait",
+            hint="find the process that holds it (fuser, lsof), then end it or wait",
         ) from error
     except PermissionError as error:
         if error.filename is not None and Path(str(error.filename)) not in (path, path.parent):
@@ -136,7 +136,7 @@ def write_record(path: Path, content: object) -> None:
 
 @contextmanager
 def new_folder(final: Path) -> Iterator[Path]:
-    """Make the folder `final` whole or not at all: yields a temporary sibling, renamed when the body succeeds.
+    """Make the folder `final`, complete or not at all: yields a temporary sibling, renamed when the body succeeds.
 
     Raises:
         CacheError: The disk is full or the folder cannot be written.
@@ -151,7 +151,7 @@ def new_folder(final: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_file(final: Path) -> Iterator[Path]:
-    """Make the file `final` whole or not at all: yields a temporary sibling's path, renamed on success.
+    """Make the file `final`, complete or not at all: yields a temporary sibling's path, renamed on success.
 
     Raises:
         CacheError: The disk is full or the folder cannot be written.
@@ -181,13 +181,13 @@ def _make_folder(folder: Path) -> None:
 
 
 def temporary_name(name: str) -> str:
-    """Return a new name that says which process makes `name`, for :func:`sweep` to know it by."""
+    """Return a new name that contains the process which makes `name`, for :func:`sweep`."""
     return f"{TEMPORARY}{os.getpid()}-{start_time(os.getpid())}-{os.urandom(3).hex()}-{name}"
 
 
 @contextmanager
 def disk_errors(final: Path) -> Iterator[None]:
-    """Turn a full or unwritable disk, met while writing `final`, into a :class:`CacheError`."""
+    """Turn the error of a full or unwritable disk, while writing `final`, into a :class:`CacheError`."""
     try:
         yield
     except OSError as error:
@@ -195,7 +195,7 @@ def disk_errors(final: Path) -> Iterator[None]:
             raise CacheError(
                 f"no space left while writing {final}",
                 expected="room in the cache folder",
-                hint="`harness kernels prune`, or name a larger disk with HARNESS_CACHE",
+                hint="`harness kernels prune`, or set HARNESS_CACHE to a larger disk",
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
             raise _unusable(final.parent, error) from error
@@ -203,7 +203,7 @@ def disk_errors(final: Path) -> Iterator[None]:
 
 
 def sweep(folder: Path) -> list[Path]:
-    """Remove what makers that are gone left half-made in `folder`; return what was removed."""
+    """Remove incomplete entries of ended processes from `folder`; return what was removed."""
     removed = [path for path in folder.glob(f"{TEMPORARY}*") if is_abandoned(path)]
     for path in removed:
         _remove(path)
@@ -211,20 +211,20 @@ def sweep(folder: Path) -> list[Path]:
 
 
 def is_abandoned(path: Path) -> bool:
-    """Tell whether a temporary's maker is gone."""
+    """Return whether the process that made a temporary has ended."""
     pid, _, rest = path.name[len(TEMPORARY) :].partition("-")
     started = rest.partition("-")[0]
     return pid.isdigit() and started.isdigit() and start_time(int(pid)) != int(started)
 
 
 UNUSED_DAYS = 14.0
-"""How long an image or template that nothing uses is kept: kernels move on, and each takes some 20 or 150 MB."""
+"""Days that an unused image or template is kept: kernels are replaced, and each takes some 20 or 150 MB."""
 
 
 def drop_unused(paths: Iterable[Path]) -> list[Path]:
     """Remove the files and folders that have not been used for UNUSED_DAYS; return what was removed.
 
-    What is used says so by touching its own modification time.
+    Users of an entry update its modification time.
     """
     removed = []
     for path in paths:
@@ -245,7 +245,7 @@ def _unusable(folder: Path, error: OSError) -> CacheError:
     return CacheError(
         f"the cache folder {folder} cannot be written: {error.strerror}",
         expected="a folder this user may write",
-        hint="set HARNESS_CACHE to one",
+        hint="set HARNESS_CACHE to such a folder",
     )
 
 
@@ -253,12 +253,12 @@ _RUN_PREFIX = "vm-"
 
 
 def runs_root() -> Path:
-    """Return the folder that holds what running machines need (sockets, logs), made for this user alone.
+    """Return the folder for files of running machines (sockets, logs), for this user alone.
 
     Raises:
-        CacheError: A folder of that name belongs to somebody else.
+        CacheError: A folder of that name belongs to another user.
     """
-    # A socket's whole path has room for 107 bytes (struct sockaddr_un), so a long TMPDIR is no place for it.
+    # A socket's complete path has at most 107 bytes (struct sockaddr_un), so a long TMPDIR cannot be used.
     base = next(
         Path(name)
         for name in (os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir(), "/tmp")  # noqa: S108
@@ -277,7 +277,7 @@ def runs_root() -> Path:
 
 
 def run_folder() -> Path:
-    """Make a new folder below :func:`runs_root` that names this process as its owner."""
+    """Make a new folder below :func:`runs_root` whose name contains this process as its owner."""
     name = f"{_RUN_PREFIX}{os.getpid()}-{start_time(os.getpid())}-{os.urandom(3).hex()}"
     folder = runs_root() / name
     folder.mkdir(mode=0o700)
@@ -285,7 +285,7 @@ def run_folder() -> Path:
 
 
 def abandoned_runs() -> list[Path]:
-    """Return the run folders whose owner is gone, killed before it could clean up."""
+    """Return the run folders of processes that were killed before they could clean up."""
     found = []
     for folder in runs_root().glob(f"{_RUN_PREFIX}*"):
         pid, started, _ = folder.name[len(_RUN_PREFIX) :].split("-")

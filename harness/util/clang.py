@@ -1,8 +1,4 @@
-"""Compiles BPF programs written in C, once for each content, into the cache.
-
-Imports :mod:`harness.needs`, :mod:`harness.util.data`, :mod:`harness.util.cache`, :mod:`harness.util.proc` and
-:mod:`harness.errors`.
-"""
+"""Compiles BPF programs from C into the cache, once for each content."""
 
 from __future__ import annotations
 
@@ -27,14 +23,14 @@ from harness.util.proc import run
 SUFFIX = ".bpf.c"
 
 FORMAT = 1
-"""Part of every key: raise it when the same sources give another object."""
+"""Part of every key: increase it when the same sources give another object."""
 
 _FLAGS = (
     *("-target", "bpf"),
-    # The instruction set that every kernel since 4.12 knows; what clang takes by default depends on its version.
+    # The instruction set of every kernel since 4.12; clang's default depends on its version.
     "-mcpu=v1",
     "-O2",
-    "-g",  # BTF comes with it
+    "-g",  # it adds BTF
     "-Wall",
 )
 _TIME_LIMIT = 120.0
@@ -42,11 +38,11 @@ _TIME_LIMIT = 120.0
 
 @dataclass(frozen=True)
 class Compiler:
-    """A clang that can be used.
+    """A usable clang.
 
     Attributes:
         path: The program.
-        version: What it says it is, one line.
+        version: Its version line.
     """
 
     path: Path
@@ -54,10 +50,10 @@ class Compiler:
 
 
 def find_compiler() -> Compiler:
-    """Return the clang to use: $HARNESS_CLANG, or the one on PATH.
+    """Return the clang to use: $HARNESS_CLANG, or clang on PATH.
 
     Raises:
-        ToolMissing: There is none, or it is too old.
+        ToolMissing: There is no clang, or it is too old.
     """
     path = needs.program("clang")
     oldest = needs.need("clang").enough
@@ -68,7 +64,7 @@ def find_compiler() -> Compiler:
         raise ToolMissing(
             f"{path} is {line or 'not clang'}",
             expected=f"clang {oldest} or newer",
-            hint="install a newer clang, or name one with HARNESS_CLANG",
+            hint="install a newer clang, or set HARNESS_CLANG to one",
         )
     return Compiler(path, line)
 
@@ -82,7 +78,7 @@ def find_source(name: str | Path) -> Path:
     """Return the source of this name: a path to a C file, or the name of one in `bpf/`.
 
     Raises:
-        UsageError: There is none.
+        UsageError: There is no such source.
     """
     own = own_sources()
     if str(name) in own:
@@ -96,21 +92,21 @@ def find_source(name: str | Path) -> Path:
 
 
 def build(source: Path, *, defines: Sequence[str] = (), compiler: Compiler | None = None) -> Path:
-    """Return the object compiled from a source, compiled now if it or a file it includes has changed.
+    """Return the object of a source; compile it if the source or an included file has changed.
 
     Args:
         source: A C file.
         defines: Macros, "NAME" or "NAME=VALUE".
-        compiler: What :func:`find_compiler` returned, where it was asked already.
+        compiler: The result of :func:`find_compiler`, if the caller has it.
 
     Raises:
         ToolMissing: There is no suitable clang.
-        BuildError: It does not compile; the error holds what clang said.
+        BuildError: It does not compile; the error contains clang's output.
         CacheError: The cache cannot be written.
     """
     compiler = compiler or find_compiler()
     argv = [str(compiler.path), *_FLAGS, *(f"-D{word}" for word in defines), f"-I{data_folder('bpf')}"]
-    # <asm/types.h>, which <linux/bpf.h> includes, lies in a folder that clang does not search for this target.
+    # <linux/bpf.h> includes <asm/types.h>, which is in a folder that clang does not search for this target.
     argv += [f"-idirafter/usr/include/{os.uname().machine}-linux-gnu"]
     named = "\0".join([str(FORMAT), compiler.version, str(source), *argv])
     key = cache.cache_root() / "objects" / hashlib.sha256(named.encode()).hexdigest()[:24]
@@ -123,11 +119,11 @@ def build(source: Path, *, defines: Sequence[str] = (), compiler: Compiler | Non
 
 
 def build_all(sources: Sequence[Path], jobs: int | None = None) -> list[Path]:
-    """Compile several sources at once; arguments and errors as :func:`build`, the first error of all.
+    """Compile several sources in parallel; arguments and errors as for :func:`build`, the first error of all.
 
     Args:
         sources: C files.
-        jobs: How many at a time; as many as there are CPUs by default.
+        jobs: Number of parallel compilations; default: the number of CPUs.
     """
     compiler = find_compiler()
     with ThreadPoolExecutor(jobs or os.cpu_count()) as executor:
@@ -154,7 +150,7 @@ def _compile(source: Path, argv: list[str], record: Path) -> Path:
             raise BuildError(
                 f"{source} does not compile",
                 expected="a BPF program that clang accepts",
-                hint="correct what clang points at",
+                hint="correct the errors that clang reports",
                 detail=done.tail(40),
             )
         data, used = made.read_bytes(), _parse_dependencies(rule.read_text())
@@ -171,18 +167,18 @@ def _compile(source: Path, argv: list[str], record: Path) -> Path:
 
 
 def _parse_dependencies(text: str) -> set[Path]:
-    """Read what `clang -MD` writes: a make rule whose prerequisites are the files that were read."""
+    """Parse the output of `clang -MD`: a make rule whose prerequisites are the files that were read."""
     words = re.split(r"(?<!\\)\s+", text.replace("\\\n", " ").partition(": ")[2].strip())
     return {Path(word.replace("\\ ", " ")).resolve() for word in words if word}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compile the sources named on the command line, all of `bpf/` by default; print the objects' paths."""
+    """Compile the sources named on the command line, by default all of `bpf/`; print the objects' paths."""
     parser = argparse.ArgumentParser(prog="build-bpf", description="Compile BPF programs into the cache.")
     parser.add_argument(
         "sources", nargs="*", metavar="SOURCE", help="a C file or a name in bpf/ (default: all of bpf/)"
     )
-    parser.add_argument("-j", "--jobs", type=int, help="how many at a time (default: one for each CPU)")
+    parser.add_argument("-j", "--jobs", type=int, help="parallel compilations (default: one for each CPU)")
     arguments = parser.parse_args(argv)
     try:
         sources = [find_source(name) for name in arguments.sources] or list(own_sources().values())

@@ -1,7 +1,4 @@
-"""Finds the data folders `kernels/` and `bpf/`: beside the package in a checkout, inside it in a wheel.
-
-Imports only :mod:`harness.errors`.
-"""
+"""Finds the data folders `kernels/` and `bpf/`: beside the package in a checkout, inside it in a wheel."""
 
 from __future__ import annotations
 
@@ -38,7 +35,7 @@ def data_folder(name: str) -> Path:
 
 @functools.cache
 def read_toml(folder: str, file: str) -> dict[str, Any]:
-    """Return what a data file says; read once, and not to be changed.
+    """Return the content of a data file; it is read once, and callers must not change it.
 
     Args:
         folder: The data folder, as in :func:`data_folder`.
@@ -57,10 +54,10 @@ def read_toml(folder: str, file: str) -> dict[str, Any]:
 
 
 def read_user_toml(path: Path) -> dict[str, Any]:
-    """Return what a file of the user's says.
+    """Return the content of a user's file.
 
     Raises:
-        UsageError: It cannot be read, or is no TOML file.
+        UsageError: It cannot be read, or is not a TOML file.
     """
     try:
         return _parse(path)

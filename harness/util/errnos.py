@@ -1,17 +1,14 @@
-"""Error numbers by the kernel's own names, those that libc has no name for included.
-
-Imports the standard library alone.
-"""
+"""Error numbers by the kernel's names, including those without a name in libc."""
 
 from __future__ import annotations
 
 import errno
 
 ENOTSUPP = 524
-"""What BPF answers to an operation a map type does not have; not EOPNOTSUPP (95), and libc has no name for it."""
+"""BPF's answer to an operation that a map type lacks; it is not EOPNOTSUPP (95), and libc has no name for it."""
 
 _KERNEL_ONLY = {
-    # include/linux/errno.h: never meant to reach user space, and some do.
+    # include/linux/errno.h: not meant for user space, but some get there.
     512: "ERESTARTSYS",
     513: "ERESTARTNOINTR",
     514: "ERESTARTNOHAND",

@@ -1,7 +1,4 @@
-"""Running other programs: one log line that can be pasted into a shell, bounded time, no orphans.
-
-Imports only :mod:`harness.errors`.
-"""
+"""Runs other programs: logs a line that can be pasted into a shell, limits the time, leaves no orphans."""
 
 from __future__ import annotations
 
@@ -39,7 +36,7 @@ class Completed:
     stderr: str
 
     def tail(self, lines: int = 15) -> str:
-        """Return the last lines of what it printed, standard error preferred."""
+        """Return the last lines that it printed, preferably on standard error."""
         text = self.stderr.strip() or self.stdout.strip()
         return "\n".join(text.split("\n")[-lines:])
 
@@ -61,10 +58,10 @@ def run(
 
     Args:
         argv: Program and arguments; no shell is involved.
-        timeout: Seconds it may take; then its whole process group is killed.
-        env: Environment, in place of the caller's.
+        timeout: Seconds that it may take; then its process group is killed.
+        env: Environment; default: the caller's.
         cwd: Working folder.
-        stdin: Bytes on its standard input; none by default.
+        stdin: Bytes for its standard input; default: none.
 
     Raises:
         ToolMissing: The program does not exist.
@@ -113,13 +110,13 @@ def kill_group(pid: int) -> None:
 def start_time(pid: int) -> int | None:
     """Return when a process started, in clock ticks since boot, or None when there is no such process.
 
-    A pid together with its start time names one process for as long as the machine is up.
+    A pid with its start time identifies one process until the machine reboots.
     """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    # The command name may hold blanks and brackets; the fields after its closing bracket do not.
+    # The command name may contain blanks and brackets; the fields after its closing bracket do not.
     fields = stat.rpartition(")")[2].split()
     return None if fields[0] == "Z" else int(fields[19])
 
@@ -129,5 +126,5 @@ _libc = ctypes.CDLL(None)
 
 
 def die_with_parent() -> None:
-    """In a forked child before exec: ask the kernel to kill it when the thread that forked it ends."""
+    """Let the kernel kill this forked child when the thread that forked it ends. Called before exec."""
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

@@ -65,7 +65,7 @@ def test_a_malformed_table_is_refused(line: str, complaint: str) -> None:
 
 
 def words_of(path: Path) -> list[tuple[int, str]]:
-    """Every string in a file that is no docstring, with its line."""
+    """Every string in a file that is not a docstring, with its line."""
     tree = ast.parse(path.read_text())
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     docstrings = {

@@ -166,7 +166,7 @@ def test_the_cache_is_where_the_user_says(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_cache_in_the_place_of_a_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, below: str) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "file" / below))
-    with pytest.raises(CacheError, match="file is no folder"):
+    with pytest.raises(CacheError, match="file is not a folder"):
         cache.cache_root()
 
 
