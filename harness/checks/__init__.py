@@ -1,1 +1,1 @@
-"""What is looked at around every test: the kernel's log, leaks, known faults."""
+"""The checks around every test: kernel log, leaks, known faults."""

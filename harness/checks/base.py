@@ -1,8 +1,7 @@
-"""What is looked at around each test, whatever the test itself asserts: the seam that such checks hang on.
+"""The interface of checks, which run around every test regardless of what the test asserts.
 
-A check looks at the machine before its test and after it, when the test's own fixtures are gone and before the
-machine is given back, and returns complaints. Those fail the test. Imports the judges and machines below it; knows
-nothing of pytest.
+A check examines the machine before its test, and again after the test's own fixtures have ended and before the machine
+is given back. It returns complaints, which fail the test.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ from harness.vm.machine import Machine, State
 
 @dataclass(frozen=True)
 class Complaint:
-    """What a check found wrong after a test.
+    """A problem that a check found after a test.
 
     Attributes:
         trouble: What it is that ends the test.
         name: Name of the property that holds `data`; "" for none.
         data: Plain values, for reports.
-        text: For a person: a first line that says it all, and what evidence there is.
-        only_if_passed: Whether it says nothing of a test that failed or was left out by itself.
+        text: For the user: a complete first line, then evidence.
+        only_if_passed: Whether it is irrelevant when the test failed or was skipped.
     """
 
     trouble: Trouble
@@ -36,21 +35,21 @@ class Complaint:
 
 
 class Check(Protocol):
-    """Looks at a machine around one test; made anew for each."""
+    """Examines a machine around one test; each test has a new object."""
 
     def begin(self, machine: Machine) -> None:
-        """Note how the machine is before its test."""
+        """Record the state of the machine before its test."""
         ...
 
     def end(self, machine: Machine) -> list[Complaint]:
-        """Return what is wrong with the machine after its test.
+        """Return the problems of the machine after its test.
 
-        Not called for a machine that the test has closed. One that is dead was reported as such already, to the test
-        or to one of its fixtures.
+        Not called when the test has closed the machine. A dead machine was already reported, to the test or to one of
+        its fixtures.
 
         Raises:
             KernelCrashed: The kernel died after the test's last call.
-            HarnessError: The check could not be made.
+            HarnessError: The check could not run.
         """
         ...
 
@@ -59,23 +58,23 @@ class Checks:
     """The checks around one test.
 
     Args:
-        checks: In the order in which they are made; the kernel's log is read last, since what the others do and wait
-            for may be what the kernel complains of.
+        checks: The checks in order. The kernel log is read last, because the other checks may cause faults or wait
+            until they appear.
     """
 
     def __init__(self, checks: Sequence[Check]) -> None:
         self._checks = checks
 
     def begin(self, machine: Machine) -> None:
-        """Have all checks note how the machine is."""
+        """Let all checks record the state of the machine."""
         for check in self._checks:
             check.begin(machine)
 
     def end(self, machine: Machine) -> list[Complaint]:
-        """Return what all checks complain of.
+        """Return the complaints of all checks.
 
         Raises:
-            HarnessError: A check could not be made; the first such error, when there are several.
+            HarnessError: A check could not run; the first error, when there are several.
         """
         complaints: list[Complaint] = []
         errors: list[HarnessError] = []

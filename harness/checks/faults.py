@@ -1,4 +1,4 @@
-"""Finds the kernel's own complaints in its log: warnings, oopses, sanitizer and lock reports, stalls, corruption.
+"""Finds faults in the kernel log: warnings, oopses, sanitizer and lock reports, stalls, corruption.
 
 Pure: records of /dev/kmsg or lines of a console in, faults out. What is a fault is data, :data:`SIGNS`: patterns that
 are anchored at the start of a message, since what a program of the guest prints ("traps: a.out general protection
@@ -23,21 +23,21 @@ from harness.checks.log_records import LogRecord
 from harness.results.types import Fault
 
 _LONGEST = 200
-"""Lines that a report is followed for."""
+"""Longest report, in lines."""
 _UNTRACED = 20
-"""Lines of a report in which no stack trace was seen."""
+"""Longest report without a stack trace, in lines."""
 _BREATH = 50_000
-"""Microseconds within which lines without a stack trace belong together."""
+"""Microseconds: lines without a stack trace within this time belong together."""
 _SHOWN = 90
 """Lines of an excerpt."""
 _TOP = 3
 """Frames in a fingerprint."""
 _PANIC_AFTER = 10_000_000
-"""Microseconds within which a panic is the end of the fault before it and no fault of its own."""
+"""Microseconds: a panic within this time is the end of the fault before it, not a separate fault."""
 
 
 class End(enum.Enum):
-    """What a report ends with."""
+    """The end of a report."""
 
     MARK = "---[ end trace ]---"
     RULE = "a line of ="
@@ -47,12 +47,12 @@ class End(enum.Enum):
 
 @dataclass(frozen=True)
 class Sign:
-    """How a kind of fault begins.
+    """The first line of a kind of fault.
 
     Attributes:
-        kind: What it is called.
-        pattern: Matches its line from the start.
-        end: What its report ends with.
+        kind: The kind's name.
+        pattern: Matches the line from its start.
+        end: The end of its report.
     """
 
     kind: str
@@ -146,7 +146,7 @@ SIGNS = _signs(
     ("panic", End.MARK, (r"Kernel panic - not syncing: ",)),
     ("lost records", End.LINE, (r"harness: the kernel's log buffer overran",)),
 )
-"""What is a fault, the most telling first."""
+"""The faults, the most specific first."""
 
 _CUT = re.compile(r"-+\[ cut here \]-+")
 _MARK = re.compile(r"---\[ end ")
@@ -156,7 +156,7 @@ _FUNCTION = r"([A-Za-z_][\w.$]*)\+(0x[0-9a-f]+)/(0x[0-9a-f]+)"
 _FRAME = re.compile(rf"\s*(?:\[<[0-9a-f]+>\]\s*)?(\? )?{_FUNCTION}")
 _RIP = re.compile(rf"RIP: (?:0010:)?(?:\[<[0-9a-f]+>\]\s*)?{_FUNCTION}")
 _AT = re.compile(rf"WARNING: .*\bat (?:\S+:\d+ )?{_FUNCTION}")
-# What may stand between the frames of a trace and after them.
+# Other lines between the frames of a trace and after them.
 _IN_TRACE = re.compile(
     r"\s|$|</?\w+>|[ER]?(?:IP|SP|BP|FLAGS):|R[A-D]X:|R[SD]I:|R\d+:|[CDEFG]S:|[CD]R\d:|PKRU:|Code:|CPU: |Hardware name"
 )
@@ -178,7 +178,7 @@ _GENERIC = re.compile(
     r"|(?:__)?k[mzc]alloc\w*|__do_kmalloc\w*|(?:__)?kmem_cache_alloc\w*|slab_post_alloc\w*|kmemleak_alloc\w*"
     r"|do_syscall_\w+|x64_sys_call|ret_from_fork\w*|start_thread|secondary_startup_\w+"
 )
-"""Functions that say how a fault was found or how the kernel was entered, and nothing of the fault itself."""
+"""Functions that report a fault or enter the kernel; they say nothing about the fault itself."""
 
 _SUFFIX = re.compile(r"(?:\.(?:isra|part|constprop|cold|llvm|lto_priv)(?:\.\d+)?|\.\d+)+$")
 _NUMBERS = re.compile(r"0x[0-9a-f]+|\b[0-9a-f]{8,}\b|\d+")
@@ -187,7 +187,7 @@ _WHOM_IT_HIT = frozenset({"soft lockup", "hard lockup", "RCU stall"})
 
 
 def sign_of(text: str) -> Sign | None:
-    """Return how a line begins a report; None for a line that begins none."""
+    """Return the sign that a line matches; None when it does not begin a report."""
     return next((sign for sign in SIGNS if sign.pattern.match(text)), None)
 
 
@@ -228,7 +228,7 @@ def _block(lines: Sequence[LogRecord], at: int) -> tuple[int, Sign, int] | None:
         return min(at + 1, len(lines) - 1), _UNKNOWN, max(end, at + 1)
     title = at
     if _RULE.match(text):
-        # The rule is the first line of a report or the last one of the report before it.
+        # The rule is the first line of a report, or the last line of the report before it.
         title = at + 1
         if title >= len(lines):
             return None
@@ -236,7 +236,7 @@ def _block(lines: Sequence[LogRecord], at: int) -> tuple[int, Sign, int] | None:
     if sign is None or (title != at and sign.end is End.LINE):
         return None
     if sign.kind == "list corruption":
-        # With CONFIG_BUG_ON_DATA_CORRUPTION it is told before the report of the BUG that follows.
+        # With CONFIG_BUG_ON_DATA_CORRUPTION it is printed before the report of the BUG that follows.
         for place in range(title + 1, min(title + 4, len(lines))):
             if _CUT.match(lines[place].text):
                 return title, sign, _find(lines, place + 1, _MARK, stop=_CUT)
@@ -266,7 +266,7 @@ def _end(lines: Sequence[LogRecord], title: int, sign: Sign) -> int:
                 traced = -1
                 continue
             return place
-    # Without a trace only what was logged in the same breath belongs to it.
+    # Without a trace, only lines logged at the same moment belong to it.
     if traced < 0:
         limit = min(limit, title + _UNTRACED)
         return next((n for n in range(title + 1, limit) if lines[n].usec - lines[title].usec > _BREATH), limit)
@@ -296,7 +296,7 @@ def _fault(block: Sequence[LogRecord], title: int, sign: Sign) -> Fault:
 def frames_of(texts: Sequence[str], *, skip_interrupts: bool) -> list[str]:
     """Return the frames of a report's first stack trace, innermost first."""
     if skip_interrupts:
-        # Where the processor was caught; what comes before is the stack of a thread that was waiting for it.
+        # Where the stalled processor was; before it is the stack of a thread that waited for it.
         caught = next((place for place, text in enumerate(texts) if _RIP.match(text)), 0)
         texts = texts[caught:]
     first: list[str] = []
@@ -322,7 +322,7 @@ def frames_of(texts: Sequence[str], *, skip_interrupts: bool) -> list[str]:
             elif frame is None and frames and not _IN_TRACE.match(text):
                 break
     if not traced:
-        # KFENCE shows its stacks without a heading, the faulting one first.
+        # KFENCE shows its stacks without a heading; the faulting stack comes first.
         for text in texts:
             frame = _FRAME.match(text)
             if frame is not None:
@@ -333,12 +333,12 @@ def frames_of(texts: Sequence[str], *, skip_interrupts: bool) -> list[str]:
 
 
 def fingerprint(kind: str, title: str, frames: Iterable[str]) -> str:
-    """Return what is the same for the same fault on another boot or build.
+    """Return a text that is equal for the same fault on another boot or build.
 
     Args:
         kind: The fault's kind.
-        title: Its title, which stands in for frames where there are none.
-        frames: Its frames, innermost first; those that are in every report of the kind are passed over.
+        title: Its title, used when there are no frames.
+        frames: Its frames, innermost first; frames of every report of the kind are skipped.
     """
     names = [_SUFFIX.sub("", frame.partition("+")[0]) for frame in frames]
     telling = [name for name in dict.fromkeys(names) if not _GENERIC.fullmatch(name)]
@@ -347,7 +347,7 @@ def fingerprint(kind: str, title: str, frames: Iterable[str]) -> str:
     return f"{kind}: {' < '.join(telling[:_TOP])}"
 
 
-_PLACE = re.compile(rf"{_FUNCTION}(?![0-9a-f]| ?\[)")  # a module's name follows the place in it
+_PLACE = re.compile(rf"{_FUNCTION}(?![0-9a-f]| ?\[)")  # a module's name follows the place
 _EXACT = re.compile(r"\s*(?:RIP: |WARNING: )")
 
 
@@ -356,7 +356,7 @@ def with_lines(excerpt: str, line_of: Callable[[str, bool], str]) -> str:
 
     Args:
         excerpt: Its lines.
-        line_of: Told function, offset and size, and whether that is where a call returns to; returns the line, or "".
+        line_of: Returns the source line, or "", for function, offset and size, and whether it is a return address.
     """
     found = []
     for text in excerpt.split("\n"):
@@ -394,12 +394,12 @@ _TOLD_BY_A_FAULT = frozenset({4, 5, 7, 9, 14})
 
 
 def taint_fault(before: int, after: int, *, explained: bool) -> Fault | None:
-    """Return the fault that a change of the kernel's taint flags is; None where there is none, or none of its own.
+    """Return the fault for a change of the kernel's taint flags; None when nothing changed or the log explains it.
 
     Args:
         before: The flags before.
         after: The flags after.
-        explained: Whether a fault was found in the log meanwhile, which sets flags too.
+        explained: Whether a fault was found in the log; faults set flags too.
     """
     new = [bit for bit in range(64) if (after & ~before) >> bit & 1]
     new = [bit for bit in new if not (explained and bit in _TOLD_BY_A_FAULT)]

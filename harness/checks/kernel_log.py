@@ -1,4 +1,4 @@
-"""The check of the kernel's log: every fault that a test neither expects nor that is known is a complaint."""
+"""The check of the kernel log: each fault that is neither expected nor known is a complaint."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from harness.results.types import Fault
 from harness.vm.machine import Machine, State
 
 _KMEMLEAK_TIMEOUT = 300.0
-"""Seconds; a scan reads all of the kernel's memory, twice, on kernels that are slow already."""
+"""Seconds. Two scans read all of the kernel's memory, on kernels that are slow anyway."""
 
 
 class KernelLog:
-    """Reads what the kernel logged during a test, and complains of every fault that is neither expected nor known.
+    """Reads the kernel log of a test and complains about each fault that is neither expected nor known.
 
     Args:
-        expected: The faults that the test provokes on purpose.
+        expected: The faults that the test causes on purpose.
         known: The known faults that are in force.
-        is_for: Whether the kernel is one that a known fault's condition names.
-        kmemleak: Have the kernel look for memory of its own that nothing refers to any more; takes some seconds.
-        line_of: Says which line of the sources a place in the kernel's code is; see :func:`parser.with_lines`.
+        is_for: Returns whether a known fault's condition matches the kernel.
+        kmemleak: Let the kernel search for memory that it lost; takes some seconds.
+        line_of: Returns the source line of a place in the kernel's code; see :func:`harness.checks.faults.with_lines`.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class KernelLog:
         """The known faults that came."""
 
     def begin(self, machine: Machine) -> None:
-        """Note the taint flags, and for kmemleak when the test begins: what was allocated before is not its own.
+        """Record the taint flags, and for kmemleak the start of the test: earlier allocations are not the test's.
 
         Raises:
             UsageError: The kernel has no kmemleak.
@@ -67,12 +67,12 @@ class KernelLog:
             raise UsageError(
                 f"the kernel {machine.release} has no kmemleak",
                 expected="a kernel with CONFIG_DEBUG_KMEMLEAK, such as one of flavour debug",
-                hint="leave out --kmemleak for this kernel",
+                hint="do not use --kmemleak for this kernel",
             )
         self._since = since
 
     def end(self, machine: Machine) -> list[Complaint]:
-        """Return the faults; of a machine that is dead those that its console shows."""
+        """Return the faults; for a dead machine, those on its console."""
         if machine.state is State.DEAD:
             faults = parser.find_faults(log_records.parse_console(machine.process.console()))
         else:
@@ -100,13 +100,13 @@ class KernelLog:
         said = machine.ask_agent(calls.Agent.log_since)
         logged = find_faults(said["records"], self._tainted, said["tainted"])
         if self._kmemleak:
-            # The scan's own line counts what is told one by one, and what was there before the test.
+            # The scan's own line counts leaks that are reported one by one, and leaks from before the test.
             logged = [fault for fault in logged if not kmemleaks.LEAKS_COUNTED.match(fault.title)]
         return [*leaked, *logged]
 
 
 def find_faults(records: Sequence[bytes], tainted_before: int, tainted: int) -> list[Fault]:
-    """Return the faults in records of /dev/kmsg, and the one that a change of the taint flags is.
+    """Return the faults in records of /dev/kmsg, and the fault of a change of the taint flags.
 
     Raises:
         InfrastructureError: The records cannot be read.

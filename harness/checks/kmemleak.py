@@ -1,6 +1,6 @@
-"""What kmemleak reports, as faults.
+"""Faults from kmemleak's report.
 
-Pure; imports the faults beside it.
+Pure.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from harness.checks.faults import fingerprint, frames_of
 from harness.results.types import Fault
 
 LEAKS_COUNTED = re.compile(r"kmemleak: \d+ new suspected memory leaks")
-"""The line in which a scan of kmemleak counts what it found."""
+"""The line in which a scan of kmemleak counts the leaks that it found."""
 _UNREFERENCED = re.compile(r"unreferenced object (0x[0-9a-f]+) \(size (\d+)\)")
 _ALLOCATED = re.compile(r'\s*comm "(.*)", pid (\d+), jiffies (\d+)')
 
@@ -20,8 +20,8 @@ def parse_kmemleak(text: str, since: int) -> list[Fault]:
     """Return the objects in a report of kmemleak (Linux mm/kmemleak.c, print_unreferenced) as faults.
 
     Args:
-        text: What /sys/kernel/debug/kmemleak holds.
-        since: Jiffies; what was allocated before is left out.
+        text: The content of /sys/kernel/debug/kmemleak.
+        since: Jiffies; earlier allocations are omitted.
     """
     found = []
     for block in re.split(r"^(?=unreferenced object )", text, flags=re.MULTILINE):

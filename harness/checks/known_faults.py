@@ -1,8 +1,7 @@
-"""Which of the kernel's complaints count: those that a test expects and those that are known do not.
+"""Known faults and expected faults: these do not fail a test.
 
-Known faults are data, `kernels/known-faults.toml` and a project's own files. An entry says why it is there and until
-when; one that does not is refused, and one that has expired has no effect and is named. Pure but for reading the
-project's own file. Imports the log's faults beside it, the grammar of kernel selections, :mod:`harness.errors`.
+Known faults are data, `kernels/known-faults.toml` and a project's own files. An entry must have a reason and an
+expiry date. An expired entry has no effect and is listed. Pure except for reading the project's file.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from harness.kernel import selector
 from harness.results.types import Fault
 
 KINDS = tuple(dict.fromkeys([*(sign.kind for sign in SIGNS), "taint"]))
-"""What a fault can be called."""
+"""The kinds of faults."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class ExpectedFault:
     Attributes:
         kind: One of :data:`KINDS`.
         title: Regular expression that its title contains; "" for any.
-        reason: Why.
+        reason: The reason.
     """
 
     kind: str
@@ -37,7 +36,7 @@ class ExpectedFault:
     reason: str
 
     def matches(self, fault: Fault) -> bool:
-        """Whether a fault is this one."""
+        """Return whether a fault matches."""
         return fault.kind == self.kind and re.search(self.title, fault.title) is not None
 
 
@@ -45,14 +44,14 @@ def expect(kind: object, title: object, reason: object) -> ExpectedFault:
     """Return what a marker says that a test expects.
 
     Raises:
-        UsageError: It names no kind of fault, its title is no regular expression, or it gives no reason.
+        UsageError: The kind is unknown, the title is not a regular expression, or there is no reason.
     """
     if kind not in KINDS:
-        raise UsageError(f"{kind!r} is no kind of fault", expected=f"one of {', '.join(KINDS)}")
+        raise UsageError(f"{kind!r} is not a kind of fault", expected=f"one of {', '.join(KINDS)}")
     if not isinstance(reason, str) or not reason.strip():
-        raise UsageError(f"nothing says why {kind} is expected", expected="reason=... in words")
+        raise UsageError(f"the expected fault {kind} has no reason", expected="reason=... in words")
     if not isinstance(title, str):
-        raise UsageError(f"{title!r} is no title of a fault", expected="title=... with a regular expression")
+        raise UsageError(f"{title!r} is not a title of a fault", expected="title=... with a regular expression")
     _regular(title, "the title of an expected fault")
     return ExpectedFault(str(kind), title, reason)
 
@@ -61,7 +60,9 @@ def _regular(pattern: str, where: str) -> None:
     try:
         re.compile(pattern)
     except re.error as error:
-        raise UsageError(f"{where} is no regular expression: {error}", expected=f"one, not {pattern!r}") from None
+        raise UsageError(
+            f"{where} is not a regular expression: {error}", expected=f"a regular expression, not {pattern!r}"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,11 @@ class KnownFault:
     Attributes:
         kind: One of :data:`KINDS`.
         title: Regular expression that its title contains; "" for any.
-        fingerprint: Its whole fingerprint; "" for any.
-        kernels: The kernels that have it, as the marker `kernel` names them (">=5.10,<6.2").
-        reason: Why it does not count.
-        expires: The last day on which it does not.
-        origin: The file and the entry's number in it.
+        fingerprint: Its complete fingerprint; "" for any.
+        kernels: The kernels that have it, as in the marker `kernel` (">=5.10,<6.2").
+        reason: Why it does not fail tests.
+        expires: The last day on which the entry has an effect.
+        origin: The file and the number of the entry.
     """
 
     kind: str
@@ -87,7 +88,7 @@ class KnownFault:
     origin: str
 
     def matches(self, fault: Fault) -> bool:
-        """Whether a fault is this one, wherever it was seen."""
+        """Return whether a fault matches, on any kernel."""
         return (
             fault.kind == self.kind
             and self.fingerprint in ("", fault.fingerprint)
@@ -102,21 +103,21 @@ def read_known(data: Mapping[str, Any], file: str) -> list[KnownFault]:
     """Return the entries `[[fault]]` of a file.
 
     Args:
-        data: What the TOML file holds.
+        data: The content of the TOML file.
         file: Its name, for messages.
 
     Raises:
-        UsageError: An entry is malformed, names no fault or no kernels, or gives no reason or no day of expiry.
+        UsageError: An entry is malformed, or lacks a fault, kernels, a reason or an expiry date.
     """
     rows = data.get("fault", [])
     if set(data) - {"fault"} or not isinstance(rows, list):
-        raise UsageError(f"{file} holds more than known faults", expected="entries [[fault]] and nothing else")
+        raise UsageError(f"{file} contains more than known faults", expected="entries [[fault]] and nothing else")
     return [_known(row, f"{file}, entry {number}") for number, row in enumerate(rows, 1)]
 
 
 def _known(row: object, origin: str) -> KnownFault:
     if not isinstance(row, dict) or set(row) - set(_FIELDS):
-        raise UsageError(f"{origin} has fields that nobody knows", expected=f"some of {', '.join(_FIELDS)}")
+        raise UsageError(f"{origin} has unknown fields", expected=f"only {', '.join(_FIELDS)}")
     for name, kind in _FIELDS.items():
         if name in row and type(row[name]) is not kind:
             wanted = "a day such as 2027-01-31" if kind is dt.date else "a text"
@@ -127,7 +128,7 @@ def _known(row: object, origin: str) -> KnownFault:
                 f"{origin} does not say {why} it is known", expected=f"a field {name}", hint="or remove the entry"
             )
     if row["kind"] not in KINDS:
-        raise UsageError(f"{origin}: {row['kind']!r} is no kind of fault", expected=f"one of {', '.join(KINDS)}")
+        raise UsageError(f"{origin}: {row['kind']!r} is not a kind of fault", expected=f"one of {', '.join(KINDS)}")
     if not (row.get("title") or row.get("fingerprint")):
         raise UsageError(f"{origin} would hide every {row['kind']}", expected="a field title or fingerprint")
     _regular(row.get("title", ""), f"{origin}: title")
@@ -170,9 +171,9 @@ class SortedFaults:
     """Faults, sorted.
 
     Attributes:
-        counted: Those that count.
-        known: Those that are known, with the entry that says so.
-        missing: What was expected and did not come.
+        counted: Faults that fail the test.
+        known: Known faults, each with its entry.
+        missing: Expected faults that did not appear.
     """
 
     counted: list[RepeatedFault]
@@ -190,10 +191,10 @@ def sort_out(
     """Tell the faults that count from those that do not.
 
     Args:
-        faults: What was found.
-        expected: What the test expects.
+        faults: The faults that were found.
+        expected: The faults that the test expects.
         known: The entries in force.
-        is_for: Whether the kernel is one that a condition names.
+        is_for: Returns whether a condition matches the kernel.
     """
     times: dict[str, int] = {}
     first: dict[str, Fault] = {}

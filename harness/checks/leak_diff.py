@@ -1,4 +1,4 @@
-"""What was there at the end of a test and not at its beginning: the kernel objects that leaked.
+"""Compares two snapshots: the kernel objects that exist after a test and not before it leaked.
 
 Pure: two snapshots of harness.guest.leaks.snapshot in, leaks out. Imports what a leak is in a run record.
 """
@@ -15,7 +15,7 @@ Snapshot = Mapping[str, Any]
 
 _WORDS = {"map": "map", "prog": "program", "link": "link", "btf": "BTF"}
 _ID_COMMANDS = {"map": "4.13", "prog": "4.13", "link": "5.8", "btf": "5.4"}
-"""The first mainline version whose GET_NEXT_ID knows the kind."""
+"""The first mainline version with GET_NEXT_ID for each kind."""
 
 _MEMORY = ("Slab", "SUnreclaim", "VmallocUsed", "Percpu", "KernelStack")
 _PAGE_KIB = 4
@@ -79,7 +79,7 @@ def judge(baseline: Snapshot, end: Snapshot, left_open: Sequence[Mapping[str, An
 
 
 def unchecked(baseline: Snapshot) -> list[str]:
-    """Return what cannot be checked on a kernel, a line each."""
+    """Return what cannot be checked on a kernel, one line each."""
     found = [
         f"{_WORDS[kind]}s by id: BPF_{kind.upper()}_GET_NEXT_ID came with {since}"
         for kind, since in _ID_COMMANDS.items()
@@ -95,7 +95,7 @@ def unchecked(baseline: Snapshot) -> list[str]:
 
 
 def memory(baseline: Snapshot, end: Snapshot) -> dict[str, list[int]]:
-    """Return totals of what the kernel had allocated before a test and after it, in KiB, as far as it tells."""
+    """Return totals of kernel memory before and after a test, in KiB, as far as the kernel shows them."""
     before, after = (
         {name: value.split()[0] for name, _, value in (line.partition(":") for line in one["memory"].splitlines())}
         for one in (baseline, end)
@@ -104,7 +104,7 @@ def memory(baseline: Snapshot, end: Snapshot) -> dict[str, list[int]]:
 
 
 def _name(about: Mapping[str, Any]) -> str:
-    """Return an object in words: "hash map 17 'inner' (key 4, value 4, 8 entries)"."""
+    """Return a description of an object: "hash map 17 'inner' (key 4, value 4, 8 entries)"."""
     words = [str(about["type"])] if about["type"] else []
     words.append(_WORDS.get(about["kind"], str(about["kind"])))
     if about["id"] is not None:

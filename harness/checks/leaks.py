@@ -21,13 +21,13 @@ from harness.vm.machine import Machine, State
 class LeakCheck:
     """Asks the guest what it holds when the test is over, and complains of every object that leaked.
 
-    The machine's first count was taken when it was ready; no test runs on one that leaked.
+    The machine's first snapshot was taken when it was ready; a machine with a leak is not used again.
 
     Attributes:
         count: What was counted, and how long it took to settle, once the test is over.
 
     Args:
-        root: The folder below which paths of files are shown without it.
+        root: Paths of files below this folder are shown relative to it.
         is_last: Whether the machine serves no other test after this one.
     """
 
@@ -37,11 +37,11 @@ class LeakCheck:
         self._root = f"{root}{os.sep}"
 
     def begin(self, machine: Machine) -> None:
-        """Forget what functions of an earlier test left open."""
+        """Forget the descriptors that an earlier test left open."""
         machine.left_open.clear()
 
     def end(self, machine: Machine) -> list[Complaint]:
-        """Return what leaked; nothing of a machine that is dead."""
+        """Return the leaks; none for a dead machine."""
         if machine.state is not State.READY:
             return []
         baseline, end = machine.about["ledger"], machine.ledger(is_last=self._is_last)

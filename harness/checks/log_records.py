@@ -1,6 +1,6 @@
-"""The kernel's log as records: from /dev/kmsg, and from a console.
+"""Records of the kernel log: from /dev/kmsg, and from a console.
 
-Pure; imports the standard library alone.
+Pure.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ class LogRecord:
 
     Attributes:
         text: The line, without stamp and level.
-        usec: Microseconds since boot; -1 when the line bears no stamp.
-        sequence: The record's number; -1 on a console, which shows none. Lines of one record share it.
+        usec: Microseconds since boot; -1 when the line has no time stamp.
+        sequence: The record's number; -1 on a console. Lines of one record have the same number.
         level: 0 (emergency) to 7 (debug); -1 when not known.
         facility: 0 for the kernel itself; 1 and up for programs that write to the log.
     """
@@ -36,16 +36,16 @@ def parse_records(raw: Iterable[bytes]) -> list[LogRecord]:
     """Return the lines of records as /dev/kmsg gives them (Linux Documentation/ABI/testing/dev-kmsg).
 
     Raises:
-        ValueError: One is not of that form.
+        ValueError: A record has another form.
     """
     found = []
     for record in raw:
         head, semicolon, body = record.partition(b";")
         fields = head.split(b",")
         if not semicolon or len(fields) < 3 or not all(field.isdigit() for field in fields[:3]):
-            raise ValueError(f"{record[:80]!r} is no record of the kernel's log")
+            raise ValueError(f"{record[:80]!r} is not a record of the kernel log")
         priority, sequence, usec = (int(field) for field in fields[:3])
-        # Lines after the first that begin with a blank are the record's dictionary (SUBSYSTEM=, DEVICE=).
+        # After the first line, lines that begin with a blank are the record's dictionary (SUBSYSTEM=, DEVICE=).
         message = body.split(b"\n")[0]
         text = _ESCAPED.sub(lambda match: bytes([int(match[1], 16)]), message).decode(errors="replace")
         found += [LogRecord(line, usec, sequence, priority & 7, priority >> 3) for line in text.split("\n")]
@@ -58,8 +58,8 @@ _STAMP = re.compile(r"^(?:<\d+>)?\[ *(\d+)\.(\d{6})\](?:\[ *[TC]\d+\])? ?")
 def parse_console(lines: Iterable[str]) -> list[LogRecord]:
     """Return the lines of a console.
 
-    Those without the kernel's stamp are a program's, and are left out; a kernel that stamps nothing (without
-    CONFIG_PRINTK_TIME) shows no such difference, and all are taken.
+    Lines without the kernel's time stamp come from programs and are omitted. A kernel without time stamps (without
+    CONFIG_PRINTK_TIME) shows no such difference, so all its lines are returned.
     """
     found = []
     given = list(lines)

@@ -180,4 +180,4 @@ def test_a_report_without_lines_is_still_a_report() -> None:
 
     (complaint,) = look(FakeMachine(CUT, WARNING, END), KernelLog(line_of=line_of))
     assert "bpf_map_put+0x1/0x2" in complaint.text
-    assert "(without lines of the sources: the file is damaged)" in complaint.text
+    assert "(without source lines: the file is damaged)" in complaint.text

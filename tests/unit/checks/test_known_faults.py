@@ -57,12 +57,12 @@ def test_an_expected_fault_that_did_not_come_is_missing(title: str) -> None:
 @pytest.mark.parametrize(
     ("marker", "complaint"),
     [
-        (("warning", "", "x"), "is no kind of fault"),
-        ((3, "", "x"), "is no kind of fault"),
-        (("WARN", "", None), "nothing says why"),
-        (("WARN", "", " "), "nothing says why"),
-        (("WARN", "(", "x"), "no regular expression"),
-        (("WARN", 3, "x"), "no title"),
+        (("warning", "", "x"), "is not a kind of fault"),
+        ((3, "", "x"), "is not a kind of fault"),
+        (("WARN", "", None), "has no reason"),
+        (("WARN", "", " "), "has no reason"),
+        (("WARN", "(", "x"), "is not a regular expression"),
+        (("WARN", 3, "x"), "is not a title"),
     ],
 )
 def test_an_expectation_that_says_too_little_is_refused(marker: tuple[Any, Any, Any], complaint: str) -> None:
@@ -110,11 +110,11 @@ def test_an_entry_holds_to_its_last_day_and_is_named_afterwards() -> None:
         (without("fingerprint"), "would hide every WARN"),
         ({**ENTRY, "reason": ""}, "does not say why"),
         ({**ENTRY, "expires": "2027-01-31"}, "a day such as"),
-        ({**ENTRY, "kind": "warning"}, "no kind of fault"),
+        ({**ENTRY, "kind": "warning"}, "is not a kind of fault"),
         ({**ENTRY, "kernels": "newest"}, "says nothing about a kernel's version"),
-        ({**ENTRY, "title": "("}, "no regular expression"),
-        ({**ENTRY, "cause": "?"}, "fields that nobody knows"),
-        ("WARN", "fields that nobody knows"),
+        ({**ENTRY, "title": "("}, "is not a regular expression"),
+        ({**ENTRY, "cause": "?"}, "unknown fields"),
+        ("WARN", "unknown fields"),
     ],
 )
 def test_an_entry_that_says_too_little_is_refused(row: object, complaint: str) -> None:
