@@ -1,9 +1,7 @@
-"""Run records on disk: one JSON file, and the journal that stands in its place while the run lasts.
+"""Run records on disk: one JSON file, and the journal that replaces it during the run.
 
-A journal has a line for each thing that happened, written at once, so a run that is killed leaves all it found; a
-reader takes it for a record that is not complete. At the end of the run the file is replaced by the whole record.
-
-Imports the records beside it, :mod:`harness.util.cache`, :mod:`harness.errors`.
+A journal has a line for each event, written at once, so a killed run leaves all its results; readers treat it as an
+incomplete record. At the end of the run, the complete record replaces the file.
 """
 
 from __future__ import annotations
@@ -27,7 +25,7 @@ _JOURNAL = b'{"journal":'
 
 
 class _Head(msgspec.Struct):
-    """What every file of this kind says of itself."""
+    """The header of every file of this kind."""
 
     format: Any = None
     version: Any = None
@@ -51,7 +49,7 @@ def schema() -> dict[str, Any]:
     """Return the JSON schema of a record, made from the classes."""
     made = msgspec.json.schema(RunRecord)
     for definition in made["$defs"].values():
-        # Python 3.13 takes the common indentation out of docstrings, earlier ones leave it.
+        # Python 3.13 removes the common indentation of docstrings, earlier versions keep it.
         summary, _, attributes = inspect.cleandoc(definition["description"]).partition("\n\nAttributes:\n")
         definition["description"] = " ".join(summary.split())
         for name, text in re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", attributes, re.MULTILINE):
@@ -68,7 +66,7 @@ def read(path: Path) -> RunRecord:
     """Read a run record, or the journal of a run that did not come to its end; each of its results is of one contract.
 
     Raises:
-        RecordError: It cannot be read, is no record, is one of another version, or contradicts itself.
+        RecordError: It cannot be read, is not a record, has another version, or contradicts itself.
     """
     try:
         content = path.read_bytes()
@@ -85,10 +83,10 @@ def parse(content: bytes, name: str) -> RunRecord:
 
     Args:
         content: The file's bytes.
-        name: What messages call it.
+        name: Its name in messages.
 
     Raises:
-        RecordError: As :func:`read`.
+        RecordError: As for :func:`read`.
     """
     try:
         if content.startswith(_JOURNAL):
@@ -98,8 +96,8 @@ def parse(content: bytes, name: str) -> RunRecord:
             record = _RECORD.decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:  # a ValidationError is a DecodeError
         raise RecordError(
-            f"{name} is no run record: {error}",
-            expected="a file that pytest --record=FILE or harness merge wrote, whole",
+            f"{name} is not a run record: {error}",
+            expected="a complete file from pytest --record=FILE or harness merge",
         ) from error
     _check(record, name)
     return by_contract(record)
@@ -108,7 +106,7 @@ def parse(content: bytes, name: str) -> RunRecord:
 def _check_head(head: _Head, name: str) -> None:
     if head.format != FORMAT:
         raise RecordError(
-            f"{name} is no run record" + (f" but {head.format!r}" if isinstance(head.format, str) else ""),
+            f"{name} is not a run record" + (f" but {head.format!r}" if isinstance(head.format, str) else ""),
             expected=f'a JSON object whose "format" is "{FORMAT}"; pytest --record=FILE writes one',
         )
     if head.version != VERSION:
@@ -125,7 +123,7 @@ def _parse_journal(content: bytes, name: str) -> RunRecord:
     head: dict[str, Any] = msgspec.json.decode(first, type=dict[str, Any])
     _check_head(_Head(head.get("format"), head.get("version")), name)
     if lines:
-        lines.pop()  # What follows the last end of line was being written when the run ended; "" when nothing was.
+        lines.pop()  # The text after the last end of line was being written when the run ended; "" for none.
     draft = Draft()
     for line in lines:
         draft.take(_LINE.decode(line))
@@ -167,12 +165,12 @@ def write(path: Path, record: RunRecord) -> None:
 
 
 def replace_file(path: Path, content: bytes, what: str = "run record") -> None:
-    """Write a file whole or not at all.
+    """Write a complete file, or none.
 
     Args:
-        path: The file; its folder is made when there is none.
-        content: What is to be in it.
-        what: What messages call it.
+        path: The file; its folder is created when missing.
+        content: The content.
+        what: Its name in messages.
 
     Raises:
         RecordError: It cannot be written.
@@ -183,7 +181,7 @@ def replace_file(path: Path, content: bytes, what: str = "run record") -> None:
         with cache.new_file(path) as temporary:
             temporary.write_bytes(content)
     except CacheError as error:
-        # Its own words are about the cache.
+        # Its message is about the cache.
         cause = error.__cause__
         raise _unwritable(path, what, cause.strerror if isinstance(cause, OSError) else error.what) from error
     except OSError as error:
@@ -193,13 +191,13 @@ def replace_file(path: Path, content: bytes, what: str = "run record") -> None:
 def _unwritable(path: Path, what: str, why: str | None) -> RecordError:
     return RecordError(
         f"the {what} {path} cannot be written: {why or 'the disk does not say why'}",
-        expected="a file in a folder that this user may write, on a disk with room",
+        expected="a file in a folder that this user may write, on a disk with free space",
         hint="name another file",
     )
 
 
 class Draft:
-    """A record in the making. What comes later replaces what was said of the same thing before."""
+    """A record during the run. Later parts replace earlier parts about the same thing."""
 
     def __init__(self) -> None:
         self._runs: dict[str, Run] = {}
@@ -215,11 +213,11 @@ class Draft:
 
     @property
     def reached_all(self) -> bool:
-        """Whether there is a result of every test that was to run."""
+        """Whether every test that should run has a result."""
         return self._planned.keys() <= self._results.keys()
 
     def take(self, line: _Line) -> None:
-        """Take in what a line of the journal says."""
+        """Add the content of a journal line."""
         if line.run is not None:
             self._runs[line.run.id] = line.run
         if line.kernel is not None:
@@ -278,16 +276,16 @@ def kernel_order(kernel: RecordedKernel) -> tuple[KernelVersion, str]:
     """Return what kernels are sorted by.
 
     Raises:
-        SelectorError: Its version is none.
+        SelectorError: Its version is malformed.
     """
     return KernelVersion.parse(kernel.version), kernel.label
 
 
 class Journal:
-    """The file of a run that lasts.
+    """The file of a run in progress.
 
     Args:
-        path: The record's file; what was there before is gone.
+        path: The record's file; its old content is removed.
 
     Raises:
         RecordError: It cannot be written.
@@ -312,7 +310,7 @@ class Journal:
         plan: Iterable[NotRun] = (),
         left_out: Iterable[Deselected] = (),
     ) -> None:
-        """Write down what is known now; it outlives this process.
+        """Write what is known now; it survives the end of this process.
 
         Raises:
             RecordError: It cannot be written.
@@ -327,10 +325,10 @@ class Journal:
                 raise _unwritable(self._path, "run record", error.strerror) from error
 
     def finish(self, run: Run) -> None:
-        """Put the whole record in the journal's place.
+        """Replace the journal by the complete record.
 
         Args:
-            run: The run, with how it ended; in the record alone, for a journal is of a run that has not ended.
+            run: The run with its end; only in the record, because a journal is for a run that has not ended.
 
         Raises:
             RecordError: It cannot be written; the journal is still there.

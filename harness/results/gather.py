@@ -1,6 +1,6 @@
-"""Puts together what the phases of tests reported: the results that go into a run record.
+"""Combines the reports of tests' phases into the results of a run record.
 
-Pure: plain data in, records out. Imports the records beside it and what properties are called.
+Pure: plain data in, records out.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from harness.results.types import Fault, Leak, Observation, Result
 T = TypeVar("T")
 
 FAILURE_LIMIT = 8192
-"""Characters kept of a failure's text, and of what was printed."""
+"""Longest text of a failure, and of output, in characters."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """What a test reported at the end of one of its phases.
+    """The report of one phase of a test.
 
     Attributes:
         nodeid: pytest's id of the test.
-        when: "setup", "call" or "teardown"; anything else when the process that ran it ended.
-        outcome: "passed", "failed" or "skipped"; anything else is an attempt that does not count.
+        when: "setup", "call" or "teardown"; anything else when its process ended.
+        outcome: "passed", "failed" or "skipped"; any other is an attempt that does not count.
         expected: Whether its failure was expected (xfail).
-        seconds: How long it took.
-        reason: One line on why it was skipped or failed.
+        seconds: Its duration.
+        reason: One line: why it was skipped or failed.
         text: The failure's text.
-        sections: What was printed: captions and texts.
+        sections: Output: captions and texts.
         properties: Names and plain values.
     """
 
@@ -50,18 +50,18 @@ class Phase:
 
 
 def shortened(text: str, limit: int = FAILURE_LIMIT) -> str:
-    """Return a text that is no longer than `limit` characters and a line, its middle left out.
+    """Return a text of at most `limit` characters plus a line; its middle is omitted.
 
-    What failed stands at the end of a failure, where it began at its start.
+    The end of a failure says what failed, the start where it began.
     """
     if len(text) <= limit:
         return text
     head, tail = text[: limit // 4], text[-(limit - limit // 4) :]
-    return f"{head}\n[... {len(text) - limit} characters left out ...]\n{tail}"
+    return f"{head}\n[... {len(text) - limit} characters omitted ...]\n{tail}"
 
 
 def plain(value: Any) -> Any:
-    """Return a value as JSON can hold it: text without lone surrogates, whole numbers of at most 64 bits."""
+    """Return a value that JSON can represent: text without lone surrogates, integers of at most 64 bits."""
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode("utf-8")
     if isinstance(value, (list, tuple)):
@@ -79,11 +79,11 @@ def plain(value: Any) -> Any:
 
 @dataclass
 class Gatherer:
-    """Collects phases, and makes a result of each test that has ended.
+    """Collects phases and makes a result when a test has ended.
 
     Attributes:
         run: Id of the run.
-        problems: What could not be understood, a line each.
+        problems: What could not be understood, one line each.
     """
 
     run: str
@@ -92,11 +92,11 @@ class Gatherer:
     _attempts: dict[str, int] = field(default_factory=dict, init=False)
 
     def add(self, phase: Phase, kernels: Sequence[str] = ()) -> Result | None:
-        """Take in a phase; return the test's result when it was the last one and the test ran on a kernel.
+        """Add a phase; return the test's result when it was the last phase and the test ran on a kernel.
 
         Args:
             phase: The phase.
-            kernels: Labels, to know the kernel of a test whose process ended before it could tell.
+            kernels: Labels, to find the kernel of a test whose process ended before it reported the kernel.
         """
         if phase.when == "setup":
             self._phases.pop(phase.nodeid, None)
@@ -109,7 +109,7 @@ class Gatherer:
 
     def _result(self, phases: list[Phase], kernels: Sequence[str]) -> Result | None:
         last = phases[-1]
-        # Later phases repeat the properties of earlier ones, except for those that were added to a report alone.
+        # Later phases repeat the properties of earlier phases, except properties that were added to one report only.
         known: list[tuple[str, Any]] = list(last.properties)
         for phase in phases[:-1]:
             known += [entry for entry in phase.properties if entry not in known]
@@ -167,7 +167,7 @@ class Gatherer:
             try:
                 found.append(msgspec.convert(plain(value), kind))
             except msgspec.ValidationError as error:
-                self.problems.append(f"{nodeid}: its property {name!r} is no {name}: {error}")
+                self.problems.append(f"{nodeid}: its property {name!r} is not a {name}: {error}")
         return tuple(found)
 
 

@@ -1,7 +1,4 @@
-"""What is known of this machine and of the programs that a run uses.
-
-Imports :mod:`harness.util.proc`, the finding of QEMU, the records beside it.
-"""
+"""Facts about this machine and the programs that a run uses."""
 
 from __future__ import annotations
 
@@ -19,11 +16,11 @@ from harness.vm.process import find_qemu
 
 
 def host() -> Host:
-    """Return what this machine is."""
+    """Return a description of this machine."""
     try:
         system = platform.freedesktop_os_release().get("PRETTY_NAME", "")
     except OSError:
-        system = ""  # a machine need not say
+        system = ""  # the file is optional
     return Host(
         name=platform.node(),
         system=system,
@@ -41,7 +38,7 @@ def _field(path: Path, name: str) -> str:
 
 
 def tools() -> dict[str, str]:
-    """Return the versions of the programs and libraries that decide what a run does; those that are there."""
+    """Return the versions of the installed programs and libraries that a run depends on."""
     found = {"kernel-harness": __version__, "python": platform.python_version()}
     for name in ("pytest", "pytest-xdist", "virtme-ng"):
         try:
@@ -51,13 +48,13 @@ def tools() -> dict[str, str]:
     try:
         said = run([find_qemu(), "--version"], timeout=30).stdout
     except InfrastructureError:
-        return found  # a run on no kernel needs none; one that does says so itself
+        return found  # a run without kernels needs no QEMU; any other run reports that it is missing
     match = re.search(r"version (.+)", said)
     return {**found, "qemu": match[1].strip() if match else said.strip()[:80]}
 
 
 def revision(folder: Path) -> str:
-    """Return what git calls the state of a folder; "" where there is no git, or nothing to call."""
+    """Return git's description of a folder; "" without git or a repository."""
     try:
         said = run(["git", "-C", folder, "describe", "--always", "--dirty", "--abbrev=12"], timeout=30)
     except InfrastructureError:

@@ -1,11 +1,11 @@
-"""One record of several: the shards of a run, runs on several machines, a run and what it had to do again.
+"""Merges records: the shards of a run, runs on several machines, a run and its repetition.
 
-The rules. A label means one exact kernel, or it is an error; with `relabel`, kernels that share a label are called by
-their exact versions instead. Of two results of one test on one kernel, a verdict stands against none, and the later of
-two that agree; two that contradict each other are an error, unless it is said which of them counts. Every shard of a
-run must be there, or it is said that some may be missing.
+The rules: A label must mean one exact kernel, else it is an error; with `relabel`, kernels with the same label are
+renamed to their exact versions. Of two results of one test on one kernel, a verdict wins over no verdict, and the
+later of two equal verdicts wins. Two contradicting verdicts are an error, unless `prefer` says which wins. Every shard
+of a run must exist, unless `partial` allows missing shards.
 
-Pure. Imports the records beside it, :mod:`harness.errors`.
+Pure.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from harness.results.outcomes import Outcome, worst
 from harness.results.types import Deselected, NotRun, RecordedKernel, Result, Run, RunRecord
 
 _SHOWN = 5
-"""Conflicts that an error names."""
+"""Longest list of conflicts in an error."""
 
 
 class Prefer(enum.Enum):
-    """Which of two results that contradict each other counts."""
+    """Which of two contradicting results counts."""
 
     NEITHER = "neither"
-    """It is an error."""
+    """Neither: it is an error."""
     LATEST = "latest"
     WORST = "worst"
 
@@ -44,12 +44,12 @@ def merge(
 
     Args:
         records: Names, for messages, and records.
-        prefer: Which of two results counts that contradict each other.
-        relabel: Whether different kernels may share a label, and get another one each.
+        prefer: Which of two contradicting results counts.
+        relabel: Whether different kernels may share a label; each then gets a new label.
         partial: Whether shards may be missing.
 
     Raises:
-        RecordError: They do not go together.
+        RecordError: They cannot be merged.
     """
     runs = _runs(records)
     if not partial:
@@ -58,7 +58,7 @@ def merge(
             raise RecordError(
                 f"shards are missing: {', '.join(missing)}",
                 expected="the records of all parts of a run",
-                hint="add them, or merge what there is with --partial",
+                hint="add them, or merge the existing ones with --partial",
             )
     renamed = _relabelled(records) if relabel else list(records)
     kernels = _kernels(renamed)
@@ -78,7 +78,7 @@ def merge(
 
 
 def missing_shards(runs: Iterable[Run]) -> list[str]:
-    """Return which parts of a run that was done in parts are not among these, as "3/5"."""
+    """Return the missing parts of a run in parts, such as "3/5"."""
     there: dict[int, set[int]] = {}
     for run in runs:
         number, slash, of = run.shard.partition("/")
@@ -94,7 +94,7 @@ def _runs(records: Sequence[tuple[str, RunRecord]]) -> dict[str, Run]:
     for _, record in records:
         for run in record.runs:
             known = found.get(run.id)
-            # A journal that was saved while the run went on, and the record of its end.
+            # A journal saved during the run, and the record of its end.
             if known is None or (run.complete, run.seconds) > (known.complete, known.seconds):
                 found[run.id] = run
     return found
@@ -185,7 +185,7 @@ def _results(
         raise RecordError(
             f"the records contradict each other on {len(conflicts)} results",
             expected="each test on each kernel once, or with the same outcome",
-            hint="see why they differ; then --prefer latest or --prefer worst says which counts",
+            hint="find out why they differ; then choose with --prefer latest or --prefer worst",
             detail="\n".join(conflicts[:_SHOWN]) + more,
         )
     return {cell: result for cell, (_, result) in found.items()}

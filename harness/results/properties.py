@@ -1,4 +1,4 @@
-"""What a test tells of itself beside its outcome: the `user_properties` of its reports, which xdist carries along.
+"""Properties of a test besides its outcome: the `user_properties` of its reports, which xdist transports.
 
 Owns the names, and the shape of what is in them and not in a run record. What a record has is declared in
 :mod:`harness.results.types`; here it is a dictionary of the same fields, since values cross from worker to controller.
@@ -15,17 +15,17 @@ from harness.results.outcomes import Trouble
 KERNEL = "kernel"
 """Label of the kernel that a test ran on."""
 RELEASE = "release"
-"""What `uname -r` printed there."""
+"""Its `uname -r`."""
 LOADER = "loader"
-"""Who made the bpf(2) calls."""
+"""The loader that made the bpf(2) calls."""
 TROUBLE = "trouble"
 """What ended the test, when it was not an assertion: the value of a :class:`harness.results.outcomes.Trouble`."""
 MACHINE = "machine"
-"""How long the test's machine took to be there: a :class:`Started`."""
+"""Start time of the test's machine: a :class:`Started`."""
 OBSERVATION = "observation"
 """One thing that the test observed: an :class:`harness.results.types.Observation`."""
 CONTRACT = "contract"
-"""Id of the contract that a test is about, for readers of JUnit's file."""
+"""Id of the test's contract, for readers of JUnit's file."""
 LEAK = "leak"
 """One kernel object that the test left behind: a :class:`harness.results.types.Leak`."""
 FAULT = "fault"
@@ -42,16 +42,15 @@ KNOWN_FAULT = "known_fault"
 NOT_BOOTED = "not_booted"
 """Why the test's machine did not boot: a :class:`NotBooted`."""
 NOT_RUN = "not_run"
-"""Why the test was not run: what another test's :data:`NOT_BOOTED` says."""
+"""Why the test was not run: another test's :data:`NOT_BOOTED`."""
 
 
 class Started(TypedDict):
-    """What it took until a test had its machine.
+    """The start of a test's machine.
 
     Attributes:
-        start: Seconds from the demand until it was there.
-        boot: Seconds that the boot took which the machine is a clone of, by this run or an earlier one; None when it
-            is not known.
+        start: Seconds from the request to the machine.
+        boot: Boot time in seconds of the template of this clone, in this run or an earlier one; None when unknown.
     """
 
     start: float
@@ -62,9 +61,9 @@ class NotBooted(TypedDict):
     """Why a machine did not boot.
 
     Attributes:
-        kernel: Label of the kernel that does not boot; "" where no kernel does on this machine.
-        what: What happened, one sentence.
-        hint: What the user can do next.
+        kernel: Label of the kernel that does not boot; "" when no kernel boots on this machine.
+        what: What happened, in one sentence.
+        hint: The next step for the user.
     """
 
     kernel: str
@@ -73,12 +72,12 @@ class NotBooted(TypedDict):
 
 
 class Throughput(TypedDict):
-    """How fast something was repeated in the guest.
+    """The speed of repeated work in the guest.
 
     Attributes:
-        rounds: How often it was done.
-        seconds: How long that took, as the guest measured it.
-        per_second: How often in one second.
+        rounds: Number of repetitions.
+        seconds: Duration, measured in the guest.
+        per_second: Repetitions per second.
     """
 
     rounds: int
@@ -90,10 +89,10 @@ class LeakCount(TypedDict):
     """What the leak check counted around a test.
 
     Attributes:
-        settled_ms: Milliseconds until the kernel held what it had held before, or did not change any more.
-        grace_periods: RCU grace periods waited for.
+        settled_ms: Milliseconds until the kernel held the same objects as before, or stopped changing.
+        grace_periods: RCU grace periods that were waited for.
         memory_kib: Totals of the kernel's memory before and after, by their names in /proc/meminfo; not judged.
-        unchecked: What this kernel does not tell, a line each.
+        unchecked: What this kernel does not show, one line each.
     """
 
     settled_ms: int
@@ -103,7 +102,7 @@ class LeakCount(TypedDict):
 
 
 def values(properties: Iterable[tuple[str, object]], name: str) -> list[Any]:
-    """Return the values of all properties of a name, in order."""
+    """Return the values of all properties with a name, in order."""
     return [value for known, value in properties if known == name]
 
 

@@ -1,7 +1,7 @@
-"""What is in a run record. The JSON schema that the package publishes is made from these classes.
+"""The content of a run record. The JSON schema of the package is generated from these classes.
 
-A field with a default may be left out in JSON. Whoever adds a field gives it one; whatever else changes a field's
-meaning or shape raises VERSION. Imports msgspec and :mod:`harness.results.outcomes`.
+A field with a default may be missing in JSON. A new field must have a default; any other change of a field's meaning or
+shape increases VERSION.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ VERSION: Literal[1] = 1
 
 
 class Host(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The machine that tests were started on.
+    """The machine on which pytest was started.
 
     Attributes:
         name: Its host name.
         system: Its distribution.
-        kernel: What `uname -r` prints on it.
+        kernel: Its `uname -r`.
         machine: Its architecture.
         processor: Model name of its processor.
         cpus: Processors that this run could use.
@@ -42,22 +42,22 @@ class Run(msgspec.Struct, frozen=True, omit_defaults=True):
     """One run of pytest.
 
     Attributes:
-        id: Different for every run.
+        id: Unique for each run.
         started: When it started, in UTC: "2026-11-22T00:23:20Z".
-        seconds: How long it took, preparing kernels included.
-        complete: Whether every collected test ran and the run came to its own end.
+        seconds: Duration, including the preparation of kernels.
+        complete: Whether every collected test ran and the run ended normally.
         exit_status: pytest's exit status; null when the run was killed.
-        arguments: The words on pytest's command line.
-        revision: `git describe --always --dirty` of the tests' folder; "" where there is none.
-        shard: Which part of a larger run this is ("2/5"); "" for a whole one.
+        arguments: pytest's command line.
+        revision: `git describe --always --dirty` of the tests' folder; "" without a repository.
+        shard: Which part of a larger run this is ("2/5"); "" for a complete run.
         isolation: "vm", "fork" or "boot".
-        loaders: Who made the bpf(2) calls.
+        loaders: The loaders of bpf(2) calls.
         workers: Processes of pytest-xdist; 0 without it.
-        accelerator: "kvm" or "tcg"; "" when no kernel was run.
-        accelerator_reason: Why it was that one.
+        accelerator: "kvm" or "tcg"; "" when no kernel ran.
+        accelerator_reason: Why this accelerator was used.
         host: The machine.
         tools: Versions, by name: "kernel-harness", "python", "pytest", "pytest-xdist", "virtme-ng", "qemu".
-        problems: What could not be recorded, for people.
+        problems: What could not be recorded, as text for the user.
     """
 
     id: str
@@ -82,15 +82,15 @@ class RecordedKernel(msgspec.Struct, frozen=True, omit_defaults=True):
     """An exact kernel.
 
     Attributes:
-        label: What test ids and the other parts of this record call it; different for each kernel of a record.
+        label: Its name in test ids and in this record; unique in a record.
         version: Upstream version.
-        release: What `uname -r` printed on it; "" when it never ran.
-        provider: Who brought it: "debian", "built", "local", ...
-        key: What its provider knows it by.
+        release: Its `uname -r`; "" when it never ran.
+        provider: Its provider: "debian", "built", "local", ...
+        key: The provider's name for it.
         flavour: "cloud", "generic", "minimal", "debug", ...
-        origin: Where it came from, for people.
-        digest: sha256 of the image that was booted; "" when it could not be had.
-        config_digest: sha256 of its configuration file; "" when none came with it.
+        origin: Where it came from, as text for the user.
+        digest: sha256 of the booted image; "" when the kernel was unavailable.
+        config_digest: sha256 of its configuration file; "" without one.
     """
 
     label: str
@@ -134,7 +134,7 @@ class Observation(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def was_asked(self) -> bool:
-        """Whether there is an answer; the note says why there is none."""
+        """Whether there is an answer; else the note says why not."""
         return self.verdict != "not asked"
 
 
@@ -192,7 +192,7 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     """One test on one kernel.
 
     Attributes:
-        test: pytest's id of the test without its kernel, so the same on all kernels.
+        test: pytest's id of the test without its kernel; equal on all kernels.
         kernel: The kernel's label.
         run: The run's id.
         outcome: What became of it.
@@ -201,18 +201,18 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
         loader: Who made the bpf(2) calls; "" where the test does not choose.
         trouble: What ended it when no assertion did: values of :class:`harness.results.outcomes.Trouble`.
         reason: One line: why it was skipped, or the failure's message.
-        setup: Seconds until the test began, its machine included.
+        setup: Seconds until the test began, including the start of its machine.
         call: Seconds of the test itself.
         teardown: Seconds after it.
-        start: Seconds that its machine took to start, of those in `setup`; null when it had none.
-        boot: Seconds from QEMU's start to a guest that answers, when the kernel was booted that its machine is a
-            clone of (which an earlier run may have done); null when that is not known.
-        attempts: How often it was run; the rest is about the last time.
-        observations: What it saw.
-        leaks: What it left behind.
-        faults: What the kernel complained of.
-        failure: Text of the failure, its middle left out when it is long.
-        output: What was printed meanwhile, in host and guest, of a test that failed; its middle left out likewise.
+        start: Seconds, as part of `setup`, for the start of its machine; null without a machine.
+        boot: Seconds from QEMU's start to a guest that answers, in the boot of this clone's template (possibly in an
+            earlier run); null when unknown.
+        attempts: Number of attempts; all other fields are about the last attempt.
+        observations: Its observations.
+        leaks: Kernel objects that it left behind.
+        faults: Faults that the kernel reported.
+        failure: Text of the failure; the middle of a long text is omitted.
+        output: Output of a failed test in host and guest; the middle of a long text is omitted.
     """
 
     test: str
@@ -238,7 +238,7 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def seconds(self) -> float:
-        """How long all of it took."""
+        """The total duration."""
         return self.setup + self.call + self.teardown
 
 
@@ -257,7 +257,7 @@ class Deselected(msgspec.Struct, frozen=True):
 
 
 class NotRun(msgspec.Struct, frozen=True):
-    """A test that was to run on a kernel and did not, because the run ended before.
+    """A test that should have run on a kernel, but the run ended earlier.
 
     Attributes:
         test: As in :class:`Result`.
@@ -272,13 +272,13 @@ class RunRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """One run, or several that were merged. Tests that run on no kernel are not in it.
 
     Attributes:
-        format: What this is.
-        version: Of the format.
+        format: The format's name.
+        version: The format's version.
         runs: The runs, in the order of their start.
         kernels: The kernels, oldest first.
         results: Each test on each kernel, once.
         left_out: Tests that are not for some of the kernels.
-        not_run: Tests that were not reached.
+        not_run: Tests that should have run and did not.
     """
 
     format: Literal["kernel-harness run record"]
@@ -291,5 +291,5 @@ class RunRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def complete(self) -> bool:
-        """Whether every test that was to run did."""
+        """Whether every test that should run did."""
         return bool(self.runs) and all(run.complete for run in self.runs) and not self.not_run

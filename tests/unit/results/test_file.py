@@ -66,18 +66,18 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (b"", "is no run record"),
-        (b"{", "is no run record"),
-        (b"\x80\x81", "is no run record"),
-        (b"[1]", "is no run record"),
-        (b"{}", "is no run record"),
-        (b'{"format": "junit", "version": 1}', "is no run record but 'junit'"),
+        (b"", "is not a run record"),
+        (b"{", "is not a run record"),
+        (b"\x80\x81", "is not a run record"),
+        (b"[1]", "is not a run record"),
+        (b"{}", "is not a run record"),
+        (b'{"format": "junit", "version": 1}', "is not a run record but 'junit'"),
         (b'{"format": "kernel-harness run record", "version": 2, "new": 1}', "is a run record of version 2"),
         (b'{"format": "kernel-harness run record"}', "is a run record of version None"),
         (b'{"format": "kernel-harness run record", "version": 1, "runs": 5}', r"\$.runs"),
         (b'{"format": "kernel-harness run record", "version": 1, "results": [{"test": 1}]}', r"\$.results\[0\].test"),
         (b'{"journal":true,"format":"kernel-harness run record","version":3}\n', "is a run record of version 3"),
-        (b'{"journal":true,"format":"kernel-harness run record","version":1}\n{"run"\n{}\n', "is no run record"),
+        (b'{"journal":true,"format":"kernel-harness run record","version":1}\n{"run"\n{}\n', "is not a run record"),
     ],
 )
 def test_what_is_no_record_is_one_error(tmp_path: Path, content: bytes, complaint: str) -> None:

@@ -165,6 +165,6 @@ def test_long_texts_keep_their_start_and_end() -> None:
     short = shortened(text)
     assert short.startswith("start")
     assert short.endswith("end")
-    assert f"[... {len(text) - FAILURE_LIMIT} characters left out ...]" in short
+    assert f"[... {len(text) - FAILURE_LIMIT} characters omitted ...]" in short
     assert len(short) < FAILURE_LIMIT + 60
     assert shortened("short") == "short"
