@@ -1,7 +1,7 @@
-"""The pytest plugin: each of its modules is one job, and a plugin of its own.
+"""The pytest plugin: each module has one job and is a plugin itself.
 
-Top of the house but for the commands: it may import every room below, and does so where a thing is used, since pytest
-loads it in every project that has this package installed.
+pytest loads it in every project that has this package installed. So its modules import other rooms only where they are
+used.
 """
 
 from __future__ import annotations
@@ -14,6 +14,6 @@ PARTS = (options, session, collection, scopes, fixtures, outcomes, pause)
 
 
 def pytest_addoption(pluginmanager: pytest.PytestPluginManager) -> None:
-    """Register the plugin's parts, before pytest reads the command line with their options."""
+    """Register the parts of the plugin before pytest parses the command line, because some parts have options."""
     for part in PARTS:
         pluginmanager.register(part, part.__name__)

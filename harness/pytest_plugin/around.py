@@ -1,4 +1,4 @@
-"""The checks around a test: which there are, and what is reported of what they find."""
+"""Runs the checks around a test and reports their findings."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ def known_fault(fault: Fault, entry: KnownFault) -> tuple[str, dict[str, Any]]:
 
 
 def note_boot_faults(item: pytest.Item, log: KernelLog, machine: Machine) -> None:
-    """Put what the kernel complained of before any test ran into the report of the first test that its machine serves.
+    """Put faults from before any test into the report of the first test on the machine.
 
-    No test is to blame for it: it is counted once for each kernel, by
+    They are not the fault of a test: they count once for each kernel, by
     :class:`harness.pytest_plugin.summaries.KernelFaults`.
     """
     from msgspec.structs import asdict
@@ -172,7 +172,7 @@ def look_back(item: pytest.Item, taken: Taken) -> None:
     item.user_properties += [(one.name, dict(one.data)) for one in complaints if one.name]
     text = "\n\n".join(one.text for one in complaints)
     if was_dead or outcome == "failed":
-        # It has failed, or was told of the machine's end and has dealt with that.
+        # The test has failed, or it got the error of the machine's end and handled it.
         item.stash[FOUND] = text
         return
     item.user_properties += [

@@ -1,4 +1,4 @@
-"""Which tests run on which kernels, and what xdist's workers hand over about it."""
+"""Which tests run on which kernels, and the data that xdist's workers send about it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from harness.vm.spec import Needs
 
 _BCC_MEMORY = 1536
-"""MiB of a guest with bcc: LLVM and the kernel's headers lie in its memory, and compiling takes the rest."""
+"""MiB of a guest with bcc: its memory contains LLVM and the kernel's headers, and compiling needs the rest."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -30,7 +30,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         try:
             check(metafunc.definition, metafunc.fixturenames)
         except pytest.UsageError as error:
-            # As an error of this test's collection, which names it, in workers of xdist too.
+            # A collection error names the test, also in workers of xdist.
             pytest.fail(f"{metafunc.definition.nodeid}: {error}", pytrace=False)
     loaders = metafunc.config.getoption("loader")
     if LOADER_PARAMETER in metafunc.fixturenames and loaders != [RAW]:
@@ -47,7 +47,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out, of the tests that the user selected, those whose kernel is not one that their markers name."""
+    """Deselect tests whose `kernel` marker excludes their kernel."""
     if not any(item.get_closest_marker("kernel") or item.get_closest_marker("requires") for item in items):
         return
     from harness.kernel.catalog import policy
@@ -68,7 +68,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Take over from a worker of xdist what it found when it collected the tests."""
+    """Receive data about collected tests from an xdist worker."""
     state = node.config.stash[STATE]
     output = getattr(node, "workeroutput", {})
     state.unreachable |= output.get("harness_unreachable", {})
@@ -77,7 +77,7 @@ def pytest_testnodedown(node: Any) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Hand over to the controller of xdist what this worker found when it collected the tests."""
+    """Send data about collected tests to the controller of xdist."""
     output: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
     if output is not None:
         state = session.config.stash[STATE]
@@ -86,7 +86,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Name the tests that no selected kernel can run."""
+    """List the tests that no selected kernel can run."""
     unreachable = config.stash[STATE].unreachable
     if unreachable:
         terminalreporter.section("run on none of the selected kernels")
@@ -103,7 +103,7 @@ def wanted_by(item: pytest.Item | None) -> tuple[Choice, Needs] | None:
 
 
 def kernel_of(item: pytest.Item | None) -> Choice | None:
-    """Return the kernel that is a test's parameter; a project may have fixtures called kernel and vm of its own."""
+    """Return the kernel in a test's parameters; a project may have its own fixtures called kernel and vm."""
     parameters: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
     return parameters.get(KERNEL_PARAMETER)
 
@@ -133,7 +133,7 @@ def needs_of(item: pytest.Item) -> Needs:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Put the kernel that a test runs on into its reports, whatever becomes of it."""
+    """Put a test's kernel into its reports, regardless of the outcome."""
     choice = kernel_of(item)
     if choice is not None:
         item.user_properties.append((properties.KERNEL, choice.label))

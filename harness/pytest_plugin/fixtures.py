@@ -1,4 +1,4 @@
-"""The fixtures: a kernel, its machine, the guest in it and what acts there."""
+"""The fixtures: a kernel, its machine, its guest, and the loaders in the guest."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def kernel_choice(request: pytest.FixtureRequest) -> Choice:
-    """The kernel this test runs on, as it was chosen; every test that uses a kernel is parametrised with it."""
+    """The chosen kernel of this test; it is the parameter of every test that uses a kernel."""
     choice: Choice = request.param
     return choice
 
 
 @pytest.fixture(scope="session")
 def kernel(kernel_choice: Choice, request: pytest.FixtureRequest) -> Kernel:
-    """The kernel this test runs on: version, release, where it came from."""
+    """The kernel of this test: version, release, origin."""
     return request.config.stash[STATE].pool().prepare(kernel_choice).kernel
 
 
@@ -65,7 +65,7 @@ def vm(kernel_choice: Choice, request: pytest.FixtureRequest) -> Iterator[Machin
 
 @pytest.fixture
 def guest(vm: Machine, request: pytest.FixtureRequest) -> Iterator[Guest]:
-    """The guest as a test sees it: call functions there, read its kernel log."""
+    """The guest: call functions and run programs there, read its kernel log."""
     from harness.remote.guest import Guest
 
     guest = Guest(vm)
@@ -102,7 +102,7 @@ def shared_guest(vm: Machine, request: pytest.FixtureRequest) -> Iterator[Guest]
 
 @pytest.fixture
 def stress(request: pytest.FixtureRequest) -> Iterator[Stress]:
-    """Repeat functions in the guest, as often as --stress says; how fast that went is in the report."""
+    """Repeat functions in the guest, as often as --stress says; the report has the speed."""
     from harness.pytest_plugin.stress import Stress
 
     state = request.config.stash[STATE]
@@ -113,13 +113,13 @@ def stress(request: pytest.FixtureRequest) -> Iterator[Stress]:
 
 @pytest.fixture
 def bpf_loader(request: pytest.FixtureRequest) -> str:
-    """Who makes the bpf(2) system calls of this test: "raw", or a library, as --loader says."""
+    """The loader of this test's bpf(2) calls: "raw" or a library, from --loader."""
     return str(getattr(request, "param", RAW))
 
 
 @pytest.fixture
 def bpf(guest: Guest, bpf_loader: str) -> Bpf:
-    """Return the bpf system call, in a guest process of this test's own."""
+    """Return the bpf system call in a guest process of this test."""
     from harness.remote.bpf import Bpf
     from harness.remote.libbpf import require_library
 

@@ -1,6 +1,6 @@
-"""The markers `kernel` and `requires`: which kernels a test is for, by version and by what a kernel can do; `leaks`.
+"""The markers `kernel` and `requires` (kernels of a test by version and by capability), `expects_fault` and `leaks`.
 
-Part of the plugin, which calls it when there are such markers. Imports everything below the plugin.
+The plugin calls this module when a test has such markers.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
     from harness.vm.machine import Machine
 
 KERNEL_PARAMETER = "kernel_choice"
-"""The name of the test parameter that holds the kernel."""
+"""The name of the test parameter with the kernel."""
 
 
 def check(definition: pytest.Item, fixtures: Collection[str]) -> None:
-    """Look at a test function's markers while it is collected.
+    """Check a test function's markers at collection.
 
     Args:
         definition: The function.
         fixtures: Names of the fixtures that it uses.
 
     Raises:
-        pytest.UsageError: A marker is malformed, or stands at a test that it says nothing about.
+        pytest.UsageError: A marker is malformed, or its test does not use a kernel or guest.
     """
     for mark in definition.iter_markers("kernel"):
         if mark in definition.own_markers and KERNEL_PARAMETER not in fixtures:
@@ -74,11 +74,11 @@ def _condition(mark: pytest.Mark) -> list[selector.Item]:
 
 @dataclass(frozen=True)
 class Sorted:
-    """Tests, and which of them the selected kernels can run.
+    """Tests, split by whether the selected kernels can run them.
 
     Attributes:
         kept: The tests to run.
-        left_out: Those whose kernel their markers do not name, each with the versions that they do.
+        left_out: Tests whose markers exclude their kernel, each with the versions that it is for.
     """
 
     kept: list[pytest.Item]
@@ -86,7 +86,7 @@ class Sorted:
 
     @property
     def unreachable(self) -> dict[str, str]:
-        """The tests that no selected kernel can run, by id without the kernel, and the versions that they are for."""
+        """The tests that no selected kernel can run: id without the kernel, and the versions that they are for."""
         reached = {behaviour(item) for item in self.kept}
         conditions: dict[str, str] = {}
         for item, condition in self.left_out:
@@ -95,11 +95,11 @@ class Sorted:
 
 
 def sort_out(items: list[pytest.Item], policy: Callable[[], selector.Policy]) -> Sorted:
-    """Tell the tests whose kernel fits their markers from those whose does not.
+    """Split tests by whether their kernel fits their markers.
 
     Args:
         items: The collected tests.
-        policy: What selectors such as "lts" mean.
+        policy: The meaning of selectors such as "lts".
     """
     kept: list[pytest.Item] = []
     left_out: list[tuple[pytest.Item, str]] = []
@@ -121,7 +121,7 @@ def _unmet(item: pytest.Item, policy: Callable[[], selector.Policy]) -> str | No
     """Return the condition that the test's kernel does not meet; None when it meets all."""
     choice = _choice(item)
     if choice is None:
-        return None  # a marker of its module or class that is about the others
+        return None  # a marker of its module or class, for the other tests
     for mark in item.iter_markers("kernel"):
         if not selector.meets(choice, _condition(mark), policy()):
             return " or ".join(mark.args)
@@ -149,7 +149,9 @@ def expected_faults(item: pytest.Item) -> list[ExpectedFault]:
     found = []
     for mark in item.iter_markers("expects_fault"):
         if len(mark.args) != 1 or set(mark.kwargs) - {"title", "reason"}:
-            raise pytest.UsageError("the marker expects_fault takes a kind of fault, reason=... and perhaps title=...")
+            raise pytest.UsageError(
+                "the marker expects_fault takes a kind of fault, reason=..., and if needed title=..."
+            )
         try:
             found.append(known_faults.expect(mark.args[0], mark.kwargs.get("title", ""), mark.kwargs.get("reason")))
         except UsageError as error:
@@ -158,17 +160,17 @@ def expected_faults(item: pytest.Item) -> list[ExpectedFault]:
 
 
 class Capabilities:
-    """What each kernel was found to be able to do; a kernel is asked once."""
+    """The capabilities of each kernel; a kernel is asked once."""
 
     def __init__(self) -> None:
         self._findings: dict[tuple[Choice, str], Finding] = {}
 
     def missing(self, choice: Choice, names: list[str]) -> list[str]:
-        """Return those of the capabilities that the kernel was not asked about yet."""
+        """Return the capabilities that the kernel was not asked about yet."""
         return [name for name in names if (choice, name) not in self._findings]
 
     def ask(self, choice: Choice, name: str, machine: Machine) -> Finding:
-        """Return what the kernel answers, asked now if it was not before: in a guest process of its own."""
+        """Return the kernel's answer; if it was not asked before, ask it in a separate guest process."""
         from harness.remote.bpf import Bpf
 
         if (choice, name) not in self._findings:
@@ -178,21 +180,21 @@ class Capabilities:
         return self._findings[choice, name]
 
     def judge(self, kernel: Kernel, choice: Choice, name: str) -> Judgement:
-        """Return what the kernel's answer means for a test that requires the capability."""
+        """Return the consequence of the kernel's answer for a test that requires the capability."""
         return capabilities.judge(name, self._findings[choice, name], kernel.version, kernel.settings)
 
 
 def act_on(judgement: Judgement) -> None:
-    """Let the test run, leave it out, or fail it.
+    """Let the test run, skip it, or fail it.
 
     Raises:
-        pytest.skip.Exception: The kernel is not expected to have it.
-        CapabilityMissing: The kernel should have it.
-        ProbeInconclusive: Nobody knows.
+        pytest.skip.Exception: The kernel lacks it, and its version is not expected to have it.
+        CapabilityMissing: The kernel lacks it, but should have it.
+        ProbeInconclusive: The probe gave no answer.
     """
     if judgement.decision is Decision.SKIP:
         pytest.skip(judgement.reason)
     if judgement.decision is Decision.FAIL:
-        raise CapabilityMissing(judgement.reason, expected="a kernel that can do what its version promises")
+        raise CapabilityMissing(judgement.reason, expected="a kernel with all capabilities of its version")
     if judgement.decision is Decision.INCONCLUSIVE:
         raise ProbeInconclusive(judgement.reason, expected="a probe that answers yes or no")

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 DEFAULT_KERNEL = "6.12"
-"""The kernel that tests run on when neither the command line nor the configuration names one."""
+"""The kernel for tests when neither the command line nor the configuration names one."""
 
 _STRESS_ROUNDS = 100
-"""Rounds of a stress test in a run that does not ask for stress."""
+"""Rounds of a stress test without --stress."""
 
 KERNEL_PARAMETER = "kernel_choice"
 LOADER_PARAMETER = "bpf_loader"
@@ -38,76 +38,76 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--accel",
         choices=("auto", "kvm", "tcg"),
         default="auto",
-        help="run guests with hardware virtualisation (kvm), in software (tcg), or with kvm where a guest has been "
-        "seen to run under it (auto, the default)",
+        help="run guests with hardware virtualisation (kvm), in software (tcg), or with kvm if a guest has run under "
+        "it before (auto, the default)",
     )
     group.addoption(
         "--isolation",
         choices=("vm", "fork", "boot"),
         default="vm",
-        help="what tests share: nothing, each runs on a clone of a booted machine (vm, the default); the machine, each "
-        "runs in a guest process of its own (fork); nothing, each boots (boot)",
+        help="each test runs on a clone of a booted machine (vm, the default), in its own process on a shared machine "
+        "(fork), or on its own boot (boot)",
     )
     group.addoption(
         "--boot-timeout",
         type=_seconds,
         default=120.0,
         metavar="SECONDS",
-        help="how long a kernel may take from start to a guest that answers (default: 120)",
+        help="longest time from start to a guest that answers (default: 120)",
     )
     group.addoption(
         "--pause-on-failure",
         action="store_true",
-        help="pause when a test fails, with its guest as the failure left it, and print how to attach to it; go on at "
-        "Enter or, without a terminal, when an attached prompt was left or nobody attached in time (--pause-timeout)",
+        help="pause when a test fails, keep its guest, and print how to attach to it; continue at Enter or, without a "
+        "terminal, when an attached prompt is closed or nobody attached in time (--pause-timeout)",
     )
     group.addoption(
         "--pause-timeout",
         type=float,
         default=300.0,
         metavar="SECONDS",
-        help="how long --pause-on-failure waits for somebody to attach where there is no terminal (default: 300)",
+        help="how long --pause-on-failure waits for somebody to attach, without a terminal (default: 300)",
     )
     group.addoption(
         "--stress",
         type=_rounds,
         default=_STRESS_ROUNDS,
         metavar="ROUNDS",
-        help=f"how many rounds tests with the fixture stress make (default: {_STRESS_ROUNDS}, which takes no time)",
+        help=f"number of rounds of tests with the fixture stress (default: {_STRESS_ROUNDS}, which is fast)",
     )
     group.addoption(
         "--kmemleak",
         action="store_true",
-        help="after each test have the kernel look for memory of its own that was forgotten: two scans once it has "
-        "settled, some ten seconds a test; takes kernels built with it (flavour debug)",
+        help="after each test, let the kernel search for memory that it lost: two scans after it has settled, some ten "
+        "seconds a test; needs kernels built with kmemleak (flavour debug)",
     )
     group.addoption(
         "--verdicts",
         action="store_true",
-        help="end with a table of verdicts: a line for each behaviour, a column a kernel",
+        help="print a table of verdicts at the end: one line for each behaviour, one column for each kernel",
     )
     group.addoption(
         "--record",
         type=Path,
         metavar="FILE",
-        help="write what every test came to and saw on every kernel to this file, for `harness report`, `harness "
-        "compare` and `harness merge`; a run that is cut short leaves what it has",
+        help="write the result of every test on every kernel to this file, for `harness report`, `harness compare` and "
+        "`harness merge`; an interrupted run leaves its results so far",
     )
     group.addoption(
         "--loader",
         type=_loaders,
         default=[RAW],
         metavar="NAME,...",
-        help=f"who makes the system calls of tests that use the fixture bpf: {', '.join(LOADERS)}; with several, "
-        f"each such test runs through each of them (default: {RAW}, the plain system call)",
+        help=f"loader of tests that use the fixture bpf: {', '.join(LOADERS)}; with several, "
+        f"each such test runs with each of them (default: {RAW}, the plain system call)",
     )
     parser.addini(
         "harness_known_faults",
-        "files of known faults of kernels, which do not fail tests; as kernels/known-faults.toml of kernel-harness",
+        "files with known faults, which do not fail tests; format: kernels/known-faults.toml of kernel-harness",
         type="paths",
         default=[],
     )
-    parser.addini("harness_kernels", "kernels to test on when --kernel is not given", type="args", default=[])
+    parser.addini("harness_kernels", "kernels to test on without --kernel", type="args", default=[])
 
 
 def _seconds(text: str) -> float:
@@ -128,5 +128,5 @@ def _rounds(text: str) -> int:
 def _loaders(text: str) -> list[str]:
     names = [name for name in text.split(",") if name]
     if not names or not set(names) <= set(LOADERS):
-        raise argparse.ArgumentTypeError(f"{text!r} names no loader; there are {', '.join(LOADERS)}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a loader; the loaders are {', '.join(LOADERS)}")
     return list(dict.fromkeys(names))

@@ -1,4 +1,4 @@
-"""What pytest reports of a test: the sort of trouble, what guests printed, tracebacks that end in the test."""
+"""Changes pytest's reports: the kind of trouble, output of guests, tracebacks that end in the test."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from harness.results.outcomes import Trouble
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Add what guest functions printed, and say what sort of trouble it is that ended the test."""
+    """Add the output of guest functions, and the kind of trouble that ended the test."""
     if call.excinfo is not None and not item.config.getoption("fulltrace"):
         call.excinfo = _ending_in_test(call.excinfo)
     report = yield
@@ -40,9 +40,9 @@ def pytest_runtest_makereport(
     if call.when == "call":
         item.stash[OUTCOME] = report.outcome
     elif call.when == "teardown" and FOUND in item.stash:
-        report.sections.append(("What else was found at teardown", item.stash[FOUND]))
+        report.sections.append(("Also found at teardown", item.stash[FOUND]))
     if call.when == "teardown" and report.skipped and item.stash.get(COMPLAINED, False):
-        # The marker xfail is about what the test asserts.
+        # The marker xfail only covers the test's assertions.
         report.outcome = "failed"
         vars(report).pop("wasxfail", None)
     if call.excinfo is not None and isinstance(call.excinfo.value, LoaderCannot):
@@ -76,7 +76,7 @@ _TROUBLES: dict[type[HarnessError], Trouble] = {
 
 
 def _ending_in_test(excinfo: pytest.ExceptionInfo[BaseException]) -> pytest.ExceptionInfo[BaseException]:
-    """Return the same error as seen from the test's own line: the harness's frames say no more than its message."""
+    """Return the error with a traceback that ends in the test's line: the harness's frames add nothing."""
     error = excinfo.value
     if not isinstance(error, (HarnessError, AssertionError)):
         return excinfo
@@ -100,7 +100,7 @@ def _entries(traceback: TracebackType | None) -> Iterator[TracebackType]:
 
 
 def _is_below(file: str) -> bool:
-    # contextlib's frame lies between the body of a with statement and the context managers of this package.
+    # contextlib's frame is between the body of a with statement and this package's context managers.
     # The package's own tests, harness/contracts/test_*.py, are tests like any others.
     path = Path(file)
     inside = Path(__file__).parents[1] in path.parents and not path.name.startswith("test_")
@@ -109,9 +109,9 @@ def _is_below(file: str) -> bool:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
-    """Show infrastructure trouble as an error, or as a test that was not run; what the kernel did is a failure.
+    """Show infrastructure trouble as an error or as a test that was not run; trouble of the kernel is a failure.
 
-    That holds before and after the test too.
+    This also applies to setup and teardown.
     """
     known = getattr(report, "user_properties", [])
     if properties.values(known, properties.NOT_RUN):

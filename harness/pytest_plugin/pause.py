@@ -1,4 +1,4 @@
-"""`--pause-on-failure`: holds the guest of a failed test until the user wants to go on."""
+"""`--pause-on-failure`: keeps the guest of a failed test until the user continues."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 def check_pause_options(config: pytest.Config) -> None:
-    """Raise a UsageError where --pause-on-failure cannot work."""
+    """Raise a UsageError when --pause-on-failure cannot work."""
     if not config.getoption("pause_on_failure"):
         return
     if config.getoption("numprocesses", None) or config.getoption("dist", "no") != "no":
         raise pytest.UsageError(
-            "--pause-on-failure and -n do not go together: a worker has no terminal to pause at, and others would run "
-            "on; leave -n out"
+            "--pause-on-failure does not work with -n: a worker has no terminal to pause at, and other workers would "
+            "continue; run without -n"
         )
     if not config.getoption("pause_timeout") >= 0:
         raise pytest.UsageError("--pause-timeout is a number of seconds, 0 or more")
@@ -32,17 +32,17 @@ def check_pause_options(config: pytest.Config) -> None:
 def pytest_exception_interact(
     node: pytest.Item | pytest.Collector, call: pytest.CallInfo[Any], report: pytest.CollectReport | pytest.TestReport
 ) -> None:
-    """Pause at a failed test, if the user wants that."""
+    """Pause at a failed test with --pause-on-failure."""
     if call.when == "call" and isinstance(node, pytest.Item) and node.config.getoption("pause_on_failure"):
         from harness.vm.machine import Machine
 
         machine = getattr(node, "funcargs", {}).get("vm")
-        if isinstance(machine, Machine):  # a project may have a fixture of that name
+        if isinstance(machine, Machine):  # a project may have its own fixture of that name
             pause_at(node, machine, report.longreprtext)
 
 
 def pause_at(item: pytest.Item, machine: Machine, failure: str) -> None:
-    """Hold the guest of a failed test until the user wants to go on."""
+    """Keep the guest of a failed test until the user continues."""
     from harness.remote.attach import Holder
     from harness.vm.command import CONSOLE_LOG
     from harness.vm.machine import State as MachineState
@@ -87,7 +87,7 @@ def _hold(state: PluginState, holder: Holder | None, machine: Machine, key: int 
 
 
 def _attach_command(folder: Path) -> str:
-    """Return what to type to attach, in a terminal that knows nothing of this one's virtual environment."""
+    """Return the command to attach, for a terminal without this virtual environment."""
     beside = Path(sys.executable).with_name("harness")
     program = str(beside) if beside.exists() else "harness"
     return quote([program, "attach", folder])

@@ -1,7 +1,7 @@
-"""`pytest --record=FILE`: what tests report goes into the run record, as it comes.
+"""`pytest --record=FILE`: writes reports of tests into the run record as they arrive.
 
-Part of the plugin, which registers it when there is something to record; under pytest-xdist in the controller alone,
-which sees every worker's reports. Imports the record below it.
+The plugin registers it only with --record; under pytest-xdist only in the controller, which gets every worker's
+reports.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from harness.vm.spec import MachineSpec
 
 SHARD = "HARNESS_SHARD"
-"""Environment variable that says which part of a larger run this is, such as "2/5"."""
+"""Environment variable with the part of a larger run that this run is, such as "2/5"."""
 
 
 class Recorder:
@@ -39,8 +39,8 @@ class Recorder:
         config: pytest's.
         path: The record's file.
         choices: Returns the kernels that tests run on.
-        prepare: Returns what is known of one once it is on this machine.
-        complain: Prints what went wrong outside any test.
+        prepare: Brings a kernel onto this machine and returns it.
+        complain: Prints errors outside any test.
 
     """
 
@@ -82,7 +82,7 @@ class Recorder:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
-        """Put the journal where the record will be, before anything that takes long."""
+        """Create the journal in the place of the record, before anything slow."""
         try:
             self._journal = Journal(self._path)
         except RecordError as error:
@@ -99,19 +99,19 @@ class Recorder:
             self._add(left_out=sorted(new, key=lambda one: (one.test, one.kernel)))
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """Note what could not be collected: nobody knows how many tests that were."""
+        """Record a collection error; the number of its tests is unknown."""
         if report.failed:
             self._uncollected = True
             self._gatherer.problems.append(f"{report.nodeid}: it could not be collected")
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Note which tests are to run; under xdist, where the controller collects none, workers tell."""
+        """Record the tests that should run; under xdist the workers report them."""
         found = [(item.nodeid, properties.values(item.user_properties, properties.KERNEL)) for item in session.items]
         self._plan([(nodeid, str(labels[0])) for nodeid, labels in found if labels])
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, node: Any, ids: Sequence[str]) -> None:  # noqa: ARG002 - xdist's
-        """Note which tests are to run."""
+        """Record the tests that should run."""
         if not self._planned and any("[" in nodeid for nodeid in ids):
             labels = self._labels()
             found = [(nodeid, kernel_of(nodeid, labels)) for nodeid in ids]
@@ -128,10 +128,10 @@ class Recorder:
         try:
             return [choice.label for choice in self._choices()]
         except HarnessError:
-            return []  # said where the kernels are looked for; no test runs on any
+            return []  # reported where kernels are resolved; no test runs on a kernel
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Take in what a test's phase reported."""
+        """Add the report of a test's phase."""
         for release in properties.values(report.user_properties, properties.RELEASE):
             for label in properties.values(report.user_properties, properties.KERNEL):
                 self._releases.setdefault(label, str(release))
@@ -141,7 +141,7 @@ class Recorder:
             self._add(result=result)
 
     def _know(self, label: str) -> None:
-        """Put the kernel into the record, and again when its release has become known."""
+        """Add the kernel to the record, and again when its release is known."""
         assert self._journal is not None, "there are no tests before the session"
         known = self._journal.draft.kernels.get(label)
         release = self._releases.get(label, "")
@@ -165,7 +165,7 @@ class Recorder:
             digest=choice.sha256,
         )
         if not release:
-            return known  # it was never booted, so it may be that it cannot be had
+            return known  # it was never booted, so it may be unavailable
         try:
             spec = self._prepare(choice)
         except HarnessError as error:
@@ -184,7 +184,7 @@ class Recorder:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        """Put the whole record in its place; a run whose record could not be written is no success."""
+        """Write the complete record; a run whose record could not be written is not a success."""
         self._exit_status = int(exitstatus)
         self.finish()
         if self._broken is not None and exitstatus in _ENDS:
@@ -196,10 +196,10 @@ class Recorder:
             self._journal.add(**what)
         except RecordError as error:
             self._broken = error
-            self._complain(f"{error}\n  the run goes on; its record is tried again at the end")
+            self._complain(f"{error}\n  the run continues; the record is tried again at the end")
 
     def finish(self) -> None:
-        """Put the whole record in its place, if that has not been done."""
+        """Write the complete record if that was not done."""
         if self._journal is None:
             return
         accelerator, reason = self._accelerator
@@ -226,12 +226,12 @@ _ENDS = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TE
 
 
 def _is_lost(report: pytest.TestReport) -> bool:
-    """Whether xdist made the report, because the worker that ran the test ended."""
+    """Return whether xdist made the report because the test's worker ended."""
     return report.when not in ("setup", "call", "teardown")
 
 
 def _phase(report: pytest.TestReport) -> Phase:
-    """Return what matters of a report."""
+    """Return the relevant parts of a report."""
     text = report.longreprtext if report.longrepr is not None else ""
     expected = getattr(report, "wasxfail", None)
     longrepr: Any = report.longrepr

@@ -1,4 +1,4 @@
-"""One pytest process from start to end: markers and state, kernels, summaries, the record."""
+"""A pytest process from start to end: markers and state, kernels, summaries, the record."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness.pytest_plugin.state import STATE, PluginState
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the plugin's state and declare its markers."""
+    """Create the plugin's state and declare its markers."""
     config.addinivalue_line(
         "markers",
         "vm(memory, cpus, parameters, modules, scope, group): MiB, virtual CPUs, kernel command line words and loaded "
@@ -27,10 +27,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
         "kernel(condition, ...): run the test only on kernels of these versions, such as '>=5.11' or '>=5.10,<6.2'; "
-        "conditions in one marker are alternatives, several markers must all be met",
+        "conditions in one marker are alternatives, several markers must all match",
     )
     config.addinivalue_line(
-        "markers", "requires(capability, ...): run the test only on kernels that can do this, as a probe finds out"
+        "markers", "requires(capability, ...): run the test only on kernels with this capability, found by a probe"
     )
     config.addinivalue_line(
         "markers",
@@ -39,8 +39,8 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     config.addinivalue_line(
         "markers",
-        "expects_fault(kind, reason=..., title=regex): the test makes the kernel complain on purpose, of a WARN, an "
-        "oops, ...; it fails when the kernel does not",
+        "expects_fault(kind, reason=..., title=regex): the test causes a fault of the kernel on purpose (WARN, oops, "
+        "...); it fails when the fault does not appear",
     )
     config.addinivalue_line("markers", "stress: the test repeats something as often as --stress says")
     # pexpect starts vng in a child that does nothing but exec(). From Python 3.12 on, pty warns of that when the
@@ -101,14 +101,14 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    """Prepare the kernels that the user named, and say what they are and how they run."""
+    """Prepare the selected kernels, and return header lines about them."""
     state = config.stash[STATE]
     return _prepare_all(state) if state.named and not config.getoption("collectonly") else []
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection(session: pytest.Session) -> None:
-    """Prepare the kernels that the user named before anything is collected, where no header is printed (-q) too."""
+    """Prepare the selected kernels before collection, also when no header is printed (-q)."""
     state = session.config.stash[STATE]
     if state.named and not state.is_worker:
         if session.config.getoption("collectonly"):
@@ -119,7 +119,7 @@ def pytest_collection(session: pytest.Session) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Prepare the default kernel, when there turn out to be tests that run on one."""
+    """Prepare the default kernel if there are tests that use it."""
     state = session.config.stash[STATE]
     if state.named or state.is_worker or session.config.getoption("collectonly"):
         return

@@ -1,4 +1,4 @@
-"""What the plugin keeps for one pytest process, and what it keeps with each test."""
+"""State of the plugin, for the pytest process and for each test."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class PluginState:
 
     @property
     def named(self) -> list[str]:
-        """The selectors that the user gave, on the command line or in the configuration."""
+        """The user's selectors, from the command line or the configuration."""
         return list(self.config.getoption("kernel") or self.config.getini("harness_kernels"))
 
     def choices(self) -> list[Choice]:
@@ -91,11 +91,11 @@ class PluginState:
         return self._pool
 
     def line_of(self, choice: Choice, place: str, *, returns: bool) -> str:
-        """Return the line of the sources of a place in a kernel's code; "" where nothing tells."""
+        """Return the source line of a place in a kernel's code; "" when unknown."""
         from harness.kernel.files.addr2line import Lines, with_lines
 
         if choice not in self._lines:
-            # Whoever gives a path may have the vmlinux there too; what is downloaded and unpacked has no symbols.
+            # A kernel given by path may have its vmlinux there; a downloaded and unpacked kernel has no symbols.
             named = Path(choice.key) if choice.key.startswith("/") else None
             found = with_lines(named, self.pool().prepare(choice).kernel.vmlinux) if named is not None else None
             self._lines[choice] = Lines(found) if found is not None else None
@@ -106,7 +106,7 @@ class PluginState:
         """Return the known faults that are in force: the project's own and those of the user's files.
 
         Raises:
-            UsageError: A file of the user's cannot be read, or holds what is no known fault.
+            UsageError: A user's file cannot be read or is malformed.
         """
         import datetime as dt
 

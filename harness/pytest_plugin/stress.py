@@ -1,7 +1,4 @@
-"""Work that is repeated many times in a guest: in pieces, so that progress shows, with its throughput measured.
-
-Imports the remote API below it; knows nothing of pytest.
-"""
+"""Repeats work many times in a guest: in pieces, to show progress, and with measured throughput."""
 
 from __future__ import annotations
 
@@ -13,10 +10,10 @@ from harness.remote.guest import Guest
 from harness.results.properties import Throughput
 
 PIECE = 10_000
-"""Rounds that are done in one call."""
+"""Rounds in one call."""
 
 SAY_EVERY = 5.0
-"""Seconds between two lines on how far it is."""
+"""Seconds between two lines of progress."""
 
 _TIMEOUT = 600.0
 
@@ -25,13 +22,13 @@ class Stress:
     """Repeats functions in the guest.
 
     Args:
-        rounds: How many rounds the user wants.
-        name: What lines on progress call the test.
-        say: Prints such a line.
+        rounds: The user's number of rounds.
+        name: The test's name in lines of progress.
+        say: Prints a line of progress.
 
     Attributes:
-        rounds: How many rounds a test makes that has no reason to make fewer.
-        throughputs: What was measured so far.
+        rounds: The number of rounds for a test without a lower limit.
+        throughputs: The measurements so far.
     """
 
     def __init__(self, rounds: int, name: str, say: Callable[[str], None]) -> None:
@@ -46,10 +43,10 @@ class Stress:
         """Call a function until it has done all rounds.
 
         Args:
-            guest: Where.
-            function: Takes the arguments, and the rounds that it is to do; returns the seconds that they took.
+            guest: The guest.
+            function: Gets the arguments and the number of rounds; returns the seconds that they took.
             *arguments: Plain values.
-            rounds: How many in all; as many as the user wants when it is not said.
+            rounds: Total number of rounds; default: the user's number.
             **keywords: Plain values.
         """
         wanted = self.rounds if rounds is None else rounds
@@ -65,10 +62,10 @@ class Stress:
 
 
 def pieces(rounds: int) -> Iterable[int]:
-    """Return how many rounds each call does."""
+    """Return the number of rounds of each call."""
     return [min(PIECE, rounds - done) for done in range(0, rounds, PIECE)]
 
 
 def per_second(rounds: int, seconds: float) -> int:
-    """Return how many rounds a second were done."""
+    """Return the rounds per second."""
     return round(rounds / seconds) if seconds > 0 else 0

@@ -50,7 +50,7 @@ def test_without_a_terminal_the_run_goes_on_when_the_prompt_was_left(inner: Inne
     with inner.start(f"--kernel={KERNEL}", "--pause-on-failure", "-k", "not panics") as process:
         assert process.stdout is not None
         seen = ""
-        while not re.search(r"going on after that", seen):
+        while not re.search(r"continuing after that", seen):
             line = process.stdout.readline()
             assert line, seen
             seen += line
@@ -62,20 +62,20 @@ def test_without_a_terminal_the_run_goes_on_when_the_prompt_was_left(inner: Inne
         done = attach(command, LOOK)
         out, _ = process.communicate(timeout=WHOLE)
     assert (done.returncode, done.stdout) == (0, "found [1]\n"), done.stderr
-    assert "the attached prompt was left; going on" in out
+    assert "the attached prompt was closed; continuing" in out
     assert re.search("1 failed, 1 passed, 1 deselected", out)
     assert process.returncode == 1
     assert (inner.qemus(), inner.run_folders()) == ([], [])
     gone = attach(command, LOOK)
     assert gone.returncode == 2
-    assert "no guest waits at" in gone.stderr
+    assert "there is no guest at" in gone.stderr
 
 
 def test_without_a_terminal_and_anybody_the_run_goes_on_in_time(inner: Inner) -> None:
     inner.write(test_it=TESTS)
     result = inner.run(f"--kernel={KERNEL}", "--pause-on-failure", "--pause-timeout=0.1")
-    assert "going on after that, or in 0.1 s" in result.out
-    assert "nobody attached; going on" in result.out
+    assert "continuing after that, or in 0.1 s" in result.out
+    assert "nobody attached; continuing" in result.out
     assert "test_panics[6.1] failed; there is no guest to attach to, it is dead" in result.out
     assert "2 failed, 1 passed" in result.out
 
@@ -91,13 +91,13 @@ def test_at_a_terminal_a_key_goes_on(inner: Inner, isolation: str) -> None:
         terminal.expect(r"\s+(\S+ attach \S+)\r\n")
         assert isinstance(terminal.match, re.Match)
         command = terminal.match[1]
-        terminal.expect("press Enter to go on")
+        terminal.expect("press Enter to continue")
         for _ in range(2):
             done = attach(command, LOOK + "kept = bpf.map_create('array', 4, 4, 1); time.sleep(0.3)\n")
             assert (done.returncode, done.stdout) == (0, "found [1]\n"), done.stderr
         terminal.send("\r")
         terminal.expect("no guest to attach to, it is dead")
-        terminal.expect("press Enter to go on")
+        terminal.expect("press Enter to continue")
         terminal.send("\r")
         terminal.expect("2 failed, 1 passed")
         terminal.expect(pexpect.EOF)
@@ -110,7 +110,7 @@ def test_at_a_terminal_a_key_goes_on(inner: Inner, isolation: str) -> None:
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (("-n", "2"), "--pause-on-failure and -n do not go together"),
+        (("-n", "2"), "--pause-on-failure does not work with -n"),
         (("--pause-timeout=-1",), "--pause-timeout is a number of seconds"),
         (("--pause-timeout=nan",), "--pause-timeout is a number of seconds"),
         (("--pause-timeout=soon",), "invalid float value: 'soon'"),

@@ -1,7 +1,6 @@
-"""What a run tells at its end, and what it counts: pytest plugins that collect from the reports of tests.
+"""Summaries at the end of a run: pytest plugins that collect data from the reports of tests.
 
-They run where reports come together, in the controller of xdist, and know of tests nothing but their reports.
-Imports the names of properties and the pure tables beside it.
+They run in the process that gets all reports (with xdist, the controller), and use only the reports.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from harness.results import properties
 from harness.results.outcomes import Trouble, outcome_of, worst
 
 Labels = Callable[[], Sequence[str]]
-"""Returns the labels of the kernels that the user chose, in their order."""
+"""Returns the labels of the selected kernels, in order."""
 
 
 def _look(reporter: pytest.TerminalReporter) -> dict[str, Any]:
@@ -30,9 +29,9 @@ def _look(reporter: pytest.TerminalReporter) -> dict[str, Any]:
 
 
 class KernelFaults:
-    """Collects what kernels complained of that is no test's fault, and tells it once for each kernel.
+    """Collects faults that no test caused, and prints each once for each kernel.
 
-    A kernel that complains while it boots makes the run fail, as a test's failure would: nothing it says is lost.
+    A fault during boot fails the run, like a failed test.
     """
 
     def __init__(self) -> None:
@@ -40,7 +39,7 @@ class KernelFaults:
         self._known: dict[tuple[str, str], list[dict[str, Any]]] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Keep what the reports of a test tell; its last one has all."""
+        """Collect from the last report of a test, which has everything."""
         kernel = next(iter(properties.values(report.user_properties, properties.KERNEL)), "")
         for fault in properties.values(report.user_properties, properties.BOOT_FAULT):
             self._boot.setdefault((kernel, fault["fingerprint"]), fault)
@@ -50,7 +49,7 @@ class KernelFaults:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        """Let the run fail."""
+        """Fail the run."""
         if self._boot and exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
@@ -71,9 +70,9 @@ class KernelFaults:
 
 
 class Infrastructure:
-    """Reports a machine that does not boot once, counts the tests that were not run for it, and sets the exit status.
+    """Reports a machine that does not boot once, counts the tests not run because of it, sets the exit status.
 
-    Workers of xdist find out about it each by itself; their reports come together here.
+    Each xdist worker finds it separately; their reports meet here.
     """
 
     EXIT_STATUS = 3
@@ -86,7 +85,7 @@ class Infrastructure:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Make one line of an error that another test has met before."""
+        """Shorten an error that another test has reported before to one line."""
         for cause in properties.values(report.user_properties, properties.NOT_BOOTED):
             key = (cause["kernel"], cause["what"])
             tests = self._tests.setdefault(key, [])
@@ -101,30 +100,30 @@ class Infrastructure:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Tell a run that lost tests and failed none from one that failed some."""
+        """Set the exit status of a run that lost tests but has no failures."""
         if session.exitstatus == pytest.ExitCode.TESTS_FAILED and self._lost and not self._failed:
             session.exitstatus = self.EXIT_STATUS
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Say what did not boot, and how many tests were not run for it."""
+        """Print what did not boot, and how many tests were not run because of it."""
         if self._causes:
             terminalreporter.section("what did not boot", red=True)
         for key, cause in self._causes.items():
             kernel = f"kernel {cause['kernel']}" if cause["kernel"] else "every kernel"
             first, *others = self._tests[key]
             terminalreporter.write_line(f"{kernel}: {cause['what']}", red=True)
-            terminalreporter.write_line(f"  met by {first}; {len(others)} more tests were not run")
+            terminalreporter.write_line(f"  first in {first}; {len(others)} more tests were not run")
             terminalreporter.write_line(f"  next step: {cause['hint']}")
 
 
 class CountOnce:
-    """Counts a test once whose own assertions held, and that failed for what was found afterwards."""
+    """Counts a test only once when its assertions passed and a check failed it afterwards."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Take back that a test has passed."""
+        """Remove the test from the passed ones."""
         reporter: Any = self._config.pluginmanager.get_plugin("terminalreporter")
         troubles = properties.troubles(report.user_properties)
         # A test that shared its machine may have passed there and fail on its own.
@@ -136,13 +135,13 @@ class CountOnce:
 
 
 class Throughputs:
-    """Says at the end how fast tests repeated what they repeat."""
+    """Prints the speed of stress tests at the end."""
 
     def __init__(self) -> None:
         self._lines: dict[str, str] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Keep what a test measured."""
+        """Collect the measurements of a test."""
         for one in properties.values(report.user_properties, properties.THROUGHPUT):
             rounds, seconds, per_second = one["rounds"], one["seconds"], one["per_second"]
             self._lines[report.nodeid] = f"{per_second:>7}/s  {rounds} rounds in {seconds:.1f} s  {report.nodeid}"
@@ -168,7 +167,7 @@ class Unchecked:
                 self._lines[kernel] = count["unchecked"]
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Name it, kernel by kernel."""
+        """Print it, kernel by kernel."""
         lines = [f"{kernel}: {line}" for kernel, unchecked in self._lines.items() for line in unchecked]
         if lines:
             terminalreporter.section("what could not be checked for leaks")
@@ -177,14 +176,14 @@ class Unchecked:
 
 
 class Contracts:
-    """Collects what tests observed of contracts, and prints the summary at the end."""
+    """Collects observations of contracts, and prints the summary at the end."""
 
     def __init__(self, labels: Labels) -> None:
         self._labels = labels
         self._observations: dict[str, tuple[str, list[dict[str, Any]]]] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Keep what a test observed; the report of a later phase holds that of the earlier ones too."""
+        """Collect the observations of a test; the report of a later phase has those of earlier phases too."""
         observations = properties.values(report.user_properties, properties.OBSERVATION)
         kernels = properties.values(report.user_properties, properties.KERNEL)
         if observations and kernels:
@@ -210,14 +209,14 @@ class Contracts:
 
 
 class Verdicts:
-    """Collects what tests reported, and prints the table of verdicts at the end."""
+    """Collects outcomes, and prints the table of verdicts at the end."""
 
     def __init__(self, labels: Labels) -> None:
         self._labels = labels
         self._results: dict[str, BehaviourOutcome] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Keep the worst of what a test's phases report."""
+        """Keep the worst outcome of a test's phases."""
         kernels = properties.values(report.user_properties, properties.KERNEL)
         if not kernels:
             return
@@ -243,7 +242,7 @@ class Verdicts:
         for line in table(results, kernels=kernels, marks=marks, **_look(terminalreporter)):
             terminalreporter.write_line(line)
         if exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
-            terminalreporter.write_line("The run was not completed: tests that did not run are not counted above.")
+            terminalreporter.write_line("The run is incomplete: tests that did not run are not counted above.")
 
     def _order(self, nodeid: str) -> int:
         behaviours = list(dict.fromkeys(result.behaviour for result in self._results.values()))
@@ -251,13 +250,13 @@ class Verdicts:
 
 
 class Loaders:
-    """Compares what a test came to through different loaders, and says whom a difference speaks of."""
+    """Compares a test's outcomes with different loaders, and says whether the kernel or a loader is the cause."""
 
     def __init__(self) -> None:
         self._outcomes: dict[str, dict[str, str]] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Keep what a test came to through its loader."""
+        """Collect the outcome of a test with its loader."""
         loader = dict(report.user_properties).get(properties.LOADER)
         if not isinstance(loader, str) or (report.when != "call" and report.passed):
             return
@@ -267,7 +266,7 @@ class Loaders:
         self._outcomes.setdefault(f"{head}[{'-'.join(words)}]", {})[loader] = report.outcome
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Name the tests that failed through some loaders only."""
+        """List the tests that failed only with some loaders."""
         lines = loader_differences(self._outcomes)
         if lines:
             terminalreporter.section("differences between loaders")

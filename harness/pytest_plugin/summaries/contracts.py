@@ -1,4 +1,4 @@
-"""The summary of contracts at the end of a run: how many held on each kernel, and by name all that did not.
+"""The summary of contracts at the end of a run: counts for each kernel, and the names of contracts that did not hold.
 
 Pure: what tests observed in, lines of text out. Imports the standard library alone.
 """
@@ -17,7 +17,7 @@ EXPECTED, DIFFERS, OBSERVED, NOT_ASKED = "as expected", "differs", "observed", "
 """The verdicts."""
 
 FOR_KERNELS = "it is for kernels "
-"""How the note begins on a contract that is for other versions."""
+"""Start of the note of a contract that is for other versions."""
 
 _COLUMNS = (EXPECTED, DIFFERS, OBSERVED, NOT_ASKED)
 _STYLES = {EXPECTED: "green", DIFFERS: "bold red", OBSERVED: "yellow"}
@@ -64,7 +64,7 @@ def _table(found: Mapping[str, Sequence[Observation]], *, width: int | None, col
 
 
 def _grouped(found: Mapping[str, Sequence[Observation]], verdict: str) -> dict[str, list[str]]:
-    """Return the kernels by what was observed on them, in the contracts' order."""
+    """Return the kernels by observation, in the contracts' order."""
     groups: dict[str, list[str]] = {}
     for kernel, seen in found.items():
         for one in seen:
@@ -81,7 +81,7 @@ def _shown(one: Observation) -> str:
 
 
 def _not_asked(found: Mapping[str, Sequence[Observation]]) -> dict[str, list[str]]:
-    """Return the kernels by why how many contracts were not asked of them."""
+    """Return the kernels by the number of contracts that were not asked, with the reason."""
     groups: dict[str, list[str]] = {}
     for kernel, seen in found.items():
         reasons = Counter(one.note for one in seen if one.verdict == NOT_ASKED)

@@ -1,6 +1,6 @@
-"""What it says when one test comes to different ends through different loaders.
+"""The text for a test with different outcomes with different loaders.
 
-Pure. Imports nothing.
+Pure.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ RAW = "raw"
 
 
 def loader_differences(outcomes: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """Return a line for each test that failed through some of its loaders and passed through others.
+    """Return a line for each test that failed with some loaders and passed with others.
 
-    The raw loader hands every command to the kernel as it is: what fails through it too is the kernel's doing, what
-    passes through it and fails through a library is the library's.
+    The raw loader passes every command to the kernel unchanged: a failure with it comes from the kernel; a test that
+    passes with it and fails with a library shows a problem of the library.
 
     Args:
         outcomes: By test and loader: "passed", "failed" or "skipped".
@@ -28,8 +28,8 @@ def loader_differences(outcomes: Mapping[str, Mapping[str, str]]) -> list[str]:
         if RAW in passed:
             blame = f"the kernel answers the plain system call as expected, so look at {' and '.join(failed)}"
         elif RAW in failed:
-            blame = f"the plain system call fails; {' and '.join(passed)} hides what the kernel does"
+            blame = f"the plain system call fails; {' and '.join(passed)} hides the kernel's answer"
         else:
-            blame = "the loaders disagree; run it with --loader=raw to hear the kernel itself"
+            blame = "the loaders disagree; run it with --loader=raw to see the kernel's own answer"
         lines.append(f"{test}: {', '.join(failed)} failed, {', '.join(passed)} passed: {blame}")
     return lines

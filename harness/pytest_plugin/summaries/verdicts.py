@@ -1,6 +1,6 @@
-"""The table of verdicts at the end of a run: one line a behaviour, one column a kernel.
+"""The table of verdicts at the end of a run: one line per behaviour, one column per kernel.
 
-Pure: what tests reported in, lines of text out.
+Pure: results in, lines of text out.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ class BehaviourOutcome:
     """The result of one test on one kernel.
 
     Attributes:
-        behaviour: What it tests, without parameters: the id of its module and its name.
+        behaviour: The id of its module and its name, without parameters.
         kernel: Label of the kernel.
-        outcome: What became of it.
+        outcome: The outcome.
     """
 
     behaviour: str
@@ -37,7 +37,7 @@ def table(
     """Return the lines of the table.
 
     Args:
-        results: In the order in which behaviours are to be shown.
+        results: The results, in the order of behaviours to show.
         kernels: Labels of the columns, in order.
         marks: Whether signs beyond ASCII may be put before the words.
         width: As for :func:`harness.util.tables.lines`.
