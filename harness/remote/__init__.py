@@ -1,1 +1,1 @@
-"""What a test sees of its guest: plain objects on the host that act there."""
+"""What a test sees of its guest: objects on the host that act in the guest."""

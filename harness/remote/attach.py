@@ -1,9 +1,7 @@
-"""Attaching to a guest that another process holds: a unix socket in the machine's private folder.
+"""Attaches to a guest that another process holds, through a unix socket in the machine's private folder.
 
-The holder serves one prompt at a time; whoever attaches sends what is typed and gets what became of it. Frames are
-those of the wire format, each answered by one.
-
-Imports the prompt beside it, the wire format, :mod:`harness.errors`.
+The holder serves one prompt at a time. The attached process sends the typed text and gets the result. Each frame of the
+wire format is answered by one frame.
 """
 
 from __future__ import annotations
@@ -27,7 +25,7 @@ _POLL_SECONDS = 0.05
 
 
 class Detached(InfrastructureError):
-    """The process that holds the guest let go of it."""
+    """The process that held the guest has released it."""
 
 
 class _Link:
@@ -40,14 +38,14 @@ class _Link:
 
     @property
     def pending(self) -> bool:
-        """Whether a value has come that nobody took: two may arrive at once, and the socket then tells of neither."""
+        """Whether a received value is waiting: two can arrive together, and the socket then shows neither."""
         return bool(self._waiting) or bool(select.select([self.connection], [], [], 0)[0])
 
     def send(self, value: object) -> None:
         self.connection.sendall(wire.frame(wire.REQUEST, wire.AGENT, 0, value))
 
     def receive(self, timeout: float | None) -> Any:
-        """Return the next value; None when none came in time.
+        """Return the next value; None when no value came in time.
 
         Raises:
             EOFError: The other end is gone.
@@ -68,11 +66,11 @@ class _Link:
 
 
 class Holder:
-    """Lets others attach to a machine of this process.
+    """Lets other processes attach to a machine of this process.
 
     Args:
         machine: The machine; ready.
-        about: What whoever attaches is told.
+        about: The greeting for attached users.
     """
 
     def __init__(self, machine: Machine, about: str) -> None:
@@ -89,11 +87,11 @@ class Holder:
         self._path.unlink(missing_ok=True)
 
     def wait(self, *, key: int | None, timeout: float | None) -> bool:
-        """Serve until there is reason to go on: a key, the end of a session where there are no keys, or the time.
+        """Serve until a key is pressed, the time is over, or, without a terminal, an attached session ends.
 
         Args:
-            key: A descriptor that becomes readable when the user wants to go on; None where there is no terminal.
-            timeout: Seconds to wait for somebody to attach; None without end.
+            key: A descriptor that becomes readable when the user wants to continue; None without a terminal.
+            timeout: Seconds to wait for somebody to attach; None for no limit.
 
         Returns:
             Whether somebody attached.
@@ -113,19 +111,19 @@ class Holder:
 
     def _session(self, link: _Link, key: int | None) -> None:
         prompt: GuestPrompt | None = None
-        # Whoever attached may go at any moment, or be no harness at all.
+        # The attached process may end at any moment, or may not be a harness.
         with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError, wire.WireError):
             try:
                 prompt = GuestPrompt(self._machine)
                 link.send({"release": prompt.release, "greeting": f"{self._about}\n{prompt.greeting}"})
                 while not _pressed(key, link):
                     self._serve(link, prompt, key, *link.receive(None))
-                link.send({"error": "the test goes on, and its guest is gone"})
+                link.send({"error": "the test continues, and its guest is gone"})
             except HarnessError as error:
                 link.send({"error": str(error)})
             finally:
                 if prompt is not None and self._machine.state is State.READY:
-                    with contextlib.suppress(HarnessError):  # its end is told by the test that it belongs to
+                    with contextlib.suppress(HarnessError):  # the test that owns it reports its end
                         prompt.close()
 
     def _serve(self, link: _Link, prompt: GuestPrompt, key: int | None, kind: str, value: Any) -> None:
@@ -133,25 +131,25 @@ class Holder:
             link.send(prompt.complete(value))
             return
         if kind == "interrupt":
-            return  # what it was meant for is done
+            return  # its purpose is done
         prompt.begin(kind, value)
         answer = None
         while answer is None:
             answer = prompt.poll(_POLL_SECONDS)
             if answer is None and link.pending:
                 try:
-                    link.receive(None)  # nothing but an interrupt comes while an answer is waited for
+                    link.receive(None)  # only an interrupt can come during a call
                 except EOFError:
-                    prompt.close()  # nobody waits for it any more
+                    prompt.close()  # nothing waits for it
                     raise
                 prompt.interrupt()
             if answer is None and key is not None and select.select([key], [], [], 0)[0]:
-                return  # the caller sees it too, and lets go
+                return  # the caller sees it too and releases the guest
         link.send([answer.stdout, answer.stderr, answer.raised, answer.leave])
 
 
 def _pressed(key: int | None, link: _Link) -> bool:
-    """Wait for the next thing to do; return whether it is to go on."""
+    """Wait for the next event; return whether to continue serving."""
     sources: list[Any] = [link.connection] if key is None else [link.connection, key]
     return key in select.select(sources, [], [], 0 if link.pending else None)[0]
 
@@ -164,7 +162,7 @@ class AttachedPrompt:
 
     Raises:
         UsageError: No process holds a machine there.
-        Detached: It serves somebody else, or ended.
+        Detached: It serves another user, or has ended.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -174,9 +172,9 @@ class AttachedPrompt:
         except OSError as error:
             connection.close()
             raise UsageError(
-                f"no guest waits at {folder}: {error.strerror or error}",
-                expected="the folder that a paused pytest printed, while it is paused",
-                hint="pytest --pause-on-failure pauses when a test fails, and prints the command to type",
+                f"there is no guest at {folder}: {error.strerror or error}",
+                expected="the folder that a pytest which is still paused has printed",
+                hint="pytest --pause-on-failure pauses when a test fails, and prints the command",
             ) from error
         self._link = _Link(connection)
         greeting = self._receive(_GREETING_TIMEOUT)
@@ -185,7 +183,7 @@ class AttachedPrompt:
             raise Detached(
                 f"no greeting within {_GREETING_TIMEOUT:g} s",
                 expected="the paused pytest to answer",
-                hint="somebody else may be attached: one can be, at a time",
+                hint="another user may be attached; only one can be at a time",
             )
         self.release: str = greeting["release"]
         self.greeting: str = greeting["greeting"]
@@ -209,28 +207,28 @@ class AttachedPrompt:
         try:
             self._link.send((kind, value))
         except (BrokenPipeError, ConnectionResetError):
-            self._receive(0)  # its last words, if there were any
-            raise Detached("the process that held the guest let go of it") from None
+            self._receive(0)  # its last message, if there was one
+            raise Detached("the process that held the guest has released it") from None
 
     def begin(self, kind: str, value: Any) -> None:
-        """Start "run" with source text, or "command" with a list of words."""
+        """Start "run" with source text, or "command" with a list of arguments."""
         self._send(kind, value)
 
     def poll(self, timeout: float) -> Answer | None:
-        """Wait for what was started, `timeout` seconds at most; None when it is not done.
+        """Wait at most `timeout` seconds for the started input; None when it is not done.
 
         Raises:
-            Detached: The guest is gone; the message says why.
+            Detached: The guest is gone; the message has the reason.
         """
         found = self._receive(timeout)
         return None if found is None else Answer(*found)
 
     def interrupt(self) -> None:
-        """Interrupt what was started; the second time, kill the guest process it runs in."""
+        """Interrupt the started input; the second time, kill its guest process."""
         self._send("interrupt", None)
 
     def complete(self, text: str) -> list[str]:
-        """Return what a name that begins like this may go on to be."""
+        """Return the completions of a name."""
         self._send("complete", text)
         found: list[str] = self._receive(None)
         return found

@@ -1,7 +1,4 @@
-"""Programs compiled by bcc in the guest.
-
-Imports the commands and objects beside it.
-"""
+"""Programs compiled by bcc in the guest."""
 
 from __future__ import annotations
 
@@ -34,7 +31,7 @@ class Bcc:
             flags: Options for clang.
 
         Raises:
-            BpfError: It does not compile, or a map was refused; the error's log holds what was said.
+            BpfError: It does not compile, or the kernel refused a map; the error's log has the messages.
         """
         answer = self._commands.process.ask_within(_COMPILE_TIMEOUT, calls.Bcc.compile_text, text, list(flags))
         handle, said, maps, functions = answer
@@ -48,10 +45,10 @@ class Bcc:
 
 
 class BccModule:
-    """A compiled program. It lives as long as the guest process.
+    """A compiled program; it exists as long as the guest process.
 
     Attributes:
-        messages: What the compiler said.
+        messages: The compiler's messages.
         maps: Its maps, by name.
         functions: Names of its functions.
     """

@@ -1,8 +1,4 @@
-"""The remote BPF API: makes and finds maps, programs, links and BTF in the guest.
-
-Imports the commands and objects beside it, the pure assembler and the API's numbers in
-harness.guest.
-"""
+"""The remote BPF API: makes and finds maps, programs, links and BTF in the guest."""
 
 from __future__ import annotations
 
@@ -24,7 +20,7 @@ class Bpf:
 
     Args:
         process: The guest process.
-        loader: "raw", "libbpf" or "bcc": who makes the system calls there.
+        loader: The loader of system calls: "raw", "libbpf" or "bcc".
     """
 
     def __init__(self, process: GuestProcess, loader: str = "raw") -> None:
@@ -32,12 +28,12 @@ class Bpf:
         self.loader = loader
 
     def command(self, name: str, /, outputs: dict[str, int | bytes] | None = None, **fields: Any) -> Answer:
-        """Issue any bpf(2) command: what the methods below have no word for.
+        """Issue any bpf(2) command, for commands without a method below.
 
         Args:
             name: The command without its BPF_ prefix: "PROG_BIND_MAP".
-            outputs: Pointers that the kernel writes through: the size in bytes, or the first content.
-            **fields: Fields of union bpf_attr, as harness.guest.api.bpf.COMMANDS has them.
+            outputs: Pointers to output buffers: the size in bytes, or the initial content.
+            **fields: Fields of union bpf_attr, with the names in harness.guest.api.bpf.COMMANDS.
 
         Raises:
             BpfError: The kernel refused it.
@@ -60,13 +56,13 @@ class Bpf:
         """Create a map.
 
         Args:
-            type: "hash", "array", "hash_of_maps", "array_of_maps", ... as harness.guest.api.uapi.MAP_TYPES has them.
+            type: "hash", "array", "hash_of_maps", "array_of_maps", ... from harness.guest.api.uapi.MAP_TYPES.
             key_size: Bytes.
             value_size: Bytes.
             max_entries: Elements.
             inner: The template of an outer map.
             name: Up to 15 characters (4.15 and later).
-            **attributes: Further fields of union bpf_attr, such as map_flags or inner_map_fd.
+            **attributes: More fields of union bpf_attr, such as map_flags or inner_map_fd.
 
         Raises:
             BpfError: The kernel refused it.
@@ -90,10 +86,10 @@ class Bpf:
         Args:
             map_id: The id.
             open_flags: Flags of the descriptor.
-            like: A map of the same type and sizes; without it they are asked for, with a command of their own.
+            like: A map of the same type and sizes; without it, another command asks for them.
 
         Raises:
-            BpfError: The kernel refused it; ENOENT when no such map is alive.
+            BpfError: The kernel refused it; ENOENT when no such map exists.
         """
         return self._map(self._by_id("MAP", map_id, open_flags), like)
 
@@ -123,16 +119,16 @@ class Bpf:
         """Load a program.
 
         Args:
-            type: "socket_filter", "xdp", "syscall", ... as harness.guest.api.uapi.PROG_TYPES has them.
-            instructions: The program: assembled bytes, or what :func:`harness.guest.api.asm.assemble` takes.
-            license: Its licence; a GPL-compatible one may call all helpers.
+            type: "socket_filter", "xdp", "syscall", ... from harness.guest.api.uapi.PROG_TYPES.
+            instructions: The program: assembled bytes, or arguments of :func:`harness.guest.api.asm.assemble`.
+            license: Its licence; only a GPL-compatible program may call all helpers.
             name: Up to 15 characters (4.15 and later).
-            log_level: The verifier's verbosity: 1, 2 or 4, or'ed; 0 never asks for a log; None asks for one only after
-                a refusal, by loading again.
-            **attributes: Further fields of union bpf_attr: expected_attach_type, prog_flags, prog_btf_fd ...
+            log_level: The verifier's verbosity: 1, 2 or 4, or'ed; 0 for no log; None for a log only after a
+                refusal, by loading again.
+            **attributes: More fields of union bpf_attr: expected_attach_type, prog_flags, prog_btf_fd ...
 
         Raises:
-            BpfError: The kernel refused it; the error holds the verifier's log.
+            BpfError: The kernel refused it; the error has the verifier's log.
         """
         code = instructions if isinstance(instructions, bytes) else asm.assemble(*instructions)
         fields: dict[str, Any] = {
@@ -182,8 +178,8 @@ class Bpf:
         Args:
             program: The program.
             attach_type: "cgroup_inet_ingress", "xdp", "trace_iter", ...
-            target: What it is attached to: a file, or the number of an interface.
-            **fields: Further fields: flags, bpf_cookie, iter_info ...
+            target: The attachment point: a file, or the number of an interface.
+            **fields: More fields: flags, bpf_cookie, iter_info ...
 
         Raises:
             BpfError: The kernel refused it.
@@ -233,16 +229,16 @@ class Bpf:
         return Btf(self.commands, self._by_id("BTF", btf_id, 0))
 
     def ids(self, kind: str) -> list[int]:
-        """Return the ids of everything alive of the kind "map", "prog", "btf" or "link".
+        """Return the ids of all existing objects of the kind "map", "prog", "btf" or "link".
 
         Raises:
-            BpfError: EINVAL where the kernel lacks the command (maps and programs before 4.13, BTF before 5.4, links
+            BpfError: EINVAL when the kernel lacks the command (maps and programs before 4.13, BTF before 5.4, links
                 before 5.8).
         """
         return self.commands.ask(f"{kind.upper()}_GET_NEXT_ID", calls.Bpf.ids, kind=kind)
 
     def map_ids(self) -> list[int]:
-        """Return the ids of all live maps of the guest (4.13 and later)."""
+        """Return the ids of all maps of the guest (4.13 and later)."""
         return self.ids("map")
 
     def next_id(self, kind: str, start: int) -> int:
@@ -251,7 +247,7 @@ class Bpf:
         return answer.numbers["next_id"]
 
     def enable_stats(self) -> Held:
-        """Have the kernel count run time and runs of programs until the result is closed (5.8 and later)."""
+        """Let the kernel count run time and runs of programs until the result is closed (5.8 and later)."""
         return Held(self.commands, self.command("ENABLE_STATS", type=0).result)
 
     def open(self, path: str, flags: int = O_RDONLY) -> Held:
@@ -263,7 +259,7 @@ class Bpf:
         self.commands.ask("unlink", calls.Files.remove, path=path)
 
     def cgroup(self, name: str) -> Held:
-        """Make a cgroup and open it."""
+        """Create a cgroup and open it."""
         path = f"/sys/fs/cgroup/{name}"
         self.commands.ask("mkdir", calls.Files.make_folder, path=path)
         return self.open(path)

@@ -1,9 +1,7 @@
-"""bpf(2) in a guest process: one command out, the kernel's whole answer back.
+"""bpf(2) in a guest process: one command out, the kernel's complete answer back.
 
-Nothing is checked before the kernel has seen it, and nothing is retried: a refused command raises
+Nothing is checked before the kernel checks it, and nothing is retried: a refused command raises
 :class:`BpfError` with the kernel's errno.
-
-Imports the guest process below it, :mod:`harness.util.errnos`, :mod:`harness.errors`.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class HasFd(Protocol):
-    """Something that a file descriptor of the guest process stands for: a map, a program, a link."""
+    """An object with a file descriptor in the guest process: a map, a program, a link."""
 
     @property
     def fd(self) -> int:
@@ -31,7 +29,7 @@ class HasFd(Protocol):
         ...
 
 
-_SHOWN_LOG_LINES = 80  # newer kernels explain a refusal in some fifty lines after the one that says it
+_SHOWN_LOG_LINES = 80  # newer kernels print some fifty lines of explanation after the refusal
 
 
 class BpfError(GuestError):
@@ -40,9 +38,9 @@ class BpfError(GuestError):
     Attributes:
         errno: The kernel's error number.
         command: The command, as "MAP_UPDATE_ELEM".
-        attributes: What it was given.
-        log: The verifier's (or BTF's) log, whole; "" when the command has none.
-        numbers: What the kernel wrote into union bpf_attr all the same: `count` of a batch command.
+        attributes: Its attributes.
+        log: The complete log of the verifier (or BTF); "" when the command has none.
+        numbers: Values that the kernel wrote into union bpf_attr despite the error: `count` of a batch command.
     """
 
     def __init__(
@@ -79,13 +77,13 @@ def _shown(value: object) -> str:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the kernel answered to one command.
+    """The kernel's answer to one command.
 
     Attributes:
         errno: The error number, 0 for none.
-        result: What the system call returned: 0, a file descriptor, or -1.
+        result: The return value of the system call: 0, a file descriptor, or -1.
         numbers: The numbers in union bpf_attr that the kernel changed.
-        buffers: The content of the buffers it was given to write to.
+        buffers: The content of the output buffers.
     """
 
     errno: int
@@ -118,14 +116,14 @@ class Commands:
     def attempt(
         self, name: str, fields: Mapping[str, Any], outputs: Mapping[str, int | bytes] | None = None, tail: bytes = b""
     ) -> Answer:
-        """Issue one command and return the answer, whatever it is.
+        """Issue one command and return the answer, also a refusal.
 
         Args:
             name: The command without its BPF_ prefix: "MAP_CREATE".
-            fields: Fields of union bpf_attr, as harness.guest.api.bpf.COMMANDS has them; those not named are zero.
-                Maps, programs and links stand for their descriptors, types may be given by name, and pointers as bytes.
-            outputs: Pointers that the kernel writes through: the size of the buffer in bytes, or its first content.
-            tail: Bytes behind the last field of the command that the harness knows.
+            fields: Fields of union bpf_attr, with the names in harness.guest.api.bpf.COMMANDS; others are zero. Maps,
+                programs and links are replaced by their descriptors; types may be names, and pointers bytes.
+            outputs: Pointers to output buffers: the size in bytes, or the initial content.
+            tail: Bytes after the last field of the command that the harness knows.
         """
         plain = {name: _plain(value) for name, value in fields.items()}
         return Answer(*self._through_loader(self._attempt, name, plain, dict(outputs or {}), tail))
@@ -148,7 +146,7 @@ class Commands:
 
         Args:
             fields: Fields of PROG_LOAD.
-            log_level: The verifier's verbosity; None asks for the log of a refused program alone.
+            log_level: The verifier's verbosity; None for a log only of a refused program.
 
         Raises:
             BpfError: The kernel refused it.
@@ -167,7 +165,7 @@ class Commands:
             if error.type_name == "CannotExpress":
                 raise LoaderCannot(
                     f"the loader {self.loader} cannot do this: {error.what}",
-                    expected="a command and fields that it has words for",
+                    expected="a command and fields that this loader supports",
                     hint="run this test with --loader=raw",
                 ) from None
             raise
@@ -196,7 +194,7 @@ class Commands:
         self.process.ask(calls.Process.close, fd)
 
     def cpus(self) -> int:
-        """Return how many values an element of a per-CPU map has."""
+        """Return the number of values in an element of a per-CPU map."""
         if not self._cpus:
             self._cpus = self.process.ask(calls.Hooks.possible_cpus)
         return self._cpus
@@ -211,7 +209,7 @@ def raises_errno(*expected: int) -> Iterator[None]:
     """Assert that the body's bpf(2) command fails with one of these error numbers.
 
     Raises:
-        AssertionError: It succeeded, or failed with another one.
+        AssertionError: It succeeded, or failed with another error number.
     """
     names = " or ".join(errno_name(number) for number in expected)
     try:
@@ -224,12 +222,12 @@ def raises_errno(*expected: int) -> Iterator[None]:
 
 
 def errno_of(command: Callable[..., object], *arguments: object, **keywords: object) -> str:
-    """Return what the kernel answered to a command: "ok", or the name of the error number.
+    """Return the kernel's answer to a command: "ok", or the name of the error number.
 
     Args:
-        command: What issues it, such as a method of a map.
-        *arguments: Given to it.
-        **keywords: Given to it.
+        command: A function that issues it, such as a method of a map.
+        *arguments: Its arguments.
+        **keywords: Its keyword arguments.
     """
     try:
         command(*arguments, **keywords)

@@ -1,7 +1,4 @@
-"""The guest as a test sees it: functions and programs run there, each in a process of its own; files go to and fro.
-
-Imports the machine below it, the packing of functions, files and programs beside it, :mod:`harness.errors`.
-"""
+"""The guest: runs functions and programs, each in its own process, and transfers files."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ LIMIT = transfer.LIMIT
 
 @dataclass(frozen=True)
 class Output:
-    """What a function printed in the guest.
+    """The output of a function in the guest.
 
     Attributes:
         function: Its name.
@@ -39,10 +36,10 @@ class Output:
 
 
 class Guest:
-    """The machine a test runs on.
+    """A test's machine, seen as a guest.
 
     Attributes:
-        outputs: What the functions called so far have printed.
+        outputs: The output of the functions that were called so far.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -52,18 +49,18 @@ class Guest:
 
     @property
     def release(self) -> str:
-        """What `uname -r` prints in the guest."""
+        """The guest's `uname -r`."""
         return self._machine.release
 
     @property
     def process(self) -> GuestProcess:
-        """The guest process of this test; its file descriptors live as long as the test."""
+        """The guest process of this test; its file descriptors stay open until the test ends."""
         if self._process is None:
             self._process = self._machine.new_process()
         return self._process
 
     def new_process(self) -> GuestProcess:
-        """Return another guest process, which nothing was asked of yet; it ends with the test."""
+        """Return another, unused guest process; it ends with the test."""
         return self._machine.new_process()
 
     def call(
@@ -74,22 +71,22 @@ class Guest:
         closes: bool = True,
         **keywords: Any,
     ) -> T:
-        """Run a plain Python function in a fresh guest process and return what it returns.
+        """Run a plain Python function in a new guest process and return its result.
 
         Args:
             function: A function at the top level of its module. It may use modules of the standard library,
                 harness.guest.api.bpf, other such functions and plain values of its module.
             *arguments: Plain values.
             timeout: Seconds.
-            closes: Whether it closes what it opens, so that a descriptor it leaves open is a leak; False for one that
-                leaves them all to the end of its process.
+            closes: Whether it must close what it opens, so that an open descriptor is a leak; False for a function that
+                leaves descriptors open until its process ends.
             **keywords: Plain values.
 
         Raises:
-            UsageError: The function, or something that it uses, cannot cross to the guest.
-            GuestCallError: It raised, and the guest's traceback is in the message; or what it returned cannot cross.
+            UsageError: The function, or something that it uses, cannot go to the guest.
+            GuestCallError: It raised (the message has the guest's traceback), or its result cannot go to the host.
             GuestProcessDied: Its process ended.
-            KernelCrashed: The kernel panicked meanwhile.
+            KernelCrashed: The kernel panicked during the call.
             GuestHung: No answer in time.
         """
         shipment = pickling.pack(function)
@@ -128,14 +125,14 @@ class Guest:
         """Start a program in the guest and return at once.
 
         Args:
-            argv: Program and arguments; no shell is involved. The image has Python (/usr/bin/python3) and nothing else:
-                send programs with :meth:`push_program`.
-            stdin: Bytes on its standard input.
-            env: Variables beside PATH, HOME and LANG.
+            argv: Program and arguments; no shell is involved. The image has only Python (/usr/bin/python3);
+                send other programs with :meth:`push_program`.
+            stdin: Bytes for its standard input.
+            env: More variables than PATH, HOME and LANG.
             cwd: Its working folder.
-            user: User id it runs as; root by default.
-            group: Group id; the user id by default.
-            limit: Bytes of each output that are kept.
+            user: Its user id; default: root.
+            group: Its group id; default: the user id.
+            limit: Bytes of each output to keep.
 
         Raises:
             UsageError: There is no such program in the guest.
@@ -156,28 +153,28 @@ class Guest:
     def push(self, source: Path | str | bytes, target: str, *, mode: int | None = None, limit: int = LIMIT) -> str:
         """Send bytes, a file or a folder of the host to the guest and return its path there.
 
-        Arguments and errors as :func:`harness.remote.transfer.push`.
+        Arguments and errors as for :func:`harness.remote.transfer.push`.
         """
         transfer.push(self.process, source, target, mode=mode, limit=limit)
         return target
 
     def push_program(self, program: Path | str, *, limit: int = LIMIT) -> str:
-        """Send a compiled program of the host with the libraries it needs; return its path in the guest.
+        """Send a compiled program of the host with its libraries; return its path in the guest.
 
-        Arguments and errors as :func:`harness.remote.transfer.push_program`.
+        Arguments and errors as for :func:`harness.remote.transfer.push_program`.
         """
         return transfer.push_program(self.process, Path(program), limit=limit)
 
     def pull(self, source: str, target: Path, *, limit: int = LIMIT) -> Path:
         """Fetch a file or folder of the guest and return its path on the host.
 
-        Arguments and errors as :func:`harness.remote.transfer.pull`.
+        Arguments and errors as for :func:`harness.remote.transfer.pull`.
         """
         transfer.pull(self.process, source, target, limit=limit)
         return target
 
     def read(self, path: str, *, limit: int = LIMIT) -> bytes:
-        """Return the content of a file of the guest, one below /proc or /sys for instance.
+        """Return the content of a file of the guest, for example below /proc or /sys.
 
         Raises:
             UsageError: It has more than `limit` bytes.
@@ -186,7 +183,7 @@ class Guest:
         return transfer.fetch(self.process, path, limit=limit)
 
     def write(self, path: str, text: str | bytes) -> None:
-        """Write to a file of the guest that is there already, such as one below /proc/sys.
+        """Write to an existing file of the guest, for example below /proc/sys.
 
         Raises:
             GuestCallError: It cannot be written.
@@ -212,15 +209,15 @@ def _named(error: GuestCallError, function: str) -> GuestCallError:
 
 
 def _unshippable(function: str, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> UsageError:
-    """Return an error that names the argument that cannot cross."""
+    """Return an error that names the argument that cannot go to the guest."""
     given = [(f"argument {number}", value) for number, value in enumerate(arguments, 1)]
     for name, value in [*given, *((f"argument {name}", value) for name, value in keywords.items())]:
         try:
             wire.encode(value)
         except wire.WireError as error:
             return UsageError(
-                f"{name} of {function} cannot cross to the guest: {error}",
+                f"{name} of {function} cannot go to the guest: {error}",
                 expected="plain values",
-                hint="make it inside the function, or pass plain data",
+                hint="create it inside the function, or pass plain data",
             )
     return UsageError(f"the arguments of {function} are too large", expected=f"at most {wire.MAX_PAYLOAD} bytes")

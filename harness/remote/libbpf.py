@@ -1,9 +1,7 @@
 """Compiled BPF objects in the guest, opened, loaded and attached by libbpf.
 
-Errors are those of the raw loader: :class:`BpfError` with errno and verifier log. The maps and programs of a loaded
-object are the raw loader's too, so that both can be used on them.
-
-Imports the commands and objects beside it, :mod:`harness.image.build`, :mod:`harness.errors`.
+Errors are the same as the raw loader's: :class:`BpfError` with errno and verifier log. Maps and programs of a loaded
+object are the same classes as the raw loader's, so both loaders work on them.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ from harness.remote.objects import Program
 
 LIBRARY = "libbpf.so.1"
 
-# Loading an object makes the verifier look at each of its programs, twice for those that it refuses.
+# Loading an object verifies each of its programs; refused programs are verified twice.
 _LOAD_TIMEOUT = 120.0
 
 _VERIFIER_LOG = re.compile(r"-- BEGIN PROG LOAD LOG --\n(.*?)-- END PROG LOAD LOG --", re.DOTALL)
@@ -31,7 +29,7 @@ _VERIFIER_LOG = re.compile(r"-- BEGIN PROG LOAD LOG --\n(.*?)-- END PROG LOAD LO
 
 @dataclass(frozen=True)
 class MapDefinition:
-    """A map as an object defines it.
+    """The definition of a map in an object.
 
     Attributes:
         name: Its name.
@@ -40,7 +38,7 @@ class MapDefinition:
         value_size: Bytes.
         max_entries: Elements.
         map_flags: Flags.
-        inner: The definition of the inner maps of an outer map; None where the object has none.
+        inner: The definition of an outer map's inner maps; None if the object has none.
     """
 
     name: str
@@ -54,11 +52,11 @@ class MapDefinition:
 
 @dataclass(frozen=True)
 class ProgramDefinition:
-    """A program as an object defines it.
+    """The definition of a program in an object.
 
     Attributes:
         name: Its name.
-        section: Its section, which tells libbpf what it is and where it attaches.
+        section: Its section, from which libbpf derives its type and attachment.
         type: "socket_filter", "xdp", ...
         autoload: Whether it is loaded with the object.
     """
@@ -71,22 +69,22 @@ class ProgramDefinition:
 
 @dataclass
 class Definitions:
-    """What is in an object: its maps and programs by name."""
+    """The content of an object: its maps and programs by name."""
 
     maps: dict[str, MapDefinition] = field(default_factory=dict)
     programs: dict[str, ProgramDefinition] = field(default_factory=dict)
 
 
 def require_library() -> None:
-    """Make sure that the guest image has the library.
+    """Check that the guest image has the library.
 
     Raises:
-        ToolMissing: It has not, because this machine has not.
+        ToolMissing: It does not, because this machine does not have it.
     """
     if LIBRARY not in optional_libraries():
         raise needs.missing(
             LIBRARY,
-            what=f"{LIBRARY} is not installed on this machine, so the guest image has none",
+            what=f"{LIBRARY} is not installed on this machine, so the guest image does not have it",
             expected="libbpf 1.0 or newer",
         )
 
@@ -112,11 +110,11 @@ class Libbpf:
 
         Args:
             source: Path of an object file, or its content.
-            name: What libbpf calls it; the file's name by default.
+            name: Its name in libbpf; default: the file's name.
 
         Raises:
             UsageError: There is no such file.
-            BpfError: libbpf does not understand it; the error's log holds what it said.
+            BpfError: libbpf refuses it; the error's log has libbpf's messages.
         """
         if isinstance(source, bytes):
             data, known_as = source, name or "object"
@@ -150,9 +148,9 @@ class BpfObject:
     """An object in the guest. Prepare it, load it, use its maps and programs; close it or use a with-block.
 
     Attributes:
-        name: What libbpf calls it.
-        definitions: What is in it.
-        messages: What libbpf printed so far, warnings and verifier logs included.
+        name: Its name in libbpf.
+        definitions: Its content.
+        messages: libbpf's messages so far, including warnings and verifier logs.
     """
 
     def __init__(self, commands: Commands, handle: int, name: str, definitions: Definitions) -> None:
@@ -171,7 +169,7 @@ class BpfObject:
         self.close()
 
     def set_inner_map(self, outer: str, template: HasFd) -> None:
-        """Give an outer map its template (bpf_map__set_inner_map_fd); it may be closed once the object is loaded."""
+        """Give an outer map its template (bpf_map__set_inner_map_fd); the template may be closed after loading."""
         self.set_map(outer, "inner_map_fd", template.fd)
 
     def set_map(self, name: str, setting: str, value: int) -> None:
@@ -179,7 +177,7 @@ class BpfObject:
 
         Args:
             name: The map.
-            setting: What follows bpf_map__set_ in libbpf: max_entries, map_flags, autocreate ...
+            setting: The part after bpf_map__set_ in libbpf: max_entries, map_flags, autocreate ...
             value: A number.
 
         Raises:
@@ -191,20 +189,20 @@ class BpfObject:
         self._take(answer, f"bpf_map__set_{setting}", {"map": name, "value": value})
 
     def set_program(self, name: str, setting: str, value: int) -> None:
-        """Change a program before it is loaded: autoload, expected_attach_type, ...; as :meth:`set_map`."""
+        """Change a program before it is loaded: autoload, expected_attach_type, ...; like :meth:`set_map`."""
         self._check("program", name, self.definitions.programs)
         answer = self._commands.process.ask(calls.Libbpf.set_program, self._handle, name, setting, int(value))
         self._take(answer, f"bpf_program__set_{setting}", {"program": name, "value": value})
 
     def autoload(self, *names: str) -> None:
-        """Load these programs alone."""
+        """Load only these programs."""
         for name in names:
             self._check("program", name, self.definitions.programs)
         for name in self.definitions.programs:
             self.set_program(name, "autoload", name in names)
 
     def keep_log(self, program: str, level: int = 1) -> None:
-        """Have the verifier's log of a program kept, accepted or not, for :meth:`log_of`."""
+        """Keep the verifier's log of a program, accepted or refused, for :meth:`log_of`."""
         self._check("program", program, self.definitions.programs)
         self._commands.process.ask(calls.Libbpf.keep_log, self._handle, program, level)
 
@@ -216,7 +214,7 @@ class BpfObject:
         """Create the maps, fill the static slots of outer maps, load the programs.
 
         Raises:
-            BpfError: libbpf or the kernel refused; its log is the verifier's, or else what libbpf said.
+            BpfError: libbpf or the kernel refused; its log is the verifier's log, else libbpf's messages.
         """
         answer = self._commands.process.ask_within(_LOAD_TIMEOUT, calls.Libbpf.load_object, self._handle)
         errno, messages, found = answer
@@ -239,7 +237,7 @@ class BpfObject:
         return self.programs[name]
 
     def attach(self, name: str) -> Attachment:
-        """Attach a program as its section says, until the result is closed.
+        """Attach a program according to its section, until the result is closed.
 
         Raises:
             BpfError: libbpf or the kernel refused.
@@ -272,10 +270,10 @@ class BpfObject:
 
 
 class Attachment:
-    """What libbpf attached; closing it detaches.
+    """An attachment by libbpf; closing it detaches.
 
     Attributes:
-        fd: The descriptor behind it.
+        fd: Its descriptor.
     """
 
     def __init__(self, commands: Commands, link: int, fd: int) -> None:

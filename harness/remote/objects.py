@@ -1,10 +1,8 @@
 """Programs, links, BTF and other descriptors of the guest as objects on the host; maps are in the module beside.
 
-Each stands for one file descriptor of a guest process. Closing it (or leaving its with-block) closes that
-descriptor; the object in the kernel lives on while something else holds it. What is not closed is closed with the
-guest process, at the end of the test.
-
-Imports the commands beside it and the API's numbers in harness.guest.
+Each represents one file descriptor of a guest process. Closing it (or leaving its with-block) closes that descriptor;
+the object in the kernel exists as long as something else holds it. The end of the guest process, at the end of the
+test, closes the rest.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ class Held:
     """A file descriptor of the guest process.
 
     Attributes:
-        fd: Its number there.
+        fd: Its number in that process.
     """
 
     kind = "file"
@@ -52,16 +50,16 @@ class Held:
         return self.commands.ask("read", calls.Files.read_all, fd=self.fd)
 
     def close(self) -> None:
-        """Close the descriptor; nothing happens when it is closed already, or went with the machine that had it."""
+        """Close the descriptor; does nothing when it is closed, or its machine is gone."""
         if not self.closed:
             self.closed = True
-            # Where a kernel crashes in a with-block, that is what there is to tell.
+            # When a kernel crashes in a with-block, the crash is the error to report.
             if self.commands.process.machine.state is not State.DEAD:
                 self.commands.close(self.fd)
 
 
 class KernelObject(Held):
-    """A map, program, link or BTF: something with an id, and information that the kernel gives out."""
+    """A map, program, link or BTF: an object with an id and information from the kernel."""
 
     def __init__(self, commands: Commands, fd: int) -> None:
         super().__init__(commands, fd)
@@ -79,19 +77,19 @@ class KernelObject(Held):
         return self.commands.ask("OBJ_GET_INFO_BY_FD", calls.Bpf.info, fd=self.fd, kind=self.kind)
 
     def pin(self, path: str) -> None:
-        """Pin it below a bpf file system: "/sys/fs/bpf/NAME"."""
+        """Pin it in a bpf file system: "/sys/fs/bpf/NAME"."""
         self.commands.issue("OBJ_PIN", {"pathname": path, "bpf_fd": self.fd})
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a test run of a program gave.
+    """The result of a test run of a program.
 
     Attributes:
-        retval: What the program returned, unsigned 32 bits.
-        data: The packet as the program left it.
-        context: The context as the program left it.
-        duration: Nanoseconds of one run, as the kernel measured them.
+        retval: The program's return value, unsigned 32 bits.
+        data: The packet after the run.
+        context: The context after the run.
+        duration: Nanoseconds of one run, measured by the kernel.
     """
 
     retval: int
@@ -112,7 +110,7 @@ class Program(KernelObject):
 
     Attributes:
         type: "socket_filter", "xdp", ...
-        log: The verifier's log of its loading, "" unless one was asked for.
+        log: The verifier's log from loading; "" unless requested.
     """
 
     kind = "prog"
@@ -129,9 +127,9 @@ class Program(KernelObject):
         """Run the program once in the kernel (PROG_TEST_RUN).
 
         Args:
-            data: The packet; by default 64 zero bytes where the program's type takes one.
-            context: The context: what a syscall program, or a raw tracepoint, is given.
-            repeat: How many times; 0 and 1 both mean once.
+            data: The packet; default: 64 zero bytes if the program's type needs a packet.
+            context: The context of a syscall program or a raw tracepoint.
+            repeat: Number of runs; 0 and 1 both mean one.
             flags: Flags of the command.
 
         Raises:
@@ -145,7 +143,7 @@ class Program(KernelObject):
             fields |= {"data_in": data, "data_size_in": len(data), "data_size_out": len(data) + _PACKET_ROOM}
             outputs["data_out"] = len(data) + _PACKET_ROOM
         if context and self.type == "syscall":
-            # The kernel writes such a context back where it was read from.
+            # The kernel writes such a context back to the same place.
             fields |= {"ctx_size_in": len(context)}
             outputs["ctx_in"] = context
         elif context:
@@ -163,9 +161,10 @@ class Program(KernelObject):
         )
 
     def translated(self) -> list[asm.Instruction]:
-        """Return its instructions as the verifier left them, calls inlined for instance (4.13 and later).
+        """Return its instructions after verification, for example with inlined calls (4.13 and later).
 
-        The second slot of a 64-bit load is in the first; what the kernel hides (addresses of maps) is 0 or an id.
+        The second slot of a 64-bit load is merged into the first; addresses of maps, which the kernel hides, are 0 or
+        an id.
 
         Raises:
             BpfError: The kernel refused.
@@ -174,12 +173,12 @@ class Program(KernelObject):
 
 
 class Link(KernelObject):
-    """What keeps a program attached (5.7 and later; raw tracepoints from 4.17)."""
+    """A link, which keeps a program attached (5.7 and later; raw tracepoints from 4.17)."""
 
     kind = "link"
 
     def update(self, program: HasFd, *, old: HasFd | None = None) -> None:
-        """Put another program in its place; with `old`, only if that one is there now."""
+        """Replace its program; with `old`, only if that is the current program."""
         fields: dict[str, Any] = {"link_fd": self.fd, "new_prog_fd": program}
         if old is not None:
             fields |= {"flags": 4, "old_prog_fd": old}  # BPF_F_REPLACE
@@ -190,7 +189,7 @@ class Link(KernelObject):
         self.commands.issue("LINK_DETACH", {"link_fd": self.fd})
 
     def iterate(self) -> bytes:
-        """Run a bpf_iter program over everything and return what it wrote (5.8 and later)."""
+        """Run a bpf_iter program over all objects and return its output (5.8 and later)."""
         with Held(self.commands, self.commands.issue("ITER_CREATE", {"link_fd": self.fd}).result) as iterator:
             return iterator.read()
 

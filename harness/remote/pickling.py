@@ -1,10 +1,8 @@
-"""Takes a plain Python function of a test module to the guest.
+"""Pickles functions by value: takes a plain Python function of a test module to the guest.
 
-The function's source is compiled here, without pytest's rewriting of asserts, together with the functions of its
-module that it calls; plain values and modules that it uses from its module go along by name. What cannot go is
-refused with its name.
-
-Imports :mod:`harness.errors` and the wire format.
+The function's source is compiled here, without pytest's assertion rewriting, together with the functions of its module
+that it calls. Plain values and modules that it uses from its module are included by name. An error names what cannot
+go.
 """
 
 from __future__ import annotations
@@ -27,12 +25,12 @@ from harness.guest import wire
 
 @dataclass(frozen=True)
 class Shipment:
-    """What the guest needs to run a function.
+    """The data that the guest needs to run a function.
 
     Attributes:
-        code: Marshalled code of a module that defines the functions and names the first one `shipped`.
-        names: Plain values by the name the functions know them under.
-        imports: Modules, and members of modules, by that name: ("os", "") or ("os.path", "join").
+        code: Marshalled code of a module that defines the functions; the name `shipped` is the first function.
+        names: Plain values by their name in the functions.
+        imports: Modules, and members of modules, by their name in the functions: ("os", "") or ("os.path", "join").
     """
 
     code: bytes
@@ -49,16 +47,16 @@ class _Packing:
 
 
 def pack(function: Callable[..., Any]) -> Shipment:
-    """Return what the guest needs to run `function`.
+    """Return the data that the guest needs to run `function`.
 
     Raises:
-        UsageError: It is no plain function, or uses something that cannot cross; the message names it.
+        UsageError: It is not a plain function, or uses something that cannot go to the guest; the message names it.
     """
     if not isinstance(function, types.FunctionType):
         raise UsageError(
             f"{function!r} cannot run in the guest",
             expected="a plain function, defined with def in a file",
-            hint="wrap what you want to call into such a function",
+            hint="wrap the call in such a function",
         )
     packing = _Packing(function.__qualname__)
     _add(packing, function.__name__, function)
@@ -71,7 +69,7 @@ def pack(function: Callable[..., Any]) -> Shipment:
 
 def _add(packing: _Packing, name: str, function: types.FunctionType) -> None:
     if function.__name__ == "<lambda>" or hasattr(function, "__wrapped__"):
-        kind = "a lambda" if function.__name__ == "<lambda>" else "wrapped by a decorator, which would not go with it"
+        kind = "a lambda" if function.__name__ == "<lambda>" else "wrapped by a decorator, which cannot go with it"
         raise UsageError(
             f"{function.__qualname__} cannot run in the guest: it is {kind}",
             expected="a plain function, defined with def in a file",
@@ -102,7 +100,7 @@ def _definition(function: types.FunctionType) -> tuple[ast.FunctionDef, list[str
     """Return a function's definition without annotations, and the names that it looks up in its module."""
     try:
         if function.__code__.co_filename == "<string>":
-            # exec() made it. From Python 3.13 on, inspect would give the text of `python -c` instead, if there is one.
+            # exec() made it. From Python 3.13 on, inspect returns the text of `python -c` instead, if there is one.
             raise OSError("it was made by exec()")
         lines, first = inspect.getsourcelines(function)
     except OSError as error:
@@ -114,7 +112,7 @@ def _definition(function: types.FunctionType) -> tuple[ast.FunctionDef, list[str
     if not isinstance(definition, ast.FunctionDef):
         raise UsageError(f"{function.__qualname__} cannot run in the guest", expected="a function defined with def")
     definition.decorator_list = []
-    # Annotations would be evaluated in the guest, where the names they use may not exist.
+    # The guest would evaluate annotations, whose names may not exist there.
     for node in ast.walk(definition):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             node.returns = None
@@ -126,12 +124,12 @@ def _definition(function: types.FunctionType) -> tuple[ast.FunctionDef, list[str
 
 
 def _global_names(code: types.CodeType) -> set[str]:
-    """Return the names that a module's code looks up: globally in its functions, and outside for default values."""
+    """Return the names that a module's code looks up: globals in its functions, and names in default values."""
     import dis
 
     instructions = list(dis.get_instructions(code))
     found = {i.argval for i in instructions if i.opname in ("LOAD_NAME", "LOAD_GLOBAL")}
-    found -= {i.argval for i in instructions if i.opname == "STORE_NAME"}  # the body of a class reads its own names
+    found -= {i.argval for i in instructions if i.opname == "STORE_NAME"}  # the body of a class uses its own names
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             found |= _global_names(constant)
@@ -155,7 +153,7 @@ def _add_value(packing: _Packing, name: str, value: Any) -> None:
             raise UsageError(
                 f"{packing.function} cannot run in the guest: it uses {name}, and {error}",
                 expected="plain values, functions and modules",
-                hint="make it inside the function, or pass plain data as an argument",
+                hint="create it inside the function, or pass plain data as an argument",
             ) from error
         packing.names[name] = value
 
@@ -167,7 +165,7 @@ def _is_in_guest(module: str) -> bool:
 def _check_module(packing: _Packing, name: str, module: str) -> None:
     if not _is_in_guest(module):
         raise UsageError(
-            f"{packing.function} cannot run in the guest: it uses the module {name} ({module}), which is not there",
+            f"{packing.function} cannot run in the guest: it uses the module {name} ({module}), which the guest lacks",
             expected="modules of the standard library and harness.guest",
-            hint="keep that part on the host",
+            hint="do that part on the host",
         )

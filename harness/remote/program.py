@@ -1,7 +1,4 @@
-"""Programs that run in the guest: one guest process each, which watches over it.
-
-Imports the guest process below it and :mod:`harness.errors`.
-"""
+"""Programs in the guest: each is supervised by its own guest process."""
 
 from __future__ import annotations
 
@@ -14,23 +11,23 @@ from harness.guest import calls
 from harness.vm.guest_process import GuestProcess
 
 OUTPUT_LIMIT = 4 << 20
-"""Bytes of each output that are kept."""
+"""Bytes of each output to keep."""
 
 _MARGIN = 10.0
 
 
 @dataclass(frozen=True)
 class Ran:
-    """What became of a program.
+    """The result of a program.
 
     Attributes:
         argv: Program and arguments.
-        status: Its exit status; None when a signal ended it, or it still runs.
+        status: Its exit status; None when a signal ended it or it still runs.
         signal: The number of the signal that ended it, else 0.
-        timed_out: Whether it was killed because its time was over.
-        stdout: Standard output; bytes that are no UTF-8 are kept as surrogates.
-        stderr: Standard error, likewise.
-        cut: Whether it printed more than was kept.
+        timed_out: Whether it was killed at the time-out.
+        stdout: Standard output; bytes that are not UTF-8 are kept as surrogates.
+        stderr: Standard error, in the same form.
+        cut: Whether part of its output was dropped.
     """
 
     argv: tuple[str, ...]
@@ -43,7 +40,7 @@ class Ran:
 
 
 class Running:
-    """A program that runs in the guest. Wait for it, or leave its with-block, which kills it."""
+    """A running program in the guest. Wait for it, or leave its with-block, which kills it."""
 
     def __init__(self, process: GuestProcess, argv: tuple[str, ...], pid: int) -> None:
         self._process = process
@@ -62,10 +59,10 @@ class Running:
         group: int | None,
         limit: int,
     ) -> Running:
-        """Start a program in a guest process of its own; arguments as :meth:`harness.remote.guest.Guest.start`."""
+        """Start a program in a new guest process; arguments as for :meth:`harness.remote.guest.Guest.start`."""
         words = tuple(argv)
         if isinstance(argv, str) or not words or not all(isinstance(word, str) for word in words):
-            raise UsageError(f"{argv!r} is no command", expected="a list: a program and its arguments, all text")
+            raise UsageError(f"{argv!r} is not a command", expected="a list of strings: a program and its arguments")
         try:
             pid = process.ask(calls.Programs.start, list(words), stdin, env, cwd, user, group, limit)
         except GuestCallError as error:
@@ -73,7 +70,7 @@ class Running:
             if error.errno:
                 raise UsageError(
                     f"{words[0]} cannot be started in the guest: {error.what}",
-                    expected="a program that is in the guest (its image has Python and no other)",
+                    expected="a program in the guest (its image has only Python)",
                     hint="send it with guest.push_program",
                 ) from None
             raise
@@ -88,7 +85,7 @@ class Running:
             self._process.close()
 
     def wait(self, timeout: float = 60.0) -> Ran:
-        """Wait for its end and return what became of it.
+        """Wait for its end and return the result.
 
         Args:
             timeout: Seconds; then it is killed, and the result says so.
@@ -103,7 +100,7 @@ class Running:
         """Wait until it has printed `text`.
 
         Raises:
-            AssertionError: It ended without, or the time is over; the message holds what it printed.
+            AssertionError: It ended without printing it, or the time is over; the message has its output.
         """
         if not self._process.ask_within(timeout + _MARGIN, calls.Programs.wait, timeout, text.encode()):
             found = self.output()
@@ -113,7 +110,7 @@ class Running:
             )
 
     def output(self) -> Ran:
-        """Return what it has printed so far."""
+        """Return its output so far."""
         return self._collect(timed_out=False)
 
     def send_signal(self, number: int) -> None:
@@ -121,7 +118,7 @@ class Running:
         self._process.ask(calls.Programs.send_signal, int(number))
 
     def kill(self) -> None:
-        """Kill it and all that it started in its process group."""
+        """Kill its process group."""
         self.send_signal(signal.SIGKILL)
 
     def _collect(self, *, timed_out: bool) -> Ran:

@@ -1,7 +1,4 @@
-"""An interactive Python prompt in a guest: a guest process that runs what is typed, seen from the host.
-
-Imports the machine below it, the transfer of programs beside it, :mod:`harness.errors`.
-"""
+"""An interactive Python prompt in a guest, on the host's side: a guest process runs the typed text."""
 
 from __future__ import annotations
 
@@ -20,13 +17,13 @@ from harness.vm.machine import Machine
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of one input.
+    """The result of one input.
 
     Attributes:
-        stdout: What it printed.
-        stderr: Likewise, a traceback included.
-        raised: Whether it raised, or a program did not end with status 0.
-        leave: Whether it asked to leave.
+        stdout: Its output.
+        stderr: Its error output, including a traceback.
+        raised: Whether it raised, or a program ended with a status other than 0.
+        leave: Whether it asked to leave the prompt.
     """
 
     stdout: str
@@ -36,37 +33,37 @@ class Answer:
 
 
 class Prompt(Protocol):
-    """A prompt in some guest, in this process or reached through another one."""
+    """A prompt in a guest of this process or of another process."""
 
     @property
     def release(self) -> str:
-        """What `uname -r` prints in the guest."""
+        """The guest's `uname -r`."""
 
     @property
     def greeting(self) -> str:
-        """What to tell the person who opens it."""
+        """The greeting for the user."""
 
     def begin(self, kind: str, value: Any) -> None:
-        """Start "run" with source text, or "command" with a list of words."""
+        """Start "run" with source text, or "command" with a list of arguments."""
 
     def poll(self, timeout: float) -> Answer | None:
-        """Wait for what was started, `timeout` seconds at most; None when it is not done."""
+        """Wait at most `timeout` seconds for the started input; None when it is not done."""
 
     def interrupt(self) -> None:
-        """Interrupt what was started; the second time, kill the guest process it runs in."""
+        """Interrupt the started input; the second time, kill its guest process."""
 
     def complete(self, text: str) -> list[str]:
-        """Return what a name that begins like this may go on to be."""
+        """Return the completions of a name."""
 
 
 class GuestPrompt:
-    """A prompt in a guest process of its own.
+    """A prompt in its own guest process.
 
     Args:
-        machine: The machine; it has to be ready.
+        machine: The machine; it must be ready.
 
     Raises:
-        StateError: It is not.
+        StateError: It is not ready.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -83,19 +80,19 @@ class GuestPrompt:
 
     @property
     def release(self) -> str:
-        """What `uname -r` prints in the guest."""
+        """The guest's `uname -r`."""
         return self._machine.release
 
     @property
     def greeting(self) -> str:
-        """What to tell the person who opens it."""
+        """The greeting for the user."""
         return (
-            f"Python in a guest of {self.release}, in a process of its own. At hand: {', '.join(self._names)}.\n"
-            "!PROGRAM WORDS runs a program there, sent from this machine if the guest lacks it. Ctrl-D leaves."
+            f"Python in a guest of {self.release}, in its own process. Ready:  {', '.join(self._names)}.\n"
+            "!PROGRAM ARGUMENTS runs a program there, sent from this machine if the guest lacks it. Ctrl-D leaves."
         )
 
     def begin(self, kind: str, value: Any) -> None:
-        """Start "run" with source text, or "command" with a list of words."""
+        """Start "run" with source text, or "command" with a list of arguments."""
         self._interrupted = False
         self._said = ""
         if kind == "run":
@@ -109,7 +106,7 @@ class GuestPrompt:
         self._pending = self._process.begin(calls.Prompt.command, words)
 
     def _program(self, name: str) -> str:
-        """Return what to call a program in the guest, sent there from the host if it is the host alone that has it."""
+        """Return a program's name in the guest; send the program from the host if only the host has it."""
         found = shutil.which(name)
         if found is None or self._process.ask(calls.Prompt.has_program, name):
             return name
@@ -118,11 +115,11 @@ class GuestPrompt:
         return place
 
     def poll(self, timeout: float) -> Answer | None:
-        """Wait for what was started, `timeout` seconds at most; None when it is not done.
+        """Wait at most `timeout` seconds for the started input; None when it is not done.
 
         Raises:
             KernelCrashed: The kernel panicked meanwhile.
-            GuestHung: The guest answers no more.
+            GuestHung: The guest stopped answering.
             LinkBroken: QEMU ended for another reason.
         """
         if self._refused is not None:
@@ -136,13 +133,13 @@ class GuestPrompt:
         except GuestProcessDied as error:
             self._pending = None
             self._start()
-            return Answer("", f"{error.what}; here is a new one, without the names of the old\n", raised=True)
+            return Answer("", f"{error.what}; a new process was started, without the names of the old\n", raised=True)
         ended, self._pending = self._pending.value, None
         stdout, stderr = (printed_to.decode(errors="replace") for printed_to in (printed["stdout"], printed["stderr"]))
         return Answer(stdout, self._said + stderr, raised=ended == "raised", leave=ended == "leave")
 
     def interrupt(self) -> None:
-        """Interrupt what was started; the second time, kill the guest process it runs in."""
+        """Interrupt the started input; the second time, kill its guest process."""
         if self._pending is None:
             return
         if self._interrupted:

@@ -1,7 +1,4 @@
-"""Files between host and guest: what may go, where to, how much of it.
-
-Imports the guest process below it, :mod:`harness.image.elf`, :mod:`harness.util.cache`, :mod:`harness.errors`.
-"""
+"""Transfers files between host and guest, and checks kind, path and size."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ from harness.util import cache
 from harness.vm.guest_process import GuestProcess
 
 LIMIT = 64 << 20
-"""Bytes that one push or pull may carry; a guest keeps its files in its memory."""
+"""Maximum bytes of one push or pull; a guest keeps its files in memory."""
 
 _PIECE = 1 << 20
 _PROGRAMS = "/usr/local/bin"
@@ -35,15 +32,15 @@ def push(
     """Send bytes, a file or a folder to the guest.
 
     Args:
-        process: Who writes it there.
+        process: The guest process that writes it.
         source: A path of the host, or the content itself.
-        target: The absolute path it gets.
-        mode: Permission bits of a file; those of the source by default, 0o644 for bytes.
-        limit: Bytes that it may be at most, altogether.
+        target: Its absolute path in the guest.
+        mode: Permission bits of a file; default: those of the source, 0o644 for bytes.
+        limit: Maximum bytes in total.
 
     Raises:
-        UsageError: There is no such file, it is too large, it is neither file nor folder, or holds something that is
-            not or a link that leads out of it; or the target is no clean absolute path.
+        UsageError: The source does not exist, is too large, is neither file nor folder, or contains something that is
+            neither, or a link that leads out of it; or the target is not a clean absolute path.
         GuestCallError: It cannot be written there.
     """
     place = _checked_target(target)
@@ -74,17 +71,17 @@ def push(
 
 
 def pull(process: GuestProcess, source: str, target: Path, *, limit: int = LIMIT) -> None:
-    """Fetch a file or folder from the guest; it appears whole or not at all.
+    """Fetch a file or folder from the guest, completely or not at all.
 
     Args:
-        process: Who reads it there.
+        process: The guest process that reads it.
         source: Its absolute path.
-        target: The path it gets on the host: a file is replaced, a folder must not be there yet.
-        limit: Bytes that it may be at most, altogether.
+        target: Its path on the host: a file is replaced, a folder must not exist.
+        limit: Maximum bytes in total.
 
     Raises:
-        UsageError: There is no such file, it is too large, or holds something that is no file or folder or a link that
-            leads out of it; or the target is there already.
+        UsageError: The source does not exist, is too large, or contains something that is neither file nor folder, or a
+            link that leads out of it; or the target exists.
         GuestCallError: It cannot be read there.
     """
     place = _checked_target(source)
@@ -100,10 +97,10 @@ def pull(process: GuestProcess, source: str, target: Path, *, limit: int = LIMIT
             temporary.chmod(mode & 0o777)
         return
     if kind != "folder":
-        raise UsageError(f"{source} cannot be pulled: it is neither a file nor a folder", expected="one of the two")
+        raise UsageError(f"{source} cannot be pulled: it is neither a file nor a folder", expected="a file or a folder")
     if target.exists():
         raise UsageError(
-            f"{target} is there already", expected="a new folder's path", hint="remove it, or pull elsewhere"
+            f"{target} exists already", expected="a new folder's path", hint="remove it, or pull to another path"
         )
     with cache.new_folder(target) as temporary:
         pulled = PulledFolder(temporary, source)
@@ -128,13 +125,13 @@ def fetch(process: GuestProcess, path: str, *, limit: int = LIMIT, whole: int | 
     """Return a file's content.
 
     Args:
-        process: Who reads it.
+        process: The guest process that reads it.
         path: Its absolute path in the guest.
-        limit: Bytes that it may be at most.
-        whole: The limit to name in a message, where `limit` is what is left of it.
+        limit: Maximum bytes.
+        whole: The limit for messages, when `limit` is what remains of it.
 
     Raises:
-        UsageError: It is larger.
+        UsageError: It is too large.
         GuestCallError: It cannot be read.
     """
     found: bytes = b""
@@ -150,16 +147,16 @@ def push_program(process: GuestProcess, program: Path, *, limit: int = LIMIT) ->
     """Send a program of the host, with the shared libraries that it needs and the guest lacks.
 
     Args:
-        process: Who writes it there.
+        process: The guest process that writes it.
         program: An ELF program.
         limit: Bytes of each file.
 
     Returns:
-        The path it got in the guest.
+        Its path in the guest.
 
     Raises:
-        UsageError: It is no ELF program.
-        BuildError: A library of its is missing on this machine.
+        UsageError: It is not an ELF program.
+        BuildError: One of its libraries is missing on this machine.
     """
     try:
         with program.open("rb") as file:
@@ -188,7 +185,7 @@ def _send(process: GuestProcess, place: str, data: bytes, mode: int) -> None:
 
 
 def _walk(folder: Path, root: Path) -> Iterator[Path]:
-    """Return what is below a folder of `root`, each folder before what it holds."""
+    """Return the entries below a folder of `root`, each folder before its content."""
     for entry in sorted(folder.iterdir()):
         if entry.is_symlink():
             if not stays_inside(entry.relative_to(root).as_posix(), str(entry.readlink())):
@@ -198,7 +195,7 @@ def _walk(folder: Path, root: Path) -> Iterator[Path]:
                     hint="push what it points to",
                 )
         elif not (entry.is_file() or entry.is_dir()):
-            raise UsageError(f"{root} cannot be pushed: {entry} is no file", expected="files, folders and links")
+            raise UsageError(f"{root} cannot be pushed: {entry} is not a file", expected="files, folders and links")
         yield entry
         if entry.is_dir() and not entry.is_symlink():
             yield from _walk(entry, root)
@@ -206,14 +203,14 @@ def _walk(folder: Path, root: Path) -> Iterator[Path]:
 
 def _checked_target(path: str) -> str:
     if not path.startswith("/") or ".." in PurePosixPath(path).parts or "\0" in path or path.strip("/") == "":
-        raise UsageError(f"{path!r} is no path in the guest", expected="an absolute path without '..'")
+        raise UsageError(f"{path!r} is not a path in the guest", expected="an absolute path without '..'")
     return posixpath.normpath(path)
 
 
 def _check_size(size: int, limit: int, what: str, shown_limit: int | None = None) -> None:
     if size > limit:
         raise UsageError(
-            f"{what} has {size} bytes, more than may be carried" if shown_limit is None else f"{what} is one too many",
-            expected=f"at most {shown_limit or limit} bytes altogether",
-            hint="raise `limit`, and the guest's memory with @pytest.mark.vm(memory=...) where needed",
+            f"{what} has {size} bytes, more than the limit" if shown_limit is None else f"{what} is over the limit",
+            expected=f"at most {shown_limit or limit} bytes in total",
+            hint="raise `limit`, and the guest's memory with @pytest.mark.vm(memory=...) if needed",
         )

@@ -146,7 +146,7 @@ def test_a_key_ends_the_pause_under_whoever_is_attached(paused: Waiting) -> None
         run(prompt, "1")
         paused.press()
         assert paused.ended()
-        with pytest.raises(attach.Detached, match="the test goes on"):
+        with pytest.raises(attach.Detached, match="the test continues"):
             run(prompt, "2")
 
 
@@ -155,7 +155,7 @@ def test_a_key_ends_the_pause_while_something_runs_without_end(paused: Waiting) 
         prompt.begin("run", "wait")
         paused.press()
         assert paused.ended()
-        with pytest.raises(attach.Detached, match="the test goes on"):
+        with pytest.raises(attach.Detached, match="the test continues"):
             prompt.poll(10)
 
 
@@ -203,17 +203,17 @@ def test_a_second_one_at_a_time_is_told_why_it_waits(paused: Waiting, monkeypatc
     monkeypatch.setattr(attach, "_GREETING_TIMEOUT", 0.2)
     with attach.AttachedPrompt(paused.machine.folder), pytest.raises(attach.Detached, match="no greeting") as caught:
         attach.AttachedPrompt(paused.machine.folder)
-    assert "somebody else may be attached" in caught.value.hint
+    assert "another user may be attached" in caught.value.hint
 
 
 @pytest.mark.parametrize("folder", ["absent", "."])
 def test_where_nothing_waits_one_clear_error_says_so(tmp_path: Path, folder: str) -> None:
-    with pytest.raises(UsageError, match="no guest waits at"):
+    with pytest.raises(UsageError, match="there is no guest at"):
         attach.AttachedPrompt(tmp_path / folder)
 
 
 def test_a_socket_that_nobody_serves_is_as_none(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(tmp_path / attach.SOCKET))
-    with pytest.raises(UsageError, match="no guest waits at"):
+    with pytest.raises(UsageError, match="there is no guest at"):
         attach.AttachedPrompt(tmp_path)
