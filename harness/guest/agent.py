@@ -1,12 +1,11 @@
-"""The first process of the guest: sets the machine up, answers the host, keeps one process per test.
+"""The first process of the guest: sets up the machine, answers the host, keeps one process per test.
 
-The host's requests come as frames over a channel of their own. The agent serves a few itself; all others carry the
-number of a guest process and go to it unread. A guest process is a fork of the agent with the loader already
-imported; spares are forked ahead, so that a test does not wait for them: several before the machine is saved, whose
-start costs its clones nothing, and one whenever there is none left. Nothing is judged here: the agent observes and
-says what it saw.
+The host's requests are frames on a separate channel. The agent answers a few itself; all others carry the number of a
+guest process, and the agent forwards them without decoding. A guest process is a fork of the agent with the loader
+already imported. Spares are forked ahead, so that a test does not wait: several before the machine is saved, which
+cost its clones nothing, and another whenever none is left. The agent judges nothing: it observes and reports.
 
-Runs in the guest. Imports the standard library and its neighbours in harness.guest.
+Runs in the guest.
 """
 
 from __future__ import annotations
@@ -38,23 +37,23 @@ _HELD_POLL_MS = 5
 _IDLE_MS = 30
 _PART = wire.frame(wire.REQUEST, wire.AGENT, 0, calls.request(calls.Process.part, ""))
 _PART_WITHIN = 0.1
-"""Seconds in which a process that is not busy has closed what it has open."""
+"""Seconds in which an idle process closes its descriptors."""
 _SPARES = 3
-"""Guest processes that lie ready when the machine is saved: as many as tests use, but for a few."""
+"""Spare guest processes in a saved machine; almost all tests need no more."""
 
 _COMMON = ("contextlib", "json", "pathlib", "pickle", "subprocess", "threading", "typing")
-"""Modules that functions of tests use, beside those that are there anyway: imported when the machine is saved.
+"""More modules that functions of tests use: imported before the machine is saved.
 
-Else each process that runs such a function imports them anew: pathlib takes 0.2 s where instructions are emulated.
+Otherwise each process that runs such a function would import them: pathlib takes 0.2 s in software emulation.
 """
 
 
 class Agent:
-    """Serves the host over one channel until the machine ends.
+    """Serves the host on one channel until the machine ends.
 
     Args:
         link: The channel.
-        lean: Whether its memory is small enough to be copied for each process that is forked ahead.
+        lean: Whether its memory is small enough to copy for each spare process.
     """
 
     def __init__(self, link: Link, *, lean: bool) -> None:
@@ -87,17 +86,17 @@ class Agent:
         self.link.send(wire.frame(kind, number, tag, value))
 
     def serve(self) -> NoReturn:
-        """Answer the host for as long as the machine runs."""
+        """Answer the host as long as the machine runs."""
         while True:
             if self.held:
-                # A clone wakes up here, beside fresh memory in which its first request may lie already: whatever was
-                # on its way over the serial port is lost.
+                # A clone wakes up here, with fresh shared memory that may contain its first request. Bytes that were
+                # on the way over the serial port are lost.
                 events = self.poll.poll(_HELD_POLL_MS)
                 for frame in self.splitter.feed(self.link.poll()):
                     self.held = False
                     self._route(*frame)
             else:
-                # A spare is forked when nothing else is to be done.
+                # Fork a spare when there is nothing else to do.
                 events = self.poll.poll(None if self.spares else _IDLE_MS)
                 if not events and not self.spares:
                     self.spares.append(children.fork())
@@ -125,7 +124,7 @@ class Agent:
             try:
                 child.link.sendall(wire.pack(kind, number, tag, payload))
             except OSError:
-                return  # it died; its exit is reported when it is reaped
+                return  # it died; the exit is reported when it is reaped
             return
         name, arguments, keywords, _ = wire.decode(payload)
         try:
@@ -142,10 +141,10 @@ class Agent:
                 if not self._pump(number, child):
                     self._close(child)
                 return
-        # Reaped since poll returned, in the same round: its last words have been forwarded already.
+        # Reaped since poll returned, in the same round: its last output is already forwarded.
 
     def _pump(self, number: int, child: Child) -> bool:
-        """Forward what a process has written; return whether more can come."""
+        """Forward the output of a process; return whether more can come."""
         try:
             data = child.link.recv(1 << 16, socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -185,20 +184,20 @@ class Agent:
             for number, child in list(self.children.items()):
                 if child.pid == pid:
                     while child.link.fileno() >= 0 and self._pump(number, child):
-                        pass  # its last words come before the news of its end
+                        pass  # its last output comes before the report of its end
                     self._bury(number, status)
                     if not child.record.used:
                         self.records.remove(child.record)
                     self.send(wire.EVENT, number, 0, {"event": "exit", "status": status})
 
     def _bury(self, number: int, status: int) -> None:
-        """Keep of a process that ended what is asked for later: its status, and what it made until the test is over."""
+        """Keep the status of an ended process, and its provenance until the test is over."""
         child = self.children.pop(number)
         self._close(child)
         self.records.append(child.record)
         self.statuses[number] = status
 
-    # What the host can ask of the agent itself.
+    # Requests to the agent itself.
 
     def ping(self) -> float:
         """Answer, so that the host can tell a hung test from a hung kernel."""
@@ -212,8 +211,8 @@ class Agent:
     def hold(self) -> None:
         """Look for requests without being told of them, until one comes: the machine is about to be saved.
 
-        A clone starts with nothing translated and pays for each piece of code that it runs. So what can be done for it
-        is done now.
+        A clone starts without translated code and pays for each piece of code that it runs first. So as much as
+        possible is done before.
         """
         for name in _COMMON:
             __import__(name)
@@ -229,8 +228,8 @@ class Agent:
         """Return what the kernel holds when what the test still has running through the harness is gone.
 
         Args:
-            is_last: Whether the machine ends with this test. Then it is enough that its processes have closed what they
-                had open, if all is as it was at first when they have: to end them takes several times as long.
+            is_last: Whether the machine ends with this test. Then the processes only close their descriptors, if
+                everything is then as at first: ending them takes several times as long.
         """
         if is_last and self._part():
             own = [one.pid for one in (*self.spares, *self.children.values())]
@@ -245,7 +244,7 @@ class Agent:
         own = [spare.pid for spare in self.spares]
         strays = self.counts.strays(own)
         if strays:
-            # What programs.start() started has a session of its own, and outlives the guest process that did.
+            # A program of programs.start() has its own session and outlives its guest process.
             for pid in {child.record.program for child in of_test.values()}.intersection(strays):
                 children.kill(pid)
         found = self.counts.settle(self._reap, own)
@@ -253,14 +252,14 @@ class Agent:
         if found["objects"]:
             for record in self.records:
                 places.update(record.read())
-        # Their memory is given back when the next test is over; a clone is gone before that.
+        # Their memory is freed after the next test; a clone ends before that.
         self.records, self.past = [], self.records
         for one in found["objects"]:
             one["made"] = places.get((one["kind"], one["id"]), "")
         return found
 
     def _part(self) -> bool:
-        """Have the test's processes close all descriptors; return whether each did, and nothing runs beside them."""
+        """Let the test's processes close all descriptors; return whether all did and no other process runs."""
         children = list(self.children.values())
         try:
             for child in children:
@@ -282,7 +281,7 @@ class Agent:
         try:
             fcntl.ioctl(self.random, RNDRESEEDCRNG)
         except OSError:
-            os.write(self.random, entropy)  # before 4.17 there is no such request; a write is mixed in all the same
+            os.write(self.random, entropy)  # before 4.17 there is no such request; a write is mixed in too
         socket.sethostname(hostname)
 
     def kernel_log(self) -> list[bytes]:

@@ -1,4 +1,4 @@
-"""Who a guest process is: its user, its capabilities, its namespaces. What is given up is given up for good.
+"""The user, capabilities and namespaces of a guest process. What it gives up cannot be restored.
 
 Runs in the guest. Imports the standard library and the system calls of its neighbour.
 """
@@ -12,7 +12,7 @@ import struct
 from harness.guest.api.syscalls import failed, libc, system_call
 
 CAPABILITIES = {"net_admin": 12, "sys_admin": 21, "perfmon": 38, "bpf": 39}
-"""Those that bpf(2) asks for, by the name without CAP_."""
+"""The capabilities that bpf(2) checks, by name without CAP_."""
 
 NAMESPACES = {"mnt": 0x20000, "user": 0x10000000, "pid": 0x20000000, "net": 0x40000000}
 
@@ -23,10 +23,10 @@ _capset = system_call("capset", ctypes.c_void_p, ctypes.c_void_p)
 
 
 def become(uid: int, capabilities: tuple[str, ...] = ()) -> None:
-    """Become a user without any capability but these.
+    """Become a user with only these capabilities.
 
     Args:
-        uid: The user's id, and its group's.
+        uid: The user id; also the group id.
         capabilities: Names of CAPABILITIES.
     """
     _checked(libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0), "prctl")
@@ -41,7 +41,7 @@ def become(uid: int, capabilities: tuple[str, ...] = ()) -> None:
 
 
 def leave(namespaces: tuple[str, ...]) -> None:
-    """Enter new namespaces; in a new user namespace this process is root, with every capability there.
+    """Enter new namespaces; in a new user namespace, this process is root with all capabilities there.
 
     Args:
         namespaces: Names of NAMESPACES.

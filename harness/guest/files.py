@@ -1,9 +1,9 @@
 """Files of the guest: as the host sends and fetches them, in pieces, by path; and what the kernel gives out as files.
 
 An entry of a folder is a tuple (path below the folder, kind, permission bits, text): the kind is "file", "folder",
-"link" (text is where it points) or "other". The host decides what may be sent or kept.
+"link" (text is its target) or "other". The host decides which may be sent or kept.
 
-Runs in the guest. Imports the standard library alone.
+Runs in the guest.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ def make_folder(path: str, mode: int | None = None) -> None:
 
 
 def make_link(path: str, points_to: str) -> None:
-    """Make a symbolic link, in place of a file of that name."""
+    """Create a symbolic link; it replaces a file of that name."""
     if os.path.lexists(path):
         os.unlink(path)
     os.symlink(points_to, path)
 
 
 def write(path: str, data: bytes, offset: int, mode: int) -> None:
-    """Write a piece of a file; the first one (offset 0) makes it anew, with the folders above it."""
+    """Write a piece of a file; the first piece (offset 0) creates the file and its parent folders."""
     if offset == 0:
         os.makedirs(os.path.dirname(path), exist_ok=True)
     flags = os.O_WRONLY | os.O_CLOEXEC | (os.O_CREAT | os.O_TRUNC if offset == 0 else 0)
@@ -59,12 +59,12 @@ def read(path: str, offset: int, size: int) -> bytes:
 
 
 def describe(path: str) -> Entry:
-    """Return what there is at a path, links followed."""
+    """Return the entry of a path; links are followed."""
     return _entry("", path, os.stat(path))
 
 
 def entries(path: str) -> list[Entry]:
-    """Return everything below a folder, each folder before what it holds; links are not followed."""
+    """Return all entries below a folder, each folder before its content; links are not followed."""
     found: list[Entry] = []
     for folder, names, files in os.walk(path):
         names.sort()
@@ -86,7 +86,7 @@ def _entry(shown: str, path: str, status: os.stat_result) -> Entry:
 
 
 def missing(paths: list[str]) -> list[str]:
-    """Return those of the paths at which there is nothing."""
+    """Return the paths that do not exist."""
     return [path for path in paths if not os.path.exists(path)]
 
 

@@ -1,6 +1,6 @@
-"""The guest's end of the channel: a serial port, and the memory shared with the host where it can be mapped.
+"""The guest's end of the channel: a serial port, and the memory shared with the host if it can be mapped.
 
-Runs in the guest. Imports the standard library and the wire format.
+Runs in the guest.
 """
 
 from __future__ import annotations
@@ -36,28 +36,28 @@ class Link:
             self._outgoing = wire.Ring(view, wire.TO_HOST)
 
     def fileno(self) -> int:
-        """Return the descriptor that becomes readable when the host has said something."""
+        """Return the descriptor that becomes readable when the host has sent something."""
         return self._port
 
     def receive(self) -> bytes:
-        """Return what has come; call it when the descriptor is readable."""
+        """Return the received bytes; call it when the descriptor is readable."""
         data = os.read(self._port, 1 << 16)
         return data if self._memory is None else self._incoming.read()
 
     def poll(self) -> bytes:
-        """Return what lies in the shared memory, told of or not; nothing where there is none."""
+        """Return the bytes in the shared memory, with or without a doorbell; nothing without shared memory."""
         return b"" if self._memory is None else self._incoming.read()
 
     def rewind(self) -> None:
-        """Make the state of what comes in the same as that of fresh memory.
+        """Reset the incoming ring to the state of fresh memory.
 
-        The machine may be saved at any moment from now on, in the middle of a read too.
+        The machine may be saved at any later moment, also during a read.
         """
         if self._memory is not None:
             self._incoming.rewind()
 
     def send(self, data: bytes) -> None:
-        """Send every byte, waiting for room as long as it takes."""
+        """Send every byte; waits for space without a limit."""
         view = memoryview(data)
         if self._memory is None:
             while view:
@@ -73,9 +73,9 @@ class Link:
 
 
 def _hurry(path: str) -> None:
-    """Have the port report a single byte without waiting for more (attribute of 8250 ports since 3.17).
+    """Make the port report a single byte without waiting for more (attribute of 8250 ports since 3.17).
 
-    And keep it from being suspended after each message (since 6.6).
+    Also prevent its suspension after each message (since 6.6).
     """
     folder = f"/sys/class/tty/{os.path.basename(path)}"
     for attribute, value in (("rx_trig_bytes", "1"), ("device/power/control", "on")):
@@ -83,11 +83,11 @@ def _hurry(path: str) -> None:
             with open(f"{folder}/{attribute}", "w") as file:
                 file.write(value)
         except OSError:
-            continue  # another kind of port: it is only slower
+            continue  # another kind of port: only slower
 
 
 def _map_shared() -> mmap.mmap | None:
-    """Map the memory device, which needs no driver; None where there is none or this kernel does not allow it."""
+    """Map the memory device, which needs no driver; None when it is missing or this kernel does not allow it."""
     try:
         devices = os.listdir(_PCI)
     except FileNotFoundError:
@@ -101,12 +101,12 @@ def _map_shared() -> mmap.mmap | None:
                 fd = os.open(f"{folder}/resource2", os.O_RDWR | os.O_CLOEXEC)
                 try:
                     shared = mmap.mmap(fd, wire.SHARED_SIZE)
-                    shared.madvise(mmap.MADV_DONTFORK)  # nothing that a guest process should have
+                    shared.madvise(mmap.MADV_DONTFORK)  # guest processes must not have it
                     return shared
                 finally:
                     os.close(fd)
             except OSError:
-                return None  # locked down, or built without it: the serial port carries everything
+                return None  # locked down, or built without it: use the serial port for everything
     return None
 
 

@@ -1,9 +1,9 @@
-"""A guest process: what serves one test, with file descriptors and memory of its own.
+"""A guest process: serves one test, with its own file descriptors and memory.
 
-It answers requests one after the other: a function of a loader by name, a Python function shipped by the host, or
-what it has printed so far.
+It answers requests one after the other: calls of a loader's function by name, a Python function pickled by the host,
+or its output so far.
 
-Runs in the guest. Imports the standard library and its neighbours in harness.guest.
+Runs in the guest.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ _MADV_POPULATE_WRITE = 23
 
 
 def raise_limits() -> None:
-    """Let maps be created: RLIMIT_MEMLOCK counts for them before 5.11."""
+    """Allow maps to be created: RLIMIT_MEMLOCK limits them before 5.11."""
     resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
 def own_memory() -> None:
-    """Have a copy of every page that this process may write to and shares with others, as far as the kernel can (5.14).
+    """Copy every writable page that this process shares with others, if the kernel can (5.14).
 
-    Else each page would be copied when it is first written to: in every clone of a machine that is saved before that.
+    Otherwise each page is copied at its first write: again in every clone of a machine that was saved before that.
     """
     with open("/proc/self/maps") as file:
         lines = file.readlines()
@@ -54,7 +54,7 @@ def own_memory() -> None:
 
 def describe(error: BaseException) -> calls.Failure:
     """Return an exception as plain data."""
-    import traceback  # only a failure pays for this import
+    import traceback  # only a failure needs this import
 
     return {
         "type": type(error).__name__,
@@ -212,6 +212,6 @@ def serve(link: socket.socket) -> None:
                 handler, _, function = name.partition(".")
                 value = getattr(getattr(handlers, handler), function)(*arguments, **keywords)
                 reply = wire.frame(wire.REPLY, number, tag, value)
-            except BaseException as error:  # noqa: BLE001 - whatever it was, the host is told
+            except BaseException as error:  # noqa: BLE001 - every error goes to the host
                 reply = wire.frame(wire.FAILURE, number, tag, describe(error))
             link.sendall(reply)

@@ -1,6 +1,6 @@
-"""A program that runs in the guest for the host: started, watched, waited for, ended. One for each guest process.
+"""A program that runs in the guest for the host: starts it, supervises it, waits, ends it. One per guest process.
 
-Runs in the guest. Imports the standard library and harness.guest.leaks.provenance.
+Runs in the guest.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PAUSE = 0.01
 
 
 class _Running:
-    """One program, and a thread that takes what it prints.
+    """One program, and a thread that reads its output.
 
     Not subprocess.Popen and threading.Thread: importing them takes the guest longer than most programs run.
     """
@@ -47,7 +47,7 @@ class _Running:
         os.set_blocking(into, False)
         poll.register(into, select.POLLOUT)
         while names or self.returncode is None:
-            # A program that ended may have left the pipes to others: what it wrote itself is there by now.
+            # Other processes may still have the pipes open after the program ended; its own output is complete by now.
             over = self._has_ended()
             ready = poll.poll(0 if over else 50)
             for fd, _ in ready:
@@ -83,7 +83,7 @@ class _Running:
         return self.returncode is not None
 
     def wait(self, timeout: float) -> bool:
-        """Wait for the end; return whether it came."""
+        """Wait for the end; return whether the program has ended."""
         if not self.ended.acquire(timeout=timeout):
             return False
         self.ended.release()
@@ -94,7 +94,7 @@ def _feed(fd: int, stdin: memoryview) -> memoryview:
     try:
         return stdin[os.write(fd, stdin) :] if stdin else stdin
     except BrokenPipeError:
-        return stdin[:0]  # it does not want to know
+        return stdin[:0]  # the program closed its input
 
 
 _running: list[_Running] = []
@@ -113,15 +113,15 @@ def start(
 
     Args:
         argv: Program and arguments.
-        stdin: Bytes on its standard input.
-        env: Variables beside PATH, HOME and LANG.
+        stdin: Bytes for its standard input.
+        env: More variables than PATH, HOME and LANG.
         cwd: Its working folder.
         user: User id; None for root.
         group: Group id; None for the user id.
-        limit: Bytes of each output that are kept.
+        limit: Bytes of each output to keep.
 
     Raises:
-        OSError: There is no such program or folder, or it is none that runs.
+        OSError: There is no such program or folder, or the program cannot run.
     """
     (stdin_out, stdin_in), (out, out_in), (err, err_in), (trouble, trouble_in) = (os.pipe() for _ in range(4))
     pid = os.fork()
@@ -151,12 +151,12 @@ def _become(
     streams: tuple[int, int, int],
     trouble: int,
 ) -> NoReturn:
-    """In the forked child: become the program, or say why not."""
+    """In the forked child: become the program, or report why not."""
     try:
         os.setsid()
         for target, fd in enumerate(streams):
             os.dup2(fd, target)
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and that would be inherited
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and the program would inherit that
         os.chdir(cwd)
         if user is not None or group is not None:
             os.setgroups([])
@@ -174,7 +174,7 @@ def wait(timeout: float, text: bytes) -> bool:
 
     Args:
         timeout: Seconds.
-        text: What to wait for; b"" waits for the end.
+        text: The text to wait for; b"" waits for the end.
     """
     running = _running[0]
     if not text:
@@ -190,7 +190,7 @@ def wait(timeout: float, text: bytes) -> bool:
 
 
 def send_signal(number: int) -> None:
-    """Send a signal to the program and all that it started in its process group."""
+    """Send a signal to the program's process group."""
     try:
         os.killpg(_running[0].pid, number)
     except ProcessLookupError:

@@ -1,9 +1,8 @@
-"""The guest's side of an interactive prompt: runs what a person types, in one guest process with names of its own.
+"""The guest's side of an interactive prompt: runs the user's input in one guest process with its own names.
 
-What it prints is taken by the process's own capture. An interrupt ends what is being run and nothing else.
+The process captures the output. An interrupt only ends the running input.
 
-Runs in the guest. Imports the standard library and its neighbours in harness.guest; what only a prompt needs is
-imported when one starts.
+Runs in the guest.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _state: dict[str, Any] = {"compile": None, "count": 0, "last": ""}
 
 
 def start() -> list[str]:
-    """Begin; return the names that are there from the start."""
+    """Start; return the predefined names."""
     import codeop
     from pathlib import Path
 
@@ -35,13 +34,13 @@ def start() -> list[str]:
     _state["compile"] = codeop.Compile()
     _names.update({name: __import__(name) for name in _MODULES}, bpf=bpf, Path=Path, cat=cat, ls=ls, dmesg=dmesg)
     given = list(_names)
-    # What site would bring, and fingers know.
+    # Names from the module site that users expect.
     _names.update(__name__="__main__", __builtins__=__builtins__, exit=sys.exit, quit=sys.exit)
     return given
 
 
 def run(source: str) -> str:
-    """Run one statement, or expression whose value is shown, as Python's own prompt does.
+    """Run one statement, or show the value of an expression, like Python's own prompt.
 
     Returns:
         "", RAISED when it raised (the traceback is printed), or LEAVE when it asked to leave.
@@ -54,11 +53,11 @@ def run(source: str) -> str:
     linecache.cache[file] = len(source), None, source.splitlines(True), file
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        exec(_state["compile"](source + "\n", file, "single"), _names)  # noqa: S102 - this is what a prompt does
+        exec(_state["compile"](source + "\n", file, "single"), _names)  # noqa: S102 - the purpose of a prompt
         _state["last"] = ""
     except SystemExit:
         _state["last"] = LEAVE
-    except BaseException as error:  # noqa: BLE001 - shown to the person who typed it
+    except BaseException as error:  # noqa: BLE001 - shown to the user
         shown = error.__traceback__.tb_next if error.__traceback__ is not None else None
         traceback.print_exception(type(error), error, shown)
         _state["last"] = RAISED
@@ -68,10 +67,10 @@ def run(source: str) -> str:
 
 
 def command(words: list[str]) -> str:
-    """Run a program of the guest's; what it prints is printed.
+    """Run a program of the guest and print its output.
 
     Returns:
-        "", or RAISED when it could not be started or did not end with status 0.
+        "", or RAISED when it could not be started or ended with a status other than 0.
     """
     import subprocess
 
@@ -85,7 +84,7 @@ def command(words: list[str]) -> str:
         print("interrupted", file=sys.stderr)
         _state["last"] = RAISED
     except OSError as error:
-        print(f"{words[0]}: {error.strerror}; the guest holds what the image and tests put there", file=sys.stderr)
+        print(f"{words[0]}: {error.strerror}; the guest has only what the image and tests put there", file=sys.stderr)
         _state["last"] = RAISED
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -93,19 +92,19 @@ def command(words: list[str]) -> str:
 
 
 def has_program(name: str) -> bool:
-    """Whether :func:`command` would find a program of this name."""
+    """Return whether :func:`command` would find a program of this name."""
     import shutil
 
     return shutil.which(name) is not None
 
 
 def last() -> str:
-    """Return what the last :func:`run` or :func:`command` returned, for a host that lost its answer."""
+    """Return the last result of :func:`run` or :func:`command`, for a host that lost the answer."""
     return str(_state["last"])
 
 
 def complete(text: str) -> list[str]:
-    """Return what a name or an attribute that begins like this may go on to be."""
+    """Return the completions of a name or attribute."""
     import rlcompleter
 
     completer = rlcompleter.Completer(_names)
@@ -115,7 +114,7 @@ def complete(text: str) -> list[str]:
     return found
 
 
-# What a person looks for first in a machine without a shell.
+# Functions that users expect in a machine without a shell.
 
 
 def cat(path: str) -> None:
@@ -125,7 +124,7 @@ def cat(path: str) -> None:
 
 
 def ls(path: str = "/") -> None:
-    """Print what is in a folder."""
+    """Print the content of a folder."""
     print(*sorted(os.listdir(path)), sep="\n")
 
 
@@ -140,7 +139,7 @@ def dmesg(count: int = 30) -> None:
             except BlockingIOError:
                 break
             except BrokenPipeError:
-                continue  # overwritten meanwhile: the next record follows
+                continue  # overwritten: continue with the next record
     finally:
         os.close(log)
     for record in records[-count:]:

@@ -1,9 +1,9 @@
-"""Sequences of operations on one outer map and its inner maps: carried out step by step, each answer recorded.
+"""Sequences of operations on one outer map and its inner maps: runs each step and records its answer.
 
 What the answers mean is not known here: :mod:`harness.contracts.sequences.model` foretells them. A step is a name of
 harness.guest.steps.OPERATIONS and numbers. Maps are numbered in the order of their creation; 0 is the template.
 
-Runs in the guest. Imports the standard library and its neighbours in harness.guest.
+Runs in the guest.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ _ENOENT = 2
 
 
 def run(outer_type: str, flags: int, max_entries: int, steps: list[tuple[str, tuple[int, ...], list[int]]]) -> Any:
-    """Carry out a sequence.
+    """Run a sequence.
 
     Args:
         outer_type: Type of the outer map.
         flags: Its map_flags.
         max_entries: Its elements.
-        steps: Name, numbers, and which maps should be gone after it: a release that the kernel leaves to a worker is
-            waited for, two seconds at the most.
+        steps: Name, numbers, and the maps that should be gone after it: for a release in a kernel worker, the step
+            waits at most two seconds.
 
     Returns:
-        For each step what was seen: the answer, and the state of all maps after it.
+        For each step the answer, and the state of all maps after it.
     """
     player = Player(outer_type, flags, max_entries)
     seen = []
@@ -44,7 +44,7 @@ def run(outer_type: str, flags: int, max_entries: int, steps: list[tuple[str, tu
             try:
                 answer = STEPS[name](player, *arguments)
             except IndexError:
-                answer = "nothing open"  # planned for a kernel that opened it
+                answer = "nothing open"  # planned for a kernel on which the open succeeded
             if gone:
                 player.wait_for(gone)
             seen.append({"answer": answer, **player.state()})
@@ -54,7 +54,7 @@ def run(outer_type: str, flags: int, max_entries: int, steps: list[tuple[str, tu
 
 
 class Player:
-    """The maps of one sequence, and an operation for each method that is named like a step."""
+    """The maps of one sequence; each method with a step's name is an operation."""
 
     def __init__(self, outer_type: str, flags: int, max_entries: int) -> None:
         self.kinds: list[int] = []
@@ -67,12 +67,12 @@ class Player:
         self.outer_id = _id_of(outer)
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close all descriptors."""
         for fd in (*itertools.chain(*self.fds), *self.outer, self.program):
             if fd >= 0:
                 os.close(fd)
 
-    # Operations. Each returns "ok", the name of an error as its number, or what it found.
+    # Operations. Each returns "ok", an error number, or the value that it found.
 
     def step_create(self, kind: int) -> Any:
         """Create an inner map of a kind."""
@@ -84,7 +84,7 @@ class Player:
         return 0
 
     def step_close(self, number: int) -> Any:
-        """Close the descriptor of an inner map that was opened last."""
+        """Close the most recent descriptor of an inner map."""
         os.close(self.fds[number].pop())
         return 0
 
@@ -93,7 +93,7 @@ class Player:
         return self._open(self.ids[number], self.fds[number])
 
     def step_close_outer(self) -> Any:
-        """Close the descriptor of the outer map that was opened last."""
+        """Close the most recent descriptor of the outer map."""
         os.close(self.outer.pop())
         return 0
 
@@ -120,7 +120,7 @@ class Player:
         return ["keys", sorted(_number_of(key) for key in bpf.map_keys(self.outer[-1], 4))]
 
     def step_batch_insert(self, *pairs: int) -> Any:
-        """Put inner maps into the outer map by one command: key, map, key, map ..."""
+        """Put inner maps into the outer map with one command: key, map, key, map ..."""
         fields: dict[str, Any] = {
             "map_fd": self.outer[-1],
             "keys": b"".join(_word(key) for key in pairs[::2]),
@@ -130,7 +130,7 @@ class Player:
         return _counted(bpf.attempt("MAP_UPDATE_BATCH", fields), len(pairs) // 2)
 
     def step_batch_delete(self, *keys: int) -> Any:
-        """Delete elements of the outer map by one command."""
+        """Delete elements of the outer map with one command."""
         fields: dict[str, Any] = {
             "map_fd": self.outer[-1],
             "keys": b"".join(_word(key) for key in keys),
@@ -139,11 +139,11 @@ class Player:
         return _counted(bpf.attempt("MAP_DELETE_BATCH", fields), len(keys))
 
     def step_batch_read(self) -> Any:
-        """Read the whole outer map by one command."""
+        """Read the complete outer map with one command."""
         return self._read("MAP_LOOKUP_BATCH")
 
     def step_batch_take(self) -> Any:
-        """Read and delete the whole outer map by one command."""
+        """Read and delete the complete outer map with one command."""
         return self._read("MAP_LOOKUP_AND_DELETE_BATCH")
 
     def step_write(self, number: int, key: int, value: int) -> Any:
@@ -189,10 +189,10 @@ class Player:
         error, _, numbers, _ = bpf.attempt("PROG_TEST_RUN", fields, {"data_out": 256})
         return error or ["returned", numbers.get("retval", 0)]
 
-    # What is seen after each step.
+    # The state after each step.
 
     def state(self) -> dict[str, Any]:
-        """Return which maps are alive, what the outer map holds, and the elements of the inner maps that are open."""
+        """Return the existing maps, the content of the outer map, and the elements of the open inner maps."""
         outer = None
         if self.outer:
             keys = [_number_of(key) for key in bpf.map_keys(self.outer[-1], 4)]
@@ -205,7 +205,7 @@ class Player:
         return {"outer": outer, "inners": inners, "alive": self._alive()}
 
     def wait_for(self, gone: list[int]) -> None:
-        """Wait until these maps are gone, for a while."""
+        """Wait until these maps are gone, with a limit."""
         until = time.monotonic() + _PATIENCE
         while set(gone) & set(self._alive() or ()) and time.monotonic() < until:
             time.sleep(0.002)
@@ -220,7 +220,7 @@ class Player:
         return {"map_fd": self.outer[-1], "key": _word(key)}
 
     def _number(self, value: bytes) -> int:
-        """Return the number of the map with this id, or the id, negative, of a map that is none of the sequence's."""
+        """Return the number of the map with this id, or the negative id of a map from outside the sequence."""
         id_ = _number_of(value)
         return self.ids.index(id_) if id_ in self.ids else -id_
 

@@ -74,11 +74,11 @@ COUNTED = (0, 1)
 """The kinds whose elements are read back after each step."""
 
 NULL, MISSING = 0x7777, 0x7778
-"""What the program returns when it found no inner map, or no element in it."""
+"""The program's result when it found no inner map, or no element in it."""
 
 
 def reader(outer: int) -> list[asm.Instruction | asm.Label]:
-    """Return a program that looks up the key that its packet begins with, then element 0 of what it found."""
+    """Return a program that looks up the key at the start of its packet, then element 0 of the found map."""
     return [
         asm.ldx("W", asm.R2, asm.R1, 0),
         asm.ldx("W", asm.R3, asm.R1, 4),

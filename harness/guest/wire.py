@@ -1,14 +1,12 @@
 """The wire format between host and guest: plain values, and frames that carry one each.
 
 Plain values are None, bool, int of any size, float, str, bytes, list, tuple, set, frozenset and dict of those;
-they arrive as what they were (a tuple as a tuple, an int key as an int). A frame is a 20-byte header (magic, kind,
+types are preserved (a tuple arrives as a tuple, an int key as an int). A frame is a 20-byte header (magic, kind,
 guest process, tag, length, CRC-32 of the payload) and one encoded value; the agent routes by the header alone.
 
-A stream of frames travels through two rings in memory that host and guest share, one a direction, with a byte on a
-serial port to say that there is something to read; where the guest cannot map that memory the frames themselves go
-over the serial port, some hundred times slower.
-
-Imports the standard library alone: this file runs on both sides.
+A stream of frames travels through two rings in memory that host and guest share, one for each direction; a byte on a
+serial port signals that there is something to read. When the guest cannot map that memory, the frames go over the
+serial port, some hundred times slower.
 """
 
 from __future__ import annotations
@@ -33,7 +31,7 @@ KINDS = (REQUEST, REPLY, FAILURE, EVENT, LAST)
 """LAST is a request after whose answer the agent ends the guest process."""
 
 AGENT = 0
-"""The agent itself, where a frame's process number names whom it is for or from."""
+"""The agent itself, as the process number of a frame."""
 
 _LENGTH = struct.Struct("<I")
 _INT64 = struct.Struct("<q")
@@ -42,14 +40,14 @@ _MAX_DEPTH = 64
 
 
 class WireError(ValueError):
-    """A value that cannot cross, or bytes that are no frame; says which and where."""
+    """A value that cannot be sent, or bytes that are not a frame; the message says which and where."""
 
 
 def encode(value: object) -> bytes:
     """Return `value` as bytes.
 
     Raises:
-        WireError: Part of it is no plain value; the message names the part by its path.
+        WireError: Part of it is not a plain value; the message names the part by its path.
     """
     out: list[bytes] = []
     _encode(value, out.append, "value", 0)
@@ -102,7 +100,7 @@ def decode(data: bytes) -> Any:
     """Return the value that :func:`encode` made `data` from.
 
     Raises:
-        WireError: The bytes are no encoded value.
+        WireError: The bytes are not an encoded value.
     """
     try:
         value, end = _decode(data, 0, 0)
@@ -162,7 +160,7 @@ def pack(kind: int, process: int, tag: int, payload: bytes) -> bytes:
         kind: One of KINDS.
         process: The guest process it is for or from, AGENT or 1 to 65535.
         tag: Number of the request, 0 to 65535; a reply repeats it.
-        payload: What :func:`encode` gave.
+        payload: The result of :func:`encode`.
 
     Raises:
         WireError: The payload is larger than MAX_PAYLOAD bytes.
@@ -173,21 +171,21 @@ def pack(kind: int, process: int, tag: int, payload: bytes) -> bytes:
 
 
 def frame(kind: int, process: int, tag: int, value: object) -> bytes:
-    """Return one frame that carries `value`; arguments and errors as :func:`pack` and :func:`encode`."""
+    """Return one frame that carries `value`; arguments and errors as for :func:`pack` and :func:`encode`."""
     return pack(kind, process, tag, encode(value))
 
 
 class Splitter:
-    """Cuts a stream of bytes into frames; keeps what is not complete yet."""
+    """Cuts a stream of bytes into frames; keeps an incomplete frame."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> list[Frame]:
-        """Take bytes as they came; return the complete (kind, process, tag, encoded payload) among them.
+        """Add received bytes; return the complete frames (kind, process, tag, encoded payload).
 
         Raises:
-            WireError: The stream is not one of frames, or a frame is damaged or too large.
+            WireError: The stream does not consist of frames, or a frame is damaged or too large.
         """
         self._buffer += data
         found: list[Frame] = []
@@ -209,7 +207,7 @@ class Splitter:
 
 
 DOORBELL = b"!"
-"""What is sent over the serial port when a ring holds something new; no frame begins with it."""
+"""The byte sent over the serial port when a ring has new content; no frame begins with it."""
 
 SHARED_SIZE = 4 * 1024 * 1024
 _RING_SIZE = 1024 * 1024  # a power of two, so that the 32-bit counters may wrap
@@ -220,8 +218,8 @@ TO_GUEST, TO_HOST = 0, 1
 class Ring:
     """One direction of a byte stream, in memory that both sides map.
 
-    Two counters, of bytes written and bytes read, run freely; each has one writer and is stored whole. Neither side
-    keeps a copy of them, so a machine that is restored beside fresh memory finds an empty ring.
+    Two counters, of bytes written and bytes read, run freely; each has one writer and is stored in one piece. Neither
+    side keeps a copy, so a machine restored with fresh memory finds an empty ring.
 
     Args:
         memory: The shared memory, SHARED_SIZE bytes.
@@ -239,11 +237,11 @@ class Ring:
         self._data.release()
 
     def rewind(self) -> None:
-        """Set an empty ring back to its beginning, where fresh memory begins too."""
+        """Reset an empty ring to its beginning, like fresh memory."""
         self._counters[0] = self._counters[16] = 0
 
     def write(self, data: memoryview) -> int:
-        """Take as many of the bytes as there is room for; return how many."""
+        """Write as many bytes as fit; return their number."""
         written = self._counters[0]
         room = _RING_SIZE - ((written - self._counters[16]) & 0xFFFFFFFF)
         count = min(room, len(data))
@@ -255,7 +253,7 @@ class Ring:
         return count
 
     def read(self) -> bytes:
-        """Return and remove all that is there."""
+        """Return and remove all content."""
         read = self._counters[16]
         count = (self._counters[0] - read) & 0xFFFFFFFF
         if count > _RING_SIZE:

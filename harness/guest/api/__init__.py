@@ -1,1 +1,1 @@
-"""The kernel's API as the guest calls it: bpf(2), libbpf, bcc, programs and BTF made by hand."""
+"""The kernel's API, called in the guest: bpf(2), libbpf, bcc, hand-made programs and BTF."""

@@ -13,8 +13,7 @@
         asm.mov(asm.R0, 0), asm.exit(),
     )
 
-Pure: the host and guest functions may both import it. Imports the standard library and
-harness.guest.api.uapi.
+Pure: the host and guest functions may both import it.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Register(int):
-    """A BPF register; told apart from a number, which is an immediate value."""
+    """A BPF register; a number in its place is an immediate value."""
 
     def __repr__(self) -> str:
         return f"R{int(self)}"
@@ -78,14 +77,14 @@ INSTRUCTION_SIZE = _INSTRUCTION.size
 
 
 class Label:
-    """A place in a program that jumps and calls name."""
+    """A named place in a program, as a target of jumps and calls."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
 
 class Instruction:
-    """One instruction; `target` is the label its offset or value is to reach, "" when it has none."""
+    """One instruction; `target` is the label for its offset or value, "" for none."""
 
     def __init__(
         self, code: int, dst: int = 0, src: int = 0, offset: int = 0, value: int = 0, *, wide: int = 0, target: str = ""
@@ -100,22 +99,22 @@ class Instruction:
 
     @property
     def slots(self) -> int:
-        """How many instruction slots it takes: two for a 64-bit load, else one."""
+        """The number of instruction slots: two for a 64-bit load, else one."""
         return 2 if self.code == _LD | SIZES["DW"] else 1
 
     @property
     def is_call(self) -> bool:
-        """Whether it calls a helper or a function of the kernel or of the program."""
+        """Whether it calls a helper, or a function of the kernel or the program."""
         return self.code == _JMP | _CALL
 
     def encode(self, distance: int) -> bytes:
-        """Return its bytes; `distance` is from the next slot to its target."""
+        """Return its bytes; `distance` counts from the next slot to its target."""
         offset, value = self.offset, self.value
         if self.target and (self.slots == 2 or self.code == _JMP | _CALL):
             value = distance
         elif self.target:
             offset = distance
-        # Immediates are written as signed or unsigned 32 bits; both mean the same pattern.
+        # Immediates are given as signed or unsigned 32 bits; both mean the same bits.
         signed = (value & 0xFFFFFFFF) - ((value & 0x80000000) << 1)
         data = _INSTRUCTION.pack(self.code, self.dst | self.src << 4, offset, signed)
         if self.slots == 2:
@@ -127,14 +126,14 @@ def assemble(*items: Instruction | Label) -> bytes:
     """Return the program's bytes.
 
     Raises:
-        ValueError: A label is missing or stands twice, or a jump is too far.
+        ValueError: A label is missing or duplicate, or a jump is too far.
     """
     places: dict[str, int] = {}
     at = 0
     for item in items:
         if isinstance(item, Label):
             if item.name in places:
-                raise ValueError(f"the label {item.name!r} stands twice")
+                raise ValueError(f"the label {item.name!r} is duplicate")
             places[item.name] = at
         else:
             at += item.slots
@@ -144,7 +143,7 @@ def assemble(*items: Instruction | Label) -> bytes:
         if isinstance(item, Label):
             continue
         if item.target and item.target not in places:
-            raise ValueError(f"a jump goes to the label {item.target!r}, which is not there")
+            raise ValueError(f"a jump goes to the label {item.target!r}, which does not exist")
         distance = places[item.target] - at - 1 if item.target else 0
         try:
             out.append(item.encode(distance))
@@ -157,7 +156,7 @@ def assemble(*items: Instruction | Label) -> bytes:
 
 
 def disassemble(data: bytes) -> list[Instruction]:
-    """Return the instructions of a program's bytes, jumps by their offsets."""
+    """Return the instructions of a program's bytes, with jumps as offsets."""
     found = []
     slots = iter(_INSTRUCTION.iter_unpack(data))
     for code, registers, offset, value in slots:
@@ -204,7 +203,7 @@ def ld_imm64(dst: Register, value: int) -> Instruction:
 
 
 def ld_map(dst: Register, of: Any) -> Instruction:
-    """Load the address of a map, given as anything with an `fd`, or as a file descriptor."""
+    """Load the address of a map, given as an object with an `fd` or as a file descriptor."""
     return Instruction(_LD | SIZES["DW"], dst, _PSEUDO_MAP_FD, value=getattr(of, "fd", of))
 
 
@@ -239,7 +238,7 @@ def atomic_add(size: str, dst: Register, offset: int, src: Register) -> Instruct
 
 
 def jump(condition: str, left: Register, right: Register | int, target: str) -> Instruction:
-    """Jump to a label if `left` compares so with `right`: == != > >= < <= s> s>= s< s<= &."""
+    """Jump to a label if the comparison of `left` with `right` holds: == != > >= < <= s> s>= s< s<= &."""
     if isinstance(right, Register):
         return Instruction(_JMP | _CONDITIONS[condition] | _TO_REGISTER, left, right, target=target)
     return Instruction(_JMP | _CONDITIONS[condition], left, value=right, target=target)
@@ -271,5 +270,5 @@ def return_(value: int) -> tuple[Instruction, Instruction]:
 
 
 def lookup(of: Any, offset: int) -> tuple[Instruction, ...]:
-    """Look up in a map the key that is on the stack at R10 + `offset`; the result is in R0."""
+    """Look up the key on the stack at R10 + `offset` in a map; the result is in R0."""
     return ld_map(R1, of), mov(R2, R10), add(R2, offset), call("map_lookup_elem")

@@ -1,8 +1,8 @@
-"""The bcc loader: programs compiled in the guest by bcc, commands made through bcc's library.
+"""The bcc loader: compiles programs in the guest with bcc, and issues commands through bcc's library.
 
-Needs the image flavour with bcc in it; the library is loaded when it is first asked for.
+Needs the image flavour with bcc; the library is loaded at its first use.
 
-Runs in the guest. Imports the standard library, bcc where it is used, and the raw loader's tables.
+Runs in the guest.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LIBRARY = "libbcc.so.0"
 
 
 class CannotExpress(Exception):
-    """bcc has no way to make this command, or to pass this field."""
+    """bcc cannot issue this command, or pass this field."""
 
 
 class _MapAttributes(ctypes.Structure):
@@ -57,7 +57,7 @@ def _library() -> Any:
 
 
 def _package() -> Any:
-    """Return the package bcc, with the functions declared that it does not use itself."""
+    """Return the package bcc, with declarations of the functions that it does not use itself."""
     import bcc
 
     size, text = ctypes.c_size_t, ctypes.c_char_p
@@ -73,7 +73,7 @@ def _package() -> Any:
 
 
 def preload() -> None:
-    """Import bcc, so that processes forked from this one have it at once."""
+    """Import bcc, so that processes forked from this one have it."""
     _package()
     _library()
 
@@ -137,28 +137,28 @@ _COMMANDS = {
     "MAP_LOOKUP_AND_DELETE_ELEM": _lookup_and_delete,
 }
 
-# What finds objects and looks at them is not bcc's business: tests that make their maps through bcc may still do it.
+# bcc does not offer commands that find and examine objects; tests that create maps through bcc may still use them.
 _RAW = ("GET_NEXT_ID", "GET_FD_BY_ID", "TEST_RUN")
 
 
 def attempt(
     name: str, fields: dict[str, Any], outputs: dict[str, int | bytes] | None = None, tail: bytes = b""
 ) -> bpf.Attempt:
-    """Make one command through bcc's library; arguments and result as :func:`harness.guest.api.bpf.attempt`.
+    """Issue one command through bcc's library; arguments and result as for :func:`harness.guest.api.bpf.attempt`.
 
     Raises:
-        CannotExpress: bcc cannot make this command, or give it one of these fields.
+        CannotExpress: bcc cannot issue this command, or pass one of these fields.
     """
     if name.endswith(_RAW):
         return bpf.attempt(name, fields, outputs, tail)
     if name not in _COMMANDS or tail:
-        raise CannotExpress(f"{LIBRARY} has no function for BPF_{name}" + " with bytes behind its fields" * bool(tail))
+        raise CannotExpress(f"{LIBRARY} has no function for BPF_{name}" + " with bytes after its fields" * bool(tail))
     buffers = {field: bytearray(given) for field, given in (outputs or {}).items()}
     left: dict[str, Any] = {field: value for field, value in {**fields, **buffers}.items() if value is not None}
     keep: list[object] = []
     function, arguments = _COMMANDS[name](left, keep)
     if left:
-        raise CannotExpress(f"{LIBRARY} has no way to give {', '.join(sorted(left))} to BPF_{name}")
+        raise CannotExpress(f"{LIBRARY} cannot pass {', '.join(sorted(left))} to BPF_{name}")
     ctypes.set_errno(0)
     result = getattr(_library(), function)(*arguments)
     error = (ctypes.get_errno() or -result) if result < 0 else 0
@@ -167,20 +167,20 @@ def attempt(
     return error, result, {}, {field: bytes(buffer) for field, buffer in buffers.items()}
 
 
-def load(fields: dict[str, Any], log_level: int | None) -> tuple[int, int, bytes]:  # noqa: ARG001 - as the others
+def load(fields: dict[str, Any], log_level: int | None) -> tuple[int, int, bytes]:  # noqa: ARG001 - the same signature as the other loaders
     """Refuse: bcc loads what it compiled itself."""
     raise CannotExpress("bcc loads programs that it compiled itself; use the fixture bcc")
 
 
 def compile_text(text: str, flags: list[str]) -> tuple[int, str, dict[str, dict[str, Any]], list[str]]:
-    """Compile a program as bcc does, its maps made.
+    """Compile a program with bcc and create its maps.
 
     Args:
         text: The C source, in bcc's dialect.
         flags: Options for clang.
 
     Returns:
-        A handle (0 when it does not compile), what the compiler said, maps by name (fd, type, sizes), functions.
+        A handle (0 when it does not compile), the compiler's messages, maps by name (fd, type, sizes), functions.
     """
     bcc = _package()
     said = os.memfd_create("said")
@@ -188,7 +188,7 @@ def compile_text(text: str, flags: list[str]) -> tuple[int, str, dict[str, dict[
     os.dup2(said, 2)
     try:
         module = bcc.BPF(text=text, cflags=flags)
-    except Exception as error:  # noqa: BLE001 - bcc raises nothing more special
+    except Exception as error:  # noqa: BLE001 - bcc raises nothing more specific
         return 0, f"{_read(said)}{error}", {}, []
     finally:
         os.dup2(kept, 2)

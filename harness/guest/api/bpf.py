@@ -1,13 +1,12 @@
-"""The raw loader: bpf(2) through ctypes, one function per command, nothing between the caller and the kernel.
+"""The raw loader: bpf(2) through ctypes, one function per command, directly to the kernel.
 
-Two ways in. :func:`attempt` issues any command of COMMANDS and returns what the kernel answered, errors included;
-the host's API is built on it. The functions named after commands (map_create, map_update, ...) are for code that
-runs in the guest; they raise OSError with the kernel's errno, unchanged (ENOTSUPP, 524, has no libc name). Nothing
-is retried and nothing is probed first, save for a verifier log that is asked for after a refusal. Of every object that
-is made, harness.guest.leaks.provenance then asks the id, for the ledger.
+There are two interfaces. :func:`attempt` issues any command of COMMANDS and returns the kernel's answer, including
+errors; the host's API uses it. The functions named after commands (map_create, map_update, ...) are for code that runs
+in the guest; they raise OSError with the kernel's errno, unchanged (ENOTSUPP, 524, has no libc name). Nothing is
+retried or probed first, except that a refused program is loaded again for a verifier log. For every created object,
+harness.guest.leaks.provenance then asks the kernel for its id, for the leak check.
 
-Runs in the guest. Imports the standard library, harness.guest.leaks.provenance and the numbers in
-harness.guest.api.uapi.
+Runs in the guest.
 """
 
 from __future__ import annotations
@@ -38,9 +37,9 @@ _NAMED = {
 
 
 def _layout(text: str) -> Layout:
-    """Read a part of union bpf_attr: format letters set the kind of the names that follow, @N the offset.
+    """Parse the layout of a part of union bpf_attr: letters set the format of the following names, @N the offset.
 
-    Formats are those of :mod:`struct`, and P for a pointer; fields are aligned as C aligns them.
+    Formats are those of :mod:`struct`, and P for a pointer; fields are aligned as in C.
     """
     found = []
     form, at = "I", 0
@@ -59,11 +58,11 @@ def _layout(text: str) -> Layout:
 
 
 def size_of(form: str) -> int:
-    """Return the bytes that a field of this format takes."""
+    """Return the size in bytes of a field of this format."""
     return 8 if form == "P" else struct.calcsize(form)
 
 
-# A pointer is given as bytes (the kernel reads a copy), or named among the outputs of attempt().
+# A pointer is given as bytes (the kernel reads a copy), or is named in the outputs of attempt().
 _ELEMENT = "I map_fd P key value Q flags"
 _BATCH = "P in_batch out_batch keys values I count map_fd Q elem_flags flags"
 _NEXT_ID = "I start_id next_id open_flags"
@@ -163,8 +162,8 @@ _READY: dict[str, tuple[int, int, dict[str, Ready]]] = {
     )
     for name, (code, layout) in COMMANDS.items()
 }
-"""What it takes to issue a command: its number, the size of its part of union bpf_attr, and of each field the format,
-how it is packed, where it stands and which bits of a number fit."""
+"""The data to issue a command: its number, the size of its part of union bpf_attr, and for each field format, packer,
+offset and bit mask."""
 
 OPENS: dict[str, str | None] = {
     "MAP_CREATE": "map",
@@ -177,9 +176,9 @@ OPENS: dict[str, str | None] = {
     "TOKEN_CREATE": None,
     **{f"{kind}_GET_FD_BY_ID": None for kind in ("MAP", "PROG", "BTF", "LINK")},
 }
-"""The commands that return a descriptor, and the kind of object that each makes, if it makes one."""
+"""The commands that return a descriptor, and the kind of object that each creates, if any."""
 
-# What OBJ_GET_INFO_BY_FD tells, by the kind of object. A kernel says how much of it it knows; the rest is left out.
+# The fields of OBJ_GET_INFO_BY_FD by kind of object. A kernel reports how many bytes it fills; the rest is omitted.
 INFO: dict[str, Layout] = {
     "map": _layout(
         "I type id key_size value_size max_entries map_flags 16s name I ifindex btf_vmlinux_value_type_id "
@@ -197,7 +196,7 @@ _INFO_ROOM = 256
 _PROG_MAP_IDS = 56
 _PROG_XLATED_LEN, _PROG_XLATED = 20, 32
 
-# The largest log that every kernel accepts (before 5.2: UINT_MAX >> 8), and how much of one is handed on.
+# The largest log size that every kernel accepts (before 5.2: UINT_MAX >> 8), and how much of a log is returned.
 _LOG_ROOM = (1 << 24) - 1
 _LOG_KEPT = 1 << 20
 
@@ -205,18 +204,18 @@ _LOG_KEPT = 1 << 20
 def attempt(
     name: str, fields: dict[str, Field], outputs: dict[str, int | bytes] | None = None, tail: bytes = b""
 ) -> Attempt:
-    """Issue one bpf(2) command and return what the kernel answered.
+    """Issue one bpf(2) command and return the kernel's answer.
 
     Args:
         name: Its name without the BPF_ prefix.
-        fields: Fields of union bpf_attr; those not named are zero. None stands for a null pointer. Types of maps,
-            programs and attachments may be given by name.
-        outputs: Pointer fields that the kernel writes through: the size of the buffer, or its first content.
-        tail: Bytes that follow the last known field of the command, to test what a kernel does with them.
+        fields: Fields of union bpf_attr; others are zero. None means a null pointer. Types of maps, programs and
+            attachments may be names.
+        outputs: Pointer fields for output: the size of the buffer, or its initial content.
+        tail: Bytes after the last known field of the command, to test the kernel's reaction.
 
     Returns:
-        The error number (0 for none), what the system call returned, the numbers in union bpf_attr that it changed,
-        and the content of the outputs.
+        The error number (0 for none), the return value of the system call, the numbers in union bpf_attr that it
+        changed, and the content of the outputs.
 
     Raises:
         ValueError: No such command, field or type.
@@ -240,7 +239,7 @@ def command(name: str, *, tail: bytes = b"", **fields: Field) -> int:
         **fields: As for :func:`attempt`; a bytearray is read and written in place.
 
     Returns:
-        What the system call returned: 0 or a file descriptor.
+        The return value of the system call: 0 or a file descriptor.
 
     Raises:
         OSError: The command failed; errno is the kernel's.
@@ -257,7 +256,7 @@ def _checked(name: str, fields: dict[str, Field], tail: bytes = b"") -> tuple[in
 
 
 def _issue(name: str, fields: dict[str, Field], tail: bytes) -> tuple[int, int, bytes, bytes]:
-    """Return errno, result, and union bpf_attr as the kernel left it and as it was sent."""
+    """Return errno, result, and union bpf_attr after and before the call."""
     if name not in _READY:
         raise ValueError(f"no bpf(2) command {name}; known are {', '.join(COMMANDS)}")
     code, size, known = _READY[name]
@@ -273,7 +272,7 @@ def _issue(name: str, fields: dict[str, Field], tail: bytes) -> tuple[int, int, 
             value = address(value, keep)
         elif isinstance(value, str):
             value = number(field, value) if form in "IQ" else value.encode()
-        # A negative number, such as the file descriptor -1, goes as the bits that stand for it.
+        # A negative number, such as the file descriptor -1, is passed as its bits.
         packed.pack_into(attr, offset, value & mask if isinstance(value, int) else value)
     sent = bytes(attr)
     result = syscalls.bpf(code, ctypes.addressof(ctypes.c_char.from_buffer(attr)), len(attr))
@@ -291,21 +290,21 @@ def _unknown(name: str, fields: dict[str, Field]) -> ValueError:
 
 
 def address(value: int | str | bytes | bytearray | mmap.mmap, keep: list[object]) -> int:
-    """Return the address of a pointer's target; `keep` holds what must outlive the system call."""
+    """Return the address of a pointer's target; `keep` collects objects that must exist during the system call."""
     if isinstance(value, int):
         return value
     if isinstance(value, str):
         value = value.encode() + b"\0"
     if isinstance(value, bytes):
         value = bytearray(value)
-    # Not an array of its length: that would be a type of its own, made anew each time.
+    # Not an array of its length: ctypes would make a new type each time.
     held = ctypes.c_char.from_buffer(value) if value else (ctypes.c_char * 0).from_buffer(value)
     keep.append(held)
     return ctypes.addressof(held)
 
 
 def number(field: str, value: str) -> int:
-    """Return the number that a name stands for in a field: "hash" in map_type.
+    """Return the number of a name in a field, such as "hash" in map_type.
 
     Raises:
         ValueError: The field takes no names, or not this one.
@@ -332,13 +331,13 @@ def load(fields: dict[str, Field], log_level: int | None) -> tuple[int, int, byt
         error, result, _, _ = attempt("PROG_LOAD", fields)
         if log_level is not None or not error:
             return error, result, b""
-    log = mmap.mmap(-1, _LOG_ROOM)  # of which no page is touched that the kernel does not write to
+    log = mmap.mmap(-1, _LOG_ROOM)  # only pages that the kernel writes to are touched
     logged = {**fields, "log_level": log_level or 1, "log_size": len(log), "log_buf": log}
     second, again, _, _ = _issue("PROG_LOAD", logged, b"")
     text = log[: max(log.find(b"\0"), 0)]
     if len(text) > _LOG_KEPT:
         half = _LOG_KEPT // 2
-        text = text[:half] + b"\n[... %d bytes left out ...]\n" % (len(text) - _LOG_KEPT) + text[-half:]
+        text = text[:half] + b"\n[... %d bytes omitted ...]\n" % (len(text) - _LOG_KEPT) + text[-half:]
     if log_level:
         return second, again, text
     if not second:
@@ -355,10 +354,10 @@ def map_create(map_type: str | int, key_size: int, value_size: int, max_entries:
         key_size: Bytes.
         value_size: Bytes.
         max_entries: Elements.
-        **attributes: Further fields of the MAP_CREATE part of union bpf_attr: map_flags, inner_map_fd, map_name ...
+        **attributes: More fields of the MAP_CREATE part of union bpf_attr: map_flags, inner_map_fd, map_name ...
 
     Raises:
-        OSError: The kernel refused; errno is its own.
+        OSError: The kernel refused; errno is the kernel's.
         ValueError: No such map type or attribute.
     """
     return command(
@@ -403,7 +402,7 @@ def map_next_key(fd: int, key: bytes | None, key_size: int) -> bytes:
 
 
 def map_keys(fd: int, key_size: int) -> list[bytes]:
-    """Return the keys in the kernel's order; one that is deleted meanwhile makes the walk start again."""
+    """Return the keys in the kernel's order; if a key is deleted during the walk, the walk starts again."""
     found: list[bytes] = []
     while True:
         try:
@@ -420,7 +419,7 @@ def map_freeze(fd: int) -> None:
 
 
 def info(fd: int, kind: str) -> dict[str, Any]:
-    """Return what OBJ_GET_INFO_BY_FD tells (maps and programs from 4.13, BTF from 4.18, links from 5.8).
+    """Return the fields of OBJ_GET_INFO_BY_FD (maps and programs from 4.13, BTF from 4.18, links from 5.8).
 
     Args:
         fd: The object.
@@ -459,11 +458,11 @@ def _prog_map_ids(fd: int, count: int) -> list[int]:
 
 
 def translated(fd: int) -> bytes:
-    """Return a program's instructions as the verifier left them (4.13 and later).
+    """Return a program's instructions after verification (4.13 and later).
 
     Raises:
         OSError: The kernel refused.
-        PermissionError: It shows them to nobody but a user who may see its addresses.
+        PermissionError: The kernel shows them only to users who may see its addresses.
     """
     size = info(fd, "prog")["xlated_prog_len"]
     code = bytearray(size)
@@ -495,10 +494,10 @@ def next_id(kind: str, start: int) -> int:
 
 
 def ids(kind: str, after: int = 0) -> list[int]:
-    """Return every live id of the kind "map", "prog", "btf" or "link" that is larger than `after`, in order.
+    """Return all ids of the kind "map", "prog", "btf" or "link" that are larger than `after`, in order.
 
     Raises:
-        OSError: EINVAL where the kernel lacks the command (maps and programs before 4.13, BTF before 5.4, links before
+        OSError: EINVAL when the kernel lacks the command (maps and programs before 4.13, BTF before 5.4, links before
             5.8).
     """
     command_name = f"{kind.upper()}_GET_NEXT_ID"
@@ -515,7 +514,7 @@ def ids(kind: str, after: int = 0) -> list[int]:
 
 
 def obj_pin(fd: int, path: str) -> None:
-    """Pin an object below a bpf file system."""
+    """Pin an object in a bpf file system."""
     command("OBJ_PIN", pathname=path, bpf_fd=fd)
 
 

@@ -1,8 +1,8 @@
-"""Hand-made BTF: types as records in, the bytes that BTF_LOAD takes out.
+"""Hand-made BTF: types as records in, bytes for BTF_LOAD out.
 
-A type is known by its number: the first of :func:`encode` is 1, "void" is 0.
+A type is identified by its number: the first type of :func:`encode` is 1, "void" is 0.
 
-Pure: the host and guest functions may both import it. Imports the standard library alone.
+Pure: the host and guest functions may both import it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def prototype(returns: int) -> Type:
 
 
 def function(name: str, prototype: int) -> Type:
-    """Return a static function of a program, of the prototype of this number."""
+    """Return a static function of a program, with the prototype of this number."""
     return name, KIND_FUNC << 24, 0, prototype, (), b""
 
 

@@ -38,7 +38,7 @@ def socket_filter(prog_fd: int) -> int:
 
 
 def socket_send(fd: int, data: bytes) -> bytes | None:
-    """Send a datagram to such a socket; return what the filter let through, None where it dropped all."""
+    """Send a datagram to such a socket; return the part that the filter let through, None when it dropped all."""
     receiver, sender = _sockets[fd]
     sender.send(data)
     try:
@@ -91,7 +91,7 @@ def _perf_event(prog_fd: int, kind: int, config: int, name: bytes) -> int:
 
 
 def possible_cpus() -> int:
-    """Return how many CPUs this kernel has room for: as many values has an element of a per-CPU map."""
+    """Return the number of possible CPUs: the number of values in an element of a per-CPU map."""
     with open("/sys/devices/system/cpu/possible") as file:
         last = file.read().strip().replace("-", ",").rpartition(",")[2]
     return int(last) + 1
@@ -105,10 +105,10 @@ def limit_locked_memory(size: int) -> None:
 
 
 def expedite() -> None:
-    """Have the kernel hurry its grace periods: changes of outer maps wait for them from 4.19 on, some lookups too.
+    """Make the kernel expedite its grace periods: from 4.19 on, changes of outer maps wait for them, some lookups too.
 
-    Not before: nothing gains by it there, and 4.12.4 was seen to stop for good, its CPUs idle, when it was to settle
-    after processes had been killed; without this it never did.
+    Not on earlier kernels: nothing becomes faster there, and 4.12.4 was seen to stop forever with idle CPUs, while
+    waiting to settle after processes had been killed; without this it never did.
     """
     major, minor = os.uname().release.split(".")[:2]
     if (int(major), int(minor)) < (4, 19):
@@ -117,4 +117,4 @@ def expedite() -> None:
         with open("/sys/kernel/rcu_expedited", "w") as file:
             file.write("1")
     except OSError:
-        return  # built for tiny machines: there is nothing to wait for
+        return  # built for tiny machines (no grace periods to wait for)

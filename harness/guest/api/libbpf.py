@@ -1,10 +1,10 @@
-"""The libbpf loader: the library's own functions through ctypes, its messages kept.
+"""The libbpf loader: the library's functions through ctypes, with its messages.
 
-Two things in one. :func:`attempt` and :func:`load` are to :mod:`harness.guest.api.bpf` what libbpf's wrappers are to
-the system call, so that the same commands can be made through either. The functions about objects open, prepare, load
-and attach a compiled object as a program that is linked with libbpf would.
+It has two parts. :func:`attempt` and :func:`load` have the same interface as in :mod:`harness.guest.api.bpf`, but call
+libbpf's wrappers instead of the system call. The functions about objects open, prepare, load and attach a compiled
+object like a program that is linked with libbpf.
 
-Runs in the guest. Imports the standard library and the raw loader's tables.
+Runs in the guest.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
 LIBRARY = "libbpf.so.1"
 
-_MESSAGE_ROOM = (16 << 20) + 4096  # libbpf prints a verifier's log, of 16 MiB at most, as one message
+_MESSAGE_ROOM = (16 << 20) + 4096  # libbpf prints a verifier's log (at most 16 MiB) as one message
 _LOG_ROOM = (1 << 24) - 1
 _DEBUG = 2
 
 
 class CannotExpress(Exception):
-    """The library has no way to make this command, or to pass this field."""
+    """The library cannot issue this command, or pass this field."""
 
 
 class _Library:
-    """libbpf, loaded when it is first needed, and what it printed since it was last asked."""
+    """libbpf, loaded at its first use, and its messages since the last call."""
 
     def __init__(self) -> None:
         self.lib = ctypes.CDLL(LIBRARY, use_errno=True)
@@ -42,7 +42,7 @@ class _Library:
         self._format = syscalls.libc.vsnprintf
         self._format.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_void_p)
         kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
-        self._callback = kind(self._print)  # kept: libbpf calls it as long as this process lives
+        self._callback = kind(self._print)  # kept, because libbpf calls it as long as this process exists
         self.lib.libbpf_set_print(self._callback)
         for name in (
             "bpf_object__open_mem",
@@ -64,7 +64,7 @@ class _Library:
         return 0
 
     def take_messages(self) -> bytes:
-        """Return what was printed since the last call."""
+        """Return the messages since the last call."""
         taken = b"".join(self.messages)
         self.messages.clear()
         return taken
@@ -138,7 +138,7 @@ _BATCH = (("elem_flags", "Q", 8), ("flags", "Q", 16))
 
 
 class _Call:
-    """One command on its way through the library: takes fields, knows which were not taken."""
+    """A command for the library: takes fields, and knows which are not taken yet."""
 
     def __init__(self, name: str, fields: dict[str, Any]) -> None:
         self.name = name
@@ -174,7 +174,7 @@ class _Call:
 
     def finish(self) -> None:
         if self.left:
-            raise CannotExpress(f"{LIBRARY} has no way to give {', '.join(sorted(self.left))} to BPF_{self.name}")
+            raise CannotExpress(f"{LIBRARY} cannot pass {', '.join(sorted(self.left))} to BPF_{self.name}")
 
 
 def _element(call: _Call) -> tuple[Any, ...]:
@@ -342,15 +342,13 @@ _COMMANDS: dict[str, Callable[[_Call], tuple[str, tuple[Any, ...]]]] = {
 def attempt(
     name: str, fields: dict[str, Any], outputs: dict[str, int | bytes] | None = None, tail: bytes = b""
 ) -> bpf.Attempt:
-    """Make one command through the library's wrapper; arguments and result as :func:`harness.guest.api.bpf.attempt`.
+    """Issue one command through libbpf's wrapper; arguments and result as for :func:`harness.guest.api.bpf.attempt`.
 
     Raises:
-        CannotExpress: The library cannot make this command, or give it one of these fields.
+        CannotExpress: The library cannot issue this command, or pass one of these fields.
     """
     if name not in _COMMANDS or tail:
-        raise CannotExpress(
-            f"{LIBRARY} has no function for BPF_{name}" + (" with bytes behind its fields" * bool(tail))
-        )
+        raise CannotExpress(f"{LIBRARY} has no function for BPF_{name}" + (" with bytes after its fields" * bool(tail)))
     buffers = {field: bytearray(given) for field, given in (outputs or {}).items()}
     call = _Call(name, {**fields, **buffers})
     function, arguments = _COMMANDS[name](call)
@@ -380,11 +378,11 @@ def _changed(layout: tuple[tuple[str, str, int], ...], after: Any, given: dict[s
 
 
 def load(fields: dict[str, Any], log_level: int | None) -> tuple[int, int, bytes]:
-    """Load a program through bpf_prog_load(); arguments and result as :func:`harness.guest.api.bpf.load`."""
+    """Load a program through bpf_prog_load(); arguments and result as for :func:`harness.guest.api.bpf.load`."""
     log = bytearray(_LOG_ROOM)
     given = dict(fields)
     given.pop("insn_cnt", None)
-    # With a buffer and level 0 the library asks for a log by itself when the program is refused.
+    # With a buffer and level 0, the library asks for a log when the program is refused.
     if log_level is None or log_level:
         given.update(log_level=log_level or 0, log_size=len(log), log_buf=log)
     call = _Call("PROG_LOAD", given)
@@ -403,7 +401,7 @@ def load(fields: dict[str, Any], log_level: int | None) -> tuple[int, int, bytes
 
 
 class _Object:
-    """An opened object and what was attached of it."""
+    """An opened object with its attachments."""
 
     def __init__(self, pointer: int) -> None:
         self.pointer = pointer
@@ -419,11 +417,11 @@ def open_object(data: bytes, name: str) -> tuple[int, int, bytes, dict[str, Any]
 
     Args:
         data: The ELF file.
-        name: What the library calls it in its messages.
+        name: Its name in the library's messages.
 
     Returns:
-        The error number (0 for none), a handle, the library's messages, and what is in the object: `maps` and
-        `programs`, by name.
+        The error number (0 for none), a handle, the library's messages, and the object's content: `maps` and
+        `programs` by name.
     """
     library = _library()
     held_name = ctypes.create_string_buffer(name.encode())
@@ -492,7 +490,7 @@ def set_map(handle: int, name: str, setting: str, value: int) -> tuple[int, byte
     Args:
         handle: The object.
         name: The map.
-        setting: What follows bpf_map__set_ in the library: inner_map_fd, max_entries, map_flags, autocreate ...
+        setting: The part after bpf_map__set_ in the library: inner_map_fd, max_entries, map_flags, autocreate ...
         value: A number.
 
     Returns:
@@ -503,13 +501,13 @@ def set_map(handle: int, name: str, setting: str, value: int) -> tuple[int, byte
 
 
 def set_program(handle: int, name: str, setting: str, value: int) -> tuple[int, bytes]:
-    """Change a program before it is loaded; as :func:`set_map`: autoload, type, expected_attach_type, flags ..."""
+    """Change a program before it is loaded, like :func:`set_map`: autoload, type, expected_attach_type, flags ..."""
     result = getattr(_library().lib, f"bpf_program__set_{setting}")(_find(handle, "program", name), value)
     return (-result if result < 0 else 0), _library().take_messages()
 
 
 def keep_log(handle: int, name: str, level: int) -> None:
-    """Have the verifier's log of a program written, accepted or not, for :func:`program_log`."""
+    """Keep the verifier's log of a program, accepted or refused, for :func:`program_log`."""
     one, lib = _find(handle, "program", name), _library().lib
     room = _objects[handle].logs[name] = ctypes.create_string_buffer(_LOG_ROOM)
     lib.bpf_program__set_log_buf(one, room, ctypes.c_size_t(_LOG_ROOM))
@@ -535,13 +533,13 @@ def load_object(handle: int) -> tuple[int, bytes, dict[str, dict[str, int]]]:
             found["programs"][lib.bpf_program__name(one).decode()] = lib.bpf_program__fd(one)
         for kind, opened in (("map", found["maps"]), ("prog", found["programs"])):
             for fd in opened.values():
-                if fd >= 0:  # one that was not to be loaded has none
+                if fd >= 0:  # a program without autoload has none
                     provenance.note(kind, fd)
     return (-result if result < 0 else 0), library.take_messages(), found
 
 
 def attach(handle: int, name: str) -> tuple[int, int, int, bytes]:
-    """Attach a program as its section says; return the error number, a handle, a descriptor and the messages."""
+    """Attach a program according to its section; return the error number, a handle, a descriptor and the messages."""
     library = _library()
     link = library.lib.bpf_program__attach(_find(handle, "program", name))
     if not link:

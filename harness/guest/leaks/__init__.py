@@ -1,1 +1,1 @@
-"""What the kernel holds, counted in the guest, and where each object was made."""
+"""What the kernel holds, counted in the guest, and where each object was created."""

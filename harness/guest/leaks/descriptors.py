@@ -1,6 +1,6 @@
-"""Descriptors and the kernel objects that they stand for, described.
+"""Descriptions of descriptors and their kernel objects.
 
-Runs in the guest. Imports the standard library and its neighbours in harness.guest.
+Runs in the guest.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _FDINFO_NAME = {"map": "map_type", "prog": "prog_type", "link": "link_type"}
 
 
 def describe(kind: str, number: int) -> dict[str, Any]:
-    """Return what an object is.
+    """Return a description of an object.
 
     Raises:
-        OSError: It has gone.
+        OSError: It no longer exists.
     """
     fd = bpf.command(f"{kind.upper()}_GET_FD_BY_ID", id=number)
     try:
@@ -60,7 +60,7 @@ def fdinfo(fd: int | str, process: str = "self") -> dict[str, str]:
 
 
 def kind_of_fd(target: str) -> str:
-    """Return what a descriptor is, from where its link in /proc leads: "map", "socket", "file" ..."""
+    """Return the kind of a descriptor from the target of its link in /proc: "map", "socket", "file" ..."""
     if target.startswith(_ANON):
         name = target[len(_ANON) :].strip("[]")
         return _FD_KINDS.get(name, name)
@@ -71,7 +71,7 @@ def kind_of_fd(target: str) -> str:
 
 
 def descriptors(process: str = "self") -> dict[int, str]:
-    """Return the open descriptors of a process and where the link of each in /proc leads."""
+    """Return the open descriptors of a process with the targets of their links in /proc."""
     found = {}
     for name in os.listdir(f"/proc/{process}/fd"):
         try:
@@ -82,12 +82,12 @@ def descriptors(process: str = "self") -> dict[int, str]:
 
 
 def left_open(before: Collection[int]) -> list[dict[str, Any]]:
-    """Return the descriptors of this process that are open and were not `before`: what each is and who opened it."""
+    """Return the open descriptors of this process that were not open `before`: what each is and who opened it."""
     import gc
 
     if not set(descriptors()).difference(before):
         return []
-    gc.collect()  # what is garbage is not forgotten: Python closes it
+    gc.collect()  # Python closes the descriptors of garbage objects
     found = []
     for fd, target in sorted(descriptors().items()):
         if fd not in before:
@@ -96,7 +96,7 @@ def left_open(before: Collection[int]) -> list[dict[str, Any]]:
 
 
 def describe_fd(fd: int, target: str) -> dict[str, Any]:
-    """Return what a descriptor of this process stands for."""
+    """Return the kernel object of a descriptor of this process."""
     kind = kind_of_fd(target)
     shown = fdinfo(fd)
     found: dict[str, Any] = {"kind": kind, "id": None, "type": "", "name": "", "target": target}
@@ -106,7 +106,7 @@ def describe_fd(fd: int, target: str) -> dict[str, Any]:
         try:
             info = bpf.info(fd, kind)
         except OSError:
-            info = {}  # a kernel before 4.13 tells through fdinfo alone
+            info = {}  # before 4.13, only fdinfo shows it
         found["id"] = found["id"] or info.get("id")
         found["name"] = info.get("name", "")
         number = shown.get(_FDINFO_NAME.get(kind, ""), "")

@@ -1,6 +1,6 @@
-"""What holds a kernel object: pins, processes, other objects, cgroups.
+"""Holders of kernel objects: pins, processes, other objects, cgroups.
 
-Runs in the guest. Imports the standard library and its neighbours in harness.guest.
+Runs in the guest.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 BPFFS = "/sys/fs/bpf"
 CGROUPS = "/sys/fs/cgroup"
 _KEYS = 8192
-"""Elements of a map that are looked at for what they hold."""
+"""Maximum number of a map's elements that are examined for held objects."""
 _HOLDING_MAPS = {MAP_TYPES[name] for name in ("array_of_maps", "hash_of_maps", "prog_array")}
 
 
 def pins(root: str = BPFFS) -> list[str]:
-    """Return the paths of what is pinned below a bpf file system."""
+    """Return the paths of all pins in a bpf file system."""
     found = []
     folders = [root]
     while folders:
@@ -44,17 +44,17 @@ def pins(root: str = BPFFS) -> list[str]:
 
 
 def _object_fds() -> Iterator[tuple[str, int, int]]:
-    """Yield kind, id and a descriptor, closed afterwards, of every object that the kernel gives out."""
+    """Yield kind, id and a descriptor, closed afterwards, of every object that the kernel lists."""
     for kind in ("map", "prog", "link"):
         try:
             numbers = bpf.ids(kind)
         except OSError:
-            continue  # no ids of this kind on this kernel
+            continue  # this kernel has no ids for this kind
         for number in numbers:
             try:
                 fd = bpf.command(f"{kind.upper()}_GET_FD_BY_ID", id=number)
             except OSError:
-                continue  # gone meanwhile
+                continue  # it is gone now
             try:
                 yield kind, number, fd
             finally:
@@ -62,7 +62,7 @@ def _object_fds() -> Iterator[tuple[str, int, int]]:
 
 
 def held_by_objects() -> list[list[Any]]:
-    """Return (kind, id, holder) for what outer maps, programs and links hold."""
+    """Return (kind, id, holder) for objects held by outer maps, programs and links."""
     found: list[list[Any]] = []
     for kind, number, fd in _object_fds():
         try:
@@ -97,7 +97,7 @@ def _elements(fd: int, info: dict[str, Any]) -> Iterator[tuple[int | str, int]]:
 
 
 def held_by_pins() -> list[list[Any]]:
-    """Return (kind, id, holder) for what is pinned in any bpf file system."""
+    """Return (kind, id, holder) for objects pinned in any bpf file system."""
     found: list[list[Any]] = []
     for path in [path for folder in _bpf_mounts() for path in pins(folder)]:
         try:
@@ -121,7 +121,7 @@ def _bpf_mounts() -> list[str]:
 
 
 def held_by_processes() -> list[list[Any]]:
-    """Return (kind, id, holder) for what other processes have descriptors of."""
+    """Return (kind, id, holder) for objects of other processes' descriptors."""
     found: list[list[Any]] = []
     for pid in processes():
         if pid == os.getpid() or not lives(pid):
@@ -141,7 +141,7 @@ def held_by_processes() -> list[list[Any]]:
                 elif kind == "perf_event":
                     found.append(["prog", _prog_of_event(pid, fd), f"perf event, {holder}"])
             except OSError:
-                continue  # it was closed meanwhile, or stands for no program
+                continue  # it is closed now, or has no program
     return found
 
 

@@ -1,6 +1,6 @@
-"""The guest's processes: which there are, whether they live, what they are called.
+"""The guest's processes: their ids, names, and whether they run.
 
-Runs in the guest. Imports the standard library alone.
+Runs in the guest.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ _SHOWN_COMMAND = 120
 
 
 def processes() -> list[int]:
-    """Return the ids of all processes, threads of the kernel included."""
+    """Return the ids of all processes, including kernel threads."""
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
 
 def lives(pid: int) -> bool:
-    """Whether a process runs, if only in a thread that is not its first, and is none of the kernel's threads."""
+    """Return whether a process runs, possibly only in a thread other than its first, and is not a kernel thread."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             fields = file.read().rpartition(")")[2].split()
@@ -29,7 +29,7 @@ def lives(pid: int) -> bool:
 
 
 def open_children(pid: int) -> int | None:
-    """Return an open file that tells the children of a process; None on a kernel without CONFIG_PROC_CHILDREN."""
+    """Return an open file that lists the children of a process; None on a kernel without CONFIG_PROC_CHILDREN."""
     try:
         return os.open(f"/proc/{pid}/task/{pid}/children", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -37,7 +37,7 @@ def open_children(pid: int) -> int | None:
 
 
 def command_of(pid: int) -> str:
-    """Return the command line of a process, or its name; what never became a program of its own is said to be so."""
+    """Return the command line of a process, or its name; a fork that did not start a program is named as such."""
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file, open("/proc/self/cmdline", "rb") as own:
             words = file.read()

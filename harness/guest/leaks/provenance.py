@@ -1,8 +1,8 @@
-"""How kernel objects came to be: the place that made each, in memory that outlives the process that wrote it.
+"""Provenance of kernel objects: where each was created, in memory that outlives the process that wrote it.
 
-A guest process notes every object that it makes through bpf(2): its id, and the lines of the function that made it, or
-the line of the test that asked for it over the wire; and the program that it starts. The agent shares the memory and
-reads it when the ledger finds an object that should be gone, however the process ended. Beside that a process knows
+A guest process records every object that it creates through bpf(2): its id, and the lines of the function that created
+it, or the line of the test that requested it; and the program that it starts. The agent shares the memory and reads it
+when the leak check finds an object that should be gone, no matter how the process ended. In addition, a process knows
 who opened each of its descriptors.
 
 Runs in the guest. Imports the standard library and the system calls of its neighbour.
@@ -28,7 +28,7 @@ UNKNOWN = "an unknown place"
 
 _OBJ_GET_INFO_BY_FD = 15
 _ID_AT = {"map": 4, "prog": 4, "link": 4, "btf": 12}
-"""Where the id stands in what OBJ_GET_INFO_BY_FD tells."""
+"""The offset of the id in the information of OBJ_GET_INFO_BY_FD."""
 
 _INFO = struct.Struct("<IIQ")
 _COUNT = struct.Struct("<I")
@@ -43,9 +43,9 @@ _NOWHERE = 0xFFFF
 
 
 class Record:
-    """What one guest process, and what it forks, made; the latest 131,072 objects of them.
+    """The objects that one guest process and its forks created; the latest 131,072.
 
-    The memory is shared with the process that made the record; pages that nobody has written to cost nothing.
+    The memory is shared with the process that created this record; unwritten pages cost nothing.
     """
 
     def __init__(self) -> None:
@@ -57,12 +57,12 @@ class Record:
 
     @property
     def used(self) -> bool:
-        """Whether anything was noted."""
+        """Whether anything was recorded."""
         return bool(_COUNT.unpack_from(self._memory)[0])
 
     @property
     def program(self) -> int:
-        """The process id of the program that the process has started; 0 for none."""
+        """The pid of the program that the process has started; 0 for none."""
         return int(_COUNT.unpack_from(self._memory, _PROGRAM_AT)[0])
 
     @program.setter
@@ -70,18 +70,18 @@ class Record:
         _COUNT.pack_into(self._memory, _PROGRAM_AT, pid)
 
     def add(self, kind: str, number: int, place: int) -> None:
-        """Note that an object was made."""
+        """Record that an object was created."""
         at = next(self._next)
         _SLOT.pack_into(self._memory, 16 + at % _SLOTS * _SLOT.size, KINDS.index(kind) + 1, place, number)
-        if at >= _COUNT.unpack_from(self._memory)[0]:  # a forked process counts on from where its parent was
+        if at >= _COUNT.unpack_from(self._memory)[0]:  # a forked process continues at its parent's count
             _COUNT.pack_into(self._memory, 0, at + 1)
 
     def place(self, frames: list[FrameType], asked: str) -> int:
-        """Return a number for the place that is running, or that asked for it from outside."""
+        """Return a number for the running place, or for the host's line that made the request."""
         key: object = tuple((id(frame.f_code), frame.f_lasti) for frame in frames) or asked
         known = self._places.get(key)
         if known is None:
-            self._kept += [frame.f_code for frame in frames]  # so that no other code gets its id
+            self._kept += [frame.f_code for frame in frames]  # so that no other code object gets the same id
             known = self._places[key] = self._write(describe(frames) or asked)
         return known
 
@@ -96,7 +96,7 @@ class Record:
         return number
 
     def read(self) -> dict[tuple[str, int], str]:
-        """Return the place that made each object, by kind and id."""
+        """Return the place that created each object, by kind and id."""
         texts = []
         at = _TEXT_AT
         while at + _LENGTH.size <= len(self._memory):
@@ -121,27 +121,27 @@ _opened: dict[int, str | list[tuple[CodeType, int]]] = {}
 
 
 def use(record: Record) -> None:
-    """Have this process note what it makes."""
+    """Make this process record what it creates."""
     global _record
     _record = record
 
 
 def asked_from(place: str) -> None:
-    """Note which line of a test the request that is served now came from; "" when it is not known."""
+    """Record the test's line of the current request; "" when unknown."""
     global _asked
     _asked = place
 
 
 def started(program: int) -> None:
-    """Note that this process has started a program."""
+    """Record that this process has started a program."""
     if _record is not None:
         _record.program = program
 
 
 def note(kind: str | None, fd: int) -> None:
-    """Note that a descriptor was opened, and for one of KINDS that it stands for an object made just now.
+    """Record that a descriptor was opened, and with one of KINDS that its object was just created.
 
-    On a kernel that gives objects no ids, the descriptor is noted alone.
+    On a kernel without ids, only the descriptor is recorded.
     """
     if _record is None:
         return
@@ -154,7 +154,7 @@ def note(kind: str | None, fd: int) -> None:
 
 
 def opened_by(fd: int) -> str:
-    """Return the place that opened a descriptor of this process through bpf(2); "" when it is not known."""
+    """Return the place that opened a descriptor of this process through bpf(2); "" when unknown."""
     known = _opened.get(fd, "")
     return known if isinstance(known, str) else _lines(known)
 
@@ -169,7 +169,7 @@ def _lines(frames: list[tuple[CodeType, int]]) -> str:
 
 
 def _frames(frame: FrameType | None) -> list[FrameType]:
-    """Return the frames of a shipped function and what it calls, the innermost first; none where none is running."""
+    """Return the frames of a pickled function and its callees, the innermost first; none when none runs."""
     found: list[FrameType] = []
     while frame is not None and len(found) < _DEPTH:
         module = frame.f_globals.get("__name__", "")

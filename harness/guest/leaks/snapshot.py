@@ -1,10 +1,10 @@
-"""What the kernel holds: BPF objects, pins, processes and their descriptors, memory. Counted, never judged.
+"""Snapshots of what the kernel holds: BPF objects, pins, processes and their descriptors, memory. Nothing is judged.
 
-The agent counts when the machine is ready and again at the end of a test, once what still dies has had its time to
-(:func:`settle`). Only what is there beyond the first count is looked at closely: what it is, and what holds it. A
-guest process looks at its own descriptors before and after a function.
+The agent counts when the machine is ready, and again at the end of a test after deferred frees (:func:`settle`). It
+examines only objects beyond the first count: what each is, and what holds it. A guest process compares its own
+descriptors before and after a function.
 
-Snapshots are plain data that JSON can hold, since the first one is kept with a saved machine.
+Snapshots are plain data for JSON, because the first snapshot is stored with a saved machine.
 
 Runs in the guest. Imports the standard library and its neighbours in harness.guest.
 """
@@ -34,38 +34,38 @@ _MEMBARRIER_CMD_GLOBAL = 1  # "shared" before 4.16: the same number
 
 _PAGE = 4096
 _LOCKED_SEARCH = 4096
-"""Pages up to which locked memory is looked for."""
+"""Maximum number of locked pages that are searched."""
 
 QUIET = 2.0
-"""Seconds without any change after which what is still there is taken to stay."""
+"""Seconds without any change after which the remaining objects count as permanent."""
 _QUIET_ROUNDS = 60
-"""Looks without any change that there have to be as well: a machine that is not run by its host does not settle."""
+"""Number of counts without any change that are also needed: a machine that its host does not run does not settle."""
 _LONGEST = 20.0
 _ROUNDS_OF_GRACE = 10
 _PAUSES = (0.001, 0.005, 0.02)
 
 _DESCRIBED = 64
-"""Objects of a kind that are looked at closely."""
+"""Maximum number of objects of a kind that are examined."""
 _PINNED = ("map", "prog", "link")
 _membarrier = system_call("membarrier", ctypes.c_int, ctypes.c_uint)
 
 
 class Ledger:
-    """Counts for one machine; the first count is what later ones are held against.
+    """Counts for one machine; later counts are compared with the first.
 
     Attributes:
         baseline: The first snapshot.
-        known: The processes that were there at first.
+        known: The processes at the first count.
     """
 
     def __init__(self) -> None:
-        # Read again and again without being looked up: a clone runs all of this once, and pays for what code it takes.
+        # Kept open to save lookups: a clone runs all of this once, and pays for each piece of code.
         self._meminfo = os.open("/proc/meminfo", os.O_RDONLY | os.O_CLOEXEC)
         self._children = open_children(os.getpid())
         self._btf: dict[int, bool] = {}
         self._last_of_kernel = 0
         self._lacks: set[str] = set()
-        # Where objects have ids, locked memory is recorded with each of them.
+        # When objects have ids, each has its locked memory recorded.
         self._locked: int | None = None
         if self._ids("map") is None:
             self._locked = locked_pages()
@@ -75,17 +75,17 @@ class Ledger:
         self.known = set(processes())
 
     def settle(self, reap: Callable[[], object], own: Collection[int] = (), *, briefly: bool = False) -> Snapshot:
-        """Return a snapshot, taken when everything is as it was at first, or when nothing changes any more.
+        """Return a snapshot, taken when everything is as at first or nothing changes any more.
 
         Args:
-            reap: Called while waiting: collects processes that ended.
-            own: Processes that are the harness's own, beside those that were there at first.
-            briefly: Whether to give up after some milliseconds, with no close look at what is there.
+            reap: Called while waiting; collects ended processes.
+            own: More processes of the harness than those at the first count.
+            briefly: Whether to give up after some milliseconds, without examining objects.
 
         Returns:
-            Beside what the baseline has: `waited` in milliseconds, `grace` periods waited for, the kinds of what is
-            there `beyond` the baseline, and of that `objects` (what each is), `holders` and `processes` (id, command
-            line).
+            The fields of the baseline, and: `waited` in milliseconds, the number of `grace` periods, the kinds of
+                objects
+            `beyond` the baseline, and for those `objects` (what each is), `holders` and `processes` (id, command line).
         """
         started = changed = time.monotonic()
         found = self._count()
@@ -118,7 +118,7 @@ class Ledger:
         return found
 
     def _count(self) -> Snapshot:
-        """Return what there is, by number and name alone."""
+        """Return the current objects by id and name only."""
         ids = {kind: self._ids(kind) for kind in provenance.KINDS}
         return {
             "ids": ids,
@@ -127,15 +127,15 @@ class Ledger:
         }
 
     def _may_be_pinned(self, ids: dict[str, list[int] | None]) -> bool:
-        """Whether there is an object that a pin could hold, as far as this kernel tells."""
+        """Return whether there is an object that a pin could hold, as far as this kernel shows."""
         return any(ids[kind] is None or ids[kind] for kind in _PINNED)
 
     def _ids(self, kind: str) -> list[int] | None:
-        """Return the ids of a kind that programs made; None where this kernel does not tell."""
+        """Return the ids of a kind that programs created; None when this kernel does not list them."""
         if kind in self._lacks:
             return None
         try:
-            # There are some fifty BTFs of the kernel, and ids are given out in order.
+            # The kernel has some fifty BTFs of its own, and ids increase.
             found = bpf.ids(kind, self._last_of_kernel if kind == "btf" else 0)
         except OSError as error:
             if error.errno != 22:
@@ -147,12 +147,12 @@ class Ledger:
         return [number for number in found if not self._is_kernels(number)]
 
     def _is_kernels(self, number: int) -> bool:
-        """Whether a BTF is that of the kernel or one of its modules, which come with the first use of them."""
+        """Return whether a BTF belongs to the kernel or a module; these appear at the first use."""
         if number not in self._btf:
             try:
                 fd = bpf.command("BTF_GET_FD_BY_ID", id=number)
             except OSError:
-                return False  # it has gone meanwhile: the next count will tell
+                return False  # it is gone now: the next count shows it
             try:
                 self._btf[number] = bool(bpf.info(fd, "btf").get("kernel_btf"))
             finally:
@@ -160,7 +160,7 @@ class Ledger:
         return self._btf[number]
 
     def _beyond(self, found: Snapshot, own: Collection[int]) -> dict[str, list[Any]]:
-        """Return what there is beyond the baseline, by kind."""
+        """Return the objects beyond the baseline, by kind."""
         beyond: dict[str, list[Any]] = {
             kind: sorted(set(ids).difference(self.baseline["ids"][kind] or ()))
             for kind, ids in found["ids"].items()
@@ -173,10 +173,10 @@ class Ledger:
         return {kind: what for kind, what in beyond.items() if what}
 
     def strays(self, own: Collection[int]) -> list[int]:
-        """Return the processes that were not there at first, are not the harness's own, and live.
+        """Return the running processes that are neither from the first count nor the harness's.
 
-        All processes but the kernel's have the first for an ancestor, and those whose parent has ended for a parent.
-        So there are none when it has no children but the harness's own: one file tells, where /proc takes many.
+        All processes except the kernel's descend from the first process, which also becomes the parent of orphans. So
+        there are none when its only children are the harness's: this takes one file, a walk of /proc takes many.
         """
         if self._children is not None:
             children = os.pread(self._children, 1 << 16, 0).split()
@@ -185,7 +185,7 @@ class Ledger:
         return [pid for pid in processes() if pid not in self.known and pid not in own and lives(pid)]
 
     def _look_closely(self, beyond: dict[str, list[Any]]) -> tuple[list[dict[str, Any]], list[list[Any]]]:
-        """Return what objects beyond the baseline are, and what holds objects."""
+        """Return descriptions of the objects beyond the baseline, and their holders."""
         hooks.expedite()  # on 5.6 to 6.7 each lookup in an outer map waits for a grace period
         objects, holders = [], []
         for kind in provenance.KINDS:
@@ -193,7 +193,7 @@ class Ledger:
                 try:
                     objects.append(describe(kind, number))
                 except OSError:
-                    continue  # gone between the count and the look
+                    continue  # gone since the count
         for look in (held_by_pins, held_by_processes, held_by_objects, held_by_cgroups):
             holders += look()
         return objects, holders
@@ -205,11 +205,11 @@ def wait_for_grace_period() -> int:
 
 
 def fits(pages: int) -> bool:
-    """Whether the memory that this user's maps and programs have locked is at most so many pages (before 5.11)."""
+    """Return whether this user's maps and programs have locked at most this many pages (before 5.11)."""
     soft, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     resource.setrlimit(resource.RLIMIT_MEMLOCK, ((pages + 1) * _PAGE, hard))
     try:
-        # One page of its own, uncharged when it is closed: what it takes to see whether one more fits.
+        # It has one page, uncharged when it is closed: a test for whether one more page fits.
         os.close(bpf.map_create("array", 4, 4, 1))
     except OSError as error:
         if error.errno != 1:
@@ -221,7 +221,7 @@ def fits(pages: int) -> bool:
 
 
 def locked_pages() -> int | None:
-    """Return how many pages this user's maps and programs have locked; None where the kernel keeps no such count."""
+    """Return the number of pages that this user's maps and programs have locked; None without a count."""
     pages = 0
     while not fits(pages):
         pages += 1
