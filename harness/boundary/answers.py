@@ -15,7 +15,7 @@ from harness.results.outcomes import Outcome
 from harness.results.types import Observation, Result, RunRecord
 
 _SILENT = (Outcome.UNSUPPORTED, Outcome.INFRASTRUCTURE)
-"""Outcomes that say nothing of what the kernel does."""
+"""Outcomes that say nothing about the kernel's behaviour."""
 
 
 def reading_of(
@@ -27,7 +27,7 @@ def reading_of(
         record: The record.
         kernel: The kernel's label in it.
         contract: Id of the contract whose observations are the answers, whichever test took them; "" for all tests.
-        about: Says of a test's id whether it is meant.
+        about: Returns whether a test is meant, by its id.
     """
     answers: dict[str, Answer] = {}
     silent: dict[str, str] = {}
@@ -60,10 +60,10 @@ def _why_silent(result: Result) -> str:
 
 
 def answer_of(result: Result) -> Answer:
-    """Return what a test came to, less what differs between any two runs.
+    """Return a test's answer, without details that differ from run to run.
 
-    A failure that says no more than that an observation is not the one that was known of this kernel is none here: what
-    was observed is the answer.
+    A failure that only says that the observation differs from the expected one is not a failure here: the observation
+    is the answer.
     """
     differs = any(one.verdict == "differs" for one in result.observations)
     told = tuple(_told(one) for one in result.observations)

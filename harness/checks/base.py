@@ -21,7 +21,7 @@ class Complaint:
 
     Attributes:
         trouble: What it is that ends the test.
-        name: Name of the property that holds `data`; "" for none.
+        name: Name of the property with `data`; "" for none.
         data: Plain values, for reports.
         text: For the user: a complete first line, then evidence.
         only_if_passed: Whether it is irrelevant when the test failed or was skipped.

@@ -1,9 +1,8 @@
 """Finds faults in the kernel log: warnings, oopses, sanitizer and lock reports, stalls, corruption.
 
-Pure: records of /dev/kmsg or lines of a console in, faults out. What is a fault is data, :data:`SIGNS`: patterns that
-are anchored at the start of a message, since what a program of the guest prints ("traps: a.out general protection
-fault ...") holds the same words further on. Imports the log's records and what a fault is in a run
-record.
+Pure: records of /dev/kmsg or lines of a console in, faults out. :data:`SIGNS` defines the faults: patterns
+anchored at the start of a message, because messages about programs ("traps: a.out general protection fault ...")
+fault ...") holds the same words further on.
 
 The formats are the kernel's own: lib/bug.c, kernel/panic.c, arch/x86/kernel/dumpstack.c, mm/kasan/report.c,
 kernel/kcsan/report.c, lib/ubsan.c, kernel/locking/lockdep.c, kernel/rcu/tree_stall.h, kernel/watchdog.c,
@@ -192,7 +191,7 @@ def sign_of(text: str) -> Sign | None:
 
 
 def find_faults(records: Iterable[LogRecord]) -> list[Fault]:
-    """Return the kernel's complaints, in the order of the log; what programs wrote into the log is none of them."""
+    """Return the kernel's faults in the order of the log; lines that programs wrote into the log are ignored."""
     lines = [record for record in records if record.facility == 0]
     found: list[Fault] = []
     at = 0
@@ -207,7 +206,7 @@ def find_faults(records: Iterable[LogRecord]) -> list[Fault]:
         at = end
         usec = lines[title].usec
         if fault.kind == "panic" and found and 0 <= usec - latest < _PANIC_AFTER:
-            # The end of what came before ("Fatal exception", panic_on_warn), not a fault of its own.
+            # The end of the fault before it ("Fatal exception", panic_on_warn), not a separate fault.
             whole = [*found[-1].excerpt.split("\n"), *fault.excerpt.split("\n")]
             found[-1] = msgspec.structs.replace(found[-1], excerpt="\n".join(whole[: 2 * _SHOWN]))
         else:
@@ -217,7 +216,7 @@ def find_faults(records: Iterable[LogRecord]) -> list[Fault]:
 
 
 def _block(lines: Sequence[LogRecord], at: int) -> tuple[int, Sign, int] | None:
-    """Return the title's place, what it is a sign of, and where the report that begins here ends; None for none."""
+    """Return the title's place, its sign, and the end of the report that begins here; None when no report begins."""
     text = lines[at].text
     if _CUT.match(text):
         end = _find(lines, at + 1, _MARK, stop=_CUT)
@@ -274,7 +273,7 @@ def _end(lines: Sequence[LogRecord], title: int, sign: Sign) -> int:
 
 
 def _find(lines: Sequence[LogRecord], start: int, end: re.Pattern[str], *, stop: re.Pattern[str]) -> int:
-    """Return the place after the line that ends a report; where the next one begins, when it has no such line."""
+    """Return the place after the last line of a report; without such a line, the start of the next report."""
     limit = min(len(lines), start + _LONGEST)
     for place in range(start, limit):
         if end.match(lines[place].text):
@@ -352,7 +351,7 @@ _EXACT = re.compile(r"\s*(?:RIP: |WARNING: )")
 
 
 def with_lines(excerpt: str, line_of: Callable[[str, bool], str]) -> str:
-    """Return a report with the line of the sources behind each function of the kernel that it names.
+    """Return a report with the source line added after each function of the kernel.
 
     Args:
         excerpt: Its lines.

@@ -51,7 +51,7 @@ class KernelLog:
         self._kmemleak = kmemleak
         self._since = 0
         self.excused: list[tuple[Fault, KnownFault]] = []
-        """The known faults that came."""
+        """The known faults that appeared."""
 
     def begin(self, machine: Machine) -> None:
         """Record the taint flags, and for kmemleak the start of the test: earlier allocations are not the test's.

@@ -23,7 +23,7 @@ KINDS = tuple(dict.fromkeys([*(sign.kind for sign in SIGNS), "taint"]))
 
 @dataclass(frozen=True)
 class ExpectedFault:
-    """A fault that a test provokes on purpose.
+    """A fault that a test causes on purpose.
 
     Attributes:
         kind: One of :data:`KINDS`.
@@ -41,7 +41,7 @@ class ExpectedFault:
 
 
 def expect(kind: object, title: object, reason: object) -> ExpectedFault:
-    """Return what a marker says that a test expects.
+    """Return the expected fault of a marker.
 
     Raises:
         UsageError: The kind is unknown, the title is not a regular expression, or there is no reason.
@@ -67,7 +67,7 @@ def _regular(pattern: str, where: str) -> None:
 
 @dataclass(frozen=True)
 class KnownFault:
-    """A fault that is known and does not count for a while.
+    """A known fault, which does not fail tests until a date.
 
     Attributes:
         kind: One of :data:`KINDS`.
@@ -148,7 +148,7 @@ def _known(row: object, origin: str) -> KnownFault:
 
 
 def in_force(entries: Iterable[KnownFault], today: dt.date) -> tuple[list[KnownFault], list[str]]:
-    """Return the entries that have not expired, and a line on each of the others."""
+    """Return the entries that have not expired, and a line about each expired entry."""
     kept, lines = [], []
     for entry in entries:
         if entry.expires >= today:
@@ -160,7 +160,7 @@ def in_force(entries: Iterable[KnownFault], today: dt.date) -> tuple[list[KnownF
 
 @dataclass(frozen=True)
 class RepeatedFault:
-    """A fault, and how often it came; its excerpt is the first one's."""
+    """A fault and its number of occurrences; the excerpt is from the first."""
 
     fault: Fault
     times: int
@@ -188,7 +188,7 @@ def sort_out(
     known: Sequence[KnownFault] = (),
     is_for: Callable[[str], bool] = lambda _condition: True,
 ) -> SortedFaults:
-    """Tell the faults that count from those that do not.
+    """Sort faults into those that fail a test and those that do not.
 
     Args:
         faults: The faults that were found.

@@ -1,6 +1,6 @@
 """Compares two snapshots: the kernel objects that exist after a test and not before it leaked.
 
-Pure: two snapshots of harness.guest.leaks.snapshot in, leaks out. Imports what a leak is in a run record.
+Pure: two snapshots of harness.guest.leaks.snapshot in, leaks out.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _found(
 
 
 def judge(baseline: Snapshot, end: Snapshot, left_open: Sequence[Mapping[str, Any]] = ()) -> list[FoundLeak]:
-    """Return what leaked.
+    """Return the leaks.
 
     Args:
         baseline: What there was when the machine was ready.

@@ -1,7 +1,4 @@
-"""The leak check around a test: what the kernel holds after it and did not hold before it is a complaint.
-
-Imports the machines below it; knows nothing of pytest.
-"""
+"""The leak check around a test: what the kernel holds after it and did not hold before it is a complaint."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class LogRecord:
-    """One line of the kernel's log.
+    """One line of the kernel log.
 
     Attributes:
         text: The line, without stamp and level.
@@ -33,7 +33,7 @@ _ESCAPED = re.compile(rb"\\x([0-9a-f]{2})")
 
 
 def parse_records(raw: Iterable[bytes]) -> list[LogRecord]:
-    """Return the lines of records as /dev/kmsg gives them (Linux Documentation/ABI/testing/dev-kmsg).
+    """Return the lines of records from /dev/kmsg (Linux Documentation/ABI/testing/dev-kmsg).
 
     Raises:
         ValueError: A record has another form.

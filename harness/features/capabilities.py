@@ -2,8 +2,6 @@
 
 A probe answers yes, no or "inconclusive", never by the version. The version tells what a "no" means: on a kernel
 that should have the capability it is a failure, on an older one a reason to leave a test out.
-
-Imports the probes beside it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a capability of a kernel is: the records of probes, their findings and what these mean for a test.
 
-Pure. Imports versions of kernels.
+Pure.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Answer(enum.Enum):
-    """What a probe found."""
+    """The answer of a probe."""
 
     YES = "yes"
     NO = "no"
@@ -26,11 +26,11 @@ class Answer(enum.Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """A probe's answer and what it rests on.
+    """A probe's answer with its evidence.
 
     Attributes:
         answer: Yes, no or inconclusive.
-        evidence: What the kernel said.
+        evidence: The kernel's reaction, in a few words.
     """
 
     answer: Answer
@@ -42,17 +42,17 @@ Probe = Callable[["Bpf"], Finding]
 
 @dataclass(frozen=True)
 class Capability:
-    """Something that kernels have from some version on.
+    """A feature that kernels have from some version on.
 
     Attributes:
-        sentence: What it is.
+        sentence: The feature in one sentence.
         since: The first mainline version that has it.
-        origin: The kernel commit that introduced it, or where the kernel's source shows that it is there.
-        probe: Asks a kernel; it may leave things behind in the guest process that it is given.
-        config: The configuration symbol without which a kernel lacks it, "" for none.
-        until: The first mainline version that lacks it again, "" for none.
-        backports: The first releases of stable series that have it although mainline had it later.
-        fixes: The first releases of stable series that lack it again, where it is a mistake that was undone.
+        origin: The kernel commit that introduced it, or the place in the kernel's source that shows it.
+        probe: Asks a kernel; it may leave objects in the guest process that it gets.
+        config: The configuration symbol that it needs, "" for none.
+        until: The first later mainline version that lacks it, "" for none.
+        backports: The first releases of stable series with a backport of it.
+        fixes: For a mistake that was corrected: the first releases of stable series that lack it again.
     """
 
     sentence: str
@@ -65,7 +65,7 @@ class Capability:
     fixes: tuple[str, ...] = ()
 
     def expected(self, version: KernelVersion) -> bool:
-        """Whether a kernel of this version should have it, going by what is known of versions."""
+        """Return whether a kernel of this version should have it."""
         if self.until and version.series >= KernelVersion.parse(self.until).series:
             return False
         if any(_from_release(version, release) for release in self.fixes):
@@ -80,7 +80,7 @@ def _from_release(version: KernelVersion, release: str) -> bool:
 
 
 class Decision(enum.Enum):
-    """What a capability's finding means for a test that requires it."""
+    """The consequence of a finding for a test that requires the capability."""
 
     RUN = "run"
     SKIP = "skip"
@@ -90,7 +90,7 @@ class Decision(enum.Enum):
 
 @dataclass(frozen=True)
 class Judgement:
-    """A decision and its reason, one sentence."""
+    """A decision and its reason in one sentence."""
 
     decision: Decision
     reason: str

@@ -1,7 +1,4 @@
-"""The probes: each asks a kernel, by what it does, whether it can do something; never by its version.
-
-Imports the remote API below it.
-"""
+"""The probes: each asks a kernel, by what it does, whether it can do something; never by its version."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ def _by_errno(errno: int, *, yes: tuple[int, ...], no: tuple[int, ...]) -> Findi
 
 
 def refuses_bad_fd(command: str, field: str) -> Probe:
-    """A known command complains about its descriptor, an unknown one about the command."""
+    """A kernel that knows the command refuses its descriptor; other kernels refuse the command."""
 
     def probe(bpf: Bpf) -> Finding:
         return _by_errno(bpf.commands.attempt(command, {field: -1}).errno, yes=(EBADF,), no=(EINVAL,))
@@ -44,7 +41,7 @@ def next_id(kind: str) -> Probe:
 
 
 def helper(number: int) -> Probe:
-    """The verifier names a helper that it does not know; whatever else it says of this program, it knows it."""
+    """The verifier names an unknown helper; with any other refusal of this program, it knows the helper."""
 
     def probe(bpf: Bpf) -> Finding:
         try:
@@ -126,7 +123,7 @@ def btf_load(bpf: Bpf) -> Finding:
 
 def raw_tracepoint(bpf: Bpf) -> Finding:
     """A known command complains about the tracepoint or the program, an unknown one about itself."""
-    # The name is looked at before the program, or after it, depending on the version.
+    # Some versions check the name before the program, others after it.
     errno = bpf.commands.attempt("RAW_TRACEPOINT_OPEN", {"name": "no_such_tracepoint", "prog_fd": -1}).errno
     return _by_errno(errno, yes=(ENOENT, EBADF), no=(EINVAL,))
 
@@ -207,7 +204,7 @@ def exclusive_inner(bpf: Bpf) -> Finding:
 
 
 def _template(bpf: Bpf, make: Callable[[], HasFd], no: tuple[int, ...]) -> Finding:
-    """Offer a map as a template, on a kernel that may lack what it takes to create it."""
+    """Use a map as a template, on a kernel that may be unable to create the map."""
     try:
         template = make()
     except BpfError as error:
@@ -242,7 +239,7 @@ def elided_null_check(bpf: Bpf) -> Finding:
         return Finding(Answer.NO, f"no such map: {error.name}")
     outer = bpf.map("hash_of_maps", inner=inner)
     try:
-        # Loaded only: a program that reads past a smaller inner array would come of running it.
+        # Load it only: when run, the program would read past a smaller inner array.
         bpf.prog("socket_filter", _unchecked_lookup(outer)).close()
     except BpfError as error:
         return _by_errno(error.errno, yes=(), no=(EACCES,))
@@ -250,7 +247,7 @@ def elided_null_check(bpf: Bpf) -> Finding:
 
 
 def _unchecked_lookup(outer: HasFd) -> tuple[asm.Instruction | asm.Label, ...]:
-    """Read element 0 of an inner array without looking whether there is one."""
+    """Read element 0 of an inner array without a null check."""
     return (
         asm.st("W", asm.R10, -4, 0),
         *asm.lookup(outer, -4),

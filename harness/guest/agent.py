@@ -130,7 +130,7 @@ class Agent:
         try:
             answers: calls.Agent = self
             result = getattr(answers, name.partition(".")[2])(*arguments, **keywords)
-        except Exception as error:  # noqa: BLE001 - whatever it was, the host is told
+        except Exception as error:  # noqa: BLE001 - every error goes to the host
             self.send(wire.FAILURE, number, tag, process.describe(error))
         else:
             self.send(wire.REPLY, number, tag, result)
@@ -200,7 +200,7 @@ class Agent:
     # Requests to the agent itself.
 
     def ping(self) -> float:
-        """Answer, so that the host can tell a hung test from a hung kernel."""
+        """Answer, so that the host can distinguish a hung test from a hung kernel."""
         return time.monotonic()
 
     def signal(self, number: int, signum: int) -> None:
@@ -209,7 +209,7 @@ class Agent:
             self.children[number].send_signal(signum)
 
     def hold(self) -> None:
-        """Look for requests without being told of them, until one comes: the machine is about to be saved.
+        """Poll for requests until one comes, because the machine is about to be saved.
 
         A clone starts without translated code and pays for each piece of code that it runs first. So as much as
         possible is done before.
@@ -225,7 +225,7 @@ class Agent:
         self.held = True
 
     def leak_snapshot(self, *, is_last: bool) -> dict[str, Any]:
-        """Return what the kernel holds when what the test still has running through the harness is gone.
+        """Return what the kernel holds after the test's remaining processes have ended.
 
         Args:
             is_last: Whether the machine ends with this test. Then the processes only close their descriptors, if
@@ -275,7 +275,7 @@ class Agent:
         return True
 
     def wake(self, *, realtime: float, entropy: bytes, hostname: str) -> None:
-        """Make a machine of its own of a clone: clock, entropy and host name."""
+        """Give a clone its own identity: clock, entropy and host name."""
         time.clock_settime(CLOCK_REALTIME, realtime)
         fcntl.ioctl(self.random, RNDADDENTROPY, _ENTROPY.pack(len(entropy) * 8, len(entropy)) + entropy)
         try:

@@ -6,7 +6,7 @@ routes calls (:class:`harness.guest.process.Handlers`, :class:`harness.guest.age
 the same name, arguments and result. Arguments go by position alone or by name alone, since mypy does not compare the
 names of those that go either way. Who answers says in its docstring what a call does.
 
-Pure: runs on both sides. Imports the standard library alone.
+Pure: runs on both sides.
 """
 
 # ruff: noqa: D102 - who answers a call documents it
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
         left_open: list[dict[str, Any]]
 
     class Collected(Printed):
-        """What became of a program: see :func:`harness.guest.programs.collect`."""
+        """The result of a program: see :func:`harness.guest.programs.collect`."""
 
         returncode: int | None
         cut: bool

@@ -78,7 +78,7 @@ class Capture:
         os.close(null)
 
     def take(self) -> calls.Printed:
-        """Return what was printed since the last call."""
+        """Return the messages since the last call."""
         sys.stdout.flush()
         sys.stderr.flush()
         return {"stdout": self._take(1), "stderr": self._take(2)}
@@ -112,7 +112,7 @@ class Process:
             os.close(fd)
 
     def part(self) -> bool:
-        """Close every descriptor but the link; return whether this process has no thread beside this one."""
+        """Close every descriptor except the link; return whether this process has only one thread."""
         os.closerange(0, self._link)
         os.closerange(self._link + 1, _MOST_FDS)
         return _thread._count() == 0
@@ -160,8 +160,8 @@ def unpack(code: bytes, names: dict[str, Any], imports: dict[str, tuple[str, str
 
     Args:
         code: The marshalled code of a module that defines it (and the functions it calls) and assigns it to `shipped`.
-        names: Plain values it uses from its module.
-        imports: Modules it uses, and members of modules, by the name it knows them under.
+        names: Plain values that it uses from its module.
+        imports: Modules that it uses, and members of modules, by their name in the function.
     """
     scope: dict[str, Any] = {"__name__": "shipped", "__builtins__": __builtins__, **names}
     for alias, (module, member) in imports.items():
@@ -193,8 +193,8 @@ class Handlers:
 
 
 def serve(link: socket.socket) -> None:
-    """Say that all is ready, with a single byte; answer requests until the link closes."""
-    os.setpgid(0, 0)  # not a session: the scheduler makes a group of its own for each
+    """Report readiness with a single byte; answer requests until the link closes."""
+    os.setpgid(0, 0)  # not a session: the scheduler makes a group for each session
     process = Process(link.fileno())
     sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115

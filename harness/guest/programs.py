@@ -170,7 +170,7 @@ def _become(
 
 
 def wait(timeout: float, text: bytes) -> bool:
-    """Wait until the program has ended, or has printed a text; return whether that came to be.
+    """Wait until the program has ended or printed a text; return whether it did.
 
     Args:
         timeout: Seconds.
@@ -198,7 +198,7 @@ def send_signal(number: int) -> None:
 
 
 def collect() -> calls.Collected:
-    """Return what became of the program so far; what is left of its process group is killed if it has ended."""
+    """Return the program's result so far; if it has ended, the rest of its process group is killed."""
     running = _running[0]
     ended = running.wait(0)
     if ended:

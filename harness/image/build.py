@@ -138,7 +138,7 @@ def optional_libraries() -> dict[str, Path]:
 
 
 def _whole(record: Path, known: dict[str, Any]) -> Image | None:
-    """Return the image the record names, if it is there and every source is as it was."""
+    """Return the image that the record names, if the file exists and no source has changed."""
     image = Image(record.parent / known["image"], known["digest"])
     if image.path.stat().st_size != known["size"] or any(
         _signature(Path(path)) != signature for path, signature in known["sources"].items()

@@ -287,7 +287,7 @@ def entries() -> list[Entry]:
 
 
 def offers(provider: str) -> list[Choice]:
-    """Return what the cache holds of a provider's releases, in order of version.
+    """Return a provider's releases in the cache, in order of version.
 
     Without files that a user named and commits between releases.
     """

@@ -89,7 +89,7 @@ class Catalog:
         )
 
     def offers(self) -> list[Choice]:
-        """Return what the providers offer, in order of version; a provider that cannot serve is in `troubles`."""
+        """Return the providers' offers in order of version; a provider that fails is recorded in `troubles`."""
         found = [offer for name in INDEXED for offer in self._ask(name)]
         return sorted(found, key=lambda offer: (offer.version, offer.rank))
 

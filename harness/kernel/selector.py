@@ -196,7 +196,7 @@ class Policy:
 
 
 def select(item: Item, offers: Iterable[Choice], policy: Policy, *, every: bool = False) -> list[Choice]:
-    """Resolve one item that is no path, host or lock file.
+    """Resolve one item that is not a path, `host` or a lock file.
 
     Without a flavour, each series uses the first flavour of the policy that it has.
 
@@ -241,7 +241,7 @@ def _preference(offer: Choice, policy: Policy) -> int:
 
 
 def _of_one_flavour(offers: Sequence[Choice], policy: Policy) -> Iterator[Choice]:
-    """Yield, of each series, the offers of its best flavour: two releases should differ by their release alone."""
+    """Yield the offers of each series' best flavour, so that two releases differ only in their release."""
     best: dict[tuple[int, int], int] = {}
     for offer in offers:
         series = offer.version.series
@@ -250,7 +250,7 @@ def _of_one_flavour(offers: Sequence[Choice], policy: Policy) -> Iterator[Choice
 
 
 def _best(group: Sequence[Choice], policy: Policy) -> list[Choice]:
-    """Return a group's offers of the best flavour, best first; others stay out: a stand-in is of the same flavour."""
+    """Return a group's offers of the best flavour, best first; a replacement always has the same flavour."""
     first = min(_preference(offer, policy) for offer in group)
     same = [offer for offer in group if _preference(offer, policy) == first]
     # Sorts are stable: among equals, the provider that comes first.
@@ -336,7 +336,7 @@ def parse_condition(text: str) -> list[Item]:
 
 
 def meets(choice: Choice, condition: Iterable[Item], policy: Policy) -> bool:
-    """Whether a kernel is one of those that a condition, as :func:`parse_condition` returns it, speaks of."""
+    """Return whether a kernel matches a condition from :func:`parse_condition`."""
     return any(
         (not item.flavour or item.flavour == choice.flavour) and _matches(item, choice, policy) for item in condition
     )

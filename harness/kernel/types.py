@@ -31,12 +31,12 @@ class Choice:
         flavour: "cloud", "generic", "minimal", "debug", ...
         alternatives: What to take instead, best first, when this one is unavailable; only for selectors that left the
             release open.
-        sha256: Digest that the boot image must have, from a lock file; "" when any will do.
-        release: What `uname -r` prints on it, "" when not known beforehand.
-        revision: The package version ("6.1.192-2"), "" when it comes from no package.
+        sha256: Digest that the boot image must have, from a lock file; "" for any.
+        release: Its `uname -r`, "" when not known in advance.
+        revision: The package version ("6.1.192-2"), "" without a package.
         rank: Orders the offers of one upstream version and flavour; the greatest is the newest.
-        size: Bytes to download, 0 when nothing has to be.
-        where: Suites or folder it is found in, for people.
+        size: Bytes to download, 0 for none.
+        where: Suites or folder that have it, as text for the user.
         cached: Whether it was on this machine when it was offered.
     """
 
@@ -96,7 +96,7 @@ class Kernel:
 
     @functools.cached_property
     def settings(self) -> Mapping[str, str] | None:
-        """The configuration, values by symbol; None where none came with the kernel."""
+        """The configuration, values by symbol; None when the kernel has none."""
         from harness.kernel.build.kconfig import parse_config  # few tests ask
 
         return parse_config(self.config.read_text()) if self.config is not None else None

@@ -51,7 +51,7 @@ class Settings:
     Attributes:
         isolation: What tests share.
         accel: "auto", "kvm" or "tcg".
-        boot_timeout: Seconds a boot may take.
+        boot_timeout: Seconds that a boot may take.
     """
 
     isolation: Isolation = Isolation.VM
@@ -64,7 +64,7 @@ class Pool:
 
     Args:
         settings: What the user asked for.
-        progress: Called with a line when something takes time.
+        progress: Called with a line of text when something takes time.
         acquire: Brings a kernel onto this machine; that of a catalogue of its own by default.
     """
 
@@ -111,7 +111,7 @@ class Pool:
         return replace(spec, acceleration=accel.decide(self._settings.accel, spec))
 
     def take(self, spec: MachineSpec) -> Machine:
-        """Return a machine for one test; give it back afterwards.
+        """Return a machine for one test; give it back after the test.
 
         Args:
             spec: What :meth:`prepare` returned.
@@ -128,12 +128,12 @@ class Pool:
         return machine
 
     def boot_seconds(self, spec: MachineSpec) -> float | None:
-        """Return how long the boot took that such machines are clones of; None when they are clones of none."""
+        """Return the boot time of the template that such machines are clones of; None when they are not clones."""
         saved = self._templates.get(spec)
         return round(saved.boot_seconds, 3) if saved is not None else None
 
     def give_back(self, spec: MachineSpec, machine: Machine) -> None:
-        """Take a machine back when its test is over."""
+        """Take a machine back after its test."""
         if self._shared.get(spec) is machine:
             if machine not in self._spoiled and is_healthy(machine):
                 return
@@ -162,7 +162,7 @@ class Pool:
         spec = self._specs.get((choice, needs))
         saved = self._templates.get(spec) if spec is not None else None
         if spec is not None and saved is not None and available_mib() > needs.memory + _SPARE_MIB:
-            # Damage is dealt with when the machine is asked for.
+            # take() handles a damaged template.
             with contextlib.suppress(TemplateError):
                 self._ahead = (spec, clones.start_clone(saved, spec))
 
@@ -174,7 +174,7 @@ class Pool:
             self._open.pop().close()
 
     def _bootable(self, spec: MachineSpec) -> Machine:
-        """Return a new machine; where one has failed to boot, the same error says so again.
+        """Return a new machine; after a failed boot, raise the same error again.
 
         A failed boot is tried once more. The reason can be a busy machine, or QEMU: an emulated CPU can run code that
         another CPU has just patched. This was seen once in some hundred boots with two CPUs: a panic in the middle of
@@ -214,7 +214,7 @@ class Pool:
         available = available_mib()
         if available < _CLONE_MIB:
             raise InfrastructureError(
-                f"there is no memory for another guest: {available} MiB are available",
+                f"there is not enough memory for another guest: {available} MiB are available",
                 expected=f"{_CLONE_MIB} MiB at the least, and up to {spec.needs.memory} MiB as the guest uses them",
                 hint="end other programs, or run with fewer workers (-n)",
             )
@@ -252,7 +252,7 @@ def image_with(plain: MachineSpec, choice: Choice, needs: Needs, progress: Progr
         plain: The machine that asks for nothing.
         choice: What its kernel was chosen by.
         needs: What a test asks of its machine.
-        progress: Called with a line when something takes time.
+        progress: Called with a line of text when something takes time.
 
     Raises:
         HarnessError: Something that the image is to hold is unavailable.
@@ -281,7 +281,7 @@ def is_healthy(machine: Machine) -> bool:
     try:
         tainted = machine.ask_agent(calls.Agent.tainted)
     except (GuestError, InfrastructureError):
-        return False  # whatever it is, another machine takes its place
+        return False  # on any error, another machine is used
     return bool(tainted == machine.about["tainted"])
 
 

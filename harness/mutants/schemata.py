@@ -121,7 +121,7 @@ class Panel:
     def run(
         self, mutants: Sequence[Mutant], wanted: Sequence[Mutant], *, again: bool = False
     ) -> Iterator[MutantResult]:
-        """Try mutants, and yield what became of each.
+        """Try mutants, and yield each result.
 
         Args:
             mutants: All mutants in the kernel.

@@ -18,21 +18,21 @@ from harness.mutants.status import Fate
 
 @dataclass(frozen=True)
 class MutantResult:
-    """What is known of one mutant.
+    """The result of one mutant.
 
     Attributes:
         mutant: Its name.
         area: As in :class:`harness.mutants.edit.Mutant`.
-        what: As there.
-        was: As there.
-        becomes: As there.
-        fate: What became of it.
+        what: As in :class:`harness.mutants.edit.Mutant`.
+        was: As in :class:`harness.mutants.edit.Mutant`.
+        becomes: As in :class:`harness.mutants.edit.Mutant`.
+        fate: Its status.
         how: As in :class:`harness.mutants.status.TrialResult`.
-        test: As there.
-        message: As there, cut to what a table can show.
-        ran: How many tests ran on it.
-        relevant: How many tests come past what it changes; -1 when that is not known.
-        build_id: Which kernel was made of it; "" when none was.
+        test: As in :class:`harness.mutants.status.Verdict`.
+        message: As in :class:`harness.mutants.status.Verdict`, shortened for a table.
+        ran: Number of tests that ran on it.
+        relevant: Number of tests that come past its change; -1 when unknown.
+        build_id: Build id of its kernel; "" when none was built.
         suite: Digest of the tests that ran on it.
         seconds: Seconds for building and testing it.
         twin: Another mutant with the same kernel, or "".
@@ -61,7 +61,7 @@ class MutantResult:
 
 
 def describe(result: MutantResult) -> str:
-    """Return what became of a mutant, on one line."""
+    """Return the result of a mutant on one line."""
     text = f"{result.mutant}: {result.fate.value}"
     if result.twin:
         text += f" of {result.twin}"
@@ -101,12 +101,12 @@ class Results:
             path.write_text("".join(lines[:-1]))
 
     def get(self, mutant: Mutant) -> MutantResult | None:
-        """Return what is known of a mutant; None when nothing is, or it was another one then."""
+        """Return the result of a mutant; None when there is none, or the mutant has changed since."""
         found = self._known.get(mutant.name)
         return found if found is not None and (found.was, found.becomes) == (mutant.was, mutant.becomes) else None
 
     def of(self, mutants: Iterable[Mutant]) -> list[MutantResult]:
-        """Return what is known of each of some mutants, those left out of which nothing is."""
+        """Return the known results of some mutants."""
         return [result for result in map(self.get, mutants) if result is not None]
 
     def holds(self, mutant: Mutant, suite: str) -> bool:
@@ -122,7 +122,7 @@ class Results:
         return known.fate is not Fate.SURVIVED or known.suite == suite
 
     def same_kernel(self, build_id: str, suite: str) -> MutantResult | None:
-        """Return the result of the mutant whose kernel has this build id, if it holds for the tests of today."""
+        """Return the result of the mutant whose kernel has this build id, if it is valid for the current tests."""
         return next(
             (
                 result
@@ -134,7 +134,7 @@ class Results:
         )
 
     def add(self, result: MutantResult) -> None:
-        """Keep a result, at once and for good.
+        """Store a result at once and permanently.
 
         Raises:
             CacheError: It cannot be written.

@@ -1,6 +1,6 @@
 """The status of a mutant: killed by which test and how, or survived.
 
-Pure: what pytest's reports said in, a verdict out. Imports the outcomes of tests.
+Pure: what pytest's reports said in, a verdict out.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Fate(enum.Enum):
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What became of one run of the tests on a mutant.
+    """The verdict of one run of the tests on a mutant.
 
     Attributes:
         fate: KILLED, SURVIVED or UNKNOWN.
@@ -71,7 +71,7 @@ def judge(reports: Sequence[dict[str, Any]], *, status: int, presence: str) -> T
             return TrialResult(Fate.UNKNOWN, test=report["test"], message=report["message"], ran=ran)
         troubles = [trouble for trouble in Trouble if trouble.value in report["troubles"]]
         if Trouble.INFRASTRUCTURE in troubles:
-            # A kernel that dies before it is ready says so on its console, of which the message has the end.
+            # A kernel that dies before it is ready reports that on its console; the message has the console's end.
             fatal = any(complaint in report["message"] for complaint in _COMPLAINTS) and "boot" in report["message"]
             return TrialResult(
                 Fate.KILLED if fatal else Fate.UNKNOWN,

@@ -122,7 +122,7 @@ def score(results: Sequence[MutantResult], known: Mapping[str, Explanation]) -> 
 
 
 def explained(result: MutantResult, known: Mapping[str, Explanation]) -> Explanation | None:
-    """Return the explanation of a survivor, if it is of the very mutant that survived."""
+    """Return the explanation of a survivor, if it is for this text."""
     one = known.get(result.mutant)
     return one if one is not None and (one.was, one.becomes) == (result.was, result.becomes) else None
 

@@ -104,7 +104,7 @@ class Trial:
             self._progress(f"ignored, because it fails without a mutant: {test}: {message[:150]}")
 
     def run(self, mutants: Sequence[Mutant], *, again: bool = False) -> Iterator[MutantResult]:
-        """Try mutants, and yield what became of each as soon as it is known.
+        """Try mutants, and yield each result as soon as it is known.
 
         Args:
             mutants: The mutants; those with a valid verdict are skipped.
@@ -173,7 +173,7 @@ class Trial:
         return _Built(mutant, vmlinux, build_id_of(vmlinux), time.monotonic() - started)
 
     def _judged(self, built: _Built) -> TrialResult:
-        """Run the tests until there is a verdict, a few times at most; remove the kernel."""
+        """Run the tests until there is a verdict, at most a few times; remove the kernel."""
         try:
             for _ in range(ATTEMPTS):
                 verdict = self._tested(built)

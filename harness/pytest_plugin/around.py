@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def checks_around(item: pytest.Item, log: KernelLog) -> Checks:
-    """Return what is looked at around a test, the kernel's log last."""
+    """Return the checks around a test; the kernel log is the last."""
     from harness.checks.base import Checks
     from harness.checks.leaks import LeakCheck
 
@@ -34,7 +34,7 @@ def checks_around(item: pytest.Item, log: KernelLog) -> Checks:
 
 
 def log_check(item: pytest.Item, choice: Choice) -> KernelLog:
-    """Return the check of the kernel's log, with the faults that the test expects and those that are known."""
+    """Return the check of the kernel log, with the test's expected faults and the known faults."""
     from harness.checks.kernel_log import KernelLog
     from harness.kernel.catalog import policy
     from harness.kernel.selector import meets, parse_condition
@@ -55,7 +55,7 @@ def log_check(item: pytest.Item, choice: Choice) -> KernelLog:
 
 
 def known_fault(fault: Fault, entry: KnownFault) -> tuple[str, dict[str, Any]]:
-    """Return the property of a fault that is known and does not count."""
+    """Return the property of a known fault."""
     from msgspec.structs import asdict
 
     from harness.results.types import ExcusedFault
@@ -158,7 +158,7 @@ class Taken:
 
 
 def look_back(item: pytest.Item, taken: Taken) -> None:
-    """Fail the test when there is something wrong with its machine, now that all else of the test is gone."""
+    """Fail the test when its machine has a problem, after everything else of the test has ended."""
     from harness.vm.machine import State as MachineState
 
     machine = taken.machine

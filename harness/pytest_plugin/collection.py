@@ -109,7 +109,7 @@ def kernel_of(item: pytest.Item | None) -> Choice | None:
 
 
 def needs_of(item: pytest.Item) -> Needs:
-    """Return what a test's markers ask of its machine."""
+    """Return the machine settings from a test's markers."""
     from harness.vm.spec import Needs
 
     asked: dict[str, Any] = {}

@@ -145,7 +145,7 @@ def required(item: pytest.Item) -> list[str]:
 
 
 def expected_faults(item: pytest.Item) -> list[ExpectedFault]:
-    """Return the faults that a test's markers say it provokes."""
+    """Return the expected faults from a test's markers."""
     found = []
     for mark in item.iter_markers("expects_fault"):
         if len(mark.args) != 1 or set(mark.kwargs) - {"title", "reason"}:

@@ -51,7 +51,7 @@ def pytest_runtest_makereport(
     if call.excinfo is not None and report.failed and isinstance(call.excinfo.value, HarnessError):
         error = call.excinfo.value
         if report.when != "call":
-            report.longrepr = f"{type(error).__name__}: {error}"  # no line of the test's own is to blame
+            report.longrepr = f"{type(error).__name__}: {error}"  # no line of the test caused it
         trouble = next((trouble for kind, trouble in _TROUBLES.items() if isinstance(error, kind)), None)
         if trouble is not None:
             report.user_properties.append((properties.TROUBLE, trouble.value))

@@ -90,7 +90,7 @@ class Recorder:
         self._add(run=self._run)
 
     def left_out(self, found: Sequence[tuple[str, str, str]]) -> None:
-        """Note tests that are not for a kernel: their id without it, its label, the versions that they are for."""
+        """Record tests that are not for a kernel: id without the kernel, label, and the versions that they are for."""
         new = {Deselected(*one) for one in found} - self._left_out
         self._left_out |= new
         for label in sorted({one.kernel for one in new}):
@@ -149,7 +149,7 @@ class Recorder:
             return
         choice = next((choice for choice in self._choices() if choice.label == label), None)
         if choice is None:
-            self._gatherer.problems.append(f"{label}: a test names this kernel, and it is none of those selected")
+            self._gatherer.problems.append(f"{label}: a test uses this kernel, but it was not selected")
             self._add(kernel=RecordedKernel(label=label, version="0.0", release=release))
             return
         self._add(kernel=self._kernel(choice, release))

@@ -42,7 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "expects_fault(kind, reason=..., title=regex): the test causes a fault of the kernel on purpose (WARN, oops, "
         "...); it fails when the fault does not appear",
     )
-    config.addinivalue_line("markers", "stress: the test repeats something as often as --stress says")
+    config.addinivalue_line("markers", "stress: the test repeats work as often as --stress says")
     # pexpect starts vng in a child that does nothing but exec(). From Python 3.12 on, pty warns of that when the
     # process has threads: under pytest-xdist, and beside a machine's console.
     config.addinivalue_line(
@@ -129,7 +129,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def _prepare_all(state: PluginState) -> list[str]:
-    """Bring the kernels onto this machine; return a line on each."""
+    """Bring the kernels onto this machine; return a line about each."""
     lines = []
     with _one_error(state):
         for choice in state.choices():
@@ -143,7 +143,7 @@ def _prepare_all(state: PluginState) -> list[str]:
 
 @contextmanager
 def _one_error(state: PluginState) -> Iterator[None]:
-    """End the run at an error of the harness outside any test: one message, and an exit status of its own."""
+    """End the run at an error of the harness outside any test: one message, and the error's exit status."""
     try:
         yield
     except HarnessError as error:

@@ -36,7 +36,7 @@ ALONE = pytest.StashKey[bool]()
 
 
 class PluginState:
-    """What the plugin keeps for one pytest process."""
+    """The plugin's state for one pytest process."""
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
@@ -103,7 +103,7 @@ class PluginState:
         return lines.of(place, returns=returns) if lines is not None else ""
 
     def known_faults(self) -> list[KnownFault]:
-        """Return the known faults that are in force: the project's own and those of the user's files.
+        """Return the valid known faults: the package's and those of the user's files.
 
         Raises:
             UsageError: A user's file cannot be read or is malformed.
@@ -122,7 +122,7 @@ class PluginState:
         return self._known
 
     def require(self, choice: Choice, spec: MachineSpec, names: list[str], shared: Machine | None = None) -> None:
-        """Leave out or fail the test when the kernel lacks one of these capabilities.
+        """Skip or fail the test when the kernel lacks one of these capabilities.
 
         The kernel is asked once for each: on the machine that the test shares with others, or on one that no test gets.
         """

@@ -191,7 +191,7 @@ class Guest:
         self.process.ask(calls.Files.write_file, path=path, data=text.encode() if isinstance(text, str) else text)
 
     def kernel_log(self) -> list[bytes]:
-        """Return the kernel's log records since the last call, as /dev/kmsg gives them."""
+        """Return the records of the kernel log since the last call, in the form of /dev/kmsg."""
         return self._machine.ask_agent(calls.Agent.kernel_log)
 
     def close(self) -> None:

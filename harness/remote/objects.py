@@ -73,7 +73,7 @@ class KernelObject(Held):
         return self._id
 
     def info(self) -> dict[str, Any]:
-        """Return what OBJ_GET_INFO_BY_FD tells, the fields that this kernel fills."""
+        """Return the fields of OBJ_GET_INFO_BY_FD that this kernel fills."""
         return self.commands.ask("OBJ_GET_INFO_BY_FD", calls.Bpf.info, fd=self.fd, kind=self.kind)
 
     def pin(self, path: str) -> None:
@@ -204,7 +204,7 @@ class SocketFilter(Held):
     """A pair of datagram sockets with a program as the receiver's filter."""
 
     def send(self, data: bytes) -> bytes | None:
-        """Send a datagram; return what the program let through, None where it dropped all."""
+        """Send a datagram; return the part that the program let through, None when it dropped the datagram."""
         return self.commands.ask("send", calls.Hooks.socket_send, fd=self.fd, data=data)
 
     def close(self) -> None:

@@ -114,7 +114,7 @@ class Running:
         return self._collect(timed_out=False)
 
     def send_signal(self, number: int) -> None:
-        """Send a signal to it and all that it started in its process group."""
+        """Send a signal to its process group."""
         self._process.ask(calls.Programs.send_signal, int(number))
 
     def kill(self) -> None:

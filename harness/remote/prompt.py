@@ -118,7 +118,7 @@ class GuestPrompt:
         """Wait at most `timeout` seconds for the started input; None when it is not done.
 
         Raises:
-            KernelCrashed: The kernel panicked meanwhile.
+            KernelCrashed: The kernel panicked during the call.
             GuestHung: The guest stopped answering.
             LinkBroken: QEMU ended for another reason.
         """
@@ -147,11 +147,11 @@ class GuestPrompt:
             return
         self._interrupted = True
         self._machine.ask_agent(calls.Agent.signal, self._process.number, int(signal.SIGINT))
-        # The answer may have come while the agent's was waited for; the process says it again.
+        # The answer may have come during the agent's answer; the process repeats it.
         self._pending = self._process.begin(calls.Prompt.last)
 
     def complete(self, text: str) -> list[str]:
-        """Return what a name that begins like this may go on to be."""
+        """Return the completions of a name."""
         return self._process.ask(calls.Prompt.complete, text)
 
     def close(self) -> None:

@@ -90,7 +90,7 @@ def stays_inside(name: str, points_to: str) -> bool:
     """Tell whether a link at `name`, below some folder, leads to a place below that folder."""
     parts = PurePosixPath(points_to).parts
     ups = next((count for count, part in enumerate(parts) if part != ".."), len(parts))
-    # A ".." further on would go up from wherever another link leads.
+    # A later ".." would go up from the target of another link.
     return bool(points_to) and not posixpath.isabs(points_to) and ups <= name.count("/") and ".." not in parts[ups:]
 
 

@@ -140,7 +140,7 @@ def _cell(cell: Cell, edge: bool) -> _Cell:
     text = spoken = word
     if cell.seen:
         seen = cell.seen if len(cell.seen) <= _CELL else cell.seen[: _CELL - 1] + "…"
-        # What was observed says it all where the test passed; elsewhere the word comes first.
+        # For a passed test the observation is enough; otherwise the outcome comes first.
         text = seen if cell.ending is Outcome.PASSED else f"{word}: {seen}"
         spoken = f"{word}, {seen}"
     tags = ["bad"] if cell.ending.is_bad else [_TAGS[cell.ending]] if cell.ending in _TAGS else []

@@ -42,12 +42,12 @@ ENDINGS: tuple[Ending, ...] = (
 
 @dataclass(frozen=True)
 class Cell:
-    """What became of one test on one kernel.
+    """The result of one test on one kernel.
 
     Attributes:
         ending: The test's outcome, or why there is none.
-        result: The test's result; None where there is none.
-        reason: One line on why it is so, "" when there is nothing to say.
+        result: The test's result; None when there is none.
+        reason: One line with the reason, "" for none.
     """
 
     ending: Ending
@@ -56,7 +56,7 @@ class Cell:
 
     @property
     def observations(self) -> tuple[Observation, ...]:
-        """What was observed."""
+        """The observations."""
         return self.result.observations if self.result is not None else ()
 
     @property
@@ -156,7 +156,7 @@ class Matrix:
         return [row for group in self.groups for row in group.rows]
 
     def counts(self, column: int | None = None) -> dict[Ending, int]:
-        """Return how many tests came to what, on one kernel or on all; what none came to is left out."""
+        """Return the number of tests in each state, on one kernel or on all, without states that do not occur."""
         found = dict.fromkeys(ENDINGS, 0)
         for row in self.rows:
             for number, cell in enumerate(row.cells):
@@ -166,7 +166,7 @@ class Matrix:
 
 
 def matrix_of(record: RunRecord) -> Matrix:
-    """Return a record as a table; rows stand as their tests ran, groups as their first row."""
+    """Return a record as a table; rows are in the order of the tests, groups in the order of their first row."""
     kernels = tuple(sorted(record.kernels, key=kernel_order))
     cells = cells_of(record)
     ids = [one.test for one in record.not_run] + [one.test for one in record.left_out]
@@ -202,7 +202,7 @@ def cells_of(record: RunRecord) -> dict[tuple[str, str], Cell]:
 
 
 def area_of(test: str, title: str) -> str:
-    """Return the group that a behaviour belongs to: the area in its contract's id, or else its module."""
+    """Return the group of a behaviour: the area in its contract's id, else its module."""
     if is_contract(title):
         return title.split(".")[1]  # hom.update.bad_fd: the outer map, the area, the behaviour
     return test.partition("::")[0]

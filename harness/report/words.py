@@ -16,7 +16,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def summary_of(record: RunRecord, matrix: Matrix) -> str:
-    """Return one line on what the record is of."""
+    """Return one line about the content of the record."""
     words = [counted(len(matrix.rows), "behaviour"), counted(len(matrix.kernels), "kernel")]
     words.append(counted(len(record.runs), "run"))
     if record.runs:
@@ -28,7 +28,7 @@ def summary_of(record: RunRecord, matrix: Matrix) -> str:
 
 
 def warnings_of(record: RunRecord) -> list[str]:
-    """Return what a reader must know before believing the rest."""
+    """Return remarks that limit the value of the comparison."""
     found = [] if record.runs else ["Nothing was run."]
     found += [
         f"Not complete: run {run.id} on {run.host.name} did not come to its own end."

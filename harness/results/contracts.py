@@ -1,6 +1,6 @@
 """Records from before a contract was a test: each result of several contracts becomes a result of each.
 
-Pure. Imports the records beside it.
+Pure.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ _LINE = msgspec.json.Decoder(_Line)
 
 
 def schema() -> dict[str, Any]:
-    """Return the JSON schema of a record, made from the classes."""
+    """Return the JSON schema of a record, generated from the classes."""
     made = msgspec.json.schema(RunRecord)
     for definition in made["$defs"].values():
         # Python 3.13 removes the common indentation of docstrings, earlier versions keep it.
@@ -131,7 +131,7 @@ def _parse_journal(content: bytes, name: str) -> RunRecord:
 
 
 def _check(record: RunRecord, name: str) -> None:
-    """Raise when parts of a record refer to what is not in it, or say two things of one."""
+    """Raise when parts of a record refer to missing parts, or when two parts contradict each other."""
     labels = [kernel.label for kernel in record.kernels]
     runs = [run.id for run in record.runs]
     cells = [(result.test, result.kernel) for result in record.results]
@@ -156,7 +156,7 @@ def _check(record: RunRecord, name: str) -> None:
 
 
 def write(path: Path, record: RunRecord) -> None:
-    """Write a record, whole or not at all.
+    """Write a complete record, or none.
 
     Raises:
         RecordError: It cannot be written.
@@ -230,7 +230,7 @@ class Draft:
             self._left_out[left_out.test, left_out.kernel] = left_out
 
     def record(self) -> RunRecord:
-        """Return the record as far as it is known."""
+        """Return the record so far."""
         return assemble(
             self._runs.values(),
             self._kernels.values(),
@@ -258,7 +258,7 @@ def assemble(
         results: Likewise.
         left_out: Likewise.
         not_run: Likewise.
-        order: Tests and kernels in the order in which results are to stand; those that are not named stand last.
+        order: Tests and kernels in the order of results; others come last.
     """
     place = {cell: number for number, cell in enumerate(order)}
     return RunRecord(
@@ -273,7 +273,7 @@ def assemble(
 
 
 def kernel_order(kernel: RecordedKernel) -> tuple[KernelVersion, str]:
-    """Return what kernels are sorted by.
+    """Return the key for sorting kernels.
 
     Raises:
         SelectorError: Its version is malformed.

@@ -40,7 +40,7 @@ def merge(
     relabel: bool = False,
     partial: bool = False,
 ) -> RunRecord:
-    """Return one record of several.
+    """Return one record from several.
 
     Args:
         records: Names, for messages, and records.
@@ -101,7 +101,7 @@ def _runs(records: Sequence[tuple[str, RunRecord]]) -> dict[str, Run]:
 
 
 def _same(one: RecordedKernel, other: RecordedKernel) -> bool:
-    """Whether two are one exact kernel, as far as is known of each: one may not have been had when it was recorded."""
+    """Return whether two are the same exact kernel, as far as known: one may have been unavailable."""
     return one.version == other.version and all(
         not (left and right) or left == right
         for left, right in ((one.digest, other.digest), (one.config_digest, other.config_digest))
@@ -109,7 +109,7 @@ def _same(one: RecordedKernel, other: RecordedKernel) -> bool:
 
 
 def _told(kernel: RecordedKernel) -> str:
-    return f"{kernel.version} ({kernel.origin or kernel.key}, {kernel.digest[:12] or 'never had'})"
+    return f"{kernel.version} ({kernel.origin or kernel.key}, {kernel.digest[:12] or 'unavailable'})"
 
 
 def _kernels(records: Sequence[tuple[str, RunRecord]]) -> dict[str, RecordedKernel]:
@@ -192,7 +192,7 @@ def _results(
 
 
 def _choose(known: Result, other: Result, runs: dict[str, Run], prefer: Prefer) -> Result | None:
-    """Return which of two results of one test on one kernel counts; None when nobody can tell."""
+    """Return which of two results of one test on one kernel counts; None when undecided."""
     known_is_none, other_is_none = (one.outcome is Outcome.INFRASTRUCTURE for one in (known, other))
     if known_is_none != other_is_none:
         return other if known_is_none else known

@@ -1,6 +1,6 @@
 """How a test ended: the outcomes, and the trouble that ends a test which no assertion ended.
 
-Pure. Imports the standard library alone.
+Pure.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class Ending(enum.Enum):
 
     @property
     def is_bad(self) -> bool:
-        """Whether the kernel, or the test, is at fault."""
+        """Whether it is a failure of the kernel or the test."""
         return self in _BAD
 
     @property
     def is_verdict(self) -> bool:
-        """Whether the kernel was asked, and answered."""
+        """Whether the kernel gave an answer."""
         return self in _BAD or self in (Outcome.PASSED, Outcome.XFAILED)
 
 

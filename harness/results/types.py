@@ -109,13 +109,13 @@ VerdictWord = Literal["as expected", "differs", "observed", "not asked"]
 
 
 class Observation(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a test saw, and what was known beforehand.
+    """An answer that a test observed, with the expectation.
 
     Attributes:
-        sentence: What is promised, for a reader.
+        sentence: The contract's sentence.
         observed: The answer.
         contract: Id of the contract; "" for none.
-        takes: What sort of answer it is: "errno", "value", "count" or "time".
+        takes: The kind of answer: "errno", "value", "count" or "time".
         expected: The answer that the contract names for this kernel; null when it names none.
         source: RecordedKernel commit or function that the expectation rests on.
         verdict: "as expected", "differs", "observed" when nothing was known for this kernel, or "not asked".
@@ -139,7 +139,7 @@ class Observation(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Leak(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A kernel object that was there after a test and not before.
+    """A kernel object that existed after a test and not before.
 
     Attributes:
         kind: "fd", "map", "program", "link", "btf", "pin", "memory" and the like.
@@ -147,8 +147,8 @@ class Leak(msgspec.Struct, frozen=True, omit_defaults=True):
         id: Its number; null when it has none.
         type: The map's or program's type.
         name: Its name in the kernel.
-        made: How it was made: the stack of its creation in the guest where that is known.
-        holder: What still holds it.
+        made: Where it was created: the stack in the guest, if known.
+        holder: What holds it.
     """
 
     kind: str
@@ -161,12 +161,12 @@ class Leak(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Fault(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A complaint in the kernel's log.
+    """A fault in the kernel log.
 
     Attributes:
         kind: "WARN", "oops", "KASAN", "RCU stall" and the like.
-        title: The line that says what it is.
-        fingerprint: The same for the same fault on another boot: its kind and top frames.
+        title: The line that names the fault.
+        fingerprint: Its kind and top frames: equal for the same fault on another boot.
         excerpt: The lines of its report, as far as it is shown.
     """
 
@@ -180,8 +180,8 @@ class ExcusedFault(Fault, frozen=True):
     """A complaint that is known and does not count. It is not in the record.
 
     Attributes:
-        reason: Why it does not count.
-        origin: The entry that says so.
+        reason: Why it does not fail tests.
+        origin: The entry in a list of known faults.
     """
 
     reason: str = ""
@@ -195,10 +195,10 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
         test: pytest's id of the test without its kernel; equal on all kernels.
         kernel: The kernel's label.
         run: The run's id.
-        outcome: What became of it.
-        nodeid: pytest's id, as it can be given to pytest again.
-        contract: Id of the contract that it is about; "" for none.
-        loader: Who made the bpf(2) calls; "" where the test does not choose.
+        outcome: The outcome.
+        nodeid: pytest's id, usable on pytest's command line.
+        contract: Id of its contract; "" for none.
+        loader: The loader of bpf(2) calls; "" when the test does not choose.
         trouble: What ended it when no assertion did: values of :class:`harness.results.outcomes.Trouble`.
         reason: One line: why it was skipped, or the failure's message.
         setup: Seconds until the test began, including the start of its machine.
@@ -269,7 +269,7 @@ class NotRun(msgspec.Struct, frozen=True):
 
 
 class RunRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One run, or several that were merged. Tests that run on no kernel are not in it.
+    """One run, or several merged runs. Tests without a kernel are not in it.
 
     Attributes:
         format: The format's name.

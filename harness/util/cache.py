@@ -1,13 +1,13 @@
 """The harness's folders on disk: where they are, and how complete entries are put into them.
 
-An entry is made in a temporary sibling and renamed into place, so a reader never sees half of one; a lock
-file beside it keeps two processes from making it twice. Temporary siblings name the process that makes
-them, and whoever comes next removes those whose maker is gone.
+An entry is made in a temporary sibling and renamed into place, so a reader never sees an incomplete entry. A lock file
+beside it prevents two processes from making it twice. The name of a temporary sibling contains its process; the next
+process removes siblings whose process has ended.
 
 :func:`artefact` keeps compiled objects, guest images and their parts, saved machines, a kernel's headers, and whether
-KVM works. Others have another life, and their own way. A kernel in :mod:`harness.kernel.cache` is looked for in several
-places before it is made, and made again while the old one is in use. A kept build tree, and what is known of mutants,
-belongs to one process for as long as it works with it.
+KVM works. Other cached things need another procedure. A kernel in :mod:`harness.kernel.cache` is searched in several
+places before it is made, and is made again while the old one is in use. A kept build tree and the results of mutants
+belong to one process as long as it works with them.
 """
 
 from __future__ import annotations

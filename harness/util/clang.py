@@ -131,7 +131,7 @@ def build_all(sources: Sequence[Path], jobs: int | None = None) -> list[Path]:
 
 
 def _whole(record: Path, known: dict[str, Any]) -> Path | None:
-    """Return the object that the record names, if everything it was made from is as it was."""
+    """Return the object that the record names, if none of its sources has changed."""
     path = record.parent / str(known["object"])
     if not path.is_file() or any(cache.digest_file(Path(name)) != one for name, one in known["sources"].items()):
         return None

@@ -2,8 +2,6 @@
 
 `/dev/kvm` can exist, open and create virtual CPUs and still never run a guest, so nothing short of running one is
 believed. What was found holds until the machine boots again, and is kept for that long.
-
-Imports booting and the specification beside it, :mod:`harness.util.cache`, :mod:`harness.errors`.
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ def decide(wanted: str, spec: MachineSpec) -> Acceleration:
 
     Args:
         wanted: "auto", "kvm" or "tcg".
-        spec: A guest to probe with; its acceleration is ignored.
+        spec: A guest for the probe; its acceleration is ignored.
 
     Raises:
         AccelError: The user chose KVM, and it runs no guest.
@@ -37,7 +35,7 @@ def decide(wanted: str, spec: MachineSpec) -> Acceleration:
     """
     if wanted == "tcg":
         return Acceleration(Accel.TCG, "asked for")
-    # Of two first runs at once the second waits, and finds it known.
+    # When two first runs start together, the second waits and uses the result of the first.
     found = cache.artefact(_record().with_suffix(""), whole=known_acceleration, make=lambda: _probe(spec))
     if wanted == "kvm" and found.accel is not Accel.KVM:
         raise AccelError(
@@ -49,7 +47,7 @@ def decide(wanted: str, spec: MachineSpec) -> Acceleration:
 
 
 def known_acceleration() -> Acceleration | None:
-    """Return how guests run, if no guest has to be tried for it: there is no KVM, or one was tried before.
+    """Return how guests run if that is known without a probe: there is no KVM, or a probe ran before.
 
     Raises:
         ToolMissing: QEMU is not installed.

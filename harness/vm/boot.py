@@ -47,7 +47,7 @@ def boot(spec: MachineSpec, *, timeout: float = BOOT_TIMEOUT) -> Machine:
 
     Args:
         spec: What to boot.
-        timeout: Seconds until it has to be ready.
+        timeout: Seconds until it must be ready.
 
     Raises:
         BootError: It was not ready in time or died; the message has the console's last lines. VngFailed when vng did
@@ -128,7 +128,7 @@ def _module_error(label: str, process: QemuProcess, event: dict[str, Any]) -> Bo
 
 
 def _vng_failed(lines: list[str], plain: list[str]) -> VngFailed:
-    """Explain why there was no QEMU, in vng's own words."""
+    """Return the error for a vng that started no QEMU, with vng's message."""
     words = next((line for line in reversed(lines) if line.strip()), "it printed nothing").strip()
     need = needs.named_in(words)
     mend = need.install if need is not None else "`harness doctor` names what is missing on this machine"

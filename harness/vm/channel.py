@@ -46,7 +46,7 @@ class Listener:
         self._socket.listen(1)
 
     def leave(self, process: int, value: object) -> None:
-        """Put a request where a clone finds it when it wakes up; its answer has the tag FIRST_TAG."""
+        """Write a request into the shared memory before the clone starts; its answer has the tag FIRST_TAG."""
         assert self._memory is not None, "the request is left before the clone starts"
         request = memoryview(wire.frame(wire.REQUEST, process, FIRST_TAG, value))
         with memoryview(self._memory) as view:
@@ -82,7 +82,7 @@ class Channel:
         with memoryview(memory) as view:
             self._incoming = wire.Ring(view, wire.TO_HOST)
             self._outgoing = wire.Ring(view, wire.TO_GUEST)
-        # How the guest speaks shows in its very first byte.
+        # The guest's first byte shows whether it uses the shared memory.
         self._in_memory: bool | None = None
         self._connection.setblocking(False)
         self._splitter = wire.Splitter()
@@ -97,7 +97,7 @@ class Channel:
     def close(self) -> None:
         """Close the connection and unmap the memory.
 
-        Whoever still has the channel, a test's exception for instance, keeps neither a descriptor nor a mapping.
+        An object that refers to it, such as a test's exception, keeps neither a descriptor nor a mapping.
         """
         self._connection.close()
         self._incoming.close()

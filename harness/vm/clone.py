@@ -33,11 +33,11 @@ CLONE_TIMEOUT = 30.0
 
 
 def start_clone(template: Template, spec: MachineSpec) -> Clone:
-    """Start a clone; it loads while the caller does something else.
+    """Start a clone; it loads in the background.
 
     Args:
-        template: What to clone.
-        spec: What was booted.
+        template: The template.
+        spec: The template's specification.
 
     Raises:
         TemplateError: The template's files were changed or removed since they were checked.
@@ -81,7 +81,7 @@ def start_clone(template: Template, spec: MachineSpec) -> Clone:
 def _changed(template: Template, name: str, spec: MachineSpec) -> TemplateError:
     return TemplateError(
         f"the saved machine of {spec.label} was changed or removed while it was in use",
-        expected=f"{template.folder / name} as it was when it was checked",
+        expected=f"{template.folder / name} unchanged since it was checked",
         hint="run it again",
     )
 
@@ -102,7 +102,7 @@ def _in_a_pipe(path: Path) -> int | None:
 
 
 def _identity() -> calls.Request:
-    """Return the request that makes a clone a machine of its own."""
+    """Return the request that gives a clone its own identity."""
     entropy = os.urandom(64)
     hostname = f"kh-{entropy[:4].hex()}"
     return calls.request(calls.Agent.wake, "", realtime=time.time(), entropy=entropy, hostname=hostname)

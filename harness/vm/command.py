@@ -1,7 +1,4 @@
-"""Composes the `vng` command that boots a guest. Pure: records in, argument lists and script text out.
-
-Imports the wire format from harness.guest, and the specification beside it.
-"""
+"""Composes the `vng` command that boots a guest. Pure: records in, argument lists and script text out."""
 
 from __future__ import annotations
 
@@ -104,7 +101,7 @@ def vng_argv(spec: MachineSpec, *, kernel: Path, vng: Path, qemu: Path, run_dir:
 
 
 def plain_vng_argv(spec: MachineSpec, *, vng: Path) -> list[str]:
-    """Return a command that has vng boot the same kernel by itself, for a person who wants to see where vng fails."""
+    """Return a command that boots the same kernel with vng alone, to see where vng fails."""
     argv = [str(vng), "--run", str(spec.kernel.boot_image), "--force-9p", "--skip-modules", "--user", "root"]
     argv += [
         "--memory",

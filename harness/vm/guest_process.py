@@ -1,7 +1,4 @@
-"""A process in the guest as the host asks it: a call of :mod:`harness.guest.calls` out, its result back.
-
-Imports the table of calls, and :mod:`harness.errors`.
-"""
+"""A process in the guest as the host asks it: a call of :mod:`harness.guest.calls` out, its result back."""
 
 from __future__ import annotations
 
@@ -27,12 +24,12 @@ _TESTS = f"{_PACKAGE}contracts{os.sep}"
 
 
 def _is_ours(file: str) -> bool:
-    """Whether a file is one of this package, the tests that come with it apart."""
+    """Return whether a file is part of this package, except its tests."""
     return file.startswith(_PACKAGE) and not file.startswith(_TESTS)
 
 
 def _asking_line() -> str:
-    """Return the line outside this package that the running request comes from, the test's own; "" for none."""
+    """Return the test's line that made the current request, outside this package; "" for none."""
     frame: FrameType | None = sys._getframe(2)
     while frame is not None and _is_ours(frame.f_code.co_filename):
         frame = frame.f_back
@@ -42,7 +39,7 @@ def _asking_line() -> str:
 
 
 class GuestProcess:
-    """A process in the guest that serves one test, with file descriptors of its own."""
+    """A process in the guest for one test, with its own file descriptors."""
 
     def __init__(self, machine: Machine, number: int) -> None:
         self.machine = machine
@@ -59,7 +56,7 @@ class GuestProcess:
         Raises:
             GuestCallError: It raised in the guest.
             GuestProcessDied: The process ended.
-            KernelCrashed: The kernel panicked meanwhile.
+            KernelCrashed: The kernel panicked during the call.
             GuestHung: No answer in time.
             LinkBroken: QEMU ended for another reason.
             WireError: An argument cannot cross.
@@ -87,22 +84,22 @@ class GuestProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether the process can still be asked."""
+        """Return whether the process can still be called."""
         return self.machine.answers and not self.machine.has_ended(self.number)
 
     def close(self) -> None:
-        """Kill the process; nothing happens when the machine is no longer there."""
+        """Kill the process; does nothing when the machine is gone."""
         if self.machine.answers:
             self.machine.ask_agent(calls.Agent.signal, self.number, int(signal.SIGKILL))
 
 
 class Pending(Generic[T]):
-    """A call whose answer is waited for bit by bit.
+    """A call whose answer can be polled.
 
-    Another request to the same machine meanwhile may swallow its answer.
+    Another request to the same machine in between may discard the answer.
 
     Attributes:
-        value: What it returned, once :meth:`poll` has said that it is there.
+        value: The returned value, once :meth:`poll` has returned True.
     """
 
     def __init__(self, process: GuestProcess, name: str, tag: int) -> None:
@@ -112,7 +109,7 @@ class Pending(Generic[T]):
         self._tag = tag
 
     def poll(self, timeout: float) -> bool:
-        """Wait for the answer for `timeout` seconds; return whether it is there. Errors as GuestProcess.call."""
+        """Wait at most `timeout` seconds; return whether the answer has arrived. Errors as for GuestProcess.call."""
         machine, number = self._process.machine, self._process.number
         found, self.value = machine.collect(number, self._name, self._tag, timeout)
         return found

@@ -151,7 +151,7 @@ class Machine:
 
     @property
     def release(self) -> str:
-        """What `uname -r` prints in the guest."""
+        """The guest's `uname -r`."""
         return str(self.about["release"])
 
     def console_tail(self, count: int = 25) -> str:

@@ -1,7 +1,4 @@
-"""Which machine: everything that decides what a booted guest is.
-
-Imports what a kernel and a guest image are known by.
-"""
+"""Which machine: everything that decides what a booted guest is."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from harness.kernel.types import Kernel
 
 
 class Accel(enum.Enum):
-    """How the guest's instructions run."""
+    """How QEMU runs the guest's instructions."""
 
     KVM = "kvm"
     TCG = "tcg"
@@ -26,8 +23,8 @@ class Acceleration:
     """How guests run on this computer, and why.
 
     Attributes:
-        accel: What is used.
-        reason: One clause a person can read.
+        accel: The accelerator to use.
+        reason: Why, as one clause for the user.
     """
 
     accel: Accel
@@ -39,16 +36,16 @@ class Acceleration:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a test asks of its machine.
+    """The settings that a test needs of its machine.
 
     It is apart from :class:`MachineSpec` because markers are read before any kernel is prepared.
 
     Attributes:
         memory: MiB, at least 128.
         cpus: Virtual CPUs, at least 1.
-        parameters: Words added to the kernel command line.
-        modules: Names of kernel modules that are loaded, with all they need, before the machine is ready.
-        image: What the guest image holds besides Python: "" for nothing, "bcc" for bcc and the kernel's headers.
+        parameters: Parameters added to the kernel command line.
+        modules: Names of kernel modules to load, with their dependencies, before the machine is ready.
+        image: Extra content of the guest image: "" for none, "bcc" for bcc and the kernel's headers.
     """
 
     memory: int = 256
@@ -86,7 +83,7 @@ class MachineSpec:
 
     @property
     def accel(self) -> Accel:
-        """How the guest's instructions run."""
+        """How QEMU runs the guest's instructions."""
         return self.acceleration.accel
 
     @property

@@ -70,7 +70,7 @@ class Template:
 
 
 def key_of(spec: MachineSpec) -> str:
-    """Return the key of the template of a machine: a digest of all that decides what it would be.
+    """Return the key of a machine's template: a digest of everything that the template depends on.
 
     Args:
         spec: What to boot.
@@ -86,7 +86,7 @@ def key_of(spec: MachineSpec) -> str:
         spec.needs.memory,
         spec.needs.cpus,
         spec.parameters,
-        # The template of the command, whose folders and files are named elsewhere.
+        # The command with placeholders for folders and files.
         qemu_options(dataclasses.replace(spec, ram=Path("ram"), image=Image(Path("initrd"), "")), Path("run")),
         _host_cpu(spec.accel),
     )
@@ -112,11 +112,11 @@ def find_or_make(
     """Return the template for a machine; make it when there is no usable one.
 
     Args:
-        spec: What to boot; `ram` is chosen here.
+        spec: The machine; `ram` is set here.
         doubted: Whether a clone of it has failed. It is read in full then, and made anew only when it is damaged: other
             processes have clones of it.
-        boot_timeout: Seconds a boot may take.
-        progress: Called with a line when something takes time.
+        boot_timeout: Seconds that a boot may take.
+        progress: Called with a line of text when something takes time.
 
     Raises:
         TemplateError: The machine boots but cannot be saved.
@@ -136,12 +136,12 @@ def find_or_make(
 
 
 def make(folder: Path, spec: MachineSpec, *, boot_timeout: float) -> Template:
-    """Boot a machine and save it into a folder, which is made whole or not at all.
+    """Boot a machine and save it into a folder, which is complete or absent afterwards.
 
     Args:
-        folder: Where the template goes.
-        spec: What to boot; `ram` is chosen here.
-        boot_timeout: Seconds a boot may take.
+        folder: The template's folder.
+        spec: The machine; `ram` is set here.
+        boot_timeout: Seconds that a boot may take.
 
     Raises:
         TemplateError: The machine boots but cannot be saved.
@@ -184,14 +184,14 @@ def make(folder: Path, spec: MachineSpec, *, boot_timeout: float) -> Template:
 
 
 def _require_room(folder: Path, spec: MachineSpec) -> None:
-    """Refuse to start what would end in the middle: a guest whose memory file cannot grow dies without a word."""
+    """Raise when the disk is too full: a guest whose memory file cannot grow dies without a message."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder.parent).free >> 20
     if free < spec.needs.memory:
         raise TemplateError(
             f"there is no room to save the machine of {spec.label}: {free} MiB are free in {folder.parent}",
             expected=f"{spec.needs.memory} MiB, the guest's memory",
-            hint="`harness kernels prune`, or name a larger disk with HARNESS_CACHE",
+            hint="`harness kernels prune`, or set HARNESS_CACHE to a larger disk",
         )
 
 
@@ -252,7 +252,7 @@ def _boot_id() -> str:
 
 
 def _whole(folder: Path, *, thorough: bool = False) -> Template | None:
-    """Return the template if it is there and whole.
+    """Return the template if it exists and is complete.
 
     Its files are read in full when the host was booted since, when they seem to have been touched, once a day, and
     when the caller says so.

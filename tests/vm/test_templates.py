@@ -210,7 +210,7 @@ def test_a_state_from_another_qemu_is_not_believed(
     (folder / template.RECORD).write_text(json.dumps(record))
     before = state.stat().st_ino
     assert works(make_pool().take(spec))
-    assert said.has("did not come to life"), said
+    assert said.has("did not start"), said
     assert state.stat().st_ino == before, "nothing shows that it is damaged: other processes may use it"
 
 

@@ -77,7 +77,7 @@ def descriptors(process: str = "self") -> dict[int, str]:
         try:
             found[int(name)] = os.readlink(f"/proc/{process}/fd/{name}")
         except FileNotFoundError:
-            continue  # the one that listed the folder
+            continue  # the descriptor that listed the folder
     return found
 
 

@@ -84,7 +84,7 @@ class Kept:
         """Build `vmlinux` from the current sources.
 
         Args:
-            seconds: How long it may take.
+            seconds: Seconds that it may take.
             keep_going: Continue after an error, so that the log has the errors of all files.
 
         Returns:

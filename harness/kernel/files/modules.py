@@ -114,7 +114,7 @@ def modinfo(data: bytes, name: str) -> dict[str, str]:
 
     Args:
         data: The module file.
-        name: What to call it in an error.
+        name: Its name in error messages.
 
     Raises:
         KernelFileError: It is not a kernel module.

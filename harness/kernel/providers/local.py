@@ -225,7 +225,7 @@ class LocalProvider:
 
 
 def _image_digest(image: Path) -> str:
-    # The name, size and time of a file that was seen before stand for its content: a vmlinux can have 500 MB.
+    # The name, size and time of a known file identify its content: a vmlinux can have 500 MB.
     stat = image.stat()
     seen = f"{image}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}"
     memory = kernel_cache.folder() / "seen.json"
@@ -234,6 +234,6 @@ def _image_digest(image: Path) -> str:
         return known[seen]
     digest = cache.digest_file(image)
     with cache.locked(kernel_cache.folder() / "locks" / "seen.lock"):
-        # The newest two hundred are plenty, and keep the file small.
+        # The newest two hundred are enough, and keep the file small.
         cache.write_record(memory, dict([*known.items(), (seen, digest)][-200:]))
     return digest

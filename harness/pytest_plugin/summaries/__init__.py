@@ -161,7 +161,7 @@ class Unchecked:
         self._lines: dict[str, list[str]] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Keep what each kernel does not tell."""
+        """Collect what each kernel does not show."""
         for count in properties.values(report.user_properties, properties.LEAK_COUNT):
             for kernel in properties.values(report.user_properties, properties.KERNEL):
                 self._lines[kernel] = count["unchecked"]

@@ -1,6 +1,6 @@
 """The summary of contracts at the end of a run: counts for each kernel, and the names of contracts that did not hold.
 
-Pure: what tests observed in, lines of text out. Imports the standard library alone.
+Pure: what tests observed in, lines of text out.
 """
 
 from __future__ import annotations

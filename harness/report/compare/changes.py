@@ -82,7 +82,7 @@ class Difference:
 
     @property
     def title(self) -> str:
-        """What people call the test."""
+        """The title of the test."""
         return self.contract or words_of(self.test)
 
 
@@ -143,7 +143,7 @@ class Comparison:
 
 
 def compare(old: RunRecord, new: RunRecord, kernels: tuple[str, str] | None = None) -> Comparison:
-    """Hold two records against each other, kernel by kernel.
+    """Compare two records, kernel by kernel.
 
     Args:
         old: The old record.
@@ -254,7 +254,7 @@ def _differ(was: Cell | None, now: Cell | None, speed: float | None) -> tuple[Ch
     if was is None or now is None:
         known = was or now
         assert known is not None, "one of the two has the test"
-        # A test that is not for a kernel was never there to be gone.
+        # A test that is not for this kernel is not gone.
         if known.ending is Absent.LEFT_OUT:
             return None
         return (Change.NEW if was is None else Change.GONE), _told(known)
@@ -282,7 +282,7 @@ def _without_verdict(was: Cell, now: Cell, told: str) -> tuple[Change, str] | No
         return None
     if now.ending in _MISSING:
         return (Change.LOST, told) if was.ending not in _NOT_ASKED else None
-    # What failed while nobody looked is a failure all the same.
+    # A failure is a failure, also when there was no verdict before.
     return (Change.BROKEN if now.ending.is_bad else Change.REGAINED), told
 
 

@@ -47,7 +47,7 @@ def summary(comparison: Comparison) -> str:
 
 
 def remarks(comparison: Comparison, old: RunRecord, new: RunRecord) -> list[str]:
-    """Return what a reader must know before believing the rest."""
+    """Return remarks that limit the value of the comparison."""
     found = []
     for name, record in (("old", old), ("new", new)):
         if not record.complete:
@@ -66,7 +66,7 @@ def _on(pairs: Sequence[Pair], comparison: Comparison) -> str:
 
 
 def lines(comparison: Comparison, old: RunRecord, new: RunRecord) -> list[tuple[str, Change | None]]:
-    """Return the lines for a terminal, each with the change that it is of; None for those that frame them."""
+    """Return the lines for a terminal, each with its change; None for other lines."""
     made: list[tuple[str, Change | None]] = [(line, None) for line in remarks(comparison, old, new)]
     for change, entries in by_change(comparison):
         title, sign = TITLES[change]
@@ -78,7 +78,7 @@ def lines(comparison: Comparison, old: RunRecord, new: RunRecord) -> list[tuple[
 
 
 def as_markdown(comparison: Comparison, old: RunRecord, new: RunRecord, fail_on: Sequence[Change]) -> str:
-    """Return the comparison as Markdown; what fails it stands open, the rest is folded."""
+    """Return the comparison as Markdown; changes that fail it are shown, the rest is folded."""
     regressed = is_regression(comparison, fail_on)
     kernels = ", ".join(pair.title for pair in comparison.pairs)
     head = [

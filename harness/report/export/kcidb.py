@@ -1,6 +1,6 @@
 """A run record as a report for KCIDB, the database of kernel CI systems: the data of `kcidb_io`, version 5.
 
-Pure: a record in, plain data out. Imports the records.
+Pure: a record in, plain data out.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _STATUS = {
     Outcome.INFRASTRUCTURE: "MISS",
     Outcome.XFAILED: "DONE",
 }
-"""An expected failure is no news about the kernel: status DONE, with the reason as the comment."""
+"""An expected failure is not a news about the kernel: status DONE, with the reason as the comment."""
 
 _EXCERPT = 16384
 """Longest log that KCIDB accepts, in characters."""
 
 
 def as_kcidb(record: RunRecord, origin: str) -> dict[str, Any]:
-    """Return the record as KCIDB takes it.
+    """Return the record as a KCIDB report.
 
     Each kernel becomes a checkout and a build. A test's observations and expectations are in its `misc`.
 

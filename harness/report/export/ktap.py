@@ -1,6 +1,6 @@
 """A run record as KTAP, the kernel's Test Anything Protocol (Documentation/dev-tools/ktap.rst).
 
-Pure: a record in, lines out. One test for each kernel, and its tests below it. Imports the records.
+Pure: a record in, lines out. One test for each kernel, and its tests below it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from harness.results.outcomes import Outcome
 from harness.results.types import RecordedKernel, Result, RunRecord
 
 _OK = (Outcome.PASSED, Outcome.XFAILED, Outcome.UNSUPPORTED)
-"""Outcomes that are no failure."""
+"""Outcomes that are not failures."""
 
 _DIRECTIVES = {
     Outcome.XFAILED: "XFAIL",
@@ -27,7 +27,7 @@ _TOTALS = {
     Outcome.UNSUPPORTED: "skip",
     Outcome.INFRASTRUCTURE: "error",
 }
-"""What a test is counted as at the end, as kselftest counts; everything else failed."""
+"""The counter of each outcome at the end, as in kselftest; all other outcomes count as failed."""
 
 
 def as_ktap(record: RunRecord) -> str:

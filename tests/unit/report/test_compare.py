@@ -91,7 +91,7 @@ def test_a_change_says_what_was_and_what_is() -> None:
     assert only(old, new) == [(Change.OBSERVATION, "a #2: 2 → 3; b: x → nothing; c: nothing → x")]
 
 
-def test_a_test_of_many_answers_tells_its_reason_instead() -> None:
+def test_a_test_of_many_answers_shows_its_reason_instead() -> None:
     seen = (observation("", 1), observation("", 2))
     old = result("t.py::test_it[raw]", "6.1", observations=seen)
     new = result("t.py::test_it[raw]", "6.1", "failed", observations=seen, reason="it leaks")

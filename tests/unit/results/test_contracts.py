@@ -39,7 +39,7 @@ def test_each_contract_of_a_test_is_a_behaviour() -> None:
     assert (read.title, write.title) == ("hom.batch.read", "hom.batch.write")
     assert [cell.seen for cell in read.cells] == ["ENOTSUPP", "ok", "ok", "ok", ""]
     assert [cell.seen for cell in write.cells] == ["ENOTSUPP", "ENOTSUPP", "EPERM", "ok", ""]
-    # The one that holds is no failure, whatever becomes of the other; a leak is the whole test's.
+    # The one that holds is not a failure, whatever becomes of the other; a leak is the whole test's.
     assert [cell.ending.name for cell in read.cells] == ["PASSED", "PASSED", "PASSED", "LEAKED", "UNSUPPORTED"]
     assert [cell.ending.name for cell in write.cells] == ["PASSED", "PASSED", "FAILED", "LEAKED", "UNSUPPORTED"]
     assert read.boundaries == (False, True, False, True, False)
@@ -54,7 +54,7 @@ def test_what_a_test_did_not_come_to_has_no_verdict() -> None:
     assert [row.cells[1].ending.name for row in matrix_of(by_contract(made)).rows] == ["FAILED", "INFRASTRUCTURE"]
 
 
-def test_a_contract_that_was_not_asked_is_left_out_though_its_test_passed() -> None:
+def test_a_contract_that_was_not_asked_is_left_out_although_its_test_passed() -> None:
     why = "it is for kernels >=5.19"
     both = (
         observation("hom.batch.read", "ok", "ok"),

@@ -1,0 +1,86 @@
+"""Phrases that a reader must read twice stay out of docstrings, comments, messages and docs (CONTRIBUTING, "Words")."""
+
+from __future__ import annotations
+
+import io
+import re
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+
+BANNED = {
+    r"can(not)? be had": "available, unavailable",
+    r"whom": "another sentence",
+    r"what (became|becomes|has become) of": "the outcome, the result",
+    r"h[eo]lds? .{0,40}against": "compared with",
+    r"told of": "reported",
+    r"whoever": "the process or user that is meant",
+    r"(?<!there )(is|are|was|were) no (?!longer\b|more\b|less\b|other\b|news\b)\w+": "is not a ...",
+    r"as (seldom|often|little|much) as may be": "as ... as possible",
+    r"(?-i:Imports) (the|only|nothing|what)": "nothing: the test of imports enforces it",
+    r"(?<!\| )(aftermath|triage|kernellog|census)\b(?! \|)": "the words in CONTRIBUTING",
+}
+PATTERN = re.compile("|".join(rf"(?P<p{number}>\b{text}\b)" for number, text in enumerate(BANNED)), re.IGNORECASE)
+
+# Rooms that are being rewritten: their words come with that.
+NOT_YET = ("harness/cli/", "harness/contracts/")
+
+
+def words(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the text of a file with its lines: strings and comments of a module, all lines of a document."""
+    text = path.read_text()
+    if path.suffix != ".py":
+        yield from enumerate(text.splitlines(), 1)
+        return
+    literal = {tokenize.STRING, tokenize.COMMENT, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type in literal:
+            yield from enumerate(token.string.splitlines(), token.start[0])
+
+
+def complaints(path: Path) -> list[str]:
+    found = []
+    for line, text in words(path):
+        for match in PATTERN.finditer(text):
+            instead = list(BANNED.values())[int((match.lastgroup or "p0")[1:])]
+            found.append(f"{path.name}:{line}: {match[0]!r}; write: {instead}")
+    return found
+
+
+def files() -> list[Path]:
+    done = [
+        path for path in (ROOT / "harness").rglob("*.py") if not path.relative_to(ROOT).as_posix().startswith(NOT_YET)
+    ]
+    return [*done, ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+
+
+def test_what_people_read_is_in_plain_words() -> None:
+    assert [line for path in files() for line in complaints(path)] == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"""The kernel cannot be had."""',
+        "# asks whom to start",
+        'x = "what became of the test"',
+        'raise ValueError(f"{x!r} is no kernel")',
+        '"""Holds the answer\nagainst it, and one held against another."""',
+        '"""Pure. Imports the standard library."""',
+    ],
+)
+def test_a_banned_phrase_is_seen(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "module.py"
+    path.write_text(text)
+    assert len(complaints(path)) == 1
+
+
+@pytest.mark.parametrize("text", ["is_no = told_of(whom)", '"""There is no kernel, and it is no longer there."""'])
+def test_identifiers_and_plain_sentences_are_not(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "module.py"
+    path.write_text(text)
+    assert complaints(path) == []
