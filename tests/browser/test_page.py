@@ -155,7 +155,7 @@ def test_rows_can_be_chosen_by_what_is_in_them(page: Page, choice: str, states: 
         assert visible == bool(states & set(classes))
 
 
-def test_kernels_can_be_left_out(page: Page) -> None:
+def test_kernels_can_be_hidden(page: Page) -> None:
     page.click("input[name=kernel][value='0']")
     page.click("input[name=kernel][value='3']")
     heads = "$$('.matrix thead th').filter(e => e.checkVisibility()).map(e => e.querySelector('b')?.textContent)"

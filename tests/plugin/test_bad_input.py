@@ -58,7 +58,7 @@ def way(request: pytest.FixtureRequest) -> list[str]:
         ("./short", "short"),
     ],
 )
-def test_a_kernel_that_cannot_be_had(inner: Inner, selector: str, what: str) -> None:
+def test_a_kernel_that_is_unavailable(inner: Inner, selector: str, what: str) -> None:
     inner.write(test_kernel=TESTS)
     (inner.folder / "empty").mkdir()
     whole = kernel.acquire(kernel.resolve([KERNEL])[0]).boot_image

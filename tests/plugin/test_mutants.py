@@ -132,7 +132,7 @@ def test_it(contract, probed):
 """
 
 
-def test_a_kernel_says_what_to_expect_of_it_before_it_becomes_the_mutant(
+def test_probes_run_on_the_kernel_before_the_mutant_is_turned_on(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytester.makeconftest(SWITCHED)

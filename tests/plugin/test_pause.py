@@ -45,7 +45,7 @@ def attach(command: str, typed: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_without_a_terminal_the_run_goes_on_when_the_prompt_was_left(inner: Inner) -> None:
+def test_without_a_terminal_the_run_continues_when_the_prompt_is_closed(inner: Inner) -> None:
     inner.write(test_it=TESTS)
     with inner.start(f"--kernel={KERNEL}", "--pause-on-failure", "-k", "not panics") as process:
         assert process.stdout is not None
@@ -71,7 +71,7 @@ def test_without_a_terminal_the_run_goes_on_when_the_prompt_was_left(inner: Inne
     assert "there is no guest at" in gone.stderr
 
 
-def test_without_a_terminal_and_anybody_the_run_goes_on_in_time(inner: Inner) -> None:
+def test_without_a_terminal_the_run_continues_when_nobody_attaches_in_time(inner: Inner) -> None:
     inner.write(test_it=TESTS)
     result = inner.run(f"--kernel={KERNEL}", "--pause-on-failure", "--pause-timeout=0.1")
     assert "continuing after that, or in 0.1 s" in result.out
@@ -81,7 +81,7 @@ def test_without_a_terminal_and_anybody_the_run_goes_on_in_time(inner: Inner) ->
 
 
 @pytest.mark.parametrize("isolation", ["vm", "fork"])
-def test_at_a_terminal_a_key_goes_on(inner: Inner, isolation: str) -> None:
+def test_at_a_terminal_a_key_continues_the_run(inner: Inner, isolation: str) -> None:
     inner.write(test_it=TESTS)
     argv = inner._argv((f"--kernel={KERNEL}", "--pause-on-failure", f"--isolation={isolation}", "--color=no"))
     terminal = pexpect.spawn(
@@ -124,7 +124,7 @@ def test_bad_options_are_one_clear_error(inner: Inner, options: tuple[str, ...],
     assert "Traceback" not in result.out
 
 
-def test_no_workers_is_no_xdist(inner: Inner) -> None:
+def test_zero_workers_means_no_xdist(inner: Inner) -> None:
     inner.write(test_it=TESTS)
     result = inner.run(f"--kernel={KERNEL}", "--pause-on-failure", "--pause-timeout=0", "-n", "0", "-k", "passes")
     assert result.status == pytest.ExitCode.OK, result.out

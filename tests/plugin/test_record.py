@@ -80,7 +80,7 @@ OUTCOMES = {
 
 
 @pytest.mark.parametrize("workers", [(), ("-n2",)])
-def test_a_record_tells_what_became_of_each_test(inner: Inner, workers: tuple[str, ...]) -> None:
+def test_a_record_has_the_result_of_each_test(inner: Inner, workers: tuple[str, ...]) -> None:
     inner.write(test_all=TESTS)
     options = (f"--kernel={KERNEL}", "--accel=tcg", "--record=new/r.json", "--junit-xml=j.xml", *workers)
     result = inner.run(*options, env={"HARNESS_SHARD": "2/5"})
@@ -175,7 +175,7 @@ def test_a_record_that_cannot_be_written_ends_the_run_at_once(inner: Inner) -> N
     assert "Traceback" not in result.out
 
 
-def test_a_disk_that_fills_up_is_no_success(inner: Inner) -> None:
+def test_a_full_disk_fails_the_run(inner: Inner) -> None:
     inner.write(
         conftest="""
 import os

@@ -74,7 +74,7 @@ def test_nothing_was_loaded():
     assert not inner.runs.exists()
 
 
-def test_the_header_tells_release_origin_and_acceleration(inner: Inner) -> None:
+def test_the_header_shows_release_origin_and_acceleration(inner: Inner) -> None:
     inner.write(test_plain=PLAIN)
     result = inner.run(f"--kernel={KERNEL}")
     assert result.status == 0, result.out

@@ -153,7 +153,7 @@ def trouble(request: pytest.FixtureRequest, new_inner: Callable[[], Inner]) -> T
     return Trouble(result, properties_of(inner.folder / "j.xml"))
 
 
-def test_the_run_goes_on_to_its_end_and_fails(trouble: Trouble) -> None:
+def test_the_run_continues_to_its_end_and_fails(trouble: Trouble) -> None:
     assert trouble.result.status == 1
     assert re.search(r"^=+ 9 failed, 5 passed, 1 error in .*=+$", trouble.result.last), trouble.result.out
 
@@ -190,7 +190,7 @@ def test_a_guest_process_that_is_killed_fails_the_test(trouble: Trouble) -> None
     assert "GuestProcessDied: the guest process ended (killed by signal 9)" in trouble.section("test_process_killed")
 
 
-def test_a_lost_qemu_is_no_failure_of_the_kernel(trouble: Trouble) -> None:
+def test_a_lost_qemu_is_not_a_failure_of_the_kernel(trouble: Trouble) -> None:
     assert trouble.outcome("test_qemu_killed") == "INFRASTRUCTURE"
     section = trouble.section("test_qemu_killed")
     assert "LinkBroken: QEMU ended" in section

@@ -34,7 +34,7 @@ def choices(count: int) -> list[Choice]:
     return [Choice(f"6.{number}", KernelVersion(6, number), "debian", f"6.{number}=1") for number in range(count)]
 
 
-def test_the_github_workflows_are_some() -> None:
+def test_the_github_workflows_follow_their_schema() -> None:
     assert check("vendor.github-workflows", GITHUB, CHECKS).returncode == 0
 
 
@@ -50,7 +50,7 @@ def test_the_checks_are_on_every_python_and_on_the_lowest_and_newest_versions() 
     )
 
 
-def test_the_gitlab_pipelines_are_some(tmp_path: Path) -> None:
+def test_the_gitlab_pipelines_follow_their_schema(tmp_path: Path) -> None:
     made = tmp_path / "shards.yml"
     made.write_text(as_gitlab(share(choices(5), 2), "locks/"))
     assert check("vendor.gitlab-ci", *GITLAB, made).returncode == 0
@@ -205,7 +205,7 @@ def runner(source: Path, **environment: str) -> Runner:
     return Runner(source / "workflow.yml", source.parent / "work", environment=environment, source=source)
 
 
-def test_a_workflow_is_run_as_it_stands(source: Path) -> None:
+def test_a_workflow_is_run_from_its_yaml(source: Path) -> None:
     run = runner(source, FAIL="0")
     assert run.run()
     assert run.summary.read_text() == "reached\nworld\nworld\n"

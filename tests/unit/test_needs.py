@@ -249,7 +249,7 @@ def test_without_apt_setup_asks_for_programs_alone(machine: Machine) -> None:
     assert not {"libbpf1", "debian-archive-keyring"} & set(missing)
 
 
-def test_a_plain_user_is_told_one_whole_command(machine: Machine) -> None:
+def test_a_plain_user_gets_one_complete_command(machine: Machine) -> None:
     script(machine.folder / "bin" / "id", "#!/bin/sh\necho 1000\n")
     done = machine.setup("test")
     assert done.returncode == 3

@@ -91,7 +91,7 @@ def test_batches_write_read_and_delete(table: Map) -> None:
 
 
 @pytest.mark.requires("batch_ops")
-def test_a_failed_batch_tells_how_far_it_came(table: Map) -> None:
+def test_a_failed_batch_reports_its_count(table: Map) -> None:
     table[1] = 1
     with pytest.raises(BpfError) as caught:
         table.delete_batch([1, 2, 3])

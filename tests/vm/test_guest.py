@@ -98,7 +98,7 @@ def test_a_program_runs_as_another_user(guest: Guest) -> None:
     assert ran.stdout == "(1000, 1000, 1000) (1000, 1000, 1000) []\n"
 
 
-def test_a_signal_and_a_time_out_are_told_apart(guest: Guest) -> None:
+def test_a_signal_and_a_time_out_are_distinguished(guest: Guest) -> None:
     ran = guest.run([PYTHON, "-c", "import os; os.kill(os.getpid(), 15)"])
     assert (ran.status, ran.signal, ran.timed_out) == (None, 15, False)
     with guest.start([PYTHON, "-c", "print('begun', flush=True); import time; time.sleep(600)"]) as running:

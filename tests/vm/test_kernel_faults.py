@@ -192,7 +192,7 @@ def test_records_that_were_lost_fail_the_test(run: Result) -> None:
     assert "lost records: harness: the kernel's log buffer overran" in run.section("test_overrun")
 
 
-def test_what_a_program_writes_into_the_log_is_no_fault(run: Result) -> None:
+def test_output_of_a_program_in_the_log_is_not_a_fault(run: Result) -> None:
     assert run.outcomes("test_a_programs_words") == ["PASSED"]
 
 
@@ -200,13 +200,13 @@ def test_a_test_that_reads_the_log_takes_nothing_from_the_harness(run: Result) -
     assert "the kernel complained: WARN" in run.section("test_reads_the_log_itself")
 
 
-def test_a_known_fault_is_told_and_fails_nothing(run: Result) -> None:
+def test_a_known_fault_is_listed_and_fails_nothing(run: Result) -> None:
     assert run.outcomes("test_known") == ["PASSED"]
     known = run.out.partition(" known faults =")[2]
     assert re.search(rf"^kernel {re.escape(KERNEL)}: oops: .*: it is provoked on purpose$", known, re.MULTILINE)
 
 
-def test_an_expired_entry_has_no_effect_and_is_told(run: Result) -> None:
+def test_an_expired_entry_has_no_effect_and_is_listed(run: Result) -> None:
     assert re.search(r"^known fault: \S+known\.toml, entry 2 \(WARN\) expired on 2020-01-01", run.out, re.MULTILINE)
     assert run.outcomes("test_warn") == ["FAILED"]
 
@@ -234,7 +234,7 @@ def test_any(vm, number):
 """
 
 
-def test_a_kernel_that_complains_while_it_boots_is_told_once_and_fails_the_run(
+def test_a_fault_during_boot_is_reported_once_and_fails_the_run(
     new_inner: Callable[[], Inner],
 ) -> None:
     inner = new_inner()
@@ -248,7 +248,7 @@ def test_a_kernel_that_complains_while_it_boots_is_told_once_and_fails_the_run(
 
 
 @pytest.mark.parametrize("isolation", ["fork", "boot"])
-def test_faults_are_found_whatever_tests_share(new_inner: Callable[[], Inner], isolation: str) -> None:
+def test_faults_are_found_with_every_isolation(new_inner: Callable[[], Inner], isolation: str) -> None:
     inner = new_inner()
     inner.write(test_faults=TESTS)
     run = inner.run(

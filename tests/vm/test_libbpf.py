@@ -144,9 +144,7 @@ def test_a_refused_program_brings_the_verifiers_log(libbpf: Libbpf, bpf_object: 
         assert list(obj.programs) == ["fine"]
 
 
-def test_what_is_no_object_or_has_no_such_part_is_a_clear_error(
-    libbpf: Libbpf, bpf_object: Build, tmp_path: Path
-) -> None:
+def test_a_file_without_the_named_part_is_a_clear_error(libbpf: Libbpf, bpf_object: Build, tmp_path: Path) -> None:
     with pytest.raises(BpfError, match="bpf_object__open_mem"):
         libbpf.open(b"no ELF file")
     with pytest.raises(UsageError, match="cannot be read"):

@@ -70,7 +70,7 @@ def test_what_a_module_needs_is_loaded_before_it(guest: Guest, kernel: Kernel) -
         assert "net_failover" in users["failover"]
 
 
-def test_a_machine_has_no_module_that_nobody_asked_for(guest: Guest) -> None:
+def test_a_machine_has_only_the_requested_modules(guest: Guest) -> None:
     assert guest.call(read, "/proc/modules") == ""
 
 

@@ -52,7 +52,7 @@ def test_it_sees_the_maps_of_the_test(prompt: GuestPrompt, bpf: Bpf) -> None:
     assert run(prompt, f"bpf.map_info(bpf.map_fd_by_id({held.id}))['max_entries']").stdout == "3\n"
 
 
-def test_an_error_is_shown_and_the_prompt_goes_on(prompt: GuestPrompt) -> None:
+def test_an_error_is_shown_and_the_prompt_continues(prompt: GuestPrompt) -> None:
     answer = run(prompt, "bpf.map_create('hash', 0, 4, 1)")
     assert answer.raised
     assert "OSError: [Errno 22] BPF_MAP_CREATE: Invalid argument" in answer.stderr
@@ -72,7 +72,7 @@ def test_a_program_of_the_host_is_sent_once_and_runs(prompt: GuestPrompt) -> Non
     assert answer_of(prompt) == Answer(f"{prompt.release}\n", "")
 
 
-def test_what_cannot_be_sent_is_refused_and_the_prompt_goes_on(prompt: GuestPrompt, tmp_path: Path) -> None:
+def test_a_value_that_cannot_be_sent_is_refused_and_the_prompt_continues(prompt: GuestPrompt, tmp_path: Path) -> None:
     script = tmp_path / "script"
     script.write_text("#!/bin/sh\n")
     script.chmod(0o755)
@@ -83,7 +83,7 @@ def test_what_cannot_be_sent_is_refused_and_the_prompt_goes_on(prompt: GuestProm
     assert run(prompt, "6 * 7").stdout == "42\n"
 
 
-def test_a_program_that_nobody_has_is_named(prompt: GuestPrompt) -> None:
+def test_a_missing_program_is_named(prompt: GuestPrompt) -> None:
     prompt.begin("command", ["no-such-program"])
     assert answer_of(prompt).stderr.startswith("no-such-program: No such file or directory")
 

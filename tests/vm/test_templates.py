@@ -178,7 +178,7 @@ def spoil(path: Path) -> None:
     ("damage", "name"),
     [(flip, template.RAM), (flip, template.STATE), (cut, template.RAM), (Path.unlink, template.STATE), (spoil, "")],
 )
-def test_a_damaged_template_is_made_anew(
+def test_a_damaged_template_is_made_again(
     make_pool: MakePool, spec: MachineSpec, own_cache: Path, said: Said, damage: Callable[[Path], None], name: str
 ) -> None:
     damage(only_template(own_cache) / name)
@@ -188,7 +188,7 @@ def test_a_damaged_template_is_made_anew(
 
 
 @pytest.mark.parametrize("damage", [flip, Path.unlink])
-def test_a_template_that_is_damaged_while_in_use_is_made_anew(
+def test_a_template_that_is_damaged_while_in_use_is_made_again(
     make_pool: MakePool, spec: MachineSpec, own_cache: Path, said: Said, damage: Callable[[Path], None]
 ) -> None:
     pool = make_pool()
@@ -360,7 +360,7 @@ def test_two_runs_at_once_make_one_template(user_kernels: Path, kernel_choice: C
     only_template(own_cache)
 
 
-def test_the_stream_carries_the_memory_where_it_cannot_be_left_out(
+def test_the_stream_contains_the_memory_when_it_cannot_be_omitted(
     make_pool: MakePool, spec: MachineSpec, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from harness.vm import qmp

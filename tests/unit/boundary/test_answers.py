@@ -23,7 +23,7 @@ def seen(observed: object, verdict: Any = "observed", **fields: Any) -> Observat
     return Observation(**{"sentence": "s", "observed": observed, "verdict": verdict, **fields})
 
 
-def test_what_was_observed_is_the_answer_whatever_was_expected_of_the_kernel() -> None:
+def test_the_observation_is_the_answer_regardless_of_the_expectation() -> None:
     plain = answer_of(result(observations=(seen("EINVAL", "as expected", expected="EINVAL"),)))
     surprised = answer_of(
         result(outcome="failed", reason="it does not hold", observations=(seen("EINVAL", "differs", expected="ok"),))
@@ -47,7 +47,7 @@ def test_a_failure_for_another_reason_is_an_answer_of_its_own() -> None:
     assert len({failed, leaking, crashed, answer_of(result())}) == 4
 
 
-def test_what_says_nothing_of_the_kernel_is_no_answer() -> None:
+def test_an_outcome_that_says_nothing_about_the_kernel_is_not_an_answer() -> None:
     reading = reading_of(
         record(
             result("a"),

@@ -223,7 +223,7 @@ def tree(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     return judge
 
 
-def test_git_bisect_is_told_good_bad_or_to_skip(tree: Callable[..., int]) -> None:
+def test_the_exit_status_for_git_bisect_is_good_bad_or_skip(tree: Callable[..., int]) -> None:
     assert tree("A") == 0
     assert tree("A", "--good=A") == 0
     assert tree("B", "--good=A") == 1

@@ -81,7 +81,7 @@ def test_nothing_answers() -> None:
 
 
 @given(st.lists(st.text("AB?", min_size=12, max_size=12), min_size=1, max_size=4))
-def test_whatever_is_run_every_test_is_told_all_that_is_known(rows: list[str]) -> None:
+def test_every_run_gives_answers_to_all_tests(rows: list[str]) -> None:
     releases = Releases(**{f"test{number}": row for number, row in enumerate(rows)})
     found = find(12, releases)
     for test, one in found.found.items():

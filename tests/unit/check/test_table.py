@@ -49,7 +49,7 @@ def test_what_a_newer_kernel_explains_is_not_the_complaint() -> None:
     assert telling_line(explained) == "R1 type=map_value_or_null expected=map_ptr"
 
 
-def test_an_instruction_that_only_one_log_has_tells_too() -> None:
+def test_an_instruction_that_only_one_log_has_is_informative_too() -> None:
     other = REFUSED.replace("3: (bf) r1 = r0", "3: (bf) r1 = r2")
     assert telling_line(other, ACCEPTED) == "3: r1 = r2"
 

@@ -90,7 +90,7 @@ def test_a_machine_that_the_test_closed_is_not_asked() -> None:
     assert look(FakeMachine(CUT, WARNING, END, state=State.CLOSED)) == []
 
 
-def test_an_expected_fault_is_no_complaint_and_explains_the_taint() -> None:
+def test_an_expected_fault_is_not_a_complaint_and_explains_the_taint() -> None:
     assert look(FakeMachine(CUT, WARNING, END, tainted=512), KernelLog([expect("WARN", "", "provoked")])) == []
 
 
@@ -106,7 +106,7 @@ def test_a_fault_that_repeats_is_one_complaint() -> None:
     assert "(2 times)" in complaint.text
 
 
-def test_a_log_that_cannot_be_read_is_no_clean_log() -> None:
+def test_an_unreadable_log_is_not_a_clean_log() -> None:
     with pytest.raises(InfrastructureError, match="cannot be searched for faults"):
         look(FakeMachine(b"something else"))
 
@@ -114,7 +114,7 @@ def test_a_log_that_cannot_be_read_is_no_clean_log() -> None:
 LEAKED = 'unreferenced object 0xffff888003a5b000 (size 4096):\n  comm "{}", pid 1, jiffies {} (age 9.1s)\n'
 
 
-def test_memory_that_the_kernel_forgot_during_the_test_is_a_complaint_and_its_count_is_no_other() -> None:
+def test_memory_lost_during_the_test_is_one_complaint_without_another_for_its_count() -> None:
     machine = FakeMachine(b"6,1,5,-;kmemleak: 2 new suspected memory leaks (see /sys/kernel/debug/kmemleak)")
     machine.answers |= {"jiffies": 1000, "kmemleak": LEAKED.format("swapper", 900) + LEAKED.format("init", 1100)}
     (complaint,) = look(machine, KernelLog(kmemleak=True))

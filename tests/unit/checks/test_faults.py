@@ -262,12 +262,12 @@ def test_every_kind_is_tried() -> None:
         "------------[ cut",
     ],
 )
-def test_what_is_no_complaint_is_no_fault(line: str) -> None:
+def test_other_lines_are_not_faults(line: str) -> None:
     assert sign_of(line) is None
     assert find_faults([LogRecord(line, 10)]) == []
 
 
-def test_what_a_program_writes_is_no_fault() -> None:
+def test_output_of_programs_is_not_a_fault() -> None:
     assert find_faults(parse_records([b"12,355,9802020,-;BUG: KASAN: use-after-free in nothing+0x1/0x2"])) == []
     assert len(find_faults(parse_records([b"4,355,9802020,-;BUG: KASAN: use-after-free in nothing+0x1/0x2"]))) == 1
 
@@ -292,7 +292,7 @@ def test_records_are_parsed_as_the_kernel_documents_them() -> None:
 
 
 @pytest.mark.parametrize("raw", [b"", b"no record", b"6,1;two fields", b"a,b,c,-;text"])
-def test_what_is_no_record_is_refused(raw: bytes) -> None:
+def test_a_malformed_record_is_refused(raw: bytes) -> None:
     with pytest.raises(ValueError, match="is not a record"):
         parse_records([raw])
 
@@ -329,7 +329,7 @@ def test_a_fingerprint_leaves_out_what_differs_between_builds() -> None:
         (0, 1 << 40, False, "40"),
     ],
 )
-def test_a_taint_is_a_fault_where_no_other_one_tells_of_it(
+def test_a_taint_without_another_fault_is_a_fault(
     before: int, after: int, explained: bool, letters: str | None
 ) -> None:
     fault = taint_fault(before, after, explained=explained)
@@ -356,7 +356,7 @@ unreferenced object 0xffff888009ff5540 (size 64):
 """
 
 
-def test_kmemleaks_report_is_told_object_by_object_from_the_tests_begin_on() -> None:
+def test_kmemleaks_report_is_split_into_objects_since_the_start_of_the_test() -> None:
     (fault,) = parse_kmemleak(KMEMLEAK, 4294900000)
     assert fault.kind == "kmemleak"
     assert fault.title == 'unreferenced object of 64 bytes, allocated by "init"'

@@ -38,12 +38,12 @@ def only(leaks: list[FoundLeak]) -> Leak:
     return leaks[0].leak
 
 
-def test_what_is_as_it_was_is_no_leak() -> None:
+def test_an_unchanged_object_is_not_a_leak() -> None:
     there = snapshot(ids={"map": [1, 7]}, pins=["/sys/fs/bpf/old"])
     assert leak_diff.judge(there, there) == []
 
 
-def test_what_has_gone_is_no_leak() -> None:
+def test_a_missing_object_is_not_a_leak() -> None:
     assert leak_diff.judge(snapshot(ids={"map": [1]}, pins=["/sys/fs/bpf/old"]), snapshot()) == []
 
 
@@ -86,7 +86,7 @@ def test_a_program_goes_by_its_whole_name() -> None:
     assert (leak.kind, leak.text[:17]) == ("program", "xdp program 4 'p'")
 
 
-def test_a_pin_is_told_once() -> None:
+def test_a_pin_is_reported_once() -> None:
     pinned = snapshot(pins=["/sys/fs/bpf/x"], ids={"map": [9]}, holders=[["map", 9, "pin /sys/fs/bpf/x"]])
     leak = only(leak_diff.judge(snapshot(), {**pinned, "objects": [a_map(9)]}))
     assert (leak.kind, leak.holder) == ("map", "pin /sys/fs/bpf/x")
@@ -125,7 +125,7 @@ def test_a_forgotten_socket_is_named_by_where_it_leads() -> None:
     assert leak.text == "socket (socket:[33]) was left open as fd 5 when f() returned"
 
 
-def test_without_ids_locked_memory_tells() -> None:
+def test_without_ids_locked_memory_shows_a_leak() -> None:
     nothing: dict[str, Any] = {"ids": dict.fromkeys(KINDS)}
     before = snapshot(**nothing, locked=1)
     assert leak_diff.judge(before, snapshot(**nothing, locked=1)) == []

@@ -69,7 +69,7 @@ def test_only_what_was_asked_for_stops_it() -> None:
     ]
 
 
-def test_a_check_that_fails_is_no_good_news() -> None:
+def test_a_check_that_fails_is_a_bad_finding() -> None:
     assert as_text([UNKNOWN], {"run"}, marks="+!-") == [
         "! memory  the check itself failed: ValueError: x: report it",
         "not ready for run: memory",
@@ -155,16 +155,18 @@ def test_each_entry_of_the_table_is_missed(need: needs.Need, take_away: Callable
     assert finding.features == need.features
 
 
-def test_a_plain_user_is_told_to_use_sudo(monkeypatch: pytest.MonkeyPatch, take_away: Callable[[str], None]) -> None:
+def test_for_a_plain_user_the_command_has_sudo(
+    monkeypatch: pytest.MonkeyPatch, take_away: Callable[[str], None]
+) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     take_away("gpgv")
     assert found("gpgv").mend == "sudo apt-get install gpgv"
 
 
-def test_an_old_clang_is_told_from_a_good_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_clang_is_a_bad_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clang = program(tmp_path, "clang", "echo clang version 9.0.1")
     monkeypatch.setenv("HARNESS_CLANG", str(clang))
-    assert found("clang").what == f"{clang} is of version 9.0.1, and 10 is the least that will do"
+    assert found("clang").what == f"{clang} has version 9.0.1; 10 or later is needed"
     program(tmp_path, "clang", "echo clang version 10.0.0")
     assert found("clang").status is Status.GOOD
 
@@ -230,7 +232,7 @@ def test_python_packages_are_compared_with_what_is_declared(monkeypatch: pytest.
 def test_kvm_is_not_believed_before_a_kernel_has_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found("accelerator").what == "tcg (a test)"
     monkeypatch.setattr(accel, "known_acceleration", lambda: None)
-    assert found("accelerator").what == "/dev/kvm opens; the first kernel will show whether it works"
+    assert found("accelerator").what == "/dev/kvm opens; the first boot will show whether it works"
 
 
 @pytest.fixture
@@ -244,7 +246,7 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         yield SimpleNamespace(url=server.url, folder=tmp_path / "served")
 
 
-def test_package_sources_are_asked_only_when_told(mirror: Any) -> None:
+def test_package_sources_are_asked_only_with_online(mirror: Any) -> None:
     assert found("package sources").what.endswith("--online also checks that they answer")
     finding = found("package sources", online=True)
     assert finding.status is Status.WRONG
@@ -266,7 +268,7 @@ def test_a_cache_that_is_full_or_cannot_be_written(tmp_path: Path, monkeypatch: 
     assert found("cache folder").status is Status.GOOD
     with monkeypatch.context() as context:
         context.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100 << 20))
-        assert found("cache folder").what == f"{tmp_path}/cache has 100 MiB free, and a first run takes 1024"
+        assert found("cache folder").what == f"{tmp_path}/cache has 100 MiB free; a first run needs 1024"
     with monkeypatch.context() as context:
         context.setattr(os, "access", lambda path, mode: False)
         assert found("cache folder").what == f"{tmp_path}/cache cannot be written"
@@ -281,7 +283,7 @@ def test_no_temporary_file_can_be_made(tmp_path: Path, monkeypatch: pytest.Monke
     assert finding.mend == "set TMPDIR to a folder"
 
 
-def test_somebody_elses_run_folder_is_an_error_like_any(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_folder_of_another_user_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused() -> Path:
         raise HarnessError("it is not yours", hint="remove it")
 

@@ -27,7 +27,7 @@ def test_members_of_a_struct_name_types_and_bits() -> None:
     assert names[record[6] :].startswith(b"b\0")
 
 
-def test_a_pointer_and_a_tag_hold_the_number_of_what_they_stand_before() -> None:
+def test_a_pointer_and_a_tag_contain_the_number_of_their_type() -> None:
     data = btf.encode(btf.integer("int", 4), btf.type_tag("kptr", 1), btf.pointer(2))
     assert struct.unpack_from("<2I", data, 24 + 16 + 4) == (18 << 24, 1)
     assert struct.unpack_from("<3I", data, 24 + 16 + 12) == (0, 2 << 24, 2)

@@ -42,7 +42,7 @@ from harness.guest.api import bpf
         ("OBJ_GET", "file_flags", 12),
     ],
 )
-def test_fields_stand_where_the_kernel_reads_them(command: str, field: str, offset: int) -> None:
+def test_fields_have_the_kernels_offsets(command: str, field: str, offset: int) -> None:
     assert {name: at for name, _, at in bpf.COMMANDS[command][1]}[field] == offset
 
 

@@ -50,7 +50,7 @@ def test_an_unknown_place_is_called_so() -> None:
     assert record.read() == {("map", 1): UNKNOWN, ("map", 2): "t.py:1 in f"}
 
 
-def test_descriptors_are_told_by_kind() -> None:
+def test_descriptors_are_described_by_kind() -> None:
     targets = {
         "anon_inode:bpf-map": "map",
         "anon_inode:bpf-prog": "prog",

@@ -128,7 +128,7 @@ def test_a_frame_with_one_bit_turned_never_passes_as_another(data: st.DataObject
     assert damaged[12:16] != whole[12:16]
 
 
-def test_an_unknown_kind_is_no_frame() -> None:
+def test_an_unknown_kind_is_not_a_frame() -> None:
     with pytest.raises(wire.WireError, match="not a frame"):
         wire.Splitter().feed(wire.pack(9, 0, 0, b"n"))
 

@@ -98,7 +98,7 @@ def test_a_stripped_program_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"\x7fELF", b"#!/bin/sh\n", b"\x7fELF\x01\x01" + bytes(60)])
-def test_what_is_no_64_bit_object_stays_as_it_is(data: bytes) -> None:
+def test_other_files_than_64_bit_objects_are_unchanged(data: bytes) -> None:
     assert elf.strip(data) == data
 
 
@@ -163,7 +163,7 @@ def test_an_image_is_built_once(builds: Builds) -> None:
     assert [read.data for read in read_archive(first.path.read_bytes())] == [b"one"]
 
 
-def test_an_image_is_built_anew_when_a_source_changes(builds: Builds) -> None:
+def test_an_image_is_built_again_when_a_source_changes(builds: Builds) -> None:
     first = build.guest_image()
     builds.source.write_text("two!")
     second = build.guest_image()
@@ -180,7 +180,7 @@ def test_a_source_of_the_same_size_that_is_newer_counts_as_changed(builds: Build
     assert builds.count == 2
 
 
-def test_an_image_is_built_anew_when_a_source_is_gone(builds: Builds) -> None:
+def test_an_image_is_built_again_when_a_source_is_gone(builds: Builds) -> None:
     build.guest_image()
     builds.source = builds.source.rename(builds.source.with_name("moved.py"))
     build.guest_image()
@@ -188,14 +188,14 @@ def test_an_image_is_built_anew_when_a_source_is_gone(builds: Builds) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", "{}", '{"image": 1}', '{"image": "x.cpio"}'])
-def test_a_damaged_record_is_as_none(builds: Builds, content: str) -> None:
+def test_a_damaged_record_counts_as_missing(builds: Builds, content: str) -> None:
     image = build.guest_image()
     record_of(image).write_text(content)
     assert build.guest_image() == image
     assert builds.count == 2
 
 
-def test_a_record_in_which_one_entry_is_of_another_kind_is_as_none(builds: Builds) -> None:
+def test_a_record_with_an_entry_of_another_kind_counts_as_missing(builds: Builds) -> None:
     image = build.guest_image()
     known = json.loads(record_of(image).read_text())
     for number, (name, wrong) in enumerate([("image", 1), ("size", "big"), ("sources", []), ("sources", {"\0": [1]})]):
@@ -204,7 +204,7 @@ def test_a_record_in_which_one_entry_is_of_another_kind_is_as_none(builds: Build
         assert builds.count == number + 2
 
 
-def test_an_image_that_was_cut_short_is_built_anew(builds: Builds) -> None:
+def test_a_truncated_image_is_built_again(builds: Builds) -> None:
     image = build.guest_image()
     whole = image.path.read_bytes()
     image.path.write_bytes(whole[:-1])

@@ -40,7 +40,7 @@ def test_the_digest_is_that_of_base_archives_and_their_order(base: Image) -> Non
     assert len({image.digest for image in images}) == len({image.path for image in images}) == 4
 
 
-def test_the_same_is_written_once_and_anew_when_it_was_cut_short(base: Image) -> None:
+def test_an_image_is_written_once_and_again_when_it_is_truncated(base: Image) -> None:
     image = extended(base, [b"one!"])
     written = image.path.stat()
     os.utime(image.path, (0, 0))

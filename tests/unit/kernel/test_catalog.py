@@ -268,7 +268,7 @@ def test_ubuntus_list() -> None:
 
 
 @pytest.mark.parametrize("selector", ["6.6", "6.6.17", "ubuntu:6.6"])
-def test_a_release_that_nobody_else_has_comes_from_ubuntu(one: Archive, mainline: Server, selector: str) -> None:
+def test_a_release_that_no_other_provider_has_comes_from_ubuntu(one: Archive, mainline: Server, selector: str) -> None:
     [choice] = resolve([selector])
     assert (choice.provider, choice.key) == ("ubuntu", "v6.6.17")
     kernel = acquire(choice)
@@ -301,7 +301,7 @@ def test_ubuntu_is_not_asked_for_what_debian_has(one: Archive, mainline: Server)
     assert not [path for path, _ in mainline.requests if path.startswith("/mainline")]
 
 
-def test_a_cut_off_build_is_an_error_and_is_fetched_anew(
+def test_a_truncated_build_is_an_error_and_is_fetched_again(
     one: Archive, mainline: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     [choice] = resolve(["6.6"])

@@ -267,7 +267,7 @@ COMMAND = [sys.executable, "-c", "import sys; from harness.cli import main; sys.
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_fetch_ends_at_once_keeps_what_came_and_goes_on(
+def test_an_interrupted_fetch_ends_at_once_and_continues_later(
     mirror: Archive, server: Server, number: signal.Signals, status: int
 ) -> None:
     assert harness("list") == 0
@@ -356,7 +356,7 @@ def test_the_command_as_installed(mirror: Archive) -> None:
     ("words", "unbuffered"),
     [(["kernels", "list", "--json"], ""), (["kernels", "list", "--json"], "1"), (["--help"], "")],
 )
-def test_a_pipe_that_closes_early_is_no_traceback(mirror: Archive, words: list[str], unbuffered: str) -> None:
+def test_a_pipe_that_closes_early_gives_no_traceback(mirror: Archive, words: list[str], unbuffered: str) -> None:
     program = f"import sys; from harness.cli import main; sys.exit(main({words}))"
     with subprocess.Popen(
         [sys.executable, "-c", program],

@@ -212,7 +212,7 @@ def test_processes_side_by_side_make_an_entry_once() -> None:
     assert load() is not None
 
 
-def test_the_second_maker_is_told_that_it_is_there() -> None:
+def test_the_second_maker_finds_the_entry() -> None:
     add()
     with kernel_cache.new_entry(CHOICE.provider, CHOICE.key) as made:
         assert made is None
@@ -229,7 +229,7 @@ def test_making_an_entry_again_keeps_the_old_one_until_the_new_one_is_whole() ->
     assert not kernel.pvh
 
 
-def test_discarding_what_is_not_there_is_no_error(tmp_path: Path) -> None:
+def test_discarding_a_missing_entry_is_not_an_error(tmp_path: Path) -> None:
     kernel_cache.discard(kernel_cache.entry_folder("test", "nothing"))
 
 

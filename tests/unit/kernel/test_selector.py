@@ -121,7 +121,7 @@ def test_kinds_that_need_the_machine(text: str, kind: Kind) -> None:
     assert [item.kind for item in parse(text)] == [kind]
 
 
-def test_series_keep_stand_ins_of_their_flavour_newest_first_and_exact_releases_have_none() -> None:
+def test_series_have_alternatives_of_their_flavour_and_exact_releases_have_none() -> None:
     [series] = select(parse("6.12")[0], OFFERS, POLICY)
     assert [stand_in.key.partition("=")[2] for stand_in in series.alternatives] == ["6.12.94-1", "6.12.94-1~bpo12+1"]
     [exact] = select(parse("6.12.94")[0], OFFERS, POLICY)
@@ -165,7 +165,7 @@ def choice(label: str, version: str, key: str, flavour: str = "cloud") -> Choice
     return Choice(label, KernelVersion.parse(version), "debian", key, flavour)
 
 
-def test_arranged_choices_are_in_order_each_once_and_told_apart() -> None:
+def test_arranged_choices_are_sorted_unique_and_have_distinct_labels() -> None:
     arranged = arrange(
         [
             choice("6.12", "6.12.117", "a"),

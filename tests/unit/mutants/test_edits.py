@@ -151,7 +151,7 @@ def test_every_place_is_a_mutant() -> None:
     assert not any(text.startswith(("return", "! ->")) for text in found.values())
 
 
-def test_a_return_that_ends_its_function_is_never_left_out() -> None:
+def test_a_return_that_ends_its_function_is_never_dropped() -> None:
     source = "int f(int a)\n{\n\tif (a) {\n\t\tg();\n\t\treturn 1;\n\t} else {\n\t\treturn 2;\n\t}\n}\n"
     found = generate.generate([{"file": "x.c", "tier": 1, "functions": ["f"]}], lambda name: source)
     assert [mutant.was for mutant in found if mutant.area == "drop"] == ["g();"]
@@ -162,7 +162,7 @@ def test_mutants_are_where_they_say_after_letters_of_several_bytes() -> None:
         assert apply(SOURCE, mutant.edits) != SOURCE
 
 
-def test_the_head_of_a_macro_that_loops_is_no_statement() -> None:
+def test_the_head_of_a_loop_macro_is_not_a_statement() -> None:
     assert not any("for_each_thing" in text for text in texts(mutants(functions=["helper"])).values())
 
 

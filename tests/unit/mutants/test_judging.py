@@ -68,7 +68,7 @@ def test_a_failure_kills(failed: dict[str, Any], how: str, message: str) -> None
         ([{**HERE, "outcome": "failed"}], 1),
     ],
 )
-def test_trouble_that_is_not_the_kernels_is_no_verdict(reports: list[dict[str, Any]], status: int) -> None:
+def test_trouble_outside_the_kernel_gives_no_verdict(reports: list[dict[str, Any]], status: int) -> None:
     assert judge(reports, status=status, presence=PRESENCE).fate is Fate.UNKNOWN
 
 
@@ -107,7 +107,7 @@ def test_a_result_of_other_text_is_none(tmp_path: Path) -> None:
     assert results.get(mutant(old="b;")) is None
 
 
-def test_a_line_half_written_is_left_out_and_others_follow_it(tmp_path: Path) -> None:
+def test_an_incomplete_line_is_ignored_and_others_can_follow(tmp_path: Path) -> None:
     path = tmp_path / "r"
     Results(path).add(result("one"))
     with path.open("a") as stream:

@@ -121,7 +121,7 @@ def test_every_switch_makes_its_own_mistake_and_none_when_off(tmp_path: Path) ->
         assert run(program, made.numbers[mutant.name], INPUTS)[0] == run(alone, 0, INPUTS)[0], mutant
 
 
-def test_the_kernel_tells_what_it_has_come_past(tmp_path: Path) -> None:
+def test_the_kernel_reports_the_mutants_that_it_came_past(tmp_path: Path) -> None:
     made = switched(mutants(), {"kernel/bpf/x.c": SOURCE, HOME: ""})
     program = compiled(tmp_path, made.files["kernel/bpf/x.c"])
     by_name = {name.rpartition("/")[2]: number for name, number in made.numbers.items()}
@@ -132,7 +132,7 @@ def test_the_kernel_tells_what_it_has_come_past(tmp_path: Path) -> None:
     assert by_name["errno-2"] not in refused | whole
 
 
-def test_the_switches_stand_after_the_includes_of_every_file_and_their_parameters_in_one() -> None:
+def test_the_switches_come_after_the_includes_of_every_file_and_their_parameters_in_one() -> None:
     made = switched(mutants(), {"kernel/bpf/x.c": SOURCE, HOME: STAND_INS + "int home;\n"})
     for text in made.files.values():
         assert text.startswith(STAND_INS)

@@ -14,7 +14,7 @@ def seen(
     return Observation("A thing.", observed, contract, "errno", expected, "f()", verdict, note)
 
 
-def test_counts_stand_by_kernel() -> None:
+def test_counts_are_listed_by_kernel() -> None:
     lines = summary(
         {"6.1": [seen("hom.a"), seen("hom.b"), seen("hom.c", "differs", "EINVAL")], "6.12": [seen("hom.a")]}
     )

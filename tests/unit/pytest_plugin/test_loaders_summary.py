@@ -14,7 +14,7 @@ from harness.pytest_plugin.summaries.loaders import loader_differences
         ({"raw": "failed", "libbpf": "failed"}, None),
         ({"raw": "passed", "libbpf": "skipped"}, None),
         ({"raw": "passed", "libbpf": "failed"}, "look at libbpf"),
-        ({"raw": "failed", "libbpf": "passed"}, "libbpf hides what the kernel does"),
+        ({"raw": "failed", "libbpf": "passed"}, "libbpf hides the kernel's answer"),
         ({"bcc": "failed", "libbpf": "passed"}, "the loaders disagree"),
     ],
 )

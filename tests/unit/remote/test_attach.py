@@ -183,7 +183,7 @@ def test_who_goes_while_something_runs_leaves_no_process_behind(paused: Waiting)
     assert paused.machine.prompts[0].closed
 
 
-def test_a_crash_is_told_and_ends_the_pause(paused: Waiting) -> None:
+def test_a_crash_is_reported_and_ends_the_pause(paused: Waiting) -> None:
     with attach.AttachedPrompt(paused.machine.folder) as prompt:
         prompt.begin("run", "crash")
         with pytest.raises(attach.Detached, match="the kernel crashed: test"):
@@ -199,7 +199,9 @@ def test_one_that_speaks_another_language_is_shown_out(paused: Waiting) -> None:
         assert paused.ended()
 
 
-def test_a_second_one_at_a_time_is_told_why_it_waits(paused: Waiting, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_user_at_the_same_time_gets_the_reason_to_wait(
+    paused: Waiting, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(attach, "_GREETING_TIMEOUT", 0.2)
     with attach.AttachedPrompt(paused.machine.folder), pytest.raises(attach.Detached, match="no greeting") as caught:
         attach.AttachedPrompt(paused.machine.folder)
@@ -212,7 +214,7 @@ def test_where_nothing_waits_one_clear_error_says_so(tmp_path: Path, folder: str
         attach.AttachedPrompt(tmp_path / folder)
 
 
-def test_a_socket_that_nobody_serves_is_as_none(tmp_path: Path) -> None:
+def test_a_socket_without_a_server_counts_as_missing(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(tmp_path / attach.SOCKET))
     with pytest.raises(UsageError, match="there is no guest at"):

@@ -71,7 +71,7 @@ def test_a_large_file_goes_in_pieces(process: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["data", "/../etc/passwd", "/a/../../b", "", "/", "/a\0b"])
-def test_a_target_that_is_no_clean_path_is_refused(process: Any, target: str) -> None:
+def test_a_target_that_is_not_a_clean_path_is_refused(process: Any, target: str) -> None:
     with pytest.raises(UsageError, match="not a path in the guest"):
         transfer.push(process, b"", target)
 
@@ -197,7 +197,7 @@ def test_nothing_is_overwritten_by_a_pulled_folder(process: Any, tmp_path: Path)
         transfer.pull(process, "/opt", tmp_path / "back")
 
 
-def test_a_script_is_no_program(process: Any, tmp_path: Path) -> None:
+def test_a_script_is_not_a_program(process: Any, tmp_path: Path) -> None:
     (tmp_path / "script").write_text("#!/bin/sh\n")
     with pytest.raises(UsageError, match="cannot be pushed as a program"):
         transfer.push_program(process, tmp_path / "script")

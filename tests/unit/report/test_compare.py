@@ -159,7 +159,7 @@ def test_two_kernels_of_one_record() -> None:
     assert caught.value.expected == "one of: 6.1, 6.12"
 
 
-def test_records_that_are_not_complete_are_told() -> None:
+def test_incomplete_records_are_reported() -> None:
     half = record(cell(), runs=[run(complete=False)], not_run=[NotRun("t::b", "6.1")])
     told = [line for line, _ in lines(compare(half, half), half, half)]
     assert "The old record is not complete; 1 tests did not run." in told
@@ -231,7 +231,7 @@ def test_json_holds_what_was_and_what_is() -> None:
         (["--format", "markdown", "--fail-on", "none"], 0),
     ],
 )
-def test_the_exit_status_tells_a_regression(
+def test_the_exit_status_shows_a_regression(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], status: int
 ) -> None:
     _, old, new = broken()

@@ -57,7 +57,7 @@ def test_a_cell_can_say_every_outcome_and_has_a_sign_for_each() -> None:
         ("a.py::test_b", "", "a.py"),
     ],
 )
-def test_behaviours_stand_with_those_of_their_area(test: str, contract: str, area: str) -> None:
+def test_behaviours_are_grouped_by_area(test: str, contract: str, area: str) -> None:
     assert area_of(test, contract) == area
 
 
@@ -96,7 +96,7 @@ def test_answers_are_written_as_people_do(observed: object, text: str) -> None:
     assert row(seen("6.1", observed)).cells[1].seen == text
 
 
-def test_boundaries_stand_where_the_answer_is_another_than_before() -> None:
+def test_boundaries_are_where_the_answer_differs_from_before() -> None:
     answers = ["EINVAL", "EINVAL", "ok", "ok", "E2BIG"]
     found = row(*(seen(label, answer) for label, answer in zip(LABELS, answers, strict=True)))
     assert found.boundaries == (False, False, True, False, True)
@@ -110,7 +110,7 @@ def test_a_contract_that_was_not_asked_is_left_out() -> None:
     assert (found.cells[0].ending, found.cells[0].seen, found.cells[0].reason) == (Absent.LEFT_OUT, "", why)
 
 
-def test_a_kernel_that_was_not_asked_is_no_boundary_and_hides_none() -> None:
+def test_a_kernel_that_was_not_asked_makes_and_hides_no_boundary() -> None:
     results = [
         seen("5.10", "EINVAL"),
         result(T, "6.1", "unsupported", contract="hom.update.bad_fd"),
@@ -128,13 +128,13 @@ def test_a_failure_among_passes_is_two_boundaries() -> None:
     assert found.cells[-1].ending is Absent.NO_TEST
 
 
-def test_answers_are_told_from_kernel_to_kernel() -> None:
+def test_answers_are_compared_from_kernel_to_kernel() -> None:
     made = record(seen("5.10", "EINVAL"), seen("6.1", "ok"), seen("6.12", "ok", "failed"), kernels=KERNELS)
     matrix = matrix_of(made)
     assert changes_of(matrix, matrix.rows[0]) == ["5.10 → 6.1: EINVAL → ok", "6.1 → 6.12: ok → FAILED (ok)"]
 
 
-def test_columns_stand_by_version_and_tests_that_are_for_none_of_them_are_rows_too() -> None:
+def test_columns_are_sorted_by_version_and_tests_for_none_of_them_are_rows_too() -> None:
     left_out = [Deselected("t::x", "5.10", ">=8.0")]
     made = record(seen("6.12", 1), seen("5.10", 1), kernels=KERNELS[::-1], left_out=left_out)
     matrix = matrix_of(made)

@@ -80,7 +80,7 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
         (b'{"journal":true,"format":"kernel-harness run record","version":1}\n{"run"\n{}\n', "is not a run record"),
     ],
 )
-def test_what_is_no_record_is_one_error(tmp_path: Path, content: bytes, complaint: str) -> None:
+def test_a_file_that_is_not_a_record_is_one_error(tmp_path: Path, content: bytes, complaint: str) -> None:
     (tmp_path / "r.json").write_bytes(content)
     with pytest.raises(RecordError, match=complaint) as caught:
         read(tmp_path / "r.json")
@@ -170,7 +170,7 @@ def test_a_finished_journal_is_a_whole_record(tmp_path: Path) -> None:
     assert [one.name for one in tmp_path.iterdir()] == ["r.json"]
 
 
-def test_results_stand_in_the_order_of_the_plan(tmp_path: Path) -> None:
+def test_results_are_in_the_order_of_the_plan(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "r.json")
     journal.add(plan=[NotRun(name, "6.1") for name in ("b", "a", "c")])
     for name in ("c", "a", "b"):
@@ -179,9 +179,7 @@ def test_results_stand_in_the_order_of_the_plan(tmp_path: Path) -> None:
     journal.close()
 
 
-def test_a_disk_that_fills_up_is_told_once_and_the_journal_stays(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_reported_once_and_the_journal_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "r.json"
     journal = started(path)
     real = os.open("/dev/full", os.O_WRONLY)

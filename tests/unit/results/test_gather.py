@@ -100,7 +100,7 @@ def test_what_ended_a_test_is_its_outcome(word: str, outcome: str) -> None:
 
 
 @pytest.mark.parametrize("word", ["rain", ["leak"], None])
-def test_a_projects_own_property_of_that_name_is_no_trouble(word: object) -> None:
+def test_a_projects_own_property_of_that_name_is_not_trouble(word: object) -> None:
     result, _ = gathered(
         {"when": "call", "outcome": "failed", "properties": [KERNEL, ("trouble", word)]}, {"when": "teardown"}
     )
@@ -108,7 +108,7 @@ def test_a_projects_own_property_of_that_name_is_no_trouble(word: object) -> Non
     assert (result.outcome, result.trouble) == (Outcome.FAILED, ())
 
 
-def test_skips_tell_their_reason_and_expected_failures_are_no_skips() -> None:
+def test_skips_have_a_reason_and_expected_failures_are_not_skips() -> None:
     skipped: dict[str, Any] = {"when": "setup", "outcome": "skipped", "reason": "no BTF", "properties": [KERNEL]}
     result, _ = gathered(skipped, {"when": "teardown", "properties": [KERNEL]})
     assert result is not None
@@ -118,13 +118,13 @@ def test_skips_tell_their_reason_and_expected_failures_are_no_skips() -> None:
     assert result.outcome is Outcome.XFAILED
 
 
-def test_a_test_without_a_kernel_is_no_result() -> None:
+def test_a_test_without_a_kernel_gives_no_result() -> None:
     result, gatherer = gathered({"when": "setup"}, {"when": "call"}, {"when": "teardown"})
     assert result is None
     assert gatherer.problems == []
 
 
-def test_a_worker_that_ended_is_no_verdict_on_the_kernel() -> None:
+def test_a_worker_that_ended_gives_no_verdict_on_the_kernel() -> None:
     crash = {"when": "???", "outcome": "failed", "text": "worker 'gw0' crashed"}
     result, _ = gathered({"when": "setup", "properties": [KERNEL]}, crash)
     assert result is not None
@@ -142,7 +142,7 @@ def test_the_last_of_several_attempts_counts() -> None:
     assert (result.outcome.value, result.attempts, result.failure) == ("passed", 2, "")
 
 
-def test_a_property_of_another_shape_is_told_and_nothing_else_is_lost() -> None:
+def test_a_property_of_another_shape_is_reported_and_nothing_else_is_lost() -> None:
     strange = [KERNEL, ("observation", "seen"), ("leak", {"kind": "map"}), ("observation", OBSERVED)]
     result, gatherer = gathered({"when": "call", "properties": strange}, {"when": "teardown", "properties": strange})
     assert result is not None

@@ -50,7 +50,7 @@ def test_what_one_did_not_reach_and_another_did_was_run() -> None:
     assert not merged.complete
 
 
-def test_a_verdict_stands_against_none_whichever_came_first() -> None:
+def test_a_verdict_wins_over_no_verdict_in_any_order() -> None:
     lost, passed = result("t::a", "6.1", "infrastructure"), result("t::a", "6.1", run="run2")
     for records in ((of(1, lost), of(2, passed)), (of(2, passed), of(1, lost))):
         assert [one.outcome.value for one in merge(named(*records)).results] == ["passed"]
@@ -101,7 +101,7 @@ def test_two_builds_of_one_version_are_kept_apart_by_their_digests() -> None:
     assert [one.label for one in merge(named(a, b), relabel=True).kernels] == ["6.1.192-00061192", "6.1.192-dddddddd"]
 
 
-def test_a_kernel_that_could_not_be_had_gives_way_to_the_same_one_that_could() -> None:
+def test_an_unavailable_kernel_is_replaced_by_the_same_available_one() -> None:
     never = kernel("6.1.192", digest="", config_digest="", release="", origin="")
     a = of(1, result("t::a", "6.1", "infrastructure"), kernels=[never])
     b = of(2, result("t::a", "6.1", run="run2"))

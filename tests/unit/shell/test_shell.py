@@ -115,7 +115,7 @@ def test_a_command_prints_to_what_cannot_be_opened_a_second_time() -> None:
             assert answers.read() == "heard hello\nheard hello\n"
 
 
-def test_what_stands_in_a_file_already_is_not_cut_off(tmp_path: Path) -> None:
+def test_existing_content_of_a_file_is_not_truncated(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_text("before\n")
     with path.open("a") as log:
@@ -224,7 +224,7 @@ def test_what_does_not_go_together_is_refused(
     assert world.ran == []
 
 
-def test_the_folder_it_is_started_in_is_made_writable_where_vng_can_be_told(
+def test_the_working_folder_is_writable_where_vng_has_the_option(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blank = tmp_path / "a b"

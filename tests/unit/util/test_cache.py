@@ -198,7 +198,7 @@ def test_a_run_folder_whose_owner_is_gone_is_abandoned(runs: Path) -> None:
         made.rmdir()
 
 
-def test_a_runs_folder_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_runs_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     short = Path("/tmp") / f"t-{os.urandom(4).hex()}"
     short.mkdir()
     try:
@@ -238,7 +238,7 @@ def test_what_is_kept_is_made_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", "7", "{}", '{"word": "half"}'])
-def test_what_is_damaged_is_made_anew(tmp_path: Path, content: str) -> None:
+def test_a_damaged_artefact_is_made_again(tmp_path: Path, content: str) -> None:
     kept = Kept(tmp_path)
     kept.record.write_text(content)
     assert kept.get() == "whole"

@@ -52,7 +52,7 @@ def test_an_object_is_compiled_once_until_a_header_changes(source: Path, monkeyp
     assert clang.build(source, defines=["EXTRA"]).parent == second.parent
 
 
-def test_a_damaged_record_or_a_lost_object_is_made_anew(source: Path, cache: Path) -> None:
+def test_a_damaged_record_or_a_lost_object_is_made_again(source: Path, cache: Path) -> None:
     first = clang.build(source)
     first.unlink()
     assert clang.build(source).is_file()

@@ -77,13 +77,13 @@ def test_software_emulation_is_taken_at_its_word(machine: Machine) -> None:
     assert machine.boots == []
 
 
-def test_no_device_is_no_kvm(machine: Machine) -> None:
+def test_without_the_device_there_is_no_kvm(machine: Machine) -> None:
     machine.kvm.unlink()
     assert str(decide()) == "tcg (there is no /dev/kvm)"
     assert machine.boots == []
 
 
-def test_a_device_that_may_not_be_opened_is_no_kvm(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_permission_for_the_device_there_is_no_kvm(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert str(decide()) == "tcg (this user may not open /dev/kvm)"
     assert machine.boots == []
@@ -93,14 +93,14 @@ def test_a_device_that_may_not_be_opened_is_no_kvm(machine: Machine, monkeypatch
     ("detail", "reason"),
     [("KVM internal error. Suberror: 1", "KVM internal error"), ("Assertion `ret == cpu", "QEMU ends under it")],
 )
-def test_a_guest_that_dies_is_no_kvm(machine: Machine, detail: str, reason: str) -> None:
+def test_a_guest_that_dies_under_kvm_means_no_kvm(machine: Machine, detail: str, reason: str) -> None:
     machine.play = fail_with(detail)
     verdict = decide()
     assert verdict.accel is Accel.TCG
     assert reason in verdict.reason
 
 
-def test_a_guest_that_is_late_is_no_kvm(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_guest_that_is_late_under_kvm_means_no_kvm(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accel, "PROBE_SECONDS", 0.05)
 
     def play() -> Any:
@@ -141,14 +141,14 @@ def test_another_qemu_makes_the_verdict_void(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"key": 1}'])
-def test_a_damaged_verdict_is_as_none(machine: Machine, content: str) -> None:
+def test_a_damaged_verdict_counts_as_missing(machine: Machine, content: str) -> None:
     machine.record.write_text(content)
     decide()
     decide()
     assert len(machine.boots) == 1
 
 
-def test_a_verdict_with_an_unknown_acceleration_is_as_none(machine: Machine) -> None:
+def test_a_verdict_with_an_unknown_accelerator_counts_as_missing(machine: Machine) -> None:
     decide()
     known = json.loads(machine.record.read_text())
     machine.record.write_text(json.dumps({**known, "accel": "hvf"}))

@@ -141,7 +141,7 @@ def test_the_answer_of_another_process_is_not_taken(channel: Channel, peer: Peer
     assert channel.request(1, "f", None, timeout=LONG) == "of process 1"
 
 
-def test_a_process_that_ends_before_it_answers_is_told(channel: Channel, peer: Peer) -> None:
+def test_a_process_that_ends_before_it_answers_is_reported(channel: Channel, peer: Peer) -> None:
     peer.say(wire.EVENT, 1, 0, {"event": "exit", "status": 9})
     with pytest.raises(GuestProcessDied, match=r"killed by signal 9\) during f") as caught:
         channel.request(1, "f", None, timeout=LONG)
@@ -158,7 +158,7 @@ def test_the_end_of_another_process_does_not_disturb(channel: Channel, peer: Pee
     assert channel.exits == {2: 0}
 
 
-def test_a_channel_that_closes_is_no_hang(channel: Channel, peer: Peer) -> None:
+def test_a_closed_channel_is_not_a_hang(channel: Channel, peer: Peer) -> None:
     peer.close()
     with pytest.raises(ChannelClosed):
         channel.request(1, "f", None, timeout=LONG)
@@ -176,7 +176,7 @@ def test_a_channel_that_closes_in_the_middle_of_a_frame_is_closed(channel: Chann
     [b"Oops: 0002 [#1] SMP\r\n", wire.frame(wire.REPLY, 1, 1, "x")[:-1] + b"?"],
     ids=["text", "checksum"],
 )
-def test_what_is_no_frame_breaks_the_link(channel: Channel, peer: Peer, noise: bytes) -> None:
+def test_bytes_that_are_not_a_frame_break_the_link(channel: Channel, peer: Peer, noise: bytes) -> None:
     peer.send(noise)
     with pytest.raises(ChannelClosed, match="not a frame") as caught:
         channel.request(1, "f", None, timeout=LONG)
@@ -212,7 +212,7 @@ def test_an_event_is_waited_for(channel: Channel, peer: Peer) -> None:
         channel.wait_event(SHORT)
 
 
-def test_nobody_who_connects_is_no_channel(tmp_path: Path) -> None:
+def test_without_a_connection_there_is_no_channel(tmp_path: Path) -> None:
     listener = Listener(tmp_path / "socket", tmp_path / "shared")
     started = time.monotonic()
     assert listener.accept(SHORT) is None
@@ -244,6 +244,6 @@ def test_a_closed_channel_keeps_neither_a_descriptor_nor_a_mapping(tmp_path: Pat
     assert held() == before  # while the channel itself is still there
 
 
-def test_a_listener_that_nobody_connects_to_keeps_nothing(tmp_path: Path) -> None:
+def test_a_listener_without_a_connection_keeps_nothing(tmp_path: Path) -> None:
     Listener(tmp_path / "socket", tmp_path / "shared").close()
     assert str(tmp_path) not in Path("/proc/self/maps").read_text()

@@ -45,7 +45,7 @@ def test_vng_looks_for_no_modules_of_the_kernels() -> None:
     assert "--skip-modules" in argv_of(SPEC)
 
 
-def test_what_stands_in_for_file_tells_vng_a_version(tmp_path: Path) -> None:
+def test_the_replacement_of_file_gives_vng_a_version(tmp_path: Path) -> None:
     # As vng reads it: parts cut at ", ", one of which begins with the word version.
     stand_in = tmp_path / "file"
     stand_in.write_text(FILE_SCRIPT)

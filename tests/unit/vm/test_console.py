@@ -35,7 +35,7 @@ def test_the_cause_of_death_is_the_kernels_own_line(log: str, cause: str | None)
     ("log", "exited"),
     [("agent-exited", True), ("init-killed", False), ("sysrq-panic", False), ("no-init", False), ("kvm-error", False)],
 )
-def test_an_agent_that_exits_is_told_from_one_that_is_killed(log: str, exited: bool) -> None:
+def test_an_agent_that_exits_is_distinguished_from_a_killed_one(log: str, exited: bool) -> None:
     assert agent_exited(lines_of(log)) is exited
 
 

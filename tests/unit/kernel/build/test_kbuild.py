@@ -96,7 +96,7 @@ def test_only_what_applies_is_asked_and_the_last_word_counts() -> None:
     assert kconfig.applicable(settings, KernelVersion(6, 0), lambda tool: False) == [settings[3], settings[1]]
 
 
-def test_gaps_tell_the_useless_from_the_dropped_from_the_unknown() -> None:
+def test_gaps_distinguish_required_dropped_and_unknown_settings() -> None:
     config = kconfig.parse_config("CONFIG_A=y\n# CONFIG_B is not set\nCONFIG_E=2\n")
     asked = [
         Setting("A", "y"),
@@ -209,7 +209,7 @@ def test_a_build_lands_in_the_cache_and_is_found_by_version(tree: Path) -> None:
     assert not (kernel_cache.folder() / "build/6.1.7-minimal").exists()
 
 
-def test_a_finished_build_is_not_made_twice_unless_told(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_build_is_not_repeated_without_again(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # One as new as this machine's may be is warned of, at each build.
     monkeypatch.setattr(compilers, "gcc_major", lambda name: 12)
     build(tree)
@@ -221,7 +221,7 @@ def test_a_finished_build_is_not_made_twice_unless_told(tree: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("flavour", ["minimal", "coverage"])
-def test_commits_are_built_on_what_the_one_before_left_and_stand_for_no_release(tree: Path, flavour: str) -> None:
+def test_a_commit_reuses_the_previous_build_and_is_not_a_release(tree: Path, flavour: str) -> None:
     output = kernel_cache.folder() / "build" / f"commits-{flavour}" / "out"
     for commit in ("1" * 40, "2" * 40):
         built = kbuild.build(tree, flavour, origin="a test", revision=commit, progress=print)
@@ -242,7 +242,7 @@ def test_dropped_settings_are_named(tree: Path, monkeypatch: pytest.MonkeyPatch)
     assert build(tree).gaps.dropped == ("DROPPED",)
 
 
-def test_a_configuration_without_what_is_required_is_no_build(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_configuration_without_required_settings_fails_the_build(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fragments = kbuild.fragment_settings("minimal")
     monkeypatch.setattr(
         kbuild, "fragment_settings", lambda flavour: [*fragments, Setting("DROPPED", "y", required=True)]
@@ -423,7 +423,7 @@ def test_a_source_package_without_sources(server: Server) -> None:
         source.from_debian("6.1", index_of(server, deb({"usr/share/doc/x": b""})), progress=print)
 
 
-def test_when_nobody_has_it_everybody_says_why(server: Server) -> None:
+def test_when_no_place_has_it_each_reason_is_listed(server: Server) -> None:
     with pytest.raises(InfrastructureError, match=r"source of 5\.5 is unavailable") as caught:
         source.find("5.5", lambda: index_of(server, b""), progress=print)
     assert "debian: the Debian mirror has no source package of 5.5" in caught.value.detail
@@ -521,7 +521,7 @@ def test_a_kept_build_is_there_the_next_time_with_its_sources_as_they_were(kept_
         assert times() == 1  # in a folder of its own
 
 
-def test_a_kept_build_that_fails_leaves_no_kernel_of_before(kept_tree: Path) -> None:
+def test_a_kept_build_that_fails_leaves_no_old_kernel(kept_tree: Path) -> None:
     with kept_tree_module.kept(kept_tree, "minimal", origin="here", progress=print) as build:
         build.write("kernel/bpf/x.c", "BROKEN\n")
         with pytest.raises(BuildError):

@@ -83,7 +83,7 @@ def place(path: Path, function: str, text: bytes = b"", *, number: int = 0) -> s
 
 
 @pytest.mark.parametrize("dwarf", ["-gdwarf-4", "-gdwarf-5"])
-def test_places_are_told_by_file_and_line(tmp_path: Path, dwarf: str) -> None:
+def test_places_have_a_file_and_a_line(tmp_path: Path, dwarf: str) -> None:
     path = build(tmp_path, dwarf)
     lines = Lines(path)
     two = place(path, "first", b"\x02\0\0\0")
@@ -95,7 +95,7 @@ def test_places_are_told_by_file_and_line(tmp_path: Path, dwarf: str) -> None:
     assert lines.of(f"{function}+{int(offset, 16) + 5:#x}/{size}", returns=True) == "net/one.c:13"
 
 
-def test_functions_of_one_name_are_told_apart_by_their_size_or_not_at_all(tmp_path: Path) -> None:
+def test_functions_of_the_same_name_are_distinguished_only_by_size(tmp_path: Path) -> None:
     path = build(tmp_path, "-g")
     lines = Lines(path)
     told = [lines.of(place(path, "twin", number=number), returns=False) for number in range(2)]

@@ -89,7 +89,7 @@ def test_an_unknown_compression_is_named_by_its_first_bytes() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"#!/bin/sh\n", bytes(4096)])
-def test_what_is_no_kernel_is_refused(data: bytes) -> None:
+def test_other_files_than_kernels_are_refused(data: bytes) -> None:
     with pytest.raises(KernelFileError, match="not a kernel image"):
         bzimages.image_kind(data, "file")
 
@@ -118,7 +118,7 @@ def test_a_truncated_vmlinux_is_refused(keep: float) -> None:
         bzimages.check_elf(KERNEL[: max(4, int(len(KERNEL) * keep))], "vmlinux")
 
 
-def test_an_object_file_is_no_vmlinux() -> None:
+def test_an_object_file_is_not_a_vmlinux() -> None:
     data = bytearray(elf())
     struct.pack_into("<H", data, 56, 0)
     with pytest.raises(KernelFileError, match="no program headers"):

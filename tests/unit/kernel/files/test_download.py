@@ -36,7 +36,7 @@ def test_a_file_arrives_whole_and_is_not_fetched_twice(served: Server, tmp_path:
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_a_broken_download_goes_on_where_it_stopped(served: Server, tmp_path: Path, ranges: bool) -> None:
+def test_an_interrupted_download_continues_where_it_stopped(served: Server, tmp_path: Path, ranges: bool) -> None:
     served.cut["/file"] = 700_000
     with pytest.raises(MirrorError) as caught:
         fetch(f"{served.url}/file", tmp_path / "t", size=len(DATA), sha256=SHA256)
@@ -69,7 +69,7 @@ def test_another_file_than_the_signed_one_is_refused_and_dropped(
     assert sorted(path.name for path in tmp_path.glob("t*")) == ["t.lock"]
 
 
-def test_a_leftover_longer_than_the_file_starts_anew(served: Server, tmp_path: Path) -> None:
+def test_a_leftover_longer_than_the_file_is_fetched_again(served: Server, tmp_path: Path) -> None:
     (tmp_path / "t.part").write_bytes(DATA + b"x")
     assert fetch(f"{served.url}/file", tmp_path / "t", size=len(DATA), sha256=SHA256)
 

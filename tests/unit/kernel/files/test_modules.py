@@ -82,7 +82,7 @@ def test_a_damaged_module_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"text" * 100, elf(), module()[:80]])
-def test_what_is_no_module(data: bytes) -> None:
+def test_other_files_than_modules_are_refused(data: bytes) -> None:
     with pytest.raises(KernelFileError, match="not a kernel module"):
         modinfo(data, "x.ko")
 

@@ -38,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def test_files_and_built_in_modules_are_told_apart(folder: Path) -> None:
+def test_files_and_built_in_modules_are_distinguished(folder: Path) -> None:
     plan = modules.find_in(kernel(folder=folder), ["veth", "dummy"])
     assert plan.files == (folder / "kernel" / "veth.ko.xz",)
     assert plan.builtin == ("dummy",)
@@ -65,6 +65,6 @@ def test_without_modules_the_configuration_says_what_is_built_in(tmp_path: Path)
             modules.find_in(kernel(config=config), ["veth", name])
 
 
-def test_without_modules_and_configuration_nobody_knows() -> None:
+def test_without_modules_and_configuration_it_is_unknown() -> None:
     with pytest.raises(SelectorError, match="has no module files, and no configuration"):
         modules.find_in(kernel(), ["veth"])

@@ -51,9 +51,9 @@ def test_a_module_counts_when_its_file_is_there(tmp_path: Path) -> None:
     assert lacks(with_modules(kernel, tmp_path, *ALL)) == []
 
 
-def test_without_a_configuration_the_modules_tell(tmp_path: Path) -> None:
+def test_without_a_configuration_the_module_files_decide(tmp_path: Path) -> None:
     assert lacks(with_modules(KERNEL, tmp_path, *ALL[1:])) == ["CONFIG_9P_FS"]
 
 
-def test_of_a_bare_image_nothing_can_be_told() -> None:
+def test_nothing_is_known_about_a_bare_image() -> None:
     assert lacks(KERNEL) == []

@@ -150,7 +150,7 @@ def test_where_no_changelog_is_shipped_there_is_none(filled: Archive, by: str) -
     assert _changelog("7.2") is None
 
 
-def test_an_index_is_asked_for_again_only_when_it_is_old_or_when_told(
+def test_an_index_is_refreshed_only_when_it_is_old_or_on_request(
     filled: Archive, by: str, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert len(offers()) == 3
@@ -270,9 +270,7 @@ def test_a_mirror_that_is_down_later_leaves_the_old_index_in_use_and_says_so(
     assert said == []
 
 
-def test_an_index_of_another_mirror_does_not_stand_in(
-    filled: Archive, by: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_index_of_another_mirror_is_not_used(filled: Archive, by: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert offers()
     monkeypatch.setenv("HARNESS_DEBIAN_MIRROR", closed_port())
     monkeypatch.setenv("HARNESS_DEBIAN_SECURITY_MIRROR", closed_port())
@@ -300,7 +298,7 @@ def test_an_exact_release_that_is_not_served_is_an_error_and_not_another_release
     assert stored() == []
 
 
-def test_the_unsigned_twin_stands_in_for_a_missing_package(archive: Archive, by: str) -> None:
+def test_the_unsigned_package_replaces_a_missing_one(archive: Archive, by: str) -> None:
     for name in (f"linux-image-{OLD}", f"linux-image-{OLD}-unsigned"):
         path = archive.add("bookworm", name, "6.1.176-1", image_package(OLD, "6.1.176-1"), padding=BIG)
         if not name.endswith("unsigned"):
@@ -334,7 +332,7 @@ def test_a_package_that_is_not_what_was_signed_is_refused(filled: Archive, by: s
     # Names: pytest 8.0 puts whole values into the environment of every program that a test runs.
     ids=["a page", "no parts"],
 )
-def test_a_deb_that_is_not_one_is_refused(archive: Archive, by: str, content: bytes, message: str) -> None:
+def test_a_file_that_is_not_a_package_is_refused(archive: Archive, by: str, content: bytes, message: str) -> None:
     name = f"linux-image-{OLD}"
     path = archive.add("bookworm", name, "6.1.176-1", {}, padding=BIG)
     path.write_bytes(content)
@@ -433,14 +431,14 @@ def test_packages_go_through_the_proxy_that_apt_goes_through(
     assert [path for path, _ in server.requests if path.startswith("http://") and path.endswith(".deb")]
 
 
-def test_a_choice_says_what_stands_in_for_it(filled: Archive, by: str) -> None:
+def test_a_choice_lists_its_alternatives(filled: Archive, by: str) -> None:
     [choice] = Catalog().resolve(["6.1"])
     assert isinstance(choice, Choice)
     assert [stand_in.key for stand_in in choice.alternatives] == [f"{OLDER}=6.1.170-3"]
 
 
 @pytest.mark.parametrize("suffix", ["", ".xz", ".gz", ".zst", ".bz2", ".lz4"])
-def test_indexes_are_read_whatever_apt_keeps_them_in(tmp_path: Path, suffix: str) -> None:
+def test_indexes_are_read_in_all_compressions_of_apt(tmp_path: Path, suffix: str) -> None:
     import bz2
     import gzip
     import lzma

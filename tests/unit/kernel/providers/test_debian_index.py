@@ -131,6 +131,6 @@ def test_the_newest_source_package_of_each_series() -> None:
     ]
 
 
-def test_a_stanza_without_checksum_is_left_out() -> None:
+def test_a_stanza_without_checksum_is_skipped() -> None:
     whole = stanza("linux-image-6.1.0-50-amd64", "6.1.176-1", BIG)
     assert scan(whole.replace("SHA256", "MD5sum").encode(), base="", suite="") == []

@@ -98,7 +98,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_file_that_is_no_usable_kernel_is_one_clear_error_and_leaves_nothing(tmp_path: Path, name: str) -> None:
+def test_an_unusable_file_is_one_clear_error_and_leaves_nothing(tmp_path: Path, name: str) -> None:
     data, message = BAD[name]
     image = write(tmp_path / "image", data)
     with pytest.raises(KernelFileError, match=message) as caught:
