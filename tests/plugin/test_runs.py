@@ -57,7 +57,7 @@ def test_names_are_free(kernel, vm):
 
 def test_nothing_was_loaded():
     loaded = {name.removeprefix("harness.") for name in sys.modules if name.startswith("harness.")}
-    parts = "around collection fixtures options outcomes output pause session state summaries".split()
+    parts = "around collection fixtures options outcomes output pause scopes session state summaries".split()
     tables = ("summaries.contracts", "summaries.loaders", "summaries.verdicts")
     plugin = {"pytest_plugin", *(f"pytest_plugin.{name}" for name in (*parts, *tables))}
     pure = {"results", "results.outcomes", "results.properties"}
