@@ -43,7 +43,7 @@ def changes_between(
                 try:
                     text = catalog.debian.changelog(first, progress=progress)
                 except HarnessError as error:
-                    note = f"the changelog cannot be had: {error.what}"
+                    note = f"the changelog is unavailable: {error.what}"
             entries = between(text, last.version, first.version) if text else []
             if not text:
                 note = note or f"the packages of {first.version} ship no changelog"

@@ -78,7 +78,7 @@ def _built(tree: Path, flavour: str, say: Say) -> Choice:
     asked = proc.run([git, "-C", tree, "rev-parse", "--verify", "HEAD"], timeout=60)
     if asked.status != 0:
         raise UsageError(
-            f"{tree} is no git repository with a commit checked out",
+            f"{tree} is not a git repository with a commit checked out",
             expected="the tree that git bisect checks out",
             detail=asked.tail(),
         )

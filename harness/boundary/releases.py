@@ -20,7 +20,7 @@ from harness.results.file import read
 
 @dataclass(frozen=True)
 class Searched:
-    """What a search over releases came to.
+    """The result of a search over releases.
 
     Attributes:
         choices: The releases, by position.
@@ -57,7 +57,7 @@ class Searched:
         ]
         raise InfrastructureError(
             f"no kernel gave an answer to {test}",
-            expected="one at least that can be had and booted, and that the test is for",
+            expected="at least one that is available, boots, and fits the test",
             detail="\n".join(reasons[:12]),
         )
 

@@ -66,7 +66,7 @@ class TestsInQuestion:
         if status == _USAGE or "error during collection" in output or "errors during collection" in output:
             raise UsageError(
                 f"pytest cannot run {self._test}",
-                expected="a contract's id, or a test as pytest is told of it: tests/test_x.py::test_y",
+                expected="a contract's id, or a test as on the command line of pytest: tests/test_x.py::test_y",
                 detail=_tail(output),
             )
         try:

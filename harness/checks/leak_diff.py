@@ -44,10 +44,10 @@ def judge(baseline: Snapshot, end: Snapshot, left_open: Sequence[Mapping[str, An
     """Return the leaks.
 
     Args:
-        baseline: What there was when the machine was ready.
-        end: What there was when the test was over and everything had settled.
+        baseline: The snapshot when the machine was ready.
+        end: The snapshot after the test, when everything had settled.
         left_open: Descriptors that functions had open when they returned, as harness.guest.leaks.descriptors.left_open
-            tells, and the `function`.
+            harness.guest.leaks.snapshot.left_open, each with its `function`.
     """
     found = [_forgotten(one) for one in left_open]
     holders: dict[tuple[str, int], list[str]] = {}

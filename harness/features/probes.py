@@ -157,7 +157,7 @@ def unlimited_memory(bpf: Bpf) -> Finding:
 
 
 def interpreter(bpf: Bpf) -> Finding:
-    """A kernel built with CONFIG_BPF_JIT_ALWAYS_ON refuses to switch its compiler off; what was set is set again."""
+    """A kernel built with CONFIG_BPF_JIT_ALWAYS_ON refuses to switch its compiler off; the old value is restored."""
     try:
         with sysctl(bpf.commands, JIT, "0"):
             return Finding(Answer.YES, "the compiler can be switched off")

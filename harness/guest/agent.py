@@ -59,9 +59,9 @@ class Agent:
     def __init__(self, link: Link, *, lean: bool) -> None:
         self.link = link
         self.lean = lean
-        # The test's own place in the log, and the harness's: neither reads away what the other has yet to see.
+        # The test and the harness each have their own position in the log, so that each sees all records.
         self.log_of_tests, self.log_of_checks = (kernel_log.open_log() for _ in range(2))
-        # Open already when a clone wakes up, which pays for each piece of code that it runs, that of open() included.
+        # Opened before the machine is saved: a clone pays for each piece of code that it runs first, including open().
         self.random = os.open("/dev/urandom", os.O_WRONLY | os.O_CLOEXEC)
         self.taint_flags = os.open("/proc/sys/kernel/tainted", os.O_RDONLY | os.O_CLOEXEC)
         self.children: dict[int, Child] = {}
@@ -163,7 +163,7 @@ class Agent:
             child.close()
 
     def _start(self, number: int) -> Child:
-        """Make a spare process the guest process of this number, which is asked for the first time."""
+        """Use a spare process as the guest process of this number, at its first request."""
         child = self.spares.pop() if self.spares else children.fork()
         self.children[number] = child
         self.poll.register(child.link.fileno(), select.POLLIN)
@@ -204,7 +204,7 @@ class Agent:
         return time.monotonic()
 
     def signal(self, number: int, signum: int) -> None:
-        """Send a signal to a guest process and all that it started in its process group."""
+        """Send a signal to the process group of a guest process."""
         if number in self.children:
             self.children[number].send_signal(signum)
 
@@ -285,15 +285,15 @@ class Agent:
         socket.sethostname(hostname)
 
     def kernel_log(self) -> list[bytes]:
-        """Return the kernel's log records since the last call, as /dev/kmsg gives them."""
+        """Return the records of the kernel log since the last call, in the form of /dev/kmsg."""
         return kernel_log.read(self.log_of_tests)
 
     def log_since(self) -> calls.Logged:
-        """Return what the kernel has said since the last call, whatever tests have read, and its taint flags."""
+        """Return the kernel log since the last call, regardless of reads by tests, and the taint flags."""
         return {"records": kernel_log.read(self.log_of_checks), "tainted": self.tainted()}
 
     def jiffies(self) -> int | None:
-        """Return the kernel's clock in ticks; None when the kernel was built without kmemleak, which stamps with it."""
+        """Return the kernel's clock in ticks, which kmemleak uses; None when the kernel was built without kmemleak."""
         return kernel_log.jiffies()
 
     def kmemleak(self) -> str:
@@ -302,9 +302,9 @@ class Agent:
 
 
 def main() -> NoReturn:
-    """Set the machine up, load modules, say "ready", serve."""
+    """Set up the machine, load modules, report "ready", serve."""
     absent = setup.mount_all()
-    sys.path.append("/usr/lib/python-rest.zip")  # what of the standard library is not there as files
+    sys.path.append("/usr/lib/python-rest.zip")  # the rest of the standard library
     os.environ.update(PATH="/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", HOME="/root", LANG="C.UTF-8")
     with open("/proc/cmdline") as file:
         options = setup.parse_command_line(file.read())

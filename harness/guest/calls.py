@@ -52,7 +52,7 @@ if TYPE_CHECKING:
         traceback: str
 
     class Ended(Printed):
-        """What became of a function: see :meth:`harness.guest.process.Process.run_function`."""
+        """The result of a function: see :meth:`harness.guest.process.Process.run_function`."""
 
         value: bytes
         failure: Failure | None

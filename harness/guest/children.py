@@ -1,6 +1,6 @@
 """Guest processes as the agent has them: forked, watched, ended.
 
-Runs in the guest. Imports the standard library and its neighbours in harness.guest.
+Runs in the guest.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Child:
 
     @property
     def may_have_children(self) -> bool:
-        """Whether it has processes of its own, or nothing tells."""
+        """Whether it has child processes, or this is unknown."""
         return self._children is None or bool(os.pread(self._children, 1, 0))
 
     def send_signal(self, signum: int) -> None:
@@ -50,7 +50,7 @@ class Child:
                 continue  # it is not yet the leader of a group of its own, or has ended
 
     def close(self) -> None:
-        """Close what the agent has of it."""
+        """Close the agent's descriptors for it."""
         self.link.close()
         if self._children is not None:
             os.close(self._children)
@@ -70,7 +70,7 @@ def fork(*, settled: bool = False) -> Child:
         status = 70
         try:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
-            # Its descriptors are the test's own: the agent's, the mapped memory's included, are not among them.
+            # It must have only the test's descriptors, not the agent's or the mapped memory's.
             os.closerange(3, theirs.fileno())
             os.closerange(theirs.fileno() + 1, 1024)
             provenance.use(record)
@@ -81,13 +81,13 @@ def fork(*, settled: bool = False) -> Child:
         finally:
             os._exit(status)
     theirs.close()
-    # It is ready: a machine that is saved now has it waiting for its first request. Or it has died already.
+    # It is ready: in a machine saved now, it waits for its first request. Or it has died.
     ours.recv(1)
     return Child(pid, ours, record)
 
 
 def watch_deaths() -> int:
-    """Return a descriptor that is readable when a child has ended, in place of a signal that interrupts."""
+    """Return a descriptor that is readable when a child has ended; it replaces an interrupting signal."""
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
     mask = ctypes.create_string_buffer(128)  # sigset_t of the C library
     struct.pack_into("<Q", mask, 0, 1 << (signal.SIGCHLD - 1))
@@ -95,7 +95,7 @@ def watch_deaths() -> int:
 
 
 def kill(pid: int) -> None:
-    """Kill a process, if it has not ended by itself."""
+    """Kill a process if it has not ended."""
     try:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:

@@ -1,6 +1,6 @@
 """The user, capabilities and namespaces of a guest process. What it gives up cannot be restored.
 
-Runs in the guest. Imports the standard library and the system calls of its neighbour.
+Runs in the guest.
 """
 
 from __future__ import annotations

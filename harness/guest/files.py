@@ -96,7 +96,7 @@ def open_file(path: str, flags: int) -> int:
 
 
 def remove(path: str) -> None:
-    """Remove a file, a pinned object for instance, or an empty folder, such as a cgroup."""
+    """Remove a file, such as a pinned object, or an empty folder, such as a cgroup."""
     if os.path.isdir(path):
         os.rmdir(path)
     else:
@@ -104,7 +104,7 @@ def remove(path: str) -> None:
 
 
 def read_all(fd: int) -> bytes:
-    """Read a descriptor to its end (32 MiB at most)."""
+    """Read a descriptor to its end (at most 32 MiB)."""
     found = b""
     while len(found) <= _READ_LIMIT:
         data = os.read(fd, 1 << 16)
@@ -115,7 +115,7 @@ def read_all(fd: int) -> bytes:
 
 
 def read_file(path: str) -> bytes:
-    """Return a file's content (32 MiB at most)."""
+    """Return a file's content (at most 32 MiB)."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return read_all(fd)
@@ -124,6 +124,6 @@ def read_file(path: str) -> bytes:
 
 
 def write_file(path: str, data: bytes) -> None:
-    """Write to a file that is there, such as one below /proc/sys."""
+    """Write to an existing file, for example below /proc/sys."""
     with open(path, "r+b", buffering=0) as file:
         file.write(data)

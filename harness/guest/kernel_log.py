@@ -1,6 +1,6 @@
 """What the kernel says of itself: its log, and what kmemleak thinks is leaked.
 
-Runs in the guest. Imports the standard library alone.
+Runs in the guest.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import time
 
 KMEMLEAK = "/sys/kernel/debug/kmemleak"
 KMEMLEAK_AGE = 5.1
-"""Seconds; kmemleak says nothing of younger objects: MSECS_MIN_AGE of Linux mm/kmemleak.c."""
+"""Seconds; kmemleak does not report younger objects: MSECS_MIN_AGE of Linux mm/kmemleak.c."""
 
 
 def open_log() -> int:
@@ -20,11 +20,11 @@ def open_log() -> int:
 
 
 def read(log: int) -> list[bytes]:
-    """Return the records that an open /dev/kmsg has yet to give."""
+    """Return the unread records of an open /dev/kmsg."""
     records: list[bytes] = []
     more = select.poll()
     more.register(log, select.POLLIN)
-    # Asking first spares a clone the making of an exception, whose code it would run for the first time.
+    # Polling first saves a clone an exception, whose code it would run for the first time.
     while more.poll(0):
         try:
             records.append(os.read(log, 8192))
@@ -36,7 +36,7 @@ def read(log: int) -> list[bytes]:
 
 
 def jiffies() -> int | None:
-    """Return the kernel's clock in ticks; None when the kernel was built without kmemleak, which stamps with it."""
+    """Return the kernel's clock in ticks, which kmemleak uses; None when the kernel was built without kmemleak."""
     if not os.path.exists(KMEMLEAK):
         return None
     with open("/proc/timer_list") as file:
@@ -44,9 +44,9 @@ def jiffies() -> int | None:
 
 
 def kmemleak() -> str:
-    """Return what kmemleak thinks is leaked, once everything allocated so far is old enough to be told."""
+    """Return kmemleak's report, after waiting until all allocations so far are old enough to be reported."""
     time.sleep(KMEMLEAK_AGE)
-    # An object is told when two scans found it unreferenced and unchanged.
+    # kmemleak reports an object when two scans found it unreferenced and unchanged.
     for _ in range(2):
         with open(KMEMLEAK, "w") as file:
             file.write("scan")

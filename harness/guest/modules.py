@@ -1,6 +1,6 @@
 """Loads the kernel modules that the host put into the guest image.
 
-Runs in the guest. Imports the standard library and the system calls of its neighbour.
+Runs in the guest.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ class Process:
         self._capture = Capture()
 
     def output(self) -> calls.Printed:
-        """Return what was printed since the last call."""
+        """Return the messages since the last call."""
         return self._capture.take()
 
     def close(self, *fds: int) -> None:
@@ -126,7 +126,7 @@ class Process:
         keywords: dict[str, Any],
         closes: bool,
     ) -> calls.Ended:
-        """Run a function that the host shipped.
+        """Run a function that the host pickled.
 
         Args:
             code: As for :func:`unpack`.
@@ -134,7 +134,7 @@ class Process:
             imports: Likewise.
             arguments: Positional arguments.
             keywords: Keyword arguments.
-            closes: Whether to look for descriptors that it leaves open, with system calls of this process.
+            closes: Whether to check for descriptors that it leaves open, with system calls of this process.
 
         Returns:
             What it printed; the `value` that it returned, as bytes of the wire format; or else the `failure`: that it
@@ -150,7 +150,7 @@ class Process:
             if before is not None:
                 left_open = descriptors.left_open(before)
             value = wire.encode(result)
-        except BaseException as error:  # noqa: BLE001 - whatever it was, the host is told
+        except BaseException as error:  # noqa: BLE001 - every error goes to the host
             failure = describe(error)
         return {**self._capture.take(), "value": value, "failure": failure, "left_open": left_open}
 

@@ -1,6 +1,6 @@
 """Sequences of operations on one outer map and its inner maps: runs each step and records its answer.
 
-What the answers mean is not known here: :mod:`harness.contracts.sequences.model` foretells them. A step is a name of
+This module does not judge answers; :mod:`harness.contracts.sequences.model` predicts them. A step is a name from
 harness.guest.steps.OPERATIONS and numbers. Maps are numbered in the order of their creation; 0 is the template.
 
 Runs in the guest.

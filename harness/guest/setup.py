@@ -1,6 +1,6 @@
 """Makes a machine of a kernel that has just booted: its file systems, what its command line says, what it is.
 
-Runs in the guest. Imports the standard library and the system calls of its neighbour.
+Runs in the guest.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
-# (source and type, target, flags, options); what a kernel was built without is left out and reported as absent.
+# (source and type, target, flags, options); file systems that the kernel lacks are skipped and reported as absent.
 _MOUNTS = (
     ("proc", "/proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, ""),
     ("sysfs", "/sys", MS_NOSUID | MS_NODEV | MS_NOEXEC, ""),
@@ -29,13 +29,13 @@ _MOUNTS = (
 
 
 def mount_all() -> list[str]:
-    """Mount the guest's file systems; return the types this kernel does not have."""
+    """Mount the guest's file systems; return the types that this kernel lacks."""
     absent = []
     for kind, target, flags, options in _MOUNTS:
         try:
             os.makedirs(target, exist_ok=True)
         except OSError:
-            absent.append(kind)  # the kernel makes no such folder in sysfs when it lacks the file system
+            absent.append(kind)  # without the file system, the kernel does not create this folder in sysfs
             continue
         if syscalls.libc.mount(kind.encode(), target.encode(), kind.encode(), flags, options.encode()) != 0:
             absent.append(kind)
@@ -43,13 +43,13 @@ def mount_all() -> list[str]:
 
 
 def parse_command_line(text: str) -> dict[str, str]:
-    """Return the harness.NAME=VALUE words of a kernel command line, without the prefix."""
+    """Return the harness.NAME=VALUE parameters of a kernel command line, without the prefix."""
     words = (word[len("harness.") :] for word in text.split() if word.startswith("harness."))
     return {name: value for name, _, value in (word.partition("=") for word in words)}
 
 
 def describe_machine(absent: list[str], tainted: int, baseline: dict[str, Any]) -> dict[str, Any]:
-    """Return what the host needs to know about the machine it reached."""
+    """Return the facts that the host needs about the machine."""
     name = os.uname()
     with open("/proc/uptime") as file:
         uptime = float(file.read().split()[0])

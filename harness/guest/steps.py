@@ -3,7 +3,7 @@
 Of each operation, what it does is in harness.guest.sequences (`step_NAME`), what the kernel will answer in
 harness.contracts.sequences.model (`_NAME`); the rest is here.
 
-Pure: the host and guest functions may both import it. Imports the standard library and its neighbour, the assembler.
+Pure: the host and guest functions may both import it.
 """
 
 from __future__ import annotations

@@ -251,11 +251,11 @@ class Bpf:
         return Held(self.commands, self.command("ENABLE_STATS", type=0).result)
 
     def open(self, path: str, flags: int = O_RDONLY) -> Held:
-        """Open a file or folder of the guest, a cgroup's for instance."""
+        """Open a file or folder of the guest, such as a cgroup's."""
         return Held(self.commands, self.commands.ask("open", calls.Files.open_file, path=path, flags=flags))
 
     def unpin(self, path: str) -> None:
-        """Remove a pinned object's file; the object lives on while something else holds it."""
+        """Remove the file of a pinned object; the object exists as long as something else holds it."""
         self.commands.ask("unlink", calls.Files.remove, path=path)
 
     def cgroup(self, name: str) -> Held:

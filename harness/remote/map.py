@@ -1,7 +1,4 @@
-"""Maps of the guest as objects on the host: elements, and batches of them.
-
-Imports the commands and objects beside it, and the API's numbers in harness.guest.
-"""
+"""Maps of the guest as objects on the host: elements, and batches of them."""
 
 from __future__ import annotations
 
@@ -24,13 +21,13 @@ Value = int | bytes | HasFd
 
 @dataclass(frozen=True)
 class Batch:
-    """What a batch lookup gave.
+    """The result of a batch lookup.
 
     Attributes:
-        keys: Keys in the order in which the kernel gave them.
+        keys: Keys in the kernel's order.
         values: Their values, as bytes.
-        token: Where the next batch starts; opaque.
-        done: Whether the kernel said that there is no more (ENOENT).
+        token: The start of the next batch; opaque.
+        done: Whether the kernel reported the end (ENOENT).
     """
 
     keys: list[bytes]
@@ -42,13 +39,13 @@ class Batch:
 class Map(KernelObject):
     """One map.
 
-    Keys and values are bytes, or integers that are packed in the guest's (little-endian) order to the map's own sizes;
-    a value may be a map or program, which stands for its file descriptor.
+    Keys and values are bytes, or integers, which are packed in the guest's (little-endian) order to the map's sizes. A
+    value may be a map or program, which is replaced by its file descriptor.
 
     Attributes:
         type: "hash", "array_of_maps", ...
         key_size: Bytes of a key.
-        value_size: Bytes of a value; in a per-CPU map, of one CPU's.
+        value_size: Bytes of a value; in a per-CPU map, of one CPU's value.
     """
 
     kind = "map"
@@ -67,7 +64,7 @@ class Map(KernelObject):
 
         Args:
             key: The key.
-            value: The value; an inner map for an outer map. In a per-CPU map an integer is written for every CPU.
+            value: The value; an inner map for an outer map. In a per-CPU map, an integer is written for every CPU.
             flags: ANY, NOEXIST, EXIST, LOCK, ...
 
         Raises:
@@ -81,7 +78,7 @@ class Map(KernelObject):
         return int.from_bytes(self.lookup_bytes(key, flags), "little")
 
     def lookup_bytes(self, key: Key, flags: int = 0) -> bytes:
-        """Read one element as bytes; in a per-CPU map those of every CPU, each padded to eight bytes."""
+        """Read one element as bytes; in a per-CPU map the values of all CPUs, each padded to eight bytes."""
         fields = {"map_fd": self.fd, "key": self._key(key), "flags": flags}
         return self.commands.issue("MAP_LOOKUP_ELEM", fields, {"value": self._room()}).buffers["value"]
 
@@ -137,10 +134,10 @@ class Map(KernelObject):
     # Batch commands (5.6 and later; outer maps from 5.19).
 
     def update_batch(self, items: Mapping[Any, Value] | Iterable[tuple[Key, Value]], flags: int = 0) -> int:
-        """Write many elements with one command; return how many the kernel says it wrote.
+        """Write many elements with one command; return the kernel's count of written elements.
 
         Raises:
-            BpfError: The kernel refused; its numbers hold `count`.
+            BpfError: The kernel refused; its numbers contain `count`.
         """
         pairs = list(items.items() if isinstance(items, Mapping) else items)
         fields = {
@@ -153,27 +150,27 @@ class Map(KernelObject):
         return self.commands.issue("MAP_UPDATE_BATCH", fields).numbers.get("count", len(pairs))
 
     def delete_batch(self, keys: Iterable[Key], flags: int = 0) -> int:
-        """Delete many elements with one command; return how many the kernel says it deleted."""
+        """Delete many elements with one command; return the kernel's count of deleted elements."""
         given = [self._packed(key) for key in keys]
         fields = {"map_fd": self.fd, "keys": b"".join(given), "count": len(given), "elem_flags": flags}
         return self.commands.issue("MAP_DELETE_BATCH", fields).numbers.get("count", len(given))
 
     def lookup_batch(self, count: int, token: bytes | None = None, flags: int = 0) -> Batch:
-        """Read up to `count` elements with one command, from where `token` of the last batch says.
+        """Read up to `count` elements with one command, starting at the `token` of the last batch.
 
         Raises:
-            BpfError: The kernel refused with anything but the ENOENT that marks the end.
+            BpfError: The kernel refused, except with the ENOENT that marks the end.
         """
         return self._read_batch("MAP_LOOKUP_BATCH", count, token, flags)
 
     def lookup_and_delete_batch(self, count: int, token: bytes | None = None, flags: int = 0) -> Batch:
-        """Read and delete up to `count` elements with one command; arguments and errors as :meth:`lookup_batch`."""
+        """Read and delete up to `count` elements with one command; arguments and errors as for :meth:`lookup_batch`."""
         return self._read_batch("MAP_LOOKUP_AND_DELETE_BATCH", count, token, flags)
 
     def _read_batch(self, name: str, count: int, token: bytes | None, flags: int) -> Batch:
         room = self._room()
         fields = {"map_fd": self.fd, "in_batch": token, "count": count, "elem_flags": flags}
-        # A token is a bucket's number in a hash table, a key in an array.
+        # A token is the number of a bucket in a hash table, a key in an array.
         outputs: dict[str, int | bytes] = {
             "out_batch": max(self.key_size, 8),
             "keys": count * self.key_size,
@@ -181,7 +178,8 @@ class Map(KernelObject):
         }
         answer = self.commands.attempt(name, fields, outputs)
         got = answer.numbers.get("count", count)
-        # ENOENT is the end, of a hash table also when the room is just used up: what it says it has read, it has.
+        # ENOENT marks the end, for a hash table also when the buffer is exactly full; its count of read elements is
+        # valid.
         if answer.errno not in (0, ENOENT):
             raise BpfError(answer.errno, name, fields, numbers={"count": got})
         return Batch(
@@ -195,7 +193,7 @@ class Map(KernelObject):
         return _aligned(self.value_size) * self.commands.cpus() if self.type in PER_CPU else self.value_size
 
     def _key(self, key: Key) -> bytes | None:
-        # A map without keys (a queue) accepts nothing but a null pointer.
+        # A map without keys (a queue) accepts only a null pointer.
         return self._packed(key) or None
 
     def _packed(self, key: Key) -> bytes:

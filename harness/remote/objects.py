@@ -46,7 +46,7 @@ class Held:
         return self.commands.ask("read of fdinfo", calls.Descriptors.fdinfo, fd=self.fd)
 
     def read(self) -> bytes:
-        """Read it to its end (32 MiB at most)."""
+        """Read it to its end (at most 32 MiB)."""
         return self.commands.ask("read", calls.Files.read_all, fd=self.fd)
 
     def close(self) -> None:

@@ -1,7 +1,4 @@
-"""Settings of the guest's kernel below /proc/sys, changed for a while.
-
-Imports the commands beside it.
-"""
+"""Settings of the guest's kernel below /proc/sys, changed for a while."""
 
 from __future__ import annotations
 

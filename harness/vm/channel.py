@@ -121,7 +121,7 @@ class Channel:
                 return wire.decode(payload)
 
     def request(self, process: int, name: str, value: object, *, timeout: float, kind: int = wire.REQUEST) -> Any:
-        """Ask and return the answer.
+        """Send a request and return the answer.
 
         Args:
             process: The guest process, or wire.AGENT.
@@ -145,7 +145,7 @@ class Channel:
             raise GuestHung(f"no answer to {name} within {timeout:g} s") from None
 
     def begin(self, process: int, name: str, value: object, deadline: float, kind: int = wire.REQUEST) -> int:
-        """Send a request and return its tag, for :meth:`collect`; arguments and errors as :meth:`request`."""
+        """Send a request and return its tag, for :meth:`collect`; arguments and errors as for :meth:`request`."""
         self._tag = self._tag % 0xFFFF + 1
         self._send(wire.frame(kind, process, self._tag, value), deadline, name)
         return self._tag

@@ -78,11 +78,11 @@ class Machine:
     """A guest whose agent is ready, booted from a specification or cloned. Close it, or use it as a context manager.
 
     Attributes:
-        spec: What was booted.
-        label: What messages call the kernel.
-        folder: Its private folder, removed when it is closed.
-        about: What the agent said of the machine when it was ready.
-        boot_log: What its kernel had logged by then, as /dev/kmsg gives it.
+        spec: The template's specification.
+        label: The kernel's name in messages.
+        folder: Its private folder; removed by :meth:`close`.
+        about: The agent's report when the machine was ready.
+        boot_log: The kernel log up to then, as records of /dev/kmsg.
         left_open: The descriptors that functions had open when they returned, as harness.guest.leaks.descriptors has
             them, and `function`, the name; for the leak check, which is made when all tests on it are over.
 

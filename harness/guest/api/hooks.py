@@ -1,6 +1,6 @@
 """What programs are attached to other than through bpf(2): sockets, perf events; and what they need of the kernel.
 
-Runs in the guest. Imports the standard library and the system calls beside it.
+Runs in the guest.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _perf_event(prog_fd: int, kind: int, config: int, name: bytes) -> int:
     struct.pack_into("<I", attr, 48, 1)  # wakeup_events
     if name:
         struct.pack_into("<Q", attr, 56, ctypes.addressof(held))  # config1: the function's name
-    # Of every process, on the first CPU: such an event fires on any CPU all the same.
+    # For every process, on the first CPU: such an event fires on all CPUs anyway.
     fd = _perf_event_open(ctypes.addressof(attr), -1, 0, -1, PERF_FLAG_FD_CLOEXEC)
     if fd < 0:
         raise syscalls.failed("perf_event_open")

@@ -1,6 +1,6 @@
 """The C library, and system calls that it has no function for.
 
-Runs in the guest. Imports the standard library and the numbers in harness.guest.api.uapi.
+Runs in the guest.
 """
 
 from __future__ import annotations

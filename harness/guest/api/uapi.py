@@ -1,7 +1,7 @@
 """Numbers of BPF's user API by name: types of maps, programs and attachments, flags, helpers; and of system calls.
 
 From include/uapi/linux/bpf.h and arch/x86/entry/syscalls/syscall_64.tbl. Pure: the host and guest functions may both
-import it. Imports nothing.
+import it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ SLEEPABLE = 1 << 4
 SYSCALLS = {"exit": 60, "capset": 126, "perf_event_open": 298, "finit_module": 313, "bpf": 321, "membarrier": 324}
 """Of x86-64: those that the C library has no function for."""
 
-# Those that tests of maps have a use for; others are called by number.
+# The helpers that tests of maps use; call others by number.
 HELPERS = {
     "map_lookup_elem": 1,
     "map_update_elem": 2,

@@ -5,7 +5,7 @@ it, or the line of the test that requested it; and the program that it starts. T
 when the leak check finds an object that should be gone, no matter how the process ended. In addition, a process knows
 who opened each of its descriptors.
 
-Runs in the guest. Imports the standard library and the system calls of its neighbour.
+Runs in the guest.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ descriptors before and after a function.
 
 Snapshots are plain data for JSON, because the first snapshot is stored with a saved machine.
 
-Runs in the guest. Imports the standard library and its neighbours in harness.guest.
+Runs in the guest.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     Snapshot = dict[str, Any]
 
-_MEMBARRIER_CMD_GLOBAL = 1  # "shared" before 4.16: the same number
+_MEMBARRIER_CMD_GLOBAL = 1  # called "shared" before 4.16; the same number
 
 _PAGE = 4096
 _LOCKED_SEARCH = 4096
@@ -200,7 +200,7 @@ class Ledger:
 
 
 def wait_for_grace_period() -> int:
-    """Wait until an RCU grace period has passed; return how many that were: 0 where the kernel offers no way."""
+    """Wait for an RCU grace period; return the number of grace periods: 0 when the kernel offers no way to wait."""
     return int(_membarrier(_MEMBARRIER_CMD_GLOBAL, 0) == 0)
 
 

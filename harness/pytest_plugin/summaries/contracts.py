@@ -26,10 +26,10 @@ _STYLES = {EXPECTED: "green", DIFFERS: "bold red", OBSERVED: "yellow"}
 def summary(
     observations: Mapping[str, Sequence[Observation]], *, width: int | None = None, colour: bool = False
 ) -> list[str]:
-    """Return the lines of the summary; none where no contract was observed.
+    """Return the lines of the summary; none when no contract was observed.
 
     Args:
-        observations: What tests observed, by the label of the kernel.
+        observations: Observations by the label of the kernel.
         width: As for :func:`harness.util.tables.lines`.
         colour: As there.
     """

@@ -39,7 +39,7 @@ def table(
     Args:
         results: The results, in the order of behaviours to show.
         kernels: Labels of the columns, in order.
-        marks: Whether signs beyond ASCII may be put before the words.
+        marks: Whether to put non-ASCII signs before the words.
         width: As for :func:`harness.util.tables.lines`.
         colour: As there.
     """

@@ -261,7 +261,7 @@ def test_a_commit_that_does_not_build_is_skipped(
     needs_program("git")
     words = ["boundary", "--git-run", "t.py::test_x", f"--kernel={tmp_path}", "--build=minimal"]
     assert main(words) == 255
-    assert "is no git repository with a commit checked out" in capsys.readouterr().err
+    assert "is not a git repository with a commit checked out" in capsys.readouterr().err
     import subprocess
 
     git = ["git", "-C", str(tmp_path), "-c", "user.name=t", "-c", "user.email=t@example.org"]
