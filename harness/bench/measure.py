@@ -109,7 +109,7 @@ class Bench:
             self.figures.add(
                 "isolated_test",
                 "s",
-                "clone, first call, census of map ids, teardown",
+                "clone, first call, list of map ids, teardown",
                 time.perf_counter() - started,
             )
             self.figures.add("clone_rss", "MiB", "resident memory of a clone", resident)

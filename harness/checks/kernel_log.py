@@ -89,7 +89,7 @@ class KernelLog:
         try:
             excerpt = parser.with_lines(fault.excerpt, self._line_of)
         except HarnessError as error:
-            excerpt = f"{fault.excerpt}\n(without lines of the sources: {error.what})"
+            excerpt = f"{fault.excerpt}\n(without source lines: {error.what})"
         return replace(found, fault=msgspec.structs.replace(fault, excerpt=excerpt))
 
     def _faults(self, machine: Machine) -> list[Fault]:

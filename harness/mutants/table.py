@@ -134,7 +134,7 @@ _STYLES = {Fate.KILLED: "green", Fate.SURVIVED: "bold red", Fate.UNKNOWN: "yello
 
 
 def as_rows(results: Sequence[MutantResult], known: Mapping[str, Explanation]) -> list[tuple[Cell, ...]]:
-    """Return the rows of the table for a terminal: mutants with what became of them.
+    """Return the rows of the table for a terminal: mutants with their status.
 
     Args:
         results: What is known of each mutant that was tried.

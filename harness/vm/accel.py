@@ -55,7 +55,7 @@ def known_acceleration() -> Acceleration | None:
     if not KVM.exists():
         return Acceleration(Accel.TCG, "there is no /dev/kvm")
     if not os.access(KVM, os.R_OK | os.W_OK):
-        return Acceleration(Accel.TCG, "/dev/kvm may not be opened by this user")
+        return Acceleration(Accel.TCG, "this user may not open /dev/kvm")
     key = _machine_key()
     return cache.from_record(
         _record(),

@@ -82,7 +82,7 @@ def test_what_a_function_changes_stays_in_the_guest() -> None:
     ("function", "named"),
     [
         (picklable.decorated, "decorated cannot run in the guest: it is wrapped by a decorator"),
-        (picklable.with_host_module, r"uses the module pytest \(pytest\), which is not there"),
+        (picklable.with_host_module, r"uses the module pytest \(pytest\), which the guest lacks"),
         (picklable.with_host_class, "it uses UsageError, and"),
         (picklable.with_handle, r"it uses HANDLE, and .* a builtins\.object"),
         (picklable.through_helper, "it uses HANDLE"),
