@@ -17,6 +17,12 @@ settings.register_profile("harness", deadline=None, derandomize="CI" in os.envir
 settings.load_profile("harness")
 
 
+@pytest.fixture(autouse=True)
+def no_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the width of the terminal that the tests were started in; readline sets it in workers of xdist."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture
 def take_away(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Return a function that makes the machine lack something in the table of needs, by a name of it."""

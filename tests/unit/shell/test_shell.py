@@ -214,7 +214,7 @@ def test_a_command_without_udev_is_refused(
         (("--modules", "veth"), "--modules belongs to --image test"),
         (("--memory", "64"), "--memory 64 is too little"),
         (("--image", "test", "--cpus", "0"), "--cpus 0 is too little"),
-        (("--attach", "/nowhere"), "no guest waits at /nowhere"),
+        (("--attach", "/nowhere"), "there is no guest at /nowhere"),
     ],
 )
 def test_what_does_not_go_together_is_refused(
