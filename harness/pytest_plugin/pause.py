@@ -63,7 +63,7 @@ def pause_at(item: pytest.Item, machine: Machine, failure: str) -> None:
             state.output.say(f"{item.nodeid} failed; there is no guest to attach to, it is {machine.state.value}")
         state.output.show([f"    console log: {machine.folder / CONSOLE_LOG}"])
         if key is not None:
-            state.output.say("press Enter to go on")
+            state.output.say("press Enter to continue")
         _hold(state, holder, machine, key)
     finally:
         if holder is not None:
@@ -76,12 +76,14 @@ def _hold(state: PluginState, holder: Holder | None, machine: Machine, key: int 
     timeout: float | None = None if key is not None else state.config.getoption("pause_timeout")
     if holder is not None:
         if key is None:
-            state.output.say(f"there is no terminal to press a key at: going on after that, or in {timeout:g} s")
+            state.output.say(f"there is no terminal to press a key at: continuing after that, or in {timeout:g} s")
         attached = holder.wait(key=key, timeout=timeout)
         if attached:
             state.pool().spoil(machine)
         if key is None:
-            state.output.say("the attached prompt was left; going on" if attached else "nobody attached; going on")
+            state.output.say(
+                "the attached prompt was closed; continuing" if attached else "nobody attached; continuing"
+            )
     if key is not None:
         sys.stdin.readline()
 

@@ -198,5 +198,5 @@ def test_a_failed_test_is_tried_again_by_its_name(inner: Inner) -> None:
 def test_a_failure_in_a_shared_machine_pauses_there(inner: Inner) -> None:
     inner.write(test_it=TESTS)
     result = inner.run(f"--kernel={KERNEL}", "--pause-on-failure", "--pause-timeout=0.1", env={"WITH": "failure"})
-    assert result.out.count("nobody attached; going on") == 1
+    assert result.out.count("nobody attached; continuing") == 1
     assert "1 failed, 5 passed, 2 skipped" in result.last, result.out
