@@ -1,7 +1,4 @@
-"""`harness attach`: a prompt in the guest of a test that failed and was paused.
-
-Imports the attached prompt of :mod:`harness.remote`.
-"""
+"""`harness attach`: a prompt in the guest of a test that failed and was paused."""
 
 from __future__ import annotations
 

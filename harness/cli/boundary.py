@@ -22,16 +22,16 @@ def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "boundary",
         help=summary,
-        description=summary[0].upper() + summary[1:] + ", by bisection over every release that can be had. Runs the "
+        description=summary[0].upper() + summary[1:] + ", by bisection over every available release. Runs the "
         "test on the first and the last release of each series, then between those that answer differently. A kernel "
-        "that cannot be had, booted or asked is stepped over. The exit status is 0 when a boundary was found, 1 when "
-        "there is none, 3 when no kernel answered.",
+        "that is unavailable, does not boot or gives no answer is skipped. The exit status is 0 when a boundary was "
+        "found, 1 when there is none, 3 when no kernel answered.",
         epilog="With --git-run, a step of `git bisect run`: the exit status is 0 (good), 1 (bad), 125 (this commit "
         "cannot be tested) or 255 (ends the bisection). git bisect run harness boundary --git-run TEST --kernel . "
         "--build minimal",
     )
     parser.set_defaults(run=_run)
-    parser.add_argument("test", metavar="CONTRACT|TEST", help="a contract's id, or a test as pytest is told of it")
+    parser.add_argument("test", metavar="CONTRACT|TEST", help="a contract's id, or a test's id as pytest takes it")
     parser.add_argument(
         "--kernel",
         action="append",

@@ -40,7 +40,7 @@ def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
         "--kernels",
         nargs=2,
         metavar=("OLD", "NEW"),
-        help="hold these two kernels against each other, by label or exact version (default: those of one label)",
+        help="compare these two kernels, by label or exact version (default: those of one label)",
     )
     parser.add_argument(
         "--fail-on",
@@ -59,7 +59,7 @@ def _changes(text: str) -> list[str]:
     if words in (["any"], ["none"]):
         return _CHANGES if words == ["any"] else []
     if not words or not set(words) <= set(_CHANGES):
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of: {', '.join(_CHANGES)}, or any, or none")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of: {', '.join(_CHANGES)}, or any, or none")
     return words
 
 
@@ -69,7 +69,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     if arguments.new is None and arguments.kernels is None:
         raise UsageError(
-            "there is one record, and nothing to hold it against",
+            "there is one record, and nothing to compare it with",
             expected="harness compare OLD NEW, or harness compare RECORD --kernels OLD NEW",
         )
     old = read(arguments.old)

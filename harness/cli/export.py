@@ -47,7 +47,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from harness.util import cache
 
     if not re.fullmatch(r"[a-z0-9_]+", arguments.origin):
-        raise UsageError(f"{arguments.origin!r} is no origin for KCIDB", expected="small letters, digits and _")
+        raise UsageError(f"{arguments.origin!r} is not an origin for KCIDB", expected="small letters, digits and _")
     record = read(arguments.record)
     if arguments.format == "ktap":
         text = as_ktap(record)

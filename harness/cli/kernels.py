@@ -42,7 +42,7 @@ def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
         command.set_defaults(run=run)
         return command
 
-    command = add("list", _list, "show the kernels that can be had")
+    command = add("list", _list, "list the kernels that are available")
     command.add_argument("selector", nargs="*", help=f"{SELECTORS}; none: one line for each series")
     command.add_argument("--flavour", help="only this flavour (cloud, generic, rt, minimal, debug, ...)")
     command.add_argument("--json", action="store_true", help="print JSON, one object for each release")
@@ -59,7 +59,9 @@ def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
     command.add_argument("--flavour", choices=tuple(kbuild.FLAVOURS), default="minimal", help="default: minimal")
     command.add_argument("--source", type=Path, help="a tree, a git repository, a tarball or a linux-source package")
     command.add_argument("--ref", default="", help="with --source and a git repository: the commit, tag or branch")
-    command.add_argument("--from", dest="origin", choices=("debian", "kernel.org"), help="default: whoever has it")
+    command.add_argument(
+        "--from", dest="origin", choices=("debian", "kernel.org"), help="default: the first that has it"
+    )
     command.add_argument("--jobs", "-j", type=positive, default=0, help="parallel jobs (default: one a processor)")
     command.add_argument("--again", action="store_true", help="build even when the cache has it")
 

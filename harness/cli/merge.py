@@ -1,7 +1,4 @@
-"""`harness merge`: one run record of several.
-
-Imports the records below it as they are needed.
-"""
+"""`harness merge`: one run record of several."""
 
 from __future__ import annotations
 

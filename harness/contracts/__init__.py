@@ -21,8 +21,6 @@ have no version in them. A table's fields are those of :class:`harness.contracts
     when = { yes = "ok", no = "EINVAL" }
 
 A version that is in no range is one nobody has looked at: what is seen there is recorded as "observed".
-
-Imports the judge below it; its tests import :mod:`harness.testing`.
 """
 
 from __future__ import annotations

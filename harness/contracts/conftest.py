@@ -1,4 +1,4 @@
-"""Makes each contract a parameter of its test, records what the test saw, and holds it against the table."""
+"""Makes each contract a parameter of its test, records what the test saw, and compares it with the table."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ class Contract:
 
 @dataclass(frozen=True)
 class Verdict:
-    """An answer, held against a contract.
+    """An answer, compared with a contract.
 
     Attributes:
         word: "as expected", "differs", "observed", or :data:`NOT_ASKED`.
@@ -124,7 +124,7 @@ class Verdict:
 
 
 def judge(contract: Contract, version: KernelVersion, observed: object, probed: str = "") -> Verdict:
-    """Hold what a kernel answered against what is promised.
+    """Compare what a kernel answered with what is promised.
 
     Args:
         contract: The promise.

@@ -440,7 +440,7 @@ UNPRIVILEGED = "/proc/sys/kernel/unprivileged_bpf_disabled"
 
 
 def as_another_user(allowed: bool, command: str, fields: dict[str, Any]) -> int:
-    """Issue a command as a user without capabilities, whom the system allows that or not; return the errno."""
+    """Issue a command as a user without capabilities, which the system allows or not; return the errno."""
     setting = Path(UNPRIVILEGED)
     before = setting.read_text().strip()
     if (before == "0") != allowed:

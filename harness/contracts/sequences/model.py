@@ -3,9 +3,9 @@
 :class:`Model` takes one step after the other and says what the kernel will answer and what will be there afterwards:
 which maps are alive, what each holds. What kernels differ in is a :class:`Facts`, read from the tables of contracts and
 capabilities; where these know nothing of a kernel, nothing is foretold (:data:`ANY`) and nothing is judged.
-:func:`difference` holds a foretold step against what the guest saw.
+:func:`difference` compares a foretold step with what the guest saw.
 
-Pure. Imports the judge of contracts beside it, the names of errors and the table of operations in harness.guest.
+Pure.
 """
 
 from __future__ import annotations

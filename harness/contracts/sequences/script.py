@@ -1,6 +1,6 @@
 """A sequence written down as a test that can be pasted into a file.
 
-Pure. Imports the model beside it, for its records, and the table of operations in harness.guest.
+Pure.
 """
 
 from __future__ import annotations

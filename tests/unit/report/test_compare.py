@@ -244,12 +244,12 @@ def test_the_exit_status_shows_a_regression(
 def test_bad_input_is_one_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path / "old.json", record(cell()))
     assert main(["compare", str(tmp_path / "old.json")]) == 2
-    assert "nothing to hold it against" in capsys.readouterr().err
+    assert "nothing to compare it with" in capsys.readouterr().err
     assert main(["compare", str(tmp_path / "old.json"), str(tmp_path / "none.json")]) == 2
     assert "none.json cannot be read" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["compare", "a", "b", "--fail-on", "bad"])
-    assert "'bad' is no list of: broken" in capsys.readouterr().err
+    assert "'bad' is not a list of: broken" in capsys.readouterr().err
 
 
 def test_the_command_knows_every_change() -> None:

@@ -150,5 +150,5 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["export", str(tmp_path / "r.json"), "--format=kcidb", "--origin=mine", f"--output={out}"]) == 0
     assert json.loads(out.read_text()) == as_kcidb(made, "mine")
     assert main(["export", str(tmp_path / "r.json"), "--format=kcidb", "--origin=Not Mine"]) == 2
-    assert "is no origin" in capsys.readouterr().err
+    assert "is not an origin" in capsys.readouterr().err
     assert main(["export", str(tmp_path / "none.json"), "--format=ktap"]) != 0
