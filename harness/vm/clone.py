@@ -173,7 +173,7 @@ class Clone:
     def _failure(self, why: str) -> TemplateError:
         self._process.wait(0.2)
         return TemplateError(
-            f"a clone of the saved machine of {self._spec.label} did not come to life: {why}",
+            f"a clone of the saved machine of {self._spec.label} did not start: {why}",
             expected="an answer from its agent",
             hint=f"remove {self._template.folder} and run the command again",
             detail=tail_of(self._process.console()),

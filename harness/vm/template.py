@@ -189,7 +189,7 @@ def _require_room(folder: Path, spec: MachineSpec) -> None:
     free = shutil.disk_usage(folder.parent).free >> 20
     if free < spec.needs.memory:
         raise TemplateError(
-            f"there is no room to save the machine of {spec.label}: {free} MiB are free in {folder.parent}",
+            f"there is not enough disk space to save the machine of {spec.label}: {folder.parent} has {free} MiB free",
             expected=f"{spec.needs.memory} MiB, the guest's memory",
             hint="`harness kernels prune`, or set HARNESS_CACHE to a larger disk",
         )

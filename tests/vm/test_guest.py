@@ -78,7 +78,7 @@ def test_an_exception_comes_with_the_traceback_of_the_guest(guest: Guest) -> Non
 
 
 def test_values_that_cannot_cross_are_named(guest: Guest) -> None:
-    with pytest.raises(UsageError, match=r"argument 1 of fails cannot cross .*pathlib"):
+    with pytest.raises(UsageError, match=r"argument 1 of fails cannot go to the guest: .*pathlib"):
         guest.call(fails, Path("/"))
     with pytest.raises(UsageError, match="argument what of fails"):
         guest.call(fails, what=object())

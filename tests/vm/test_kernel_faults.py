@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.guest import calls
 from tests.vm.provoke import provoke
 
 
@@ -292,4 +293,4 @@ def test_a_marker_that_says_too_little_is_an_error_of_its_test(
     )
     result = inner.run(f"--kernel={KERNEL}", "--accel=tcg")
     assert result.status != 0
-    assert "nothing says why WARN is expected" in result.out
+    assert "the expected fault WARN has no reason" in result.out

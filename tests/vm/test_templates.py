@@ -261,7 +261,7 @@ def test_without_memory_for_a_clone_there_is_one_clear_error(
     pool.give_back(spec, pool.take(spec))
     monkeypatch.setattr(pools, "available_mib", lambda: 40)
     pool.expect(make_pool.choice, Needs())
-    with pytest.raises(InfrastructureError, match="no memory for another guest: 40 MiB"):
+    with pytest.raises(InfrastructureError, match="not enough memory for another guest: 40 MiB"):
         pool.take(spec)
 
 
