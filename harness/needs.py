@@ -1,8 +1,7 @@
 """What the harness needs on this machine besides Python packages: one table, and how to find what is missing.
 
 The table is `needs.txt` beside this file. It is text, because `scripts/setup` reads it on machines that have no Python
-yet. Messages about missing
-things take the Debian package and the purpose from it.
+yet. Messages about missing things take the Debian package and the purpose from it.
 """
 
 from __future__ import annotations

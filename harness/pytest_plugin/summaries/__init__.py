@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from harness.errors import InfrastructureError
 from harness.pytest_plugin.summaries.contracts import summary
 from harness.pytest_plugin.summaries.loaders import loader_differences
 from harness.pytest_plugin.summaries.verdicts import BehaviourOutcome, table
@@ -75,8 +76,6 @@ class Infrastructure:
     Each xdist worker finds it separately; their reports meet here.
     """
 
-    EXIT_STATUS = 3
-
     def __init__(self) -> None:
         self._causes: dict[tuple[str, str], properties.NotBooted] = {}
         self._tests: dict[tuple[str, str], list[str]] = {}
@@ -102,7 +101,7 @@ class Infrastructure:
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Set the exit status of a run that lost tests but has no failures."""
         if session.exitstatus == pytest.ExitCode.TESTS_FAILED and self._lost and not self._failed:
-            session.exitstatus = self.EXIT_STATUS
+            session.exitstatus = InfrastructureError.exit_status
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print what did not boot, and how many tests were not run because of it."""
