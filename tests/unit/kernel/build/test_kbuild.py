@@ -211,7 +211,7 @@ def test_a_build_lands_in_the_cache_and_is_found_by_version(tree: Path) -> None:
 
 def test_a_finished_build_is_not_repeated_without_again(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # One as new as this machine's may be is warned of, at each build.
-    monkeypatch.setattr(compilers, "gcc_major", lambda name: 12)
+    monkeypatch.setattr(kbuild, "gcc_major", lambda name: 12)
     build(tree)
     said: list[str] = []
     assert build(tree, said=said).gaps.unknown == build(tree).gaps.unknown
