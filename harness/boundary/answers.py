@@ -9,10 +9,10 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from harness.boundary.search import Answer, Reading
+from harness.boundary.search import Reading, ReleaseAnswer
 from harness.results.ids import behaviour_of, contract_in
 from harness.results.outcomes import Outcome
-from harness.results.types import Observation, Result, RunRecord
+from harness.results.types import Observation, RecordedResult, RunRecord
 
 _SILENT = (Outcome.UNSUPPORTED, Outcome.INFRASTRUCTURE)
 """Outcomes that say nothing about the kernel's behaviour."""
@@ -29,7 +29,7 @@ def reading_of(
         contract: Id of the contract whose observations are the answers, whichever test took them; "" for all tests.
         about: Returns whether a test is meant, by its id.
     """
-    answers: dict[str, Answer] = {}
+    answers: dict[str, ReleaseAnswer] = {}
     silent: dict[str, str] = {}
     booted = False
     for result in record.results:
@@ -53,13 +53,13 @@ def reading_of(
     return Reading(answers, {name: why for name, why in silent.items() if name not in answers}, booted)
 
 
-def _why_silent(result: Result) -> str:
+def _why_silent(result: RecordedResult) -> str:
     if result.outcome in _SILENT:
         return result.reason or result.outcome.value
     return ""
 
 
-def answer_of(result: Result) -> Answer:
+def answer_of(result: RecordedResult) -> ReleaseAnswer:
     """Return a test's answer, without details that differ from run to run.
 
     A failure that only says that the observation differs from the expected one is not a failure here: the observation
@@ -70,11 +70,11 @@ def answer_of(result: Result) -> Answer:
     shown = ", ".join(_shown(one.observed) for one in result.observations)
     judged = result.outcome is Outcome.FAILED and not result.trouble and differs
     if told and (result.outcome is Outcome.PASSED or judged):
-        return Answer("answered", told, shown, not differs, result.reason if differs else "")
+        return ReleaseAnswer("answered", told, shown, not differs, result.reason if differs else "")
     trouble = result.trouble if result.outcome is Outcome.FAILED else ()
     outcome = " ".join([result.outcome.value, *trouble])
     good = result.outcome in (Outcome.PASSED, Outcome.XFAILED)
-    return Answer(outcome, told, f"{outcome}, {shown}" if told else outcome, good, "" if good else result.reason)
+    return ReleaseAnswer(outcome, told, f"{outcome}, {shown}" if told else outcome, good, "" if good else result.reason)
 
 
 def _told(observation: Observation) -> str:
@@ -85,6 +85,6 @@ def _shown(observed: Any) -> str:
     return observed if isinstance(observed, str) else json.dumps(observed)
 
 
-def _booted(result: Result) -> bool:
+def _booted(result: RecordedResult) -> bool:
     """Return whether the test's machine was booted for it: a saved machine starts faster than it was booted."""
     return result.boot is None or result.setup >= result.boot

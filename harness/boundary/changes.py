@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from harness.boundary.search import Boundaries
 from harness.errors import HarnessError
 from harness.kernel.catalog import Catalog
-from harness.kernel.changelog import Entry, between, relevant
+from harness.kernel.changelog import ChangelogEntry, between, relevant
 from harness.kernel.types import Choice
 
-Changes = dict[tuple[int, int], tuple[int, list[Entry], str]]
+Changes = dict[tuple[int, int], tuple[int, list[ChangelogEntry], str]]
 """For two positions: how many changes the package names, those of BPF, and why there are none."""
 
 

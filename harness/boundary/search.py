@@ -13,7 +13,7 @@ from harness.boundary.bisect import Found, search
 
 
 @dataclass(frozen=True)
-class Answer:
+class ReleaseAnswer:
     """A test's answer on one kernel; two answers are equal when the kernels behaved alike.
 
     Attributes:
@@ -42,7 +42,7 @@ class Reading:
         booted: Whether the kernel was booted; a machine saved by an earlier run needs no boot.
     """
 
-    answers: dict[str, Answer] = field(default_factory=dict)
+    answers: dict[str, ReleaseAnswer] = field(default_factory=dict)
     silent: dict[str, str] = field(default_factory=dict)
     booted: bool = False
 
@@ -71,7 +71,7 @@ class Boundaries:
     """
 
     readings: dict[int, Reading]
-    found: dict[str, Found[Answer]]
+    found: dict[str, Found[ReleaseAnswer]]
 
     @property
     def booted(self) -> int:
@@ -101,14 +101,14 @@ def find(
         one_flip: As for :func:`harness.boundary.bisect.search`.
     """
     readings = dict(known or {})
-    found: dict[str, Found[Answer]] = {}
+    found: dict[str, Found[ReleaseAnswer]] = {}
 
     def ask(position: int) -> Reading:
         if position not in readings:
             readings[position] = oracle(position)
         return readings[position]
 
-    def search_for(answer: Callable[[Reading], Answer | None]) -> Found[Answer]:
+    def search_for(answer: Callable[[Reading], ReleaseAnswer | None]) -> Found[ReleaseAnswer]:
         return search(
             count,
             lambda position: answer(ask(position)),
@@ -122,7 +122,7 @@ def find(
     if one_flip:
         next((position for position in range(count) if ask(position).answers), None)
     else:
-        search_for(lambda reading: Answer("any") if reading.answers else None)
+        search_for(lambda reading: ReleaseAnswer("any") if reading.answers else None)
     before = -1
     while before != len(readings):
         before = len(readings)
@@ -131,5 +131,5 @@ def find(
     return Boundaries(readings, found)
 
 
-def _answer_of(test: str, reading: Reading) -> Answer | None:
+def _answer_of(test: str, reading: Reading) -> ReleaseAnswer | None:
     return reading.answers.get(test)

@@ -10,8 +10,8 @@ from typing import Any
 from harness.boundary.bisect import Found
 from harness.boundary.changes import upstream
 from harness.boundary.releases import Searched
-from harness.boundary.search import Answer
-from harness.kernel.changelog import Entry
+from harness.boundary.search import ReleaseAnswer
+from harness.kernel.changelog import ChangelogEntry
 from harness.kernel.types import Choice
 from harness.util import tables
 
@@ -53,10 +53,10 @@ def as_text(searched: Searched, *, every: bool) -> list[str]:
     return [*lines, *([""] if lines else []), _count(searched)]
 
 
-def _stretches(choices: Sequence[Choice], one: Found[Answer]) -> list[str]:
+def _stretches(choices: Sequence[Choice], one: Found[ReleaseAnswer]) -> list[str]:
     """Return a line for each run of releases that answer alike."""
     answered = [(position, answer) for position, answer in one.answers.items() if answer is not None]
-    rows: list[tuple[int, int, Answer]] = []
+    rows: list[tuple[int, int, ReleaseAnswer]] = []
     for position, answer in answered:
         if rows and rows[-1][2] == answer:
             rows[-1] = (rows[-1][0], position, answer)
@@ -66,7 +66,7 @@ def _stretches(choices: Sequence[Choice], one: Found[Answer]) -> list[str]:
     return [f"  {line}" for line in tables.lines([(span, row[2].text) for span, row in zip(spans, rows, strict=True)])]
 
 
-def _gaps(choices: Sequence[Choice], one: Found[Answer]) -> list[str]:
+def _gaps(choices: Sequence[Choice], one: Found[ReleaseAnswer]) -> list[str]:
     unseen = sum(1 for position in range(len(choices)) if position not in one.answers)
     if not unseen:
         return []
@@ -80,7 +80,7 @@ def _wrapped(text: str) -> list[str]:
     return textwrap.wrap(text, 110)
 
 
-def _changelog(count: int, entries: Sequence[Entry], note: str, *, every: bool) -> list[str]:
+def _changelog(count: int, entries: Sequence[ChangelogEntry], note: str, *, every: bool) -> list[str]:
     if note:
         return [note]
     if not entries:
@@ -121,7 +121,7 @@ def as_data(test: str, searched: Searched) -> dict[str, Any]:
         one = choices[position]
         return {"label": one.label, "version": str(one.version), "provider": one.provider, "key": one.key}
 
-    def answer(one: Answer) -> dict[str, Any]:
+    def answer(one: ReleaseAnswer) -> dict[str, Any]:
         return {"outcome": one.outcome, "observed": [json.loads(text) for text in one.observed], "reason": one.reason}
 
     run = [position for position in found.readings if position not in known]

@@ -72,7 +72,7 @@ class Agent:
         self.deaths = children.watch_deaths()
         self.poll.register(self.deaths, select.POLLIN)
         self.statuses: dict[int, int] = {}
-        self.counts: snapshot.Ledger  # once the machine is ready
+        self.counts: snapshot.Baseline  # once the machine is ready
         self.records: list[provenance.Record] = []
         self.past: list[provenance.Record] = []
         self.held = False
@@ -316,6 +316,6 @@ def main() -> NoReturn:
         agent.serve()
     if "preload" in options:
         getattr(process.Handlers, options["preload"]).preload()
-    agent.counts = snapshot.Ledger()
+    agent.counts = snapshot.Baseline()
     agent.send(wire.EVENT, wire.AGENT, 0, setup.describe_machine(absent, agent.tainted(), agent.counts.baseline))
     agent.serve()

@@ -60,7 +60,7 @@ def bcc_archive() -> bytes:
     return cache.artefact(path, whole=whole, make=make)
 
 
-def _bcc(library: Path, package: Path) -> Iterable[cpio.Entry]:
+def _bcc(library: Path, package: Path) -> Iterable[cpio.CpioEntry]:
     found = {_LIBRARY: library, _BY_NAME: library.parent / _BY_NAME, **elf.shared_libraries([library])}
     for name, path in found.items():
         # A name that is a path is the dynamic loader; the base image has it where programs look for it.
@@ -81,7 +81,7 @@ def headers_archive(folder: Path, release: str, build: str, common: str) -> byte
         common: Path of the part that is shared with other flavours.
     """
 
-    def entries() -> Iterable[cpio.Entry]:
+    def entries() -> Iterable[cpio.CpioEntry]:
         # Below usr/lib, which /lib of the base image links to.
         yield cpio.link(f"usr/lib/modules/{release}/build", f"/{build}")
         yield cpio.link(f"usr/lib/modules/{release}/source", f"/{common}")

@@ -172,7 +172,7 @@ def _build(record: Path) -> Image:
     return Image(path, digest)
 
 
-def _entries(sources: set[Path]) -> Iterable[cpio.Entry]:
+def _entries(sources: set[Path]) -> Iterable[cpio.CpioEntry]:
     interpreter = _base_interpreter()
     stdlib = Path(sysconfig.get_path("stdlib"))
     dynload = Path(sysconfig.get_config_var("DESTSHARED") or stdlib / "lib-dynload")
@@ -186,10 +186,10 @@ def _entries(sources: set[Path]) -> Iterable[cpio.Entry]:
         yield cpio.folder(empty)
     yield cpio.folder("tmp", 0o1777)
     # The kernel opens it for the first process's standard streams, before that process mounts devtmpfs.
-    yield cpio.Entry("dev/console", stat.S_IFCHR | 0o600, device=(5, 1))
-    yield cpio.Entry("dev/null", stat.S_IFCHR | 0o666, device=(1, 3))
+    yield cpio.CpioEntry("dev/console", stat.S_IFCHR | 0o600, device=(5, 1))
+    yield cpio.CpioEntry("dev/null", stat.S_IFCHR | 0o666, device=(1, 3))
     # Python reads it before devtmpfs is mounted, when getrandom(2) has no random bytes yet (seen on 4.12).
-    yield cpio.Entry("dev/urandom", stat.S_IFCHR | 0o666, device=(1, 9))
+    yield cpio.CpioEntry("dev/urandom", stat.S_IFCHR | 0o666, device=(1, 9))
     yield cpio.file("init", _INIT.format(interpreter=interpreter).encode(), 0o755)
     for account, text in _ACCOUNTS.items():
         yield cpio.file(account, text.encode())
@@ -220,7 +220,7 @@ def _entries(sources: set[Path]) -> Iterable[cpio.Entry]:
         yield cpio.file(f"{shown_as}c", _bytecode(source, f"/{shown_as}", sources))
 
 
-def _libraries(objects: list[Path], sources: set[Path]) -> Iterable[cpio.Entry]:
+def _libraries(objects: list[Path], sources: set[Path]) -> Iterable[cpio.CpioEntry]:
     optional = optional_libraries()
     found = elf.shared_libraries([*objects, *optional.values()])
     found.update(optional)

@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 
 
 @dataclass(frozen=True)
-class Entry:
+class CpioEntry:
     """One file, folder, link or device of the archive.
 
     Attributes:
@@ -28,22 +28,22 @@ class Entry:
     device: tuple[int, int] = (0, 0)
 
 
-def folder(path: str, permissions: int = 0o755) -> Entry:
+def folder(path: str, permissions: int = 0o755) -> CpioEntry:
     """Return a folder."""
-    return Entry(path, stat.S_IFDIR | permissions)
+    return CpioEntry(path, stat.S_IFDIR | permissions)
 
 
-def file(path: str, data: bytes, permissions: int = 0o644) -> Entry:
+def file(path: str, data: bytes, permissions: int = 0o644) -> CpioEntry:
     """Return a file."""
-    return Entry(path, stat.S_IFREG | permissions, data)
+    return CpioEntry(path, stat.S_IFREG | permissions, data)
 
 
-def link(path: str, target: str) -> Entry:
+def link(path: str, target: str) -> CpioEntry:
     """Return a symbolic link."""
-    return Entry(path, stat.S_IFLNK | 0o777, target.encode())
+    return CpioEntry(path, stat.S_IFLNK | 0o777, target.encode())
 
 
-def with_parents(entries: Iterable[Entry]) -> list[Entry]:
+def with_parents(entries: Iterable[CpioEntry]) -> list[CpioEntry]:
     """Return the entries and all their parent folders, sorted by path, each folder before its content."""
     named = {entry.path: entry for entry in entries}
     for path in list(named):
@@ -53,16 +53,16 @@ def with_parents(entries: Iterable[Entry]) -> list[Entry]:
     return [named[path] for path in sorted(named, key=lambda path: PurePosixPath(path).parts)]
 
 
-def archive(entries: Iterable[Entry]) -> Iterator[bytes]:
+def archive(entries: Iterable[CpioEntry]) -> Iterator[bytes]:
     """Yield the archive's bytes, padded so that another archive may follow."""
     for number, entry in enumerate(entries, 1):
         yield _header(number, entry)
         yield entry.data
         yield bytes(-len(entry.data) % 4)
-    yield _header(0, Entry("TRAILER!!!", 0))
+    yield _header(0, CpioEntry("TRAILER!!!", 0))
 
 
-def _header(inode: int, entry: Entry) -> bytes:
+def _header(inode: int, entry: CpioEntry) -> bytes:
     name = entry.path.encode() + b"\0"
     links = 2 if stat.S_ISDIR(entry.mode) else 1
     fields = (inode, entry.mode, 0, 0, links, 0, len(entry.data), 0, 0, *entry.device, len(name), 0)

@@ -183,7 +183,7 @@ def _file_facts(path: Path) -> dict[str, object]:
 
 
 @dataclass(frozen=True)
-class Entry:
+class CachedKernel:
     """One kernel's entry in the cache.
 
     Attributes:
@@ -269,7 +269,7 @@ class Entry:
         )
 
 
-def read_entry(path: Path) -> Entry | None:
+def read_entry(path: Path) -> CachedKernel | None:
     """Read an entry's record; None when there is no entry, or when another version of the harness made it."""
     try:
         record = json.loads((path / RECORD).read_text())
@@ -277,10 +277,10 @@ def read_entry(path: Path) -> Entry | None:
         return None
     except ValueError:
         return None
-    return Entry(path, record) if isinstance(record, dict) and record.get("format") == FORMAT else None
+    return CachedKernel(path, record) if isinstance(record, dict) and record.get("format") == FORMAT else None
 
 
-def entries() -> list[Entry]:
+def entries() -> list[CachedKernel]:
     """Return every kernel in the cache, by folder name."""
     found = (read_entry(path) for path in sorted((folder() / "store").glob("*")) if not path.name.startswith("."))
     return [entry for entry in found if entry is not None]

@@ -20,7 +20,7 @@ _ITEM = re.compile(r"^\s+[-*] ")
 
 
 @dataclass(frozen=True)
-class Entry:
+class ChangelogEntry:
     """One change.
 
     Attributes:
@@ -32,7 +32,7 @@ class Entry:
     text: str
 
 
-def between(changelog: str, after: KernelVersion, until: KernelVersion) -> list[Entry]:
+def between(changelog: str, after: KernelVersion, until: KernelVersion) -> list[ChangelogEntry]:
     """Return the changes of the releases above `after` up to `until`, newest first.
 
     Args:
@@ -40,7 +40,7 @@ def between(changelog: str, after: KernelVersion, until: KernelVersion) -> list[
         after: Changes of this and earlier releases are omitted.
         until: The last release whose changes are included.
     """
-    found: list[Entry] = []
+    found: list[ChangelogEntry] = []
     revision = ""
     wanted = False
     for line in changelog.splitlines():
@@ -52,10 +52,10 @@ def between(changelog: str, after: KernelVersion, until: KernelVersion) -> list[
         elif line.startswith(" --"):
             wanted = False
         elif wanted and _ITEM.match(line):
-            found.append(Entry(revision, _ITEM.sub("", line).strip()))
+            found.append(ChangelogEntry(revision, _ITEM.sub("", line).strip()))
         elif wanted and line.startswith("   ") and line.strip() and found and found[-1].revision == revision:
             # The rest of a heading, or the address of the upstream changelog.
-            found[-1] = Entry(revision, f"{found[-1].text} {line.strip()}")
+            found[-1] = ChangelogEntry(revision, f"{found[-1].text} {line.strip()}")
     # A heading for the following entries, not a change.
     return [entry for entry in found if not entry.text.startswith("New upstream stable update")]
 
@@ -71,7 +71,7 @@ BPF = re.compile(r"\b(e?bpf|btf|libbpf|verifier|sockmap|xdp)\b", re.IGNORECASE)
 """Matches changes of BPF."""
 
 
-def relevant(entries: Iterable[Entry], words: Iterable[str]) -> list[Entry]:
+def relevant(entries: Iterable[ChangelogEntry], words: Iterable[str]) -> list[ChangelogEntry]:
     """Return the changes of BPF; those that contain most of the words come first.
 
     Args:
@@ -80,7 +80,7 @@ def relevant(entries: Iterable[Entry], words: Iterable[str]) -> list[Entry]:
     """
     stems = {word.lower().removesuffix("s") for word in words if len(word) > 2}
 
-    def score(entry: Entry) -> int:
+    def score(entry: ChangelogEntry) -> int:
         said = {word.removesuffix("s") for word in re.findall(r"[a-z0-9]+", entry.text.lower())}
         return len(stems & said)
 

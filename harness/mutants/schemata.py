@@ -34,7 +34,7 @@ from harness.mutants.session import (
 )
 from harness.mutants.session import run as run_session
 from harness.mutants.state import MutantResult, Results, describe
-from harness.mutants.status import Fate, judge
+from harness.mutants.status import MutantStatus, judge
 from harness.mutants.switches import HOME, Switched, switched
 from harness.util import cache
 
@@ -150,7 +150,7 @@ class Panel:
                     self._results.add(result)
                     number += 1
                     self._progress(f"{number} of {len(todo)}: {describe(result)}"[:300])
-                    if result.fate is Fate.UNKNOWN and attempt + 1 < ATTEMPTS:
+                    if result.fate is MutantStatus.UNKNOWN and attempt + 1 < ATTEMPTS:
                         lost.append(result.mutant)
                     else:
                         yield result
@@ -178,7 +178,7 @@ class Panel:
             os.link(kept.vmlinux, self._kernel)
         for mutant in mutants:
             if mutant.name in refused:
-                self._results.add(MutantResult.of(mutant, Fate.UNBUILT, message=refused[mutant.name]))
+                self._results.add(MutantResult.of(mutant, MutantStatus.UNBUILT, message=refused[mutant.name]))
         cache.write_record(record, {"key": key, "refused": refused})
         return made, build_id_of(self._kernel)
 
@@ -255,7 +255,7 @@ class Panel:
                 relevant=len(tests[mutant.name]) - 1,
                 build_id=f"{build_id}:{built.numbers[mutant.name]}",
                 # Tests that did not start gave no result, so a survivor of the others is tried again.
-                suite="" if self._seconds and verdict.fate is Fate.SURVIVED else self._digest,
+                suite="" if self._seconds and verdict.fate is MutantStatus.SURVIVED else self._digest,
                 seconds=round(sum(report["seconds"] for report in reports), 1),
             )
 

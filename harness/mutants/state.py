@@ -13,7 +13,7 @@ from typing import Any
 
 from harness.errors import CacheError
 from harness.mutants.edit import Mutant
-from harness.mutants.status import Fate
+from harness.mutants.status import MutantStatus
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class MutantResult:
     what: str
     was: str
     becomes: str
-    fate: Fate
+    fate: MutantStatus
     how: str = ""
     test: str = ""
     message: str = ""
@@ -55,7 +55,7 @@ class MutantResult:
     twin: str = ""
 
     @classmethod
-    def of(cls, mutant: Mutant, fate: Fate, **more: Any) -> MutantResult:
+    def of(cls, mutant: Mutant, fate: MutantStatus, **more: Any) -> MutantResult:
         """Return a result of a mutant."""
         return cls(mutant.name, mutant.area, mutant.what, mutant.was, mutant.becomes, fate, **more)
 
@@ -89,7 +89,7 @@ class Results:
                 continue  # the process that wrote it was interrupted
             try:
                 record: dict[str, Any] = json.loads(line)
-                result = MutantResult(**{**record, "fate": Fate(record["fate"])})
+                result = MutantResult(**{**record, "fate": MutantStatus(record["fate"])})
             except (ValueError, TypeError, KeyError) as error:
                 raise CacheError(
                     f"line {number} of {path} is not a result of a mutant: {error}",
@@ -117,9 +117,9 @@ class Results:
             suite: Digest of the tests for it.
         """
         known = self.get(mutant)
-        if known is None or known.fate is Fate.UNKNOWN:
+        if known is None or known.fate is MutantStatus.UNKNOWN:
             return False
-        return known.fate is not Fate.SURVIVED or known.suite == suite
+        return known.fate is not MutantStatus.SURVIVED or known.suite == suite
 
     def same_kernel(self, build_id: str, suite: str) -> MutantResult | None:
         """Return the result of the mutant whose kernel has this build id, if it is valid for the current tests."""
@@ -128,7 +128,10 @@ class Results:
                 result
                 for result in self._known.values()
                 if result.build_id == build_id
-                and (result.fate is Fate.KILLED or (result.fate is Fate.SURVIVED and result.suite == suite))
+                and (
+                    result.fate is MutantStatus.KILLED
+                    or (result.fate is MutantStatus.SURVIVED and result.suite == suite)
+                )
             ),
             None,
         )
@@ -158,6 +161,6 @@ class Results:
         """
         counts: dict[str, int] = {}
         for result in self._known.values():
-            if result.fate is Fate.KILLED and result.mutant.startswith(near):
+            if result.fate is MutantStatus.KILLED and result.mutant.startswith(near):
                 counts[result.test] = counts.get(result.test, 0) + 1
         return counts

@@ -13,7 +13,7 @@ from typing import Any
 from harness.results.outcomes import Trouble
 
 
-class Fate(enum.Enum):
+class MutantStatus(enum.Enum):
     """The status of a mutant."""
 
     KILLED = "killed"
@@ -42,7 +42,7 @@ class TrialResult:
         ran: Number of tests that ran.
     """
 
-    fate: Fate
+    fate: MutantStatus
     how: str = ""
     test: str = ""
     message: str = ""
@@ -68,13 +68,13 @@ def judge(reports: Sequence[dict[str, Any]], *, status: int, presence: str) -> T
         if report["outcome"] != "failed":
             continue
         if report["when"] == "collect":
-            return TrialResult(Fate.UNKNOWN, test=report["test"], message=report["message"], ran=ran)
+            return TrialResult(MutantStatus.UNKNOWN, test=report["test"], message=report["message"], ran=ran)
         troubles = [trouble for trouble in Trouble if trouble.value in report["troubles"]]
         if Trouble.INFRASTRUCTURE in troubles:
             # A kernel that dies before it is ready reports that on its console; the message has the console's end.
             fatal = any(complaint in report["message"] for complaint in _COMPLAINTS) and "boot" in report["message"]
             return TrialResult(
-                Fate.KILLED if fatal else Fate.UNKNOWN,
+                MutantStatus.KILLED if fatal else MutantStatus.UNKNOWN,
                 how=Trouble.CRASHED.value if fatal else "",
                 test=report["test"],
                 message=report["message"],
@@ -83,15 +83,19 @@ def judge(reports: Sequence[dict[str, Any]], *, status: int, presence: str) -> T
         unknown = "assertion" if report["when"] == "call" else "error"
         how = troubles[0].value if troubles else unknown
         if report["test"].partition("[")[0].endswith(presence) and how in ("assertion", "error"):
-            return TrialResult(Fate.UNKNOWN, message="another kernel was booted than the one that was built", ran=ran)
+            return TrialResult(
+                MutantStatus.UNKNOWN, message="another kernel was booted than the one that was built", ran=ran
+            )
         message = (
             "; ".join([*report["leaks"], *report["faults"]]) if how in (Trouble.LEAK.value, Trouble.FAULT.value) else ""
         )
-        return TrialResult(Fate.KILLED, how, report["test"], message or report["message"], ran)
+        return TrialResult(MutantStatus.KILLED, how, report["test"], message or report["message"], ran)
     if status != 0:
-        return TrialResult(Fate.UNKNOWN, message=f"pytest ended with status {status} and reported no failure", ran=ran)
+        return TrialResult(
+            MutantStatus.UNKNOWN, message=f"pytest ended with status {status} and reported no failure", ran=ran
+        )
     if not any(
         report["test"].partition("[")[0].endswith(presence) and report["outcome"] == "passed" for report in reports
     ):
-        return TrialResult(Fate.UNKNOWN, message="no test found out which kernel was running", ran=ran)
-    return TrialResult(Fate.SURVIVED, ran=ran)
+        return TrialResult(MutantStatus.UNKNOWN, message="no test found out which kernel was running", ran=ran)
+    return TrialResult(MutantStatus.SURVIVED, ran=ran)

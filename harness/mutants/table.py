@@ -12,7 +12,7 @@ from typing import Any
 from harness.errors import UsageError
 from harness.mutants.edit import one_line
 from harness.mutants.state import MutantResult
-from harness.mutants.status import Fate
+from harness.mutants.status import MutantStatus
 from harness.util.tables import Cell
 
 EQUIVALENT = "equivalent"
@@ -108,15 +108,15 @@ def score(results: Sequence[MutantResult], known: Mapping[str, Explanation]) -> 
         known: Explanations, by mutant.
     """
     fates = [result.fate for result in results]
-    survivors = [result for result in results if result.fate is Fate.SURVIVED]
+    survivors = [result for result in results if result.fate is MutantStatus.SURVIVED]
     shown = [result for result in survivors if (one := explained(result, known)) and one.verdict == EQUIVALENT]
     return Score(
-        killed=fates.count(Fate.KILLED),
+        killed=fates.count(MutantStatus.KILLED),
         survived=len(survivors) - len(shown),
-        equivalent=fates.count(Fate.SAME) + len(shown),
-        twins=fates.count(Fate.TWIN),
-        unbuilt=fates.count(Fate.UNBUILT),
-        unknown=fates.count(Fate.UNKNOWN),
+        equivalent=fates.count(MutantStatus.SAME) + len(shown),
+        twins=fates.count(MutantStatus.TWIN),
+        unbuilt=fates.count(MutantStatus.UNBUILT),
+        unknown=fates.count(MutantStatus.UNKNOWN),
         unexplained=tuple(result.mutant for result in survivors if explained(result, known) is None),
     )
 
@@ -130,7 +130,7 @@ def explained(result: MutantResult, known: Mapping[str, Explanation]) -> Explana
 HEADER = ("mutant", "change", "fate", "found by", "message")
 """Names of the table's columns."""
 
-_STYLES = {Fate.KILLED: "green", Fate.SURVIVED: "bold red", Fate.UNKNOWN: "yellow"}
+_STYLES = {MutantStatus.KILLED: "green", MutantStatus.SURVIVED: "bold red", MutantStatus.UNKNOWN: "yellow"}
 
 
 def as_rows(results: Sequence[MutantResult], known: Mapping[str, Explanation]) -> list[tuple[Cell, ...]]:
@@ -166,7 +166,7 @@ def as_markdown(results: Sequence[MutantResult], known: Mapping[str, Explanation
 
 
 def _why(result: MutantResult, known: Mapping[str, Explanation]) -> Explanation | None:
-    return explained(result, known) if result.fate is Fate.SURVIVED else None
+    return explained(result, known) if result.fate is MutantStatus.SURVIVED else None
 
 
 def _fate(result: MutantResult, why: Explanation | None) -> str:

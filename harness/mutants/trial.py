@@ -25,7 +25,7 @@ from harness.mutants.edit import Mutant, changed
 from harness.mutants.session import KERNEL, PRESENCE_TEST, Suite, build_id_of, last_attempts, make_cache, whole_round
 from harness.mutants.session import run as run_session
 from harness.mutants.state import MutantResult, Results, describe
-from harness.mutants.status import Fate, TrialResult, judge
+from harness.mutants.status import MutantStatus, TrialResult, judge
 from harness.util import cache as disk_cache
 
 ATTEMPTS = 3
@@ -129,17 +129,17 @@ class Trial:
 
     def _result(self, mutant: Mutant, built: _Built, started: float) -> MutantResult:
         facts = MutantResult.of(
-            mutant, Fate.UNBUILT, message=built.error, build_id=built.build_id, suite=self._suite_digest
+            mutant, MutantStatus.UNBUILT, message=built.error, build_id=built.build_id, suite=self._suite_digest
         )
         if built.error:
             return replace(facts, seconds=round(built.seconds, 1))
         twin = self._results.same_kernel(built.build_id, self._suite_digest)
         if built.build_id == self._control_id:
             built.vmlinux.unlink()
-            return replace(facts, fate=Fate.SAME, seconds=round(built.seconds, 1))
+            return replace(facts, fate=MutantStatus.SAME, seconds=round(built.seconds, 1))
         if twin is not None and twin.mutant != mutant.name and not mutant.name.startswith("hand/"):
             built.vmlinux.unlink()
-            return replace(facts, fate=Fate.TWIN, twin=twin.mutant, seconds=round(built.seconds, 1))
+            return replace(facts, fate=MutantStatus.TWIN, twin=twin.mutant, seconds=round(built.seconds, 1))
         verdict = self._judged(built)
         return replace(
             facts,
@@ -177,7 +177,7 @@ class Trial:
         try:
             for _ in range(ATTEMPTS):
                 verdict = self._tested(built)
-                if verdict.fate is not Fate.UNKNOWN:
+                if verdict.fate is not MutantStatus.UNKNOWN:
                     break
                 self._progress(f"{built.mutant.name}: no verdict: {verdict.message.splitlines()[0][:200]}")
             return verdict
@@ -198,13 +198,13 @@ class Trial:
             try:
                 session = run_session(kernel, built.build_id, self._suite, cache, "0", environment, seconds=RUN_SECONDS)
             except InfrastructureError as error:
-                return TrialResult(Fate.UNKNOWN, message=str(error))
+                return TrialResult(MutantStatus.UNKNOWN, message=str(error))
             reports = last_attempts(session.records, built.mutant.name)
             is_over = any("round" in record for record in session.records)
             if is_control:
                 self._durations = {one["test"]: one["seconds"] for one in reports if one["when"] == "call"}
                 self.failing = {one["test"]: one["message"] for one in reports if one["outcome"] == "failed"}
             verdict = judge(reports, status=0 if is_over else session.status or 3, presence=PRESENCE_TEST)
-            if verdict.fate is Fate.UNKNOWN:
+            if verdict.fate is MutantStatus.UNKNOWN:
                 verdict = replace(verdict, message=f"{verdict.message}\n{session.tail}")
             return verdict

@@ -15,7 +15,7 @@ from typing import Any
 
 from harness.errors import HarnessError, InfrastructureError, UsageError
 from harness.guest import wire
-from harness.remote.prompt import Answer, GuestPrompt
+from harness.remote.prompt import GuestPrompt, PromptReply
 from harness.vm.machine import Machine, State
 
 SOCKET = "attach.sock"
@@ -214,14 +214,14 @@ class AttachedPrompt:
         """Start "run" with source text, or "command" with a list of arguments."""
         self._send(kind, value)
 
-    def poll(self, timeout: float) -> Answer | None:
+    def poll(self, timeout: float) -> PromptReply | None:
         """Wait at most `timeout` seconds for the started input; None when it is not done.
 
         Raises:
             Detached: The guest is gone; the message has the reason.
         """
         found = self._receive(timeout)
-        return None if found is None else Answer(*found)
+        return None if found is None else PromptReply(*found)
 
     def interrupt(self) -> None:
         """Interrupt the started input; the second time, kill its guest process."""

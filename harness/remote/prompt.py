@@ -16,7 +16,7 @@ from harness.vm.machine import Machine
 
 
 @dataclass(frozen=True)
-class Answer:
+class PromptReply:
     """The result of one input.
 
     Attributes:
@@ -46,7 +46,7 @@ class Prompt(Protocol):
     def begin(self, kind: str, value: Any) -> None:
         """Start "run" with source text, or "command" with a list of arguments."""
 
-    def poll(self, timeout: float) -> Answer | None:
+    def poll(self, timeout: float) -> PromptReply | None:
         """Wait at most `timeout` seconds for the started input; None when it is not done."""
 
     def interrupt(self) -> None:
@@ -71,7 +71,7 @@ class GuestPrompt:
         self._pending: Pending[str] | None = None
         self._interrupted = False
         self._said = ""
-        self._refused: Answer | None = None
+        self._refused: PromptReply | None = None
         self._start()
 
     def _start(self) -> None:
@@ -101,7 +101,7 @@ class GuestPrompt:
         try:
             words = [self._program(value[0]), *value[1:]]
         except (UsageError, BuildError) as error:
-            self._refused = Answer("", f"{error}\n", raised=True)
+            self._refused = PromptReply("", f"{error}\n", raised=True)
             return
         self._pending = self._process.begin(calls.Prompt.command, words)
 
@@ -114,7 +114,7 @@ class GuestPrompt:
         self._said = f"(sent {found} to the guest)\n"
         return place
 
-    def poll(self, timeout: float) -> Answer | None:
+    def poll(self, timeout: float) -> PromptReply | None:
         """Wait at most `timeout` seconds for the started input; None when it is not done.
 
         Raises:
@@ -133,10 +133,12 @@ class GuestPrompt:
         except GuestProcessDied as error:
             self._pending = None
             self._start()
-            return Answer("", f"{error.what}; a new process was started, without the names of the old\n", raised=True)
+            return PromptReply(
+                "", f"{error.what}; a new process was started, without the names of the old\n", raised=True
+            )
         ended, self._pending = self._pending.value, None
         stdout, stderr = (printed_to.decode(errors="replace") for printed_to in (printed["stdout"], printed["stderr"]))
-        return Answer(stdout, self._said + stderr, raised=ended == "raised", leave=ended == "leave")
+        return PromptReply(stdout, self._said + stderr, raised=ended == "raised", leave=ended == "leave")
 
     def interrupt(self) -> None:
         """Interrupt the started input; the second time, kill its guest process."""

@@ -22,7 +22,7 @@ from harness import __version__
 from harness.report.matrix import ENDINGS, Absent, Cell, Group, Matrix, Row, matrix_of
 from harness.report.words import counted, summary_of, warnings_of
 from harness.results.outcomes import Ending, Outcome
-from harness.results.types import Observation, RecordedKernel, Result, Run, RunRecord
+from harness.results.types import Observation, RecordedKernel, RecordedResult, Run, RunRecord
 
 EXCERPTS = 320_000
 """Total characters of log excerpts in a page, so that the page is small enough to send."""
@@ -292,7 +292,7 @@ def _row_data(
     return {"test": row.test, "title": row.title, "sentence": row.sentence, "id": pattern, "cells": cells}
 
 
-def _result_data(result: Result, runs: dict[str, int], strings: _Strings, limit: int) -> dict[str, Any]:
+def _result_data(result: RecordedResult, runs: dict[str, int], strings: _Strings, limit: int) -> dict[str, Any]:
     made: dict[str, Any] = {
         "call": round(result.call, 3),
         "setup": round(result.setup, 3),

@@ -12,7 +12,7 @@ from typing import Any
 from harness.results.file import kernel_order
 from harness.results.ids import behaviour_of, contract_in, is_contract
 from harness.results.outcomes import Ending, Outcome
-from harness.results.types import Observation, RecordedKernel, Result, RunRecord
+from harness.results.types import Observation, RecordedKernel, RecordedResult, RunRecord
 
 
 class Absent(Ending):
@@ -51,7 +51,7 @@ class Cell:
     """
 
     ending: Ending
-    result: Result | None = None
+    result: RecordedResult | None = None
     reason: str = ""
 
     @property

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from harness.results.ids import contract_in
 from harness.results.outcomes import Outcome
-from harness.results.types import Deselected, NotRun, Result, RunRecord
+from harness.results.types import Deselected, NotRun, RecordedResult, RunRecord
 
 T = TypeVar("T", Deselected, NotRun)
 
@@ -50,7 +50,7 @@ def _test_of(test: str, contract: str) -> str:
     return test.replace(group, contract, 1) if group else f"{test}[{contract}]"
 
 
-def _results(result: Result, contracts: list[str]) -> Iterator[Result]:
+def _results(result: RecordedResult, contracts: list[str]) -> Iterator[RecordedResult]:
     """Return what a result says of each of its contracts.
 
     A test that fails because a contract does not hold has failed for that contract alone; whatever else happened to

@@ -18,7 +18,7 @@ import msgspec
 from harness.errors import CacheError, RecordError, SelectorError
 from harness.kernel.version import KernelVersion
 from harness.results.contracts import by_contract
-from harness.results.types import FORMAT, VERSION, Deselected, NotRun, RecordedKernel, Result, Run, RunRecord
+from harness.results.types import FORMAT, VERSION, Deselected, NotRun, RecordedKernel, RecordedResult, Run, RunRecord
 from harness.util import cache
 
 _JOURNAL = b'{"journal":'
@@ -36,7 +36,7 @@ class _Line(msgspec.Struct, omit_defaults=True):
 
     run: Run | None = None
     kernel: RecordedKernel | None = None
-    result: Result | None = None
+    result: RecordedResult | None = None
     plan: tuple[NotRun, ...] = ()
     left_out: tuple[Deselected, ...] = ()
 
@@ -202,7 +202,7 @@ class Draft:
     def __init__(self) -> None:
         self._runs: dict[str, Run] = {}
         self._kernels: dict[str, RecordedKernel] = {}
-        self._results: dict[tuple[str, str], Result] = {}
+        self._results: dict[tuple[str, str], RecordedResult] = {}
         self._planned: dict[tuple[str, str], NotRun] = {}
         self._left_out: dict[tuple[str, str], Deselected] = {}
 
@@ -244,7 +244,7 @@ class Draft:
 def assemble(
     runs: Iterable[Run],
     kernels: Iterable[RecordedKernel],
-    results: Iterable[Result],
+    results: Iterable[RecordedResult],
     left_out: Iterable[Deselected],
     not_run: Iterable[NotRun],
     *,
@@ -306,7 +306,7 @@ class Journal:
         *,
         run: Run | None = None,
         kernel: RecordedKernel | None = None,
-        result: Result | None = None,
+        result: RecordedResult | None = None,
         plan: Iterable[NotRun] = (),
         left_out: Iterable[Deselected] = (),
     ) -> None:

@@ -14,7 +14,7 @@ import msgspec
 from harness.results import properties
 from harness.results.ids import kernel_of, without_kernel
 from harness.results.outcomes import Trouble, outcome_of, worst
-from harness.results.types import Fault, Leak, Observation, Result
+from harness.results.types import Fault, Leak, Observation, RecordedResult
 
 T = TypeVar("T")
 
@@ -91,7 +91,7 @@ class Gatherer:
     _phases: dict[str, list[Phase]] = field(default_factory=dict, init=False)
     _attempts: dict[str, int] = field(default_factory=dict, init=False)
 
-    def add(self, phase: Phase, kernels: Sequence[str] = ()) -> Result | None:
+    def add(self, phase: Phase, kernels: Sequence[str] = ()) -> RecordedResult | None:
         """Add a phase; return the test's result when it was the last phase and the test ran on a kernel.
 
         Args:
@@ -107,7 +107,7 @@ class Gatherer:
         del self._phases[phase.nodeid]
         return self._result(phases, kernels)
 
-    def _result(self, phases: list[Phase], kernels: Sequence[str]) -> Result | None:
+    def _result(self, phases: list[Phase], kernels: Sequence[str]) -> RecordedResult | None:
         last = phases[-1]
         # Later phases repeat the properties of earlier phases, except properties that were added to one report only.
         known: list[tuple[str, Any]] = list(last.properties)
@@ -134,7 +134,7 @@ class Gatherer:
         attempts = self._attempts[last.nodeid] = self._attempts.get(last.nodeid, 0) + 1
         machines = properties.values(known, properties.MACHINE)
         machine = machines[-1] if machines and isinstance(machines[-1], dict) else {}
-        return Result(
+        return RecordedResult(
             test=plain(without_kernel(last.nodeid, kernel)),
             kernel=plain(kernel),
             run=self.run,

@@ -18,7 +18,7 @@ import msgspec
 from harness.errors import RecordError
 from harness.results.file import assemble, kernel_order
 from harness.results.outcomes import Outcome, worst
-from harness.results.types import Deselected, NotRun, RecordedKernel, Result, Run, RunRecord
+from harness.results.types import Deselected, NotRun, RecordedKernel, RecordedResult, Run, RunRecord
 
 _SHOWN = 5
 """Longest list of conflicts in an error."""
@@ -163,8 +163,8 @@ def _renamed(record: RunRecord, labels: dict[str, str]) -> RunRecord:
 
 def _results(
     records: Sequence[tuple[str, RunRecord]], runs: dict[str, Run], prefer: Prefer
-) -> dict[tuple[str, str], Result]:
-    found: dict[tuple[str, str], tuple[str, Result]] = {}
+) -> dict[tuple[str, str], RecordedResult]:
+    found: dict[tuple[str, str], tuple[str, RecordedResult]] = {}
     conflicts = []
     for name, record in records:
         for result in record.results:
@@ -191,7 +191,9 @@ def _results(
     return {cell: result for cell, (_, result) in found.items()}
 
 
-def _choose(known: Result, other: Result, runs: dict[str, Run], prefer: Prefer) -> Result | None:
+def _choose(
+    known: RecordedResult, other: RecordedResult, runs: dict[str, Run], prefer: Prefer
+) -> RecordedResult | None:
     """Return which of two results of one test on one kernel counts; None when undecided."""
     known_is_none, other_is_none = (one.outcome is Outcome.INFRASTRUCTURE for one in (known, other))
     if known_is_none != other_is_none:
@@ -204,10 +206,10 @@ def _choose(known: Result, other: Result, runs: dict[str, Run], prefer: Prefer) 
     return None
 
 
-def _essence(result: Result) -> tuple[object, ...]:
+def _essence(result: RecordedResult) -> tuple[object, ...]:
     return (result.outcome, [(one.contract, one.sentence, one.observed) for one in result.observations])
 
 
-def _summary(result: Result) -> str:
+def _summary(result: RecordedResult) -> str:
     seen = ", ".join(str(one.observed) for one in result.observations)
     return f"{result.outcome.value}" + (f" ({seen})" if seen else "")

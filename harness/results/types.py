@@ -188,7 +188,7 @@ class ExcusedFault(Fault, frozen=True):
     origin: str = ""
 
 
-class Result(msgspec.Struct, frozen=True, omit_defaults=True):
+class RecordedResult(msgspec.Struct, frozen=True, omit_defaults=True):
     """One test on one kernel.
 
     Attributes:
@@ -246,7 +246,7 @@ class Deselected(msgspec.Struct, frozen=True):
     """A test that is not for a kernel.
 
     Attributes:
-        test: As in :class:`Result`.
+        test: As in :class:`RecordedResult`.
         kernel: The kernel's label.
         condition: The versions that it is for.
     """
@@ -260,7 +260,7 @@ class NotRun(msgspec.Struct, frozen=True):
     """A test that should have run on a kernel, but the run ended earlier.
 
     Attributes:
-        test: As in :class:`Result`.
+        test: As in :class:`RecordedResult`.
         kernel: The kernel's label.
     """
 
@@ -285,7 +285,7 @@ class RunRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     version: Literal[1]
     runs: tuple[Run, ...] = ()
     kernels: tuple[RecordedKernel, ...] = ()
-    results: tuple[Result, ...] = ()
+    results: tuple[RecordedResult, ...] = ()
     left_out: tuple[Deselected, ...] = ()
     not_run: tuple[NotRun, ...] = ()
 

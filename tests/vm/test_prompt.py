@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import KernelCrashed
-from harness.remote.prompt import Answer, GuestPrompt
+from harness.remote.prompt import GuestPrompt, PromptReply
 from harness.testing import Bpf
 from harness.vm.machine import Machine
 
@@ -17,14 +17,14 @@ LASTING = f"open({READY!r}, 'w').close(); time.sleep(1000)"
 STUBBORN = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); {LASTING}"
 
 
-def answer_of(prompt: GuestPrompt) -> Answer:
+def answer_of(prompt: GuestPrompt) -> PromptReply:
     """Wait for what was started."""
     while (answer := prompt.poll(30.0)) is None:
         pass
     return answer
 
 
-def run(prompt: GuestPrompt, source: str) -> Answer:
+def run(prompt: GuestPrompt, source: str) -> PromptReply:
     prompt.begin("run", source)
     return answer_of(prompt)
 
@@ -43,8 +43,8 @@ def prompt(vm: Machine) -> GuestPrompt:
 
 
 def test_it_runs_in_the_guest_and_keeps_names(prompt: GuestPrompt) -> None:
-    assert run(prompt, "release = os.uname().release") == Answer("", "")
-    assert run(prompt, "release") == Answer(f"{prompt.release!r}\n", "")
+    assert run(prompt, "release = os.uname().release") == PromptReply("", "")
+    assert run(prompt, "release") == PromptReply(f"{prompt.release!r}\n", "")
 
 
 def test_it_sees_the_maps_of_the_test(prompt: GuestPrompt, bpf: Bpf) -> None:
@@ -61,15 +61,15 @@ def test_an_error_is_shown_and_the_prompt_continues(prompt: GuestPrompt) -> None
 
 def test_a_program_of_the_guest_runs(prompt: GuestPrompt) -> None:
     prompt.begin("command", ["python3", "-c", "import os; print(os.getuid())"])
-    assert answer_of(prompt) == Answer("0\n", "")
+    assert answer_of(prompt) == PromptReply("0\n", "")
 
 
 def test_a_program_of_the_host_is_sent_once_and_runs(prompt: GuestPrompt) -> None:
     sent = shutil.which("uname")
     prompt.begin("command", ["uname", "-r"])
-    assert answer_of(prompt) == Answer(f"{prompt.release}\n", f"(sent {sent} to the guest)\n")
+    assert answer_of(prompt) == PromptReply(f"{prompt.release}\n", f"(sent {sent} to the guest)\n")
     prompt.begin("command", ["uname", "-r"])
-    assert answer_of(prompt) == Answer(f"{prompt.release}\n", "")
+    assert answer_of(prompt) == PromptReply(f"{prompt.release}\n", "")
 
 
 def test_a_value_that_cannot_be_sent_is_refused_and_the_prompt_continues(prompt: GuestPrompt, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ _PINNED = ("map", "prog", "link")
 _membarrier = system_call("membarrier", ctypes.c_int, ctypes.c_uint)
 
 
-class Ledger:
+class Baseline:
     """Counts for one machine; later counts are compared with the first.
 
     Attributes:

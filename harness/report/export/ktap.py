@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Iterator
 
 from harness.results.outcomes import Outcome
-from harness.results.types import RecordedKernel, Result, RunRecord
+from harness.results.types import RecordedKernel, RecordedResult, RunRecord
 
 _OK = (Outcome.PASSED, Outcome.XFAILED, Outcome.UNSUPPORTED)
 """Outcomes that are not failures."""
@@ -71,14 +71,14 @@ def _tests(record: RunRecord, kernel: RecordedKernel) -> tuple[list[str], bool]:
     return lines, not totals["fail"] and not totals["error"]
 
 
-def _line(number: int, result: Result) -> str:
+def _line(number: int, result: RecordedResult) -> str:
     head = f"{'ok' if result.outcome in _OK else 'not ok'} {number} {_plain(result.test)}"
     said = _plain(result.reason)
     words = " ".join(word for word in (_DIRECTIVES.get(result.outcome, ""), said) if word)
     return f"{head} # {words}" if words else head
 
 
-def _details(result: Result) -> Iterator[str]:
+def _details(result: RecordedResult) -> Iterator[str]:
     for one in result.observations:
         told = f"{one.contract or one.sentence}: {json.dumps(one.observed)}"
         expected = f", expected {json.dumps(one.expected)} by {one.source}" if one.verdict == "differs" else ""

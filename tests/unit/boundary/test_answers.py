@@ -8,14 +8,14 @@ from harness.boundary.answers import answer_of, reading_of
 from harness.boundary.search import Reading
 from harness.results.contracts import by_contract
 from harness.results.outcomes import Outcome
-from harness.results.types import FORMAT, VERSION, Deselected, NotRun, Observation, Result, RunRecord
+from harness.results.types import FORMAT, VERSION, Deselected, NotRun, Observation, RecordedResult, RunRecord
 
 
-def result(test: str = "t", outcome: str = "passed", **fields: Any) -> Result:
-    return Result(**{"test": test, "kernel": "6.12", "run": "r", "outcome": Outcome(outcome), **fields})
+def result(test: str = "t", outcome: str = "passed", **fields: Any) -> RecordedResult:
+    return RecordedResult(**{"test": test, "kernel": "6.12", "run": "r", "outcome": Outcome(outcome), **fields})
 
 
-def record(*results: Result, **fields: Any) -> RunRecord:
+def record(*results: RecordedResult, **fields: Any) -> RunRecord:
     return RunRecord(format=FORMAT, version=VERSION, results=results, **fields)
 
 

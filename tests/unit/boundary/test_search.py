@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.boundary.search import Answer, Boundaries, Reading, find
+from harness.boundary.search import Boundaries, Reading, ReleaseAnswer, find
 
 
 class Releases:
@@ -25,7 +25,7 @@ class Releases:
     def reading(self, position: int) -> Reading:
         row = {name: answers[position] for name, answers in self.rows.items()}
         return Reading(
-            {name: Answer("answered", (answer,)) for name, answer in row.items() if answer != "?"},
+            {name: ReleaseAnswer("answered", (answer,)) for name, answer in row.items() if answer != "?"},
             {name: "unsupported" for name, answer in row.items() if answer == "?"},
             booted=True,
         )

@@ -53,7 +53,7 @@ def test_an_archive_reads_back_as_what_went_in() -> None:
         cpio.file("etc/hosts", b"127.0.0.1 localhost\n"),
         cpio.file("init", b"#!/bin/python\n", 0o755),
         cpio.link("bin", "usr/bin"),
-        cpio.Entry("dev/null", stat.S_IFCHR | 0o666, device=(1, 3)),
+        cpio.CpioEntry("dev/null", stat.S_IFCHR | 0o666, device=(1, 3)),
     ]
     found = {read.path: read for read in read_archive(b"".join(cpio.archive(cpio.with_parents(entries))))}
     assert list(found) == ["bin", "dev", "dev/null", "etc", "etc/hosts", "init", "tmp"]
@@ -135,7 +135,7 @@ class Builds:
         self.source = source
         self.count = 0
 
-    def entries(self, sources: set[Path]) -> list[cpio.Entry]:
+    def entries(self, sources: set[Path]) -> list[cpio.CpioEntry]:
         self.count += 1
         sources.add(self.source)
         return [cpio.file("source", self.source.read_bytes())]
@@ -213,7 +213,7 @@ def test_a_truncated_image_is_built_again(builds: Builds) -> None:
 
 
 def test_a_build_that_fails_leaves_nothing(builds: Builds, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def fail(sources: set[Path]) -> list[cpio.Entry]:
+    def fail(sources: set[Path]) -> list[cpio.CpioEntry]:
         raise BuildError("no")
 
     monkeypatch.setattr(build, "_entries", fail)

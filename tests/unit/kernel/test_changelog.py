@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.kernel.changelog import Entry, between, relevant
+from harness.kernel.changelog import ChangelogEntry, between, relevant
 from harness.kernel.version import KernelVersion
 
 CHANGELOG = """\
@@ -50,7 +50,7 @@ linux (6.12~rc6-1~exp1) experimental; urgency=medium
 """
 
 
-def found(after: str, until: str) -> list[Entry]:
+def found(after: str, until: str) -> list[ChangelogEntry]:
     return between(CHANGELOG, KernelVersion.parse(after), KernelVersion.parse(until))
 
 
@@ -59,7 +59,7 @@ def test_the_changes_between_two_releases_are_those_of_all_uploads_between() -> 
     assert {entry.revision for entry in entries} == {"6.12.115-2", "6.12.115-1"}
     assert "bpf: Reject key-less BTF for hash maps" not in [entry.text for entry in entries]
     assert found("6.12.113", "6.12.114") == []
-    assert found("6.11", "6.12-rc6") == [Entry("6.12~rc6-1~exp1", "New upstream release candidate")]
+    assert found("6.11", "6.12-rc6") == [ChangelogEntry("6.12~rc6-1~exp1", "New upstream release candidate")]
 
 
 def test_a_heading_over_several_lines_is_one() -> None:

@@ -11,7 +11,7 @@ from harness.errors import CacheError, UsageError
 from harness.mutants import table
 from harness.mutants.edit import Edit, Mutant
 from harness.mutants.state import MutantResult, Results
-from harness.mutants.status import Fate, judge
+from harness.mutants.status import MutantStatus, judge
 from harness.mutants.table import EQUIVALENT, OPEN, Explanation
 from harness.util.data import read_toml
 
@@ -36,7 +36,7 @@ HERE = report(f"presence.py::{PRESENCE}[mutant]")
 
 def test_all_that_passes_survives() -> None:
     verdict = judge([HERE, report("a"), report("b", "skipped", "setup")], status=0, presence=PRESENCE)
-    assert (verdict.fate, verdict.ran) == (Fate.SURVIVED, 2)
+    assert (verdict.fate, verdict.ran) == (MutantStatus.SURVIVED, 2)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_all_that_passes_survives() -> None:
 )
 def test_a_failure_kills(failed: dict[str, Any], how: str, message: str) -> None:
     verdict = judge([HERE, failed], status=1, presence=PRESENCE)
-    assert (verdict.fate, verdict.how, verdict.test, verdict.message) == (Fate.KILLED, how, "a", message)
+    assert (verdict.fate, verdict.how, verdict.test, verdict.message) == (MutantStatus.KILLED, how, "a", message)
 
 
 @pytest.mark.parametrize(
@@ -69,13 +69,13 @@ def test_a_failure_kills(failed: dict[str, Any], how: str, message: str) -> None
     ],
 )
 def test_trouble_outside_the_kernel_gives_no_verdict(reports: list[dict[str, Any]], status: int) -> None:
-    assert judge(reports, status=status, presence=PRESENCE).fate is Fate.UNKNOWN
+    assert judge(reports, status=status, presence=PRESENCE).fate is MutantStatus.UNKNOWN
 
 
 def test_a_kernel_that_dies_before_it_is_ready_is_killed() -> None:
     message = "6.1 did not boot\n | Kernel panic - not syncing: Fatal exception"
     verdict = judge([report("a", "failed", "setup", "infrastructure", message=message)], status=1, presence=PRESENCE)
-    assert (verdict.fate, verdict.how) == (Fate.KILLED, "crashed")
+    assert (verdict.fate, verdict.how) == (MutantStatus.KILLED, "crashed")
 
 
 # state
@@ -85,14 +85,14 @@ def mutant(name: str = "x/y/drop-1", old: str = "a;") -> Mutant:
     return Mutant(name, "drop", "y: a statement is left out", (Edit("f", 0, old, ";"),))
 
 
-def result(name: str = "x/y/drop-1", fate: Fate = Fate.KILLED, **more: Any) -> MutantResult:
+def result(name: str = "x/y/drop-1", fate: MutantStatus = MutantStatus.KILLED, **more: Any) -> MutantResult:
     return MutantResult(name, "drop", "w", "a;", ";", fate, **more)
 
 
 def test_results_stay_and_the_last_one_counts(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "results.jsonl"
     results = Results(path)
-    results.add(result(fate=Fate.UNKNOWN))
+    results.add(result(fate=MutantStatus.UNKNOWN))
     results.add(result(test="t", how="leak"))
     again = Results(path)
     found = again.get(mutant())
@@ -130,7 +130,7 @@ def test_a_file_of_something_else_is_one_error(tmp_path: Path) -> None:
 def test_the_same_kernel_has_the_same_fate(tmp_path: Path) -> None:
     results = Results(tmp_path / "r")
     results.add(result("killed", build_id="1", suite="old"))
-    results.add(result("survived", Fate.SURVIVED, build_id="2", suite="old"))
+    results.add(result("survived", MutantStatus.SURVIVED, build_id="2", suite="old"))
     assert results.same_kernel("1", "new") is not None
     assert results.same_kernel("2", "old") is not None
     assert results.same_kernel("2", "new") is None
@@ -148,13 +148,13 @@ RESULTS = [
     result("dead", test="tests/t.py::test_a[mutant]", how="assertion", message="1 | 2\nmore"),
     result("dead2"),
     result("dead3"),
-    result("same", Fate.SURVIVED),
-    result("hard", Fate.SURVIVED),
-    result("stale", Fate.SURVIVED),
-    result("bin", Fate.SAME),
-    result("copy", Fate.TWIN, twin="dead"),
-    result("no", Fate.UNBUILT),
-    result("lost", Fate.UNKNOWN),
+    result("same", MutantStatus.SURVIVED),
+    result("hard", MutantStatus.SURVIVED),
+    result("stale", MutantStatus.SURVIVED),
+    result("bin", MutantStatus.SAME),
+    result("copy", MutantStatus.TWIN, twin="dead"),
+    result("no", MutantStatus.UNBUILT),
+    result("lost", MutantStatus.UNKNOWN),
 ]
 
 

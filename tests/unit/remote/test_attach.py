@@ -15,7 +15,7 @@ import pytest
 
 from harness.errors import KernelCrashed, UsageError
 from harness.remote import attach
-from harness.remote.prompt import Answer
+from harness.remote.prompt import PromptReply
 from harness.vm.machine import State
 
 
@@ -35,14 +35,14 @@ class FakePrompt:
     def begin(self, kind: str, value: Any) -> None:
         self._kind, self._value = kind, value
 
-    def poll(self, timeout: float) -> Answer | None:
+    def poll(self, timeout: float) -> PromptReply | None:
         if self._value == "crash":
             self.machine.state = State.DEAD
             raise KernelCrashed("the kernel crashed: test")
         if self._value == "wait" and not self.interrupts:
             time.sleep(timeout)
             return None
-        return Answer(f"{self._kind} {self._value}", "", raised=self.interrupts > 0)
+        return PromptReply(f"{self._kind} {self._value}", "", raised=self.interrupts > 0)
 
     def interrupt(self) -> None:
         self.interrupts += 1
@@ -98,7 +98,7 @@ def paused(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
 NO_TERMINAL = pytest.mark.parametrize("paused", [(False, 60.0)], indirect=True)
 
 
-def run(prompt: attach.AttachedPrompt, source: str) -> Answer:
+def run(prompt: attach.AttachedPrompt, source: str) -> PromptReply:
     prompt.begin("run", source)
     answer = None
     while answer is None:
@@ -110,9 +110,9 @@ def test_what_is_typed_is_run_there_and_answered(paused: Waiting) -> None:
     with attach.AttachedPrompt(paused.machine.folder) as prompt:
         assert prompt.release == "6.1.0-test"
         assert prompt.greeting == "test_x failed here\nhello"
-        assert run(prompt, "1") == Answer("run 1", "")
+        assert run(prompt, "1") == PromptReply("run 1", "")
         assert prompt.complete("ma") == ["ma1", "ma2"]
-        assert run(prompt, "2") == Answer("run 2", "")
+        assert run(prompt, "2") == PromptReply("run 2", "")
 
 
 def test_an_interrupt_reaches_what_runs(paused: Waiting) -> None:
@@ -120,14 +120,14 @@ def test_an_interrupt_reaches_what_runs(paused: Waiting) -> None:
         prompt.begin("run", "wait")
         assert prompt.poll(0.2) is None
         prompt.interrupt()
-        assert prompt.poll(10) == Answer("run wait", "", raised=True)
+        assert prompt.poll(10) == PromptReply("run wait", "", raised=True)
 
 
 def test_an_interrupt_that_comes_late_does_nothing(paused: Waiting) -> None:
     with attach.AttachedPrompt(paused.machine.folder) as prompt:
-        assert run(prompt, "1") == Answer("run 1", "")
+        assert run(prompt, "1") == PromptReply("run 1", "")
         prompt.interrupt()
-        assert run(prompt, "2") == Answer("run 2", "")
+        assert run(prompt, "2") == PromptReply("run 2", "")
 
 
 def test_on_a_terminal_another_may_attach_after_the_first(paused: Waiting) -> None:

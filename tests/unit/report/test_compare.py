@@ -14,13 +14,13 @@ from harness.errors import RecordError
 from harness.report.compare.changes import Change, Comparison, compare
 from harness.report.compare.text import MARKDOWN_LIMIT, as_markdown, as_record, lines, summary
 from harness.results.file import write
-from harness.results.types import Deselected, NotRun, Result, RunRecord
+from harness.results.types import Deselected, NotRun, RecordedResult, RunRecord
 from tests.unit.results.samples import SERIES, kernel, many, observation, record, result, run
 
 T = "t.py::test_it[x]"
 
 
-def cell(outcome: str = "passed", seen: object = None, **fields: Any) -> Result:
+def cell(outcome: str = "passed", seen: object = None, **fields: Any) -> RecordedResult:
     observations = (observation("hom.area.it", seen),) if seen is not None else ()
     return result(T, "6.1", outcome, contract="hom.area.it", observations=observations, **fields)
 
@@ -72,7 +72,9 @@ NOT_RUN = record(kernels=[kernel("6.1.192")], not_run=[NotRun(T, "6.1")])
         (LEFT_OUT, NONE, None),
     ],
 )
-def test_each_change_has_its_name(old: Result | RunRecord, new: Result | RunRecord, change: Change | None) -> None:
+def test_each_change_has_its_name(
+    old: RecordedResult | RunRecord, new: RecordedResult | RunRecord, change: Change | None
+) -> None:
     left, right = (one if isinstance(one, RunRecord) else record(one) for one in (old, new))
     assert [found for found, _ in only(left, right)] == ([] if change is None else [change])
 

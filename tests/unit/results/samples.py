@@ -17,7 +17,7 @@ from harness.results.types import (
     NotRun,
     Observation,
     RecordedKernel,
-    Result,
+    RecordedResult,
     Run,
     RunRecord,
 )
@@ -68,11 +68,11 @@ def kernel(version: str, **fields: str) -> RecordedKernel:
     return RecordedKernel(**{**facts, **fields})
 
 
-def result(test: str, on: str, outcome: str = "passed", **fields: Any) -> Result:
+def result(test: str, on: str, outcome: str = "passed", **fields: Any) -> RecordedResult:
     head, _, tail = test.partition("[")
     nodeid = f"{head}[{tail.removesuffix(']')}-{on}]" if tail else f"{head}[{on}]"
     facts: dict[str, Any] = {"nodeid": nodeid, "run": "run1", "setup": 0.12, "call": 0.05, "teardown": 0.02}
-    return Result(**{"test": test, "kernel": on, "outcome": Outcome(outcome), **facts, **fields})
+    return RecordedResult(**{"test": test, "kernel": on, "outcome": Outcome(outcome), **facts, **fields})
 
 
 def observation(contract: str, observed: object, expected: object = None, **fields: Any) -> Observation:
@@ -85,7 +85,7 @@ def observation(contract: str, observed: object, expected: object = None, **fiel
     return Observation(**{"contract": contract, "observed": observed, "expected": expected, **facts, **fields})
 
 
-def record(*results: Result, **fields: Any) -> RunRecord:
+def record(*results: RecordedResult, **fields: Any) -> RunRecord:
     """Return a record of these results, on the kernels that they name."""
     versions = {label_of(version): version for version in SERIES}
     facts: dict[str, Any] = {

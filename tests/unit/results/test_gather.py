@@ -9,7 +9,7 @@ import pytest
 from harness.results.gather import FAILURE_LIMIT, Gatherer, Phase, plain, shortened
 from harness.results.ids import kernel_of, without_kernel
 from harness.results.outcomes import Outcome
-from harness.results.types import Result
+from harness.results.types import RecordedResult
 
 OBSERVED = {
     "contract": "hom.create.value_size.8",
@@ -47,7 +47,7 @@ def test_the_longest_kernel_that_fits_is_the_one() -> None:
     assert kernel_of("a.py::t[x]", ["6.1"]) is None
 
 
-def gathered(*phases: dict[str, Any], kernels: tuple[str, ...] = ()) -> tuple[Result | None, Gatherer]:
+def gathered(*phases: dict[str, Any], kernels: tuple[str, ...] = ()) -> tuple[RecordedResult | None, Gatherer]:
     gatherer = Gatherer("r1")
     result = None
     for phase in phases:
