@@ -53,7 +53,7 @@ class Bpf:
         name: str = "",
         **attributes: Any,
     ) -> Map:
-        """Create a map.
+        """Create a map; it is closed soon after the test has dropped the result.
 
         Args:
             type: "hash", "array", "hash_of_maps", "array_of_maps", ... from harness.guest.api.uapi.MAP_TYPES.
@@ -78,7 +78,8 @@ class Bpf:
             fields["inner_map_fd"] = inner
         if name:
             fields["map_name"] = name
-        return Map(self.commands, self.commands.issue("MAP_CREATE", fields).result, type, key_size, value_size)
+        fd = self.commands.issue("MAP_CREATE", fields).result
+        return Map(self.commands, fd, type, key_size, value_size).owned()
 
     def map_by_id(self, map_id: int, *, open_flags: int = 0, like: Map | None = None) -> Map:
         """Open the map with this id (4.13 and later).
@@ -99,10 +100,10 @@ class Bpf:
 
     def _map(self, fd: int, like: Map | None) -> Map:
         if like is not None:
-            return Map(self.commands, fd, like.type, like.key_size, like.value_size)
+            return Map(self.commands, fd, like.type, like.key_size, like.value_size).owned()
         unknown = Map(self.commands, fd, "unknown", 0, 0)
         info = unknown.info()
-        return Map(self.commands, fd, _name_of(MAP_TYPES, info["type"]), info["key_size"], info["value_size"])
+        return Map(self.commands, fd, _name_of(MAP_TYPES, info["type"]), info["key_size"], info["value_size"]).owned()
 
     # Programs.
 
@@ -116,7 +117,7 @@ class Bpf:
         log_level: int | None = None,
         **attributes: Any,
     ) -> Program:
-        """Load a program.
+        """Load a program; it is closed soon after the test has dropped the result.
 
         Args:
             type: "socket_filter", "xdp", "syscall", ... from harness.guest.api.uapi.PROG_TYPES.
@@ -141,7 +142,7 @@ class Bpf:
         if name:
             fields["prog_name"] = name
         fd, log = self.commands.load(fields, log_level)
-        return Program(self.commands, fd, type, log)
+        return Program(self.commands, fd, type, log).owned()
 
     def prog_by_id(self, prog_id: int) -> Program:
         """Open the program with this id (4.13 and later)."""
@@ -153,7 +154,7 @@ class Bpf:
 
     def _prog(self, fd: int) -> Program:
         number = Program(self.commands, fd, "unknown").info()["type"]
-        return Program(self.commands, fd, _name_of(PROG_TYPES, number))
+        return Program(self.commands, fd, _name_of(PROG_TYPES, number)).owned()
 
     # Attaching.
 

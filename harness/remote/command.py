@@ -191,6 +191,7 @@ class Commands:
 
     def close(self, fd: int) -> None:
         """Close a file descriptor of the guest process."""
+        self.process.disown(fd)
         self.process.ask(calls.Process.close, fd)
 
     def cpus(self) -> int:

@@ -1,7 +1,8 @@
 """Programs, links, BTF and other descriptors of the guest as objects on the host; maps are in the module beside.
 
 Each represents one file descriptor of a guest process. Closing it (or leaving its with-block) closes that descriptor;
-the object in the kernel exists as long as something else holds it. The end of the guest process, at the end of the
+the object in the kernel exists as long as something else holds it. The descriptor of a map or program that no object on
+the host stands for any more is closed with one of the next requests. The end of the guest process, at the end of the
 test, closes the rest.
 """
 
@@ -16,6 +17,7 @@ from harness.remote.command import Commands, HasFd
 from harness.vm.machine import State
 
 Self = TypeVar("Self", bound="Held")
+Owned = TypeVar("Owned", bound="KernelObject")
 
 
 class Held:
@@ -64,6 +66,18 @@ class KernelObject(Held):
     def __init__(self, commands: Commands, fd: int) -> None:
         super().__init__(commands, fd)
         self._id: int | None = None
+        self._owner: object = None
+
+    def owned(self: Owned) -> Owned:  # noqa: PYI019 - typing.Self came with 3.11
+        """Return it; from now on its descriptor is closed soon after nothing refers to this object any more."""
+        self._owner = self.commands.process.own(self.fd)
+        return self
+
+    def __del__(self) -> None:
+        # It may be half made, where its constructor raised.
+        owner = getattr(self, "_owner", None)
+        if owner is not None:
+            self.commands.process.drop(self.fd, owner)
 
     @property
     def id(self) -> int:

@@ -1,10 +1,14 @@
-"""The host's end of the channel: sends requests, receives replies and events; every wait has a time-out."""
+"""The host's end of the channel: sends requests, receives replies and events; every wait has a time-out.
+
+Threads may use a channel at once. One of those that wait reads, and gives each its answer.
+"""
 
 from __future__ import annotations
 
 import mmap
 import select
 import socket
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -74,7 +78,7 @@ class Listener:
 
 
 class Channel:
-    """Frames to and from one guest; a request is answered before the next one is sent."""
+    """Frames to and from one guest; several requests may be under way, one for each thread."""
 
     def __init__(self, connection: socket.socket, memory: mmap.mmap) -> None:
         self._connection = connection
@@ -89,6 +93,12 @@ class Channel:
         self._pending: list[wire.Frame] = []
         self._tag = 0
         self.exits: dict[int, int] = {}
+        self._sending = threading.Lock()
+        self._news = threading.Condition()
+        self._is_read = False
+        self._awaited: set[tuple[int, int]] = set()
+        self._answers: dict[tuple[int, int], wire.Frame] = {}
+        self._end = ""
 
     def fileno(self) -> int:
         """Return the descriptor that becomes readable when the guest has sent something."""
@@ -99,6 +109,7 @@ class Channel:
 
         An object that refers to it, such as a test's exception, keeps neither a descriptor nor a mapping.
         """
+        self._end = "it was closed on this side"
         self._connection.close()
         self._incoming.close()
         self._outgoing.close()
@@ -142,13 +153,22 @@ class Channel:
         try:
             return self.collect(process, tag, name, deadline)
         except GuestHung:
+            self._awaited.discard((process, tag))  # its late answer is for nobody
             raise GuestHung(f"no answer to {name} within {timeout:g} s") from None
 
     def begin(self, process: int, name: str, value: object, deadline: float, kind: int = wire.REQUEST) -> int:
         """Send a request and return its tag, for :meth:`collect`; arguments and errors as for :meth:`request`."""
-        self._tag = self._tag % 0xFFFF + 1
-        self._send(wire.frame(kind, process, self._tag, value), deadline, name)
-        return self._tag
+        if not self._sending.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            raise GuestHung(f"the guest did not take the request {name} in time")
+        try:
+            self._tag = tag = self._tag % 0xFFFF + 1
+            frame = wire.frame(kind, process, tag, value)
+            self._answers.pop((process, tag), None)
+            self._awaited.add((process, tag))
+            self._send(frame, deadline, name)
+        finally:
+            self._sending.release()
+        return tag
 
     def expect_memory(self) -> None:
         """Use the shared memory from the start, as this machine's template did."""
@@ -167,23 +187,54 @@ class Channel:
             name: The request's name, for messages.
             deadline: The value of time.monotonic() at which the wait ends.
         """
+        key = process, tag
         while True:
-            if process in self.exits:
-                status = self.exits[process]
-                raise GuestProcessDied(
-                    f"the guest process ended ({describe_status(status)}) during {name}", status=status
-                )
-            kind, number, found, payload = self._next(deadline)
-            if kind == wire.EVENT:
-                event = wire.decode(payload)
-                if event["event"] == "exit":
-                    self.exits[number] = event["status"]
-            elif number == process and found == tag:
-                answer = wire.decode(payload)
-                if kind == wire.FAILURE:
-                    raise call_error(answer)
-                return answer
-            # Any other frame is the late answer to a request that timed out.
+            with self._news:
+                answer = self._answers.pop(key, None)
+                if answer is None and process in self.exits:
+                    status = self.exits[process]
+                    raise GuestProcessDied(
+                        f"the guest process ended ({describe_status(status)}) during {name}", status=status
+                    )
+                if answer is None and self._is_read:
+                    if not self._news.wait(max(0.0, deadline - time.monotonic())):
+                        raise GuestHung("the guest sent nothing in time")
+                    continue
+                if answer is None:
+                    self._awaited.add(key)
+                    self._is_read = True
+            if answer is None:
+                self._read_for_all(deadline)
+                continue
+            value = wire.decode(answer[3])
+            if answer[0] == wire.FAILURE:
+                raise call_error(value)
+            return value
+
+    def _read_for_all(self, deadline: float) -> None:
+        """Read some frames, and wake the threads that wait for them."""
+        frames: list[wire.Frame] = []
+        try:
+            frames = [self._next(deadline)]
+            frames += self._pending
+            self._pending.clear()
+        finally:
+            with self._news:
+                for frame in frames:
+                    self._deliver(frame)
+                self._is_read = False
+                self._news.notify_all()
+
+    def _deliver(self, frame: wire.Frame) -> None:
+        kind, process, tag, payload = frame
+        if kind == wire.EVENT:
+            event = wire.decode(payload)
+            if event["event"] == "exit":
+                self.exits[process] = event["status"]
+        elif (process, tag) in self._awaited:
+            self._awaited.remove((process, tag))
+            self._answers[process, tag] = frame
+        # Any other frame is the late answer to a request that timed out.
 
     def _send(self, data: bytes, deadline: float, name: str) -> None:
         view = memoryview(data)
@@ -209,6 +260,8 @@ class Channel:
             raise ChannelClosed(f"the channel to the guest closed while {name} was sent") from error
 
     def _get(self, deadline: float) -> bytes:
+        if self._end:
+            raise ChannelClosed(f"the channel to the guest ended before: {self._end}")
         if not wait_for(self._connection, select.POLLIN, deadline):
             raise GuestHung("the guest sent nothing in time")
         try:
@@ -226,7 +279,8 @@ class Channel:
             try:
                 self._pending += self._splitter.feed(self._get(deadline))
             except wire.WireError as error:
-                raise ChannelClosed(f"the guest sent something that is not a frame: {error}") from error
+                self._end = f"the guest sent something that is not a frame: {error}"
+                raise ChannelClosed(self._end) from error
         return self._pending.pop(0)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
+from collections import deque
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -39,11 +41,18 @@ def _asking_line() -> str:
 
 
 class GuestProcess:
-    """A process in the guest for one test, with its own file descriptors."""
+    """A process in the guest for one test, with its own file descriptors.
+
+    Threads may share it: it answers one request after the other.
+    """
 
     def __init__(self, machine: Machine, number: int) -> None:
         self.machine = machine
         self.number = number
+        self._turn = threading.Lock()
+        self._owners: dict[int, object] = {}
+        self._dropped: deque[int] = deque()
+        self._to_close: list[int] = []
 
     def ask(self, call: calls.Call[P, R], /, *arguments: P.args, **keywords: P.kwargs) -> R:
         """Make a call in the guest process, which has 30 seconds.
@@ -66,15 +75,43 @@ class GuestProcess:
     def ask_within(self, timeout: float, call: calls.Call[P, R], /, *arguments: P.args, **keywords: P.kwargs) -> R:
         """Make a call as :meth:`ask`, for which the guest process has `timeout` seconds."""
         request = calls.request(call, _asking_line(), *arguments, **keywords)
-        answer: R = self.machine.request(self.number, request, timeout)
+        with self._turn:
+            self._close_dropped()
+            answer: R = self.machine.request(self.number, request, timeout)
         return answer
+
+    def own(self, fd: int) -> object:
+        """Return a token with which :meth:`drop` closes a descriptor of the process, unless it was closed before."""
+        owner = self._owners[fd] = object()
+        return owner
+
+    def disown(self, fd: int) -> None:
+        """Take note that a descriptor of the process is closed: the number may be another's next."""
+        self._owners.pop(fd, None)
+
+    def drop(self, fd: int, owner: object) -> None:
+        """Close a descriptor soon; from any thread, and where the interpreter frees an object."""
+        if self._owners.get(fd) is owner:
+            del self._owners[fd]
+            self._dropped.append(fd)
+
+    def _close_dropped(self) -> None:
+        """Close what was dropped before the last request.
+
+        What was dropped since may be in this one: of `bpf.prog(type, code(bpf.map("array").fd))`, nobody refers to the
+        map any more.
+        """
+        fds, self._to_close = self._to_close, [self._dropped.popleft() for _ in range(len(self._dropped))]
+        if fds:
+            self.machine.request(self.number, calls.request(calls.Process.close, "", *fds), _TIMEOUT)
 
     def ask_last(
         self, shown: str, timeout: float, call: calls.Call[P, R], /, *arguments: P.args, **keywords: P.kwargs
     ) -> R:
         """Make a call as :meth:`ask_within`, shown as `shown` in messages, after which the guest process is killed."""
         request = calls.request(call, _asking_line(), *arguments, **keywords)
-        answer: R = self.machine.request(self.number, request, timeout, shown, is_last=True)
+        with self._turn:
+            answer: R = self.machine.request(self.number, request, timeout, shown, is_last=True)
         return answer
 
     def begin(self, call: calls.Call[P, R], /, *arguments: P.args, **keywords: P.kwargs) -> Pending[R]:
@@ -95,8 +132,6 @@ class GuestProcess:
 
 class Pending(Generic[T]):
     """A call whose answer can be polled.
-
-    Another request to the same machine in between may discard the answer.
 
     Attributes:
         value: The returned value, once :meth:`poll` has returned True.

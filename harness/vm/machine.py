@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import itertools
 import os
 import shutil
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import (
     GuestCallError,
-    GuestError,
     GuestHung,
     GuestProcessDied,
     HarnessError,
@@ -111,7 +112,9 @@ class Machine:
         self._channel = channel
         self._state = state
         self._end: HarnessError | None = None
-        self._processes = 0
+        self._ending = threading.Lock()
+        self._processes = itertools.count(1)
+        self._is_used = False
 
     def __enter__(self) -> Machine:  # noqa: PYI034 - never subclassed
         return self
@@ -145,7 +148,7 @@ class Machine:
             return "its memory is not in a file"
         if self._state is not State.READY:
             return f"it is {self._state.value}"
-        if self._processes:
+        if self._is_used:
             return "tests have run on it"
         return None
 
@@ -198,8 +201,8 @@ class Machine:
     def new_process(self) -> GuestProcess:
         """Return a new guest process; the agent starts it at the first request."""
         self.require(State.READY)
-        self._processes += 1
-        return GuestProcess(self, self._processes)
+        self._is_used = True
+        return GuestProcess(self, next(self._processes))
 
     def ledger(self, *, is_last: bool = False) -> dict[str, Any]:
         """Return what the kernel still holds after a test; see harness.guest.leaks.snapshot.
@@ -271,9 +274,11 @@ class Machine:
 
     def _explain_end(self, what: str) -> HarnessError:
         """Return the error for a closed channel: either the kernel died or the link."""
-        self.move(State.DEAD)
-        self._end = self._why_it_ended(what)
-        return self._end
+        with self._ending:  # several threads may find it closed
+            if self._end is None:
+                self.move(State.DEAD)
+                self._end = self._why_it_ended(what)
+            return self._end
 
     def _why_it_ended(self, what: str) -> HarnessError:
         self.process.wait(_END_TIMEOUT)
@@ -295,7 +300,7 @@ class Machine:
             detail=self.console_tail(),
         )
 
-    def _explain_silence(self, process: int, error: GuestHung) -> GuestError:
+    def _explain_silence(self, process: int, error: GuestHung) -> HarnessError:
         """Return the error for a missing answer: either one guest process hangs or the whole guest."""
         if process != wire.AGENT:
             with contextlib.suppress(GuestHung, ChannelClosed):
@@ -303,11 +308,13 @@ class Machine:
                 for request in (calls.request(calls.Agent.ping, ""), kill):
                     self._channel.request(wire.AGENT, request[0], request, timeout=_PING_TIMEOUT)
                 return GuestHung(f"{error.what}; the kernel {self.release} is alive, the guest process was killed")
-        self.move(State.DEAD)
-        self._end = GuestHung(
-            f"{error.what}; the kernel {self.release} stopped answering completely",
-            detail=self.console_tail(),
-        )
+        with self._ending:
+            if self._end is None:
+                self.move(State.DEAD)
+                self._end = GuestHung(
+                    f"{error.what}; the kernel {self.release} stopped answering completely",
+                    detail=self.console_tail(),
+                )
         return self._end
 
     def close(self) -> None:

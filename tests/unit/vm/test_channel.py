@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -247,3 +248,49 @@ def test_a_closed_channel_keeps_neither_a_descriptor_nor_a_mapping(tmp_path: Pat
 def test_a_listener_without_a_connection_keeps_nothing(tmp_path: Path) -> None:
     Listener(tmp_path / "socket", tmp_path / "shared").close()
     assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+
+
+def test_each_of_several_threads_gets_its_own_answer(channel: Channel, peer: Peer, behind: Behind) -> None:
+    count = 20
+
+    def play() -> None:
+        asked = [peer.next() for _ in range(count)]  # all are under way at once
+        for process, tag, value in reversed(asked):
+            peer.say(wire.REPLY, process, tag, ("answer to", value))
+
+    behind(play)
+    with ThreadPoolExecutor(count) as pool:
+        found = pool.map(lambda number: channel.request(number % 3, "f", number, timeout=LONG), range(count))
+        assert list(found) == [("answer to", number) for number in range(count)]
+
+
+def test_a_thread_that_gives_up_leaves_the_reading_to_another(channel: Channel, peer: Peer, behind: Behind) -> None:
+    gone = threading.Event()
+
+    def play() -> None:
+        first, second = peer.next(), peer.next()
+        assert gone.wait(LONG)
+        peer.say(wire.REPLY, first[0], first[1], "too late")
+        peer.say(wire.REPLY, second[0], second[1], "in time")
+
+    behind(play)
+    with ThreadPoolExecutor(2) as pool:
+        impatient = pool.submit(channel.request, 1, "f", None, timeout=SHORT)
+        patient = pool.submit(channel.request, 2, "g", None, timeout=LONG)
+        with pytest.raises(GuestHung, match="no answer to f within"):
+            impatient.result()
+        gone.set()
+        assert patient.result() == "in time"
+
+
+def test_every_waiting_thread_learns_that_the_channel_has_ended(channel: Channel, peer: Peer, behind: Behind) -> None:
+    def play() -> None:
+        for _ in range(3):
+            peer.next()
+        peer.send(b"\xff" * 64)
+
+    behind(play)
+    with ThreadPoolExecutor(3) as pool:
+        for waiting in [pool.submit(channel.request, number, "f", None, timeout=LONG) for number in range(3)]:
+            with pytest.raises(ChannelClosed, match="not a frame"):
+                waiting.result()
