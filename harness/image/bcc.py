@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import sysconfig
 from collections.abc import Iterable
 from pathlib import Path
@@ -47,7 +46,7 @@ def bcc_archive() -> bytes:
     def whole() -> bytes | None:
         if not path.exists():
             return None
-        os.utime(path)  # it is in use: see cache.drop_unused
+        cache.mark_used(path)
         return path.read_bytes()
 
     def make() -> bytes:

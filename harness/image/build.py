@@ -144,7 +144,7 @@ def _whole(record: Path, known: dict[str, Any]) -> Image | None:
         _signature(Path(path)) != signature for path, signature in known["sources"].items()
     ):
         return None
-    os.utime(image.path)  # it is in use: see cache.drop_unused
+    cache.mark_used(image.path)
     return image
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Sequence
 
@@ -47,7 +46,7 @@ def extended(base: Image, archives: Sequence[bytes]) -> Image:
     def whole() -> Image | None:
         if not path.exists() or path.stat().st_size != size:
             return None
-        os.utime(path)  # it is in use: see cache.drop_unused
+        cache.mark_used(path)
         return Image(path, digest)
 
     def make() -> Image:

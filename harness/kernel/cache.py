@@ -343,9 +343,8 @@ def discard(path: Path) -> None:
     """
     import shutil
 
-    with cache.locked(folder() / "locks" / f"{path.name}.lock"):
-        # Rename first: an interrupted removal then leaves a temporary folder, not half an entry.
-        doomed = path.with_name(cache.temporary_name(path.name))
+    # Rename first: an interrupted removal then leaves a temporary folder, not half an entry.
+    with cache.locked(folder() / "locks" / f"{path.name}.lock"), cache.temporary_of(path) as doomed:
         try:
             path.rename(doomed)
             shutil.rmtree(doomed)

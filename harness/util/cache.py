@@ -1,8 +1,8 @@
 """The harness's folders on disk: where they are, and how complete entries are put into them.
 
 An entry is made in a temporary sibling and renamed into place, so a reader never sees an incomplete entry. A lock file
-beside it prevents two processes from making it twice. The name of a temporary sibling contains its process; the next
-process removes siblings whose process has ended.
+beside it prevents two processes from making it twice. The maker of a temporary sibling holds a lock file for it; the
+next process removes siblings whose lock nobody holds.
 
 :func:`artefact` keeps compiled objects, guest images and their parts, saved machines, a kernel's headers, and whether
 KVM works. Other cached things need another procedure. A kernel in :mod:`harness.kernel.cache` is searched in several
@@ -16,6 +16,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -28,11 +29,16 @@ from typing import Any, TypeVar
 import platformdirs
 
 from harness.errors import CacheError
-from harness.util.proc import start_time
+from harness.util import locks
 
 T = TypeVar("T")
 
 TEMPORARY = ".tmp-"
+
+_GUARD = ".held"
+_OURS = re.compile(re.escape(TEMPORARY) + r"(x[0-9a-f]{8}|[0-9]+-[0-9]+-[0-9a-f]{6})-.")
+"""What names of temporaries begin with; the second form is that of an earlier version."""
+_DAY = 86400.0
 
 
 def cache_root() -> Path:
@@ -63,30 +69,25 @@ def locked(path: Path, *, timeout: float = 1800.0) -> Iterator[None]:
     """Hold the lock file `path` while the body runs; the kernel drops it when the process dies.
 
     Args:
-        path: The lock file; created when missing, and kept afterwards.
+        path: The lock file; created when missing, removed afterwards.
         timeout: Seconds to wait for another holder.
 
     Raises:
         CacheError: Another process holds it for longer, or it cannot be created.
     """
-    # Importing it takes longer than all other work of a warm run with the cache, and such a run may need no lock.
-    import filelock
-
-    try:
-        with disk_errors(path):
-            _make_folder(path.parent)
-        with filelock.FileLock(path, timeout=timeout):
-            yield
-    except filelock.Timeout as error:
+    with disk_errors(path):
+        _make_folder(path.parent)
+        held = locks.hold(path, wait=timeout)
+    if held is None:
         raise CacheError(
             f"another process has held {path} for {timeout:g} s",
             expected="the other harness process to finish",
             hint="find the process that holds it (fuser, lsof), then end it or wait",
-        ) from error
-    except PermissionError as error:
-        if error.filename is not None and Path(str(error.filename)) not in (path, path.parent):
-            raise
-        raise _unusable(path.parent, error) from error
+        )
+    try:
+        yield
+    finally:
+        locks.release(path, held)
 
 
 def artefact(key: Path, *, whole: Callable[[], T | None], make: Callable[[], T]) -> T:
@@ -141,7 +142,7 @@ def new_folder(final: Path) -> Iterator[Path]:
     Raises:
         CacheError: The disk is full or the folder cannot be written.
     """
-    with _temporary(final) as folder:
+    with temporary_of(final) as folder:
         folder.mkdir()
         yield folder
         if final.exists():
@@ -156,21 +157,35 @@ def new_file(final: Path) -> Iterator[Path]:
     Raises:
         CacheError: The disk is full or the folder cannot be written.
     """
-    with _temporary(final) as path:
+    with temporary_of(final) as path:
         yield path
         path.replace(final)
 
 
 @contextmanager
-def _temporary(final: Path) -> Iterator[Path]:
-    temporary = final.parent / temporary_name(final.name)
+def temporary_of(final: Path) -> Iterator[Path]:
+    """Yield an unused path beside `final`; what is there afterwards is removed, by :func:`sweep` if need be.
+
+    Raises:
+        CacheError: The disk is full or the folder cannot be written.
+    """
+    temporary = final.parent / f"{TEMPORARY}x{os.urandom(4).hex()}-{final.name}"
     with disk_errors(final):
         _make_folder(final.parent)
         sweep(final.parent)
+        guard = _guard_of(temporary)
+        held = locks.hold(guard)
+        assert held is not None, "no other process knows its name"
         try:
             yield temporary
         finally:
             _remove(temporary)
+            locks.release(guard, held)
+
+
+def _guard_of(temporary: Path) -> Path:
+    """Return the lock file that is held as long as a temporary is in use."""
+    return temporary.with_name(f"{temporary.name}{_GUARD}")
 
 
 def _make_folder(folder: Path) -> None:
@@ -178,11 +193,6 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
         raise _unusable(folder, error) from error
-
-
-def temporary_name(name: str) -> str:
-    """Return a new name that contains the process which makes `name`, for :func:`sweep`."""
-    return f"{TEMPORARY}{os.getpid()}-{start_time(os.getpid())}-{os.urandom(3).hex()}-{name}"
 
 
 @contextmanager
@@ -197,24 +207,51 @@ def disk_errors(final: Path) -> Iterator[None]:
                 expected="room in the cache folder",
                 hint="`harness kernels prune`, or set HARNESS_CACHE to a larger disk",
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+        if error.errno in _UNWRITABLE:
             raise _unusable(final.parent, error) from error
         raise
 
 
+_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOLCK)
+
+
 def sweep(folder: Path) -> list[Path]:
     """Remove incomplete entries of ended processes from `folder`; return what was removed."""
-    removed = [path for path in folder.glob(f"{TEMPORARY}*") if is_abandoned(path)]
+    found = (path.name for path in folder.glob(f"{TEMPORARY}*") if _OURS.match(path.name))
+    names = {name.removesuffix(_GUARD) for name in found}
+    removed = [path for path in (folder / name for name in sorted(names)) if is_abandoned(path)]
     for path in removed:
         _remove(path)
+        _guard_of(path).unlink(missing_ok=True)
     return removed
 
 
 def is_abandoned(path: Path) -> bool:
-    """Return whether the process that made a temporary has ended."""
-    pid, _, rest = path.name[len(TEMPORARY) :].partition("-")
-    started = rest.partition("-")[0]
-    return pid.isdigit() and started.isdigit() and start_time(int(pid)) != int(started)
+    """Return whether nobody uses a temporary any more: nobody holds its lock file.
+
+    One without a lock file, such as an earlier version made, counts as abandoned after a day.
+    """
+    guard = _guard_of(path)
+    if guard.exists():
+        return not locks.is_held(guard)
+    try:
+        return time.time() - path.lstat().st_mtime > _DAY
+    except FileNotFoundError:
+        return False  # it is complete, and has its name
+
+
+def is_writable(path: Path) -> bool:
+    """Return whether this process may change what is at a path, or in the nearest folder above that exists."""
+    return os.access(next(place for place in (path, *path.parents) if place.exists()), os.W_OK)
+
+
+def mark_used(path: Path) -> None:
+    """Update the modification time of something in use, for :func:`drop_unused`; a cache may be read-only."""
+    try:
+        os.utime(path)
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
 
 
 UNUSED_DAYS = 14.0
@@ -224,11 +261,11 @@ UNUSED_DAYS = 14.0
 def drop_unused(paths: Iterable[Path]) -> list[Path]:
     """Remove the files and folders that have not been used for UNUSED_DAYS; return what was removed.
 
-    Users of an entry update its modification time.
+    Users of an entry update its modification time with :func:`mark_used`.
     """
     removed = []
     for path in paths:
-        if time.time() - path.stat().st_mtime > UNUSED_DAYS * 86400:
+        if time.time() - path.stat().st_mtime > UNUSED_DAYS * _DAY:
             _remove(path)
             removed.append(path)
     return removed
@@ -249,7 +286,10 @@ def _unusable(folder: Path, error: OSError) -> CacheError:
     )
 
 
-_RUN_PREFIX = "vm-"
+_RUN_PREFIX = "run-"
+
+_OWNER = "owner"
+"""Name of the file, in a run folder, that the process of the run holds the lock of."""
 
 
 def runs_root() -> Path:
@@ -276,19 +316,34 @@ def runs_root() -> Path:
     return root
 
 
+_held: dict[Path, int] = {}
+"""The run folders of this process, each with the descriptor of its lock."""
+
+
 def run_folder() -> Path:
-    """Make a new folder below :func:`runs_root` whose name contains this process as its owner."""
-    name = f"{_RUN_PREFIX}{os.getpid()}-{start_time(os.getpid())}-{os.urandom(3).hex()}"
-    folder = runs_root() / name
-    folder.mkdir(mode=0o700)
+    """Make a new folder below :func:`runs_root`, which this process holds until :func:`remove_run_folder`."""
+    root, name = runs_root(), os.urandom(6).hex()
+    # It gets the name that others look for when it is held.
+    made = root / f".{_RUN_PREFIX}{name}"
+    made.mkdir(mode=0o700)
+    held = locks.hold(made / _OWNER)
+    assert held is not None, "no other process knows its name"
+    folder = made.rename(root / f"{_RUN_PREFIX}{name}")
+    _held[folder] = held
     return folder
+
+
+def remove_run_folder(folder: Path) -> None:
+    """Remove a folder that :func:`run_folder` made; does nothing when it was removed before."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if folder in _held:
+        os.close(_held.pop(folder))
 
 
 def abandoned_runs() -> list[Path]:
     """Return the run folders of processes that were killed before they could clean up."""
-    found = []
-    for folder in runs_root().glob(f"{_RUN_PREFIX}*"):
-        pid, started, _ = folder.name[len(_RUN_PREFIX) :].split("-")
-        if start_time(int(pid)) != int(started):
-            found.append(folder)
-    return found
+    root = runs_root()
+    return [
+        *(folder for folder in root.glob(f"{_RUN_PREFIX}*") if not locks.is_held(folder / _OWNER)),
+        *(folder for folder in root.glob(f".{_RUN_PREFIX}*") if is_abandoned(folder)),
+    ]

@@ -136,7 +136,7 @@ def _whole(record: Path, known: dict[str, Any]) -> Path | None:
     if not path.is_file() or any(cache.digest_file(Path(name)) != one for name, one in known["sources"].items()):
         return None
     for used in (record, path.parent):
-        os.utime(used)  # see cache.drop_unused
+        cache.mark_used(used)
     return path
 
 

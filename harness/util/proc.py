@@ -107,20 +107,6 @@ def kill_group(pid: int) -> None:
         return
 
 
-def start_time(pid: int) -> int | None:
-    """Return when a process started, in clock ticks since boot, or None when there is no such process.
-
-    A pid with its start time identifies one process until the machine reboots.
-    """
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    # The command name may contain blanks and brackets; the fields after its closing bracket do not.
-    fields = stat.rpartition(")")[2].split()
-    return None if fields[0] == "Z" else int(fields[19])
-
-
 # Loaded here, because a child between fork and exec should do as little as possible.
 _libc = ctypes.CDLL(None)
 

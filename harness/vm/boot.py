@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import shlex
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -84,7 +83,7 @@ def boot(spec: MachineSpec, *, timeout: float = BOOT_TIMEOUT) -> Machine:
                 part.close()
         if process is not None:
             process.kill()
-        shutil.rmtree(folder, ignore_errors=True)
+        cache.remove_run_folder(folder)
         raise
 
 

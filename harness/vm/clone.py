@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shutil
 import socket
 import time
 from pathlib import Path
@@ -73,7 +72,7 @@ def start_clone(template: Template, spec: MachineSpec) -> Clone:
                 monitor.sendall(clone_commands(template.folder / STATE, state))
             process = ClonedProcess(argv, folder, monitor=monitor, inherited=inherited)
     except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
+        cache.remove_run_folder(folder)
         raise
     return Clone(template, spec, folder, process, listener)
 
@@ -185,4 +184,4 @@ class Clone:
             if link is not None:
                 link.close()
         self._process.kill()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        cache.remove_run_folder(self._folder)

@@ -6,7 +6,6 @@ import contextlib
 import enum
 import itertools
 import os
-import shutil
 import signal
 import threading
 import time
@@ -27,7 +26,7 @@ from harness.util import cache
 from harness.vm.channel import Channel, ChannelClosed
 from harness.vm.console import agent_exited, cause_of_death, tail_of
 from harness.vm.guest_process import GuestProcess
-from harness.vm.process import QemuProcess
+from harness.vm.process import QemuProcess, pids_of_qemu
 from harness.vm.spec import MachineSpec
 
 if TYPE_CHECKING:
@@ -63,15 +62,12 @@ def sweep_abandoned() -> list[int]:
     """Kill the QEMUs and remove the folders of harness processes that were killed; return the killed pids."""
     killed = []
     for folder in cache.abandoned_runs():
-        try:
-            pid = int((folder / "qemu.pid").read_text())
-            # Another program may have the pid now; QEMU's command line contains the machine's folder.
-            if str(folder).encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+        # By their command lines: a pid in a file may be that of another PID namespace.
+        for pid in pids_of_qemu(folder):
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
                 killed.append(pid)
-        except (FileNotFoundError, ProcessLookupError, ValueError):
-            pass  # it never started, or has ended
-        shutil.rmtree(folder, ignore_errors=True)
+        cache.remove_run_folder(folder)
     return killed
 
 
@@ -324,4 +320,4 @@ class Machine:
         self.move(State.CLOSED)
         self._channel.close()
         self.process.kill()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        cache.remove_run_folder(self.folder)

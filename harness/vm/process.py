@@ -53,6 +53,19 @@ def find_qemu() -> Path:
     return needs.program(QEMU_NAME)
 
 
+def pids_of_qemu(folder: Path) -> list[int]:
+    """Return the pids of the QEMUs whose machine has this folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().split(b"\0")
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended
+        if b"qemu-system" in words[0] and any(os.fsencode(folder) in word for word in words):
+            found.append(int(process.name))
+    return found
+
+
 def find_vng() -> Path:
     """Return virtme-ng's `vng`: beside this interpreter, else on PATH.
 

@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import logging
-import os
 import platform
 import re
 import shutil
@@ -124,15 +123,23 @@ def find_or_make(
         CacheError: The cache folder cannot be used.
     """
     folder = folder_of(key_of(spec))
-
-    def anew() -> Template:
-        if folder.exists():
-            progress(f"the saved machine of {spec.label} is damaged; booting it anew")
-        made = make(folder, spec, boot_timeout=boot_timeout)
-        cache.drop_unused(folder.parent.glob("*/"))
-        return made
-
-    return cache.artefact(folder, whole=lambda: _whole(folder, thorough=doubted), make=anew)
+    found = None if doubted else _whole(folder)
+    if found is not None:
+        return found
+    if not cache.is_writable(folder):
+        found = _read(folder)
+        if found is None:
+            raise TemplateError(f"no machine of {spec.label} is saved in {folder.parent}, which cannot be written")
+        return found
+    with cache.locked(folder.with_name(f"{folder.name}.lock")):
+        # Another process may have made it, or read it in full, while this one waited.
+        found = _read(folder)
+        if found is None:
+            if folder.exists():
+                progress(f"the saved machine of {spec.label} is damaged; booting it anew")
+            found = make(folder, spec, boot_timeout=boot_timeout)
+            cache.drop_unused(folder.parent.glob("*"))
+    return found
 
 
 def make(folder: Path, spec: MachineSpec, *, boot_timeout: float) -> Template:
@@ -251,29 +258,39 @@ def _boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
-def _whole(folder: Path, *, thorough: bool = False) -> Template | None:
-    """Return the template if it exists and is complete.
+def _whole(folder: Path) -> Template | None:
+    """Return the template if nothing shows that it was touched since its files were read in full.
 
-    Its files are read in full when the host was booted since, when they seem to have been touched, once a day, and
-    when the caller says so.
+    None when it is absent or looks touched, and when that was before the host booted or more than a day ago.
     """
-    return cache.from_record(folder / RECORD, lambda record: _checked(folder, record, thorough=thorough))
+    return cache.from_record(folder / RECORD, lambda record: _untouched(folder, record))
 
 
-def _checked(folder: Path, record: dict[str, Any], *, thorough: bool) -> Template | None:
-    fresh = record["boot"] == _boot_id() and time.time() - record["checked"] < _CHECKED_DAYS * _DAY
-    fresh = fresh and not thorough
-    for name, facts in record["files"].items():
-        if fresh and mark_of(folder / name) == facts["mark"]:
-            continue
-        fresh = False
-        if cache.digest_file(folder / name) != facts["sha256"]:
-            return None
-    if not fresh:
-        files = {name: {**facts, "mark": mark_of(folder / name)} for name, facts in record["files"].items()}
-        record = {**record, "files": files, "checked": time.time(), "boot": _boot_id()}
+def _untouched(folder: Path, record: dict[str, Any]) -> Template | None:
+    if record["boot"] != _boot_id() or time.time() - record["checked"] >= _CHECKED_DAYS * _DAY:
+        return None
+    if any(mark_of(folder / name) != facts["mark"] for name, facts in record["files"].items()):
+        return None
+    return _template(folder, record)
+
+
+def _read(folder: Path) -> Template | None:
+    """Return the template if its files, which are read in full, are those that were written; its lock is held."""
+    return cache.from_record(folder / RECORD, lambda record: _checked(folder, record))
+
+
+def _checked(folder: Path, record: dict[str, Any]) -> Template | None:
+    if any(cache.digest_file(folder / name) != facts["sha256"] for name, facts in record["files"].items()):
+        return None
+    files = {name: {**facts, "mark": mark_of(folder / name)} for name, facts in record["files"].items()}
+    record = {**record, "files": files, "checked": time.time(), "boot": _boot_id()}
+    if cache.is_writable(folder):
         cache.write_record(folder / RECORD, record)
-    os.utime(folder)  # it is in use: see cache.drop_unused
+    return _template(folder, record)
+
+
+def _template(folder: Path, record: dict[str, Any]) -> Template:
+    cache.mark_used(folder)
     marks = {name: facts["mark"] for name, facts in record["files"].items()}
     boot_log = [line.encode("ascii") for line in record["boot_log"]]
     return Template(

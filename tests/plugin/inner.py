@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -116,7 +115,7 @@ class Inner:
 
     def run_folders(self) -> list[Path]:
         """Return the folders of machines that were not removed."""
-        return sorted(self.runs.glob("vm-*"))
+        return sorted(self.runs.glob("run-*"))
 
     def close(self) -> None:
         """End what a failed test left."""
@@ -148,11 +147,3 @@ def properties_of(junit: Path) -> dict[str, dict[str, str]]:
         case.attrib["name"]: {entry.attrib["name"]: entry.attrib["value"] for entry in case.iter("property")}
         for case in ET.parse(junit).iter("testcase")
     }
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    """Wait for something that comes sooner or later."""
-    deadline = time.monotonic() + WHOLE
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

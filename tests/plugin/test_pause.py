@@ -54,7 +54,7 @@ def test_without_a_terminal_the_run_continues_when_the_prompt_is_closed(inner: I
             line = process.stdout.readline()
             assert line, seen
             seen += line
-        command = next(line.strip() for line in seen.splitlines() if "attach" in line and "vm-" in line)
+        command = next(line.strip() for line in seen.splitlines() if "attach" in line and "run-" in line)
         log = next(line.partition(":")[2].strip() for line in seen.splitlines() if "console log" in line)
         assert "test_it.py::test_fails[6.1] failed" in seen
         assert "assert [1] == []" in seen

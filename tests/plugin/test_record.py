@@ -12,8 +12,9 @@ import pytest
 import harness.results
 from harness.results.file import read
 from harness.results.outcomes import Outcome
-from tests.plugin.inner import KERNEL, Inner, properties_of, wait_until
+from tests.plugin.inner import KERNEL, Inner, properties_of
 from tests.plugin.test_runs import WAITS
+from tests.processes import wait_until
 
 TESTS = """
 import os

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from harness.util.proc import start_time
-from tests.plugin.inner import KERNEL, Inner, properties_of, wait_until
+from tests.plugin.inner import KERNEL, Inner, properties_of
+from tests.processes import has_ended, wait_until
 
 PLAIN = """
 def test_plain():
@@ -206,7 +206,7 @@ def test_a_machine_that_outlived_its_harness_is_ended_by_the_next_run(inner: Inn
     result = inner.run(f"--kernel={KERNEL}", "--accel=tcg", "test_release.py")
     assert result.status == 0, result.out
     # Killed; that its own parent has taken notice is another matter.
-    wait_until(lambda: start_time(qemu) is None)
+    wait_until(lambda: has_ended(qemu))
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="pty does not warn before Python 3.12")

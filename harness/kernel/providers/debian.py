@@ -92,6 +92,9 @@ class DebianProvider:
                 return index
             if 0 <= now - index["tried"] < self.settings["retry_minutes"] * 60:
                 return index
+        if index is not None and index["settings"] == mirror and not cache.is_writable(self.folder):
+            progress(f"debian: {self.folder} cannot be written; using the package index in it")
+            return index
         with cache.locked(self.folder / "lock"):
             again = self._read()
             if again is not None and again != index and again["settings"] == mirror:

@@ -233,6 +233,8 @@ def _image_digest(image: Path) -> str:
     if seen in known:
         return known[seen]
     digest = cache.digest_file(image)
+    if not cache.is_writable(memory):
+        return digest
     with cache.locked(kernel_cache.folder() / "locks" / "seen.lock"):
         # The newest two hundred are enough, and keep the file small.
         cache.write_record(memory, dict([*known.items(), (seen, digest)][-200:]))

@@ -74,6 +74,8 @@ class UbuntuProvider:
                 raise
             progress(f"{error.what}; using the {len(versions)} builds that virtme-ng has fetched")
             return versions
+        if not cache.is_writable(memory):
+            return versions
         with cache.locked(memory.with_suffix(".lock")):
             facts = {"address": address, "asked": time.time(), "versions": [str(version) for version in versions]}
             cache.write_record(memory, facts)

@@ -21,8 +21,8 @@ from harness.kernel import cache as kernel_cache
 from harness.kernel import prune
 from harness.kernel.version import KernelVersion
 from harness.util import cache
-from harness.util.proc import start_time
 from tests.needs import needs_features, needs_program
+from tests.processes import has_ended, wait_until
 from tests.unit.kernel.kernel_fakes import CONFIG, Archive, Server, kernel_image
 
 RELEASES = {"6.1.0-50-cloud-amd64": "6.1.176-1", "6.1.0-51-cloud-amd64": "6.1.180-1", "6.12.9-amd64": "6.12.9-1"}
@@ -195,8 +195,9 @@ def test_prune_removes_leftovers_and_replaced_releases_and_reports_sizes(capsys:
     downloads = kernel_cache.folder() / "downloads"
     downloads.mkdir()
     (downloads / "x.deb.part").write_bytes(bytes(100_000))
-    half = kernel_cache.folder() / "store" / f"{cache.TEMPORARY}999999999-1-ab-debian-x"
+    half = kernel_cache.folder() / "store" / f"{cache.TEMPORARY}x01234567-debian-x"
     half.mkdir()
+    half.with_name(f"{half.name}.held").touch()
     (kernel_cache.folder() / "store/debian-broken").mkdir()
     assert harness("prune", "--dry-run") == 0
     dry = capsys.readouterr().out
@@ -218,13 +219,14 @@ def test_prune_leaves_alone_what_is_at_work(capsys: pytest.CaptureFixture[str]) 
     downloads = kernel_cache.folder() / "downloads"
     downloads.mkdir(parents=True)
     (downloads / "x.deb.part").write_bytes(b"")
-    mine = kernel_cache.folder() / "store" / cache.temporary_name("debian-y")
-    mine.mkdir(parents=True)
-    with cache.locked(downloads / "x.deb.lock"):
+    with (
+        cache.new_folder(kernel_cache.folder() / "store" / "debian-y") as mine,
+        cache.locked(downloads / "x.deb.lock"),
+    ):
         # flock is by open file, so this process can play another one.
         assert harness("prune") == 0
-    assert "removing" not in capsys.readouterr().out
-    assert mine.exists()
+        assert "removing" not in capsys.readouterr().out
+        assert mine.exists()
     assert harness("prune") == 0
     assert "x.deb.part" in capsys.readouterr().out
 
@@ -321,17 +323,8 @@ def test_a_terminated_build_leaves_no_process(tmp_path: Path) -> None:
         error = process.stderr.read()
     assert process.returncode == 143, error
     # It is killed by then; on a busy machine the kernel may take a moment to let go of it.
-    wait_until(lambda: start_time(int(pid_file.read_text())) is None)
+    wait_until(lambda: has_ended(int(pid_file.read_text())))
     assert list((kernel_cache.folder() / "store").glob("*")) == []
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    """Wait for something that another process does; two minutes are for a very busy machine."""
-    for _ in range(12000):
-        if true():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it did not happen")
 
 
 def test_the_command_as_installed(mirror: Archive) -> None:

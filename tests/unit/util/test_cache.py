@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 
 from harness.errors import CacheError
 from harness.util import cache
-from harness.util.proc import start_time
+from tests.needs import needs_program
 
 Maker = Callable[[Path], AbstractContextManager[Path]]
 
@@ -75,8 +76,9 @@ with cache.{maker}(pathlib.Path({str(tmp_path / "entry")!r})) as path:
 """
     killed = subprocess.run([sys.executable, "-c", code], check=False)
     assert killed.returncode == -signal.SIGKILL
-    (left,) = tmp_path.iterdir()
-    assert left.name.startswith(cache.TEMPORARY)
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert [name.startswith(cache.TEMPORARY) for name in left] == [True, True]
+    assert left[1] == f"{left[0]}.held"
     with cache.new_file(tmp_path / "another") as temporary:
         temporary.write_text("x")
     assert [path.name for path in tmp_path.iterdir()] == ["another"]
@@ -89,17 +91,44 @@ def test_what_a_living_maker_makes_is_left_alone(tmp_path: Path) -> None:
         assert temporary.exists()
 
 
-def test_a_pid_that_was_given_to_another_process_does_not_protect(tmp_path: Path) -> None:
-    started = start_time(os.getpid())
-    assert started is not None
-    old = tmp_path / f"{cache.TEMPORARY}{os.getpid()}-{started - 1}-abcdef-entry"
-    old.touch()
+def test_a_maker_in_another_pid_namespace_is_left_alone(tmp_path: Path) -> None:
+    needs_program("unshare", "util-linux")
+    code = f"""
+import pathlib, sys
+from harness.util import cache
+with cache.new_folder(pathlib.Path({str(tmp_path / "entry")!r})) as path:
+    (path / "data").write_text("half")
+    folder = cache.run_folder()
+    print(folder, flush=True)
+    sys.stdin.read()
+    cache.remove_run_folder(folder)
+"""
+    command = ["unshare", *(["--user", "--map-current-user"] if os.getuid() else []), "--pid", "--fork"]
+    command += [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        line = other.stdout.readline()
+        if not line:
+            pytest.skip("this machine allows no user and PID namespaces")
+        assert cache.sweep(tmp_path) == []
+        assert Path(line.strip()) not in cache.abandoned_runs()
+        other.communicate("")
+    assert (tmp_path / "entry" / "data").read_text() == "half"
+
+
+def test_what_an_earlier_version_left_is_swept_after_a_day(tmp_path: Path) -> None:
+    old, new = (tmp_path / f"{cache.TEMPORARY}17-{number}-abcdef-entry" for number in (1, 2))
+    for path in (old, new):
+        path.touch()
+    os.utime(old, (0, 0))
     assert cache.sweep(tmp_path) == [old]
+    assert new.exists()
 
 
 def test_what_others_put_there_is_never_swept(tmp_path: Path) -> None:
-    for name in (".tmp-x", ".tmp-1-", "entry", f"{cache.TEMPORARY}nobody-1-x"):
+    for name in (".tmp-x", ".tmp-1-", "entry", f"{cache.TEMPORARY}nobody-1-x", f"{cache.TEMPORARY}x1234-entry"):
         (tmp_path / name).touch()
+        os.utime(tmp_path / name, (0, 0))
     assert cache.sweep(tmp_path) == []
 
 
@@ -152,6 +181,25 @@ with cache.locked(Path({str(lock)!r})):
         holder.wait()
         with cache.locked(lock, timeout=10):  # the kernel dropped it with its holder
             pass
+    assert list(lock.parent.iterdir()) == []
+
+
+def test_one_at_a_time_holds_a_lock_whose_file_goes_with_each_holder(tmp_path: Path) -> None:
+    lock, inside, most = tmp_path / "lock", 0, 0
+
+    def work() -> None:
+        nonlocal inside, most
+        for _ in range(200):
+            with cache.locked(lock, timeout=60):
+                inside += 1
+                most = max(most, inside)
+                inside -= 1
+
+    with ThreadPoolExecutor(4) as workers:
+        for done in [workers.submit(work) for _ in range(4)]:
+            done.result()
+    assert most == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_cache_is_where_the_user_says(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +234,8 @@ def test_run_folders_are_the_users_alone(runs: Path) -> None:
         assert folder not in cache.abandoned_runs()
         assert len(str(folder / "channel.sock")) < 100
     finally:
-        folder.rmdir()
+        cache.remove_run_folder(folder)
+    assert not folder.exists()
 
 
 def test_a_run_folder_whose_owner_is_gone_is_abandoned(runs: Path) -> None:
@@ -195,7 +244,7 @@ def test_a_run_folder_whose_owner_is_gone_is_abandoned(runs: Path) -> None:
     try:
         assert made in cache.abandoned_runs()
     finally:
-        made.rmdir()
+        cache._remove(made)
 
 
 def test_a_runs_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

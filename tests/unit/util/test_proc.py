@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
-import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ import pytest
 from harness.errors import InfrastructureError, ToolMissing
 from harness.util import proc
 from harness.vm.process import QEMU_NAME, find_qemu, find_vng
+from tests.processes import has_ended, wait_until
 
 
 def program(path: Path, text: str = "#!/bin/sh\n") -> Path:
@@ -60,11 +59,8 @@ def test_a_program_that_does_not_end_is_killed_with_all_it_started(tmp_path: Pat
             break
     assert "sh -c" in caught.value.hint
     for path in pids:
-        pid, deadline = int(path.read_text()), time.monotonic() + 60
         # A process that was killed is there until the kernel has let it go.
-        while proc.start_time(pid) is not None and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert proc.start_time(pid) is None, f"{path.name} is still there"
+        wait_until(partial(has_ended, int(path.read_text())))
 
 
 def test_a_program_that_is_not_there_is_named() -> None:
@@ -78,15 +74,3 @@ def test_a_command_line_can_be_pasted() -> None:
         ["sh", "-c", f"printf '%s|' {proc.quote(argv)}"], capture_output=True, text=True, check=True
     ).stdout
     assert shown == "prog|a b|$HOME|it's||/x y|"
-
-
-def test_a_start_time_names_one_process() -> None:
-    own = proc.start_time(os.getpid())
-    assert own is not None
-    assert own == proc.start_time(os.getpid())
-    with subprocess.Popen(["sleep", "1000"]) as child:
-        assert (proc.start_time(child.pid) or 0) >= own
-        child.send_signal(signal.SIGKILL)
-        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-        assert proc.start_time(child.pid) is None  # ended, and not yet reaped
-    assert proc.start_time(child.pid) is None
