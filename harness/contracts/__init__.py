@@ -10,12 +10,13 @@ have no version in them. A table's fields are those of :class:`harness.contracts
     outer = ["hom"]                     # hom, aom, or mim for neither; both hom and aom when left out
     sentence = "A key may be 513 bytes long."
     takes = "errno"                     # errno, value, count, time
-    requires = ["ids"]                  # capabilities that asking needs
+    requires = ["ids", "prog_{each}"]   # capabilities and parts of a kernel that asking needs
+    requires_by_case = { link = ["cgroups"] }   # and those that single cases need
     since = "4.13"                      # versions that it can be asked of at all; also until
     expect = [
         { until = "5.11", answer = "E2BIG", source = "htab_map_alloc_check(), kernel/bpf/hashtab.c" },
         { since = "5.11", answer = "ok", source = "Linux kernel commit ... (in v5.11)" },
-    ]
+    ]                                   # a range whose answer is another promise has a `sentence` of its own
     backports = [{ since = "6.1.130", answer = "ok", source = "..." }]  # until the end of 6.1
     decided_by = "inner_max_entries"    # a probe, where versions mislead
     when = { yes = "ok", no = "EINVAL" }

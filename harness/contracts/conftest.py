@@ -213,7 +213,7 @@ def _hold(item: pytest.Item, contract: Contract, version: KernelVersion, observe
     if verdict.word != "differs":
         return ""
     return (
-        f"{contract.id} does not hold on {version}: {contract.sentence}\n"
+        f"{contract.id} does not hold on {version}: {verdict.sentence}\n"
         f"  observed: {observed}\n  expected: {verdict.expected}, by {verdict.source}"
         + (f"\n  note: {verdict.note}" if verdict.note else "")
     )
@@ -245,7 +245,7 @@ def _record(contract: Contract, observed: object, verdict: Verdict) -> dict[str,
     return msgspec.structs.asdict(
         Observation(
             contract=contract.id,
-            sentence=contract.sentence,
+            sentence=verdict.sentence or contract.sentence,
             takes=contract.takes,
             observed=observed,
             expected=verdict.expected,

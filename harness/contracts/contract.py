@@ -10,7 +10,7 @@ Pure: tables and answers in, verdicts out. Imports kernel versions, the names of
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from harness.errors import UsageError
@@ -42,12 +42,14 @@ class Range:
         since: The first version; None for the oldest there is.
         until: The first version that is no longer meant; None for no end.
         source: Kernel commit or function that says so.
+        sentence: What these kernels promise, where it is not the contract's sentence; "" where it is.
     """
 
     answer: Any
     since: KernelVersion | None
     until: KernelVersion | None
     source: str
+    sentence: str = ""
 
     def holds(self, version: KernelVersion) -> bool:
         """Whether a version is in the range."""
@@ -101,6 +103,10 @@ class Contract:
         bounds = [f">={self.since}"] if self.since else []
         return ",".join([*bounds, f"<{self.until}"] if self.until else bounds)
 
+    def range_of(self, version: KernelVersion) -> Range | None:
+        """Return the range that a version is in; None for one that nobody has looked at."""
+        return next((one for one in (*self.backports, *self.ranges) if one.holds(version)), None)
+
     def can_be_asked_of(self, version: KernelVersion) -> bool:
         """Whether there is anything to ask of a version."""
         return (self.since is None or version >= self.since) and (self.until is None or version < self.until)
@@ -115,12 +121,14 @@ class Verdict:
         expected: The answer that the contract names; None when it names none.
         source: What that rests on.
         note: What else is to be said: that version and probe disagree; "" for nothing.
+        sentence: What a kernel of this version promises.
     """
 
     word: VerdictWord
     expected: Any
     source: str
     note: str = ""
+    sentence: str = ""
 
 
 def judge(contract: Contract, version: KernelVersion, observed: object, probed: str = "") -> Verdict:
@@ -132,17 +140,18 @@ def judge(contract: Contract, version: KernelVersion, observed: object, probed: 
         observed: What it answered.
         probed: What the probe of `decided_by` said: "yes", "no", or "" when it was not asked.
     """
-    found = next((one for one in (*contract.backports, *contract.ranges) if one.holds(version)), None)
+    found = contract.range_of(version)
     expected, source, note = (found.answer, found.source, "") if found else (None, "", "")
     known = found is not None
+    sentence = (found and found.sentence) or contract.sentence
     if probed and probed in contract.when:
         decided = contract.when[probed]
         if known and decided != expected:
             note = f"the table says {expected!r} for {version}, the probe {contract.decided_by} says {probed}"
         expected, source, known = decided, f"the probe {contract.decided_by}: {probed}; {source}".rstrip("; "), True
     if not known:
-        return Verdict("observed", None, "")
-    return Verdict("as expected" if observed == expected else "differs", expected, source, note)
+        return Verdict("observed", None, "", sentence=sentence)
+    return Verdict("as expected" if observed == expected else "differs", expected, source, note, sentence)
 
 
 def read(tables: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, Contract]:
@@ -169,7 +178,7 @@ def read(tables: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, Contract]
 
 _FIELDS = {
     *("id", "outer", "each", "sentence", "takes", "expect", "backports", "since", "until", "requires"),
-    *("decided_by", "when"),
+    *("requires_by_case", "decided_by", "when"),
 }
 
 
@@ -188,45 +197,68 @@ def _expanded(file: str, entry: Mapping[str, Any]) -> Iterable[Contract]:
     outers = entry.get("outer", ["hom", "aom"])
     if not outers or not set(outers) <= set(OUTERS):
         raise _malformed(where, f"its outer maps are {outers!r}", f"some of {', '.join(OUTERS)}")
-    for capability in (*entry.get("requires", ()), *filter(None, [entry.get("decided_by", "")])):
-        if capability not in CAPABILITIES:
-            raise _malformed(
-                where, f"no capability is called {capability!r}", "a name of harness.features.capabilities"
-            )
+    if entry.get("decided_by"):
+        _check_capability(where, entry["decided_by"])
     when = entry.get("when", {})
     if bool(when) != bool(entry.get("decided_by")) or not set(when) <= {"yes", "no"}:
         raise _malformed(where, f"it has when = {when!r}", "answers for yes and no, beside decided_by")
     ranges = tuple(_range(where, one) for one in entry.get("expect", ()))
+    backports = tuple(_backport(where, one) for one in entry.get("backports", ()))
     for one, other in ((a, b) for number, a in enumerate(ranges) for b in ranges[number + 1 :]):
         if _overlap(one, other):
             raise _malformed(where, "two of its ranges of versions overlap", "ranges beside each other")
-    backports = tuple(_backport(where, one) for one in entry.get("backports", ()))
     for outer in outers:
         for case in entry.get("each", [""]):
             yield Contract(
                 id=f"{outer}.{name}.{case}" if case else f"{outer}.{name}",
-                sentence=entry["sentence"].replace("{each}", case).replace("{outer}", OUTERS[outer]),
+                sentence=_filled(entry["sentence"], outer, case),
                 takes=entry["takes"],
                 case=case,
-                ranges=ranges,
-                backports=backports,
+                ranges=tuple(_for_case(one, outer, case) for one in ranges),
+                backports=tuple(_for_case(one, outer, case) for one in backports),
                 since=_version(where, entry.get("since")),
                 until=_version(where, entry.get("until")),
-                requires=tuple(entry.get("requires", ())),
+                requires=_required(where, entry, case),
                 decided_by=entry.get("decided_by", ""),
                 when=when,
             )
 
 
+def _required(where: str, entry: Mapping[str, Any], case: str) -> tuple[str, ...]:
+    """Return the capabilities that asking needs: of every case, and of this one."""
+    by_case: Mapping[str, list[str]] = entry.get("requires_by_case", {})
+    unknown = set(by_case) - set(entry.get("each", ()))
+    if unknown:
+        raise _malformed(where, f"requires_by_case has {min(unknown)!r}", "cases that `each` has")
+    names = tuple(name.replace("{each}", case) for name in (*entry.get("requires", ()), *by_case.get(case, ())))
+    for name in names:
+        _check_capability(where, name)
+    return names
+
+
+def _check_capability(where: str, name: str) -> None:
+    if name not in CAPABILITIES:
+        raise _malformed(where, f"no capability is called {name!r}", "a name of harness.features.capabilities")
+
+
+def _filled(sentence: str, outer: str, case: str) -> str:
+    return sentence.replace("{each}", case).replace("{outer}", OUTERS[outer])
+
+
+def _for_case(one: Range, outer: str, case: str) -> Range:
+    return replace(one, sentence=_filled(one.sentence, outer, case))
+
+
 def _range(where: str, given: Mapping[str, Any]) -> Range:
-    if "answer" not in given or not set(given) <= {"answer", "since", "until", "source"}:
-        raise _malformed(where, f"a range is {dict(given)!r}", "answer, and since, until, source where they apply")
+    if "answer" not in given or not set(given) <= {"answer", "since", "until", "source", "sentence"}:
+        expected = "answer, and since, until, source, sentence where they apply"
+        raise _malformed(where, f"a range is {dict(given)!r}", expected)
     if not given.get("source"):
         raise _malformed(where, "a range has no source", "the kernel commit or function that says so")
     since, until = _version(where, given.get("since")), _version(where, given.get("until"))
     if since is not None and until is not None and not since < until:
         raise _malformed(where, f"a range goes from {since} until {until}", "an older version first")
-    return Range(given["answer"], since, until, given["source"])
+    return Range(given["answer"], since, until, given["source"], given.get("sentence", ""))
 
 
 def _backport(where: str, given: Mapping[str, Any]) -> Range:
@@ -238,7 +270,7 @@ def _backport(where: str, given: Mapping[str, Any]) -> Range:
     until = found.until or end
     if until > end:
         raise _malformed(where, f"a backport goes from {found.since} until {until}", "an end within its series")
-    return Range(found.answer, found.since, until, found.source)
+    return replace(found, until=until)
 
 
 def _overlap(one: Range, other: Range) -> bool:

@@ -13,6 +13,7 @@ from errno import E2BIG
 from harness.errors import UsageError
 from harness.features import map_types
 from harness.features.capability import Answer, Capability, Decision, Finding, Judgement
+from harness.features.parts import PARTS
 from harness.features.probes import (
     btf_load,
     creates,
@@ -74,16 +75,25 @@ def judge(name: str, finding: Finding, version: KernelVersion, config: Mapping[s
         )
     if finding.answer is Answer.YES:
         return Judgement(Decision.RUN, f"{version} has {name} ({finding.evidence})")
-    origin = f"in v{capability.since}, {capability.origin}"
-    lacks = f"{version} lacks {name}: {capability.sentence} ({finding.evidence}; {origin})"
+    origin = f"; in v{capability.since}, {capability.origin}" if capability.origin else ""
+    lacks = f"{version} lacks {name}: {capability.sentence} ({finding.evidence}{origin})"
     if not capability.expected(version):
         return Judgement(Decision.SKIP, lacks)
-    if capability.config and config is not None and capability.config not in config:
-        return Judgement(Decision.SKIP, f"{lacks}; it was built without CONFIG_{capability.config}")
+    if capability.config:
+        if config is not None and capability.config not in config:
+            return Judgement(Decision.SKIP, f"{lacks}; it was built without CONFIG_{capability.config}")
+        if config is None:
+            return Judgement(
+                Decision.SKIP, f"{lacks}; its configuration is unknown, CONFIG_{capability.config} may be off"
+            )
+    if capability.is_part:
+        with_symbol = f", although it was built with CONFIG_{capability.config}" if capability.config else ""
+        return Judgement(Decision.SKIP, f"{lacks}; it was booted without{with_symbol}")
     return Judgement(Decision.FAIL, f"{lacks}: a kernel of this version should have it")
 
 
 CAPABILITIES: dict[str, Capability] = {
+    **PARTS,
     **{
         f"map_{name}": Capability(f"maps can be of the type {name}", of.since, of.origin, creates_type(name), of.config)
         for name, of in map_types.MAP_TYPES.items()

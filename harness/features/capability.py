@@ -50,6 +50,8 @@ class Capability:
         origin: The kernel commit that introduced it, or the place in the kernel's source that shows it.
         probe: Asks a kernel; it may leave objects in the guest process that it gets.
         config: The configuration symbol that it needs, "" for none.
+        is_part: Whether it is a part that a kernel can be built or booted without, whatever its version: a missing one
+            is not a failure.
         until: The first later mainline version that lacks it, "" for none.
         backports: The first releases of stable series with a backport of it.
         fixes: For a mistake that was corrected: the first releases of stable series that lack it again.
@@ -63,6 +65,7 @@ class Capability:
     until: str = ""
     backports: tuple[str, ...] = ()
     fixes: tuple[str, ...] = ()
+    is_part: bool = False
 
     def expected(self, version: KernelVersion) -> bool:
         """Return whether a kernel of this version should have it."""

@@ -42,6 +42,14 @@ def mount_all() -> list[str]:
     return absent
 
 
+def open_taint_flags() -> int | None:
+    """Return a descriptor of the file with the kernel's taint flags; None for a kernel without /proc/sys."""
+    try:
+        return os.open("/proc/sys/kernel/tainted", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+
+
 def parse_command_line(text: str) -> dict[str, str]:
     """Return the harness.NAME=VALUE parameters of a kernel command line, without the prefix."""
     words = (word[len("harness.") :] for word in text.split() if word.startswith("harness."))

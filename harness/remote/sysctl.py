@@ -14,6 +14,11 @@ UNPRIVILEGED = "kernel.unprivileged_bpf_disabled"
 """Whether bpf(2) refuses the unprivileged: 0 no; 1 yes, and for good; 2 yes (5.13 and later)."""
 
 
+def path_of(name: str) -> str:
+    """Return the file of a setting."""
+    return f"/proc/sys/{name.replace('.', '/')}"
+
+
 @contextlib.contextmanager
 def sysctl(commands: Commands, name: str, value: str) -> Iterator[None]:
     """Give a setting a value for a while.
@@ -26,7 +31,7 @@ def sysctl(commands: Commands, name: str, value: str) -> Iterator[None]:
     Raises:
         BpfError: The kernel has no such setting, or refuses the value.
     """
-    path = f"/proc/sys/{name.replace('.', '/')}"
+    path = path_of(name)
     before = commands.ask(f"read of {path}", calls.Files.read_file, path=path).strip()
     commands.ask(f"write to {path}", calls.Files.write_file, path=path, data=value.encode())
     try:

@@ -55,12 +55,50 @@ def socket_close(fd: int) -> None:
 
 def tracepoint(prog_fd: int, category: str, event: str) -> int:
     """Attach a program to a tracepoint through a perf event; return the event's descriptor."""
+    try:
+        with open(f"{tracing()}/events/{category}/{event}/id") as file:
+            number = int(file.read())
+    except FileNotFoundError:
+        raise FileNotFoundError(2, "this kernel has no such tracepoint", f"{category}/{event}") from None
+    return _perf_event(prog_fd, PERF_TYPE_TRACEPOINT, number, b"")
+
+
+def tracing() -> str:
+    """Return the folder of tracefs.
+
+    Raises:
+        FileNotFoundError: It is mounted nowhere.
+    """
     for folder in _TRACING:
-        path = f"{folder}/events/{category}/{event}/id"
-        if os.path.exists(path):
-            with open(path) as file:
-                return _perf_event(prog_fd, PERF_TYPE_TRACEPOINT, int(file.read()), b"")
-    raise FileNotFoundError(2, "this kernel has no such tracepoint", f"{category}/{event}")
+        if os.path.exists(f"{folder}/trace"):
+            return folder
+    raise FileNotFoundError(2, "tracefs is not mounted", _TRACING[0])
+
+
+def add_kprobe_event(*, symbols: tuple[str, ...]) -> None:
+    """Add a kprobe event on the first of some functions that takes one, and remove it again.
+
+    Raises:
+        OSError: tracefs is not mounted, or no function takes one.
+    """
+    path = f"{tracing()}/kprobe_events"
+    for number, symbol in enumerate(symbols):
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND)
+        try:
+            os.write(fd, f"p:harness_probe/{symbol} {symbol}\n".encode())
+            os.write(fd, f"-:harness_probe/{symbol}\n".encode())
+        except OSError:
+            if number == len(symbols) - 1:
+                raise
+        else:
+            return
+        finally:
+            os.close(fd)
+
+
+def run_on(cpu: int) -> None:
+    """Run this process on one CPU from now on."""
+    os.sched_setaffinity(0, [cpu])
 
 
 def kprobe(prog_fd: int, symbol: str, *, at_return: bool) -> int:

@@ -64,6 +64,19 @@ def test_a_probe_decides_where_there_is_one(version: str, probed: str, word: str
     assert (verdict.word, bool(verdict.note)) == (word, note)
 
 
+def test_a_range_has_a_sentence_of_its_own() -> None:
+    ranges = [{"until": "5.10", "answer": "EINVAL", "source": "f()", "sentence": "No {each} in {outer}."}]
+    found = contract(expect=ranges, each=["x"])
+    said = [judge(found, KernelVersion.parse(version), "ok").sentence for version in ("5.9", "5.10", "5.4.214")]
+    assert said == ["No x in hash_of_maps.", "A thing.", "A thing."]
+
+
+def test_a_case_has_requirements_of_its_own() -> None:
+    entry = {**CHANGED, "each": ["xdp", "kprobe"], "requires": ["ids", "prog_{each}"]}
+    found = read([("a.toml", {"contract": [{**entry, "requires_by_case": {"xdp": ["links"]}}]})])
+    assert [one.requires for one in found.values()] == [("ids", "prog_xdp", "links"), ("ids", "prog_kprobe")]
+
+
 def test_a_contract_is_for_some_versions() -> None:
     old, new, always = contract(until="5.9"), contract(since="5.10", until="6.1"), contract()
     assert [one.condition for one in (old, new, always)] == ["<5.9", ">=5.10,<6.1", ""]
@@ -99,6 +112,9 @@ def test_an_entry_stands_for_each_outer_map_and_case() -> None:
         {"outer": ["xom"]},
         {"oter": ["hom"]},
         {"requires": ["flying"]},
+        {"requires": ["prog_{each}"], "each": ["flying"]},
+        {"requires_by_case": {"y": ["ids"]}, "each": ["x"]},
+        {"requires_by_case": {"x": ["flying"]}, "each": ["x"]},
         {"decided_by": "inner_max_entries"},
         {"when": {"yes": 1}},
         {"expect": [{"answer": "ok"}]},

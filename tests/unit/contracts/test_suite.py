@@ -39,3 +39,25 @@ def test_every_sentence_says_which_case_it_speaks_of() -> None:
 
 def test_every_sentence_is_one() -> None:
     assert [contract.id for contract in suite.contracts().values() if not contract.sentence.endswith(".")] == []
+
+
+WAITS = {
+    "returns at once": ("returns at once",),
+    "waits once": ("waits once for a grace period",),
+    "waits once, expedited": ("waits once for an expedited grace period",),
+    "waits 3 times": ("waits each time for a grace period", "waits for a grace period each time"),
+    "waits 3 times, expedited": ("waits each time for an expedited grace period",),
+}
+"""What the sentence of a range says that has this answer."""
+
+
+def test_a_sentence_on_waiting_says_what_its_range_does() -> None:
+    of_time = [one for one in suite.contracts().values() if one.takes == "time"]
+    ranges = [(one, each) for one in of_time for each in (*one.ranges, *one.backports)]
+    assert ranges
+    wrong = [
+        f"{one.id}: {each.answer}, but: {each.sentence or one.sentence}"
+        for one, each in ranges
+        if not any(words in (each.sentence or one.sentence) for words in WAITS[each.answer])
+    ]
+    assert wrong == []

@@ -7,6 +7,7 @@ import pytest
 from harness.errors import UsageError
 from harness.features.capabilities import CAPABILITIES, find, judge
 from harness.features.capability import Answer, Capability, Decision, Finding
+from harness.features.parts import PARTS
 from harness.kernel.version import KernelVersion
 
 YES, NO, UNKNOWN = (Finding(answer, "EINVAL") for answer in (Answer.YES, Answer.NO, Answer.INCONCLUSIVE))
@@ -23,7 +24,11 @@ YES, NO, UNKNOWN = (Finding(answer, "EINVAL") for answer in (Answer.YES, Answer.
         ("batch_ops", NO, "5.6-rc3", {}, Decision.FAIL),
         ("btf", NO, "6.1", {"BPF": "y"}, Decision.SKIP),
         ("btf", NO, "6.1", {"DEBUG_INFO_BTF": "y"}, Decision.FAIL),
-        ("btf", NO, "6.1", None, Decision.FAIL),
+        ("btf", NO, "6.1", None, Decision.SKIP),
+        ("user_namespaces", NO, "6.1", {"BPF": "y"}, Decision.SKIP),
+        ("user_namespaces", NO, "6.1", {"USER_NS": "y"}, Decision.SKIP),
+        ("user_namespaces", NO, "6.1", None, Decision.SKIP),
+        ("user_namespaces", UNKNOWN, "6.1", None, Decision.INCONCLUSIVE),
     ],
 )
 def test_a_no_is_a_reason_to_skip_only_where_it_is_expected(
@@ -38,6 +43,24 @@ def test_a_no_is_a_reason_to_skip_only_where_it_is_expected(
 def test_the_reason_names_where_it_came_from() -> None:
     reason = judge("freeze", NO, KernelVersion.parse("5.1"), None).reason
     assert "in v5.2, commit 87df15de441b" in reason
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"BPF": "y"}, "it was built without CONFIG_USER_NS"),
+        ({"USER_NS": "y"}, "it was booted without, although it was built with CONFIG_USER_NS"),
+        (None, "its configuration is unknown, CONFIG_USER_NS may be off"),
+    ],
+)
+def test_the_reason_names_the_symbol_of_a_missing_part(config: dict[str, str] | None, words: str) -> None:
+    reason = judge("user_namespaces", NO, KernelVersion.parse("6.1"), config).reason
+    assert reason.startswith("6.1 lacks user_namespaces: a process can enter a new user namespace (EINVAL)")
+    assert reason.endswith(words)
+
+
+def test_every_part_has_a_symbol() -> None:
+    assert [name for name, part in PARTS.items() if not part.config or not part.is_part] == []
 
 
 def test_an_unknown_name_is_refused_with_the_nearest_one() -> None:
