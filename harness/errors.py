@@ -7,12 +7,13 @@
     │   ├── SelectorError       a kernel selector is malformed, empty or ambiguous
     │   ├── KernelFileError     a kernel file or package given or found is not usable
     │   ├── LoaderCannot        a loader cannot express what a test asks for
+    │   ├── SourceError         a BPF program's source does not compile
     │   └── RecordError         a run record is damaged, or cannot be combined with another
     ├── InfrastructureError     the machine, the network or a tool failed; says nothing about a kernel
     │   ├── ToolMissing         a program the harness needs is not installed
     │   ├── MirrorError         a package source could not be reached or verified
     │   ├── CacheError          the cache folder cannot be written, or an entry is damaged
-    │   ├── BuildError          a kernel, image or BPF object could not be built
+    │   ├── BuildError          a kernel or image could not be built
     │   ├── AccelError          the chosen accelerator cannot run a guest
     │   ├── BootError           a guest did not reach "agent ready"
     │   │   └── VngFailed       vng could not start QEMU: no kernel boots on this machine
@@ -91,6 +92,10 @@ class LoaderCannot(UsageError):
     """A loader cannot express what a test asks for; this says nothing about the kernel."""
 
 
+class SourceError(UsageError):
+    """A BPF program's source does not compile; the detail has the compiler's output."""
+
+
 class RecordError(UsageError):
     """A run record cannot be read or written, or cannot be combined with another."""
 
@@ -114,7 +119,7 @@ class CacheError(InfrastructureError):
 
 
 class BuildError(InfrastructureError):
-    """A kernel, a guest image or a BPF object could not be built."""
+    """A kernel or a guest image could not be built."""
 
 
 class AccelError(InfrastructureError):

@@ -1,174 +1,144 @@
-"""The results of an object's programs on several kernels: records, the most informative line of a log, and tables.
+"""Prints the results of a check: tables for a terminal and for Markdown, and the reasons below them.
 
 Pure.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from enum import Enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
+from harness.check.results import Kind, Result, Verdict
 from harness.util import tables
-from harness.util.errnos import errno_name
 
-
-class Verdict(Enum):
-    """The outcome of one program on one kernel."""
-
-    OK = "ok"
-    REFUSED = "refused"
-    FAILED = "failed"
-    """The user's loader ended with a status other than 0."""
-    CRASHED = "crashed"
-    LOST = "lost"
-    """The kernel was unavailable or could not run; this says nothing about the program."""
+_STYLES = {Verdict.OK: "green", Verdict.LOST: "yellow"}
+_SEPARATE_COLUMNS = 4
+"""From one more on, neighbouring kernels with equal columns share one."""
 
 
 @dataclass(frozen=True)
-class Result:
-    """The result of one program on one kernel.
+class _Grid:
+    """The rows and columns of a table.
 
     Attributes:
-        kernel: The kernel's label.
-        program: The program's name, or the loader's.
-        verdict: The outcome.
-        step: The last step: "open", "prepare", "load", "attach" or "run".
-        errno: The error number, 0 for none.
-        message: The verifier's log, libbpf's messages or a loader's output.
+        columns: Groups of neighbouring kernels whose cells are all equal.
+        rows: What each row is about: object, name and kind.
+        found: The results by row and kernel.
     """
 
-    kernel: str
-    program: str
-    verdict: Verdict
-    step: str
-    errno: int = 0
-    message: str = ""
+    columns: list[list[str]]
+    rows: list[tuple[str, str, Kind]]
+    found: dict[tuple[tuple[str, str, Kind], str], Result]
 
-    @property
-    def cell(self) -> str:
-        """The result in one word."""
-        if self.verdict is Verdict.REFUSED and self.errno:
-            return errno_name(self.errno)
-        return self.verdict.value
+    def cell(self, row: tuple[str, str, Kind], kernel: str) -> tuple[str, str]:
+        """Return a cell's text and style."""
+        one = self.found.get((row, kernel))
+        return (one.cell, _STYLES.get(one.verdict, "bold red")) if one else ("-", "")
 
-
-# The verifier prints the state of registers after instructions and on separate lines, in a form that depends on the
-# kernel; the other lines are about the program.
-_STATE = re.compile(
-    r"^(\d+: )?(R\d|frame\d|from \d|last_idx|regs=|parent |propagating|mark_precise)|^(func#|live regs)"
-)
-_INSTRUCTION = re.compile(r"^(\d+): \([0-9a-f]{2}\) ([^;]*)")
-_COUNTS = re.compile(r"^(processed \d+ insns|verification time|stack depth|insns_proces)")
-# From 7.3 on, an explanation of many lines follows a refusal; the refusal itself comes before it.
-_EXPLANATION = "Verification failed: "
+    def name(self, row: tuple[str, str, Kind]) -> str:
+        """Return a row's name: rows of several objects stand below their object's."""
+        several = len({file for file, _, _ in self.rows}) > 1
+        return f"  {row[1]}" if several and row[2] is not Kind.OBJECT else row[1]
 
 
-def _telling(log: str) -> Iterator[str]:
-    for raw in log.splitlines():
-        line = raw.strip()
-        if line.startswith(_EXPLANATION):
-            return
-        if not line or _COUNTS.match(line) or (_STATE.match(line) and " type=" not in line):
-            continue
-        match = _INSTRUCTION.match(line)
-        yield f"{match[1]}: {match[2].strip()}" if match else line
+def _grid(results: Sequence[Result], *, differences: bool) -> _Grid:
+    kernels = list(dict.fromkeys(result.kernel for result in results))
+    found = {((one.object, one.program, one.kind), one.kernel): one for one in results}
+    rows = _rows(results)
+    grid = _Grid([], rows, found)
+    if differences:
+        rows = [row for row in rows if len({grid.cell(row, kernel) for kernel in kernels}) > 1]
+    columns: list[list[str]] = []
+    for kernel in kernels:
+        equal = columns and all(grid.cell(row, kernel) == grid.cell(row, columns[-1][-1]) for row in rows)
+        if equal and len(kernels) > _SEPARATE_COLUMNS:
+            columns[-1].append(kernel)
+        else:
+            columns.append([kernel])
+    return _Grid(columns, rows, found)
 
 
-def telling_line(log: str, accepted: str = "") -> str:
-    """Return the most informative line of a refusal.
+def _rows(results: Sequence[Result]) -> list[tuple[str, str, Kind]]:
+    """Return the rows. An object's own row is left out where the rows of its programs say the same."""
+    objects = list(dict.fromkeys(one.object for one in results))
+    rows = []
+    for file in objects:
+        of_object = [one for one in results if one.object == file]
+        others = [one for one in of_object if one.kind is not Kind.OBJECT]
+        told = {one.kernel for one in others if not one.is_good}
+        whole = [one for one in of_object if one.kind is Kind.OBJECT and not one.is_good and one.kernel not in told]
+        keep = len(objects) > 1 or not others or bool(whole)
+        rows += [
+            row
+            for row in dict.fromkeys((one.object, one.program, one.kind) for one in of_object)
+            if keep or row[2] is not Kind.OBJECT
+        ]
+    return rows
+
+
+def _heading(group: Sequence[str]) -> str:
+    return f"{group[0]} … {group[-1]}" if len(group) > 1 else group[0]
+
+
+def remarks(results: Sequence[Result], rows: Sequence[tuple[str, str, Kind]] = ()) -> list[str]:
+    """Return the reasons and notes below a table; rows and kernels with the same one are named together.
 
     Args:
-        log: The verifier's log, or another message.
-        accepted: The verifier's log of the same program on a kernel that accepts it, "" for none.
-
-    Returns:
-        The first line that the other log does not have; else libbpf's first line, or the verifier's last line.
+        results: The results.
+        rows: The rows of the table; () for all.
     """
-    lines = list(_telling(log))
-    if accepted:
-        known = set(_telling(accepted))
-        for line in lines:
-            if line not in known and not line.startswith(";"):
-                return line
-    library = [line for line in lines if line.startswith("libbpf: ")]
-    if library:
-        return library[0]  # the following lines are consequences
-    spoken = [line for line in lines if not _INSTRUCTION.match(line) and not line.startswith(";")]
-    return (spoken or lines or [""])[-1]
+    shown = set(rows) or {(one.object, one.program, one.kind) for one in results}
+    by_text: dict[str, dict[str, list[str]]] = {}
+    for one in results:
+        if (one.object, one.program, one.kind) not in shown or not one.reason:
+            continue
+        by_text.setdefault(one.reason, {}).setdefault(one.program, []).append(one.kernel)
+    found = []
+    for text, programs in by_text.items():
+        by_kernels: dict[tuple[str, ...], list[str]] = {}
+        for program, kernels in programs.items():
+            by_kernels.setdefault(tuple(kernels), []).append(program)
+        found += [f"{', '.join(names)} on {', '.join(kernels)}: {text}" for kernels, names in by_kernels.items()]
+    return found
 
 
-def difference(result: Result, others: Sequence[Result]) -> str:
-    """Return the most informative line of a result, compared with the same program on a kernel that accepts it."""
-    accepted = next(
-        (
-            other.message
-            for other in others
-            if other.program == result.program and other.verdict is Verdict.OK and other.message
-        ),
-        "",
-    )
-    return telling_line(result.message, accepted)
-
-
-def _names(results: Sequence[Result]) -> tuple[list[str], list[str], dict[tuple[str, str], Result]]:
-    kernels = list(dict.fromkeys(result.kernel for result in results))
-    programs = list(dict.fromkeys(result.program for result in results))
-    return kernels, programs, {(result.program, result.kernel): result for result in results}
-
-
-def _remarks(results: Sequence[Result]) -> Iterator[tuple[Result, str]]:
-    for result in results:
-        if result.verdict is not Verdict.OK:
-            yield result, difference(result, results)
-
-
-_STYLES = {Verdict.OK: "green", Verdict.LOST: "yellow"}
-
-
-def as_text(results: Sequence[Result], *, width: int | None = None, colour: bool | None = False) -> str:
+def as_text(
+    results: Sequence[Result], *, width: int | None = None, colour: bool | None = False, differences: bool = False
+) -> str:
     """Return a table with a line for each program and a column for each kernel, and below it why one was refused.
 
     Args:
         results: What is shown.
         width: As for :func:`harness.util.tables.lines`.
         colour: As there.
+        differences: Whether only rows are shown that are not equal on all kernels.
     """
-    kernels, programs, found = _names(results)
-
-    def cell(name: str, kernel: str) -> tables.Cell:
-        one = found.get((name, kernel))
-        return (one.cell, _STYLES.get(one.verdict, "bold red")) if one else "-"
-
-    rows = [[name, *(cell(name, kernel) for kernel in kernels)] for name in programs]
-    lines = tables.lines(rows, header=["", *kernels], width=width, colour=colour)
-    remarks = [f"{one.program} on {one.kernel}: {one.cell} at {one.step}: {line}" for one, line in _remarks(results)]
-    return "\n".join([*lines, *([""] if remarks else []), *remarks])
-
-
-def as_markdown(results: Sequence[Result]) -> str:
-    """Return the same as a table in Markdown."""
-    kernels, programs, found = _names(results)
-    lines = [f"| program | {' | '.join(kernels)} |", f"|---|{'---|' * len(kernels)}"]
-    for name in programs:
-        cells = (found[name, kernel].cell if (name, kernel) in found else "-" for kernel in kernels)
-        lines.append(f"| `{name}` | {' | '.join(cells)} |")
-    remarks = [
-        f"- `{one.program}` on {one.kernel}: {one.cell} at {one.step}: `{line.replace('`', chr(39))}`"
-        for one, line in _remarks(results)
+    grid = _grid(results, differences=differences)
+    if not grid.rows:
+        return "no row differs between the kernels"
+    rows: list[list[tables.Cell]] = [
+        [grid.name(row), *(grid.cell(row, group[0]) for group in grid.columns)] for row in grid.rows
     ]
-    return "\n".join([*lines, *(["", *remarks] if remarks else [])])
+    header = ["", *map(_heading, grid.columns)]
+    lines = tables.lines(rows, header=header, width=width, colour=colour)
+    below = remarks(results, grid.rows)
+    return "\n".join([*lines, *([""] if below else []), *below])
 
 
-def as_records(results: Sequence[Result]) -> list[dict[str, object]]:
-    """Return the same as plain data for JSON, with complete messages."""
-    return [
-        {
-            **asdict(result),
-            "verdict": result.verdict.value,
-            "errno_name": errno_name(result.errno) if result.errno else "",
-            "line": difference(result, results) if result.verdict is not Verdict.OK else "",
-        }
-        for result in results
-    ]
+def as_markdown(results: Sequence[Result], *, differences: bool = False) -> str:
+    """Return the same as a table in Markdown, for a pull request."""
+    grid = _grid(results, differences=differences)
+    if not grid.rows:
+        return "No row differs between the kernels."
+    lines = [f"| program | {' | '.join(map(_heading, grid.columns))} |", f"|---|{'---|' * len(grid.columns)}"]
+    for row in grid.rows:
+        cells = " | ".join(grid.cell(row, group[0])[0] for group in grid.columns)
+        lines += [f"| `{row[1]}` | {cells} |"]
+    below = [f"- {text.replace('|', chr(92) + '|').replace('`', chr(39))}" for text in remarks(results, grid.rows)]
+    return "\n".join([*lines, *([""] if below else []), *below])
+
+
+def as_records(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """Return the results as plain data for JSON."""
+    return [result.record() for result in results]

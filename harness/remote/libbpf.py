@@ -15,6 +15,7 @@ from harness import needs
 from harness.errors import UsageError
 from harness.guest import calls
 from harness.image.build import optional_libraries
+from harness.remote import transfer
 from harness.remote.command import BpfError, Commands, HasFd
 from harness.remote.map import Map
 from harness.remote.objects import Program
@@ -105,12 +106,16 @@ class Libbpf:
         """The library's version, "v1.1"."""
         return self._commands.process.ask(calls.Libbpf.version)
 
-    def open(self, source: Path | str | bytes, name: str = "") -> BpfObject:
+    def open(self, source: Path | str | bytes, name: str = "", *, btf: str = "") -> BpfObject:
         """Open a compiled object, without loading it yet.
+
+        An object that reads settings of the kernel's configuration (`extern int CONFIG_HZ __kconfig`) finds the
+        configuration where distributions have it, in /boot.
 
         Args:
             source: Path of an object file, or its content.
             name: Its name in libbpf; default: the file's name.
+            btf: Path of a file in the guest with the kernel's types, in place of the kernel's own.
 
         Raises:
             UsageError: There is no such file.
@@ -125,11 +130,20 @@ class Libbpf:
             except OSError as error:
                 raise UsageError(f"the BPF object {path} cannot be read: {error.strerror}") from error
             known_as = name or path.name.partition(".")[0]
-        answer = self._commands.process.ask_within(_LOAD_TIMEOUT, calls.Libbpf.open_object, data, known_as)
+        if b"\0.kconfig\0" in data:
+            self._provide_configuration()
+        answer = self._commands.process.ask_within(_LOAD_TIMEOUT, calls.Libbpf.open_object, data, known_as, btf)
         errno, handle, messages, described = answer
         if errno:
             raise BpfError(errno, "bpf_object__open_mem", {"name": known_as}, log=messages.decode(errors="replace"))
-        return BpfObject(self._commands, handle, known_as, _definitions(described))
+        return BpfObject(self, self._commands, handle, known_as, _definitions(described))
+
+    def _provide_configuration(self) -> None:
+        """Put the kernel's configuration where libbpf looks for it, if the kernel came with one."""
+        machine = self._commands.process.machine
+        config = machine.spec.kernel.config
+        if config is not None:
+            transfer.push(self._commands.process, config, f"/boot/config-{machine.release}")
 
 
 def _definitions(described: dict[str, Any]) -> Definitions:
@@ -148,12 +162,14 @@ class BpfObject:
     """An object in the guest. Prepare it, load it, use its maps and programs; close it or use a with-block.
 
     Attributes:
+        library: The library that opened it.
         name: Its name in libbpf.
         definitions: Its content.
         messages: libbpf's messages so far, including warnings and verifier logs.
     """
 
-    def __init__(self, commands: Commands, handle: int, name: str, definitions: Definitions) -> None:
+    def __init__(self, library: Libbpf, commands: Commands, handle: int, name: str, definitions: Definitions) -> None:
+        self.library = library
         self._commands = commands
         self._handle = handle
         self.name = name
@@ -210,13 +226,43 @@ class BpfObject:
         """Return the verifier's log of a program; see :meth:`keep_log`."""
         return self._commands.process.ask(calls.Libbpf.program_log, self._handle, program).decode(errors="replace")
 
-    def load(self) -> None:
+    def share_log(self, level: int, room: int) -> None:
+        """Keep the verifier's log of the program that is refused, for :meth:`shared_log`, in one buffer for all.
+
+        Args:
+            level: The verifier's log level; 0: a log is asked for only when a program is refused, as libbpf does.
+            room: Bytes of the buffer.
+        """
+        self._commands.process.ask(calls.Libbpf.share_log, self._handle, level, room)
+
+    def shared_log(self) -> str:
+        """Return the log that :meth:`share_log` has kept."""
+        return self._commands.process.ask(calls.Libbpf.shared_log, self._handle).decode(errors="replace")
+
+    def set_bytes(self, section: str, offset: int, data: bytes) -> None:
+        """Change initial values of global variables before the object is loaded.
+
+        Args:
+            section: ".rodata", ".data" or ".bss".
+            offset: Bytes from its start.
+            data: What to put there.
+
+        Raises:
+            BpfError: The object has no such section, or it is shorter.
+        """
+        errno = self._commands.process.ask(calls.Libbpf.set_bytes, self._handle, section, offset, data)
+        self._take((errno, b""), "bpf_map__initial_value", {"section": section, "offset": offset})
+
+    def load(self, *, timeout: float = _LOAD_TIMEOUT) -> None:
         """Create the maps, fill the static slots of outer maps, load the programs.
+
+        Args:
+            timeout: Seconds.
 
         Raises:
             BpfError: libbpf or the kernel refused; its log is the verifier's log, else libbpf's messages.
         """
-        answer = self._commands.process.ask_within(_LOAD_TIMEOUT, calls.Libbpf.load_object, self._handle)
+        answer = self._commands.process.ask_within(timeout, calls.Libbpf.load_object, self._handle)
         errno, messages, found = answer
         self._take((errno, messages), "bpf_object__load", {"object": self.name})
         for name, fd in found["maps"].items():

@@ -96,13 +96,21 @@ class Running:
             self._process.ask_within(2 * _MARGIN, calls.Programs.wait, _MARGIN, b"")
         return self._collect(timed_out=not ended)
 
+    def ends(self, timeout: float) -> bool:
+        """Wait for its end; return whether it came within `timeout` seconds. It is not killed."""
+        return self._process.ask_within(timeout + _MARGIN, calls.Programs.wait, timeout, b"")
+
+    def prints(self, text: str, timeout: float) -> bool:
+        """Wait until it has printed `text`; return False when it ended before, or after `timeout` seconds."""
+        return self._process.ask_within(timeout + _MARGIN, calls.Programs.wait, timeout, text.encode())
+
     def wait_for(self, text: str, timeout: float = 60.0) -> None:
         """Wait until it has printed `text`.
 
         Raises:
             AssertionError: It ended without printing it, or the time is over; the message has its output.
         """
-        if not self._process.ask_within(timeout + _MARGIN, calls.Programs.wait, timeout, text.encode()):
+        if not self.prints(text, timeout):
             found = self.output()
             how = "still runs" if found.status is None and not found.signal else f"ended with status {found.status}"
             raise AssertionError(

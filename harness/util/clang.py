@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import needs
-from harness.errors import BuildError, HarnessError, ToolMissing, UsageError
+from harness.errors import HarnessError, SourceError, ToolMissing, UsageError
 from harness.util import cache
 from harness.util.data import data_folder
 from harness.util.proc import run
@@ -32,6 +32,8 @@ _FLAGS = (
     "-O2",
     "-g",  # it adds BTF
     "-Wall",
+    # The registers of a kprobe's context, for the macros of <bpf/bpf_tracing.h>.
+    "-D__TARGET_ARCH_x86",
 )
 _TIME_LIMIT = 120.0
 
@@ -91,23 +93,26 @@ def find_source(name: str | Path) -> Path:
     return path.resolve()
 
 
-def build(source: Path, *, defines: Sequence[str] = (), compiler: Compiler | None = None) -> Path:
+def build(
+    source: Path, *, defines: Sequence[str] = (), flags: Sequence[str] = (), compiler: Compiler | None = None
+) -> Path:
     """Return the object of a source; compile it if the source or an included file has changed.
 
     Args:
-        source: A C file.
+        source: A C file. Headers beside it are found as <vmlinux.h> too.
         defines: Macros, "NAME" or "NAME=VALUE".
+        flags: More flags for clang; a later one wins over an earlier one, and over those of this module.
         compiler: The result of :func:`find_compiler`, if the caller has it.
 
     Raises:
         ToolMissing: There is no suitable clang.
-        BuildError: It does not compile; the error contains clang's output.
+        SourceError: It does not compile; the error contains clang's output.
         CacheError: The cache cannot be written.
     """
     compiler = compiler or find_compiler()
     argv = [str(compiler.path), *_FLAGS, *(f"-D{word}" for word in defines), f"-I{data_folder('bpf')}"]
     # <linux/bpf.h> includes <asm/types.h>, which is in a folder that clang does not search for this target.
-    argv += [f"-idirafter/usr/include/{os.uname().machine}-linux-gnu"]
+    argv += [f"-I{source.parent}", f"-idirafter/usr/include/{os.uname().machine}-linux-gnu", *flags]
     named = "\0".join([str(FORMAT), compiler.version, str(source), *argv])
     key = cache.cache_root() / "objects" / hashlib.sha256(named.encode()).hexdigest()[:24]
     record = key.with_suffix(".json")
@@ -147,7 +152,7 @@ def _compile(source: Path, argv: list[str], record: Path) -> Path:
         made, rule = Path(scratch, "object"), Path(scratch, "rule")
         done = run([*argv, "-MD", "-MF", rule, "-c", source, "-o", made], timeout=_TIME_LIMIT)
         if done.status != 0:
-            raise BuildError(
+            raise SourceError(
                 f"{source} does not compile",
                 expected="a BPF program that clang accepts",
                 hint="correct the errors that clang reports",

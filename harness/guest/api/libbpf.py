@@ -406,26 +406,29 @@ class _Object:
     def __init__(self, pointer: int) -> None:
         self.pointer = pointer
         self.logs: dict[str, ctypes.Array[ctypes.c_char]] = {}
+        self.shared_log: ctypes.Array[ctypes.c_char] | None = None
 
 
 _objects: dict[int, _Object] = {}
 _links: dict[int, int] = {}
 
 
-def open_object(data: bytes, name: str) -> tuple[int, int, bytes, dict[str, Any]]:
+def open_object(data: bytes, name: str, btf: str) -> tuple[int, int, bytes, dict[str, Any]]:
     """Open an object.
 
     Args:
         data: The ELF file.
         name: Its name in the library's messages.
+        btf: Path of the kernel's types for CO-RE, in place of the kernel's own; "" for the kernel's own.
 
     Returns:
         The error number (0 for none), a handle, the library's messages, and the object's content: `maps` and
         `programs` by name.
     """
     library = _library()
-    held_name = ctypes.create_string_buffer(name.encode())
-    options = struct.pack("<QQ", 16, ctypes.addressof(held_name))
+    held_name, held_btf = (ctypes.create_string_buffer(text.encode()) for text in (name, btf))
+    # struct bpf_object_open_opts: its size, object_name, and btf_custom_path at offset 48.
+    options = struct.pack("<QQ32xQ", 56, ctypes.addressof(held_name), ctypes.addressof(held_btf) if btf else 0)
     pointer = library.lib.bpf_object__open_mem(data, ctypes.c_size_t(len(data)), options)
     if not pointer:
         return ctypes.get_errno(), 0, library.take_messages(), {}
@@ -517,6 +520,52 @@ def keep_log(handle: int, name: str, level: int) -> None:
 def program_log(handle: int, name: str) -> bytes:
     """Return the verifier's log of a program; see :func:`keep_log`."""
     return _objects[handle].logs[name].value
+
+
+def share_log(handle: int, level: int, room: int) -> None:
+    """Give all programs one buffer for the verifier's log, for :func:`shared_log`.
+
+    The library loads one program after the other and stops at the first refusal, so that the buffer has the log of that
+    program.
+
+    Args:
+        handle: The object.
+        level: The verifier's log level; 0: the library asks for a log (level 1) only when a program is refused.
+        room: Bytes of the buffer.
+    """
+    lib = _library().lib
+    held = _objects[handle].shared_log = ctypes.create_string_buffer(room)
+    for one in _walk(lib.bpf_object__next_program, _objects[handle].pointer):
+        lib.bpf_program__set_log_buf(one, held, ctypes.c_size_t(room))
+        lib.bpf_program__set_log_level(one, ctypes.c_uint32(level))
+
+
+def shared_log(handle: int) -> bytes:
+    """Return the log in the buffer of :func:`share_log`."""
+    held = _objects[handle].shared_log
+    return held.value if held is not None else b""
+
+
+def set_bytes(handle: int, section: str, offset: int, data: bytes) -> int:
+    """Change initial values of global variables before the object is loaded; return the error number, 0 for none.
+
+    Args:
+        handle: The object.
+        section: ".rodata", ".data", ".bss", or one that begins so.
+        offset: Bytes from the section's start.
+        data: What to put there.
+    """
+    lib = _library().lib
+    lib.bpf_map__initial_value.restype = ctypes.c_void_p
+    for one in _walk(lib.bpf_object__next_map, _objects[handle].pointer):
+        if lib.bpf_map__name(one).decode().endswith(section):
+            size = ctypes.c_size_t(0)
+            start = lib.bpf_map__initial_value(one, ctypes.byref(size))
+            if not start or offset + len(data) > size.value:
+                return 22
+            ctypes.memmove(start + offset, data, len(data))
+            return 0
+    return 2
 
 
 def load_object(handle: int) -> tuple[int, bytes, dict[str, dict[str, int]]]:

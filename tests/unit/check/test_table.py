@@ -1,90 +1,84 @@
-"""Which line of a verifier's log tells most, and how a matrix is printed."""
+"""How results are printed: one row for each program, one column for each kernel, the reasons below."""
 
 from __future__ import annotations
 
-import pytest
+from harness.check.results import Author, Kind, Result, Verdict
+from harness.check.table import as_markdown, as_records, as_text
 
-from harness.check.objects import Template, parse_template
-from harness.check.table import Result, Verdict, as_markdown, as_records, as_text, telling_line
-from harness.errors import UsageError
 
-# From kernels 6.1 and 6.12; the second one takes the program.
-REFUSED = """func#0 @0
-0: R1=ctx(off=0,imm=0) R10=fp0
-; int forgets(void *ctx)
-0: (b7) r1 = 0                        ; R1_w=0
-1: (63) *(u32 *)(r10 -4) = r1         ; R1_w=0 R10=fp0 fp-8=0000????
-2: (85) call bpf_map_lookup_elem#1    ; R0_w=map_value_or_null(id=1,off=0,ks=4,vs=4,imm=0)
-3: (bf) r1 = r0
-4: (85) call bpf_map_lookup_elem#1
-R1 type=map_value_or_null expected=map_ptr
-processed 5 insns (limit 1000000) max_states_per_insn 0 total_states 0 peak_states 0 mark_read 0
-"""
-ACCEPTED = """0: R1=ctx() R10=fp0
-; int forgets(void *ctx) @ file.c:3
-0: (b7) r1 = 0                        ; R1_w=0
-1: (63) *(u32 *)(r10 -4) = r1         ; R1_w=0 R10=fp0 fp-8=????0
-2: (85) call bpf_map_lookup_elem#1    ; R0_w=map_ptr_or_null(id=1,map=outer)
-3: (bf) r1 = r0
-4: (85) call bpf_map_lookup_elem#1
-5: (95) exit
-processed 6 insns (limit 1000000) max_states_per_insn 0 total_states 0 peak_states 0 mark_read 0
-"""
+def result(kernel: str, program: str, verdict: Verdict = Verdict.OK, file: str = "x.bpf.o", **more: object) -> Result:
+    settings: dict[str, object] = {"kind": Kind.OBJECT if program == file else Kind.PROGRAM, "step": "load"}
+    if verdict is Verdict.REFUSED:
+        settings |= {"errno": 13, "author": Author.KERNEL, "by": "kernel", "line": "R0 !read_ok"}
+    return Result(kernel, file, program, verdict=verdict, **{**settings, **more})  # type: ignore[arg-type]
+
+
 RESULTS = [
-    Result("6.1", "forgets", Verdict.REFUSED, "load", 13, REFUSED),
-    Result("6.1", "fine", Verdict.OK, "load"),
-    Result("6.12", "forgets", Verdict.OK, "load", 0, ACCEPTED),
-    Result("6.12", "fine", Verdict.OK, "load"),
-    Result("7.9", "x.bpf.o", Verdict.LOST, "start", 0, "no such kernel"),
+    result("6.1", "x.bpf.o", Verdict.REFUSED, line="forgets: R0 !read_ok"),
+    result("6.1", "forgets", Verdict.REFUSED),
+    result("6.1", "fine"),
+    result("6.12", "x.bpf.o"),
+    result("6.12", "forgets"),
+    result("6.12", "fine"),
 ]
-
-
-@pytest.mark.parametrize("accepted", ["", ACCEPTED])
-def test_the_telling_line_is_the_complaint(accepted: str) -> None:
-    assert telling_line(REFUSED, accepted) == "R1 type=map_value_or_null expected=map_ptr"
-
-
-def test_what_a_newer_kernel_explains_is_not_the_complaint() -> None:
-    explained = f"{REFUSED}\nVerification failed: Call Type Safety\n\nSuggestion:\n  Pass a value.\n"
-    assert telling_line(explained) == "R1 type=map_value_or_null expected=map_ptr"
-
-
-def test_an_instruction_that_only_one_log_has_is_informative_too() -> None:
-    other = REFUSED.replace("3: (bf) r1 = r0", "3: (bf) r1 = r2")
-    assert telling_line(other, ACCEPTED) == "3: r1 = r2"
-
-
-def test_libbpf_says_the_cause_first() -> None:
-    said = "libbpf: map 'traced': failed to create: -22\nlibbpf: failed to load object 'tracer'\n"
-    assert telling_line(said) == "libbpf: map 'traced': failed to create: -22"
-    assert telling_line("") == ""
+LOST = result("7.9", "x.bpf.o", Verdict.LOST, step="start", line="no such kernel", author=Author.HARNESS)
 
 
 def test_the_table_has_a_column_for_each_kernel_and_the_reasons_below() -> None:
     assert as_text(RESULTS).splitlines() == [
-        "         6.1     6.12  7.9",
-        "forgets  EACCES  ok    -",
-        "fine     ok      ok    -",
-        "x.bpf.o  -       -     lost",
+        "         6.1     6.12",
+        "forgets  EACCES  ok",
+        "fine     ok      ok",
         "",
-        "forgets on 6.1: EACCES at load: R1 type=map_value_or_null expected=map_ptr",
-        "x.bpf.o on 7.9: lost at start: no such kernel",
+        "forgets on 6.1: EACCES at load by the kernel: R0 !read_ok",
     ]
 
 
+def test_an_object_has_a_row_where_its_programs_do_not_say_it() -> None:
+    lines = as_text([*RESULTS, LOST]).splitlines()
+    assert lines[1].split() == ["x.bpf.o", "EACCES", "ok", "lost"]
+    assert lines[-1] == "x.bpf.o on 7.9: lost at start: no such kernel"
+    assert as_text(
+        [*RESULTS, result("6.1", "y.bpf.o", file="y.bpf.o"), result("6.1", "other", file="y.bpf.o")]
+    ).splitlines()[4:6] == ["y.bpf.o    ok      -", "  other    ok      -"]
+
+
+def test_only_the_differences_are_printed_when_asked_for() -> None:
+    assert "fine" not in as_text(RESULTS, differences=True)
+    assert as_text(RESULTS[3:], differences=True) == "no row differs between the kernels"
+    assert as_markdown(RESULTS[3:], differences=True) == "No row differs between the kernels."
+
+
+def test_neighbours_with_equal_columns_share_one() -> None:
+    kernels = ["5.10", "5.15", "6.1", "6.6", "6.12", "7.0"]
+    bad = [result(kernel, "p", Verdict.REFUSED) for kernel in kernels[:3]]
+    good = [result(kernel, "p") for kernel in kernels[3:]]
+    assert as_text([*bad, *good]).splitlines() == [
+        "   5.10 … 6.1  6.6 … 7.0",
+        "p  EACCES      ok",
+        "",
+        "p on 5.10, 5.15, 6.1: EACCES at load by the kernel: R0 !read_ok",
+    ]
+
+
+def test_a_refusal_that_is_not_the_kernels_is_not_shown_as_its_errno() -> None:
+    one = result("6.1", "t", Verdict.REFUSED, errno=22, author=Author.LIBBPF, by="libbpf v1.1", line="missing type")
+    assert as_text([one]).splitlines()[1:] == [
+        "t  libbpf",
+        "",
+        "t on 6.1: EINVAL at load by libbpf v1.1: missing type",
+    ]
+
+
+def test_a_note_on_what_was_taken_is_printed_once() -> None:
+    note = "loaded; its section does not say where to attach"
+    found = as_text([result("6.1", name, line=note) for name in ("a", "b")])
+    assert found.splitlines()[-1] == f"a, b on 6.1: {note}"
+
+
 def test_markdown_and_records_say_the_same() -> None:
-    assert "| `forgets` | EACCES | ok | - |" in as_markdown(RESULTS)
-    record = as_records(RESULTS)[0]
-    assert (record["verdict"], record["errno_name"], record["message"]) == ("refused", "EACCES", REFUSED)
-    assert record["line"] == "R1 type=map_value_or_null expected=map_ptr"
-
-
-def test_an_inner_map_is_described_in_a_word() -> None:
-    assert parse_template("traced=hash:4:0x8:16") == Template("traced", "hash", 4, 8, 16)
-    assert parse_template("o=array:4:4:2:0x1000").map_flags == 0x1000
-
-
-@pytest.mark.parametrize("text", ["", "traced", "traced=hash", "traced=hsah:4:4:8", "=hash:4:4:8", "o=hash:4:x:8"])
-def test_what_describes_no_inner_map_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="does not describe an inner map"):
-        parse_template(text)
+    found = as_markdown([*RESULTS, result("6.12", "a|b", Verdict.REFUSED, line="R1 `x`|y")])
+    assert "| `forgets` | EACCES | ok |" in found
+    assert "R1 'x'\\|y" in found
+    record = as_records(RESULTS)[1]
+    assert (record["verdict"], record["errno_name"], record["author"]) == ("refused", "EACCES", "kernel")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import BuildError, ToolMissing, UsageError
+from harness.errors import SourceError, ToolMissing, UsageError
 from harness.util import clang
 
 PROGRAM = """
@@ -63,7 +63,7 @@ def test_a_damaged_record_or_a_lost_object_is_made_again(source: Path, cache: Pa
 
 def test_what_clang_says_is_in_the_error(source: Path, cache: Path) -> None:
     source.write_text("int f(void) { return missing_name; }\n")
-    with pytest.raises(BuildError) as caught:
+    with pytest.raises(SourceError) as caught:
         clang.build(source)
     assert "program.bpf.c does not compile" in str(caught.value)
     assert "missing_name" in caught.value.detail

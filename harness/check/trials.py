@@ -1,0 +1,392 @@
+"""Tries an object on one kernel.
+
+A trial is one load of the object in a guest process: open, prepare, load and, if asked for, attach. The first trial
+loads the object whole, as a loader does. When that is refused, further trials on fresh machines leave out what was
+blamed, until the rest loads: so every row has the answer of a load in which nothing else was wrong. A trial that kills
+its process, takes too long, makes the kernel complain or panics it does not say which program is to blame: then each
+program is tried alone.
+
+A verdict comes from a load without a log; the verifier is asked for its log only after it has refused.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from harness.check import reason
+from harness.check.object_file import ObjectFile, initial_values
+from harness.check.plan import Plan
+from harness.check.results import MAPS_ROW, Author, Kind, Result, Verdict
+from harness.checks.kernel_log import find_faults
+from harness.errors import GuestHung, GuestProcessDied, HarnessError, KernelCrashed, UsageError
+from harness.guest import calls
+from harness.remote import transfer
+from harness.remote.bpf import Bpf
+from harness.remote.command import BpfError
+from harness.remote.libbpf import BpfObject, Definitions, Libbpf
+from harness.vm.machine import Machine, State
+
+_LOG_ROOM = 1 << 20
+"""Bytes of the verifier's log that libbpf's own second attempt may fill."""
+_WORDS_ROOM = 1 << 16
+_LONGEST_LOG = (1 << 24) - 1
+"""Bytes: what kernels before 5.2 allow; they have no BPF_LOG_STATS."""
+_LOG_STATS = 4
+"""BPF_LOG_STATS (5.2): the verifier's words and counts alone, so that no log is too large."""
+_ENOSPC = 28
+_BTF = "/tmp/check-btf"  # noqa: S108 - a file of the guest, in memory
+
+
+class Machines(Protocol):
+    """Gives fresh machines of one kernel."""
+
+    def take(self) -> Machine:
+        """Return a machine that nothing ran on."""
+        ...
+
+    def give_back(self, machine: Machine) -> None:
+        """Take a machine back, which may be dead."""
+        ...
+
+
+@contextmanager
+def machine_of(machines: Machines) -> Iterator[Machine]:
+    """Give a fresh machine for a with-block."""
+    machine = machines.take()
+    try:
+        yield machine
+    finally:
+        machines.give_back(machine)
+
+
+class LogWatch:
+    """The kernel log around one trial.
+
+    Args:
+        machine: The machine.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._tainted = int(machine.ask_agent(calls.Agent.log_since)["tainted"])
+
+    def faults(self) -> tuple[str, ...]:
+        """Return the titles of the faults since the last call; none of a machine that is dead."""
+        if self._machine.state is not State.READY:
+            return ()
+        said = self._machine.ask_agent(calls.Agent.log_since)
+        found = find_faults(said["records"], self._tainted, said["tainted"])
+        self._tainted = said["tainted"]
+        return tuple(f"{fault.kind}: {fault.title}" for fault in found)
+
+
+@dataclass
+class Outcome:
+    """The outcome of a trial.
+
+    Attributes:
+        verdict: Of the whole trial; attaching is apart.
+        step: The last step.
+        errno: The error number, 0 for none.
+        reason: Why it was refused.
+        message: What libbpf and the verifier said.
+        by: libbpf's name with its version, when it was asked.
+        faults: What the kernel reported.
+        loaded: The loaded object.
+        attached: The outcomes of attaching, by program.
+    """
+
+    verdict: Verdict = Verdict.OK
+    step: str = "load"
+    errno: int = 0
+    reason: reason.Reason = field(default_factory=lambda: reason.Reason("", Author.KERNEL))
+    message: str = ""
+    by: str = ""
+    faults: tuple[str, ...] = ()
+    loaded: BpfObject | None = None
+    attached: dict[str, Outcome] = field(default_factory=dict)
+
+    @property
+    def is_unclear(self) -> bool:
+        """Whether it does not say which program is to blame."""
+        return self.verdict not in (Verdict.OK, Verdict.REFUSED)
+
+
+def ended(error: HarnessError, step: str) -> Outcome:
+    """Return the outcome of a trial whose process or kernel ended under it."""
+    if isinstance(error, GuestProcessDied):
+        number = os.waitstatus_to_exitcode(error.status)
+        how = f"the process was killed by signal {-number}" if number < 0 else f"the process ended with status {number}"
+        return Outcome(Verdict.KILLED, step, reason=reason.Reason(how, Author.KERNEL))
+    if isinstance(error, GuestHung):
+        return Outcome(Verdict.HUNG, step, reason=reason.Reason(error.what, Author.KERNEL))
+    return Outcome(Verdict.CRASHED, step, reason=reason.Reason(error.what, Author.KERNEL))
+
+
+ENDS = (GuestProcessDied, GuestHung, KernelCrashed)
+
+
+class Trials:
+    """The trials of one object on one kernel.
+
+    Args:
+        machines: The machines.
+        plan: The plan.
+        file: The object.
+        label: The kernel's name in results.
+    """
+
+    def __init__(self, machines: Machines, plan: Plan, file: ObjectFile, label: str) -> None:
+        self._machines = machines
+        self._plan = plan
+        self._file = file
+        self._label = label
+        self._definitions = Definitions()
+        self._refused_maps: dict[str, Outcome] = {}
+        """Not created in further trials."""
+        self._refused_programs: set[str] = set()
+        self._companions: set[str] = set()
+        """Programs that the object needs even when it is tried with others: the initial values of a PROG_ARRAY."""
+
+    def all(self) -> list[Result]:
+        """Return the results: the object's, then that of its maps, if there is one, and one for each program."""
+        first = outcome = self.try_once()
+        names = self._plan.programs or tuple(self._definitions.programs)
+        rows: dict[str, Result] = {}
+        left = list(names)
+        while outcome.verdict is Verdict.REFUSED and outcome.step == "load" and self._take_out(outcome, left, rows):
+            if not left:
+                break
+            outcome = self.try_once(left)
+        if outcome.verdict is Verdict.OK or (outcome.step == "load" and outcome.reason.needs_program):
+            rows |= self._loaded(outcome, left)
+        elif outcome.step == "load":
+            rows |= {name: self._alone(name, outcome, left) for name in left}
+        return [self._object(first), *self._maps(first), *(rows[name] for name in names if name in rows)]
+
+    def _take_out(self, outcome: Outcome, left: list[str], rows: dict[str, Result]) -> bool:
+        """Take what was blamed out of further trials; return False when it cannot be taken out."""
+        why = outcome.reason
+        if why.map in self._definitions.maps and why.map not in self._refused_maps:
+            self._refused_maps[why.map] = outcome
+            return True
+        if why.program not in left:
+            return False
+        left.remove(why.program)
+        self._refused_programs.add(why.program)
+        # A program that uses a refused map is refused because of it.
+        rows[why.program] = self._row(why.program, self._refused_maps.get(why.needs_map, outcome))
+        return True
+
+    def _loaded(self, outcome: Outcome, names: Sequence[str]) -> dict[str, Result]:
+        """Return the results of programs that were loaded together; attach those that are left, if asked for."""
+        if outcome.verdict is not Verdict.OK:
+            outcome = Outcome()  # they were loaded before the step that was refused
+        if not self._plan.attach:
+            return {name: self._row(name, outcome) for name in names}
+        rows: dict[str, Result] = {}
+        while True:
+            rows |= {name: self._row(name, one) for name, one in outcome.attached.items()}
+            left = [name for name in names if name not in rows]
+            if not left:
+                return rows
+            # The process, or the kernel, ended when the one before was attached.
+            outcome = self.try_once(names, attach=left)
+            if not outcome.attached:
+                return rows | {name: self._row(name, outcome) for name in left}
+
+    def _alone(self, name: str, before: Outcome, whole: Sequence[str]) -> Result:
+        """Try a program without the others, after a trial with others that did not say which was to blame."""
+        outcome = before if list(whole) == [name] else self.try_once([name])
+        if outcome.verdict is Verdict.OK:
+            return self._loaded(outcome, [name])[name]
+        return self._row(name, self._refused_maps.get(outcome.reason.needs_map, outcome))
+
+    # Results.
+
+    def _object(self, first: Outcome) -> Result:
+        row = self._row(self._plan.name, first, Kind.OBJECT)
+        blamed = first.reason.program
+        return replace(row, line=f"{blamed}: {row.line}", message="") if blamed else row
+
+    def _maps(self, first: Outcome) -> list[Result]:
+        """Return the row of the maps: when one was refused, or there is nothing but maps."""
+        if self._refused_maps:
+            outcome = next(iter(self._refused_maps.values()))
+        elif not self._definitions.programs and first.step == "load":
+            outcome = first
+        else:
+            return []
+        row = self._row(MAPS_ROW, outcome, Kind.MAPS)
+        others = [one.reason.line for one in self._refused_maps.values() if one is not outcome]
+        return [replace(row, line="; ".join([row.line, *others]) if others else row.line)]
+
+    def _hint(self, outcome: Outcome) -> str:
+        """Return what a user can do about a refusal."""
+        if outcome.errno == reason.ENOMEM and outcome.reason.author is Author.KERNEL:
+            return f"the guest has {self._plan.memory} MiB of memory; more with --memory {4 * self._plan.memory}"
+        empty = [
+            name
+            for name in dict.fromkeys([outcome.reason.map, *self._refused_maps])
+            if (about := self._definitions.maps.get(name)) is not None and about.max_entries == 0
+        ]
+        if outcome.reason.map and empty:
+            options = " ".join(f"--map {name}:max_entries=N" for name in empty)
+            return f"max_entries is 0; if the loader sets it: {options}"
+        return ""
+
+    def _row(self, name: str, outcome: Outcome, kind: Kind = Kind.PROGRAM) -> Result:
+        """Return a result of an outcome."""
+        verdict, author, line = outcome.verdict, outcome.reason.author, outcome.reason.line
+        if verdict is Verdict.OK and outcome.faults:
+            verdict, author, line = Verdict.FAULTED, Author.KERNEL, outcome.faults[0]
+        if verdict is Verdict.REFUSED and outcome.errno == reason.ENOMEM and author is Author.KERNEL:
+            author = Author.HARNESS
+        is_good = verdict is Verdict.OK
+        return Result(
+            kernel=self._label,
+            object=self._plan.name,
+            program=name,
+            kind=kind,
+            verdict=verdict,
+            step=outcome.step,
+            errno=outcome.errno,
+            author=None if is_good else author,
+            by="" if is_good else outcome.by if author is Author.LIBBPF else author.value,
+            line=line,
+            hint=self._hint(outcome) if verdict is Verdict.REFUSED else "",
+            message=outcome.message,
+            faults=outcome.faults,
+        )
+
+    # One trial.
+
+    def try_once(self, programs: Sequence[str] = (), *, attach: Sequence[str] = ()) -> Outcome:
+        """Load the object on a fresh machine, and attach its programs if the plan says so.
+
+        Args:
+            programs: Which to load; (): all that the plan asks for.
+            attach: Which of them to attach; (): all.
+        """
+        outcome = self._trial(programs, attach)
+        if outcome.step == "load" and outcome.errno == _ENOSPC:
+            outcome = self._with_true_errno(programs, outcome)
+        needed = outcome.reason.needs_program
+        if needed in self._definitions.programs and needed not in self._companions | self._refused_programs:
+            self._companions.add(needed)
+            return self.try_once(programs, attach=attach)
+        return outcome
+
+    def _with_true_errno(self, programs: Sequence[str], outcome: Outcome) -> Outcome:
+
+        for level, room in ((_LOG_STATS, _WORDS_ROOM), (1, _LONGEST_LOG)):
+            again = self._trial(programs, (), level=level, room=room)
+            if again.is_unclear or again.reason.line:
+                return again
+        return outcome
+
+    def _trial(
+        self, programs: Sequence[str], attach: Sequence[str], *, level: int = 0, room: int = _LOG_ROOM
+    ) -> Outcome:
+        with machine_of(self._machines) as machine:
+            watch = LogWatch(machine)
+            steps = ["open"]
+            try:
+                outcome = self._load(machine, programs or self._plan.programs, steps, (level, room))
+                outcome.faults = watch.faults()
+                if outcome.faults and outcome.verdict is Verdict.OK:
+                    outcome.verdict, outcome.reason = Verdict.FAULTED, reason.Reason(outcome.faults[0], Author.KERNEL)
+                elif outcome.loaded is not None and self._plan.attach:
+                    self._attach_all(outcome, outcome.loaded, attach or programs, watch)
+            except ENDS as error:
+                outcome = ended(error, steps[-1])
+                outcome.faults = watch.faults()
+            return outcome
+
+    def _load(self, machine: Machine, programs: Sequence[str], steps: list[str], log: tuple[int, int]) -> Outcome:
+        bpf = Bpf(machine.new_process())
+        libbpf = Libbpf(bpf.commands)
+        obj: BpfObject | None = None
+        try:
+            obj = self._open(libbpf, bpf)
+            self._remember(obj)
+            steps.append("prepare")
+            self._prepare(obj, bpf, programs)
+            obj.share_log(*log)
+            steps.append("load")
+            obj.load(timeout=self._plan.load_timeout)
+            return Outcome(loaded=obj)
+        except BpfError as error:
+            kept = obj.shared_log() if obj is not None and steps[-1] == "load" else ""
+            return self._refused(libbpf, steps[-1], error, kept)
+
+    def _refused(self, libbpf: Libbpf, step: str, error: BpfError, log: str = "") -> Outcome:
+        why = reason.explain(error.errno, error.log, log)
+        return Outcome(Verdict.REFUSED, step, error.errno, why, log or error.log, f"libbpf {libbpf.version}")
+
+    def _open(self, libbpf: Libbpf, bpf: Bpf) -> BpfObject:
+        btf = ""
+        if self._plan.btf is not None:
+            transfer.push(bpf.commands.process, self._plan.btf, _BTF)
+            btf = _BTF
+        return libbpf.open(self._file.data, self._plan.name.partition(".")[0], btf=btf)
+
+    def _remember(self, obj: BpfObject) -> None:
+        """Keep what the object has; refuse a plan that names something else."""
+        self._definitions = obj.definitions
+        for kind, known, named in (
+            ("map", tuple(obj.definitions.maps), [one.outer for one in self._plan.templates]),
+            ("map", tuple(obj.definitions.maps), [one.map for one in self._plan.maps]),
+            ("program", tuple(obj.definitions.programs), self._plan.programs),
+        ):
+            unknown = sorted(set(named).difference(known))
+            if unknown:
+                raise UsageError(
+                    f"{self._plan.path} has no {kind} {', '.join(unknown)}",
+                    expected=f"one of {', '.join(known) or 'none at all'}",
+                )
+
+    def _prepare(self, obj: BpfObject, bpf: Bpf, programs: Sequence[str]) -> None:
+        if programs:
+            obj.autoload(*programs, *self._companions.difference(programs))
+        for name in self._refused_maps:
+            obj.set_map(name, "autocreate", 0)
+        for setting in self._plan.maps:
+            obj.set_map(setting.map, setting.setting, setting.value)
+        for section, offset, data in initial_values(self._file, self._plan):
+            obj.set_bytes(section, offset, data)
+        for one in self._plan.templates:
+            template = bpf.map(
+                one.type,
+                key_size=one.key_size,
+                value_size=one.value_size,
+                max_entries=one.max_entries,
+                map_flags=one.map_flags,
+            )
+            obj.set_inner_map(one.outer, template)
+
+    def _attach_all(self, outcome: Outcome, obj: BpfObject, names: Sequence[str], watch: LogWatch) -> None:
+        """Attach one program after the other, until one ends the process or makes the kernel complain."""
+        for name in names or self._plan.programs or obj.programs:
+            try:
+                one = self._attach(obj, name)
+                one.faults = watch.faults()
+            except ENDS as error:
+                one = ended(error, "attach")
+                one.faults = watch.faults()
+            outcome.attached[name] = one
+            if one.is_unclear or one.faults:
+                return
+
+    def _attach(self, obj: BpfObject, name: str) -> Outcome:
+        try:
+            obj.attach(name).close()
+        except BpfError as error:
+            if error.errno == reason.EOPNOTSUPP and not error.log:
+                return Outcome(reason=reason.Reason("loaded; its section does not say where to attach", Author.LIBBPF))
+            return self._refused(obj.library, "attach", error)
+        return Outcome(step="attach")
