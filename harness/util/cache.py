@@ -286,6 +286,8 @@ def _unusable(folder: Path, error: OSError) -> CacheError:
     )
 
 
+_PLAIN = re.compile(r"[A-Za-z0-9._/+@%-]{1,49}")
+
 _RUN_PREFIX = "run-"
 
 _OWNER = "owner"
@@ -298,11 +300,12 @@ def runs_root() -> Path:
     Raises:
         CacheError: A folder of that name belongs to another user.
     """
-    # A socket's complete path has at most 107 bytes (struct sockaddr_un), so a long TMPDIR cannot be used.
+    # A socket's complete path has at most 107 bytes (struct sockaddr_un), so a long TMPDIR cannot be used; nor one
+    # with a comma or a blank, which separate QEMU's and vng's options.
     base = next(
         Path(name)
         for name in (os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir(), "/tmp")  # noqa: S108
-        if name and len(name) < 50 and os.access(name, os.W_OK)
+        if _PLAIN.fullmatch(name) and os.access(name, os.W_OK)
     )
     root = base / f"kernel-harness-{os.getuid()}"
     root.mkdir(mode=0o700, exist_ok=True)

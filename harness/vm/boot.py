@@ -30,6 +30,7 @@ from harness.vm.command import (
 from harness.vm.console import agent_exited, cause_of_death, tail_of
 from harness.vm.machine import Machine
 from harness.vm.process import QemuProcess, VngProcess, find_qemu, find_vng
+from harness.vm.sandbox import SANDBOX, abilities
 from harness.vm.spec import MachineSpec
 
 log = logging.getLogger("harness.vm")
@@ -91,7 +92,8 @@ def _prepare(spec: MachineSpec, folder: Path, *, vng: Path, qemu: Path) -> list[
     (folder / "root").mkdir()
     (folder / TOOLS).mkdir()
     wrapper = folder / "qemu"
-    for path, script in ((wrapper, wrapper_script(qemu, folder)), (folder / TOOLS / "file", FILE_SCRIPT)):
+    options = ("-sandbox", SANDBOX) if abilities(qemu).sandbox else ()
+    for path, script in ((wrapper, wrapper_script(qemu, folder, *options)), (folder / TOOLS / "file", FILE_SCRIPT)):
         path.write_text(script)
         path.chmod(0o700)
     kernel = _plain_path(spec.kernel.boot_image, folder / "kernel")

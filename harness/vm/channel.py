@@ -49,16 +49,6 @@ class Listener:
         self._socket.bind(str(path))
         self._socket.listen(1)
 
-    def leave(self, process: int, value: object) -> None:
-        """Write a request into the shared memory before the clone starts; its answer has the tag FIRST_TAG."""
-        assert self._memory is not None, "the request is left before the clone starts"
-        request = memoryview(wire.frame(wire.REQUEST, process, FIRST_TAG, value))
-        with memoryview(self._memory) as view:
-            ring = wire.Ring(view, wire.TO_GUEST)
-            written = ring.write(request)
-            ring.close()
-        assert written == len(request), "the first request fits into an empty ring"
-
     def accept(self, timeout: float) -> Channel | None:
         """Accept the connection and stop listening; None when QEMU does not connect within `timeout` seconds."""
         if not wait_for(self._socket, select.POLLIN, time.monotonic() + timeout):
@@ -99,6 +89,12 @@ class Channel:
         self._awaited: set[tuple[int, int]] = set()
         self._answers: dict[tuple[int, int], wire.Frame] = {}
         self._end = ""
+
+    def leave(self, process: int, value: object) -> None:
+        """Write a request into the shared memory before the clone starts; its answer has the tag FIRST_TAG."""
+        request = memoryview(wire.frame(wire.REQUEST, process, FIRST_TAG, value))
+        written = self._outgoing.write(request)
+        assert written == len(request), "the first request fits into an empty ring"
 
     def fileno(self) -> int:
         """Return the descriptor that becomes readable when the guest has sent something."""

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import mmap
 import os
+import shutil
 import socket
+import threading
 import time
 from pathlib import Path
 
@@ -13,19 +16,16 @@ from harness.errors import GuestHung, MonitorError, TemplateError
 from harness.guest import calls, wire
 from harness.util import cache
 from harness.util.proc import quote
-from harness.vm.boot import connect
-from harness.vm.channel import FIRST_TAG, Channel, ChannelClosed, Listener
-from harness.vm.command import (
-    CHANNEL_SOCKET,
-    SHARED,
-    clone_argv,
-    clone_commands,
-)
+from harness.vm import memory
+from harness.vm.accel import KVM
+from harness.vm.channel import FIRST_TAG, Channel, ChannelClosed
+from harness.vm.command import CONSOLE_LOG, Inherited, clone_argv, clone_commands
 from harness.vm.console import tail_of
 from harness.vm.machine import Machine, State
 from harness.vm.process import ClonedProcess
-from harness.vm.spec import MachineSpec
-from harness.vm.template import STATE, Template, log, mark_of
+from harness.vm.sandbox import User, unprivileged_user
+from harness.vm.spec import Accel, MachineSpec
+from harness.vm.template import RAM, STATE, Template, log, mark_of
 
 CLONE_TIMEOUT = 30.0
 """Seconds that a clone may take to its first answer; a fifth of a second is usual."""
@@ -45,36 +45,110 @@ def start_clone(template: Template, spec: MachineSpec) -> Clone:
         if not (template.folder / name).exists() or mark_of(template.folder / name) != mark:
             raise _changed(template, name, spec)
     folder = cache.run_folder()
+    ours, theirs = socket.socketpair()
+    monitor, theirs_monitor = socket.socketpair()
+    shared = os.memfd_create("harness-shared", os.MFD_CLOEXEC)
+    os.ftruncate(shared, wire.SHARED_SIZE)
+    channel = Channel(ours, mmap.mmap(shared, wire.SHARED_SIZE))
+    feeder: Feeder | None = None
     try:
-        listener = Listener(folder / CHANNEL_SOCKET, folder / SHARED)
-        if not template.whole_stream:
-            listener.leave(wire.AGENT, _identity())
-        monitor, theirs = socket.socketpair()
-        with theirs, contextlib.ExitStack() as opened:
-            inherited = [theirs.fileno()]
-            argv = clone_argv(
-                template.argv,
-                template=template.folder,
-                run_dir=folder,
-                monitor=theirs.fileno(),
-                whole_stream=template.whole_stream,
-            )
+        with theirs, theirs_monitor, contextlib.ExitStack() as opened:
+            opened.callback(os.close, shared)
+            user = unprivileged_user(KVM if spec.accel is Accel.KVM else None)
+            console = _console(folder / CONSOLE_LOG, user)
+            opened.callback(os.close, console)
+            ram, private_rom = _memory(template, opened)
+            try:
+                feeder = Feeder(template.folder / STATE)
+            except FileNotFoundError:
+                raise _changed(template, STATE, spec) from None
+            opened.callback(os.close, feeder.reader)
+            inherited = Inherited(theirs_monitor.fileno(), theirs.fileno(), shared, console, ram, private_rom)
+            argv = clone_argv(template.argv, run_dir=folder, inherited=inherited)
             log.info("+ %s", quote(argv))
             if not template.whole_stream:
                 # Written before QEMU starts, so that nothing waits for QEMU's monitor.
-                try:
-                    state = _in_a_pipe(template.folder / STATE)
-                except FileNotFoundError:
-                    raise _changed(template, STATE, spec) from None
-                if state is not None:
-                    opened.callback(os.close, state)
-                    inherited.append(state)
-                monitor.sendall(clone_commands(template.folder / STATE, state))
-            process = ClonedProcess(argv, folder, monitor=monitor, inherited=inherited)
+                channel.leave(wire.AGENT, _identity())
+                monitor.sendall(clone_commands(feeder.reader))
+            numbers = [theirs_monitor.fileno(), theirs.fileno(), shared, console, feeder.reader]
+            process = ClonedProcess(
+                argv,
+                folder,
+                monitor=monitor,
+                inherited=[*numbers, *([ram] if ram is not None else [])],
+                user=user,
+            )
+            state = feeder.reader
+            feeder.start()
     except BaseException:
+        if feeder is not None:
+            feeder.close()
+        channel.close()
+        monitor.close()
         cache.remove_run_folder(folder)
         raise
-    return Clone(template, spec, folder, process, listener)
+    return Clone(template, spec, folder, process, channel, state)
+
+
+def _console(path: Path, user: User | None) -> int:
+    """Return the descriptor of a new file for the console, which the user may open again."""
+    console = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    if user is not None:
+        os.fchown(console, user.number, user.number)
+    return console
+
+
+def _memory(template: Template, opened: contextlib.ExitStack) -> tuple[int | None, bool]:
+    """Return the descriptor of a template's memory, and whether QEMU must be told that it is for reading alone."""
+    if template.whole_stream:
+        return None, False
+    if template.private_rom:
+        ram = memory.for_reading(template.folder / RAM)
+        if ram is not None:
+            opened.callback(os.close, ram)
+            return ram, True
+    try:
+        return memory.sealed_copy(template.folder / RAM, template.marks[RAM]), False
+    except OSError as error:
+        raise TemplateError(
+            f"the memory of a saved machine cannot be copied: {error.strerror}",
+            expected=f"{template.folder / RAM} that can be read, and as much free memory",
+        ) from error
+
+
+class Feeder:
+    """Gives QEMU the saved state through a pipe: it may start no program that reads the file.
+
+    Attributes:
+        reader: The pipe's end that QEMU inherits.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb")
+        self.reader, writer = os.pipe()
+        self._pipe = os.fdopen(writer, "wb", buffering=0)
+
+    def start(self) -> None:
+        """Write the state: at once if the pipe can hold it, else in a thread."""
+        size = os.fstat(self._file.fileno()).st_size
+        try:
+            fits = fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, size) >= size
+        except PermissionError:  # more than this user may have
+            fits = False
+        if fits:
+            self._write()
+        else:
+            threading.Thread(target=self._write, name="harness-saved-state", daemon=True).start()
+
+    def close(self) -> None:
+        """Close it, when QEMU was not started."""
+        self._file.close()
+        self._pipe.close()
+
+    def _write(self) -> None:
+        # A QEMU that has ended, or refused the state, is noticed on its channel.
+        with contextlib.suppress(BrokenPipeError), self._file, self._pipe:
+            shutil.copyfileobj(self._file, self._pipe, 1 << 20)
 
 
 def _changed(template: Template, name: str, spec: MachineSpec) -> TemplateError:
@@ -83,21 +157,6 @@ def _changed(template: Template, name: str, spec: MachineSpec) -> TemplateError:
         expected=f"{template.folder / name} unchanged since it was checked",
         hint="run it again",
     )
-
-
-def _in_a_pipe(path: Path) -> int | None:
-    """Return the read end of a pipe with the content of a file; None when the file does not fit into a pipe."""
-    data = path.read_bytes()
-    reader, writer = os.pipe()
-    try:
-        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, len(data))
-        os.write(writer, data)
-    except PermissionError:
-        os.close(reader)
-        return None
-    finally:
-        os.close(writer)
-    return reader
 
 
 def _identity() -> calls.Request:
@@ -119,14 +178,15 @@ class Clone:
         spec: MachineSpec,
         folder: Path,
         process: ClonedProcess,
-        listener: Listener,
+        channel: Channel,
+        state: int,
     ) -> None:
         self._template = template
         self._spec = spec
         self._folder = folder
         self._process = process
-        self._listener = listener
-        self._channel: Channel | None = None
+        self._channel = channel
+        self._state = state
 
     def finish(self, timeout: float = CLONE_TIMEOUT) -> Machine:
         """Wait for the first answer and return the machine.
@@ -140,9 +200,7 @@ class Clone:
         machine: Machine | None = None
         try:
             deadline = time.monotonic() + timeout
-            channel = self._channel = connect(self._listener, self._process, deadline)
-            if channel is None:
-                raise self._failure("QEMU did not start")
+            channel = self._channel
             machine = Machine(
                 self._spec,
                 folder=self._folder,
@@ -156,7 +214,7 @@ class Clone:
             if self._template.whole_stream:
                 from harness.vm.qmp import load_state
 
-                load_state(self._process.monitor, self._template.folder / STATE, timeout=timeout)
+                load_state(self._process.monitor, self._state, timeout=timeout)
                 channel.post(wire.AGENT, FIRST_TAG, _identity(), deadline)
             channel.collect(wire.AGENT, FIRST_TAG, calls.name_of(calls.Agent.wake), deadline)
             machine.move(State.READY)
@@ -180,8 +238,6 @@ class Clone:
 
     def abandon(self) -> None:
         """End it."""
-        for link in (self._channel, self._listener):
-            if link is not None:
-                link.close()
+        self._channel.close()
         self._process.kill()
         cache.remove_run_folder(self._folder)

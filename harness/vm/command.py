@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.guest.wire import SHARED_SIZE
@@ -48,7 +50,10 @@ def qemu_options(spec: MachineSpec, run_dir: Path) -> tuple[str, ...]:
     memory = (
         (
             "-object "
-            + shlex.quote(f"memory-backend-file,id=harness-ram,size={spec.needs.memory}M,mem-path={spec.ram},share=on"),
+            + shlex.quote(
+                f"memory-backend-file,id=harness-ram,size={spec.needs.memory}M,"
+                f"mem-path={str(spec.ram).replace(',', ',,')},share=on"
+            ),
             "-machine memory-backend=harness-ram",
         )
         if spec.ram is not None
@@ -57,8 +62,10 @@ def qemu_options(spec: MachineSpec, run_dir: Path) -> tuple[str, ...]:
     return (
         *memory,
         f"-initrd {shlex.quote(str(spec.image.path))}",
-        # No CD-ROM drive, no parallel port: each costs start-up time and nothing uses them.
+        # No CD-ROM drive, no parallel port, no controllers of disks and sensors: each costs start-up time, is something
+        # that a guest can attack, and nothing uses them.
         "-nodefaults",
+        "-machine sata=off,smbus=off",
         "-no-reboot",
         # The second serial port: the only device for which every kernel has a built-in driver.
         f"-chardev socket,id=harness,path={run_dir / CHANNEL_SOCKET}",
@@ -169,7 +176,7 @@ QEMU_ARGV = "qemu.argv"
 """Name of the file, in the machine's folder, to which the wrapper writes QEMU's command before it starts QEMU."""
 
 
-def wrapper_script(qemu: Path, run_dir: Path) -> str:
+def wrapper_script(qemu: Path, run_dir: Path, *options: str) -> str:
     """Return a shell script that vng starts as QEMU: it drops vng's exports, records the command, and starts QEMU.
 
     vng has no option to boot without exporting a folder, and the guest must not reach any folder of the host.
@@ -177,6 +184,7 @@ def wrapper_script(qemu: Path, run_dir: Path) -> str:
     Args:
         qemu: The real QEMU.
         run_dir: Folder of QEMU_ARGV, which receives the final command, each argument followed by a NUL.
+        options: More options for QEMU.
     """
     dropped = "|".join(f"-device:{device}" for device in _DROPPED)
     return f"""#!/bin/sh
@@ -189,6 +197,7 @@ while [ "$left" -gt 0 ]; do
     *) set -- "$@" "$option" ;;
     esac
 done
+set -- "$@" {shlex.join(options)}
 printf '%s\\0' {shlex.quote(str(qemu))} "$@" > {shlex.quote(str(run_dir / QEMU_ARGV))}
 echo "$$" > {shlex.quote(str(run_dir / "qemu.pid"))}
 exec {shlex.quote(str(qemu))} "$@"
@@ -200,15 +209,34 @@ exec {shlex.quote(str(qemu))} "$@"
 _BOOT_OPTIONS = ("-kernel", "-initrd", "-append")
 
 
-def clone_argv(recorded: list[str], *, template: Path, run_dir: Path, monitor: int, whole_stream: bool) -> list[str]:
+@dataclass(frozen=True)
+class Inherited:
+    """The descriptors that the QEMU of a clone gets in place of paths, which it may have no permission to open.
+
+    Attributes:
+        monitor: A connected socket: its monitor.
+        channel: A connected socket: the second serial port.
+        shared: The memory that host and guest share.
+        console: The file for the console's output.
+        ram: The template's memory, which cannot be written through it; None when the saved state contains the memory.
+        private_rom: Whether `ram` was opened for reading alone, which QEMU must be told.
+    """
+
+    monitor: int
+    channel: int
+    shared: int
+    console: int
+    ram: int | None
+    private_rom: bool
+
+
+def clone_argv(recorded: list[str], *, run_dir: Path, inherited: Inherited) -> list[str]:
     """Return the command that starts a clone from a template's recorded QEMU command.
 
     Args:
-        recorded: The command, with TEMPLATE and RUN in place of the two folders.
-        template: The template's folder.
-        run_dir: The clone's private folder.
-        monitor: Descriptor of a connected socket that QEMU inherits as its monitor.
-        whole_stream: Whether the saved state contains the guest's memory; else the memory is the template's RAM file.
+        recorded: The command that booted the template.
+        run_dir: The clone's private folder, for its name.
+        inherited: What it uses in place of the paths in the recorded command.
     """
     argv = [recorded[0]]
     rest = iter(recorded[1:])
@@ -216,46 +244,52 @@ def clone_argv(recorded: list[str], *, template: Path, run_dir: Path, monitor: i
         if option in _BOOT_OPTIONS:
             next(rest)
             continue
-        value = option.replace(RUN, str(run_dir)).replace(TEMPLATE, str(template))
+        value = option
         if value.startswith("memory-backend-file,id=harness-ram,"):
-            # Copy on write: the template's file is never written to.
-            value = value.replace(",share=on", ",share=off")
-            if whole_stream:
-                # The file does not exist, and QEMU would create it.
-                fields = [field for field in value.split(",") if not field.startswith(("mem-path=", "share="))]
-                value = ",".join(["memory-backend-ram", *fields[1:]])
+            value = _memory_of_clone(value, inherited)
+        elif value.startswith("memory-backend-file,id=harness-shared,"):
+            value = _MEM_PATH.sub(f",mem-path={_opened(inherited.shared)}", value)
+        elif value.startswith("socket,id=harness,"):
+            value = f"socket,id=harness,fd={inherited.channel}"
         elif value.startswith("stdio,id=console,"):
             # Unlike a terminal, a file needs no reader.
-            value = f"file,id=console,path={run_dir / CONSOLE_LOG}"
+            value = f"file,id=console,path={_opened(inherited.console)}"
         elif value.startswith("unix:") and option.endswith("server=on,wait=off"):
             value = "chardev:monitor"
-            argv[-1:] = ["-chardev", f"socket,id=monitor,fd={monitor}", "-qmp"]
+            argv[-1:] = ["-chardev", f"socket,id=monitor,fd={inherited.monitor}", "-qmp"]
         argv.append(value)
-    return [*argv, "-incoming", "defer"]
+    # The name shows in the list of processes whose machine it is.
+    return [*argv, "-name", str(run_dir), "-incoming", "defer"]
 
 
-def clone_commands(state: Path, descriptor: int | None) -> bytes:
+_MEM_PATH = re.compile(r",mem-path=(?:[^,]|,,)*")
+
+
+def _memory_of_clone(value: str, inherited: Inherited) -> str:
+    """Return the clone's memory: copy on write, the template's is never written to."""
+    size = next(field for field in value.split(",") if field.startswith("size="))
+    if inherited.ram is None:
+        return f"memory-backend-ram,id=harness-ram,{size}"
+    access = ",readonly=on,rom=off" if inherited.private_rom else ""
+    return f"memory-backend-file,id=harness-ram,{size},mem-path={_opened(inherited.ram)},share=off{access}"
+
+
+def _opened(descriptor: int) -> str:
+    """Return a path through which a process opens again what it inherited."""
+    return f"/proc/self/fd/{descriptor}"
+
+
+def clone_commands(state: int) -> bytes:
     """Return the monitor commands that make a clone load its state, written before QEMU starts.
 
     Args:
-        state: The saved state, without the guest's memory.
-        descriptor: Inherited descriptor from which QEMU reads it; None to read the file.
+        state: Inherited descriptor from which QEMU reads the state, without the guest's memory. It must not be a
+            file's: QEMU deprecates that (in 9.1).
     """
-    # A descriptor saves starting two programs. It must not be a file's: QEMU deprecates that (in 9.1).
-    source = f"exec:cat {shlex.quote(str(state))}" if descriptor is None else f"fd:{descriptor}"
     capability = {"capability": "x-ignore-shared", "state": True}
     commands: list[dict[str, object]] = [
         {"execute": "qmp_capabilities"},
         {"execute": "migrate-set-capabilities", "arguments": {"capabilities": [capability]}},
-        {"execute": "migrate-incoming", "arguments": {"uri": source}},
+        {"execute": "migrate-incoming", "arguments": {"uri": f"fd:{state}"}},
     ]
     return b"".join(json.dumps(command).encode() + b"\n" for command in commands)
-
-
-RUN, TEMPLATE = "{run}", "{template}"
-"""Placeholders for a machine's folder and its template's folder in a recorded command."""
-
-
-def record_argv(argv: list[str], *, run_dir: Path, template: Path) -> list[str]:
-    """Return a QEMU command with placeholders for the two folders, for :func:`clone_argv`."""
-    return [arg.replace(str(run_dir), RUN).replace(str(template), TEMPLATE) for arg in argv]

@@ -16,9 +16,10 @@ import pexpect
 
 from harness import needs
 from harness.errors import StateError, ToolMissing
-from harness.util.proc import die_with_parent, kill_group
+from harness.util.proc import kill_group
 from harness.vm.command import CONSOLE_LOG, TOOLS
 from harness.vm.console import Console, read_lines
+from harness.vm.sandbox import User, confine
 
 QEMU_NAME = "qemu-system-x86_64"
 
@@ -121,23 +122,35 @@ class ClonedProcess:
         argv: The QEMU command.
         folder: The machine's private folder.
         monitor: The harness's end of the socket to QEMU's monitor.
-        inherited: Descriptors that QEMU inherits: its end of that socket, the state that it loads.
+        inherited: Descriptors that QEMU inherits.
+        user: The user that it runs as; None: the harness's own.
     """
 
-    def __init__(self, argv: Sequence[str], folder: Path, *, monitor: socket.socket, inherited: Sequence[int]) -> None:
+    def __init__(
+        self,
+        argv: Sequence[str],
+        folder: Path,
+        *,
+        monitor: socket.socket,
+        inherited: Sequence[int],
+        user: User | None,
+    ) -> None:
         self.monitor = monitor
         self._log = folder / CONSOLE_LOG
         self._errors = folder / "qemu.log"
         # QEMU fills ten MiB of heap before its guest runs; large pages (glibc 2.35) save thousands of page faults.
         tunables = [*filter(None, [os.environ.get("GLIBC_TUNABLES")]), "glibc.malloc.hugetlb=1"]
         with self._errors.open("wb") as errors:
+            if user is not None:
+                # vng gives it to the guest as a port too, by a path that QEMU opens again.
+                os.fchown(errors.fileno(), user.number, user.number)
             self._child = subprocess.Popen(
                 argv,
                 stdin=subprocess.DEVNULL,
                 stdout=errors,
                 stderr=errors,
                 env={**os.environ, "GLIBC_TUNABLES": ":".join(tunables)},
-                preexec_fn=die_with_parent,
+                preexec_fn=confine(user),
                 pass_fds=inherited,
                 start_new_session=True,
             )
@@ -170,9 +183,10 @@ class ClonedProcess:
         self._child.wait()
 
 
-def _heed_hangup() -> None:
-    """Undo nohup: these programs end with the harness because their terminal closes."""
+def _give_up() -> None:
+    """Undo nohup, because these programs end with the harness as their terminal closes; and give up privileges."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    confine(None, reads=True)()
 
 
 class VngProcess:
@@ -195,7 +209,7 @@ class VngProcess:
             encoding=None,
             dimensions=(50, 400),
             echo=False,
-            preexec_fn=_heed_hangup,
+            preexec_fn=_give_up,
         )
         self._console = Console(self._child, folder / CONSOLE_LOG)
 

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import logging
+import os
 import platform
 import re
 import shutil
@@ -26,14 +27,15 @@ from harness.guest import calls, wire
 from harness.image.build import Image
 from harness.util import cache
 from harness.vm.boot import boot
-from harness.vm.command import QEMU_ARGV, QMP_SOCKET, qemu_options, record_argv
+from harness.vm.command import QEMU_ARGV, QMP_SOCKET, qemu_options
 from harness.vm.machine import State
 from harness.vm.process import find_qemu
+from harness.vm.sandbox import abilities
 from harness.vm.spec import Accel, MachineSpec
 
 log = logging.getLogger("harness.vm")
 
-FORMAT = 3
+FORMAT = 4
 """Part of every key: increase it when earlier templates must no longer be used."""
 
 _SAVE_TIMEOUT = 60.0
@@ -51,8 +53,9 @@ class Template:
         folder: The folder of its files.
         about: The agent's report when the machine was ready.
         boot_log: The kernel log up to then.
-        argv: QEMU's command, with placeholders for the folders.
+        argv: QEMU's command.
         whole_stream: Whether the state file also contains the memory.
+        private_rom: Whether QEMU can use a memory file that it may only read.
         marks: For each file, a mark that changes when the file changes.
         boot_seconds: Seconds from process start to agent ready.
         save_seconds: Seconds from agent ready to the saved state.
@@ -63,6 +66,7 @@ class Template:
     boot_log: list[bytes]
     argv: list[str]
     whole_stream: bool
+    private_rom: bool
     marks: dict[str, list[int]]
     boot_seconds: float
     save_seconds: float
@@ -164,8 +168,7 @@ def make(folder: Path, spec: MachineSpec, *, boot_timeout: float) -> Template:
             reason = machine.why_not_cloned()
             if reason is not None:
                 raise TemplateError(f"no template can be made of the machine of {spec.label}: {reason}")
-            recorded = (machine.folder / QEMU_ARGV).read_bytes().decode().split("\0")[:-1]
-            argv = record_argv(recorded, run_dir=machine.folder, template=temporary)
+            argv = os.fsdecode((machine.folder / QEMU_ARGV).read_bytes()).split("\0")[:-1]
             machine.ask_agent_within(_SAVE_TIMEOUT, calls.Agent.hold)
             machine.move(State.SAVED)
             whole_stream = _save(machine.folder / QMP_SOCKET, temporary / STATE, spec.label)
@@ -178,6 +181,7 @@ def make(folder: Path, spec: MachineSpec, *, boot_timeout: float) -> Template:
             "boot_log": [record.decode("ascii") for record in boot_log],  # /dev/kmsg escapes bytes that are not ASCII
             "argv": argv,
             "whole_stream": whole_stream,
+            "private_rom": abilities(find_qemu()).private_rom,
             "seconds": [ready - started, saved - ready],
             "checked": time.time(),
             "boot": _boot_id(),
@@ -294,5 +298,12 @@ def _template(folder: Path, record: dict[str, Any]) -> Template:
     marks = {name: facts["mark"] for name, facts in record["files"].items()}
     boot_log = [line.encode("ascii") for line in record["boot_log"]]
     return Template(
-        folder, record["about"], boot_log, record["argv"], record["whole_stream"], marks, *record["seconds"]
+        folder,
+        record["about"],
+        boot_log,
+        record["argv"],
+        record["whole_stream"],
+        record["private_rom"],
+        marks,
+        *record["seconds"],
     )

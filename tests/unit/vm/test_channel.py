@@ -234,11 +234,11 @@ def test_a_closed_channel_keeps_neither_a_descriptor_nor_a_mapping(tmp_path: Pat
 
     before = held()
     listener = Listener(tmp_path / "socket", tmp_path / "shared")
-    listener.leave(wire.AGENT, "the first request")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         client.connect(str(tmp_path / "socket"))
         channel = listener.accept(LONG)
         assert channel is not None
+        channel.leave(wire.AGENT, "the first request")
         assert held()[1]
         channel.close()
         listener.close()

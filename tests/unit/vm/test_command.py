@@ -10,7 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from harness.vm.command import FILE_SCRIPT, kernel_words, shell_argv, vng_argv, wrapper_script
+from harness.vm.command import (
+    FILE_SCRIPT,
+    Inherited,
+    clone_argv,
+    kernel_words,
+    qemu_options,
+    shell_argv,
+    vng_argv,
+    wrapper_script,
+)
 from harness.vm.spec import Accel, MachineSpec, Needs
 from tests.unit.vm.specs import spec_of
 
@@ -75,6 +84,47 @@ def test_a_path_with_a_blank_stays_one_word() -> None:
     assert ["-object", "memory-backend-file,id=harness-ram,size=512M,mem-path=/my ram,share=on"] in options
 
 
+def test_a_comma_in_the_path_of_the_memory_does_not_end_it() -> None:
+    options = qemu_options(dataclasses.replace(SPEC, ram=Path("/my,ram")), RUN_DIR)
+    assert any("mem-path=/my,,ram,share=on" in option for option in options)
+
+
+RECORDED = [
+    "/usr/bin/qemu-system-x86_64",
+    *("-kernel", "/k/vmlinux", "-append", "quiet", "-initrd", "/i"),
+    *("-chardev", "stdio,id=console,signal=off,mux=off"),
+    *("-object", "memory-backend-file,id=harness-ram,size=512M,mem-path=/my,,templates/ram,share=on"),
+    *("-chardev", "socket,id=harness,path=/run/vm-1/channel.sock"),
+    *("-object", "memory-backend-file,id=harness-shared,mem-path=/run/vm-1/shared,size=4096,share=on"),
+    *("-qmp", "unix:/run/vm-1/qmp.sock,server=on,wait=off"),
+    *("-sandbox", "on"),
+]
+
+
+def clone_of(ram: int | None, *, private_rom: bool = False) -> list[str]:
+    return clone_argv(RECORDED, run_dir=RUN_DIR, inherited=Inherited(3, 4, 5, 6, ram, private_rom))
+
+
+def test_a_clone_gets_descriptors_in_place_of_paths_and_loads_no_kernel() -> None:
+    assert clone_of(7) == [
+        "/usr/bin/qemu-system-x86_64",
+        *("-chardev", "file,id=console,path=/proc/self/fd/6"),
+        *("-object", "memory-backend-file,id=harness-ram,size=512M,mem-path=/proc/self/fd/7,share=off"),
+        *("-chardev", "socket,id=harness,fd=4"),
+        *("-object", "memory-backend-file,id=harness-shared,mem-path=/proc/self/fd/5,size=4096,share=on"),
+        *("-chardev", "socket,id=monitor,fd=3", "-qmp", "chardev:monitor"),
+        *("-sandbox", "on", "-name", "/run/vm-1", "-incoming", "defer"),
+    ]
+
+
+def test_a_qemu_that_can_is_told_that_it_may_only_read_the_memory() -> None:
+    assert "mem-path=/proc/self/fd/7,share=off,readonly=on,rom=off" in " ".join(clone_of(7, private_rom=True))
+
+
+def test_a_state_that_contains_the_memory_needs_no_file() -> None:
+    assert "memory-backend-ram,id=harness-ram,size=512M" in clone_of(None)
+
+
 def test_a_spec_under_another_acceleration_is_the_same_otherwise() -> None:
     other = SPEC.running_under(Accel.KVM)
     assert (other.accel, SPEC.accel) == (Accel.KVM, Accel.TCG)
@@ -121,6 +171,11 @@ def test_all_else_reaches_qemu_unchanged_and_in_order(wrapper: Path) -> None:
 def test_an_export_may_come_first_and_last(wrapper: Path) -> None:
     export = ["-device", "virtconsole,chardev=c"]
     assert what_qemu_gets(wrapper, *export, "-m", "1", *export) == ["-m", "1"]
+
+
+def test_what_the_harness_adds_comes_last(wrapper: Path, tmp_path: Path) -> None:
+    wrapper.write_text(wrapper_script(tmp_path / "fake qemu", tmp_path, "-sandbox", "on,x=deny"))
+    assert what_qemu_gets(wrapper, "-m", "1") == ["-m", "1", "-sandbox", "on,x=deny"]
 
 
 def test_the_command_and_the_pid_are_noted(wrapper: Path, tmp_path: Path) -> None:

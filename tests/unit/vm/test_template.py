@@ -37,6 +37,7 @@ class Saved:
                 "boot_log": [],
                 "argv": [content],
                 "whole_stream": False,
+                "private_rom": False,
                 "seconds": [1.0, 1.0],
                 "checked": 0.0,
                 "boot": "",
