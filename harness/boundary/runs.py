@@ -59,7 +59,7 @@ class TestsInQuestion:
         path.unlink(missing_ok=True)
         argv = [
             *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
-            *(f"--kernel=@{lock}", f"--record={path}"),
+            *(f"--harness-kernel=@{lock}", f"--harness-record={path}"),
             *self._words,
         ]
         status, output = _pytest(argv)

@@ -30,6 +30,7 @@ from harness.contracts.sequences.strategy import Foretold, check
 from harness.guest import calls
 from harness.kernel.types import Choice
 from harness.machines.pool import Pool, Settings
+from harness.pytest_plugin.options import option
 from harness.testing import Kernel
 from harness.vm.machine import Machine
 
@@ -85,7 +86,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Make the two kernels that the user named a parameter."""
     if "pair" not in metafunc.fixturenames:
         return
-    named = metafunc.config.getoption("kernel")
+    named = option(metafunc.config, "kernel")
     choices = kernels.resolve(named) if named else []
     if len(choices) == 2:
         metafunc.parametrize("pair", [tuple(choices)], ids=["~".join(choice.label for choice in choices)])
@@ -98,7 +99,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def machines(pair: tuple[Choice, Choice], request: pytest.FixtureRequest) -> Iterator[list[tuple[Kernel, Machine]]]:
     """Both kernels, each with a machine."""
     config = request.config
-    settings = Settings(accel=config.getoption("accel"), boot_timeout=config.getoption("boot_timeout"))
+    settings = Settings(accel=option(config, "accel"), boot_timeout=option(config, "boot_timeout"))
     pool = Pool(settings, print)
     try:
         yield [(spec.kernel, pool.take(spec)) for spec in map(pool.prepare, pair)]

@@ -18,6 +18,7 @@ import pytest
 
 from harness.errors import GuestError, InfrastructureError
 from harness.mutants.switches import PARAMETERS
+from harness.pytest_plugin.options import VM_FIXTURE
 from harness.pytest_plugin.state import ALONE
 from harness.results import properties
 from harness.testing import Guest
@@ -74,7 +75,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
 @pytest.fixture(autouse=True)
 def thrown_switch(request: pytest.FixtureRequest) -> Iterator[None]:
     """Turn the current mutant on in the guest's kernel; afterwards read which mutants the kernel has come past."""
-    if _now.get("number") is None or "vm" not in request.fixturenames:
+    if _now.get("number") is None or VM_FIXTURE not in request.fixturenames:
         yield
         return
     guest = Guest(request.getfixturevalue("vm"))

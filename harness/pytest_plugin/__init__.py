@@ -1,19 +1,52 @@
-"""The pytest plugin: each module has one job and is a plugin itself.
+"""The pytest plugin: each module has one job.
 
-pytest loads it in every project that has this package installed. So its modules import other rooms only where they are
-used.
+pytest loads it in every project that has this package installed. A project without tests of kernels pays for this
+module and those that it imports here; the rest is loaded when a test uses a fixture of this plugin, or the command line
+asks for something.
 """
 
 from __future__ import annotations
 
 import pytest
 
-from harness.pytest_plugin import collection, fixtures, options, outcomes, pause, scopes, session
+from harness.pytest_plugin import fixtures, marks, options
+from harness.pytest_plugin.parts import start
 
-PARTS = (options, session, collection, scopes, fixtures, outcomes, pause)
 
-
-def pytest_addoption(pluginmanager: pytest.PytestPluginManager) -> None:
-    """Register the parts of the plugin before pytest parses the command line, because some parts have options."""
-    for part in PARTS:
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    """Declare the options, and register what pytest has to know from the start."""
+    options.declare(parser)
+    for part in (options, fixtures):
         pluginmanager.register(part, part.__name__)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the markers, and start the plugin where that was asked for."""
+    marks.declare(config)
+    if options.is_asked_for(config):
+        start(config)
+    if config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput"):
+        from harness.pytest_plugin.workers import Workers
+
+        config.pluginmanager.register(Workers(config), "harness-workers")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Make the kernels a parameter of a test that uses one, before all other parameters."""
+    if options.KERNEL_PARAMETER in metafunc.fixturenames:
+        start(metafunc.config)
+        from harness.pytest_plugin.collection import parametrize
+
+        parametrize(metafunc)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Note the kernel of a test that uses one."""
+    if options.KERNEL_PARAMETER in getattr(item, "fixturenames", ()):
+        start(item.config)
+        from harness.pytest_plugin.collection import note_kernel
+
+        note_kernel(item)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from harness.pytest_plugin.marks import has_mark
+from harness.pytest_plugin.options import option
 from harness.pytest_plugin.pause import pause_at
 from harness.pytest_plugin.state import COMPLAINED, FOUND, LEAK_CHECK, OUTCOME, STATE
 from harness.results import properties
@@ -26,7 +28,7 @@ def checks_around(item: pytest.Item, log: KernelLog) -> Checks:
     from harness.checks.base import Checks
     from harness.checks.leaks import LeakCheck
 
-    if item.get_closest_marker("leaks") is not None:
+    if has_mark(item, "leaks"):
         return Checks([log])
     shared = item.config.stash[STATE].pool().shares
     item.stash[LEAK_CHECK] = leak_check = LeakCheck(item.config.rootpath, is_last=not shared)
@@ -40,7 +42,7 @@ def log_check(item: pytest.Item, choice: Choice) -> KernelLog:
     from harness.kernel.selector import meets, parse_condition
 
     expected: list[ExpectedFault] = []
-    if item.get_closest_marker("expects_fault") is not None:
+    if has_mark(item, "expects_fault"):
         from harness.pytest_plugin.markers import expected_faults
 
         expected = expected_faults(item)
@@ -49,7 +51,7 @@ def log_check(item: pytest.Item, choice: Choice) -> KernelLog:
         expected,
         state.known_faults(),
         lambda condition: meets(choice, parse_condition(condition), policy()),
-        kmemleak=item.config.getoption("kmemleak"),
+        kmemleak=option(item.config, "kmemleak"),
         line_of=lambda place, returns: state.line_of(choice, place, returns=returns),
     )
 
@@ -178,7 +180,7 @@ def look_back(item: pytest.Item, taken: Taken) -> None:
     item.user_properties += [
         (properties.TROUBLE, word) for word in dict.fromkeys(one.trouble.value for one in complaints)
     ]
-    if item.config.getoption("pause_on_failure"):
+    if option(item.config, "pause_on_failure"):
         pause_at(item, machine, text)
     item.stash[COMPLAINED] = True
     pytest.fail(text, pytrace=False)

@@ -6,11 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.errors import (
-    HarnessError,
+from harness.errors import HarnessError
+from harness.pytest_plugin.marks import MARKERS, has_mark, marks
+from harness.pytest_plugin.options import (
+    BCC,
+    BCC_FIXTURE,
+    KERNEL_PARAMETER,
+    LOADER_PARAMETER,
+    RAW,
+    VM_FIXTURE,
+    option,
 )
-from harness.pytest_plugin.options import BCC, KERNEL_PARAMETER, LOADER_PARAMETER, RAW
-from harness.pytest_plugin.state import STATE
+from harness.pytest_plugin.state import CHOICE, STATE
+from harness.pytest_plugin.workers import LEFT_OUT, UNREACHABLE
 from harness.results import properties
 
 if TYPE_CHECKING:
@@ -21,10 +29,9 @@ _BCC_MEMORY = 1536
 """MiB of a guest with bcc: its memory contains LLVM and the kernel's headers, and compiling needs the rest."""
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Make each kernel a parameter of the tests that use one."""
-    checked = ("kernel", "requires", "leaks", "expects_fault", "vm")
-    if any(metafunc.definition.get_closest_marker(name) for name in checked):
+def parametrize(metafunc: pytest.Metafunc) -> None:
+    """Make each kernel a parameter of a test that uses one, and each loader; check the test's markers."""
+    if has_mark(metafunc.definition, *MARKERS):
         from harness.pytest_plugin.markers import check
 
         try:
@@ -32,23 +39,45 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         except pytest.UsageError as error:
             # A collection error names the test, also in workers of xdist.
             pytest.fail(f"{metafunc.definition.nodeid}: {error}", pytrace=False)
-    loaders = metafunc.config.getoption("loader")
+    choices = _choices(metafunc.config)
+    metafunc.parametrize(
+        KERNEL_PARAMETER, choices, ids=[choice.label for choice in choices], indirect=True, scope="session"
+    )
+    loaders = option(metafunc.config, "loader")
     if LOADER_PARAMETER in metafunc.fixturenames and loaders != [RAW]:
         metafunc.parametrize(LOADER_PARAMETER, loaders, indirect=True)
-    if KERNEL_PARAMETER in metafunc.fixturenames:
-        try:
-            choices = metafunc.config.stash[STATE].choices()
-        except HarnessError as error:
-            raise pytest.Collector.CollectError(str(error)) from None
-        metafunc.parametrize(
-            KERNEL_PARAMETER, choices, ids=[choice.label for choice in choices], indirect=True, scope="session"
-        )
+
+
+def note_kernel(item: pytest.Item) -> None:
+    """Put a test's kernel into its reports, regardless of the outcome; nothing where that was done.
+
+    A test of unittest has no parameters; it runs on the kernel that is selected, if that is one.
+    """
+    if properties.values(item.user_properties, properties.KERNEL):
+        return
+    choice = kernel_of(item)
+    if choice is None:
+        choices = _choices(item.config)
+        if len(choices) != 1:
+            return  # its fixture says so
+        choice = item.stash[CHOICE] = choices[0]
+    item.user_properties.append((properties.KERNEL, choice.label))
+    parameters: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
+    if LOADER_PARAMETER in parameters:
+        item.user_properties.append((properties.LOADER, parameters[LOADER_PARAMETER]))
+
+
+def _choices(config: pytest.Config) -> list[Choice]:
+    try:
+        return config.stash[STATE].choices()
+    except HarnessError as error:
+        raise pytest.Collector.CollectError(str(error)) from None
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect tests whose `kernel` marker excludes their kernel."""
-    if not any(item.get_closest_marker("kernel") or item.get_closest_marker("requires") for item in items):
+    if not any(kernel_of(item) and has_mark(item, "kernel") for item in items):
         return
     from harness.kernel.catalog import policy
     from harness.pytest_plugin.markers import behaviour, sort_out
@@ -59,21 +88,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if tests.left_out:
         config.hook.pytest_deselected(items=[item for item, _ in tests.left_out])
         items[:] = tests.kept
-    if config.getoption("record") is not None:
+    if option(config, "record") is not None:
         labels = {item.nodeid: choice.label for item, _ in tests.left_out if (choice := kernel_of(item))}
         state.left_out = [(behaviour(item), labels[item.nodeid], condition) for item, condition in tests.left_out]
         if state.recorder is not None:
             state.recorder.left_out(state.left_out)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node: Any) -> None:
-    """Receive data about collected tests from an xdist worker."""
-    state = node.config.stash[STATE]
-    output = getattr(node, "workeroutput", {})
-    state.unreachable |= output.get("harness_unreachable", {})
-    if state.recorder is not None:
-        state.recorder.left_out(output.get("harness_left_out", []))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -81,8 +100,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     output: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
     if output is not None:
         state = session.config.stash[STATE]
-        output["harness_unreachable"] = state.unreachable
-        output["harness_left_out"] = state.left_out
+        output[UNREACHABLE] = state.unreachable
+        output[LEFT_OUT] = state.left_out
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -97,15 +116,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 def wanted_by(item: pytest.Item | None) -> tuple[Choice, Needs] | None:
     """Return what a test asks of the machine that it runs on; None when it runs on none."""
     choice = kernel_of(item)
-    if item is None or choice is None or "vm" not in getattr(item, "fixturenames", ()):
+    if item is None or choice is None or VM_FIXTURE not in getattr(item, "fixturenames", ()):
         return None
     return choice, needs_of(item)
 
 
 def kernel_of(item: pytest.Item | None) -> Choice | None:
-    """Return the kernel in a test's parameters; a project may have its own fixtures called kernel and vm."""
+    """Return the kernel that a test is about; None for a test that is about none."""
+    if item is None:
+        return None
     parameters: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
-    return parameters.get(KERNEL_PARAMETER)
+    return parameters.get(KERNEL_PARAMETER) or item.stash.get(CHOICE, None)
 
 
 def needs_of(item: pytest.Item) -> Needs:
@@ -113,7 +134,7 @@ def needs_of(item: pytest.Item) -> Needs:
     from harness.vm.spec import Needs
 
     asked: dict[str, Any] = {}
-    for mark in reversed(list(item.iter_markers("vm"))):
+    for mark in reversed(list(marks(item, "vm"))):
         asked.update(mark.kwargs)
     asked = {name: value for name, value in asked.items() if name not in ("scope", "group")}
     for name in ("parameters", "modules"):
@@ -122,7 +143,7 @@ def needs_of(item: pytest.Item) -> Needs:
             raise pytest.UsageError(f"{item.nodeid}: {name} of the marker vm is a list of words, not {words!r}")
         asked[name] = tuple(words)
     parameters: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
-    if BCC in getattr(item, "fixturenames", ()) or parameters.get(LOADER_PARAMETER) == BCC:
+    if BCC_FIXTURE in getattr(item, "fixturenames", ()) or parameters.get(LOADER_PARAMETER) == BCC:
         asked = {"image": BCC, **asked, "memory": max(asked.get("memory", 0), _BCC_MEMORY)}
     try:
         return Needs(**asked)
@@ -130,13 +151,3 @@ def needs_of(item: pytest.Item) -> Needs:
         raise pytest.UsageError(
             f"{item.nodeid}: the marker vm takes memory, cpus, parameters, modules, scope and group: {error}"
         ) from error
-
-
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Put a test's kernel into its reports, regardless of the outcome."""
-    choice = kernel_of(item)
-    if choice is not None:
-        item.user_properties.append((properties.KERNEL, choice.label))
-    parameters: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
-    if LOADER_PARAMETER in parameters:
-        item.user_properties.append((properties.LOADER, parameters[LOADER_PARAMETER]))

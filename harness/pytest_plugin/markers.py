@@ -18,18 +18,17 @@ from harness.features import capabilities
 from harness.features.capability import Decision, Finding, Judgement
 from harness.kernel import selector
 from harness.kernel.types import Choice, Kernel
+from harness.pytest_plugin.marks import marks
+from harness.pytest_plugin.options import KERNEL_PARAMETER, VM_FIXTURE
 from harness.pytest_plugin.scopes import check_scope
 from harness.results.ids import without_kernel
 
 if TYPE_CHECKING:
     from harness.vm.machine import Machine
 
-KERNEL_PARAMETER = "kernel_choice"
-"""The name of the test parameter with the kernel."""
-
 
 def check(definition: pytest.Item, fixtures: Collection[str]) -> None:
-    """Check a test function's markers at collection.
+    """Check the markers of a test that uses a kernel, at collection.
 
     Args:
         definition: The function.
@@ -38,22 +37,17 @@ def check(definition: pytest.Item, fixtures: Collection[str]) -> None:
     Raises:
         pytest.UsageError: A marker is malformed, or its test does not use a kernel or guest.
     """
-    for mark in definition.iter_markers("kernel"):
-        if mark in definition.own_markers and KERNEL_PARAMETER not in fixtures:
-            raise pytest.UsageError("the marker kernel is for tests that use a kernel's fixtures")
+    for mark in marks(definition, "kernel"):
         _condition(mark)
-    for mark in definition.iter_markers("requires"):
-        if mark in definition.own_markers and "vm" not in fixtures:
-            raise pytest.UsageError("the marker requires is for tests that use a guest's fixtures")
-    for mark in definition.iter_markers("leaks"):
+    for name in ("requires", "expects_fault"):
+        if VM_FIXTURE not in fixtures and any(mark in definition.own_markers for mark in marks(definition, name)):
+            raise pytest.UsageError(f"the marker {name} is for tests that use a guest's fixtures")
+    for mark in marks(definition, "leaks"):
         if len(mark.args) != 1 or mark.kwargs or not isinstance(mark.args[0], str) or not mark.args[0].strip():
             raise pytest.UsageError(
                 "the marker leaks takes the reason why a test leaves kernel objects behind, as in "
                 'leaks("its pin is for the next boot")'
             )
-    for mark in definition.iter_markers("expects_fault"):
-        if mark in definition.own_markers and "vm" not in fixtures:
-            raise pytest.UsageError("the marker expects_fault is for tests that use a guest's fixtures")
     expected_faults(definition)
     check_scope(definition)
     for name in required(definition):
@@ -122,7 +116,7 @@ def _unmet(item: pytest.Item, policy: Callable[[], selector.Policy]) -> str | No
     choice = _choice(item)
     if choice is None:
         return None  # a marker of its module or class, for the other tests
-    for mark in item.iter_markers("kernel"):
+    for mark in marks(item, "kernel"):
         if not selector.meets(choice, _condition(mark), policy()):
             return " or ".join(mark.args)
     return None
@@ -137,7 +131,7 @@ def behaviour(item: pytest.Item) -> str:
 def required(item: pytest.Item) -> list[str]:
     """Return the capabilities that a test's markers name."""
     found: list[str] = []
-    for mark in item.iter_markers("requires"):
+    for mark in marks(item, "requires"):
         if not mark.args or mark.kwargs or not all(isinstance(word, str) for word in mark.args):
             raise pytest.UsageError("the marker requires takes names of capabilities")
         found += [name for name in mark.args if name not in found]
@@ -147,7 +141,7 @@ def required(item: pytest.Item) -> list[str]:
 def expected_faults(item: pytest.Item) -> list[ExpectedFault]:
     """Return the expected faults from a test's markers."""
     found = []
-    for mark in item.iter_markers("expects_fault"):
+    for mark in marks(item, "expects_fault"):
         if len(mark.args) != 1 or set(mark.kwargs) - {"title", "reason"}:
             raise pytest.UsageError(
                 "the marker expects_fault takes a kind of fault, reason=..., and if needed title=..."

@@ -6,6 +6,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from types import TracebackType
 
+import _pytest
 import pytest
 
 from harness.errors import (
@@ -19,7 +20,7 @@ from harness.errors import (
     VngFailed,
 )
 from harness.pytest_plugin.collection import kernel_of
-from harness.pytest_plugin.state import COMPLAINED, FOUND, GUESTS, OUTCOME
+from harness.pytest_plugin.state import COMPLAINED, FOUND, GUESTS, OUTCOME, TOLD
 from harness.results import properties
 from harness.results.outcomes import Trouble
 
@@ -33,7 +34,11 @@ def pytest_runtest_makereport(
         call.excinfo = _ending_in_test(call.excinfo)
     report = yield
     if call.when == "call" and GUESTS in item.stash:
-        for output in item.stash[GUESTS].outputs:
+        # Each once: a subtest has a report of its own, before that of its test.
+        outputs = item.stash[GUESTS].outputs
+        told = item.stash.get(TOLD, 0)
+        item.stash[TOLD] = len(outputs)
+        for output in outputs[told:]:
             for stream, text in (("stdout", output.stdout), ("stderr", output.stderr)):
                 if text:
                     report.sections.append((f"Guest {stream} of {output.function}", text))
@@ -81,7 +86,7 @@ def _ending_in_test(excinfo: pytest.ExceptionInfo[BaseException]) -> pytest.Exce
     if not isinstance(error, (HarnessError, AssertionError)):
         return excinfo
     frames = [(entry.tb_frame, entry.tb_lasti, entry.tb_lineno) for entry in _entries(excinfo.tb)]
-    while frames and _is_below(frames[-1][0].f_code.co_filename):
+    while frames and _is_below(frames[-1][0].f_code.co_filename, error):
         frames.pop()
     if not frames:
         return excinfo
@@ -99,12 +104,14 @@ def _entries(traceback: TracebackType | None) -> Iterator[TracebackType]:
         traceback = traceback.tb_next
 
 
-def _is_below(file: str) -> bool:
+def _is_below(file: str, error: BaseException) -> bool:
     # contextlib's frame is between the body of a with statement and this package's context managers.
     # The package's own tests, harness/contracts/test_*.py, are tests like any others.
     path = Path(file)
     inside = Path(__file__).parents[1] in path.parents and not path.name.startswith("test_")
-    return inside or path.name == "contextlib.py"
+    # A test that asks for a fixture while it runs gets the error through pytest.
+    asked = isinstance(error, HarnessError) and Path(_pytest.__file__).parent in path.parents
+    return inside or asked or path.name == "contextlib.py"
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.pytest_plugin.state import STATE, PluginState
+from harness.pytest_plugin.options import option
+from harness.pytest_plugin.state import MACHINE, STATE, PluginState
 from harness.util.proc import quote
 
 if TYPE_CHECKING:
@@ -18,14 +19,14 @@ if TYPE_CHECKING:
 
 def check_pause_options(config: pytest.Config) -> None:
     """Raise a UsageError when --pause-on-failure cannot work."""
-    if not config.getoption("pause_on_failure"):
+    if not option(config, "pause_on_failure"):
         return
     if config.getoption("numprocesses", None) or config.getoption("dist", "no") != "no":
         raise pytest.UsageError(
             "--pause-on-failure does not work with -n: a worker has no terminal to pause at, and other workers would "
             "continue; run without -n"
         )
-    if not config.getoption("pause_timeout") >= 0:
+    if not option(config, "pause_timeout") >= 0:
         raise pytest.UsageError("--pause-timeout is a number of seconds, 0 or more")
 
 
@@ -33,11 +34,9 @@ def pytest_exception_interact(
     node: pytest.Item | pytest.Collector, call: pytest.CallInfo[Any], report: pytest.CollectReport | pytest.TestReport
 ) -> None:
     """Pause at a failed test with --pause-on-failure."""
-    if call.when == "call" and isinstance(node, pytest.Item) and node.config.getoption("pause_on_failure"):
-        from harness.vm.machine import Machine
-
-        machine = getattr(node, "funcargs", {}).get("vm")
-        if isinstance(machine, Machine):  # a project may have its own fixture of that name
+    if call.when == "call" and isinstance(node, pytest.Item) and option(node.config, "pause_on_failure"):
+        machine = node.stash.get(MACHINE, None)
+        if machine is not None:
             pause_at(node, machine, report.longreprtext)
 
 
@@ -73,7 +72,7 @@ def pause_at(item: pytest.Item, machine: Machine, failure: str) -> None:
 
 
 def _hold(state: PluginState, holder: Holder | None, machine: Machine, key: int | None) -> None:
-    timeout: float | None = None if key is not None else state.config.getoption("pause_timeout")
+    timeout: float | None = None if key is not None else option(state.config, "pause_timeout")
     if holder is not None:
         if key is None:
             state.output.say(f"there is no terminal to press a key at: continuing after that, or in {timeout:g} s")

@@ -17,6 +17,7 @@ import msgspec
 import pytest
 
 from harness.errors import HarnessError, RecordError
+from harness.pytest_plugin.options import option
 from harness.results import host, properties
 from harness.results.file import Journal
 from harness.results.gather import Gatherer, Phase
@@ -73,8 +74,8 @@ class Recorder:
             arguments=tuple(os.fsdecode(word) for word in config.invocation_params.args),
             revision=host.revision(config.rootpath),
             shard=os.environ.get(SHARD, ""),
-            isolation=config.getoption("isolation"),
-            loaders=tuple(config.getoption("loader")),
+            isolation=option(config, "isolation"),
+            loaders=tuple(option(config, "loader")),
             tools=host.tools(),
         )
         self._gatherer = Gatherer(self._run.id)
@@ -247,6 +248,7 @@ def _phase(report: pytest.TestReport) -> Phase:
         when=str(report.when),
         outcome=str(report.outcome),
         expected=expected is not None,
+        is_part=hasattr(report, "context"),  # subtests of pytest 9, or of pytest-subtests
         seconds=report.duration,
         reason=reason,
         text=text if report.failed else "",

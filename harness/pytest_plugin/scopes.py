@@ -15,6 +15,7 @@ from _pytest.runner import runtestprotocol
 from harness.errors import HarnessError
 from harness.pytest_plugin.around import Taken
 from harness.pytest_plugin.collection import wanted_by
+from harness.pytest_plugin.marks import has_mark, marks
 from harness.pytest_plugin.state import ALONE, OUTCOME, STATE
 from harness.results import properties
 from harness.results.outcomes import Trouble
@@ -44,7 +45,7 @@ def check_scope(definition: pytest.Item) -> None:
 
 def _asked(item: pytest.Item) -> tuple[Any, Any]:
     """Return scope and group as the nearest marker that names one of them says."""
-    for mark in item.iter_markers("vm"):
+    for mark in marks(item, "vm"):
         if mark.kwargs.keys() & {"scope", "group"}:
             return mark.kwargs.get("scope", "function"), mark.kwargs.get("group", "")
     return "function", ""
@@ -55,15 +56,20 @@ def scope_of(item: pytest.Item | None) -> tuple[object, ...] | None:
     if item is None or item.stash.get(ALONE, False):
         return None
     scope, group = _asked(item)
-    if scope == "function" and not group:
+    if (scope == "function" and not group) or _may_run_again(item):
         return None
     wanted = wanted_by(item)
-    if wanted is None or item.get_closest_marker("expects_fault") is not None:
+    if wanted is None or has_mark(item, "expects_fault"):
         return None
     parent = item.getparent(pytest.Class) if scope == "class" else None
     place = group or (parent or item.getparent(pytest.Module) or item.session).nodeid
     # A test that leaks on purpose shares a machine with tests that do so too.
-    return place, wanted, item.get_closest_marker("leaks") is not None
+    return place, wanted, has_mark(item, "leaks")
+
+
+def _may_run_again(item: pytest.Item) -> bool:
+    """Whether pytest-rerunfailures runs the test again when it fails; it must have a machine of its own for that."""
+    return bool(item.config.getoption("reruns", None)) or item.get_closest_marker("flaky") is not None
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""A pytest process from start to end: markers and state, kernels, summaries, the record."""
+"""A pytest process from start to end: state, kernels, summaries, the record."""
 
 from __future__ import annotations
 
@@ -8,41 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import (
-    HarnessError,
-)
+from harness.errors import HarnessError
 from harness.pytest_plugin.collection import kernel_of
+from harness.pytest_plugin.options import KERNEL_FIXTURE, PREFIX, TAKEN, VM_FIXTURE, option
 from harness.pytest_plugin.pause import check_pause_options
 from harness.pytest_plugin.state import STATE, PluginState
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Create the plugin's state and declare its markers."""
-    config.addinivalue_line(
-        "markers",
-        "vm(memory, cpus, parameters, modules, scope, group): MiB, virtual CPUs, kernel command line words and loaded "
-        "kernel modules of the test's machine; scope='class', scope='module' or group='name': tests that follow each "
-        "other share it",
-    )
-    config.addinivalue_line(
-        "markers",
-        "kernel(condition, ...): run the test only on kernels of these versions, such as '>=5.11' or '>=5.10,<6.2'; "
-        "conditions in one marker are alternatives, several markers must all match",
-    )
-    config.addinivalue_line(
-        "markers", "requires(capability, ...): run the test only on kernels with this capability, found by a probe"
-    )
-    config.addinivalue_line(
-        "markers",
-        "leaks(reason): the test leaves kernel objects behind on purpose; the leak check does not look at it, and no "
-        "test that does not leak too runs on its machine",
-    )
-    config.addinivalue_line(
-        "markers",
-        "expects_fault(kind, reason=..., title=regex): the test causes a fault of the kernel on purpose (WARN, oops, "
-        "...); it fails when the fault does not appear",
-    )
-    config.addinivalue_line("markers", "stress: the test repeats work as often as --stress says")
+    """Create the plugin's state."""
     # pexpect starts vng in a child that does nothing but exec(). From Python 3.12 on, pty warns of that when the
     # process has threads: under pytest-xdist, and beside a machine's console.
     config.addinivalue_line(
@@ -56,7 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _register_summaries(config: pytest.Config) -> None:
-    from harness.pytest_plugin import summaries
+    import harness.pytest_plugin.summaries as summaries
 
     def labels() -> list[str]:
         return [choice.label for choice in config.stash[STATE].choices()]
@@ -68,14 +42,14 @@ def _register_summaries(config: pytest.Config) -> None:
     register(summaries.KernelFaults(), "harness-kernel-faults")
     register(summaries.Infrastructure(), "harness-infrastructure")
     register(summaries.Throughputs(), "harness-throughputs")
-    if config.getoption("verdicts"):
+    if option(config, "verdicts"):
         register(summaries.Verdicts(labels), "harness-verdicts")
-    if len(config.getoption("loader")) > 1:
+    if len(option(config, "loader")) > 1:
         register(summaries.Loaders(), "harness-loaders")
 
 
 def _start_record(config: pytest.Config) -> None:
-    path: Path | None = config.getoption("record")
+    path: Path | None = option(config, "record")
     state = config.stash[STATE]
     if path is None or state.is_worker or config.getoption("collectonly"):
         return
@@ -123,14 +97,18 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     state = session.config.stash[STATE]
     if state.named or state.is_worker or session.config.getoption("collectonly"):
         return
-    if any(kernel_of(item) and {"kernel", "vm"} & set(getattr(item, "fixturenames", ())) for item in session.items):
+    needing = {KERNEL_FIXTURE, VM_FIXTURE}
+    if any(kernel_of(item) and needing.intersection(getattr(item, "fixturenames", ())) for item in session.items):
         for line in _prepare_all(state):
             state.output.say(line)
 
 
 def _prepare_all(state: PluginState) -> list[str]:
     """Bring the kernels onto this machine; return a line about each."""
-    lines = []
+    lines = [
+        f"{name} is an option of this project's own; kernel-harness's is {PREFIX}{name.removeprefix('--')}"
+        for name in state.config.stash.get(TAKEN, [])
+    ]
     with _one_error(state):
         for choice in state.choices():
             spec = state.pool().prepare(choice)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harness.pytest_plugin.options import DEFAULT_KERNEL
+from harness.pytest_plugin.options import DEFAULT_KERNEL, named, option
 from harness.pytest_plugin.output import Output
 
 if TYPE_CHECKING:
@@ -26,7 +26,12 @@ if TYPE_CHECKING:
     from harness.vm.spec import MachineSpec, Needs
 
 STATE = pytest.StashKey["PluginState"]()
+CHOICE: pytest.StashKey[Choice] = pytest.StashKey()
+"""The kernel of a test that has no parameter of it."""
+MACHINE: pytest.StashKey[Machine] = pytest.StashKey()
 GUESTS: pytest.StashKey[Guest] = pytest.StashKey()
+TOLD = pytest.StashKey[int]()
+"""How many outputs of the guest are in a test's reports."""
 OUTCOME = pytest.StashKey[str]()
 COMPLAINED = pytest.StashKey[bool]()
 FOUND = pytest.StashKey[str]()
@@ -62,13 +67,31 @@ class PluginState:
     @property
     def named(self) -> list[str]:
         """The user's selectors, from the command line or the configuration."""
-        return list(self.config.getoption("kernel") or self.config.getini("harness_kernels"))
+        return named(self.config)
 
     def choices(self) -> list[Choice]:
         """Return the kernels to test on, resolved once."""
         if self._choices is None:
             self._choices = self._catalog.resolve(self.named or [DEFAULT_KERNEL])
         return self._choices
+
+    def only_choice(self) -> Choice:
+        """Return the kernel of a test that cannot have it as a parameter.
+
+        Raises:
+            UsageError: Several are selected.
+        """
+        from harness.errors import UsageError
+
+        choices = self.choices()
+        if len(choices) != 1:
+            raise UsageError(
+                "a test that asks for its guest while it runs, or is one of unittest's, cannot run once for each "
+                f"kernel; {len(choices)} are selected: {', '.join(choice.label for choice in choices)}",
+                expected="one kernel",
+                hint="select one (--kernel), or name the fixture among the arguments of a plain test function",
+            )
+        return choices[0]
 
     @functools.cached_property
     def _catalog(self) -> Catalog:
@@ -83,9 +106,9 @@ class PluginState:
 
         if self._pool is None:
             settings = Settings(
-                isolation=Isolation(self.config.getoption("isolation")),
-                accel=self.config.getoption("accel"),
-                boot_timeout=self.config.getoption("boot_timeout"),
+                isolation=Isolation(option(self.config, "isolation")),
+                accel=option(self.config, "accel"),
+                boot_timeout=option(self.config, "boot_timeout"),
             )
             self._pool = Pool(settings, self.output.say, acquire=self._catalog.acquire)
         return self._pool

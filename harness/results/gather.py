@@ -30,6 +30,7 @@ class Phase:
         nodeid: pytest's id of the test.
         when: "setup", "call" or "teardown"; anything else when its process ended.
         outcome: "passed", "failed" or "skipped"; any other is an attempt that does not count.
+        is_part: Whether it is the report of a subtest, whose time is in that of the test.
         expected: Whether its failure was expected (xfail).
         seconds: Its duration.
         reason: One line: why it was skipped or failed.
@@ -42,6 +43,7 @@ class Phase:
     when: str
     outcome: str
     expected: bool = False
+    is_part: bool = False
     seconds: float = 0.0
     reason: str = ""
     text: str = ""
@@ -100,6 +102,11 @@ class Gatherer:
         """
         if phase.when == "setup":
             self._phases.pop(phase.nodeid, None)
+        if phase.outcome not in ("passed", "failed", "skipped"):
+            # pytest-rerunfailures: the next attempt counts, whichever of its phases are reported for this one.
+            self._attempts[phase.nodeid] = self._attempts.get(phase.nodeid, 0) + 1
+            self._phases.pop(phase.nodeid, None)
+            return None
         phases = self._phases.setdefault(phase.nodeid, [])
         phases.append(phase)
         if phase.when in ("setup", "call"):
@@ -159,7 +166,7 @@ class Gatherer:
 
     @staticmethod
     def _seconds(phases: list[Phase], when: str) -> float:
-        return round(sum(phase.seconds for phase in phases if phase.when == when), 4)
+        return round(sum(phase.seconds for phase in phases if phase.when == when and not phase.is_part), 4)
 
     def _each(self, nodeid: str, known: list[tuple[str, Any]], name: str, kind: type[T]) -> tuple[T, ...]:
         found = []

@@ -14,16 +14,26 @@ def without_kernel(nodeid: str, kernel: str) -> str:
     head, bracket, tail = nodeid.partition("[")
     if not bracket:
         return nodeid
-    # pytest escapes non-ASCII characters in ids; a path may contain them.
-    name = re.escape(kernel.encode("unicode_escape").decode("ascii"))
+    name = re.escape(_in_id(kernel))
     rest = re.sub(rf"(?:^|-){name}(?=-|$)", "", tail.removesuffix("]"), count=1).removeprefix("-")
     return f"{head}[{rest}]" if rest else head
 
 
+def _in_id(kernel: str) -> str:
+    # pytest escapes non-ASCII characters in ids; a path may contain them.
+    return kernel.encode("unicode_escape").decode("ascii")
+
+
 def kernel_of(nodeid: str, kernels: Sequence[str]) -> str | None:
-    """Return the kernel that is a parameter in a test's id; None when none of these is."""
+    """Return the kernel that is a parameter in a test's id; None when none of these is.
+
+    It is the first parameter where several could be it, as in `test_upgrade[6.1-6.12]`.
+    """
     longest_first = sorted(kernels, key=len, reverse=True)
-    return next((kernel for kernel in longest_first if without_kernel(nodeid, kernel) != nodeid), None)
+    found = [kernel for kernel in longest_first if without_kernel(nodeid, kernel) != nodeid]
+    parameters = nodeid.partition("[")[2]
+    first = (kernel for kernel in found if re.match(re.escape(_in_id(kernel)) + r"[-\]]", parameters))
+    return next(first, next(iter(found), None))
 
 
 _CONTRACT = re.compile(r"(?:hom|aom|mim)(\.[a-z0-9_-]+)+")

@@ -44,6 +44,24 @@ NOT_BOOTED = "not_booted"
 NOT_RUN = "not_run"
 """Why the test was not run: another test's :data:`NOT_BOOTED`."""
 
+OF_AN_ATTEMPT = frozenset(
+    {
+        RELEASE,
+        TROUBLE,
+        MACHINE,
+        OBSERVATION,
+        LEAK,
+        FAULT,
+        THROUGHPUT,
+        LEAK_COUNT,
+        BOOT_FAULT,
+        KNOWN_FAULT,
+        NOT_BOOTED,
+        NOT_RUN,
+    }
+)
+"""Properties that are about one attempt of a test."""
+
 
 class Started(TypedDict):
     """The start of a test's machine.

@@ -219,6 +219,9 @@ class Verdicts:
         kernels = properties.values(report.user_properties, properties.KERNEL)
         if not kernels:
             return
+        if report.outcome not in ("passed", "failed", "skipped"):
+            self._results.pop(report.nodeid, None)  # pytest-rerunfailures: the next attempt counts
+            return
         outcome = outcome_of(
             report.outcome,
             expected=hasattr(report, "wasxfail"),

@@ -45,7 +45,7 @@ class Releases:
 
     def __call__(self, argv: list[str]) -> tuple[int, str]:
         words = dict(word.split("=", 1) for word in argv if word.startswith("--") and "=" in word)
-        [kernel] = lockfile.read(Path(words["--kernel"].removeprefix("@")))
+        [kernel] = lockfile.read(Path(words["--harness-kernel"].removeprefix("@")))
         self.run.append(kernel.label)
         answer = self.answers[kernel.label]
         if answer == "!":
@@ -60,7 +60,7 @@ class Releases:
             "kernels": [{"label": kernel.label, "version": str(kernel.version), "key": kernel.key}],
             "results": [result | {"observations": [{"sentence": "s", "observed": answer}], "setup": 4.0, "boot": 3.5}],
         }
-        Path(words["--record"]).write_text(json.dumps(record))
+        Path(words["--harness-record"]).write_text(json.dumps(record))
         return 0, "1 passed"
 
 
@@ -148,7 +148,7 @@ def test_what_a_record_knows_is_not_run_again(
     made = releases("A" * 12 + "B" * 9)
     lock, record = tmp_path / "k.lock", tmp_path / "r.json"
     lockfile.write(lock, [made.choices[-1]], {})
-    made([f"--kernel=@{lock}", f"--record={record}"])
+    made([f"--harness-kernel=@{lock}", f"--harness-record={record}"])
     made.run.clear()
     assert main(["boundary", "t.py::test_inner_maps", "--kernel=6.12", f"--known={record}", "--format=json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -199,7 +199,7 @@ def test_a_test_that_is_not_there_is_said_at_once(
 
     def fail(argv: list[str]) -> tuple[int, str]:
         words = dict(word.split("=", 1) for word in argv if word.startswith("--") and "=" in word)
-        Path(words["--record"]).write_text(json.dumps({"format": FORMAT, "version": VERSION}))
+        Path(words["--harness-record"]).write_text(json.dumps({"format": FORMAT, "version": VERSION}))
         return status, output
 
     monkeypatch.setattr(runs, "_pytest", fail)

@@ -86,10 +86,10 @@ def test_some(kernel_choice): pass
         ("@pytest.mark.kernel('>=x')\ndef test_it(kernel_choice): pass", "*is not a kernel selector*"),
         ("@pytest.mark.kernel('newest')\ndef test_it(kernel_choice): pass", "*says nothing about a kernel's version*"),
         ("@pytest.mark.kernel(5)\ndef test_it(kernel_choice): pass", "*takes conditions*"),
-        ("@pytest.mark.kernel('>=5.1')\ndef test_it(): pass", "*for tests that use a kernel's fixtures*"),
         ("@pytest.mark.requires('batch_op')\ndef test_it(vm): pass", "*did you mean 'batch_ops'*"),
         ("@pytest.mark.requires\ndef test_it(vm): pass", "*takes names of capabilities*"),
-        ("@pytest.mark.requires('btf')\ndef test_it(): pass", "*for tests that use a guest's fixtures*"),
+        ("@pytest.mark.requires('btf')\ndef test_it(kernel_choice): pass", "*for tests that use a guest's fixtures*"),
+        ("@pytest.mark.harness_kernel(5)\ndef test_it(kernel_choice): pass", "*takes conditions*"),
     ],
 )
 def test_a_marker_that_cannot_be_meant_is_an_error_that_names_the_test(
