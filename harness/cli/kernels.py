@@ -47,6 +47,9 @@ def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
     command.add_argument("--flavour", help="only this flavour (cloud, generic, rt, minimal, debug, ...)")
     command.add_argument("--json", action="store_true", help="print JSON, one object for each release")
     command.add_argument("--refresh", action="store_true", help="ask the mirror even when its index is fresh")
+    command.add_argument(
+        "--verbose", "-v", action="store_true", help="with a selector: what each provider has of it, or why not"
+    )
 
     command = add("fetch", _fetch, "bring kernels into the cache")
     command.add_argument("selector", nargs="+", help=SELECTORS)
@@ -91,6 +94,8 @@ def megabytes(size: int) -> str:
 
 def _list(arguments: argparse.Namespace) -> int:
     catalog = Catalog(progress=say, refresh=arguments.refresh)
+    if arguments.verbose:
+        return _list_reasons(catalog, arguments.selector)
     offers = [
         offer
         for offer in catalog.offers()
@@ -99,12 +104,12 @@ def _list(arguments: argparse.Namespace) -> int:
     for name, trouble in catalog.troubles.items():
         say(f"{name}: {trouble}")
     if arguments.selector:
-        chosen = {
-            (choice.provider, choice.key)
-            for one in catalog.resolve(arguments.selector)
-            for choice in (one, *one.alternatives)
-        }
+        choices = [choice for one in catalog.resolve(arguments.selector) for choice in (one, *one.alternatives)]
+        chosen = {(choice.provider, choice.key) for choice in choices}
+        known = {(offer.provider, offer.key) for offer in offers}
+        # The offers are those of providers with a complete list; what another one has was found by the selector.
         offers = [offer for offer in offers if (offer.provider, offer.key) in chosen]
+        offers += [choice for choice in choices if (choice.provider, choice.key) not in known]
     if arguments.json:
         print(json.dumps([_offer_facts(offer) for offer in offers], indent=1))
     elif arguments.selector:
@@ -133,6 +138,14 @@ def _list(arguments: argparse.Namespace) -> int:
         )
     # A list without the mirror's kernels is not the list that was asked for.
     return next((trouble.exit_status for trouble in catalog.troubles.values()), 0)
+
+
+def _list_reasons(catalog: Catalog, selectors: Sequence[str]) -> int:
+    if not selectors:
+        raise UsageError("-v explains a selector, and none is given", hint="harness kernels list 6.6 -v")
+    rows = [(selector, name, text) for selector in selectors for name, text in catalog.reasons(selector)]
+    tables.show(rows, header=("selector", "provider", "what it has, or why not"))
+    return 0
 
 
 def _by_series(offers: Sequence[Choice]) -> Iterator[list[Choice]]:

@@ -8,29 +8,35 @@ when the provider does not answer or no longer has them.
 
 1. local: a path, the running kernel, kernels built here;
 2. debian: the mirror of this machine's apt sources;
-3. ubuntu: Ubuntu's mainline builds, by virtme-ng's mechanism; used only for a named series or release that the
-   others do not have;
-4. source: a test run never builds a kernel; `harness kernels build` makes one, and then it is local.
+3. snapshot: everything that Debian ever shipped;
+4. ubuntu: Ubuntu's mainline builds;
+5. source: a test run never builds a kernel; `harness kernels build` makes one, and then it is local.
+
+Snapshot and ubuntu are asked only for a named series or release that the providers before them do not have, and a
+distribution only when it is named.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from harness.errors import CacheError, HarnessError, MirrorError, SelectorError
 from harness.kernel import cache as kernel_cache
 from harness.kernel import lockfile, selector
 from harness.kernel.files.download import Meter, no_meter
-from harness.kernel.types import Choice, Kernel, Progress, Provider
+from harness.kernel.types import ANYTHING, Choice, Kernel, Progress, Provider, Wanted
 from harness.kernel.version import KernelVersion
 from harness.util.data import read_toml
 
 INDEXED = ("local", "debian")
 """Providers with a complete list; their offers define `all`, `newest` and ranges."""
 
-ON_REQUEST = "ubuntu"
-"""The provider that is used only for a named kernel that no other provider has."""
+ON_REQUEST = {
+    "snapshot": (selector.Kind.SERIES, selector.Kind.RELEASE, selector.Kind.PACKAGE),
+    "ubuntu": (selector.Kind.SERIES, selector.Kind.RELEASE),
+}
+"""Providers that are asked only for what those before them do not have, in this order, and for which kinds of items."""
 
 
 def silent(line: str) -> None:
@@ -61,18 +67,20 @@ class Catalog:
     def __init__(self, *, progress: Progress = silent, meter: Meter = no_meter, refresh: bool = False) -> None:
         from harness.kernel.providers.debian import DebianProvider
         from harness.kernel.providers.local import LocalProvider
+        from harness.kernel.providers.snapshot import SnapshotProvider
         from harness.kernel.providers.ubuntu import UbuntuProvider
 
         self.progress = progress
         self.local = LocalProvider()
         self.debian = DebianProvider(meter=meter, refresh=refresh)
+        self.snapshot = SnapshotProvider(meter=meter, refresh=refresh)
         self.ubuntu = UbuntuProvider()
         self.troubles: dict[str, HarnessError] = {}
-        self._asked: dict[str, list[Choice]] = {}
+        self._asked: dict[tuple[str, str, bool], list[Choice]] = {}
 
     def providers(self) -> tuple[Provider, ...]:
         """Return the providers in the order of use."""
-        return (self.local, self.debian, self.ubuntu)
+        return (self.local, self.debian, self.snapshot, self.ubuntu)
 
     def provider(self, name: str) -> Provider:
         """Return a provider by its name.
@@ -93,17 +101,25 @@ class Catalog:
         found = [offer for name in INDEXED for offer in self._ask(name)]
         return sorted(found, key=lambda offer: (offer.version, offer.rank))
 
-    def _ask(self, name: str) -> list[Choice]:
-        if name not in self._asked:
+    def _ask(self, name: str, item: selector.Item | None = None, *, every: bool = False) -> list[Choice]:
+        """Return a provider's offers.
+
+        Args:
+            name: The provider.
+            item: What is asked for, which matters to a provider without a complete list.
+            every: As for :meth:`resolve`.
+        """
+        asked = (name, "" if name in INDEXED or item is None else item.text, every)
+        if asked not in self._asked:
             found: list[Choice] = []
             try:
-                found = self.provider(name).offers(progress=self.progress)
+                found = self.provider(name).offers(progress=self.progress, wanted=_wanted(item, every=every))
             except HarnessError as error:
                 self.progress(f"{name}: {error.what}")
                 self.troubles[name] = error
             known = {offer.key for offer in found}
-            self._asked[name] = [offer for offer in kernel_cache.offers(name) if offer.key not in known] + found
-        return self._asked[name]
+            self._asked[asked] = [offer for offer in kernel_cache.offers(name) if offer.key not in known] + found
+        return self._asked[asked]
 
     def _asked_for(self, item: selector.Item) -> tuple[str, ...]:
         """Return the providers whose offers an item can mean; others are not asked."""
@@ -145,23 +161,55 @@ class Catalog:
         if item.kind is selector.Kind.LOCK:
             return lockfile.read(lockfile.path_of(item.word))
         asked = self._asked_for(item)
-        chosen = selector.select(item, [offer for name in asked for offer in self._ask(name)], rules, every=every)
-        if not chosen and asked == INDEXED and item.kind in (selector.Kind.SERIES, selector.Kind.RELEASE):
-            asked = (*asked, ON_REQUEST)
-            chosen = selector.select(item, self._ask(ON_REQUEST), rules, every=every)
+        chosen = self._select(item, asked, rules, every=every)
+        for name, kinds in ON_REQUEST.items():
+            if not chosen and asked[: len(INDEXED)] == INDEXED and item.kind in kinds:
+                asked = (*asked, name)
+                chosen = self._select(item, (name,), rules, every=every)
         # The cache alone cannot say which kernels `all` or a range means: a run over fewer kernels would look
         # complete.
         if not chosen or (item.kind not in selector.SINGLE and self.troubles.keys() & set(asked)):
             raise self._nothing(item, asked)
         return chosen
 
+    def _select(
+        self, item: selector.Item, names: Sequence[str], rules: selector.Policy, *, every: bool
+    ) -> list[Choice]:
+        offers = [offer for name in names for offer in self._ask(name, item, every=every)]
+        return selector.select(item, offers, rules, every=every)
+
+    def reasons(self, selection: str) -> Iterator[tuple[str, str]]:
+        """Yield each provider that a selection can mean, and what it has of it or why it has nothing.
+
+        Raises:
+            SelectorError: The selection is malformed.
+        """
+        rules = policy()
+        for item in selector.parse(selection):
+            if item.kind in (selector.Kind.PATH, selector.Kind.HOST, selector.Kind.LOCK):
+                continue
+            asked = self._asked_for(item)
+            more = [name for name, kinds in ON_REQUEST.items() if asked == INDEXED and item.kind in kinds]
+            for name in (*asked, *more):
+                chosen = self._select(item, (name,), rules, every=False)
+                if chosen:
+                    yield (
+                        name,
+                        ", ".join(f"{one.version} {one.flavour} ({one.key})".replace("  ", " ") for one in chosen),
+                    )
+                else:
+                    yield name, self._reason(name)
+            if not item.provider:
+                yield "source", "`harness kernels build` makes it"
+
+    def _reason(self, name: str) -> str:
+        return self.troubles[name].what if name in self.troubles else "has no such kernel"
+
     def _nothing(self, item: selector.Item, asked: Sequence[str]) -> HarnessError:
-        lines = [
-            f"{name}: {self.troubles[name].what if name in self.troubles else 'has no such kernel'}" for name in asked
-        ]
+        lines = [f"{name}: {self._reason(name)}" for name in asked]
         if not item.provider:
             lines.append("source: not built here")
-        series = sorted({offer.version.series for name in asked for offer in self._ask(name)})
+        series = sorted({offer.version.series for name in asked for offer in self._ask(name, item)})
         known = ", ".join("{}.{}".format(*one) for one in series)
         build = "`harness kernels build` makes others"
         # Without Debian's index it is unknown whether such a kernel exists: the mirror is to blame.
@@ -219,6 +267,18 @@ class Catalog:
             if cached is not None:
                 return cached
         return self.provider(choice.provider).acquire(choice, progress=self.progress)
+
+
+def _wanted(item: selector.Item | None, *, every: bool) -> Wanted:
+    if item is None:
+        return ANYTHING
+    rules = policy()
+    return Wanted(
+        version=lambda version: selector.has_version(item, version, rules),
+        revision=item.word if item.kind is selector.Kind.PACKAGE else "",
+        flavour=item.flavour,
+        every=every or item.kind is selector.Kind.EVERY,
+    )
 
 
 def resolve(selectors: Sequence[str], *, progress: Progress = silent) -> list[Choice]:

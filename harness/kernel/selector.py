@@ -11,6 +11,8 @@ Pure: text and records in, records out. One grammar serves `--kernel`, the ini o
                 6.1.0-56-cloud-amd64  the kernel with that `uname -r`
                 >=5.10,<6.13          a range: the newest release of each series in it (>= > <= < == !=)
                 all oldest newest lts the newest release of each, the first, the last, each longterm series
+                alma9, ubuntu24.04    the newest kernel of a distribution; as a PROVIDER, the releases in it:
+                                      alma9:* all of them, alma9:>=5.14.0-427,<5.14.0-503 by package version
     item        a path (anything with a "/"): bzImage, vmlinux, a built tree, a folder with boot/ and modules
                 host                  the running kernel's image
                 @lock, @FILE          the kernels of a lock file; FILE is a path, @lock is kernels.lock
@@ -33,7 +35,7 @@ from harness.kernel.version import KernelVersion
 
 GRAMMAR = (
     "a series (6.12), a release (6.12.94), a Debian package version, a range (>=5.10,<6.13), "
-    "all, oldest, newest, lts, host, a path with a '/', or @lock"
+    "all, oldest, newest, lts, host, a distribution (alma9), a path with a '/', or @lock"
 )
 
 
@@ -49,15 +51,16 @@ class Kind(Enum):
     OLDEST = "oldest"
     NEWEST = "newest"
     LTS = "lts"
+    DISTRIBUTION = "the newest of a distribution"
     PATH = "path"
     HOST = "host"
     LOCK = "lock"
 
 
-SINGLE = frozenset({Kind.SERIES, Kind.RELEASE, Kind.PACKAGE, Kind.PATH, Kind.HOST})
+SINGLE = frozenset({Kind.SERIES, Kind.RELEASE, Kind.PACKAGE, Kind.DISTRIBUTION, Kind.PATH, Kind.HOST})
 """Kinds that name one kernel; the item's text becomes its label."""
 
-OPEN = frozenset({Kind.SERIES, Kind.RANGE, Kind.ALL, Kind.OLDEST, Kind.NEWEST, Kind.LTS})
+OPEN = frozenset({Kind.SERIES, Kind.RANGE, Kind.ALL, Kind.OLDEST, Kind.NEWEST, Kind.LTS, Kind.DISTRIBUTION})
 """Kinds that do not fix the release: another release of the series may replace an unavailable one."""
 
 
@@ -81,8 +84,14 @@ class Item:
     flavour: str = ""
     bounds: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def in_distribution(self) -> bool:
+        """Whether it names kernels of one distribution, which are told apart by their package versions."""
+        return self.provider not in ("", *_PROVIDERS)
 
-_PROVIDERS = ("local", "debian", "ubuntu")
+
+_PROVIDERS = ("local", "debian", "snapshot", "ubuntu")
+_DISTRIBUTION = re.compile(r"[a-z]{2}[a-z-]*\d+(?:\.\d+)?")
 _WORDS = {kind.value: kind for kind in (Kind.ALL, Kind.OLDEST, Kind.NEWEST, Kind.LTS, Kind.HOST)}
 _BOUND = re.compile(r"(>=|<=|==|!=|>|<)\s*(v?\d[\w.~-]*)")
 _SERIES = re.compile(r"v?(\d{1,3}\.\d{1,3})")
@@ -113,8 +122,8 @@ def parse(text: str) -> list[Item]:
         )
     items: list[Item] = []
     for word in words:
-        item = _item(word)
         last = items[-1] if items else None
+        item = _item(word, packages=last is not None and last.kind is Kind.RANGE and last.in_distribution)
         if item.kind is Kind.RANGE and last is not None and last.kind is Kind.RANGE and not last.flavour:
             if item.provider:
                 raise _malformed(text, f"a provider may only precede a range's first comparison, not {word!r}")
@@ -134,7 +143,8 @@ def _malformed(text: str, why: str = "") -> SelectorError:
     )
 
 
-def _item(word: str) -> Item:
+def _item(word: str, *, packages: bool = False) -> Item:
+    """Read one word; `packages`: after a comparison in a distribution, where a bound may be a package version."""
     if word.startswith("@"):
         if word == "@":
             raise _malformed(word, "a lock file's name should follow the @")
@@ -143,8 +153,10 @@ def _item(word: str) -> Item:
         return Item(word, Kind.PATH, word)
     rest, provider, flavour = word, "", ""
     head, colon, tail = rest.partition(":")
-    if colon and head in _PROVIDERS:
+    if colon and (head in _PROVIDERS or _DISTRIBUTION.fullmatch(head)):
         provider, rest = head, tail
+    elif _DISTRIBUTION.fullmatch(word):
+        return Item(word, Kind.DISTRIBUTION, word, provider=word)
     # The only other use of a colon is an epoch ("1:6.1-2").
     before, colon, after = rest.rpartition(":")
     if colon and re.fullmatch(r"[a-z][a-z0-9-]*", before) and re.match(r"v?\d", after):
@@ -156,11 +168,14 @@ def _item(word: str) -> Item:
     named = Item(word, Kind.ALL, rest, provider, flavour)
     if rest in _WORDS:
         return replace(named, kind=_WORDS[rest])
+    if rest == "*" and named.in_distribution:
+        return replace(named, kind=Kind.EVERY)
     if rest[:1] in "<>=!":
         match = _BOUND.fullmatch(rest)
         if match is None:
             raise _malformed(word, "a comparison is one of >= > <= < == != and a version")
-        KernelVersion.parse(match[2])
+        if not ((packages or named.in_distribution) and _PACKAGE.fullmatch(match[2])):
+            KernelVersion.parse(match[2])
         return replace(named, kind=Kind.RANGE, bounds=((match[1], match[2]),))
     if match := _SERIES.fullmatch(rest):
         return replace(named, kind=Kind.SERIES, word=match[1])
@@ -213,7 +228,8 @@ def select(item: Item, offers: Iterable[Choice], policy: Policy, *, every: bool 
     pool = [
         offer
         for offer in offers
-        if (not item.provider or offer.provider == item.provider)
+        # A distribution may be a part of what another provider has: its offers are the right ones.
+        if (not item.provider or item.in_distribution or offer.provider == item.provider)
         and (not item.flavour or offer.flavour == item.flavour)
         and _matches(item, offer, policy)
     ]
@@ -222,11 +238,13 @@ def select(item: Item, offers: Iterable[Choice], policy: Policy, *, every: bool 
     groups: dict[object, list[Choice]] = {}
     for offer in pool:
         group: object = offer.version.series
-        if every or item.kind is Kind.EVERY:
-            group = offer.version
+        if item.kind is Kind.DISTRIBUTION:
+            group = item.provider
+        elif every or item.kind is Kind.EVERY:
+            group = (offer.version, offer.revision) if item.in_distribution else offer.version
         groups.setdefault(group, []).append(offer)
     chosen = [_best(group, policy) for group in groups.values()]
-    chosen.sort(key=lambda ranked: ranked[0].version)
+    chosen.sort(key=lambda ranked: (ranked[0].version, ranked[0].rank))
     if item.kind is Kind.OLDEST:
         chosen = chosen[:1]
     elif item.kind is Kind.NEWEST:
@@ -258,32 +276,42 @@ def _best(group: Sequence[Choice], policy: Policy) -> list[Choice]:
 
 
 def _choice(ranked: Sequence[Choice], item: Item, *, every: bool) -> Choice:
+    prefix = f"{item.provider}:" if item.in_distribution else ""
     suffix = f":{item.flavour}" if item.flavour else ""
     if item.kind is Kind.EVERY or (every and item.kind is not Kind.PACKAGE):
-        label = f"{ranked[0].version}{suffix}"
+        label = f"{prefix}{ranked[0].revision if prefix else ranked[0].version}{suffix}"
     elif item.kind in SINGLE:
         label = item.text
     else:
-        label = "{}.{}".format(*ranked[0].version.series) + suffix
+        label = prefix + "{}.{}".format(*ranked[0].version.series) + suffix
     # Offers of one release differ at most in the package, and all are equally good.
     stand_ins = ranked[1:] if every or item.kind in OPEN else ()
     return replace(ranked[0], label=label, alternatives=tuple(replace(offer, label=label) for offer in stand_ins))
 
 
 def _matches(item: Item, offer: Choice, policy: Policy) -> bool:
-    if offer.version.series < policy.oldest:
-        return False
-    series = "{}.{}".format(*offer.version.series)
-    if item.kind in (Kind.SERIES, Kind.EVERY):
-        return series == item.word
-    if item.kind is Kind.RELEASE:
-        return offer.version == KernelVersion.parse(item.word)
     if item.kind is Kind.PACKAGE:
-        return item.word in (offer.revision, offer.release)
+        return offer.version.series >= policy.oldest and item.word in (offer.revision, offer.release)
+    if item.kind is Kind.RANGE and item.in_distribution:
+        return all(
+            _of_package(offer.revision, sign, bound) if "-" in bound else _within(offer.version, sign, bound)
+            for sign, bound in item.bounds
+        )
+    return has_version(item, offer.version, policy)
+
+
+def has_version(item: Item, version: KernelVersion, policy: Policy) -> bool:
+    """Return whether an item can mean a kernel of that version; a package version is not looked at."""
+    if version.series < policy.oldest:
+        return False
+    if item.kind in (Kind.SERIES, Kind.EVERY):
+        return item.word in ("*", "{}.{}".format(*version.series))
+    if item.kind is Kind.RELEASE:
+        return version == KernelVersion.parse(item.word)
     if item.kind is Kind.RANGE:
-        return all(_within(offer.version, sign, bound) for sign, bound in item.bounds)
+        return all("-" in bound or _within(version, sign, bound) for sign, bound in item.bounds)
     if item.kind is Kind.LTS:
-        return offer.version.series in policy.longterm
+        return version.series in policy.longterm
     return True
 
 
@@ -293,6 +321,19 @@ def _within(version: KernelVersion, sign: str, bound: str) -> bool:
     if _SERIES.fullmatch(bound):
         return _COMPARE[sign](version.series, limit.series)
     return _COMPARE[sign](version, limit)
+
+
+def _of_package(revision: str, sign: str, bound: str) -> bool:
+    # As with series, a bound means everything that begins so: 5.14.0-503.11 is <=5.14.0-503 and not >5.14.0-503.
+    limit = package_order(bound)[:-1]
+    return _COMPARE[sign](package_order(revision)[: len(limit)], limit)
+
+
+def package_order(revision: str) -> tuple[tuple[int, int, str], ...]:
+    """Return a key that sorts package versions as rpm does: numbers above letters, "~" below the end."""
+    parts = re.findall(r"\d+|[A-Za-z]+|~", revision)
+    keys = [(1, int(part), "") if part.isdigit() else (-2 if part == "~" else 0, 0, part) for part in parts]
+    return (*keys, (-1, 0, ""))
 
 
 def arrange(choices: Iterable[Choice]) -> list[Choice]:

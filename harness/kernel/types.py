@@ -102,13 +102,36 @@ class Kernel:
         return parse_config(self.config.read_text()) if self.config is not None else None
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What a selector asks of a provider, for providers that cannot list everything.
+
+    Attributes:
+        version: Says whether a version matches.
+        revision: The package version asked for, or "".
+        flavour: The flavour asked for, or "".
+        every: Whether every release of a series is wanted, not only the newest.
+    """
+
+    version: Callable[[KernelVersion], bool]
+    revision: str = ""
+    flavour: str = ""
+    every: bool = False
+
+
+ANYTHING = Wanted(lambda _version: True)
+
+
 class Provider(Protocol):
     """A source of kernels. Providers are tried in the order of :mod:`harness.kernel.catalog`."""
 
     name: str
 
-    def offers(self, *, progress: Progress) -> list[Choice]:
-        """Return everything it can bring, in order of version, without labels.
+    def offers(self, *, progress: Progress, wanted: Wanted = ANYTHING) -> list[Choice]:
+        """Return what it can bring, in order of version, without labels.
+
+        A provider with a complete list returns all of it. One that has to ask for each kernel returns of each series
+        that is wanted the newest release, or every one.
 
         Raises:
             InfrastructureError: It cannot list kernels now; the error says why.

@@ -1,18 +1,27 @@
 """Fetches one file from a package source: resumable, checked, complete or not at all.
 
 The part that has arrived is kept beside the target as NAME.part, so that an interrupted download continues.
-A file is accepted only with the size and sha256 from signed metadata.
+A file is accepted only with the size and sha256 from signed metadata. :func:`get` fetches the small files by which a
+package source describes itself. A server that is busy (429, 503) is asked again after the time that it names.
 """
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+import harness
 from harness.errors import MirrorError
 from harness.util import cache
+
+if TYPE_CHECKING:
+    import requests
 
 Meter = Callable[[str, int, int], None]
 """Called several times a second with a file's name, the bytes so far and all bytes (0 when unknown)."""
@@ -21,6 +30,19 @@ TIMEOUT = (10.0, 60.0)
 """Seconds to wait for a connection, and for each next piece of data."""
 
 BLOCK = 1 << 15
+
+BUSY_ATTEMPTS = 6
+"""Requests to a server that answers that it is busy."""
+
+LONGEST_PAUSE = 120.0
+"""Seconds to wait for a busy server, at most, whatever it asks for."""
+
+SMALL = 64 << 20
+"""Bytes that a file fetched whole into memory may have."""
+
+
+wait = time.sleep
+"""Lets the time pass that a busy server asks for."""
 
 
 def no_meter(name: str, done: int, total: int) -> None:
@@ -81,45 +103,111 @@ def _copy(url: str, partial: Path) -> bool:
 
 
 def _get(url: str, partial: Path, *, size: int, proxy: str, meter: Meter) -> bool:
-    import requests
-
     have = partial.stat().st_size if partial.exists() else 0
     if size and have == size:
         return True
     if size and have > size:
         partial.unlink()
         have = 0
+    headers = {"Range": f"bytes={have}-"} if have else {}
+    with _answer(url, headers, proxy) as answer:
+        if answer.status_code in (404, 410):
+            return False
+        if answer.status_code == 416:
+            partial.unlink()
+            raise MirrorError(
+                f"{url} is shorter than the part fetched earlier",
+                expected="the same file as before",
+                hint="run the command again: it fetches this file from the start",
+            )
+        if answer.status_code != 206:
+            have = 0
+        total = size or have + int(answer.headers.get("Content-Length", 0))
+        meter(partial.stem, have, total)
+        with partial.open("ab" if have else "wb") as stream:
+            for block in answer.iter_content(BLOCK):
+                stream.write(block)
+                have += len(block)
+                meter(partial.stem, have, total)
+                if size and have > size:
+                    break  # it is another file, whatever else would arrive
+    return True
+
+
+@contextmanager
+def _answer(url: str, headers: Mapping[str, str], proxy: str) -> Iterator[requests.Response]:
+    """Ask for a file, again after a pause while the server is busy; statuses other than 404, 410, 416 are errors."""
+    import requests
+
     # "identity": compression on the way would make ranges and sizes meaningless.
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    sent = {"Accept-Encoding": "identity", "User-Agent": f"kernel-harness/{harness.__version__}", **headers}
+    proxies = {"http": proxy, "https": proxy} if proxy else None
     try:
-        proxies = {"http": proxy, "https": proxy} if proxy else None
-        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT, proxies=proxies) as answer:
-            if answer.status_code in (404, 410):
-                return False
-            if answer.status_code == 416:
-                partial.unlink()
-                raise MirrorError(
-                    f"{url} is shorter than the part fetched earlier",
-                    expected="the same file as before",
-                    hint="run the command again: it fetches this file from the start",
-                )
-            answer.raise_for_status()
-            if answer.status_code != 206:
-                have = 0
-            total = size or have + int(answer.headers.get("Content-Length", 0))
-            meter(partial.stem, have, total)
-            with partial.open("ab" if have else "wb") as stream:
-                for block in answer.iter_content(BLOCK):
-                    stream.write(block)
-                    have += len(block)
-                    meter(partial.stem, have, total)
+        for attempt in range(1, BUSY_ATTEMPTS + 1):
+            with requests.get(url, headers=sent, stream=True, timeout=TIMEOUT, proxies=proxies) as answer:
+                if answer.status_code not in (429, 503) or attempt == BUSY_ATTEMPTS:
+                    if answer.status_code not in (404, 410, 416):
+                        answer.raise_for_status()
+                    yield answer
+                    return
+                pause = _pause(answer.headers.get("Retry-After", ""), attempt)
+            wait(pause)
     except requests.RequestException as error:
         raise MirrorError(
             f"{url} could not be fetched: {_reason(error)}",
             expected="a server that answers and sends the complete file",
             hint="check the network, then run the command again: it continues where it stopped",
         ) from error
-    return True
+
+
+def _pause(wanted: str, attempt: int) -> float:
+    """Return how many seconds to leave a busy server alone."""
+    from email.utils import parsedate_to_datetime
+
+    seconds = float(2**attempt)
+    if wanted.isdigit():
+        seconds = float(wanted)
+    elif wanted:
+        with contextlib.suppress(ValueError):  # not a date either: the server says nothing usable
+            seconds = parsedate_to_datetime(wanted).timestamp() - time.time()
+    return min(max(seconds, 0.0), LONGEST_PAUSE)
+
+
+def get(url: str, *, proxy: str = "", limit: int = SMALL) -> bytes | None:
+    """Fetch a small file into memory; nothing checks its content.
+
+    Args:
+        url: http, https or file.
+        proxy: As for :func:`fetch`.
+        limit: Bytes that it may have.
+
+    Returns:
+        Its content; None when the server does not have it (404 or 410).
+
+    Raises:
+        MirrorError: The server cannot be reached, stops early, or sends more than `limit`.
+    """
+    if urlsplit(url).scheme == "file":
+        source = Path(unquote(urlsplit(url).path))
+        return source.read_bytes() if source.is_file() else None
+    data = bytearray()
+    with _answer(url, {}, proxy) as answer:
+        if answer.status_code in (404, 410):
+            return None
+        for block in answer.iter_content(BLOCK):
+            data += block
+            if len(data) > limit:
+                raise MirrorError(
+                    f"{url} has more than {limit >> 20} MiB", expected="a small file", hint="is it the right server?"
+                )
+        promised = answer.headers.get("Content-Length", "")
+    if promised.isdigit() and len(data) != int(promised):
+        raise MirrorError(
+            f"{url} is truncated: {len(data)} of {promised} bytes",
+            expected="the whole file",
+            hint="run the command again",
+        )
+    return bytes(data)
 
 
 def _reason(error: Exception) -> str:

@@ -10,28 +10,20 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import re
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.errors import KernelFileError, MirrorError
+from harness.errors import MirrorError
 from harness.kernel import cache as kernel_cache
-from harness.kernel.files.decompress import package_members
 from harness.kernel.files.download import Meter, no_meter
-from harness.kernel.providers import debian_archive
-from harness.kernel.types import Choice, Kernel, Progress
+from harness.kernel.providers import debian_archive, debs
+from harness.kernel.types import ANYTHING, Choice, Kernel, Progress, Wanted
 from harness.kernel.version import KernelVersion
 from harness.util import cache
 
 INDEX_FORMAT = 2
-
-CHANGELOG = "changelog.gz"
-"""Name of a kernel's changelog in its entry."""
-
-# Named without "usr/": see unpack.
-_CHANGELOG_MEMBER = re.compile(r"share/doc/linux-(?:image|base)-[^/]+/changelog(?:\.Debian)?\.gz")
 
 
 class DebianProvider:
@@ -51,7 +43,7 @@ class DebianProvider:
         self.index_file = self.folder / "index.json"
         self.settings = debian_archive.settings()
 
-    def offers(self, *, progress: Progress) -> list[Choice]:
+    def offers(self, *, progress: Progress, wanted: Wanted = ANYTHING) -> list[Choice]:  # noqa: ARG002 - protocol
         """Return every packaged kernel, in order of version.
 
         Raises:
@@ -147,19 +139,7 @@ class DebianProvider:
             "troubles": refreshed.troubles,
             "proxy": refreshed.proxy,
             "suites": [file.suite for file in refreshed.files],
-            "kernels": [
-                {
-                    "key": kernel.key,
-                    "version": str(kernel.version),
-                    "release": kernel.release,
-                    "revision": kernel.revision,
-                    "flavour": kernel.flavour,
-                    "suites": kernel.suites,
-                    "size": kernel.size,
-                    "sets": [[dataclasses.asdict(package) for package in one] for one in kernel.sets],
-                }
-                for kernel in debian_index.kernels(packages, suffixes)
-            ],
+            "kernels": [debs.kernel_facts(kernel) for kernel in debian_index.kernels(packages, suffixes)],
             "sources": [dataclasses.asdict(package) for package in debian_index.sources(packages)],
         }
 
@@ -176,31 +156,7 @@ class DebianProvider:
         if kernel is None:
             return None
         packages = self._fetch(kernel, str(index["proxy"]), progress)
-        if packages is None:
-            return None
-        with kernel_cache.new_entry(self.name, choice.key) as made:
-            if made is not None:
-                for path in packages:
-                    unpack(path, str(kernel["release"]), made)
-                origin = f"debian {kernel['key']} ({', '.join(kernel['suites'])})"
-                if not (made / "vmlinuz").is_file():
-                    raise KernelFileError(f"the packages of {origin} have no kernel image", expected="a vmlinuz in one")
-                if not (made / "lib").is_dir():
-                    progress(f"debian: the mirror no longer has the modules and configuration of {kernel['release']}")
-                kernel_cache.seal(
-                    made,
-                    version=choice.version,
-                    provider=self.name,
-                    key=choice.key,
-                    flavour=choice.flavour,
-                    origin=origin,
-                    packages={path.name: cache.digest_file(path) for path in packages},
-                )
-        for path in (kernel_cache.folder() / "downloads").glob(
-            f"*{kernel['release']}*_{_file_revision(kernel)}_*.deb*"
-        ):
-            path.unlink(missing_ok=True)
-        return kernel_cache.load(choice, progress=progress)
+        return debs.store(self.name, choice, kernel, packages, progress) if packages is not None else None
 
     def changelog(self, choice: Choice, *, progress: Progress) -> str | None:
         """Return the changelog in a kernel's packages; None when they have none, or are no longer served.
@@ -212,7 +168,7 @@ class DebianProvider:
             KernelFileError: A package is damaged.
             CacheError: The cache cannot be written.
         """
-        kept = kernel_cache.entry_folder(self.name, choice.key) / CHANGELOG
+        kept = kernel_cache.entry_folder(self.name, choice.key) / debs.CHANGELOG
         # For kernels that were unpacked before the harness kept changelogs.
         beside = self.folder / "changelogs" / kernel_cache.entry_folder(self.name, choice.key).name
         if not kept.exists() and not beside.exists():
@@ -224,30 +180,15 @@ class DebianProvider:
                 return None
             with cache.new_folder(beside) as made:
                 for path in packages:
-                    unpack(path, None, made)
+                    debs.unpack(path, None, made)
                     path.unlink()
         for folder in (kept.parent, beside):
-            if (folder / CHANGELOG).exists():
-                return gzip.decompress((folder / CHANGELOG).read_bytes()).decode(errors="replace")
+            if (folder / debs.CHANGELOG).exists():
+                return gzip.decompress((folder / debs.CHANGELOG).read_bytes()).decode(errors="replace")
         return None
 
     def _fetch(self, kernel: Mapping[str, Any], proxy: str, progress: Progress) -> list[Path] | None:
-        from harness.kernel.files.download import fetch
-
-        for packages in kernel["sets"]:
-            size = sum(package["size"] for package in packages)
-            progress(f"debian: fetching {packages[0]['name']} {kernel['revision']} ({size / 1e6:.0f} MB)")
-            paths = []
-            for package in packages:
-                path = kernel_cache.folder() / "downloads" / package["url"].rpartition("/")[2]
-                checks = {"size": package["size"], "sha256": package["sha256"]}
-                if not fetch(package["url"], path, **checks, proxy=proxy, meter=self.meter):
-                    progress(f"debian: {package['name']} {package['version']} is indexed but not served (404)")
-                    break
-                paths.append(path)
-            else:
-                return paths
-        return None
+        return debs.fetch_set(self.name, kernel, progress, proxy=proxy, meter=self.meter)
 
 
 def _mirror_settings() -> list[str]:
@@ -257,48 +198,6 @@ def _mirror_settings() -> list[str]:
     return [os.environ.get(variable, "") for variable in variables]
 
 
-def _file_revision(kernel: Mapping[str, Any]) -> str:
-    return str(kernel["revision"]).split(":", 1)[-1]
-
-
 def _with_changelog(packages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Return the packages of a kernel that may have its changelog."""
     return [package for package in packages if re.match(r"linux-(image|base)-", str(package["name"]))]
-
-
-def unpack(package: Path, release: str | None, target: Path) -> None:
-    """Extract image, configuration, modules and changelog of one kernel from a package.
-
-    Args:
-        package: The .deb file.
-        release: The kernel's release; None for the changelog alone.
-        target: Folder to put `vmlinuz`, `config`, `lib/modules/RELEASE` and `changelog.gz` into.
-
-    Raises:
-        KernelFileError: It is not a Debian package, or is damaged.
-    """
-    plain = {f"boot/vmlinuz-{release}": "vmlinuz", f"boot/config-{release}": "config"}
-    tree = f"lib/modules/{release}/"
-    with package_members(package) as members:
-        for member in members:
-            if not member.isfile():
-                continue
-            name = member.name.removeprefix("./").removeprefix("usr/")
-            inner = name.removeprefix(tree)
-            if name in plain:
-                place = target / plain[name]
-            elif inner in ("vmlinuz", "config"):
-                place = target / inner
-            elif _CHANGELOG_MEMBER.fullmatch(name):
-                place = target / CHANGELOG
-            elif release is None:
-                continue
-            elif inner != name and ".." not in Path(inner).parts:
-                place = target / name
-            else:
-                continue
-            place.parent.mkdir(parents=True, exist_ok=True)
-            content = members.extractfile(member)
-            assert content is not None, "a regular file has content"
-            with place.open("wb") as stream:
-                shutil.copyfileobj(content, stream, 1 << 20)

@@ -12,7 +12,7 @@ import re
 import shlex
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -305,7 +305,14 @@ class PlainArchive:
         raise MirrorError(f"{base}/{name} is not served (404)")
 
 
-def named_index(release: str, name: str, suite: str, *, now: datetime | None = None) -> tuple[str, int, str]:
+def named_index(
+    release: str,
+    name: str,
+    suite: str,
+    *,
+    now: datetime | None = None,
+    expired: Callable[[str], None] | None = None,
+) -> tuple[str, int, str]:
     """Find an index in a Release file.
 
     Args:
@@ -313,6 +320,7 @@ def named_index(release: str, name: str, suite: str, *, now: datetime | None = N
         name: The index's path, without the ending for compression.
         suite: The suite that was asked for.
         now: The time; default: now.
+        expired: Accept a file that is too old, and call this with its Valid-Until.
 
     Returns:
         Its sha256, its size in bytes, and its path.
@@ -323,7 +331,8 @@ def named_index(release: str, name: str, suite: str, *, now: datetime | None = N
     from email.utils import parsedate_to_datetime
 
     fields = dict(re.findall(r"^(Suite|Codename|Valid-Until): (.*)$", release, re.MULTILINE))
-    if suite not in (fields.get("Suite"), fields.get("Codename")):
+    # Debian's security archive named its suites buster/updates, and their Release files buster, up to Debian 10.
+    if suite.removesuffix("/updates") not in (fields.get("Suite"), fields.get("Codename")):
         raise MirrorError(
             f"the Release file of {suite} is for {fields.get('Codename', 'an unnamed suite')}",
             expected=f"Suite or Codename {suite}",
@@ -334,10 +343,12 @@ def named_index(release: str, name: str, suite: str, *, now: datetime | None = N
         except ValueError as error:
             raise MirrorError(f"the Release file of {suite} has a malformed Valid-Until: {error}") from error
         if until < (now or datetime.now(timezone.utc)):
-            raise MirrorError(
-                f"the Release file of {suite} was valid until {fields['Valid-Until']}",
-                expected="an up-to-date mirror and a correct clock",
-            )
+            if expired is None:
+                raise MirrorError(
+                    f"the Release file of {suite} was valid until {fields['Valid-Until']}",
+                    expected="an up-to-date mirror and a correct clock",
+                )
+            expired(fields["Valid-Until"])
     checksums = release.partition("\nSHA256:")[2]
     for ending in (".xz", ".gz", ""):
         found = re.search(rf"^ ([0-9a-f]{{64}}) +(\d+) {re.escape(name + ending)}$", checksums, re.MULTILINE)

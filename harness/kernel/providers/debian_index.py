@@ -112,6 +112,35 @@ def upstream(revision: str) -> KernelVersion | None:
         return None
 
 
+def release_of(name: str, suffixes: Mapping[str, str]) -> tuple[str, str] | None:
+    """Return the kernel's release and flavour that a package of an image is for; None for any other package.
+
+    Args:
+        name: The package.
+        suffixes: Flavour by the suffix of its package names ("cloud-amd64": "cloud").
+    """
+    match = _NAME.fullmatch(name)
+    if match is None or not match[1].startswith(("image", "binary")) or name.endswith(("-dbg", "-dbgsym")):
+        return None
+    # linux-image-6.12-amd64 and the like follow the newest release: their names contain no exact release.
+    if re.match(r"\d+\.\d+(?:\.\d+|-rc\d+)", match[2]) is None:
+        return None
+    # The longest suffix wins: "amd64" ends every name.
+    for suffix in sorted(suffixes, key=len, reverse=True):
+        if match[2].endswith(f"-{suffix}"):
+            return match[2], suffixes[suffix]
+    return None
+
+
+def names_of(release: str) -> tuple[str, ...]:
+    """Return the names that a package with a kernel's image can have, the smallest first.
+
+    Where both exist, linux-image is a meta-package.
+    """
+    plain = [f"linux-{kind}-{release}{ending}" for kind in ("binary", "image") for ending in ("", "-unsigned")]
+    return (*plain, f"linux-binary-unsigned-{release}")
+
+
 def kernels(packages: Iterable[Package], suffixes: Mapping[str, str]) -> list[DebianKernel]:
     """Group packages into kernels, in order of version.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from harness.errors import KernelFileError, SelectorError
 from harness.kernel import cache as kernel_cache
 from harness.kernel.files import bzimage
-from harness.kernel.types import Choice, Kernel, Progress
+from harness.kernel.types import ANYTHING, Choice, Kernel, Progress, Wanted
 from harness.kernel.version import KernelVersion
 from harness.util import cache
 
@@ -155,7 +155,7 @@ class LocalProvider:
     flavours = ("minimal", "debug", "coverage", "bcc", "mutants")
     """Flavours that only `harness kernels build` makes."""
 
-    def offers(self, *, progress: Progress) -> list[Choice]:  # noqa: ARG002 - the protocol's signature
+    def offers(self, *, progress: Progress, wanted: Wanted = ANYTHING) -> list[Choice]:  # noqa: ARG002 - protocol
         """Return the kernels that `harness kernels build` has made."""
         return kernel_cache.offers(self.name)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from harness.errors import MirrorError
 from harness.kernel import cache as kernel_cache
-from harness.kernel.types import Choice, Kernel, Progress
+from harness.kernel.types import ANYTHING, Choice, Kernel, Progress, Wanted
 from harness.kernel.version import KernelVersion
 from harness.util import cache
 
@@ -39,7 +39,7 @@ class UbuntuProvider:
 
     name = "ubuntu"
 
-    def offers(self, *, progress: Progress) -> list[Choice]:
+    def offers(self, *, progress: Progress, wanted: Wanted = ANYTHING) -> list[Choice]:  # noqa: ARG002 - protocol
         """Return every build, in order of version.
 
         Raises:

@@ -22,6 +22,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HARNESS_DEBIAN_MIRROR", "http://127.0.0.1:9/debian")
     monkeypatch.setenv("HARNESS_DEBIAN_SECURITY_MIRROR", "http://127.0.0.1:9/debian")
     monkeypatch.setenv("HARNESS_DEBIAN_KEYRING", "/nowhere/so-no-mirror-is-asked.gpg")
+    monkeypatch.setenv("HARNESS_DEBIAN_SNAPSHOT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HARNESS_DEBIAN_REMOVED_KEYS", "/nowhere/removed.gpg")
     monkeypatch.setenv("HARNESS_KERNEL_ORG", "http://127.0.0.1:9")
     monkeypatch.setenv("HARNESS_UBUNTU_MAINLINE", "http://127.0.0.1:9")
     return folder

@@ -82,10 +82,12 @@ def module(depends: str = "", name: str = "m") -> bytes:
     return header + info + names + table
 
 
-def deb(files: Mapping[str, bytes]) -> bytes:
-    """A Debian package with these files."""
+def deb(files: Mapping[str, bytes], *, compression: str = "xz") -> bytes:
+    """A Debian package with these files; with "" for `compression`, as they are."""
     members = {"debian-binary": b"2.0\n", "control.tar.gz": _tar({"./control": b"Package: x\n"}, "gz")}
-    members["data.tar.xz"] = _tar({f"./{name}": data for name, data in files.items()}, "xz")
+    members["data.tar" + (f".{compression}" if compression else "")] = _tar(
+        {f"./{name}": data for name, data in files.items()}, compression
+    )
     archive = b"!<arch>\n"
     for name, data in members.items():
         archive += (
@@ -101,7 +103,8 @@ def _tar(files: Mapping[str, bytes], compression: str) -> bytes:
             member = tarfile.TarInfo(name)
             member.size = len(data)
             members.addfile(member, io.BytesIO(data))
-    return lzma.compress(plain.getvalue()) if compression == "xz" else gzipped(plain.getvalue())
+    data = plain.getvalue()
+    return {"xz": lzma.compress, "gz": gzipped}[compression](data) if compression else data
 
 
 def tarball(files: Mapping[str, bytes]) -> bytes:
@@ -177,41 +180,44 @@ def serve(root: Path) -> Iterator[Server]:
         server.server_close()
 
 
+@dataclass
 class Signer:
     """A throwaway key, to sign an archive with.
 
-    Args:
+    Attributes:
         home: A folder for gpg, with a path short enough for its socket.
         who: Whose key it is.
+        when: gpg's time ("20200101T000000"), "" for now.
+        until: The day on which the key expires.
     """
 
-    def __init__(self, home: Path, who: str = "archive") -> None:
-        self.home = home
-        self.keyring = home / f"{who}.gpg"
-        home.mkdir(mode=0o700, exist_ok=True)
-        self._gpg("--quick-generate-key", f"{who} <{who}@example.org>", "ed25519", "sign", "never")
-        self._gpg("--output", str(self.keyring), "--export", who)
+    home: Path
+    who: str = "archive"
+    when: str = ""
+    until: str = "never"
 
-    def sign(self, text: str) -> bytes:
-        return self._gpg("--clearsign", data=text.encode())
+    def __post_init__(self) -> None:
+        self.keyring = self.home / f"{self.who}.gpg"
+        if not self.keyring.exists():
+            self.home.mkdir(mode=0o700, exist_ok=True)
+            self._gpg("--quick-generate-key", f"{self.who} <{self.who}@example.org>", "ed25519", "sign", self.until)
+            self._gpg("--output", str(self.keyring), "--export", self.who)
+
+    def sign(self, text: str, *, lasts: str = "") -> bytes:
+        """Return the text, signed inside; `lasts`: after how many days the signature expires."""
+        return self._gpg(*(["--default-sig-expire", lasts] if lasts else []), "--clearsign", data=text.encode())
+
+    def sign_detached(self, data: bytes) -> bytes:
+        """Return a signature, armoured."""
+        return self._gpg("--armor", "--detach-sign", data=data)
 
     def stop(self) -> None:
         """End the agent that gpg started for this key."""
         subprocess.run(["gpgconf", "--homedir", str(self.home), "--kill", "gpg-agent"], check=True)
 
     def _gpg(self, *words: str, data: bytes = b"") -> bytes:
-        argv = [
-            "gpg",
-            "--homedir",
-            str(self.home),
-            "--batch",
-            "--yes",
-            "--quiet",
-            "--pinentry-mode",
-            "loopback",
-            "--passphrase",
-            "",
-        ]
+        argv = ["gpg", "--homedir", str(self.home), "--batch", "--yes", "--quiet", "--pinentry-mode", "loopback"]
+        argv += ["--passphrase", "", *(["--faked-system-time", self.when] if self.when else [])]
         return subprocess.run([*argv, *words], input=data, capture_output=True, check=True).stdout
 
 

@@ -148,7 +148,7 @@ def test_an_unknown_kernel_is_the_users_fault_and_everybody_says_why(one: Archiv
     assert caught.value.exit_status == 2
     assert caught.value.expected == "one of the series 6.1"
     lines = caught.value.detail.splitlines()
-    assert [line.split(":")[0] for line in lines] == ["local", "debian", "ubuntu", "source"]
+    assert [line.split(":")[0] for line in lines] == ["local", "debian", "snapshot", "ubuntu", "source"]
 
 
 def test_nothing_selected() -> None:

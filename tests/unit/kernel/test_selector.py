@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import HarnessError, SelectorError
-from harness.kernel.selector import Kind, Policy, arrange, parse, select
+from harness.kernel.selector import Kind, Policy, arrange, package_order, parse, select
 from harness.kernel.types import Choice
 from harness.kernel.version import KernelVersion
 
@@ -228,3 +228,59 @@ def test_one_release_of_each_series_in_order_and_no_newer_one_left_out(known: li
 def test_the_order_of_offers_does_not_matter(offers: list[Choice], text: str) -> None:
     [item] = parse(text)
     assert select(item, offers, POLICY) == select(item, OFFERS, POLICY)
+
+
+# distributions
+
+_ALMA = [
+    Choice("", KernelVersion(5, 14), "alma9", revision, "generic", revision=revision, rank=rank)
+    for rank, revision in enumerate(("5.14.0-362.8.1.el9_3", "5.14.0-427.13.1.el9_4", "5.14.0-503.11.1.el9_5"))
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "labels"),
+    [
+        ("alma9", ["alma9"]),
+        ("alma9:5.14", ["alma9:5.14"]),
+        ("alma9:newest", ["alma9:5.14"]),
+        ("alma9:*", ["alma9:5.14.0-362.8.1.el9_3", "alma9:5.14.0-427.13.1.el9_4", "alma9:5.14.0-503.11.1.el9_5"]),
+        ("alma9:5.14.0-427.13.1.el9_4", ["alma9:5.14.0-427.13.1.el9_4"]),
+        ("alma9:6.1", []),
+    ],
+)
+def test_a_distribution_and_the_releases_in_it(text: str, labels: list[str]) -> None:
+    [item] = parse(text)
+    assert item.provider == "alma9"
+    assert [choice.label for choice in select(item, _ALMA, POLICY)] == labels
+
+
+@pytest.mark.parametrize(
+    ("text", "revision"),
+    [
+        ("alma9", "5.14.0-503.11.1.el9_5"),
+        ("alma9:>=5.14.0-362,<5.14.0-503", "5.14.0-427.13.1.el9_4"),
+        ("alma9:<=5.14.0-427", "5.14.0-427.13.1.el9_4"),
+        ("alma9:<5.14.0-427", "5.14.0-362.8.1.el9_3"),
+        ("alma9:>5.14.0-427,<6.0", "5.14.0-503.11.1.el9_5"),
+    ],
+)
+def test_within_a_distribution_package_versions_have_an_order(text: str, revision: str) -> None:
+    [item] = parse(text)
+    assert [choice.revision for choice in select(item, _ALMA, POLICY)] == [revision]
+
+
+@pytest.mark.parametrize("name", ["ubuntu24.04", "debian11", "fedora43", "al2023", "uek8", "centos-stream9"])
+def test_names_of_distributions(name: str) -> None:
+    [item] = parse(name)
+    assert (item.kind, item.provider) == (Kind.DISTRIBUTION, name)
+
+
+def test_the_order_of_package_versions_is_rpms() -> None:
+    ordered = ["5.14.0~rc1-1", "5.14.0-1", "5.14.0-1.el9", "5.14.0-9.1.el9", "5.14.0-10.el9", "5.15.0-1"]
+    assert sorted(ordered[::-1], key=package_order) == ordered
+
+
+def test_a_range_of_package_versions_needs_a_distribution() -> None:
+    with pytest.raises(SelectorError, match="not a kernel version"):
+        parse(">=5.14.0-427")

@@ -1,0 +1,190 @@
+"""A web server on 127.0.0.1 over sites in memory, with faults on demand."""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import unquote, urlsplit
+
+BLOCK = 1 << 16
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a site answers.
+
+    Attributes:
+        body: The content; a path for a large file.
+        type: Its Content-Type.
+        status: The status; with 301, 302 or 308, `location` is where to go.
+        location: A path below the site, with a leading slash.
+    """
+
+    body: bytes | Path = b""
+    type: str = "application/octet-stream"
+    status: int = 200
+    location: str = ""
+
+    def content(self) -> bytes:
+        return self.body.read_bytes() if isinstance(self.body, Path) else self.body
+
+
+class Site(Protocol):
+    """Something that has files, or answers questions, under one path of the server."""
+
+    def answer(self, path: str, query: str) -> Answer | None:
+        """Return the answer to a path below the site, without a leading slash; None: not found."""
+        ...
+
+
+@dataclass
+class Fault:
+    """What goes wrong with an answer.
+
+    Attributes:
+        status: Answer with this status instead.
+        retry_after: With `status`: the header Retry-After.
+        times: How often; -1 for always.
+        changed: One byte in the middle is another.
+        cut: Bytes after which the connection ends; -1 for none.
+        pause: Seconds before each block.
+        location: Redirect there; "loop" redirects to another address on and on.
+        html: Answer with a page for people, and status 200.
+        endless: Never stop sending.
+    """
+
+    status: int = 0
+    retry_after: str = ""
+    times: int = -1
+    changed: bool = False
+    cut: int = -1
+    pause: float = 0.0
+    location: str = ""
+    html: bool = False
+    endless: bool = False
+
+
+@dataclass
+class Server:
+    """A running server.
+
+    Attributes:
+        url: Its address.
+        sites: Sites by the first part of the path.
+        faults: Faults by a pattern of the whole path (`*` and `?`).
+        requests: The paths asked for, with their queries.
+        most_at_once: The greatest number of requests that were under way at one time.
+    """
+
+    url: str = ""
+    sites: dict[str, Site] = field(default_factory=dict)
+    faults: dict[str, Fault] = field(default_factory=dict)
+    requests: list[str] = field(default_factory=list)
+    most_at_once: int = 0
+
+    def fault(self, path: str) -> Fault | None:
+        """Return the fault of a path that is due, and count it."""
+        for pattern, fault in self.faults.items():
+            if fault.times and fnmatch.fnmatchcase(path, pattern):
+                fault.times -= fault.times > 0
+                return fault
+        return None
+
+
+@contextmanager
+def serve(port: int = 0) -> Iterator[Server]:
+    """Serve sites until the body ends.
+
+    Args:
+        port: The port; 0 for any that is free.
+    """
+    state = Server()
+    lock = threading.Lock()
+    running = 0
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            nonlocal running
+            with lock:
+                running += 1
+                state.most_at_once = max(state.most_at_once, running)
+                state.requests.append(self.path)
+            try:
+                with contextlib.suppress(ConnectionError):
+                    self._answer()
+            finally:
+                with lock:
+                    running -= 1
+
+        def _answer(self) -> None:
+            # A proxy is asked with whole addresses.
+            parts = urlsplit(self.path)
+            path = unquote(parts.path)
+            fault = state.fault(path) or Fault()
+            if fault.location:
+                step = int(parts.query.removeprefix("again=") or 0) if parts.query.startswith("again=") else 0
+                place = f"{parts.path}?again={step + 1}" if fault.location == "loop" else fault.location
+                self._send(Answer(status=302, location=place), fault)
+            elif fault.status:
+                self._send(Answer(status=fault.status), fault)
+            elif fault.html:
+                self._send(Answer(b"<html><body>Please sign in</body></html>", "text/html"), fault)
+            else:
+                name, _, rest = path.lstrip("/").partition("/")
+                site = state.sites.get(name)
+                answer = (site.answer(rest, parts.query) if site else None) or Answer(status=404)
+                if answer.location:
+                    answer = replace(answer, location=f"/{name}{answer.location}")
+                self._send(answer, fault)
+
+        def _send(self, answer: Answer, fault: Fault) -> None:
+            if answer.status >= 400:
+                self.send_response(answer.status)
+                if fault.retry_after:
+                    self.send_header("Retry-After", fault.retry_after)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            data = bytearray(answer.content())
+            if fault.changed:
+                data[len(data) // 2] ^= 0xFF
+            wanted = self.headers.get("Range", "")
+            start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
+            if start and start >= len(data):
+                self.send_error(416)
+                return
+            self.send_response(206 if start else answer.status)
+            self.send_header("Content-Type", answer.type)
+            if answer.location:
+                self.send_header("Location", answer.location)
+            if not fault.endless:
+                self.send_header("Content-Length", str(len(data) - start))
+            self.end_headers()
+            end = len(data) if fault.cut < 0 else fault.cut
+            for at in range(start, end, BLOCK):
+                time.sleep(fault.pause)
+                self.wfile.write(data[at : min(at + BLOCK, end)])
+            while fault.endless:
+                self.wfile.write(bytes(BLOCK))
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's name
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    state.url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield state
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
