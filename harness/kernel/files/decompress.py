@@ -1,14 +1,15 @@
-"""Decompresses files by the ending of their name, and opens Debian packages.
+"""Decompresses files, by the ending of their name or by their first bytes, and opens Debian packages.
 
 No side effects: it only reads what it is given.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from harness.errors import KernelFileError
 
@@ -73,6 +74,58 @@ def _lz4(data: bytes) -> bytes:
 _STREAMS: dict[str, Callable[[bytes], bytes]] = {".xz": _xz, ".gz": _gz, ".bz2": _bz2, ".zst": _zst, ".lz4": _lz4}
 
 
+_MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x5d\0\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+
+
+def open_stream(stream: BinaryIO) -> BinaryIO:
+    """Return a stream of what a stream holds, decompressed as its first bytes say; unchanged when they say nothing.
+
+    Args:
+        stream: Positioned at the first byte.
+
+    Raises:
+        zlib.error, lzma.LZMAError, EOFError, OSError, ValueError: While it is read: it is damaged.
+    """
+    head = stream.read(6)
+    stream.seek(-len(head), 1)
+    kind = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), "")
+    if kind == "zstd":
+        import zstandard
+
+        return _Whole(zstandard.ZstdDecompressor().stream_reader(stream, read_across_frames=True), zstandard.ZstdError)
+    if not kind:
+        return stream
+    import bz2
+    import gzip
+    import lzma
+
+    openers: dict[str, Any] = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
+    opened: BinaryIO = openers[kind](stream)
+    return opened
+
+
+class _Whole(io.RawIOBase, BinaryIO):
+    """A stream of zstandard's, with the errors of the standard library's decompressors.
+
+    Args:
+        stream: The stream.
+        error: The errors that it raises when the data is damaged.
+    """
+
+    def __init__(self, stream: Any, error: type[Exception]) -> None:
+        self._stream = stream
+        self._error = error
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            return int(self._stream.readinto(buffer))
+        except self._error as error:
+            raise ValueError(str(error)) from error
+
+
 @contextmanager
 def package_members(package: Path) -> Iterator[tarfile.TarFile]:
     """Open the files in a Debian package; a damaged package and a full disk raise different errors.
@@ -84,13 +137,20 @@ def package_members(package: Path) -> Iterator[tarfile.TarFile]:
     import tarfile
     import zlib
 
-    from debian.arfile import ArError
-    from debian.debfile import DebError, DebFile
+    from debian.arfile import ArError, ArFile
 
     try:
-        with DebFile(package) as deb, deb.data.tgz() as members:
+        # Not by its DebFile, which needs a program for zstandard.
+        with package.open("rb") as whole:
+            data = [one for one in ArFile(fileobj=whole).getmembers() if one.name.startswith("data.tar")]
+            if not data:
+                raise ArError("it has no data.tar")
+            content = data[0].read()
+            if len(content) < data[0].size:
+                raise EOFError("it ends early")
+        with open_stream(io.BytesIO(content)) as plain, tarfile.open(fileobj=plain, mode="r|") as members:
             yield members
-    except (ArError, DebError, tarfile.TarError, lzma.LZMAError, zlib.error, EOFError) as error:
+    except (ArError, tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, ValueError) as error:
         raise _no_package(package, error) from error
     except OSError as error:
         # python-debian raises this, without an error number, when the format is wrong.

@@ -1,4 +1,4 @@
-"""The local provider: a kernel file, a built tree, a folder with boot/ and modules, or the running kernel."""
+"""The local provider: a kernel file, a package, a built tree, a folder with boot/ and modules, the running kernel."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from harness.errors import KernelFileError, SelectorError
 from harness.kernel import cache as kernel_cache
-from harness.kernel.files import bzimage
+from harness.kernel.files import bzimage, packages
 from harness.kernel.types import ANYTHING, Choice, Kernel, Progress, Wanted
 from harness.kernel.version import KernelVersion
 from harness.util import cache
@@ -44,13 +44,15 @@ def find(path: Path) -> Found:
     path = path.expanduser()
     try:
         if path.is_dir():
-            return _find_in_folder(path)
+            return _find_in_folder(packages.unpacked_folder(path) if packages.is_oci(path) else path)
         if not path.exists():
             raise KernelFileError(
                 f"{path} does not exist",
-                expected="a bzImage, a vmlinux, a built kernel tree or a folder with boot/",
+                expected="a bzImage, a vmlinux, a package, an archive, a built kernel tree or a folder with boot/",
                 hint="check the path; for a release, write its number without a '/'",
             )
+        if packages.kind_of(path) is not None:
+            return _find_in_folder(packages.unpacked_folder(path))
         release = _banner(path).split(" ", 1)[0]
         config = _first(path.with_name(f"config-{release}"), path.with_name("config"), path.with_name(".config"))
         return Found(path, config, _modules(path.parent.parent, release))
@@ -190,7 +192,9 @@ class LocalProvider:
         found = find(Path(choice.key))
         digest = _image_digest(found.image)
         key = f"{found.image.name}-{digest[:20]}"
-        origin = f"file {found.image}"
+        # An unpacked package is named by itself.
+        inside = (kernel_cache.folder() / "unpacked") in found.image.parents
+        origin = f"file {choice.key if inside else found.image}"
         by_content = Choice(choice.label, choice.version, self.name, key, choice.flavour)
         cached = kernel_cache.load(by_content, progress=progress)
         if cached is not None:

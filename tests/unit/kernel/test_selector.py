@@ -278,7 +278,8 @@ def test_names_of_distributions(name: str) -> None:
 
 def test_the_order_of_package_versions_is_rpms() -> None:
     ordered = ["5.14.0~rc1-1", "5.14.0-1", "5.14.0-1.el9", "5.14.0-9.1.el9", "5.14.0-10.el9", "5.15.0-1"]
-    assert sorted(ordered[::-1], key=package_order) == ordered
+    assert sorted(sorted(ordered), key=package_order) == ordered
+    assert sorted(ordered) != ordered
 
 
 def test_a_range_of_package_versions_needs_a_distribution() -> None:

@@ -1,0 +1,289 @@
+"""Kernels in packages, archives and containers that a user has, recognised by content.
+
+Each is unpacked once, into a folder with `boot/` and `lib/modules/`; the cache keeps it under the digest of its source.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import lzma
+import re
+import shutil
+import struct
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from harness.errors import KernelFileError
+from harness.kernel import cache as kernel_cache
+from harness.kernel.files import rpm
+from harness.kernel.files.decompress import open_stream, package_members, unpacked
+from harness.util import cache
+
+_IMAGE = re.compile(r"(?:boot/)?((?:vmlinu[xz]|bzImage)(?:-[^/]*)?)")
+_CONFIG = re.compile(r"(?:boot/)?(config(?:-[^/]*)?)")
+_IN_MODULES = re.compile(r"lib/modules/([^/]+)/(vmlinuz|config)")
+_MODULES = re.compile(r"lib/modules/[^/]+/(?!build(/|$)|source(/|$)).+")
+_ARM64_IMAGE = b"ARM\x64"
+
+
+class Kind(Enum):
+    """What a file is that may have a kernel in it."""
+
+    DEB = "Debian package"
+    RPM = "RPM package"
+    TAR = "tar archive"
+    ZBOOT = "compressed EFI image (zboot)"
+    UKI = "unified kernel image"
+
+
+def kind_of(path: Path) -> Kind | None:
+    """Recognise a file by its content; None when it is none of these.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as stream:
+        head = stream.read(4096)
+        stream.seek(0)
+        if head.startswith(b"!<arch>\n"):
+            return Kind.DEB
+        if head.startswith(rpm.MAGIC):
+            return Kind.RPM
+        if head[:2] == b"MZ" and head[4:8] == b"zimg":
+            return Kind.ZBOOT
+        if head[:2] == b"MZ" and b".linux" in _sections(head):
+            return Kind.UKI
+        try:
+            first = open_stream(stream).read(512)
+        except (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error):
+            return None
+        return Kind.TAR if first[257:262] == b"ustar" else None
+
+
+def is_oci(folder: Path) -> bool:
+    """Return whether a folder is an OCI image layout."""
+    return (folder / "oci-layout").is_file() and (folder / "index.json").is_file()
+
+
+def unpacked_folder(path: Path) -> Path:
+    """Return a folder with what a package, an archive or an OCI layout holds of a kernel, unpacked once.
+
+    Args:
+        path: A file that :func:`kind_of` recognises, or an OCI layout.
+
+    Raises:
+        KernelFileError: It is damaged, or has no kernel.
+        CacheError: The cache cannot be written.
+    """
+    sources = [path / "index.json"] if path.is_dir() else [path, *_companions(path)]
+    facts = "|".join(f"{one.resolve()}|{one.stat().st_size}|{one.stat().st_mtime_ns}" for one in sources)
+    place = kernel_cache.folder() / "unpacked" / f"{path.name[:60]}-{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
+    with cache.locked(place.with_name(f"{place.name}.lock")):
+        if not place.is_dir():
+            with cache.new_folder(place) as made:
+                for one in [path] if path.is_dir() else sources:
+                    _unpack(one, made)
+                if not any(_IMAGE.fullmatch(f"boot/{one.name}") for one in (made / "boot").glob("*")):
+                    raise KernelFileError(
+                        f"{path} has no kernel in it",
+                        expected="boot/vmlinuz-* or lib/modules/*/vmlinuz in it",
+                        hint="name the package with the image; its modules are taken from a package beside it",
+                    )
+    return place
+
+
+def _companions(path: Path) -> list[Path]:
+    """Return the packages beside one that hold the modules and the configuration of the same kernel."""
+    if path.suffix == ".deb" and (
+        match := re.match(r"linux-(?:image|binary)-(?:unsigned-)?(\d[^_]*?)(-unsigned)?_", path.name)
+    ):
+        found = [
+            *path.parent.glob(f"linux-modules-{match[1]}_*.deb"),
+            *path.parent.glob(f"linux-base-{match[1]}_*.deb"),
+        ]
+        return sorted(found)
+    if path.suffix == ".rpm" and (match := re.match(r"(kernel[a-z-]*?)(?:-core|-default)?-(\d.*\.rpm)$", path.name)):
+        return sorted(
+            {
+                *path.parent.glob(f"{match[1]}-modules-{match[2]}"),
+                *path.parent.glob(f"{match[1]}-modules-core-{match[2]}"),
+            }
+        )
+    return []
+
+
+def _unpack(path: Path, target: Path) -> None:
+    if path.is_dir():
+        _unpack_oci(path, target)
+        return
+    kind = kind_of(path)
+    if kind is Kind.DEB:
+        with package_members(path) as members:
+            _take(members, target)
+    elif kind is Kind.RPM:
+        with rpm.members(rpm.read(path)) as files:
+            for one in files:
+                if rpm.is_file(one) and (place := placed(one.name)) is not None:
+                    _write(target / place, one.content)
+    elif kind is Kind.TAR:
+        with tempfile.TemporaryDirectory(prefix="harness-oci-") as scratch:
+            if not _unpack_tar(path, target, Path(scratch)):
+                _unpack_oci(Path(scratch), target)
+    elif kind is Kind.ZBOOT:
+        _write(target / "boot" / "vmlinuz", _zboot(path.read_bytes(), str(path)))
+    elif kind is Kind.UKI:
+        sections = _sections(path.read_bytes())
+        start, size = sections[b".linux"]
+        with path.open("rb") as stream:
+            stream.seek(start)
+            _write(target / "boot" / "vmlinuz", stream.read(size))
+
+
+def placed(name: str) -> str | None:
+    """Return where a file of a package belongs in a folder with boot/ and lib/modules/; None for other files. Pure.
+
+    Args:
+        name: Its path in the package.
+    """
+    name = re.sub(r"^(\./|/)+", "", name).removeprefix("usr/")
+    if ".." in name.split("/"):
+        return None
+    if match := _IN_MODULES.fullmatch(name):
+        return f"boot/{match[2]}-{match[1]}"
+    if match := _IMAGE.fullmatch(name) or _CONFIG.fullmatch(name):
+        return f"boot/{match[1]}"
+    return name if _MODULES.fullmatch(name) else None
+
+
+def _take(members: tarfile.TarFile, target: Path) -> None:
+    for member in members:
+        if member.isfile() and (place := placed(member.name)) is not None:
+            content = members.extractfile(member)
+            assert content is not None, "a regular file has content"
+            (target / place).parent.mkdir(parents=True, exist_ok=True)
+            with (target / place).open("wb") as out:
+                shutil.copyfileobj(content, out, 1 << 20)
+
+
+@contextmanager
+def _tar(path: Path) -> Iterator[tarfile.TarFile]:
+    try:
+        with path.open("rb") as stream, tarfile.open(fileobj=open_stream(stream), mode="r|") as members:
+            yield members
+    except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, ValueError) as error:
+        raise KernelFileError(
+            f"{path} is not a whole archive: {error or type(error).__name__}", hint="fetch or make it again"
+        ) from error
+
+
+def _unpack_tar(path: Path, target: Path, oci: Path) -> bool:
+    """Unpack an archive; False when it is an OCI layout, which is then in `oci`."""
+    with _tar(path) as members:
+        layout = False
+        for member in members:
+            name = re.sub(r"^(\./)+", "", member.name)
+            content = members.extractfile(member) if member.isfile() else None
+            if content is None:
+                continue
+            layout = layout or name == "oci-layout"
+            if re.fullmatch(r"oci-layout|index\.json|blobs/sha256/[0-9a-f]{64}", name):
+                place: Path | None = oci / name
+            else:
+                inner = placed(name) or placed(name.partition("/")[2])
+                place = target / inner if inner is not None else None
+            if place is not None:
+                place.parent.mkdir(parents=True, exist_ok=True)
+                with place.open("wb") as out:
+                    shutil.copyfileobj(content, out, 1 << 20)
+        return not layout
+
+
+def _unpack_oci(folder: Path, target: Path) -> None:
+    """Unpack the layers of the image for this architecture in an OCI layout."""
+    wanted = {"os": "linux", "architecture": "amd64"}
+    index = _blob_json(folder / "index.json")
+    for _ in range(8):  # an index may lead to another index
+        manifests = index.get("manifests")
+        if manifests is None:
+            break
+        fit = [one for one in manifests if not one.get("platform") or wanted.items() <= one["platform"].items()]
+        if not fit:
+            raise KernelFileError(f"{folder} has no image for linux/amd64", expected="one for this architecture")
+        index = _blob_json(_blob(folder, fit[0]["digest"]))
+    for layer in index.get("layers", []):
+        with _tar(_blob(folder, layer["digest"])) as members:
+            _take(members, target)
+
+
+def _blob(folder: Path, digest: str) -> Path:
+    algorithm, _, value = digest.partition(":")
+    path = folder / "blobs" / algorithm / value
+    if not re.fullmatch(r"sha256:[0-9a-f]{64}", digest) or not path.is_file() or cache.digest_file(path) != value:
+        raise KernelFileError(
+            f"the blob {digest} of {folder} is missing or damaged",
+            expected="a whole OCI image layout",
+            hint="copy the image again",
+        )
+    return path
+
+
+def _blob_json(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise KernelFileError(f"{path} is damaged: {error}", expected="JSON of an OCI image layout") from error
+    return content
+
+
+def _write(place: Path, data: bytes) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(data)
+
+
+def _sections(data: bytes) -> dict[bytes, tuple[int, int]]:
+    """Return the sections of a PE file that its first bytes name: offset and size by name; none for other files."""
+    try:
+        start = struct.unpack_from("<I", data, 0x3C)[0]
+        if data[start : start + 4] != b"PE\0\0":
+            return {}
+        count, optional = struct.unpack_from("<H", data, start + 6)[0], struct.unpack_from("<H", data, start + 20)[0]
+        table = start + 24 + optional
+        found = {}
+        for at in range(table, table + 40 * count, 40):
+            name, virtual, _, size, offset = struct.unpack_from("<8sIIII", data, at)
+            # The size on disk is rounded up; the section's own size is that of its content.
+            found[name.rstrip(b"\0")] = (offset, min(size, virtual) or size)
+    except struct.error:
+        return {}
+    return found
+
+
+def _zboot(data: bytes, name: str) -> bytes:
+    """Return the kernel in an EFI image that decompresses itself (drivers/firmware/efi/libstub/zboot-header.S)."""
+    start, size = struct.unpack_from("<II", data, 8)
+    compression = data[24:56].split(b"\0", 1)[0].decode(errors="replace")
+    payload = data[start : start + size]
+    endings = {"gzip": ".gz", "zstd": ".zst", "zstd22": ".zst", "xzkern": ".xz", "lzma": ".xz"}
+    if len(payload) < size or compression not in endings:
+        raise KernelFileError(
+            f"the kernel in {name} is cut short, or its compression {compression!r} is unknown",
+            expected="a whole image, compressed with gzip, zstd, xz or lzma",
+        )
+    try:
+        image = unpacked(payload, endings[compression])
+    except ValueError as error:
+        raise KernelFileError(f"the kernel in {name} is damaged: {error}", hint="fetch or build it again") from error
+    if image[0x38:0x3C] == _ARM64_IMAGE:
+        raise KernelFileError(
+            f"{name} is for arm64",
+            expected="a kernel for x86-64, the only architecture the harness boots",
+            hint="give a kernel built with ARCH=x86_64",
+        )
+    return image
