@@ -23,6 +23,7 @@ from harness.kernel import lockfile, prune, selector
 from harness.kernel.build import kbuild, source
 from harness.kernel.catalog import Catalog, policy
 from harness.kernel.files.download import Meter, no_meter
+from harness.kernel.providers import distributions
 from harness.kernel.types import Choice
 from harness.util import tables
 
@@ -135,6 +136,14 @@ def _list(arguments: argparse.Namespace) -> int:
             (_series_row(group) for group in _by_series(offers)),
             header="series newest releases cached provider flavours size".split(),
             right={"releases", "size"},
+        )
+        print()
+        tables.show(
+            (
+                (name, record["title"], record["tried"] or "not tried")
+                for name, record in distributions.records().items()
+            ),
+            header=("distribution", "is", "real server tried"),
         )
     # A list without the mirror's kernels is not the list that was asked for.
     return next((trouble.exit_status for trouble in catalog.troubles.values()), 0)

@@ -75,6 +75,8 @@ class Catalog:
         self.debian = DebianProvider(meter=meter, refresh=refresh)
         self.snapshot = SnapshotProvider(meter=meter, refresh=refresh)
         self.ubuntu = UbuntuProvider()
+        self._meter, self._refresh = meter, refresh
+        self._distributions: dict[str, Provider] = {}
         self.troubles: dict[str, HarnessError] = {}
         self._asked: dict[tuple[str, str, bool], list[Choice]] = {}
 
@@ -91,6 +93,14 @@ class Catalog:
         for provider in self.providers():
             if provider.name == name:
                 return provider
+        if selector.is_distribution(name):
+            if name not in self._distributions:
+                from harness.kernel.providers import distributions
+
+                self._distributions[name] = distributions.provider(
+                    name, debian=self.debian, snapshot=self.snapshot, meter=self._meter, refresh=self._refresh
+                )
+            return self._distributions[name]
         raise SelectorError(
             f"there is no provider {name!r}",
             expected="one of " + ", ".join(provider.name for provider in self.providers()),
@@ -112,8 +122,9 @@ class Catalog:
         asked = (name, "" if name in INDEXED or item is None else item.text, every)
         if asked not in self._asked:
             found: list[Choice] = []
+            provider = self.provider(name)
             try:
-                found = self.provider(name).offers(progress=self.progress, wanted=_wanted(item, every=every))
+                found = provider.offers(progress=self.progress, wanted=_wanted(item, every=every))
             except HarnessError as error:
                 self.progress(f"{name}: {error.what}")
                 self.troubles[name] = error

@@ -135,6 +135,11 @@ def parse(text: str) -> list[Item]:
     return items
 
 
+def is_distribution(name: str) -> bool:
+    """Return whether a provider's name is that of a distribution, known or not: letters and then a number."""
+    return name not in _PROVIDERS and _DISTRIBUTION.fullmatch(name) is not None
+
+
 def _malformed(text: str, why: str = "") -> SelectorError:
     return SelectorError(
         f"{text!r} is not a kernel selector" + (f": {why}" if why else ""),

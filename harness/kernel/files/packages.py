@@ -89,7 +89,7 @@ def unpacked_folder(path: Path) -> Path:
         if not place.is_dir():
             with cache.new_folder(place) as made:
                 for one in [path] if path.is_dir() else sources:
-                    _unpack(one, made)
+                    unpack(one, made)
                 if not any(_IMAGE.fullmatch(f"boot/{one.name}") for one in (made / "boot").glob("*")):
                     raise KernelFileError(
                         f"{path} has no kernel in it",
@@ -119,7 +119,12 @@ def _companions(path: Path) -> list[Path]:
     return []
 
 
-def _unpack(path: Path, target: Path) -> None:
+def unpack(path: Path, target: Path) -> None:
+    """Unpack what a package, an archive or an OCI layout holds of a kernel into boot/ and lib/modules/ of a folder.
+
+    Raises:
+        KernelFileError: It is damaged.
+    """
     if path.is_dir():
         _unpack_oci(path, target)
         return

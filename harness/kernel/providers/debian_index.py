@@ -181,7 +181,8 @@ def _sets(parts: Mapping[str, list[Package]]) -> list[tuple[Package, ...]]:
         for package in parts.get(kind, ()):
             if package.url not in seen:
                 seen.add(package.url)
-                sets.append((package,))
+                # Ubuntu's packages of an image have nothing else in them.
+                sets.append((package, *(parts["modules"][:1] if parts.get("modules") else ())))
     for kind in ("binary", "binary-unsigned"):
         for package in parts.get(kind, ()):
             if package.url not in seen:

@@ -202,20 +202,7 @@ class LocalProvider:
         with kernel_cache.new_entry(self.name, key) as made:
             if made is not None:
                 progress(f"local: checking and unpacking {found.image}")
-                with found.image.open("rb") as stream:
-                    kind = bzimage.image_kind(stream.read(0x206), str(found.image))
-                name = "vmlinuz" if kind is bzimage.ImageKind.BZIMAGE else "vmlinux"
-                shutil.copyfile(found.image, made / name)
-                if found.config is not None:
-                    shutil.copyfile(found.config, made / "config")
-                if found.modules is not None:
-                    shutil.copytree(
-                        found.modules,
-                        made / "lib" / "modules" / found.modules.name,
-                        symlinks=True,
-                        # Headers and sources are other trees; the guest needs only the modules.
-                        ignore=shutil.ignore_patterns("build", "source"),
-                    )
+                fill(found, made)
                 kernel_cache.seal(
                     made,
                     version=choice.version,
@@ -226,6 +213,27 @@ class LocalProvider:
                     file=True,
                 )
         return kernel_cache.load(by_content, progress=progress)
+
+
+def fill(found: Found, made: Path) -> None:
+    """Copy a kernel's files into a new entry of the kernel cache.
+
+    Raises:
+        KernelFileError: The image is not a kernel.
+    """
+    with found.image.open("rb") as stream:
+        kind = bzimage.image_kind(stream.read(0x206), str(found.image))
+    shutil.copyfile(found.image, made / ("vmlinuz" if kind is bzimage.ImageKind.BZIMAGE else "vmlinux"))
+    if found.config is not None:
+        shutil.copyfile(found.config, made / "config")
+    if found.modules is not None:
+        shutil.copytree(
+            found.modules,
+            made / "lib" / "modules" / found.modules.name,
+            symlinks=True,
+            # Headers and sources are other trees; the guest needs only the modules.
+            ignore=shutil.ignore_patterns("build", "source"),
+        )
 
 
 def _image_digest(image: Path) -> str:

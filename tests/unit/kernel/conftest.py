@@ -24,6 +24,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HARNESS_DEBIAN_KEYRING", "/nowhere/so-no-mirror-is-asked.gpg")
     monkeypatch.setenv("HARNESS_DEBIAN_SNAPSHOT", "http://127.0.0.1:9")
     monkeypatch.setenv("HARNESS_DEBIAN_REMOVED_KEYS", "/nowhere/removed.gpg")
+    for family in ("ALMA", "ROCKY", "CENTOS", "CENTOS_VAULT", "FEDORA", "AMAZON", "ORACLE", "OPENSUSE", "UBUNTU"):
+        monkeypatch.setenv(f"HARNESS_MIRROR_{family}", "http://127.0.0.1:9")
+    monkeypatch.delenv("HARNESS_DISTRIBUTIONS", raising=False)
     monkeypatch.setenv("HARNESS_KERNEL_ORG", "http://127.0.0.1:9")
     monkeypatch.setenv("HARNESS_UBUNTU_MAINLINE", "http://127.0.0.1:9")
     return folder

@@ -211,6 +211,15 @@ class Signer:
         """Return a signature, armoured."""
         return self._gpg("--armor", "--detach-sign", data=data)
 
+    def armoured(self) -> bytes:
+        """Return the public key, armoured."""
+        return self._gpg("--armor", "--export", self.who)
+
+    def fingerprint(self) -> str:
+        """Return the key's fingerprint."""
+        listed = self._gpg("--with-colons", "--list-keys", self.who).decode()
+        return next(line.split(":")[9] for line in listed.splitlines() if line.startswith("fpr:"))
+
     def stop(self) -> None:
         """End the agent that gpg started for this key."""
         subprocess.run(["gpgconf", "--homedir", str(self.home), "--kill", "gpg-agent"], check=True)

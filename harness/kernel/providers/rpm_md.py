@@ -1,0 +1,224 @@
+"""Distributions with repositories in the rpm-md format: repomd.xml names primary, primary names the packages.
+
+The signature of repomd.xml is checked where the repository has one. Each package's own signature is always required, so
+that a repository without signed metadata cannot bring another kernel than the distribution made.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+from harness.errors import KernelFileError, MirrorError
+from harness.kernel import cache as kernel_cache
+from harness.kernel.files import packages, rpm, signature
+from harness.kernel.files.decompress import unpacked
+from harness.kernel.files.download import fetch, get
+from harness.kernel.providers import local
+from harness.kernel.providers.distributions import Indexed, address
+from harness.kernel.types import Choice, Kernel, Progress
+from harness.util import cache
+
+KEYS_VARIABLE = "HARNESS_KEYS"
+
+_REPO = "{http://linux.duke.edu/metadata/repo}"
+_COMMON = "{http://linux.duke.edu/metadata/common}"
+_CANDIDATE = re.compile(r"0\.rc(\d+)")
+
+
+class RpmDistribution(Indexed):
+    """Kernels of a distribution with rpm-md repositories."""
+
+    def fetch_index(self, base: str, progress: Progress) -> list[dict[str, Any]]:
+        """Fetch the index of each repository, and verify what is signed of it."""
+        found: dict[str, dict[str, Any]] = {}
+        for folder in self.record["repositories"]:
+            where = f"{base}/{folder}".rstrip("/")
+            for one in kernels_in(self._primary(where, progress), where, self.record):
+                found.setdefault(str(one["key"]), one)
+        return list(found.values())
+
+    def _primary(self, where: str, progress: Progress) -> bytes:
+        repomd = get(f"{where}/repodata/repomd.xml")
+        if repomd is None:
+            raise MirrorError(
+                f"{where} has no repodata/repomd.xml",
+                expected="a repository in the rpm-md format",
+                hint=f"name another mirror with {self.record.get('variable', 'the record')}",
+            )
+        signed = get(f"{where}/repodata/repomd.xml.asc")
+        if signed is not None:
+            verified = signature.detached(repomd, signed, [self._keys(progress)], f"{where}/repodata/repomd.xml")
+            self._known_key(verified, f"{where}/repodata/repomd.xml")
+        else:
+            progress(f"{self.name}: the index of {where} is unsigned; its packages are signed one by one")
+        name, digest, size = primary_of(repomd, where)
+        target = self.folder / f"{digest[:16]}-{name.rpartition('/')[2]}"
+        if not fetch(f"{where}/{name}", target, size=size, sha256=digest, meter=self.meter):
+            raise MirrorError(f"{where}/{name} is named by repomd.xml but not served (404)")
+        try:
+            return unpacked(target.read_bytes(), target.suffix)
+        except ValueError as error:
+            raise MirrorError(f"{where}/{name} is damaged: {error}", hint="try again later") from error
+        finally:
+            target.unlink()
+
+    def _keys(self, progress: Progress) -> Path:
+        """Return the file with the distribution's keys, fetched once."""
+        name = str(self.record["key"])
+        folder = os.environ.get(KEYS_VARIABLE)
+        if folder and (own := Path(folder, name.rpartition("/")[2])).is_file():
+            return own
+        target = self.folder / f"keys-{re.sub(r'[^A-Za-z0-9.-]', '_', name)}"
+        if not target.is_file():
+            url = name if "://" in name else f"{address(self.record)}/{name}"
+            progress(f"{self.name}: fetching its keys from {url}")
+            if not fetch(url, target):
+                raise MirrorError(
+                    f"{url} is not served (404), so nothing of {self.record['title']} can be verified",
+                    expected="the keys of the distribution",
+                    hint=f"put {name.rpartition('/')[2]} into a folder and name that with {KEYS_VARIABLE}",
+                )
+        return target
+
+    def _known_key(self, verified: signature.Signed, name: str) -> None:
+        if verified.key not in self.record["fingerprints"]:
+            raise MirrorError(
+                f"{name} is signed by key {verified.key}",
+                expected="the key " + " or ".join(self.record["fingerprints"]),
+                hint="the mirror is not to be trusted; name another, or report that the distribution has a new key",
+            )
+
+    def store(
+        self, choice: Choice, kernel: Mapping[str, Any], downloads: list[Path], progress: Progress
+    ) -> Kernel | None:
+        """Verify the packages of a kernel by their own signatures, and unpack them into the cache."""
+        origin = f"{self.record['title']} {kernel['key']}"
+        for path in downloads:
+            try:
+                verified = rpm.verify(rpm.read(path), [self._keys(progress)])
+                self._known_key(verified, path.name)
+            except MirrorError:
+                path.unlink()
+                raise
+            if verified.note:
+                progress(f"{self.name}: {path.name}: {verified.note}")
+        with (
+            kernel_cache.new_entry(self.name, choice.key) as made,
+            tempfile.TemporaryDirectory(prefix=".unpacked-", dir=kernel_cache.folder()) as scratch,
+        ):
+            if made is not None:
+                for path in downloads:
+                    packages.unpack(path, Path(scratch))
+                try:
+                    local.fill(local.find(Path(scratch)), made)
+                except KernelFileError as error:
+                    raise KernelFileError(f"the packages of {origin} have no kernel: {error.what}") from error
+                kernel_cache.seal(
+                    made,
+                    version=choice.version,
+                    provider=self.name,
+                    key=choice.key,
+                    flavour=choice.flavour,
+                    origin=origin,
+                    packages={path.name: cache.digest_file(path) for path in downloads},
+                )
+        for path in downloads:
+            path.unlink(missing_ok=True)
+        return kernel_cache.load(choice, progress=progress)
+
+
+def primary_of(repomd: bytes, where: str) -> tuple[str, str, int]:
+    """Return the place, the sha256 and the size of the list of packages that a repomd.xml names. Pure.
+
+    Args:
+        repomd: The file.
+        where: The repository's address, for messages.
+
+    Raises:
+        MirrorError: It is not such a file, or names no list with a sha256.
+    """
+    try:
+        # expat itself limits what entities expand to.
+        data = ET.fromstring(repomd).find(f"{_REPO}data[@type='primary']")  # noqa: S314
+    except ET.ParseError as error:
+        raise MirrorError(
+            f"{where}/repodata/repomd.xml is not XML: {error}",
+            expected="a repository in the rpm-md format",
+            detail=repomd[:200].decode(errors="replace"),
+        ) from error
+    location = data.find(f"{_REPO}location") if data is not None else None
+    checksum = data.find(f"{_REPO}checksum[@type='sha256']") if data is not None else None
+    size = data.findtext(f"{_REPO}size", "0") if data is not None else "0"
+    if location is None or checksum is None or not checksum.text:
+        raise MirrorError(
+            f"{where}/repodata/repomd.xml names no list of packages with a sha256", expected="data of type primary"
+        )
+    return location.attrib["href"], checksum.text.strip(), int(size)
+
+
+def kernels_in(primary: bytes, where: str, record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the kernels in a list of packages. Pure.
+
+    Args:
+        primary: The list, decompressed.
+        where: The repository's address.
+        record: The distribution's record.
+
+    Raises:
+        MirrorError: It is damaged.
+    """
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    wanted = {str(record["image"]), *record["modules"]}
+    try:
+        for _, element in ET.iterparse(io.BytesIO(primary)):  # noqa: S314 - as above
+            if element.tag != f"{_COMMON}package":
+                continue
+            name = element.findtext(f"{_COMMON}name", "")
+            if name in wanted and element.findtext(f"{_COMMON}arch") == "x86_64":
+                package = _package(element, where)
+                found[name, package["version"]] = package
+            element.clear()
+    except (ET.ParseError, KeyError) as error:
+        raise MirrorError(f"the list of packages of {where} is damaged: {error}") from error
+    kernels = []
+    for (name, revision), package in found.items():
+        version, _, release = revision.partition("-")
+        if name != record["image"] or not re.match(r"\d+\.\d+", version):
+            continue
+        candidate = _CANDIDATE.match(release)
+        one_set = [package, *(found[other, revision] for other in record["modules"] if (other, revision) in found)]
+        kernels.append(
+            {
+                "key": f"{name}={revision}",
+                "version": "-rc".join([version, candidate[1]]) if candidate else version,
+                # What `uname -r` prints is not in the list; it is this where the distribution follows Red Hat.
+                "release": f"{revision}.x86_64",
+                "revision": revision,
+                "flavour": "generic",
+                "suites": [str(record["name"])],
+                "size": sum(one["size"] for one in one_set),
+                "sets": [one_set],
+            }
+        )
+    return kernels
+
+
+def _package(element: ET.Element, where: str) -> dict[str, Any]:
+    version, checksum = element.find(f"{_COMMON}version"), element.find(f"{_COMMON}checksum[@type='sha256']")
+    location, size = element.find(f"{_COMMON}location"), element.find(f"{_COMMON}size")
+    if version is None or checksum is None or location is None or size is None or not checksum.text:
+        raise KeyError("a package lacks its version, checksum, location or size")
+    return {
+        "name": element.findtext(f"{_COMMON}name", ""),
+        "version": f"{version.attrib['ver']}-{version.attrib['rel']}",
+        "url": f"{where}/{location.attrib['href']}",
+        "size": int(size.attrib["package"]),
+        "sha256": checksum.text.strip(),
+    }
