@@ -11,6 +11,7 @@ from pathlib import Path
 from harness.errors import BootError, GuestError, InfrastructureError, TemplateError, VngFailed
 from harness.guest import calls
 from harness.image.build import Image, guest_image
+from harness.kernel.boot_needs import modules_for_boot
 from harness.kernel.catalog import Catalog
 from harness.kernel.types import Choice, Kernel, Progress
 from harness.vm import accel, template
@@ -108,6 +109,7 @@ class Pool:
             find_vng(), find_qemu()  # before anything is downloaded
             sweep_abandoned()
         spec = MachineSpec(self._acquire(choice), guest_image(), Acceleration(Accel.TCG, "not tried yet"))
+        spec = replace(spec, image=image_with(spec, choice, Needs(), self._progress))
         return replace(spec, acceleration=accel.decide(self._settings.accel, spec))
 
     def take(self, spec: MachineSpec) -> Machine:
@@ -255,16 +257,18 @@ def image_with(plain: MachineSpec, choice: Choice, needs: Needs, progress: Progr
         progress: Called with a line of text when something takes time.
 
     Raises:
-        HarnessError: Something that the image is to hold is unavailable.
+        HarnessError: Something that the image is to hold is unavailable, or the kernel's configuration lacks what the
+            guest needs.
     """
-    if not needs.modules and not needs.image:
+    wanted = [*modules_for_boot(plain.kernel), *needs.modules]
+    if not wanted and not needs.image:
         return plain.image
     # Most machines need none of this.
     from harness.image.bcc import bcc_archive, headers_archive
     from harness.image.extend import extended, modules_archive
     from harness.kernel.files import headers, modules
 
-    plan = modules.find_in(plain.kernel, needs.modules)
+    plan = modules.find_in(plain.kernel, wanted)
     files = [(modules.canonical(path.name), modules.read_module(path)) for path in plan.files]
     archives = [modules_archive(files)] if files else []
     if needs.image == BCC_IMAGE:

@@ -57,10 +57,23 @@ def test_list_shows_each_series_once(mirror: Archive, capsys: pytest.CaptureFixt
     assert harness("fetch", "6.1") == 0
     capsys.readouterr()
     assert harness("list") == 0
-    assert rows(capsys.readouterr().out) == [
+    series, distributions = capsys.readouterr().out.split("\n\n")
+    assert rows(series) == [
         ["6.1", "6.1.180", "2", "6.1.180", "debian", "cloud", "0", "MB"],
         ["6.12", "6.12.9", "1", "debian", "generic", "0", "MB"],
     ]
+    assert ["alma9", "AlmaLinux", "9", "not", "tried"] in rows(distributions)
+
+
+def test_list_says_why_a_provider_has_nothing(mirror: Archive, capsys: pytest.CaptureFixture[str]) -> None:
+    assert harness("list", "6.6", "6.1", "-v") == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "6.6 debian has no such kernel" in out
+    assert "6.6 snapshot http://127.0.0.1:9/mr/package/linux/ could not be fetched" in out
+    assert "6.6 source `harness kernels build` makes it" in out
+    assert "6.1 debian 6.1.180 cloud" in out
+    assert harness("list", "-v") == 2
+    assert "-v explains a selector" in capsys.readouterr().err
 
 
 def test_list_of_a_selector_shows_each_release(mirror: Archive, capsys: pytest.CaptureFixture[str]) -> None:

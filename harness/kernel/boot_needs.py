@@ -1,0 +1,99 @@
+"""What a kernel's configuration must have so that the guest boots: the table `kernels/boot.toml`.
+
+A kernel that lacks something prints nothing and answers nothing, and a boot says so only by a time-out. Its
+configuration says what is missing at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from harness.errors import KernelFileError
+from harness.kernel.types import Kernel
+from harness.util.data import read_toml
+
+
+@dataclass(frozen=True)
+class BootNeed:
+    """One row of the table.
+
+    Attributes:
+        config: The symbol, without "CONFIG_".
+        purpose: What the harness needs it for.
+        module: The module that may bring it instead, or "".
+        where: The symbol that must be "y" for this to apply, or "".
+    """
+
+    config: str
+    purpose: str
+    module: str = ""
+    where: str = ""
+
+
+def table() -> tuple[BootNeed, ...]:
+    """Return the table."""
+    return tuple(BootNeed(**row) for row in read_toml("kernels", "boot.toml")["need"])
+
+
+def missing(settings: Mapping[str, str], needs: Sequence[BootNeed], *, has_modules: bool) -> list[BootNeed]:
+    """Return what a configuration lacks. Pure.
+
+    Args:
+        settings: Values by symbol.
+        needs: The table.
+        has_modules: Whether the kernel's module files are here.
+    """
+    return [need for need in _apply(settings, needs) if not _is_there(need, settings, has_modules=has_modules)]
+
+
+def as_modules(settings: Mapping[str, str], needs: Sequence[BootNeed]) -> list[str]:
+    """Return the modules that the guest image must have for a boot. Pure.
+
+    Args:
+        settings: Values by symbol.
+        needs: The table.
+    """
+    return [need.module for need in _apply(settings, needs) if need.module and settings.get(need.config) == "m"]
+
+
+def _apply(settings: Mapping[str, str], needs: Sequence[BootNeed]) -> list[BootNeed]:
+    return [need for need in needs if not need.where or settings.get(need.where) == "y"]
+
+
+def _is_there(need: BootNeed, settings: Mapping[str, str], *, has_modules: bool) -> bool:
+    value = settings.get(need.config)
+    return value == "y" or (value == "m" and bool(need.module) and has_modules)
+
+
+def modules_for_boot(kernel: Kernel) -> list[str]:
+    """Check a kernel's configuration, and return the modules that its guest image must have.
+
+    A kernel without a configuration is not checked.
+
+    Raises:
+        KernelFileError: It lacks something; the error names each CONFIG.
+    """
+    settings = kernel.settings
+    if settings is None:
+        return []
+    needs = table()
+    lacks = missing(settings, needs, has_modules=kernel.modules is not None)
+    if lacks:
+        lines = [
+            f"CONFIG_{need.config}: needed to {need.purpose}"
+            + (
+                f"; it is a module, and {need.module}.ko is not here"
+                if need.module and settings.get(need.config)
+                else ""
+            )
+            for need in lacks
+        ]
+        raise KernelFileError(
+            f"{kernel.label}: {kernel.origin} cannot boot the guest: it was configured without "
+            + ", ".join(f"CONFIG_{need.config}" for need in lacks),
+            expected="each of them =y",
+            hint="`harness kernels build` makes kernels that have them; name another kernel or flavour",
+            detail="\n".join(lines),
+        )
+    return as_modules(settings, needs)

@@ -1,0 +1,72 @@
+"""What a kernel's configuration must have for a boot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.errors import KernelFileError
+from harness.kernel import boot_needs
+from harness.kernel.build.kconfig import parse_fragment
+from harness.kernel.types import Kernel
+from harness.kernel.version import KernelVersion
+from harness.util.data import data_folder
+
+WHOLE = {need.config: "y" for need in boot_needs.table()} | {"X86_64": "y"}
+
+
+def kernel(folder: Path, settings: dict[str, str], *, modules: bool = False) -> Kernel:
+    config = folder / "config"
+    config.write_text("".join(f"CONFIG_{name}={value}\n" for name, value in settings.items()))
+    (folder / "modules").mkdir()
+    return Kernel(
+        label="x",
+        version=KernelVersion(6, 6),
+        release="6.6",
+        bzimage=folder / "bzImage",
+        vmlinux=None,
+        pvh=False,
+        config=config,
+        modules=folder / "modules" if modules else None,
+        digest="",
+        flavour="",
+        origin="file bzImage",
+    )
+
+
+def test_a_kernel_with_everything(tmp_path: Path) -> None:
+    assert boot_needs.modules_for_boot(kernel(tmp_path, WHOLE)) == []
+
+
+def test_everything_that_is_missing_is_named_at_once(tmp_path: Path) -> None:
+    lacking = {name: value for name, value in WHOLE.items() if name not in ("PCI", "DEVTMPFS")}
+    with pytest.raises(KernelFileError, match="without CONFIG_PCI, CONFIG_DEVTMPFS") as caught:
+        boot_needs.modules_for_boot(kernel(tmp_path, lacking))
+    assert "CONFIG_DEVTMPFS: needed to have devices under /dev" in caught.value.detail
+
+
+def test_what_is_a_module_goes_into_the_image(tmp_path: Path) -> None:
+    assert boot_needs.modules_for_boot(kernel(tmp_path, WHOLE | {"UNIX": "m"}, modules=True)) == ["unix"]
+
+
+def test_a_module_that_is_not_here_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(KernelFileError, match="without CONFIG_UNIX") as caught:
+        boot_needs.modules_for_boot(kernel(tmp_path, WHOLE | {"UNIX": "m"}))
+    assert "it is a module, and unix.ko is not here" in caught.value.detail
+
+
+def test_what_no_module_can_bring_must_be_built_in(tmp_path: Path) -> None:
+    with pytest.raises(KernelFileError, match="without CONFIG_BINFMT_SCRIPT"):
+        boot_needs.modules_for_boot(kernel(tmp_path, WHOLE | {"BINFMT_SCRIPT": "m"}, modules=True))
+
+
+def test_serial_ports_of_another_machine_are_not_asked_for() -> None:
+    settings = {name: value for name, value in WHOLE.items() if not name.startswith(("SERIAL", "X86"))}
+    assert boot_needs.missing(settings, boot_needs.table(), has_modules=False) == []
+
+
+def test_what_a_boot_needs_is_required_of_built_kernels() -> None:
+    text = (data_folder("kernels") / "configs" / "minimal.config").read_text()
+    required = {setting.symbol for setting in parse_fragment(text, "minimal") if setting.required}
+    assert {need.config for need in boot_needs.table()} <= required
