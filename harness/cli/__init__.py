@@ -25,7 +25,7 @@ _MISUSE = 2
 """The exit status of argparse when it does not understand the command line."""
 
 
-COMMANDS = "doctor kernels shell attach check bench merge compare report matrix boundary mutants export".split()
+COMMANDS = "doctor kernels exec shell attach check bench merge compare report matrix boundary mutants export".split()
 """The commands, each a module of that name, in the order in which --help lists them."""
 
 

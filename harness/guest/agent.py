@@ -304,6 +304,7 @@ class Agent:
 def main() -> NoReturn:
     """Set up the machine, load modules, report "ready", serve."""
     absent = setup.mount_all()
+    setup.raise_loopback()
     sys.path.append("/usr/lib/python-rest.zip")  # the rest of the standard library
     os.environ.update(PATH="/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", HOME="/root", LANG="C.UTF-8")
     with open("/proc/cmdline") as file:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     Outputs = dict[str, int | bytes]
     Entry = tuple[str, str, int, str]
     """What is in a folder: see :mod:`harness.guest.files`."""
+    Sent = tuple[str, str, int, bytes]
+    """Path, kind, permission bits, and content or target: see :func:`harness.guest.files.put`."""
     AttemptCall = Callable[[Any, str, dict[str, Any], Outputs, bytes], Attempt]
     LoadCall = Callable[[Any, dict[str, Any], int | None], Loaded]
     Step = tuple[str, tuple[int, ...], list[int]]
@@ -63,6 +65,12 @@ if TYPE_CHECKING:
 
         returncode: int | None
         cut: bool
+
+    class Exchanged(Printed):
+        """What has passed over the streams of a program: see :func:`harness.guest.programs.exchange`."""
+
+        returncode: int | None
+        pending: int
 
     class Logged(TypedDict):
         """What the kernel logged, as /dev/kmsg gives it, and its taint flags."""
@@ -185,7 +193,7 @@ class Files(Protocol):
     """:mod:`harness.guest.files`."""
 
     def make_folder(self, *, path: str, mode: int | None = None) -> None: ...
-    def make_link(self, path: str, points_to: str, /) -> None: ...
+    def put(self, items: list[Sent], /) -> None: ...
     def write(self, path: str, data: bytes, offset: int, mode: int, /) -> None: ...
     def read(self, path: str, offset: int, size: int, /) -> bytes: ...
     def describe(self, path: str, /) -> Entry: ...
@@ -219,6 +227,8 @@ class Programs(Protocol):
         limit: int,
         /,
     ) -> int: ...
+    def begin(self, argv: list[str], env: dict[str, str], cwd: str, user: int | None, group: int | None, /) -> int: ...
+    def exchange(self, data: bytes, is_last: bool, timeout: float, /) -> Exchanged: ...
     def wait(self, timeout: float, text: bytes, /) -> bool: ...
     def send_signal(self, number: int, /) -> None: ...
     def collect(self) -> Collected: ...

@@ -13,7 +13,7 @@ import stat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from harness.guest.calls import Entry
+    from harness.guest.calls import Entry, Sent
 
 _READ_LIMIT = 32 << 20
 
@@ -33,9 +33,11 @@ def make_link(path: str, points_to: str) -> None:
 
 
 def write(path: str, data: bytes, offset: int, mode: int) -> None:
-    """Write a piece of a file; the first piece (offset 0) creates the file and its parent folders."""
+    """Write a piece of a file; the first (offset 0) creates the file, in place of a link, and its parent folders."""
     if offset == 0:
         os.makedirs(os.path.dirname(path), exist_ok=True)
+        if os.path.islink(path):
+            os.unlink(path)
     flags = os.O_WRONLY | os.O_CLOEXEC | (os.O_CREAT | os.O_TRUNC if offset == 0 else 0)
     fd = os.open(path, flags, 0o600)
     try:
@@ -47,6 +49,18 @@ def write(path: str, data: bytes, offset: int, mode: int) -> None:
             view, offset = view[written:], offset + written
     finally:
         os.close(fd)
+
+
+def put(items: list[Sent]) -> None:
+    """Make small files, folders and links, in this order; parent folders are made as needed."""
+    for path, kind, mode, content in items:
+        if kind == "folder":
+            make_folder(path, mode)
+        elif kind == "link":
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            make_link(path, os.fsdecode(content))
+        else:
+            write(path, content, 0, mode)
 
 
 def read(path: str, offset: int, size: int) -> bytes:

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 _PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 _PAUSE = 0.01
+_STEP_MS = 20
+"""Between two looks at a program that keeps its streams open; the end of its streams is seen at once."""
+_MOST_PRINTED = 1 << 20
+"""Bytes of output in one answer."""
 
 
 class _Running:
@@ -97,7 +101,90 @@ def _feed(fd: int, stdin: memoryview) -> memoryview:
         return stdin[:0]  # the program closed its input
 
 
+class _Streamed:
+    """One program whose streams the host carries: it waits while the host does not fetch what it has printed."""
+
+    def __init__(self, pid: int, pipes: tuple[int, int, int]) -> None:
+        self.pid = pid
+        self._into: int | None = pipes[0]
+        self._names = {pipes[1]: "stdout", pipes[2]: "stderr"}
+        self._pending = b""
+        self._is_last = False
+        self._returncode: int | None = None
+        os.set_blocking(pipes[0], False)
+
+    def exchange(self, data: bytes, is_last: bool, timeout: float) -> calls.Exchanged:
+        """Answer :func:`exchange`."""
+        self._pending += data
+        self._is_last = self._is_last or is_last
+        deadline = time.monotonic() + timeout
+        printed = {"stdout": bytearray(), "stderr": bytearray()}
+        room = _MOST_PRINTED
+        while room > 0:
+            self._feed()
+            # Other processes may still have the pipes open after the program ended; its own output is complete by now.
+            over = self._has_ended()
+            poll = select.poll()
+            for fd in self._names:
+                poll.register(fd, select.POLLIN)
+            if self._into is not None and self._pending:
+                poll.register(self._into, select.POLLOUT)
+            waits = not over and room == _MOST_PRINTED
+            ready = [fd for fd, _ in poll.poll(_STEP_MS if waits else 0) if fd != self._into]
+            for fd in ready:
+                piece = os.read(fd, min(room, 1 << 16))
+                printed[self._names[fd]] += piece
+                room -= len(piece)
+                if not piece:
+                    os.close(fd)
+                    del self._names[fd]
+            if not ready and (not waits or time.monotonic() > deadline):
+                break
+            if not self._names and not over:
+                time.sleep(_PAUSE)
+        else:
+            over = False  # there may be more
+        if over:
+            self._end()
+        return {
+            "stdout": bytes(printed["stdout"]),
+            "stderr": bytes(printed["stderr"]),
+            "returncode": self._returncode if over else None,
+            "pending": len(self._pending),
+        }
+
+    def _feed(self) -> None:
+        if self._into is None:
+            return
+        try:
+            while self._pending:
+                self._pending = self._pending[os.write(self._into, self._pending) :]
+        except BlockingIOError:
+            return
+        except BrokenPipeError:
+            self._pending, self._is_last = b"", True  # the program closed its input
+        if self._is_last:
+            os.close(self._into)
+            self._into = None
+
+    def _has_ended(self) -> bool:
+        if self._returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self._returncode = os.waitstatus_to_exitcode(status)
+                provenance.started(0)
+        return self._returncode is not None
+
+    def _end(self) -> None:
+        """Kill the rest of its process group, and close the pipes."""
+        _kill_group(self.pid, signal.SIGKILL)
+        for fd in (*self._names, *([self._into] if self._into is not None else [])):
+            os.close(fd)
+        self._names, self._into = {}, None
+
+
 _running: list[_Running] = []
+_streamed: list[_Streamed] = []
 
 
 def start(
@@ -109,7 +196,7 @@ def start(
     group: int | None,
     limit: int,
 ) -> int:
-    """Start a program; return its pid.
+    """Start a program, and keep what it prints; return its pid.
 
     Args:
         argv: Program and arguments.
@@ -123,6 +210,36 @@ def start(
     Raises:
         OSError: There is no such program or folder, or the program cannot run.
     """
+    pid, pipes = _spawn(argv, env, cwd, user, group)
+    _running.append(_Running(pid, stdin, pipes, limit))
+    return pid
+
+
+def begin(argv: list[str], env: dict[str, str], cwd: str, user: int | None, group: int | None) -> int:
+    """Start a program whose streams the host carries with :func:`exchange`; arguments as for :func:`start`."""
+    pid, pipes = _spawn(argv, env, cwd, user, group)
+    _streamed.append(_Streamed(pid, pipes))
+    return pid
+
+
+def exchange(data: bytes, is_last: bool, timeout: float) -> calls.Exchanged:
+    """Give the program of :func:`begin` input, and return what it has printed since the last call.
+
+    Args:
+        data: More bytes for its standard input.
+        is_last: Whether its standard input ends with them.
+        timeout: Seconds to wait for output or the program's end.
+
+    Returns:
+        What it printed; its return code once it has ended and all is fetched; how much input it has not taken yet.
+    """
+    return _streamed[0].exchange(data, is_last, timeout)
+
+
+def _spawn(
+    argv: list[str], env: dict[str, str], cwd: str, user: int | None, group: int | None
+) -> tuple[int, tuple[int, int, int]]:
+    """Start a program; return its pid, and this end of its three streams."""
     (stdin_out, stdin_in), (out, out_in), (err, err_in), (trouble, trouble_in) = (os.pipe() for _ in range(4))
     pid = os.fork()
     if pid == 0:
@@ -138,8 +255,7 @@ def start(
             os.close(fd)
         raise OSError(int(said), os.strerror(int(said)), argv[0])
     provenance.started(pid)
-    _running.append(_Running(pid, stdin, (stdin_in, out, err), limit))
-    return pid
+    return pid, (stdin_in, out, err)
 
 
 def _become(
@@ -191,8 +307,12 @@ def wait(timeout: float, text: bytes) -> bool:
 
 def send_signal(number: int) -> None:
     """Send a signal to the program's process group."""
+    _kill_group((_running or _streamed)[0].pid, number)
+
+
+def _kill_group(pid: int, number: int) -> None:
     try:
-        os.killpg(_running[0].pid, number)
+        os.killpg(pid, number)
     except ProcessLookupError:
         return
 

@@ -2,7 +2,8 @@
 
 The key of an image is made of its sources: path, size and time of every file. The image holds the interpreter, its
 shared libraries, the standard library as bytecode (what the agent imports as files, the rest in one zip archive),
-the agent and the loader. The build reads the files of harness.guest and never imports them.
+the agent and the loader; and a static busybox, where this machine has one. The build reads the files of harness.guest
+and never imports them.
 """
 
 from __future__ import annotations
@@ -90,6 +91,9 @@ _EXTRA_LIBRARIES = ("libgcc_s.so.1",)
 _OPTIONAL_LIBRARIES = ("libbpf.so.1",)
 
 
+_BUSYBOX = "busybox-static"
+
+
 @dataclass(frozen=True)
 class Image:
     """A guest image in the cache.
@@ -110,7 +114,8 @@ def guest_image() -> Image:
         BuildError: This machine's Python cannot be packed.
         CacheError: The cache folder cannot be written.
     """
-    parts = [FORMAT, sys.executable, _base_interpreter(), Path(__file__), *optional_libraries().values()]
+    applets = needs.find(needs.need(_BUSYBOX))
+    parts = [FORMAT, sys.executable, _base_interpreter(), Path(__file__), *optional_libraries().values(), applets]
     key = cache.cache_root() / "images" / hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:16]
     record = key.with_suffix(".json")
     return cache.artefact(
@@ -203,6 +208,8 @@ def _entries(sources: set[Path]) -> Iterable[cpio.CpioEntry]:
         yield cpio.file(str(path).lstrip("/"), _object(path, sources), 0o755)
     yield from _libraries([interpreter, *extensions], sources)
 
+    yield from _applets(sources)
+
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as rest:
         for source in _stdlib_files(stdlib):
@@ -218,6 +225,23 @@ def _entries(sources: set[Path]) -> Iterable[cpio.CpioEntry]:
     for source in (guest.parent / "__init__.py", *sorted(guest.rglob("*.py"))):
         shown_as = f"{library}/harness/{source.relative_to(guest.parent)}"
         yield cpio.file(f"{shown_as}c", _bytecode(source, f"/{shown_as}", sources))
+
+
+def _applets(sources: set[Path]) -> Iterable[cpio.CpioEntry]:
+    """Yield a static busybox and its applets, where this machine has one: scripts and system(3) want a shell."""
+    busybox = needs.find(needs.need(_BUSYBOX))
+    if busybox is None:
+        return
+    busybox = busybox.resolve()
+    listed = run([busybox, "--list"], timeout=20)
+    if listed.status != 0:
+        raise BuildError(
+            f"{busybox} --list failed", expected="the names of its applets", hint="reinstall it", detail=listed.tail()
+        )
+    yield cpio.file("usr/bin/busybox", _object(busybox, sources), 0o755)
+    for applet in listed.stdout.split():
+        if applet != "busybox":
+            yield cpio.link(f"usr/bin/{applet}", "busybox")
 
 
 def _libraries(objects: list[Path], sources: set[Path]) -> Iterable[cpio.CpioEntry]:

@@ -22,8 +22,8 @@ from harness.results import host, properties
 from harness.results.file import Journal
 from harness.results.gather import Gatherer, Phase
 from harness.results.ids import kernel_of, without_kernel
+from harness.results.kernels import chosen_kernel, recorded_kernel
 from harness.results.types import Deselected, NotRun, RecordedKernel, Run
-from harness.util.cache import digest_file
 
 if TYPE_CHECKING:
     from harness.kernel.types import Choice
@@ -156,15 +156,7 @@ class Recorder:
         self._add(kernel=self._kernel(choice, release))
 
     def _kernel(self, choice: Choice, release: str) -> RecordedKernel:
-        known = RecordedKernel(
-            label=choice.label,
-            version=str(choice.version),
-            release=release,
-            provider=choice.provider,
-            key=choice.key,
-            flavour=choice.flavour,
-            digest=choice.sha256,
-        )
+        known = chosen_kernel(choice, release)
         if not release:
             return known  # it was never booted, so it may be unavailable
         try:
@@ -172,16 +164,8 @@ class Recorder:
         except HarnessError as error:
             self._gatherer.problems.append(f"{choice.label}: it is not on this machine: {error.what}")
             return known
-        kernel = spec.kernel
         self._accelerator = (spec.accel.value, spec.acceleration.reason)
-        return msgspec.structs.replace(
-            known,
-            version=str(kernel.version),
-            flavour=kernel.flavour,
-            origin=kernel.origin,
-            digest=kernel.digest,
-            config_digest=digest_file(kernel.config) if kernel.config is not None else "",
-        )
+        return recorded_kernel(choice, spec.kernel, release)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:

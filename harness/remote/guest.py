@@ -125,8 +125,8 @@ class Guest:
         """Start a program in the guest and return at once.
 
         Args:
-            argv: Program and arguments; no shell is involved. The image has only Python (/usr/bin/python3);
-                send other programs with :meth:`push_program`.
+            argv: Program and arguments; no shell is involved. The image has Python (/usr/bin/python3) and,
+                where this machine has a static one, busybox; send other programs with :meth:`push_program`.
             stdin: Bytes for its standard input.
             env: More variables than PATH, HOME and LANG.
             cwd: Its working folder.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.errors import GuestCallError, UsageError
@@ -39,6 +40,22 @@ class Ran:
     cut: bool
 
 
+@contextlib.contextmanager
+def _named(process: GuestProcess, program: str) -> Iterator[None]:
+    """Name the program that cannot be started; its guest process is of no use then."""
+    try:
+        yield
+    except GuestCallError as error:
+        process.close()
+        if not error.errno:
+            raise
+        raise UsageError(
+            f"{program} cannot be started in the guest: {error.what}",
+            expected="a program in the guest, whose image has only Python and perhaps busybox",
+            hint="send it with guest.push_program",
+        ) from None
+
+
 class Running:
     """A running program in the guest. Wait for it, or leave its with-block, which kills it."""
 
@@ -63,17 +80,8 @@ class Running:
         words = tuple(argv)
         if isinstance(argv, str) or not words or not all(isinstance(word, str) for word in words):
             raise UsageError(f"{argv!r} is not a command", expected="a list of strings: a program and its arguments")
-        try:
+        with _named(process, words[0]):
             pid = process.ask(calls.Programs.start, list(words), stdin, env, cwd, user, group, limit)
-        except GuestCallError as error:
-            process.close()
-            if error.errno:
-                raise UsageError(
-                    f"{words[0]} cannot be started in the guest: {error.what}",
-                    expected="a program in the guest (its image has only Python)",
-                    hint="send it with guest.push_program",
-                ) from None
-            raise
         return cls(process, words, pid)
 
     def __enter__(self) -> Running:  # noqa: PYI034 - never subclassed
@@ -141,3 +149,57 @@ class Running:
             found["stderr"].decode(errors="surrogateescape"),
             found["cut"],
         )
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What a program with carried streams has done since the last look.
+
+    Attributes:
+        stdout: Bytes of its standard output.
+        stderr: Bytes of its standard error.
+        pending: Bytes of its standard input that it has not taken yet.
+        returncode: Its exit status, or the negative number of the signal that ended it; None before all is fetched.
+    """
+
+    stdout: bytes
+    stderr: bytes
+    pending: int
+    returncode: int | None
+
+
+class Streamed:
+    """A program in the guest whose streams pass through this object, in both directions, as they come.
+
+    Args:
+        process: A guest process of its own.
+        argv: Program and arguments.
+        env: More variables than PATH, HOME and LANG.
+        cwd: Its working folder.
+        user: Its user id, which is its group id too; None for root.
+
+    Raises:
+        UsageError: There is no such program or folder in the guest.
+    """
+
+    def __init__(
+        self, process: GuestProcess, argv: Sequence[str], env: Mapping[str, str], cwd: str, user: int | None
+    ) -> None:
+        self._process = process
+        with _named(process, argv[0]):
+            process.ask(calls.Programs.begin, list(argv), dict(env), cwd, user, None)
+
+    def exchange(self, data: bytes, timeout: float, *, is_last: bool = False) -> Piece:
+        """Give it input and return what it has printed; wait for that at most `timeout` seconds.
+
+        Args:
+            data: More bytes for its standard input.
+            timeout: Seconds.
+            is_last: Whether its standard input ends with them.
+        """
+        found = self._process.ask_within(timeout + _MARGIN, calls.Programs.exchange, data, is_last, timeout)
+        return Piece(found["stdout"], found["stderr"], found["pending"], found["returncode"])
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to its process group."""
+        self._process.ask(calls.Programs.send_signal, int(number))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -22,6 +23,8 @@ LIMIT = 64 << 20
 """Maximum bytes of one push or pull; a guest keeps its files in memory."""
 
 _PIECE = 1 << 20
+_ENTRY_COST = 256
+"""Bytes of a piece that the path of an entry may take."""
 _PROGRAMS = "/usr/local/bin"
 _LIBRARIES = "/usr/lib"
 
@@ -59,15 +62,40 @@ def push(
     _check_size(
         sum(entry.stat().st_size for entry in found if entry.is_file() and not entry.is_symlink()), limit, target
     )
-    process.ask(calls.Files.make_folder, path=place, mode=stat.S_IMODE(path.stat().st_mode))
-    for entry in found:
-        below = posixpath.join(place, entry.relative_to(path).as_posix())
-        if entry.is_symlink():
-            process.ask(calls.Files.make_link, below, str(entry.readlink()))
-        elif entry.is_dir():
-            process.ask(calls.Files.make_folder, path=below, mode=stat.S_IMODE(entry.stat().st_mode))
+    below = ((entry, posixpath.join(place, entry.relative_to(path).as_posix())) for entry in found)
+    send(process, [(path.resolve(), place), *below])
+
+
+def send(process: GuestProcess, entries: Iterable[tuple[Path, str]]) -> None:
+    """Send files, folders (without their content) and links as they are; small files go many at a time.
+
+    Args:
+        process: The guest process that writes them.
+        entries: Path on this machine and in the guest of each, each folder before its content.
+
+    Raises:
+        GuestCallError: They cannot be written there.
+    """
+    together: list[calls.Sent] = []
+    room = _PIECE
+    for source, place in entries:
+        status = source.lstat()
+        mode = stat.S_IMODE(status.st_mode)
+        if together and (room <= 0 or (stat.S_ISREG(status.st_mode) and status.st_size > room)):
+            process.ask(calls.Files.put, together)
+            together, room = [], _PIECE
+        if stat.S_ISLNK(status.st_mode):
+            together.append((place, "link", mode, os.fsencode(source.readlink())))
+        elif stat.S_ISDIR(status.st_mode):
+            together.append((place, "folder", mode, b""))
+        elif status.st_size > _PIECE:
+            _send(process, place, source.read_bytes(), mode)
         else:
-            _send(process, below, entry.read_bytes(), stat.S_IMODE(entry.stat().st_mode))
+            together.append((place, "file", mode, source.read_bytes()))
+            room -= status.st_size
+        room -= _ENTRY_COST
+    if together:
+        process.ask(calls.Files.put, together)
 
 
 def pull(process: GuestProcess, source: str, target: Path, *, limit: int = LIMIT) -> None:

@@ -31,6 +31,9 @@ class FakeProcess:
             return self.lies
         if call is calls.Files.read and self.contents is not None:
             return self.contents[arguments[1] :]
+        if call is calls.Files.put:
+            files.put([(f"{self.root}{path}", *rest) for path, *rest in arguments[0]])
+            return None
         path, *rest = arguments or (keywords.pop("path"),)
         return getattr(files, call.__name__)(str(self.root) + path, *rest, **keywords)
 

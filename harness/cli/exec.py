@@ -1,0 +1,117 @@
+"""`harness exec`: a program of this machine on a fresh guest of each kernel."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.cli import positive, say
+from harness.errors import UsageError
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction as SubParsers
+
+_EPILOG = """\
+As a test runner:
+  go test -exec 'harness exec --kernel 6.6' ./...
+  CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER='harness exec --kernel 6.6' cargo test
+  cmake -DCMAKE_CROSSCOMPILING_EMULATOR='harness;exec;--kernel;6.6'
+"""
+
+
+def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
+    """Add `exec`."""
+    from harness.kernel.selector import GRAMMAR
+
+    summary = "run a program of this machine on a fresh guest of each kernel"
+    parser = subparsers.add_parser(
+        "exec",
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ". The program, its shared libraries, its interpreter and the "
+        "working folder go along, to the same paths. Its streams pass through, an interrupt reaches it first. The exit "
+        "status is the program's (128 and the number of a signal that ended it, 124 after a time-out, 1 when the "
+        "kernel crashed or complained); with several kernels 0 or 1; 3 when a kernel could not be run.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=_run)
+    parser.add_argument(
+        "--kernel", action="append", metavar="SELECTOR", help=f"{GRAMMAR}; repeat it for several (default: 6.12)"
+    )
+    parser.add_argument("--memory", type=int, default=256, metavar="MIB", help="guest memory (default: 256)")
+    parser.add_argument("--cpus", type=positive, default=1, help="virtual CPUs (default: 1)")
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="seconds for the program; then it is ended (default: none)",
+    )
+    parser.add_argument(
+        "--env",
+        action="append",
+        default=[],
+        metavar="NAME[=VALUE]",
+        help="a variable for the program; without a value this machine's, and then NAME may be a pattern: 'RUST_*'",
+    )
+    parser.add_argument("--user", type=int, metavar="UID", help="the program's user and group id (default: root)")
+    parser.add_argument(
+        "--push", action="append", default=[], metavar="PATH[:TARGET]", help="a file or folder that goes along; repeats"
+    )
+    parser.add_argument(
+        "--folder-limit",
+        type=int,
+        default=32,
+        metavar="MIB",
+        help="how large a working folder may be to go along; 0 for none of it (default: 32)",
+    )
+    parser.add_argument(
+        "--results",
+        default="",
+        metavar="FORMAT[=PATH]",
+        help="how the program reports its tests: go, libtest, gtest, tap (KTAP too) or junit; on its output, or in a "
+        "file of the guest",
+    )
+    parser.add_argument("--record", type=Path, metavar="FILE", help="write a run record, for report, compare and merge")
+    parser.add_argument("--leaks", action="store_true", help="fail when kernel objects are left behind")
+    parser.add_argument("--accel", choices=("auto", "kvm", "tcg"), default="auto", help="as for pytest (default: auto)")
+    parser.add_argument("words", nargs=argparse.REMAINDER, metavar="PROGRAM ARGUMENTS", help="after --, or at the end")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from harness.exec.kernels import exec_on_kernels
+    from harness.exec.parcel import pack, parse_push
+    from harness.exec.record import ExecRecord
+    from harness.exec.run import Wishes, parse_env, parse_results
+    from harness.vm.spec import Needs
+
+    words = arguments.words[1:] if arguments.words[:1] == ["--"] else arguments.words
+    if not words:
+        raise UsageError("no program is given", hint="harness exec --kernel 6.6 -- ./my.test -v")
+    if arguments.memory < 128:
+        raise UsageError(f"--memory {arguments.memory} is too little", expected="128 or more")
+    if arguments.folder_limit < 0 or arguments.timeout < 0:
+        raise UsageError("--folder-limit and --timeout are not negative")
+    parcel = pack(
+        words,
+        [parse_push(text) for text in arguments.push],
+        cwd=Path.cwd(),
+        folder_limit=arguments.folder_limit << 20,
+        memory=arguments.memory,
+    )
+    for note in parcel.notes:
+        say(f"harness: {note}")
+    wishes = Wishes(
+        parse_env(arguments.env, os.environ),
+        arguments.user,
+        arguments.timeout,
+        arguments.leaks,
+        parse_results(arguments.results) if arguments.results else None,
+    )
+    needs = Needs(memory=arguments.memory, cpus=arguments.cpus)
+    selectors = arguments.kernel or ["6.12"]
+    record = ExecRecord(arguments.record, sys.argv) if arguments.record is not None else None
+    return exec_on_kernels(parcel, wishes, selectors, needs, accel=arguments.accel, say=say, record=record)

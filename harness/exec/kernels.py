@@ -1,0 +1,107 @@
+"""Runs a command on one kernel after the other."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from harness import kernel
+from harness.errors import InfrastructureError, KernelFileError
+from harness.exec.parcel import Parcel
+from harness.exec.record import ExecRecord
+from harness.exec.run import Done, Wishes, run_on
+from harness.exec.streams import Input, Replayed, Writer, flush
+from harness.machines.pool import Pool, Settings
+from harness.results.outcomes import Outcome
+from harness.vm.spec import Needs
+
+LOST = 3
+"""The exit status when a kernel could not be run."""
+
+_KEPT = 64 << 20
+"""Bytes of output that are searched for results."""
+
+
+def exec_on_kernels(
+    parcel: Parcel,
+    wishes: Wishes,
+    selectors: Sequence[str],
+    needs: Needs,
+    *,
+    accel: str,
+    say: Callable[[str], None],
+    record: ExecRecord | None = None,
+) -> int:
+    """Run it, each time on a machine of its own.
+
+    Args:
+        parcel: The command and its files.
+        wishes: How to run it.
+        selectors: The kernels.
+        needs: Memory and CPUs of the machines.
+        accel: "auto", "kvm" or "tcg".
+        say: Prints a line of progress.
+        record: The run record to write.
+
+    Returns:
+        The exit status of this command: the program's with one kernel, 0 or 1 with several, 3 when one was lost.
+
+    Raises:
+        SelectorError: A selector names no kernel.
+        UsageError: The program cannot be started.
+    """
+    choices = kernel.resolve(list(selectors), progress=say)
+    pool = Pool(Settings(accel=accel), say)
+    source = Replayed(Input())
+    width = max(len(choice.label) for choice in choices)
+    dones: list[Done] = []
+    try:
+        for choice in choices:
+            prefix = f"{choice.label:{width}} | " if len(choices) > 1 else ""
+            source.rewind()
+            began = time.monotonic()
+            spec, release = None, ""
+            try:
+                spec = pool.prepare(choice, needs)
+                machine = pool.take(spec)
+                release = machine.release
+                try:
+                    flush()
+                    out = Writer(1, prefix, keep=_KEPT if wishes.results is not None else 0)
+                    done = run_on(machine, parcel, wishes, source, out, Writer(2, prefix))
+                finally:
+                    pool.give_back(spec, machine)
+            except (InfrastructureError, KernelFileError) as error:
+                # The other kernels have something to say all the same.
+                done = Done(LOST, (str(error),), Outcome.INFRASTRUCTURE)
+            dones.append(done)
+            seconds = time.monotonic() - began
+            for text in done.said:
+                say(f"harness: {choice.label}: {text}")
+            if prefix:
+                how = "could not be run" if done.outcome is Outcome.INFRASTRUCTURE else f"exit status {done.status}"
+                say(f"harness: {choice.label:{width}}  {how}{_counts(done)}  {seconds:.1f} s")
+            if record is not None:
+                record.add_kernel(choice, spec, release)
+                record.add(choice.label, Path(parcel.argv[0]).name, done, seconds)
+    finally:
+        pool.close()
+    status = _status(dones)
+    if record is not None:
+        record.finish(status)
+    return status
+
+
+def _status(dones: Sequence[Done]) -> int:
+    if any(done.outcome is Outcome.INFRASTRUCTURE for done in dones):
+        return LOST
+    return dones[0].status if len(dones) == 1 else int(any(done.status for done in dones))
+
+
+def _counts(done: Done) -> str:
+    if done.suite is None:
+        return ""
+    found = Counter(case.outcome for case in done.suite.cases)
+    return "  " + (", ".join(f"{found[one]} {one.shown}" for one in Outcome if found[one]) or "no tests")

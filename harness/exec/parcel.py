@@ -1,0 +1,276 @@
+"""What goes along with a program to the guest: looked at on the host, before anything boots."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from elftools.common.exceptions import ELFError
+from elftools.elf.elffile import ELFFile
+
+from harness.errors import UsageError
+from harness.image import elf
+
+GUEST_PYTHON = "/usr/bin/python3"
+
+FOLDER_LIMIT = 32 << 20
+"""Bytes of the working folder that go along by default."""
+
+_MOST_ENTRIES = 5000
+"""A working folder with more files than this is not the folder of one program."""
+
+_SPARE_MIB = 160
+"""Memory that the guest itself needs; its files lie in the rest."""
+
+_KERNELS_OWN = ("/proc", "/sys", "/dev")
+
+_MACHINES = {"x86_64": "EM_X86_64", "aarch64": "EM_AARCH64"}
+
+
+@dataclass(frozen=True)
+class Carried:
+    """A file, folder or link that goes along.
+
+    Attributes:
+        source: Its path on this machine.
+        target: Its path in the guest.
+        is_library: Whether it is left behind where the guest has a file of that path.
+    """
+
+    source: Path
+    target: str
+    is_library: bool = False
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """A command and everything of this machine that it needs.
+
+    Attributes:
+        argv: The command, as the guest runs it.
+        cwd: Its working folder in the guest.
+        entries: What goes along, each folder before its content.
+        interpreters: Paths that stand for the guest's own Python.
+        notes: What did not go along, for the user.
+    """
+
+    argv: tuple[str, ...]
+    cwd: str
+    entries: tuple[Carried, ...]
+    interpreters: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(one.source.stat().st_size for one in self.entries if _is_plain_file(one.source))
+
+
+def parse_push(text: str) -> Carried:
+    """Read an argument of --push: PATH or PATH:TARGET.
+
+    Raises:
+        UsageError: The path does not exist, or the target is not an absolute path without "..".
+    """
+    name, _, target = text.partition(":")
+    source = Path(name)
+    if not (source.is_file() or source.is_dir()):
+        raise UsageError(
+            f"--push {text}: there is no file or folder {name}", expected="PATH or PATH:TARGET, where PATH exists"
+        )
+    place = target or str(source.absolute())
+    if not place.startswith("/") or ".." in PurePosixPath(place).parts or place.strip("/") == "":
+        raise UsageError(f"--push {text}: {place!r} is not a place in the guest", expected="an absolute path below /")
+    return Carried(source, os.path.normpath(place))
+
+
+def pack(
+    words: Sequence[str],
+    pushes: Sequence[Carried],
+    *,
+    cwd: Path,
+    folder_limit: int = FOLDER_LIMIT,
+    memory: int,
+) -> Parcel:
+    """Find everything that a command needs.
+
+    The program has the same path in the guest, and so have its interpreter and the working folder. Of the working
+    folder all goes along except `.git`; only its folder `testdata` does where it is too large.
+
+    Args:
+        words: The program, a path or a name on PATH, and its arguments.
+        pushes: What else goes along.
+        cwd: The working folder.
+        folder_limit: Bytes of the working folder that may go along; 0 for none of it.
+        memory: The guest's memory in MiB.
+
+    Raises:
+        UsageError: There is no such program, it cannot run in the guest, or the guest's memory is too small for it all.
+        BuildError: A library is missing on this machine.
+    """
+    interpreters: dict[str, None] = {}
+    entries: dict[str, Carried] = {}
+    notes: list[str] = []
+    place = str(cwd.absolute())
+    for one in _working_folder(cwd.absolute(), folder_limit, notes):
+        entries[one.target] = one
+    for push in pushes:
+        for one in _tree(push.source, push.target):
+            entries[one.target] = one
+    program = _find(words[0], cwd, [one.target for one in pushes])
+    if program is None:
+        argv0 = words[0]
+    else:
+        argv0 = str(program)
+        for one in _program(program, interpreters):
+            entries.setdefault(one.target, one)
+    parcel = Parcel((argv0, *words[1:]), place, tuple(entries.values()), tuple(interpreters), tuple(notes))
+    needed = (parcel.size >> 20) + _SPARE_MIB
+    if needed > memory:
+        raise UsageError(
+            f"the program and its files have {parcel.size >> 20} MiB, too many for a guest of {memory} MiB",
+            expected="files that fit beside the guest's own memory",
+            hint=f"--memory {needed}",
+        )
+    return parcel
+
+
+def _find(word: str, cwd: Path, pushed: Sequence[str]) -> Path | None:
+    """Return the program's path on this machine; None for what the guest has itself."""
+    if word in ("python3", GUEST_PYTHON) or word in pushed:
+        return None
+    if "/" not in word:
+        found = shutil.which(word)
+        if found is None:
+            raise UsageError(
+                f"there is no program {word} on this machine's PATH",
+                expected="a program of this machine, which goes to the guest",
+                hint=f"give its path, for example ./{word}" if (cwd / word).exists() else "",
+            )
+        return Path(found).absolute()
+    path = Path(os.path.normpath(cwd / word))
+    if not path.is_file():
+        raise UsageError(f"there is no program {word}", expected="a program of this machine, which goes to the guest")
+    if not os.access(path, os.X_OK):
+        raise UsageError(f"{word} cannot be run: it is not executable", hint=f"chmod +x {word}")
+    return path
+
+
+def _program(path: Path, interpreters: dict[str, None]) -> Iterator[Carried]:
+    """Yield a program, its interpreter and its libraries."""
+    if str(path).startswith(tuple(f"{folder}/" for folder in _KERNELS_OWN)):
+        raise UsageError(f"{path} lies where the guest's kernel has files of its own", hint="copy it elsewhere")
+    yield Carried(path.resolve(), str(path))
+    with path.open("rb") as file:
+        start = file.read(256)
+    if start.startswith(b"#!"):
+        yield from _script(path, start, interpreters)
+    elif start.startswith(b"\x7fELF"):
+        yield from _libraries(path)
+    else:
+        raise UsageError(
+            f"{path} cannot be run: it is neither a compiled program (ELF) nor a script that names its interpreter",
+            expected='a program, or a script whose first line begins with "#!"',
+        )
+
+
+def _script(path: Path, start: bytes, interpreters: dict[str, None]) -> Iterator[Carried]:
+    words = start[2:].split(b"\n", 1)[0].decode(errors="surrogateescape").split(maxsplit=1)
+    if not words:
+        raise UsageError(f"the first line of {path} names no interpreter", expected="such as #!/bin/sh")
+    needed = [words[0]]
+    if Path(words[0]).name == "env" and len(words) > 1:
+        name = words[1].removeprefix("-S").split()[0]
+        found = shutil.which(name)
+        if found is None:
+            raise UsageError(
+                f"{path} wants {name}, which is not on this machine's PATH",
+                expected="an interpreter of this machine, which goes along",
+            )
+        needed.append(found)
+    for one in needed:
+        interpreter = Path(one)
+        if not interpreter.is_file():
+            raise UsageError(
+                f"the interpreter {one} of {path} is not on this machine",
+                expected="an interpreter of this machine, which goes along",
+            )
+        if interpreter.name.startswith("python"):
+            # A program in Python needs its library, and the guest has its own.
+            interpreters[one] = None
+            continue
+        yield Carried(interpreter.resolve(), one)
+        yield from _libraries(interpreter)
+
+
+def _libraries(path: Path) -> Iterator[Carried]:
+    """Yield the shared libraries of a compiled program that this machine can run."""
+    try:
+        with path.open("rb") as stream:
+            file = ELFFile(stream)
+            kind, machine = file.header["e_type"], file.header["e_machine"]
+            dynamic = any(segment.header.p_type == "PT_INTERP" for segment in file.iter_segments())
+    except ELFError as error:
+        raise UsageError(f"{path} is a damaged program: {error}", expected="a compiled program (ELF)") from None
+    if kind not in ("ET_EXEC", "ET_DYN"):
+        raise UsageError(
+            f"{path} is not a program but {'an object file' if kind == 'ET_REL' else kind}",
+            expected="a linked program",
+        )
+    if machine != _MACHINES.get(platform.machine()):
+        raise UsageError(
+            f"{path} is a program for {machine.removeprefix('EM_')}",
+            expected=f"one for this machine's kernels, {platform.machine()}",
+        )
+    if dynamic:
+        for name, library in elf.shared_libraries([path]).items():
+            yield Carried(library.resolve(), name if name.startswith("/") else f"/usr/lib/{name}", is_library=True)
+
+
+def _working_folder(cwd: Path, limit: int, notes: list[str]) -> list[Carried]:
+    if limit == 0 or str(cwd) == "/":
+        return []
+    found = _within(cwd, limit)
+    if found is not None:
+        return found
+    data = _within(cwd / "testdata", limit) if (cwd / "testdata").is_dir() else []
+    what = "its folder testdata" if data else "nothing of it"
+    notes.append(
+        f"the working folder has more than {limit >> 20} MiB or {_MOST_ENTRIES} files, so {what} goes along; "
+        "name what the program needs with --push"
+    )
+    return data or []
+
+
+def _within(folder: Path, limit: int) -> list[Carried] | None:
+    """Return a folder's content; None where it is larger than the limit."""
+    found = []
+    left = limit
+    for one in _tree(folder, str(folder)):
+        found.append(one)
+        left -= one.source.stat().st_size if _is_plain_file(one.source) else 0
+        if left < 0 or len(found) > _MOST_ENTRIES:
+            return None
+    return found
+
+
+def _tree(source: Path, target: str) -> Iterator[Carried]:
+    """Yield a file, or a folder and all that is in it except `.git`; links are kept as they are."""
+    yield Carried(source, target)
+    if source.is_dir() and not source.is_symlink():
+        try:
+            below = sorted(source.iterdir())
+        except OSError as error:
+            raise UsageError(f"the folder {source} cannot be read: {error.strerror}") from None
+        for entry in below:
+            if entry.name != ".git" and (entry.is_symlink() or entry.is_dir() or entry.is_file()):
+                yield from _tree(entry, f"{target.rstrip('/')}/{entry.name}")
+
+
+def _is_plain_file(path: Path) -> bool:
+    return stat.S_ISREG(path.lstat().st_mode)

@@ -1,0 +1,95 @@
+"""A run record of foreign programs: a result for each program and each of its tests on each kernel."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from harness.exec.run import Done
+from harness.kernel.types import Choice
+from harness.results import host
+from harness.results.file import Journal
+from harness.results.gather import plain, shortened
+from harness.results.kernels import chosen_kernel, recorded_kernel
+from harness.results.outcomes import Outcome
+from harness.results.types import RecordedResult, Run
+from harness.vm.spec import MachineSpec
+
+
+class ExecRecord:
+    """Writes the record of one command.
+
+    Args:
+        path: The record's file; its old content is removed.
+        command: The command line, for the record.
+
+    Raises:
+        RecordError: It cannot be written.
+    """
+
+    def __init__(self, path: Path, command: Sequence[str]) -> None:
+        self._journal = Journal(path)
+        self._began = time.monotonic()
+        self._run = Run(
+            id=uuid.uuid4().hex[:12],
+            started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            host=host.host(),
+            arguments=tuple(command),
+            revision=host.revision(Path.cwd()),
+            isolation="vm",
+            tools=host.tools(),
+        )
+        self._journal.add(run=self._run)
+
+    def add_kernel(self, choice: Choice, spec: MachineSpec | None, release: str) -> None:
+        """Add a kernel; `spec` is None where it is not on this machine, `release` "" where it did not run."""
+        if spec is None:
+            self._journal.add(kernel=chosen_kernel(choice, release))
+            return
+        self._journal.add(kernel=recorded_kernel(choice, spec.kernel, release))
+        self._run = msgspec.structs.replace(
+            self._run, accelerator=spec.accel.value, accelerator_reason=spec.acceleration.reason
+        )
+
+    def add(self, label: str, program: str, done: Done, seconds: float) -> None:
+        """Add the result of a program on a kernel, and those of its tests.
+
+        Args:
+            label: The kernel's.
+            program: The program's name, which comes before the names of its tests.
+            done: How it ended.
+            seconds: How long it took.
+        """
+        for case in done.suite.cases if done.suite is not None else ():
+            failure = case.output or case.reason if case.outcome is Outcome.FAILED else ""
+            self._result(f"{program}::{case.name}", label, case.outcome, case.seconds, case.reason, failure)
+        failure = "\n\n".join(done.said) or (f"exit status {done.status}" if done.status else "")
+        self._result(program, label, done.outcome, round(seconds, 3), failure.partition("\n")[0], failure)
+
+    def _result(self, test: str, label: str, outcome: Outcome, seconds: float, reason: str, failure: str) -> None:
+        self._journal.add(
+            result=RecordedResult(
+                test=plain(test),
+                kernel=label,
+                run=self._run.id,
+                outcome=outcome,
+                call=seconds,
+                reason=plain(reason),
+                failure=plain(shortened(failure)),
+            )
+        )
+
+    def finish(self, exit_status: int) -> None:
+        """Write the complete record."""
+        self._journal.finish(
+            msgspec.structs.replace(
+                self._run,
+                seconds=round(time.monotonic() - self._began, 3),
+                complete=True,
+                exit_status=exit_status,
+            )
+        )

@@ -1,0 +1,274 @@
+"""Runs a command on a machine, and says how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Protocol
+
+from harness.checks.base import Checks
+from harness.checks.kernel_log import KernelLog
+from harness.checks.leaks import LeakCheck
+from harness.errors import GuestCallError, GuestHung, GuestProcessDied, KernelCrashed, UsageError
+from harness.exec.formats import PARSERS, Suite
+from harness.exec.parcel import GUEST_PYTHON, Parcel
+from harness.exec.streams import Writer
+from harness.guest import calls
+from harness.remote import transfer
+from harness.remote.program import Piece, Streamed
+from harness.results.outcomes import Outcome, Trouble, outcome_of
+from harness.vm.guest_process import GuestProcess
+from harness.vm.machine import Machine
+
+TIMED_OUT = 124
+"""The exit status of a program that ran out of time, as timeout(1) has it."""
+
+_LOOK = 0.2
+"""Seconds between two looks at this process's input and signals."""
+
+_GRACE = 10.0
+"""Seconds for a program to end after it was asked to."""
+
+_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+
+
+class Source(Protocol):
+    """Where a program's standard input comes from."""
+
+    def take(self) -> tuple[bytes, bool]:
+        """Return what has come since the last call, and whether that is all."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """How a program reports its tests.
+
+    Attributes:
+        format: One of :data:`harness.exec.formats.PARSERS`.
+        path: The file of the guest that it writes; "" for its standard output.
+    """
+
+    format: str
+    path: str = ""
+
+    def read(self, process: GuestProcess, printed: bytes) -> Suite:
+        """Return the tests that it reported.
+
+        Raises:
+            UsageError: There is no such file in the guest, or it has another format.
+        """
+        found = printed
+        if self.path:
+            try:
+                found = transfer.fetch(process, self.path)
+            except GuestCallError as error:
+                raise UsageError(
+                    f"the program wrote no results to {self.path}: {error.what}", expected="a file that it makes"
+                ) from None
+        return PARSERS[self.format](found.decode(errors="replace"))
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """How to run it.
+
+    Attributes:
+        env: More variables than PATH, HOME and LANG.
+        user: User id; None for root.
+        timeout: Seconds; 0 for no limit.
+        leaks: Whether kernel objects that it leaves behind count.
+        results: How it reports its tests; None where it does not.
+    """
+
+    env: Mapping[str, str]
+    user: int | None = None
+    timeout: float = 0.0
+    leaks: bool = False
+    results: Results | None = None
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended.
+
+    Attributes:
+        status: Its exit status, as a shell has it: 128 and the signal's number for a signal.
+        said: Why, where it is not the program that says so: a time-out, a crash, leaks, faults of the kernel.
+        outcome: The same as records have it.
+        suite: The program's own tests, where they were asked for.
+    """
+
+    status: int
+    said: tuple[str, ...] = ()
+    outcome: Outcome = Outcome.PASSED
+    suite: Suite | None = None
+
+
+@dataclass
+class _Signals:
+    """The signals that this process got for the program."""
+
+    numbers: list[int] = field(default_factory=list)
+    taken: int = 0
+
+    def note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature of a handler
+        self.numbers.append(number)
+
+    @contextlib.contextmanager
+    def caught(self) -> Iterator[None]:
+        before = {number: signal.signal(number, self.note) for number in _FORWARDED}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def forward(self, program: Streamed) -> None:
+        """Give new signals to the program; an interrupt that is repeated ends it."""
+        for number in self.numbers[self.taken :]:
+            self.taken += 1
+            program.send_signal(signal.SIGKILL if number in self.numbers[: self.taken - 1] else number)
+
+
+def run_on(machine: Machine, parcel: Parcel, wishes: Wishes, source: Source, out: Writer, err: Writer) -> Done:
+    """Run a command on a machine that is used for nothing else.
+
+    Args:
+        machine: The machine.
+        parcel: The command and its files.
+        wishes: How to run it.
+        source: Its standard input.
+        out: Where its standard output goes.
+        err: Where its standard error goes.
+
+    Raises:
+        UsageError: It cannot be started.
+        InfrastructureError: The machine was lost, which says nothing about the program.
+        BrokenPipeError: Nobody reads the output any more.
+    """
+    log = KernelLog()
+    checks = Checks([LeakCheck(Path.cwd(), is_last=True), log] if wishes.leaks else [log])
+    checks.begin(machine)
+    said: list[str] = []
+    troubles: list[Trouble] = []
+    status, suite, crashed = 0, None, None
+    try:
+        process = machine.new_process()
+        _send(process, parcel)
+        status = _run(process, parcel, wishes, source, out, err, said)
+        if wishes.results is not None:
+            suite = wishes.results.read(machine.new_process(), bytes(out.kept))
+    except GuestProcessDied as error:
+        status = 1
+        said.append(f"{error}\n  perhaps the guest was out of memory: see --memory")
+    except GuestHung as error:
+        status = 1
+        troubles.append(Trouble.HUNG)
+        said.append(str(error))
+    except KernelCrashed as error:
+        status = 1
+        troubles.append(Trouble.CRASHED)
+        crashed = error
+    if suite is not None:
+        said += suite.problems
+    complaints = checks.end(machine)
+    if crashed is not None:
+        # The log's report of it says more than the console's last lines.
+        said.append(crashed.what if complaints else str(crashed))
+    said += [one.text for one in complaints]
+    troubles += [one.trouble for one in complaints]
+    bad = suite is not None and bool(suite.problems or any(case.outcome.is_bad for case in suite.cases))
+    status = status or int(bool(troubles) or bad)
+    outcome = outcome_of("failed" if status else "passed", expected=False, troubles=troubles)
+    return Done(status, tuple(said), outcome, suite)
+
+
+def _send(process: GuestProcess, parcel: Parcel) -> None:
+    libraries = [one.target for one in parcel.entries if one.is_library]
+    missing = set(process.ask(calls.Files.missing, libraries)) if libraries else set()
+    transfer.send(
+        process,
+        ((one.source, one.target) for one in parcel.entries if not one.is_library or one.target in missing),
+    )
+    for one in process.ask(calls.Files.missing, list(parcel.interpreters)) if parcel.interpreters else ():
+        process.ask(calls.Files.put, [(one, "link", 0o777, GUEST_PYTHON.encode())])
+    process.ask(calls.Files.make_folder, path=parcel.cwd)
+
+
+def _run(
+    process: GuestProcess,
+    parcel: Parcel,
+    wishes: Wishes,
+    source: Source,
+    out: Writer,
+    err: Writer,
+    said: list[str],
+) -> int:
+    """Run the program to its end; return its exit status."""
+    signals = _Signals()
+    began = time.monotonic()
+    with signals.caught():
+        program = Streamed(process, parcel.argv, wishes.env, parcel.cwd, wishes.user)
+        piece = Piece(b"", b"", 0, None)
+        asked_at = 0.0
+        while piece.returncode is None:
+            data, is_last = source.take() if not piece.pending else (b"", False)
+            piece = program.exchange(data, _LOOK, is_last=is_last)
+            out.write(piece.stdout)
+            err.write(piece.stderr)
+            if piece.returncode is not None:
+                break
+            signals.forward(program)
+            now = time.monotonic()
+            if asked_at and now - asked_at > _GRACE:
+                program.send_signal(signal.SIGKILL)
+            elif wishes.timeout and not asked_at and now - began > wishes.timeout:
+                asked_at = now
+                said.append(f"{parcel.argv[0]} was ended after {wishes.timeout:g} s (--timeout)")
+                program.send_signal(signal.SIGTERM)
+    out.end()
+    err.end()
+    if asked_at:
+        return TIMED_OUT
+    return piece.returncode if piece.returncode >= 0 else 128 - piece.returncode
+
+
+def parse_results(text: str) -> Results:
+    """Read the argument of --results: FORMAT or FORMAT=PATH.
+
+    Raises:
+        UsageError: The format is unknown, or the path is not absolute.
+    """
+    name, _, path = text.partition("=")
+    if name not in PARSERS:
+        raise UsageError(f"--results {text}: {name!r} is not a format", expected=f"one of {', '.join(PARSERS)}")
+    if path and not path.startswith("/"):
+        raise UsageError(f"--results {text}: {path!r} is not a place in the guest", expected="an absolute path")
+    return Results(name, path)
+
+
+def parse_env(words: list[str], environment: Mapping[str, str]) -> dict[str, str]:
+    """Read the arguments of --env: NAME=VALUE, or the pattern of names whose values this process has.
+
+    Raises:
+        UsageError: It names no variable.
+    """
+    import fnmatch
+
+    found: dict[str, str] = {}
+    for word in words:
+        name, is_given, value = word.partition("=")
+        if not name:
+            raise UsageError(
+                f"--env {word!r} names no variable", expected="NAME=VALUE, NAME, or a pattern such as RUST_*"
+            )
+        if is_given:
+            found[name] = value
+        else:
+            found.update({one: environment[one] for one in environment if fnmatch.fnmatchcase(one, name)})
+    return found

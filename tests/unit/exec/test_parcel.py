@@ -1,0 +1,147 @@
+"""What goes along with a program to the guest, and what is refused before anything boots."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.errors import UsageError
+from harness.exec import parcel as parcels
+from harness.exec.parcel import Carried, Parcel, pack, parse_push
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "project"
+    (made / "testdata").mkdir(parents=True)
+    (made / "testdata/d.txt").write_text("data")
+    (made / "link").symlink_to("/somewhere/else")
+    (made / ".git").mkdir()
+    (made / ".git/config").write_text("")
+    return made
+
+
+def script(folder: Path, first: str, name: str = "s") -> Path:
+    path = folder / name
+    path.write_text(f"{first}\n")
+    path.chmod(0o755)
+    return path
+
+
+def packed(folder: Path, *words: str, pushes: tuple[Carried, ...] = (), limit: int = 1 << 20) -> Parcel:
+    return pack(words, pushes, cwd=folder, folder_limit=limit, memory=256)
+
+
+def targets(parcel: Parcel) -> set[str]:
+    return {one.target for one in parcel.entries}
+
+
+def test_the_working_folder_goes_along_with_its_links_and_without_git(folder: Path) -> None:
+    script(folder, "#!/bin/sh")
+    found = packed(folder, "./s", "a b", "")
+    assert found.argv == (f"{folder}/s", "a b", "")
+    assert found.cwd == str(folder)
+    assert {f"{folder}/{name}" for name in ("testdata/d.txt", "link", "s")} < targets(found)
+    assert not any(".git" in one for one in targets(found))
+    assert "/bin/sh" in targets(found)
+    assert any(one.is_library and "libc" in one.target for one in found.entries)
+    assert found.notes == ()
+
+
+def test_of_a_large_folder_only_testdata_goes_along(folder: Path) -> None:
+    (folder / "large").write_bytes(bytes(3000))
+    script(folder, "#!/bin/sh")
+    found = packed(folder, "./s", limit=2000)
+    assert f"{folder}/testdata/d.txt" in targets(found)
+    assert f"{folder}/large" not in targets(found)
+    assert "its folder testdata goes along" in found.notes[0]
+
+
+def test_a_folder_of_too_many_files_does_not_go_along(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parcels, "_MOST_ENTRIES", 1)
+    script(folder, "#!/bin/sh")
+    assert "nothing of it goes along" in packed(folder, "./s").notes[0]
+
+
+def test_a_limit_of_zero_leaves_the_folder_behind(folder: Path) -> None:
+    script(folder, "#!/bin/sh")
+    found = packed(folder, "./s", limit=0)
+    assert f"{folder}/s" in targets(found)
+    assert f"{folder}/testdata/d.txt" not in targets(found)
+    assert found.notes == ()
+
+
+def test_a_script_in_python_uses_the_guests_python(folder: Path) -> None:
+    script(folder, f"#!{sys.executable}")
+    found = packed(folder, "./s")
+    assert found.interpreters == (sys.executable,)
+    assert sys.executable not in targets(found)
+
+
+def test_env_and_what_it_starts_go_along(folder: Path) -> None:
+    script(folder, "#!/usr/bin/env bash")
+    assert {"/usr/bin/env", "/usr/bin/bash"} <= targets(packed(folder, "./s")) | {"/usr/bin/bash"}
+
+
+def test_the_guests_own_python_and_pushed_programs_are_not_looked_for(folder: Path) -> None:
+    assert packed(folder, "python3", "-V").argv == ("python3", "-V")
+    pushed = Carried(script(folder, "#!/bin/sh", "tool"), "/opt/tool")
+    assert packed(folder, "/opt/tool", pushes=(pushed,)).argv == ("/opt/tool",)
+
+
+@pytest.mark.parametrize(
+    ("first", "words", "message"),
+    [
+        ("", ["./none"], "there is no program ./none"),
+        ("", ["no-such-program"], "there is no program no-such-program on this machine's PATH"),
+        ("plain text", ["./s"], "neither a compiled program"),
+        ("#!", ["./s"], "names no interpreter"),
+        ("#!/no/such", ["./s"], "the interpreter /no/such of"),
+        ("#!/usr/bin/env no-such-program", ["./s"], "wants no-such-program"),
+        ("\x7fELF", ["./s"], "damaged program"),
+    ],
+)
+def test_what_cannot_run_is_refused(folder: Path, first: str, words: list[str], message: str) -> None:
+    script(folder, first)
+    with pytest.raises(UsageError, match=message):
+        packed(folder, *words)
+
+
+def test_a_file_that_is_not_executable_is_refused(folder: Path) -> None:
+    script(folder, "#!/bin/sh").chmod(0o644)
+    with pytest.raises(UsageError, match=r"not executable[\s\S]*chmod \+x"):
+        packed(folder, "./s")
+
+
+def test_programs_of_another_machine_and_object_files_are_refused(folder: Path) -> None:
+    program = bytearray(Path("/bin/true").read_bytes())
+    for offset, value, message in ((18, 22, "is a program for S390"), (16, 1, "not a program but an object file")):
+        changed = bytearray(program)
+        changed[offset] = value
+        (folder / "s").write_bytes(changed)
+        (folder / "s").chmod(0o755)
+        with pytest.raises(UsageError, match=message):
+            packed(folder, "./s")
+
+
+def test_what_does_not_fit_names_the_memory_that_it_needs(folder: Path) -> None:
+    (folder / "large").write_bytes(b"")
+    with (folder / "large").open("r+b") as file:
+        file.truncate(200 << 20)
+    script(folder, "#!/bin/sh")
+    with pytest.raises(UsageError, match=r"--memory 3\d\d"):
+        packed(folder, "./s", limit=1 << 30)
+
+
+@pytest.mark.parametrize(("text", "target"), [("{f}", "{f}"), ("{f}:/opt/x", "/opt/x"), ("{f}:/opt//x/", "/opt/x")])
+def test_push(folder: Path, text: str, target: str) -> None:
+    file = str(folder / "testdata")
+    assert parse_push(text.format(f=file)) == Carried(Path(file), target.format(f=file))
+
+
+@pytest.mark.parametrize("text", ["/no/such", "{f}:opt/x", "{f}:/opt/../x", "{f}:/", "{f}:."])
+def test_push_of_nothing_or_to_no_place(folder: Path, text: str) -> None:
+    with pytest.raises(UsageError, match="--push"):
+        parse_push(text.format(f=folder))
