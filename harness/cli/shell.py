@@ -67,9 +67,9 @@ def _run(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> None:
     if arguments.image == TEST and arguments.words:
         raise UsageError(
-            "the test image has no shell to run a command with",
-            expected="--image root for a command",
-            hint="pipe Python into it: echo 'print(os.uname())' | harness shell --image test",
+            "a shell on the test image takes no command",
+            expected="--image root for a command on this machine's files",
+            hint="on the test image: harness exec --kernel 6.12 -- COMMAND",
         )
     if arguments.image == ROOT and arguments.modules:
         raise UsageError(

@@ -11,20 +11,22 @@ import lzma
 import re
 import shutil
 import struct
-import tarfile
 import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import KernelFileError
 from harness.kernel import cache as kernel_cache
 from harness.kernel.files import rpm
 from harness.kernel.files.decompress import open_stream, package_members, unpacked
 from harness.util import cache
+
+if TYPE_CHECKING:
+    import tarfile
 
 _IMAGE = re.compile(r"(?:boot/)?((?:vmlinu[xz]|bzImage)(?:-[^/]*)?)")
 _CONFIG = re.compile(r"(?:boot/)?(config(?:-[^/]*)?)")
@@ -179,6 +181,8 @@ def _take(members: tarfile.TarFile, target: Path) -> None:
 
 @contextmanager
 def _tar(path: Path) -> Iterator[tarfile.TarFile]:
+    import tarfile  # a kernel that is in the cache needs none
+
     try:
         with path.open("rb") as stream, tarfile.open(fileobj=open_stream(stream), mode="r|") as members:
             yield members

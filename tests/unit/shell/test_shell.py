@@ -210,7 +210,7 @@ def test_a_command_without_udev_is_refused(
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (("--image", "test", "--", "true"), "the test image has no shell"),
+        (("--image", "test", "--", "true"), "a shell on the test image takes no command"),
         (("--modules", "veth"), "--modules belongs to --image test"),
         (("--memory", "64"), "--memory 64 is too little"),
         (("--image", "test", "--cpus", "0"), "--cpus 0 is too little"),
