@@ -74,7 +74,7 @@ class Catalog:
         self.local = LocalProvider()
         self.debian = DebianProvider(meter=meter, refresh=refresh)
         self.snapshot = SnapshotProvider(meter=meter, refresh=refresh)
-        self.ubuntu = UbuntuProvider()
+        self.ubuntu = UbuntuProvider(meter=meter)
         self._meter, self._refresh = meter, refresh
         self._distributions: dict[str, Provider] = {}
         self.troubles: dict[str, HarnessError] = {}

@@ -1,32 +1,36 @@
-"""The Ubuntu provider: mainline builds, through virtme-ng (`vng -r v6.6.17`) and from its cache.
+"""The Ubuntu provider: Ubuntu's builds of mainline kernels, without patches.
 
-Only https protects what virtme-ng downloads: it verifies no signature. So this provider comes last, and is used only
-for a named series or release that no other provider has.
+A build's CHECKSUMS has the digest of each package. Its signature is verified when the key is on this machine; else only
+https protects the packages, and a message says so. The packages with the image and with the modules are fetched: the
+newest builds have everything but the core as modules.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
-import subprocess
+import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
-from harness.errors import MirrorError
+from harness.errors import KernelFileError, MirrorError
 from harness.kernel import cache as kernel_cache
+from harness.kernel.files import packages, signature
+from harness.kernel.files.download import Meter, fetch, get, no_meter
+from harness.kernel.providers import local
 from harness.kernel.types import ANYTHING, Choice, Kernel, Progress, Wanted
 from harness.kernel.version import KernelVersion
 from harness.util import cache
+from harness.util.data import read_toml
 
 MIRROR_VARIABLE = "HARNESS_UBUNTU_MAINLINE"
-TIMEOUT = 10.0
-"""Seconds to wait for the list of builds."""
-
-LIST_HOURS = 12.0
-"""How long the list of builds is used without asking again."""
+KEYRING_VARIABLE = "HARNESS_UBUNTU_MAINLINE_KEYRING"
 
 _LINK = re.compile(r'href=["\'](?:[^"\']*/)?(v\d+\.\d+(?:\.\d+)?(?:-rc\d+)?)/?["\']')
+_FILE_LINK = re.compile(r'href=["\'](?:[^"\']*/)?([^"\'/]+\.deb)["\']')
+_CHECKSUM = re.compile(r"^([0-9a-f]{64}) [ *](?:\./|amd64/)?([^/\s]+\.deb)$", re.MULTILINE)
+_WANTED = re.compile(r"linux-(?:image(?:-unsigned)?|modules)-\d[^_]*-generic_[^_]*_amd64\.deb")
 
 
 def listed(page: str) -> list[KernelVersion]:
@@ -34,10 +38,24 @@ def listed(page: str) -> list[KernelVersion]:
     return sorted({KernelVersion.parse(name) for name in _LINK.findall(page)})
 
 
+def parse_checksums(text: str) -> dict[str, str]:
+    """Return the sha256 of each package in a CHECKSUMS file, by name; its other digests are not used."""
+    return {name: digest for digest, name in _CHECKSUM.findall(text)}
+
+
 class UbuntuProvider:
-    """Ubuntu's builds of mainline kernels, without patches."""
+    """Ubuntu's builds of mainline kernels.
+
+    Args:
+        meter: Called with the progress of each download.
+    """
 
     name = "ubuntu"
+
+    def __init__(self, *, meter: Meter = no_meter) -> None:
+        self.meter = meter
+        self.settings: dict[str, Any] = read_toml("kernels", "ubuntu.toml")
+        self.server = os.environ.get(MIRROR_VARIABLE, str(self.settings["server"])).rstrip("/")
 
     def offers(self, *, progress: Progress, wanted: Wanted = ANYTHING) -> list[Choice]:  # noqa: ARG002 - protocol
         """Return every build, in order of version.
@@ -60,106 +78,125 @@ class UbuntuProvider:
         ]
 
     def _versions(self, progress: Progress) -> list[KernelVersion]:
-        """Return the versions on the server's list, kept for a while; without it, those on this machine."""
+        """Return the versions on the server's list, kept for a while, and longer when the server does not answer."""
         memory = kernel_cache.folder() / "ubuntu.json"
-        address = self._address()
-        known = cache.from_record(memory, dict) or {}
-        if known.get("address") == address and 0 <= time.time() - known["asked"] < LIST_HOURS * 3600:
+        known = cache.from_record(memory, lambda one: one if one["address"] == self.server else None)
+        age = time.time() - known["asked"] if known is not None else 0.0
+        if known is not None and 0 <= age < self.settings["list_hours"] * 3600:
             return [KernelVersion.parse(text) for text in known["versions"]]
+        progress(f"ubuntu: fetching the list of builds from {self.server}")
         try:
-            versions = listed(self._page(address, progress))
+            versions = listed(self._page(f"{self.server}/"))
         except MirrorError as error:
-            versions = self._here()
-            if not versions:
+            if known is None:
                 raise
-            progress(f"{error.what}; using the {len(versions)} builds that virtme-ng has fetched")
-            return versions
+            progress(f"{error.what}; using the list of {age / 3600:.0f} hours ago")
+            return [KernelVersion.parse(text) for text in known["versions"]]
         if not cache.is_writable(memory):
             return versions
         with cache.locked(memory.with_suffix(".lock")):
-            facts = {"address": address, "asked": time.time(), "versions": [str(version) for version in versions]}
+            facts = {"address": self.server, "asked": time.time(), "versions": [str(version) for version in versions]}
             cache.write_record(memory, facts)
         return versions
 
-    def _page(self, address: str, progress: Progress) -> str:
-        import requests
-
-        progress(f"ubuntu: fetching the list of builds from {address}")
+    def _page(self, url: str) -> str:
         try:
-            answer = requests.get(f"{address}/", timeout=TIMEOUT)
-            answer.raise_for_status()
-        except requests.RequestException as error:
+            page = get(url)
+        except MirrorError as error:
             raise MirrorError(
-                f"Ubuntu's mainline builds at {address} cannot be listed: {type(error).__name__}",
+                f"Ubuntu's mainline builds at {self.server} cannot be listed: {error.what}",
                 expected="a server that answers",
                 hint=f"check the network, or name a mirror with {MIRROR_VARIABLE}",
-                detail=str(error),
+                detail=error.detail,
             ) from error
-        return answer.text
-
-    def _here(self) -> list[KernelVersion]:
-        """Return the versions in virtme-ng's cache."""
-        from virtme_ng import mainline
-
-        names = {path.parents[2].name for path in Path(mainline.CACHE_DIR).glob("v*/amd64/boot/vmlinuz*generic")}
-        return sorted(KernelVersion.parse(name) for name in names)
+        if page is None:
+            raise MirrorError(
+                f"Ubuntu's mainline builds at {self.server} cannot be listed: {url} is not served (404)",
+                expected="a page with links",
+                hint=f"name a mirror with {MIRROR_VARIABLE}",
+            )
+        return page.decode(errors="replace")
 
     def acquire(self, choice: Choice, *, progress: Progress) -> Kernel | None:
         """Fetch one build; None when the server no longer has it.
 
         Raises:
-            MirrorError: The server cannot be reached, or has no kernel for x86-64 in that build.
-            KernelFileError: The downloaded file is not a usable kernel.
+            MirrorError: The server cannot be reached, has no kernel for x86-64 in that build, or sends packages that
+                differ from its list.
+            KernelFileError: The packages have no usable kernel.
             CacheError: The cache cannot be written.
         """
         with kernel_cache.new_entry(self.name, choice.key) as made:
             if made is not None:
-                folder = self._download(choice.key, progress)
-                image = next(iter(sorted((folder / "boot").glob("vmlinuz*generic"))))
-                shutil.copyfile(image, made / "vmlinuz")
-                release = image.name.removeprefix("vmlinuz-")
-                config = folder / "boot" / f"config-{release}"
-                if config.is_file():
-                    shutil.copyfile(config, made / "config")
-                for modules in (folder / "lib/modules" / release, folder / "usr/lib/modules" / release):
-                    if modules.is_dir():
-                        shutil.copytree(modules, made / "lib/modules" / release, symlinks=True)
-                        break
+                found = self._packages(choice.key, progress)
+                if found is None:
+                    raise MirrorError(
+                        f"Ubuntu's build {choice.key} has no kernel for amd64",
+                        expected="a linux-image-*-generic package in it",
+                        hint="some builds failed; name another release",
+                    )
+                base, digests, signed = found
+                paths = self._fetch(choice.key, base, digests, progress)
+                with tempfile.TemporaryDirectory(prefix="harness-ubuntu-") as scratch:
+                    for path in paths:
+                        packages.unpack(path, Path(scratch))
+                    if not (Path(scratch) / "boot").is_dir():
+                        raise KernelFileError(f"the packages of Ubuntu's build {choice.key} have no kernel image")
+                    local.fill(local.find(Path(scratch)), made)
                 kernel_cache.seal(
                     made,
                     version=choice.version,
                     provider=self.name,
                     key=choice.key,
                     flavour=choice.flavour,
-                    origin=f"ubuntu mainline {choice.key}",
+                    origin=f"ubuntu mainline {choice.key} ({signed})",
+                    packages={path.name: cache.digest_file(path) for path in paths},
                 )
+                for path in paths:
+                    path.unlink()
         return kernel_cache.load(choice, progress=progress)
 
-    def _address(self) -> str:
-        from virtme_ng import mainline
+    def _packages(self, name: str, progress: Progress) -> tuple[str, dict[str, str], str] | None:
+        """Return a build's address, the sha256 of each wanted package ("" when unknown), and "signed" or "unsigned"."""
+        for base in (f"{self.server}/{name}/amd64", f"{self.server}/{name}"):
+            checksums = get(f"{base}/CHECKSUMS")
+            if checksums is not None:
+                signed = self._signed(base, checksums, progress)
+                known = parse_checksums(checksums.decode(errors="replace"))
+            else:
+                page = get(f"{base}/")
+                known = dict.fromkeys(_FILE_LINK.findall(page.decode(errors="replace")), "") if page else {}
+                signed = "unsigned"
+            wanted = {file: digest for file, digest in known.items() if _WANTED.fullmatch(file)}
+            if any("-image-" in file for file in wanted):
+                if checksums is None:
+                    progress(f"ubuntu: {base} has no CHECKSUMS; only https protects its packages")
+                return base, wanted, signed
+        return None
 
-        return str(os.environ.get(MIRROR_VARIABLE, mainline.BASE_URL)).rstrip("/")
+    def _signed(self, base: str, checksums: bytes, progress: Progress) -> str:
+        """Verify the signature of a CHECKSUMS file; return "signed" or "unsigned"."""
+        named = os.environ.get(KEYRING_VARIABLE)
+        made = get(f"{base}/CHECKSUMS.gpg")
+        if not named or made is None:
+            why = "has no CHECKSUMS.gpg" if made is None else f"is not verified without the key ({KEYRING_VARIABLE})"
+            progress(f"ubuntu: unsigned: {base} {why}; only https protects its packages")
+            return "unsigned"
+        if not Path(named).is_file():
+            raise MirrorError(f"the keyring {named} is missing", hint=f"check {KEYRING_VARIABLE}")
+        verified = signature.detached(checksums, made, [Path(named)], f"{base}/CHECKSUMS")
+        if verified.key != self.settings["fingerprint"]:
+            progress(f"ubuntu: {base}/CHECKSUMS is signed by key {verified.key}, which {KEYRING_VARIABLE} names")
+        return "signed"
 
-    def _download(self, name: str, progress: Progress) -> Path:
-        import requests
-        from virtme_ng import mainline
-
-        mainline.BASE_URL = self._address()
-        folder = Path(mainline.CACHE_DIR, name, "amd64")
-        progress(f"ubuntu: fetching {name} from {mainline.BASE_URL} with virtme-ng")
-        with cache.locked(kernel_cache.folder() / "locks" / f"virtme-ng-{name}.lock"):
-            try:
-                mainline.KernelDownloader(name, "amd64")
-            except (requests.RequestException, OSError, subprocess.CalledProcessError) as error:
-                raise MirrorError(
-                    f"virtme-ng could not fetch Ubuntu's build {name}: {error}",
-                    expected="its linux-image package for amd64",
-                    hint=f"check the network, or name a mirror with {MIRROR_VARIABLE}",
-                ) from error
-            finally:
-                # virtme-ng takes an existing package for complete, even when its download was interrupted.
-                if not list(folder.glob("boot/vmlinuz*generic")):
-                    shutil.rmtree(folder, ignore_errors=True)
-        if not folder.is_dir():
-            raise MirrorError(f"Ubuntu's build {name} has no kernel for amd64", expected="boot/vmlinuz-*-generic in it")
-        return folder
+    def _fetch(self, name: str, base: str, digests: dict[str, str], progress: Progress) -> list[Path]:
+        progress(f"ubuntu: fetching {name} from {base}: {', '.join(digests)}")
+        paths = []
+        for file, digest in sorted(digests.items()):
+            path = kernel_cache.folder() / "downloads" / file
+            if not digest:
+                path.unlink(missing_ok=True)  # nothing says whether it is the same as then
+            if not fetch(f"{base}/{file}", path, sha256=digest, meter=self.meter):
+                raise MirrorError(f"{base}/{file} is listed but not served (404)", hint="try again later")
+            paths.append(path)
+        return paths

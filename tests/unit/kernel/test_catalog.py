@@ -12,11 +12,9 @@ import pytest
 from harness.errors import CacheError, MirrorError, SelectorError
 from harness.kernel import acquire, lockfile, resolve
 from harness.kernel import cache as kernel_cache
-from harness.kernel.catalog import Catalog
-from harness.kernel.providers.ubuntu import listed
 from harness.kernel.types import Choice
 from harness.kernel.version import KernelVersion
-from tests.unit.kernel.kernel_fakes import CONFIG, Archive, Server, deb, kernel_image
+from tests.unit.kernel.kernel_fakes import CONFIG, Archive, Server, kernel_image
 
 RELEASE = "6.1.0-50-cloud-amd64"
 
@@ -241,76 +239,17 @@ def test_lock_is_the_default_files_name() -> None:
 
 
 @pytest.fixture
-def mainline(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Server:
-    """A server with one of Ubuntu's builds, and virtme-ng's cache in a folder of this test."""
-    release = "6.6.17-060617-generic"
-    folder = server.root / "mainline/v6.6.17/amd64"
-    folder.mkdir(parents=True)
-    image, modules = f"linux-image-unsigned-{release}_1_amd64.deb", f"linux-modules-{release}_1_amd64.deb"
-    (folder / image).write_bytes(deb({f"boot/vmlinuz-{release}": kernel_image(release)}))
-    (folder / modules).write_bytes(
-        deb({f"boot/config-{release}": CONFIG.encode(), f"lib/modules/{release}/kernel/m.ko": b"m"})
-    )
-    links = "".join(f'<a href="{name}">x</a>' for name in (image, modules, "linux-headers-x_amd64.deb"))
-    (folder / "index.html").write_text(links)
-    (server.root / "mainline/index.html").write_text(
-        '<a href="v6.6.17/">v</a> <a href="v6.7-rc1/">v</a> <a href="daily/">d</a>'
-    )
+def mainline(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """A server with a list of builds."""
+    (server.root / "mainline").mkdir()
+    (server.root / "mainline/index.html").write_text('<a href="v6.6.17/">v</a>')
     monkeypatch.setenv("HARNESS_UBUNTU_MAINLINE", f"{server.url}/mainline")
-    monkeypatch.setattr("virtme_ng.mainline.CACHE_DIR", tmp_path / "vng")
     return server
-
-
-def test_ubuntus_list() -> None:
-    names = ("v4.12/", "/mainline/v6.6.17/", "v6.7-rc1/", "v6.6.17/", "x")
-    page = "".join(f'<a href="{name}">x</a>' for name in names)
-    assert [str(version) for version in listed(page)] == ["4.12", "6.6.17", "6.7-rc1"]
-
-
-@pytest.mark.parametrize("selector", ["6.6", "6.6.17", "ubuntu:6.6"])
-def test_a_release_that_no_other_provider_has_comes_from_ubuntu(one: Archive, mainline: Server, selector: str) -> None:
-    [choice] = resolve([selector])
-    assert (choice.provider, choice.key) == ("ubuntu", "v6.6.17")
-    kernel = acquire(choice)
-    assert kernel.release == "6.6.17-060617-generic"
-    assert kernel.config is not None
-    assert kernel.modules is not None
-    asked = len(mainline.requests)
-    assert Catalog().acquire(choice) == kernel
-    assert len(mainline.requests) == asked
-
-
-def test_ubuntus_list_is_kept_and_what_is_here_serves_without_it(
-    one: Archive, mainline: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    kernel = acquire(resolve(["6.6"])[0])
-    asked = len(mainline.requests)
-    assert acquire(resolve(["6.6"])[0]) == kernel
-    assert len(mainline.requests) == asked
-    monkeypatch.setenv("HARNESS_UBUNTU_MAINLINE", "http://127.0.0.1:9")
-    said: list[str] = []
-    assert acquire(resolve(["6.6"], progress=said.append)[0]) == kernel
-    assert any("using the 1 builds that virtme-ng has fetched" in line for line in said)
-    # What virtme-ng itself has fetched serves as well.
-    kernel_cache.discard(kernel_cache.entry_folder("ubuntu", "v6.6.17"))
-    assert acquire(resolve(["6.6"])[0]).release == kernel.release
 
 
 def test_ubuntu_is_not_asked_for_what_debian_has(one: Archive, mainline: Server) -> None:
     resolve(["6.1", "all", "newest"])
     assert not [path for path, _ in mainline.requests if path.startswith("/mainline")]
-
-
-def test_a_truncated_build_is_an_error_and_is_fetched_again(
-    one: Archive, mainline: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    [choice] = resolve(["6.6"])
-    mainline.cut["/mainline/v6.6.17/amd64/linux-image-unsigned-6.6.17-060617-generic_1_amd64.deb"] = 100
-    with pytest.raises(MirrorError, match=r"virtme-ng could not fetch Ubuntu's build v6\.6\.17"):
-        acquire(choice)
-    assert list((tmp_path / "vng").rglob("*.deb")) == []
-    mainline.cut.clear()
-    assert acquire(choice).release == "6.6.17-060617-generic"
 
 
 def test_ubuntu_out_of_reach_is_said_plainly() -> None:
