@@ -61,8 +61,12 @@ def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
     command.add_argument("version", nargs="?", help="a series (newest source known) or a release; with --source: none")
     command.add_argument("words", nargs="*", metavar="CC=COMPILER", help="a compiler, in place of the table's choice")
     command.add_argument("--flavour", choices=tuple(kbuild.FLAVOURS), default="minimal", help="default: minimal")
-    command.add_argument("--source", type=Path, help="a tree, a git repository, a tarball or a linux-source package")
-    command.add_argument("--ref", default="", help="with --source and a git repository: the commit, tag or branch")
+    command.add_argument(
+        "--source", help="a tree, a git repository (here or a URL), a tarball or a linux-source package"
+    )
+    command.add_argument(
+        "--ref", default="", help="the commit, tag or branch of a git repository: of --source, else the stable kernels'"
+    )
     command.add_argument(
         "--from", dest="origin", choices=("debian", "kernel.org"), help="default: the first that has it"
     )
@@ -282,19 +286,22 @@ def _build(arguments: argparse.Namespace) -> int:
     words = [word for word in (arguments.version, *arguments.words) if word]
     compilers = [word.removeprefix("CC=") for word in words if word.startswith("CC=")]
     versions = [word for word in words if not word.startswith("CC=")]
-    if len(compilers) > 1 or len(versions) > 1 or bool(versions) == bool(arguments.source):
+    if len(compilers) > 1 or len(versions) > 1 or bool(versions) == bool(arguments.source or arguments.ref):
         raise UsageError(
             "it is not clear what to build",
-            expected="either one version or --source, and at most one CC=",
+            expected="either one version or --source or --ref, and at most one CC=",
             hint="harness kernels build 6.12 --flavour debug; or: harness kernels build --source DIR CC=gcc-12",
         )
-    if arguments.ref and not arguments.source:
+    remote = "://" in (arguments.source or "")
+    if remote and not arguments.ref:
         raise UsageError(
-            "--ref belongs to --source with a git repository", hint="harness kernels build --source DIR --ref v6.1"
+            f"{arguments.source} has many kernels", expected="--ref with a tag or branch", hint="--ref v6.6.30"
         )
     with _bars() as meter:
-        if arguments.source:
-            tree = source.in_hand(arguments.source, arguments.ref, progress=say)
+        if remote or not (arguments.source or versions):
+            tree = source.from_remote(arguments.source or "", arguments.ref, progress=say)
+        elif arguments.source:
+            tree = source.in_hand(Path(arguments.source), arguments.ref, progress=say)
         else:
             catalog = Catalog(progress=say)
 

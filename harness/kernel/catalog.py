@@ -10,7 +10,8 @@ when the provider does not answer or no longer has them.
 2. debian: the mirror of this machine's apt sources;
 3. snapshot: everything that Debian ever shipped;
 4. ubuntu: Ubuntu's mainline builds;
-5. source: a test run never builds a kernel; `harness kernels build` makes one, and then it is local.
+5. source: with `build_missing`, what nobody has is built from kernel.org's sources. Else a test run builds no kernel;
+   `harness kernels build` makes one, and then it is local.
 
 Snapshot and ubuntu are asked only for a named series or release that the providers before them do not have, and a
 distribution only when it is named.
@@ -19,6 +20,7 @@ distribution only when it is named.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from harness.errors import CacheError, HarnessError, MirrorError, SelectorError
@@ -37,6 +39,14 @@ ON_REQUEST = {
     "ubuntu": (selector.Kind.SERIES, selector.Kind.RELEASE),
 }
 """Providers that are asked only for what those before them do not have, in this order, and for which kinds of items."""
+
+
+SOURCE = "source"
+"""The provider's name in choices that are to be built."""
+
+BUILT_FLAVOUR = "minimal"
+
+_BUILDABLE = (selector.Kind.SERIES, selector.Kind.RELEASE)
 
 
 def silent(line: str) -> None:
@@ -62,9 +72,17 @@ class Catalog:
         progress: Called with each line that a person should see.
         meter: Called with the progress of each download.
         refresh: Ask the mirror even when the index is recent.
+        build_missing: Build a named series or release that no provider has, from kernel.org.
     """
 
-    def __init__(self, *, progress: Progress = silent, meter: Meter = no_meter, refresh: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        progress: Progress = silent,
+        meter: Meter = no_meter,
+        refresh: bool = False,
+        build_missing: bool = False,
+    ) -> None:
         from harness.kernel.providers.debian import DebianProvider
         from harness.kernel.providers.local import LocalProvider
         from harness.kernel.providers.snapshot import SnapshotProvider
@@ -75,7 +93,7 @@ class Catalog:
         self.debian = DebianProvider(meter=meter, refresh=refresh)
         self.snapshot = SnapshotProvider(meter=meter, refresh=refresh)
         self.ubuntu = UbuntuProvider(meter=meter)
-        self._meter, self._refresh = meter, refresh
+        self._meter, self._refresh, self._build_missing = meter, refresh, build_missing
         self._distributions: dict[str, Provider] = {}
         self.troubles: dict[str, HarnessError] = {}
         self._asked: dict[tuple[str, str, bool], list[Choice]] = {}
@@ -177,11 +195,29 @@ class Catalog:
             if not chosen and asked[: len(INDEXED)] == INDEXED and item.kind in kinds:
                 asked = (*asked, name)
                 chosen = self._select(item, (name,), rules, every=every)
+        buildable = item.kind in _BUILDABLE and not item.provider and item.flavour in ("", *self.local.flavours)
+        if not chosen and self._build_missing and buildable:
+            chosen = [self._to_build(item)]
         # The cache alone cannot say which kernels `all` or a range means: a run over fewer kernels would look
         # complete.
         if not chosen or (item.kind not in selector.SINGLE and self.troubles.keys() & set(asked)):
             raise self._nothing(item, asked)
         return chosen
+
+    def _to_build(self, item: selector.Item) -> Choice:
+        from harness.kernel.build import source
+
+        _, version, _, _ = source.on_kernel_org(item.word, progress=self.progress)
+        return Choice(item.text, version, SOURCE, str(version), item.flavour or BUILT_FLAVOUR)
+
+    def _build(self, choice: Choice) -> Kernel:
+        from harness.kernel.build import kbuild, source
+
+        known = kernel_cache.load(kbuild.choice_of(choice.version, choice.flavour), progress=self.progress)
+        if known is None:
+            tree = source.from_kernel_org(choice.key, progress=self.progress, meter=self._meter)
+            known = kbuild.build(tree.path, choice.flavour, origin=tree.origin, progress=self.progress).kernel
+        return replace(known, label=choice.label)
 
     def _select(
         self, item: selector.Item, names: Sequence[str], rules: selector.Policy, *, every: bool
@@ -273,6 +309,8 @@ class Catalog:
         )
 
     def _acquire(self, choice: Choice) -> Kernel | None:
+        if choice.provider == SOURCE:
+            return self._build(choice)
         if not choice.key.startswith("/"):
             cached = kernel_cache.load(choice, progress=self.progress)
             if cached is not None:

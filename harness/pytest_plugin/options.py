@@ -35,6 +35,7 @@ _DEST = "harness_"
 
 NAMES = (
     "kernel",
+    "build-missing",
     "accel",
     "isolation",
     "boot-timeout",
@@ -90,6 +91,11 @@ def declare(parser: pytest.Parser) -> None:
         metavar="SELECTOR",
         help="kernel to test on: a series (6.1), an exact release (6.1.170), a range (>=5.10,<6.13), a path, ...; "
         f"repeat it for several kernels (default: the ini setting harness_kernels, else {DEFAULT_KERNEL})",
+    )
+    group.addoption(
+        "--harness-build-missing",
+        action="store_true",
+        help="build a kernel that --kernel names and no provider has, from kernel.org's sources; this takes minutes",
     )
     group.addoption(
         "--harness-accel",

@@ -98,7 +98,7 @@ class PluginState:
         """The kernels' providers, asked once each."""
         from harness.kernel.catalog import Catalog
 
-        return Catalog(progress=self.output.say)
+        return Catalog(progress=self.output.say, build_missing=option(self.config, "build_missing"))
 
     def pool(self) -> Pool:
         """Return the machines of this process."""

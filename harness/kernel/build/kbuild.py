@@ -59,6 +59,11 @@ class Built:
     compiler: Compiler
 
 
+def cached(cc: str) -> str:
+    """Return a compiler's command, through ccache where that is installed."""
+    return f"ccache {cc}" if shutil.which("ccache") and "ccache" not in cc else cc
+
+
 def copy_of_links(tree: Path, copy: Path) -> None:
     """Copy a tree cheaply: files are hard links where possible, so replace a file to change it."""
 
@@ -307,7 +312,8 @@ class Job:
             f"--directory={self.tree}",
             f"O={self.output}",
             "ARCH=x86_64",
-            f"CC={self.compiler.cc}",
+            # What was compiled before, for this kernel or another, is not compiled again.
+            f"CC={cached(self.compiler.cc)}",
             *self.compiler.make,
             # So that the same tree and compiler give the same image.
             "KBUILD_BUILD_USER=harness",

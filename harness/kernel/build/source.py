@@ -22,14 +22,17 @@ from harness import needs
 from harness.errors import HarnessError, InfrastructureError, KernelFileError, MirrorError, SelectorError
 from harness.kernel import cache as kernel_cache
 from harness.kernel.build import kbuild
+from harness.kernel.files import signature
 from harness.kernel.files.decompress import package_members
-from harness.kernel.files.download import Meter, fetch, no_meter
+from harness.kernel.files.download import Meter, fetch, get, no_meter
 from harness.kernel.types import Progress
 from harness.kernel.version import KernelVersion
 from harness.util import cache, proc
+from harness.util.data import read_toml
 
 KERNEL_ORG_VARIABLE = "HARNESS_KERNEL_ORG"
-KERNEL_ORG = "https://cdn.kernel.org/pub/linux/kernel"
+KEYRING_VARIABLE = "HARNESS_KERNEL_ORG_KEYRING"
+GIT_VARIABLE = "HARNESS_KERNEL_GIT"
 
 _CHECKSUM = re.compile(r"([0-9a-f]{64})  (linux-(\d+\.\d+(?:\.\d+)?)\.tar\.xz)")
 
@@ -68,7 +71,9 @@ def in_hand(path: Path, ref: str, *, progress: Progress) -> Tree:
     return _unpacked(path, cache.digest_file(path), f"the archive {path}", progress)
 
 
-def _from_git(repository: Path, ref: str, progress: Progress) -> Tree:
+def _from_git(repository: Path, ref: str, progress: Progress, *, shown: tuple[str, str] = ("", "")) -> Tree:
+    """Export a commit; `shown`: what messages call it and its repository."""
+    name, place = (shown[0] or ref, shown[1] or str(repository))
     git = needs.program("git")
     asked = proc.run([git, "-C", repository, "rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}"], timeout=60)
     commit = asked.stdout.strip()
@@ -88,7 +93,38 @@ def _from_git(repository: Path, ref: str, progress: Progress) -> Tree:
                 expected="a whole repository: a partial clone lacks objects",
                 detail=done.tail(),
             )
-        return _unpacked(archive, commit, f"{ref} ({commit[:12]}) of {repository}", progress)
+        return _unpacked(archive, commit, f"{name} ({commit[:12]}) of {place}", progress)
+
+
+def from_remote(url: str, ref: str, *, progress: Progress) -> Tree:
+    """Fetch one commit from a git repository on a server, without its history.
+
+    Args:
+        url: The repository; "" for that of `kernels/kernel-org.toml`, or of $HARNESS_KERNEL_GIT.
+        ref: The tag, branch or (where the server allows it) commit.
+        progress: Called with a line of text for each step.
+
+    Raises:
+        MirrorError: The server cannot be reached, or has no such commit.
+        ToolMissing: git is not installed.
+    """
+    url = url or os.environ.get(GIT_VARIABLE) or str(read_toml("kernels", "kernel-org.toml")["git"])
+    git = needs.program("git")
+    with tempfile.TemporaryDirectory(prefix="harness-git-") as folder:
+        progress(f"fetching {ref} from {url}")
+        made = proc.run([git, "init", "--quiet", "--bare", folder], timeout=60)
+        assert made.status == 0, made.tail()
+        # A server that asks for a password would wait for ever.
+        ask_nothing: list[str | Path] = [git, "-c", "core.askPass=true", "-C", folder]
+        done = proc.run([*ask_nothing, "fetch", "--quiet", "--depth=1", url, ref], timeout=3600)
+        if done.status != 0:
+            raise MirrorError(
+                f"{ref} cannot be fetched from {url}",
+                expected="a git repository that answers and has that tag or branch",
+                hint=f"git ls-remote --tags {url}; or name another repository with --source or {GIT_VARIABLE}",
+                detail=done.tail(),
+            )
+        return _from_git(Path(folder), "FETCH_HEAD", progress, shown=(ref, url))
 
 
 def wanted(text: str) -> tuple[KernelVersion, bool]:
@@ -142,6 +178,51 @@ def parse_checksums(text: str) -> dict[KernelVersion, tuple[str, str]]:
     return {KernelVersion.parse(match[3]): (match[2], match[1]) for match in _CHECKSUM.finditer(text)}
 
 
+def on_kernel_org(text: str, *, progress: Progress) -> tuple[str, KernelVersion, str, str]:
+    """Find a release on kernel.org.
+
+    Args:
+        text: A release, or a series for its newest one.
+        progress: Called with a line of text for each step.
+
+    Returns:
+        The address of its folder, its version, the name of its tarball, and the sha256 of that.
+
+    Raises:
+        SelectorError: There is no such release.
+        MirrorError: kernel.org cannot be reached, or its list is not signed by a key in $HARNESS_KERNEL_ORG_KEYRING.
+    """
+    version, any_release = wanted(text)
+    settings = read_toml("kernels", "kernel-org.toml")
+    base = f"{os.environ.get(KERNEL_ORG_VARIABLE, settings['server']).rstrip('/')}/v{version.major}.x"
+    try:
+        sums = get(f"{base}/sha256sums.asc")
+    except MirrorError as error:
+        error.hint = f"name a mirror with {KERNEL_ORG_VARIABLE}, or a tree on this machine with --source"
+        raise
+    if sums is None:
+        raise MirrorError(
+            f"{base} has no sha256sums.asc", expected="kernel.org's layout", hint=f"check {KERNEL_ORG_VARIABLE}"
+        )
+    if named := os.environ.get(KEYRING_VARIABLE):
+        if not Path(named).is_file():
+            raise MirrorError(f"the keyring {named} is missing", hint=f"check {KEYRING_VARIABLE}")
+        verified = signature.clear_signed(sums, [Path(named)], f"{base}/sha256sums.asc")
+        sums = verified.text
+        if verified.key != settings["fingerprint"]:
+            progress(f"{base}/sha256sums.asc is signed by key {verified.key}, which {KEYRING_VARIABLE} names")
+    else:
+        progress(
+            f"unsigned: the signature of {base}/sha256sums.asc is not verified without the key ({KEYRING_VARIABLE});"
+            " only https protects it"
+        )
+    releases = parse_checksums(sums.decode(errors="replace"))
+    fit = [one for one in releases if one == version or (any_release and one.series == version.series)]
+    if not fit:
+        raise SelectorError(f"kernel.org has no release {text}", expected=f"a release listed in {base}/sha256sums.asc")
+    return (base, max(fit), *releases[max(fit)])
+
+
 def from_kernel_org(text: str, *, progress: Progress, meter: Meter = no_meter) -> Tree:
     """Fetch a release's tarball from kernel.org and compare it with the sha256 published there.
 
@@ -154,25 +235,8 @@ def from_kernel_org(text: str, *, progress: Progress, meter: Meter = no_meter) -
         SelectorError: There is no such release.
         MirrorError: kernel.org cannot be reached, or sends another file.
     """
-    version, any_release = wanted(text)
-    base = f"{os.environ.get(KERNEL_ORG_VARIABLE, KERNEL_ORG).rstrip('/')}/v{version.major}.x"
+    base, _, name, digest = on_kernel_org(text, progress=progress)
     downloads = kernel_cache.folder() / "downloads"
-    with tempfile.TemporaryDirectory(prefix="harness-sums-") as folder:
-        sums = Path(folder, "sha256sums.asc")
-        try:
-            served = fetch(f"{base}/sha256sums.asc", sums)
-        except MirrorError as error:
-            error.hint = f"name a mirror with {KERNEL_ORG_VARIABLE}, or a tree on this machine with --source"
-            raise
-        if not served:
-            raise MirrorError(
-                f"{base} has no sha256sums.asc", expected="kernel.org's layout", hint=f"check {KERNEL_ORG_VARIABLE}"
-            )
-        releases = parse_checksums(sums.read_text(errors="replace"))
-    fit = [one for one in releases if one == version or (any_release and one.series == version.series)]
-    if not fit:
-        raise SelectorError(f"kernel.org has no release {text}", expected=f"a release listed in {base}/sha256sums.asc")
-    name, digest = releases[max(fit)]
     origin = f"kernel.org {name}"
     if (tree := _known(digest, origin)) is not None:
         return tree

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import shutil
 import subprocess
 import tarfile
 from collections.abc import Callable
@@ -13,6 +15,7 @@ import pytest
 from harness.errors import (
     BuildError,
     CacheError,
+    HarnessError,
     InfrastructureError,
     KernelFileError,
     MirrorError,
@@ -24,12 +27,14 @@ from harness.kernel import cache as kernel_cache
 from harness.kernel.build import compilers, kbuild, kconfig, source
 from harness.kernel.build import kept_tree as kept_tree_module
 from harness.kernel.build.kconfig import Gaps, Setting
+from harness.kernel.catalog import Catalog
 from harness.kernel.files.headers import headers_of
 from harness.kernel.providers import local
+from harness.kernel.providers.debian import DebianProvider
 from harness.kernel.version import KernelVersion
 from harness.util.data import data_folder, read_toml
 from tests.needs import needs_features, needs_program
-from tests.unit.kernel.kernel_fakes import Server, bzimage, deb, elf, gzipped, tarball
+from tests.unit.kernel.kernel_fakes import Server, Signer, bzimage, deb, elf, gzipped, tarball
 
 # configuration
 
@@ -472,6 +477,67 @@ def test_a_commit_of_a_git_repository(tree: Path) -> None:
         source.in_hand(tree, "v2", progress=print)
     with pytest.raises(KernelFileError, match="does not exist"):
         source.in_hand(tree / "nothing", "", progress=print)
+
+
+def test_a_tag_is_fetched_from_a_server(tree: Path) -> None:
+    needs_features("trees", programs_only=True)
+    for words in (["init"], ["add", "--all"], ["commit", "-m", "x"], ["tag", "v1"]):
+        who = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+        subprocess.run(["git", "-C", str(tree), *who, *words], check=True, capture_output=True)
+    said: list[str] = []
+    found = source.from_remote(f"file://{tree}", "v1", progress=said.append)
+    assert kbuild.tree_version(found.path) == KernelVersion(6, 1, 7)
+    assert re.fullmatch(rf"v1 \([0-9a-f]{{12}}\) of file://{tree}", found.origin)
+    with pytest.raises(MirrorError, match="v2 cannot be fetched from") as caught:
+        source.from_remote(f"file://{tree}", "v2", progress=said.append)
+    assert "git ls-remote --tags" in caught.value.hint
+
+
+def test_the_list_of_kernel_org_is_verified_where_the_key_is(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, signers: tuple[Signer, Signer]
+) -> None:
+    kernel_org(server, monkeypatch, packed_tree(tmp_path))
+    said: list[str] = []
+    source.from_kernel_org("6.1.7", progress=said.append)
+    assert any(line.startswith("unsigned: the signature of") for line in said)
+    sums = server.root / "v6.x/sha256sums.asc"
+    lines = sums.read_text().partition("\n")[2]
+    monkeypatch.setenv("HARNESS_KERNEL_ORG_KEYRING", str(signers[0].keyring))
+    sums.write_bytes(signers[1].sign(lines))
+    with pytest.raises(MirrorError, match="not in the keyring"):
+        source.from_kernel_org("6.1.7", progress=print)
+    # What stands outside of the signed text does not count.
+    sums.write_bytes(f"{'2' * 64}  linux-6.1.9.tar.xz\n".encode() + signers[0].sign(lines))
+    assert source.from_kernel_org("6.1", progress=print).origin == "kernel.org linux-6.1.7.tar.xz"
+
+
+@pytest.mark.parametrize("selector", ["6.1", "6.1.7", "6.1:minimal"])
+def test_what_nobody_serves_is_built(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, selector: str
+) -> None:
+    kernel_org(server, monkeypatch, packed_tree(tmp_path))
+    monkeypatch.setattr(DebianProvider, "offers", lambda _self, **_arguments: [])
+    with pytest.raises(HarnessError, match="no kernel matches"):
+        Catalog().resolve([selector])
+    catalog = Catalog(build_missing=True)
+    [choice] = catalog.resolve([selector])
+    assert (choice.provider, choice.label) == ("source", selector)
+    assert stored() == []
+    kernel = catalog.acquire(choice)
+    assert (kernel.release, kernel.label) == ("6.1.7-minimal", selector)
+    assert stored() == ["local-6.1.7-minimal"]
+    asked = len(server.requests)
+    [again] = Catalog(build_missing=True).resolve([selector])
+    assert (again.provider, Catalog().acquire(again)) == ("local", kernel)
+    assert len(server.requests) == asked
+
+
+def test_ccache_is_used_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert kbuild.cached("gcc-12") == "ccache gcc-12"
+    assert kbuild.cached("ccache gcc-12") == "ccache gcc-12"
+    monkeypatch.setattr(shutil, "which", lambda _name: None)
+    assert kbuild.cached("gcc-12") == "gcc-12"
 
 
 def test_a_missing_tool_is_named_with_its_package(tree: Path, take_away: Callable[[str], None]) -> None:
