@@ -6,6 +6,9 @@
     kernels/locks/                  one lock file for each entry
     kernels/downloads/              packages and tarballs being downloaded, resumable
     kernels/debian/                 the Debian provider's private apt and its index
+    kernels/snapshot/               what the snapshot archive has, by version
+    kernels/distributions/          index and keys of each distribution
+    kernels/unpacked/               packages and archives that a user named
     kernels/sources/                unpacked source trees, by the digest of their archive
     kernels/build/                  builds in progress, and logs of failed builds
     kernels/kept/                   builds with their own trees, to change and build again

@@ -18,9 +18,12 @@ FOLDERS = {
     "store": "kernels",
     "downloads": "downloads in progress",
     "sources": "unpacked source trees",
+    "unpacked": "unpacked packages and archives",
     "build": "build folders",
     "kept": "build trees kept for mutants",
     "debian": "Debian's package indexes",
+    "snapshot": "what the snapshot archive has",
+    "distributions": "package indexes and keys of distributions",
 }
 """The parts of the cache, with names for the user."""
 
@@ -72,6 +75,7 @@ def victims(*, unused_days: float | None, everything: bool, now: float) -> Itera
     for part, reason in (
         ("downloads", "a finished or abandoned download"),
         ("sources", "can be unpacked again"),
+        ("unpacked", "can be unpacked again"),
         ("build", "a failed or finished build"),
     ):
         for path in sorted((top / part).glob("*")):

@@ -15,7 +15,7 @@ import pytest
 import zstandard
 
 from harness.errors import KernelFileError, MirrorError
-from harness.kernel import acquire, resolve
+from harness.kernel import acquire, prune, resolve
 from harness.kernel.files import packages, rpm
 from harness.kernel.types import Kernel
 from tests.needs import needs_program
@@ -62,6 +62,10 @@ def test_a_debian_package(tmp_path: Path, files: Mapping[str, bytes], name: str)
     kernel = kernel_at(path)
     assert_whole(kernel)
     assert kernel.origin == f"file {path}"
+    assert kernel_at(path) == kernel
+    [victim] = [one for one in prune.victims(unused_days=None, everything=False, now=0.0) if not one.entry]
+    assert (victim.path.parent.name, victim.reason) == ("unpacked", "can be unpacked again")
+    prune.remove(victim)
     assert kernel_at(path) == kernel
 
 
