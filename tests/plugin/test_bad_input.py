@@ -24,7 +24,11 @@ def test_two(guest):
 NOBODY = "http://127.0.0.1:9"
 """A port of this machine where nobody listens."""
 
-OFFLINE = {"HARNESS_UBUNTU_MAINLINE": NOBODY, "HARNESS_KERNEL_ORG": NOBODY}
+OFFLINE = {
+    "HARNESS_DEBIAN_SNAPSHOT": NOBODY,
+    "HARNESS_UBUNTU_MAINLINE": NOBODY,
+    "HARNESS_KERNEL_ORG": NOBODY,
+}
 
 USAGE, INFRASTRUCTURE = 2, 3
 

@@ -87,6 +87,8 @@ def unpacked_folder(path: Path) -> Path:
     sources = [path / "index.json"] if path.is_dir() else [path, *_companions(path)]
     facts = "|".join(f"{one.resolve()}|{one.stat().st_size}|{one.stat().st_mtime_ns}" for one in sources)
     place = kernel_cache.folder() / "unpacked" / f"{path.name[:60]}-{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
+    if place.is_dir():
+        return place
     with cache.locked(place.with_name(f"{place.name}.lock")):
         if not place.is_dir():
             with cache.new_folder(place) as made:

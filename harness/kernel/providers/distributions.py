@@ -175,6 +175,9 @@ class Indexed:
         if known is not None and known["record"] != _plain(self.record):
             known = None
         age = time.time() - (known["asked"] if known is not None else 0)
+        if known is not None and not cache.is_writable(self.folder):
+            progress(f"{self.name}: {self.folder} cannot be written; using the package index in it")
+            return list(known["kernels"])
         if known is None or self.must_refresh or not 0 <= age < INDEX_HOURS * 3600:
             base = address(self.record)
             progress(f"{self.name}: fetching the package index from {base}")

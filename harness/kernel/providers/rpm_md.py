@@ -6,10 +6,13 @@ that a repository without signed metadata cannot bring another kernel than the d
 
 from __future__ import annotations
 
+import hashlib
 import io
+import lzma
 import os
 import re
 import tempfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ from xml.etree import ElementTree as ET
 from harness.errors import KernelFileError, MirrorError
 from harness.kernel import cache as kernel_cache
 from harness.kernel.files import packages, rpm, signature
-from harness.kernel.files.decompress import unpacked
+from harness.kernel.files.decompress import open_stream
 from harness.kernel.files.download import fetch, get
 from harness.kernel.providers import local
 from harness.kernel.providers.distributions import Indexed, address
@@ -26,6 +29,11 @@ from harness.kernel.types import Choice, Kernel, Progress
 from harness.util import cache
 
 KEYS_VARIABLE = "HARNESS_KEYS"
+
+LARGEST_LIST = 512 << 20
+"""Bytes that a list of packages may have, compressed; Fedora's has about 30 MB."""
+
+_DIGESTS = ("sha256", "sha384", "sha512")
 
 _REPO = "{http://linux.duke.edu/metadata/repo}"
 _COMMON = "{http://linux.duke.edu/metadata/common}"
@@ -58,16 +66,17 @@ class RpmDistribution(Indexed):
             self._known_key(verified, f"{where}/repodata/repomd.xml")
         else:
             progress(f"{self.name}: the index of {where} is unsigned; its packages are signed one by one")
-        name, digest, size = primary_of(repomd, where)
-        target = self.folder / f"{digest[:16]}-{name.rpartition('/')[2]}"
-        if not fetch(f"{where}/{name}", target, size=size, sha256=digest, meter=self.meter):
+        name, algorithm, digest = primary_of(repomd, where)
+        data = get(f"{where}/{name}", limit=LARGEST_LIST)
+        if data is None:
             raise MirrorError(f"{where}/{name} is named by repomd.xml but not served (404)")
-        try:
-            return unpacked(target.read_bytes(), target.suffix)
-        except ValueError as error:
-            raise MirrorError(f"{where}/{name} is damaged: {error}", hint="try again later") from error
-        finally:
-            target.unlink()
+        if hashlib.new(algorithm, data).hexdigest() != digest:
+            raise MirrorError(
+                f"{where}/{name} is not the file that repomd.xml names",
+                expected=f"{algorithm} {digest}",
+                hint="the mirror may be in the middle of an update: try again later, or name another",
+            )
+        return data
 
     def _keys(self, progress: Progress) -> Path:
         """Return the file with the distribution's keys, fetched once."""
@@ -134,15 +143,15 @@ class RpmDistribution(Indexed):
         return kernel_cache.load(choice, progress=progress)
 
 
-def primary_of(repomd: bytes, where: str) -> tuple[str, str, int]:
-    """Return the place, the sha256 and the size of the list of packages that a repomd.xml names. Pure.
+def primary_of(repomd: bytes, where: str) -> tuple[str, str, str]:
+    """Return the place, and algorithm and digest, of the list of packages that a repomd.xml names. Pure.
 
     Args:
         repomd: The file.
         where: The repository's address, for messages.
 
     Raises:
-        MirrorError: It is not such a file, or names no list with a sha256.
+        MirrorError: It is not such a file, or names no list with a digest that is good.
     """
     try:
         # expat itself limits what entities expand to.
@@ -154,20 +163,21 @@ def primary_of(repomd: bytes, where: str) -> tuple[str, str, int]:
             detail=repomd[:200].decode(errors="replace"),
         ) from error
     location = data.find(f"{_REPO}location") if data is not None else None
-    checksum = data.find(f"{_REPO}checksum[@type='sha256']") if data is not None else None
-    size = data.findtext(f"{_REPO}size", "0") if data is not None else "0"
-    if location is None or checksum is None or not checksum.text:
+    checksum = data.find(f"{_REPO}checksum") if data is not None else None
+    algorithm = checksum.attrib.get("type", "") if checksum is not None else ""
+    if location is None or checksum is None or not checksum.text or algorithm not in _DIGESTS:
         raise MirrorError(
-            f"{where}/repodata/repomd.xml names no list of packages with a sha256", expected="data of type primary"
+            f"{where}/repodata/repomd.xml names no list of packages with a {' or '.join(_DIGESTS)}",
+            expected="data of type primary",
         )
-    return location.attrib["href"], checksum.text.strip(), int(size)
+    return location.attrib["href"], algorithm, checksum.text.strip()
 
 
 def kernels_in(primary: bytes, where: str, record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the kernels in a list of packages. Pure.
 
     Args:
-        primary: The list, decompressed.
+        primary: The list, compressed or not.
         where: The repository's address.
         record: The distribution's record.
 
@@ -177,7 +187,7 @@ def kernels_in(primary: bytes, where: str, record: Mapping[str, Any]) -> list[di
     found: dict[tuple[str, str], dict[str, Any]] = {}
     wanted = {str(record["image"]), *record["modules"]}
     try:
-        for _, element in ET.iterparse(io.BytesIO(primary)):  # noqa: S314 - as above
+        for _, element in ET.iterparse(open_stream(io.BytesIO(primary))):  # noqa: S314 - as above
             if element.tag != f"{_COMMON}package":
                 continue
             name = element.findtext(f"{_COMMON}name", "")
@@ -185,7 +195,7 @@ def kernels_in(primary: bytes, where: str, record: Mapping[str, Any]) -> list[di
                 package = _package(element, where)
                 found[name, package["version"]] = package
             element.clear()
-    except (ET.ParseError, KeyError) as error:
+    except (ET.ParseError, KeyError, lzma.LZMAError, zlib.error, EOFError, OSError, ValueError) as error:
         raise MirrorError(f"the list of packages of {where} is damaged: {error}") from error
     kernels = []
     for (name, revision), package in found.items():
@@ -211,7 +221,7 @@ def kernels_in(primary: bytes, where: str, record: Mapping[str, Any]) -> list[di
 
 
 def _package(element: ET.Element, where: str) -> dict[str, Any]:
-    version, checksum = element.find(f"{_COMMON}version"), element.find(f"{_COMMON}checksum[@type='sha256']")
+    version, checksum = element.find(f"{_COMMON}version"), element.find(f"{_COMMON}checksum")
     location, size = element.find(f"{_COMMON}location"), element.find(f"{_COMMON}size")
     if version is None or checksum is None or location is None or size is None or not checksum.text:
         raise KeyError("a package lacks its version, checksum, location or size")
@@ -220,5 +230,6 @@ def _package(element: ET.Element, where: str) -> dict[str, Any]:
         "version": f"{version.attrib['ver']}-{version.attrib['rel']}",
         "url": f"{where}/{location.attrib['href']}",
         "size": int(size.attrib["package"]),
-        "sha256": checksum.text.strip(),
+        # With another digest in the list, the package's own signature is what verifies it, as always.
+        "sha256": checksum.text.strip() if checksum.attrib.get("type") == "sha256" else "",
     }

@@ -140,6 +140,9 @@ class SnapshotProvider:
         age = time.time() - known.get("asked", 0)
         if known and not self.must_refresh and 0 <= age < self.settings["list_hours"] * 3600:
             return [str(one) for one in known["versions"]]
+        if known and not cache.is_writable(self.folder):
+            progress(f"snapshot: {self.folder} cannot be written; using the list in it")
+            return [str(one) for one in known["versions"]]
         progress(f"snapshot: asking {self.server} for the versions of {self.settings['source']}")
         try:
             answer = self._ask(f"mr/package/{self.settings['source']}/")

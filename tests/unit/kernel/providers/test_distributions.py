@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
@@ -168,7 +169,8 @@ def test_keys_of_the_users_own_come_first(
         ("*/repomd.xml", Fault(changed=True), "differs from what key"),
         ("*/repomd.xml", Fault(html=True), "differs from what key"),
         ("*/repomd.xml", Fault(location="loop"), "redirects"),
-        ("*primary*", Fault(changed=True), "is not the file that the signed index names"),
+        ("*primary*", Fault(changed=True), r"is not the file that repomd\.xml names"),
+        ("*primary*", Fault(cut=100), "truncated|could not be fetched"),
         ("*primary*", Fault(status=404), "not served"),
         ("*/kernel-core*.rpm", Fault(changed=True), "is not the file that the signed index names"),
         ("*/kernel-modules*.rpm", Fault(status=404), "serves none"),
@@ -184,6 +186,19 @@ def test_a_bad_answer_is_the_servers_and_leaves_nothing(
     assert list((kernel_cache.folder() / "store").glob("*")) == []
     web.faults.clear()
     assert acquire("test9").release == release_of(NEW)
+
+
+@pytest.mark.parametrize("words", [["--checksum=sha512"], ["--general-compress-type=xz"]])
+def test_other_digests_and_compressions(repository: Path, signers: tuple[Signer, Signer], words: list[str]) -> None:
+    rpm.index(repository, signers[0], *words)
+    assert acquire("test9").release == release_of(NEW)
+
+
+def test_a_damaged_list_of_packages() -> None:
+    record = {"name": "fedora44", "image": "kernel-core", "modules": []}
+    for data in (b"<metadata><package", gzip.compress(b"<metadata/>")[:-4], b""):
+        with pytest.raises(MirrorError, match="is damaged"):
+            rpm_md.kernels_in(data, "http://x", record)
 
 
 def test_metadata_that_is_not_xml(repository: Path, web: Server) -> None:
