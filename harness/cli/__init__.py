@@ -25,7 +25,9 @@ _MISUSE = 2
 """The exit status of argparse when it does not understand the command line."""
 
 
-COMMANDS = "doctor kernels exec shell attach check bench merge compare report matrix boundary mutants export".split()
+COMMANDS = (
+    "doctor kernels exec shell attach check bench merge compare report matrix boundary contracts mutants export"
+).split()
 """The commands, each a module of that name, in the order in which --help lists them."""
 
 

@@ -12,8 +12,10 @@ import pytest
 from harness.contracts import contracts
 from harness.contracts.contract import NOT_ASKED, Contract, NotAsked, Verdict, judge
 from harness.contracts.scene import Scene
+from harness.features.capabilities import CAPABILITIES
 from harness.features.capability import Answer, Decision
 from harness.guest import calls
+from harness.kernel.vendor import vendor_of
 from harness.pytest_plugin.markers import Capabilities, act_on
 from harness.pytest_plugin.options import KERNEL_PARAMETER, LIBBPF
 from harness.pytest_plugin.summaries.contracts import FOR_KERNELS
@@ -138,26 +140,36 @@ def scene(
     return known
 
 
+@pytest.fixture(autouse=True)
+def asked_only_where_possible(request: pytest.FixtureRequest) -> None:
+    """Skip a contract that its kernel cannot be asked, before any fixture of its test reaches for what is missing."""
+    parameters = getattr(getattr(request.node, "callspec", None), "params", {})
+    contract: Contract | None = parameters.get(PARAMETER)
+    if contract is None:
+        return
+    may_be_asked: Callable[[Contract], None] = request.getfixturevalue("may_be_asked")
+    try:
+        may_be_asked(contract)
+    except NotAsked as reason:
+        _skip(request.node, contract, str(reason))
+
+
 @pytest.fixture
 def observe(
     request: pytest.FixtureRequest,
     contract: Contract,
     kernel: Kernel,
-    may_be_asked: Callable[[Contract], None],
+    vm: Machine,
     probed: Probed,
 ) -> Iterator[Observe]:
     """Take the answer of this test."""
-    try:
-        may_be_asked(contract)
-    except NotAsked as reason:
-        _skip(request.node, contract, str(reason))
     decided = probed(contract)
     seen: list[object] = []
 
     def take(observed: object) -> None:
         seen.append(observed)
         assert len(seen) == 1, f"{contract.id} is observed twice in one test"
-        broken = _hold(request.node, contract, kernel.version, observed, decided)
+        broken = _hold(request.node, contract, kernel.version, observed, decided, vendor_of(vm.release))
         if broken:
             raise ContractBroken(broken)
 
@@ -177,16 +189,17 @@ def may_be_asked(
 ) -> Callable[[Contract], None]:
     """Return a function that raises NotAsked where a kernel's version, or what it lacks, leaves nothing to ask.
 
-    It raises CapabilityMissing where the kernel should have what it lacks.
+    It raises CapabilityMissing where the kernel should have what it lacks, unless it is a vendor's.
     """
 
     def check(contract: Contract) -> None:
         if not contract.can_be_asked_of(kernel.version):
             raise NotAsked(f"{FOR_KERNELS}{contract.condition}")
-        for name in contract.requires:
+        # Parts first: where one is missing, the probe of a capability that needs it has no answer.
+        for name in sorted(contract.requires, key=lambda one: not CAPABILITIES[one].is_part):
             asked_of_kernels.ask(kernel_choice, name, vm)
             judgement = asked_of_kernels.judge(kernel, kernel_choice, name)
-            if judgement.decision is Decision.SKIP:
+            if judgement.decision is Decision.SKIP or (judgement.decision is Decision.FAIL and vendor_of(vm.release)):
                 raise NotAsked(judgement.reason)
             act_on(judgement)
 
@@ -206,9 +219,11 @@ def probed(vm: Machine, kernel_choice: Choice, asked_of_kernels: Capabilities) -
     return probe
 
 
-def _hold(item: pytest.Item, contract: Contract, version: KernelVersion, observed: object, probed: str) -> str:
+def _hold(
+    item: pytest.Item, contract: Contract, version: KernelVersion, observed: object, probed: str, vendor: str
+) -> str:
     """Record an answer; return how it differs from the one that the contract names, "" when it does not."""
-    verdict = judge(contract, version, observed, probed)
+    verdict = judge(contract, version, observed, probed, vendor)
     item.user_properties.append((properties.OBSERVATION, _record(contract, observed, verdict)))
     if verdict.word != "differs":
         return ""

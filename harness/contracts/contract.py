@@ -18,6 +18,9 @@ from harness.features.capabilities import CAPABILITIES
 from harness.kernel.version import KernelVersion
 from harness.results.types import VerdictWord
 
+ON_A_VENDOR_KERNEL: Final = "observed on a vendor kernel"
+"""Start of the note of an answer that is not judged because of whose kernel gave it."""
+
 NOT_ASKED: Final = "not asked"
 """The verdict on a contract that could not be asked."""
 
@@ -131,7 +134,7 @@ class Verdict:
     sentence: str = ""
 
 
-def judge(contract: Contract, version: KernelVersion, observed: object, probed: str = "") -> Verdict:
+def judge(contract: Contract, version: KernelVersion, observed: object, probed: str = "", vendor: str = "") -> Verdict:
     """Compare what a kernel answered with what is promised.
 
     Args:
@@ -139,11 +142,20 @@ def judge(contract: Contract, version: KernelVersion, observed: object, probed: 
         version: The kernel's upstream version.
         observed: What it answered.
         probed: What the probe of `decided_by` said: "yes", "no", or "" when it was not asked.
+        vendor: Whose kernel it is, where its version says little (:mod:`harness.kernel.vendor`): then only a probe
+            decides; "" for any other kernel.
     """
     found = contract.range_of(version)
     expected, source, note = (found.answer, found.source, "") if found else (None, "", "")
     known = found is not None
     sentence = (found and found.sentence) or contract.sentence
+    if vendor and not (probed and probed in contract.when):
+        note = f"{ON_A_VENDOR_KERNEL} ({vendor})"
+        if known and observed != expected:
+            note += f"; {version} would answer {expected!r}"
+        return Verdict("observed", expected, source, note, sentence)
+    if vendor:
+        known = False
     if probed and probed in contract.when:
         decided = contract.when[probed]
         if known and decided != expected:

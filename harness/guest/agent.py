@@ -301,15 +301,20 @@ class Agent:
         return kernel_log.kmemleak()
 
 
+def _options() -> dict[str, str]:
+    with open("/proc/cmdline") as file:
+        return setup.parse_command_line(file.read())
+
+
 def main() -> NoReturn:
     """Set up the machine, load modules, report "ready", serve."""
-    absent = setup.mount_all()
+    absent = setup.mount_all(lambda: _options().get("without", "").split(","))
     setup.raise_loopback()
     sys.path.append("/usr/lib/python-rest.zip")  # the rest of the standard library
     os.environ.update(PATH="/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", HOME="/root", LANG="C.UTF-8")
-    with open("/proc/cmdline") as file:
-        options = setup.parse_command_line(file.read())
+    options = _options()
     process.raise_limits()
+    setup.take_away(options)
     agent = Agent(Link(options["channel"]), lean="preload" not in options)
     refused = modules.load_all()
     if refused is not None:

@@ -16,10 +16,11 @@ CAPABILITIES = {"net_admin": 12, "sys_admin": 21, "perfmon": 38, "bpf": 39}
 
 NAMESPACES = {"mnt": 0x20000, "user": 0x10000000, "pid": 0x20000000, "net": 0x40000000}
 
-_PR_SET_KEEPCAPS = 8
+_PR_SET_KEEPCAPS, _PR_CAPBSET_READ, _PR_CAPBSET_DROP = 8, 23, 24
 _CAPSET_VERSION_3 = 0x20080522
 
 _capset = system_call("capset", ctypes.c_void_p, ctypes.c_void_p)
+_capget = system_call("capget", ctypes.c_void_p, ctypes.c_void_p)
 
 
 def become(uid: int, capabilities: tuple[str, ...] = ()) -> None:
@@ -38,6 +39,24 @@ def become(uid: int, capabilities: tuple[str, ...] = ()) -> None:
     low, high = mask & 0xFFFFFFFF, mask >> 32
     data = ctypes.create_string_buffer(struct.pack("<6I", low, low, 0, high, high, 0), 24)
     _checked(_capset(header, data), "capset")
+
+
+def drop(capability: int) -> None:
+    """Drop a capability from this process and from all that it starts, for good.
+
+    Args:
+        capability: Its number; one that the kernel does not know is not there to drop.
+    """
+    if libc.prctl(_PR_CAPBSET_READ, capability, 0, 0, 0) < 0:
+        return
+    _checked(libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0), "prctl")
+    header = ctypes.create_string_buffer(struct.pack("<Ii", _CAPSET_VERSION_3, 0), 8)
+    data = ctypes.create_string_buffer(24)
+    _checked(_capget(header, data), "capget")
+    words = list(struct.unpack("<6I", data.raw))
+    for kind in range(3):  # effective, permitted, inheritable
+        words[3 * (capability // 32) + kind] &= ~(1 << capability % 32)
+    _checked(_capset(header, ctypes.create_string_buffer(struct.pack("<6I", *words), 24)), "capset")
 
 
 def leave(namespaces: tuple[str, ...]) -> None:

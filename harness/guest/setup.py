@@ -10,13 +10,16 @@ import os
 import socket
 import struct
 
+from harness.guest import credentials
 from harness.guest.api import syscalls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1
+_MS_RDONLY, _MS_REMOUNT, _MS_BIND = 1, 32, 4096
 MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
 # (source and type, target, flags, options); file systems that the kernel lacks are skipped and reported as absent.
 _MOUNTS = (
@@ -32,10 +35,17 @@ _MOUNTS = (
 )
 
 
-def mount_all() -> list[str]:
-    """Mount the guest's file systems; return the types that this kernel lacks."""
+def mount_all(leave_out: Callable[[], list[str]] = list) -> list[str]:
+    """Mount the guest's file systems; return the types that this kernel lacks.
+
+    Args:
+        leave_out: Returns types that are not mounted all the same; called when /proc is there.
+    """
     absent = []
     for kind, target, flags, options in _MOUNTS:
+        if target != "/proc" and kind in leave_out():
+            absent.append(kind)
+            continue
         try:
             os.makedirs(target, exist_ok=True)
         except OSError:
@@ -44,6 +54,29 @@ def mount_all() -> list[str]:
         if syscalls.libc.mount(kind.encode(), target.encode(), kind.encode(), flags, options.encode()) != 0:
             absent.append(kind)
     return absent
+
+
+def take_away(options: dict[str, str]) -> None:
+    """Take away what the command line says, as if the kernel had been built without it (`scripts/config-trials`).
+
+    harness.hide=PATH,... covers a folder with an empty one, and a file with one that cannot be read;
+    harness.set=PATH:VALUE,... writes settings; harness.drop=NUMBER,... drops capabilities for good.
+    """
+    for pair in filter(None, options.get("set", "").split(",")):
+        path, _, value = pair.partition(":")
+        with open(path, "w") as file:
+            file.write(value)
+    for path in filter(None, options.get("hide", "").split(",")):
+        if os.path.isdir(path):
+            hidden = syscalls.libc.mount(b"tmpfs", path.encode(), b"tmpfs", _MS_RDONLY, b"mode=0555")
+        else:
+            hidden = syscalls.libc.mount(b"/dev/null", path.encode(), None, _MS_BIND, None)
+            if hidden == 0:  # a device on a mount without devices cannot be opened
+                hidden = syscalls.libc.mount(None, path.encode(), None, _MS_BIND | _MS_REMOUNT | MS_NODEV, None)
+        if hidden != 0:
+            raise syscalls.failed(f"hiding {path}")
+    for number in filter(None, options.get("drop", "").split(",")):
+        credentials.drop(int(number))
 
 
 def open_taint_flags() -> int | None:

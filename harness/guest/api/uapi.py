@@ -46,7 +46,15 @@ MMAPABLE, PRESERVE_ELEMS, INNER_MAP = 1 << 10, 1 << 11, 1 << 12
 SLEEPABLE = 1 << 4
 """A flag of a program (prog_flags)."""
 
-SYSCALLS = {"exit": 60, "capset": 126, "perf_event_open": 298, "finit_module": 313, "bpf": 321, "membarrier": 324}
+SYSCALLS = {
+    "exit": 60,
+    "capget": 125,
+    "capset": 126,
+    "perf_event_open": 298,
+    "finit_module": 313,
+    "bpf": 321,
+    "membarrier": 324,
+}
 """Of x86-64: those that the C library has no function for."""
 
 # The helpers that tests of maps use; call others by number.

@@ -60,7 +60,7 @@ class Baseline:
 
     def __init__(self) -> None:
         # Kept open to save lookups: a clone runs all of this once, and pays for each piece of code.
-        self._meminfo = os.open("/proc/meminfo", os.O_RDONLY | os.O_CLOEXEC)
+        self._meminfo = _open_meminfo()
         self._children = open_children(os.getpid())
         self._btf: dict[int, bool] = {}
         self._last_of_kernel = 0
@@ -123,7 +123,7 @@ class Baseline:
         return {
             "ids": ids,
             "pins": pins() if self._may_be_pinned(ids) else [],
-            "memory": os.pread(self._meminfo, 1 << 14, 0).decode(),
+            "memory": "" if self._meminfo is None else os.pread(self._meminfo, 1 << 14, 0).decode(),
         }
 
     def _may_be_pinned(self, ids: dict[str, list[int] | None]) -> bool:
@@ -197,6 +197,14 @@ class Baseline:
         for look in (held_by_pins, held_by_processes, held_by_objects, held_by_cgroups):
             holders += look()
         return objects, holders
+
+
+def _open_meminfo() -> int | None:
+    """Return a descriptor of /proc/meminfo; None where it cannot be read."""
+    try:
+        return os.open("/proc/meminfo", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
 
 
 def wait_for_grace_period() -> int:

@@ -40,13 +40,28 @@ def summary(
     lines = _table(found, width=width, colour=colour)
     for title, verdict in (("not as expected", DIFFERS), ("nothing known of this kernel", OBSERVED)):
         lines += _section(title, _grouped(found, verdict))
+    lines += _section("version and probe disagree", _notes(found, (EXPECTED, DIFFERS)))
+    lines += _section("on a vendor kernel, other than its version promises", _on_vendor_kernels(found))
+    return lines + _section("not asked", _not_asked(found))
+
+
+def _notes(found: Mapping[str, Sequence[Observation]], verdicts: Sequence[str]) -> dict[str, list[str]]:
     notes: dict[str, list[str]] = {}
     for kernel, seen in found.items():
         for one in seen:
-            if one.note and one.verdict != NOT_ASKED:
+            if one.note and one.verdict in verdicts:
                 notes.setdefault(f"{one.contract}: {one.note}", []).append(kernel)
-    lines += _section("version and probe disagree", notes)
-    return lines + _section("not asked", _not_asked(found))
+    return notes
+
+
+def _on_vendor_kernels(found: Mapping[str, Sequence[Observation]]) -> dict[str, list[str]]:
+    """Return the answers that a mainline release of the same version would not give."""
+    lines: dict[str, list[str]] = {}
+    for kernel, seen in found.items():
+        for one in seen:
+            if one.verdict == OBSERVED and one.note and one.source and one.observed != one.expected:
+                lines.setdefault(f"{one.contract}: {_plain(one.observed)}; {one.note}", []).append(kernel)
+    return dict(sorted(lines.items()))
 
 
 def _contracts(seen: Iterable[Observation]) -> list[Observation]:
@@ -68,7 +83,7 @@ def _grouped(found: Mapping[str, Sequence[Observation]], verdict: str) -> dict[s
     groups: dict[str, list[str]] = {}
     for kernel, seen in found.items():
         for one in seen:
-            if one.verdict == verdict:
+            if one.verdict == verdict and not (verdict == OBSERVED and one.note):
                 line = f"{one.contract}: {_shown(one)}"
                 groups.setdefault(line, []).append(kernel)
     return dict(sorted(groups.items()))

@@ -64,6 +64,20 @@ def test_a_probe_decides_where_there_is_one(version: str, probed: str, word: str
     assert (verdict.word, bool(verdict.note)) == (word, note)
 
 
+def test_on_a_vendor_kernel_only_a_probe_decides() -> None:
+    old = KernelVersion.parse("4.18")
+    seen = [judge(contract(), old, answer, vendor="Enterprise Linux") for answer in ("EINVAL", "ok")]
+    assert [one.word for one in seen] == ["observed", "observed"]
+    assert [one.note for one in seen] == [
+        "observed on a vendor kernel (Enterprise Linux)",
+        "observed on a vendor kernel (Enterprise Linux); 4.18 would answer 'EINVAL'",
+    ]
+    decided = contract(decided_by="inner_max_entries", when={"yes": "ok", "no": "EINVAL"})
+    words = [judge(decided, old, "ok", probed, "Enterprise Linux").word for probed in ("yes", "no", "")]
+    assert words == ["as expected", "differs", "observed"]
+    assert judge(decided, old, "ok", "yes", "Enterprise Linux").note == ""
+
+
 def test_a_range_has_a_sentence_of_its_own() -> None:
     ranges = [{"until": "5.10", "answer": "EINVAL", "source": "f()", "sentence": "No {each} in {outer}."}]
     found = contract(expect=ranges, each=["x"])

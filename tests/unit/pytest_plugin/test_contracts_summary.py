@@ -37,6 +37,18 @@ def test_what_is_not_as_expected_is_named_with_its_kernels() -> None:
     assert "disagree" not in text
 
 
+def test_a_vendor_kernel_is_named_where_its_version_would_answer_otherwise() -> None:
+    note = "observed on a vendor kernel (Enterprise Linux)"
+    other = seen("hom.b", "observed", "ok", "EINVAL", f"{note}; 4.18 would answer 'EINVAL'")
+    lines = summary({"el8": [seen("hom.a", "observed", "ok", "ok", note), other]})
+    assert lines[1].split() == ["el8", "0", "0", "2", "0"]
+    assert lines[2:] == [
+        "",
+        "on a vendor kernel, other than its version promises:",
+        f"  hom.b: ok; {note}; 4.18 would answer 'EINVAL' (el8)",
+    ]
+
+
 def test_what_was_not_asked_says_why() -> None:
     why = "6.1 has no CONFIG_NET"
     left_out = [seen(name, "not asked", None, None, why) for name in ("hom.a", "aom.a")]

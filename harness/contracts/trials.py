@@ -1,0 +1,208 @@
+"""Configuration trials: the contracts on one kernel from which something was taken away, alone and in random sets.
+
+Whatever is missing, no contract fails: it is asked, or it is not asked with the reason. Each trial is a run of pytest
+with a record; records are kept, so that trials go on where they were ended.
+
+    scripts/config-trials --run-time 60 --kernel 6.1
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import hashlib
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.contracts import taken
+from harness.errors import HarnessError, RecordError
+from harness.results.file import read
+from harness.results.outcomes import Outcome
+from harness.results.types import RunRecord
+from harness.util import cache, tables
+
+_NET_ADMIN, _SYS_PTRACE, _SYS_ADMIN_LIKE, _SYS_RESOURCE, _SYSLOG, _PERFMON, _BPF = 12, 19, (16, 23, 27), 24, 34, 38, 39
+
+THINGS: Mapping[str, str] = {
+    # File systems that are not mounted.
+    "tracefs": "harness.without=tracefs",
+    "debugfs": "harness.without=debugfs",
+    "bpffs": "harness.without=bpf",
+    "cgroups": "harness.without=cgroup2",
+    # Files and folders that are not there.
+    "proc_sys": "harness.hide=/proc/sys",
+    "vmallocinfo": "harness.hide=/proc/vmallocinfo",
+    "meminfo": "harness.hide=/proc/meminfo",
+    "kallsyms": "harness.hide=/proc/kallsyms",
+    "btf": "harness.hide=/sys/kernel/btf",
+    "perf_devices": "harness.hide=/sys/bus/event_source",
+    "rcu_settings": "harness.hide=/sys/kernel/rcu_expedited",
+    # Settings.
+    "user_namespaces": "harness.set=/proc/sys/user/max_user_namespaces:0",
+    "mount_namespaces": "harness.set=/proc/sys/user/max_mnt_namespaces:0",
+    "cgroup_namespaces": "harness.set=/proc/sys/user/max_cgroup_namespaces:0",
+    "compiler": "harness.set=/proc/sys/net/core/bpf_jit_enable:0",
+    "compiler_hardened": "harness.set=/proc/sys/net/core/bpf_jit_harden:2",
+    "kernel_addresses": "harness.set=/proc/sys/kernel/kptr_restrict:2",
+    "perf_for_users": "harness.set=/proc/sys/kernel/perf_event_paranoid:3",
+    "unprivileged_for_good": "harness.set=/proc/sys/kernel/unprivileged_bpf_disabled:1",
+    "tracing_on": "harness.set=/sys/kernel/tracing/tracing_on:0",
+    "all_expedited": "rcupdate.rcu_expedited=1",
+    "none_expedited": "rcupdate.rcu_normal=1",
+    "function_tracing": "harness.set=/proc/sys/kernel/ftrace_enabled:0",
+    "kprobe_optimization": "harness.set=/proc/sys/debug/kprobes-optimization:0",
+    # Parameters of the kernel.
+    "second_cpu": "maxcpus=1",
+    "smp": "nosmp",
+    "memory_cgroups": "cgroup_disable=memory",
+    "address_randomisation": "nokaslr",
+    "mitigations": "mitigations=off",
+    "clean_memory": "init_on_alloc=1 init_on_free=1",
+    "lockdown_integrity": "lockdown=integrity",
+    "lockdown_confidentiality": "lockdown=confidentiality",
+    "audit": "audit=0",
+    "ipv6": "ipv6.disable=1",
+    # Capabilities of every process.
+    "cap_net_admin": f"harness.drop={_NET_ADMIN}",
+    "cap_sys_ptrace": f"harness.drop={_SYS_PTRACE}",
+    "cap_sys_resource": f"harness.drop={_SYS_RESOURCE}",
+    "cap_syslog": f"harness.drop={_SYSLOG}",
+    "cap_perfmon": f"harness.drop={_PERFMON}",
+    "cap_bpf": f"harness.drop={_BPF}",
+    "cap_others": f"harness.drop={','.join(map(str, _SYS_ADMIN_LIKE))}",
+}
+"""What can be taken away: a name, and the words for the kernel's command line."""
+
+_LISTS = ("harness.without=", "harness.hide=", "harness.set=", "harness.drop=")
+
+ORDINARY = (Outcome.PASSED, Outcome.UNSUPPORTED)
+"""How the test of a contract may end whatever is missing."""
+
+
+def trials(number: int, seed: int = 1) -> list[tuple[str, ...]]:
+    """Return what to take away in each of a number of trials: each thing alone, then random sets of two to six."""
+    dice = random.Random(seed)  # noqa: S311 - the same sets each time
+    alone: list[tuple[str, ...]] = [(name,) for name in THINGS]
+    found = alone[:number]
+    while len(found) < number:
+        names = tuple(sorted(dice.sample(sorted(THINGS), dice.randint(2, 6))))
+        if names not in found:
+            found.append(names)
+    return found
+
+
+def words(names: Sequence[str]) -> str:
+    """Return the words for the kernel's command line that take all of these away."""
+    lists: dict[str, list[str]] = collections.defaultdict(list)
+    plain = []
+    for name in names:
+        start = next((one for one in _LISTS if THINGS[name].startswith(one)), None)
+        if start is None:
+            plain.append(THINGS[name])
+        else:
+            lists[start].append(THINGS[name].removeprefix(start))
+    return " ".join([*(f"{start}{','.join(values)}" for start, values in lists.items()), *plain])
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a trial has shown.
+
+    Attributes:
+        names: What was taken away.
+        asked: Number of contracts that were asked.
+        not_asked: Number of contracts that were not asked, by reason.
+        failures: Tests that ended otherwise, with how and why.
+    """
+
+    names: tuple[str, ...]
+    asked: int
+    not_asked: Mapping[str, int]
+    failures: tuple[str, ...]
+
+
+def judged(names: tuple[str, ...], record: RunRecord) -> Trial:
+    """Return what the record of a trial shows."""
+    seen = [one for result in record.results for one in result.observations]
+    reasons = collections.Counter(one.note for one in seen if not one.was_asked)
+    failures = [
+        f"{result.test}: {result.outcome.value}: {result.reason}"
+        for result in record.results
+        if result.outcome not in ORDINARY
+    ]
+    return Trial(names, sum(one.was_asked for one in seen), reasons, tuple(failures))
+
+
+def run(kernel: str, names: tuple[str, ...], record: Path, share: int, select: Sequence[str]) -> None:
+    """Ask the contracts of a kernel from which these are taken away, and write the record."""
+    log = record.with_suffix(".log")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "harness.contracts.taken"]
+    command += ["--pyargs", *(select or ["harness.contracts"]), f"--kernel={kernel}", f"--record={record}"]
+    environment = {**os.environ, taken.VARIABLE: words(names), taken.SHARE: str(share)}
+    with log.open("w") as output:
+        subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, env=environment, check=False)
+    if not record.exists():
+        raise RecordError(
+            f"the trial without {', '.join(names)} wrote no record",
+            expected="a run of pytest",
+            hint=f"read {log}",
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run trials and print, for each thing, what was not asked without it. The exit status is 1 when one failed."""
+    parser = argparse.ArgumentParser(prog="scripts/config-trials", description=__doc__.partition("\n")[0])
+    parser.add_argument("--run-time", type=int, default=60, metavar="N", help="number of trials (default: 60)")
+    parser.add_argument("--kernel", default="6.1", help="a selector of one kernel (default: 6.1)")
+    parser.add_argument("--seed", type=int, default=1, help="draws other random sets")
+    parser.add_argument("--share", type=int, default=20, help="of contracts that need no part, ask one of so many")
+    parser.add_argument("--only", nargs="+", choices=THINGS, metavar="THING", help="one trial, without all of these")
+    parser.add_argument("--again", action="store_true", help="do not go on from trials that were done")
+    parser.add_argument("select", nargs="*", help="modules in place of harness.contracts")
+    arguments = parser.parse_args(argv)
+    sets = [tuple(arguments.only)] if arguments.only else trials(arguments.run_time, arguments.seed)
+    try:
+        done = list(_all(sets, arguments))
+    except HarnessError as error:
+        print(f"config-trials: {error}", file=sys.stderr)
+        return 3
+    rows = [
+        [", ".join(one.names), *map(str, (one.asked, sum(one.not_asked.values()), len(one.failures)))] for one in done
+    ]
+    header = ("without", "asked", "not asked", "failed")
+    print("\n".join(tables.lines(rows, header=header, right=header[1:])))
+    for one in (one for one in done if len(one.names) == 1 or arguments.only):
+        for reason, count in sorted(one.not_asked.items()):
+            if " lacks " in reason:
+                print(f"{', '.join(one.names)}: {count}: {reason}")
+    return int(any(one.failures for one in done))
+
+
+def _all(sets: Sequence[tuple[str, ...]], arguments: argparse.Namespace) -> Iterator[Trial]:
+    folder = cache.cache_root() / "config-trials" / arguments.kernel.replace("/", "_")
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, names in enumerate(sets, 1):
+        digest = hashlib.sha256(repr((words(names), arguments.share, arguments.select)).encode()).hexdigest()[:12]
+        record = folder / f"{digest}.json"
+        if arguments.again:
+            record.unlink(missing_ok=True)
+        if not record.exists() or not read(record).complete:
+            run(arguments.kernel, names, record, arguments.share, arguments.select)
+        trial = judged(names, read(record))
+        print(
+            f"{number}/{len(sets)} without {', '.join(names)}: {trial.asked} asked, "
+            f"{sum(trial.not_asked.values())} not asked, {len(trial.failures)} failed",
+            file=sys.stderr,
+        )
+        for failure in trial.failures:
+            print(f"  {failure}", file=sys.stderr)
+        yield trial
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"""What the command line takes away from a guest (configuration trials) is not there, and the guest works without."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from harness.testing import Bpf, Guest
+
+TAKEN = [
+    "harness.without=bpf,tracefs",
+    "harness.hide=/proc/sys,/proc/meminfo",
+    "harness.set=/proc/sys/user/max_user_namespaces:0",
+    "harness.drop=12",
+]
+
+CLONE_NEWUSER = 0x10000000
+NET_ADMIN = 12
+
+
+def look() -> dict[str, object]:
+    """Return what a guest process finds of what was taken away."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    try:
+        Path("/proc/meminfo").read_text()
+        meminfo = 0
+    except OSError as error:
+        meminfo = error.errno or -1
+    status = Path("/proc/self/status").read_text()
+    effective = int(status.split("CapEff:")[1].split()[0], 16)
+    return {
+        "mounts": [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()],
+        "sysctl": os.listdir("/proc/sys"),
+        "meminfo": meminfo,
+        "namespace": (libc.unshare(CLONE_NEWUSER), ctypes.get_errno()),
+        "net_admin": bool(effective & 1 << NET_ADMIN),
+        "others": bin(effective).count("1") > 10,
+    }
+
+
+@pytest.mark.vm(parameters=TAKEN)
+def test_what_is_taken_away_is_missing(guest: Guest, bpf: Bpf) -> None:
+    found = guest.call(look)
+    assert not {"/sys/fs/bpf", "/sys/kernel/tracing"} & set(found["mounts"])  # type: ignore[call-overload]
+    assert "/sys/kernel/debug" in found["mounts"]  # type: ignore[operator]
+    assert (found["sysctl"], found["meminfo"]) == ([], 13)
+    assert found["namespace"] == (-1, 28)  # ENOSPC
+    assert (found["net_admin"], found["others"]) == (False, True)
+    assert bpf.map("array").lookup(0) == 0
