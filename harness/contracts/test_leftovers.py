@@ -95,6 +95,7 @@ def in_a_process_with_threads(outer_type: str) -> int:
 
 
 @pytest.mark.contract("leftovers.descriptors_in_a_process_with_threads")
+@pytest.mark.usefixtures("replaces")
 def test_refusals_leave_no_descriptor_in_a_process_with_threads(scene: Scene, observe: Observe) -> None:
     observe(scene.guest.call(in_a_process_with_threads, scene.type))
 
