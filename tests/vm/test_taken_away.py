@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -34,11 +33,11 @@ def look() -> dict[str, object]:
     effective = int(status.split("CapEff:")[1].split()[0], 16)
     return {
         "mounts": [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()],
-        "sysctl": os.listdir("/proc/sys"),
+        "sysctl": [one.name for one in Path("/proc/sys").iterdir()],
         "meminfo": meminfo,
         "namespace": (libc.unshare(CLONE_NEWUSER), ctypes.get_errno()),
         "net_admin": bool(effective & 1 << NET_ADMIN),
-        "others": bin(effective).count("1") > 10,
+        "others": effective.bit_count() > 10,
     }
 
 
