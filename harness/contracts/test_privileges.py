@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -29,13 +29,16 @@ CAPABILITIES: dict[str, tuple[str, ...]] = {
     "cap_sys_admin": ("sys_admin",),
     "cap_net_admin": ("net_admin",),
 }
-NAMESPACES: dict[str, tuple[str, ...]] = {"user_namespace": ("user",), "mount_namespace": ("mnt",)}
+NAMESPACES: dict[str, Callable[[GuestProcess], object]] = {
+    "user_namespace": lambda process: process.ask(calls.Credentials.leave, ("user",)),
+    "mount_namespace": lambda process: process.ask(calls.Credentials.leave, ("mnt",)),
+}
 
 
 def become(process: GuestProcess, who: str) -> None:
     """Make a guest process somebody else."""
     if who in NAMESPACES:
-        process.ask(calls.Credentials.leave, NAMESPACES[who])
+        NAMESPACES[who](process)
     else:
         process.ask(calls.Credentials.become, NOBODY, CAPABILITIES[who])
 

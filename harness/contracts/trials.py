@@ -1,7 +1,7 @@
 """Configuration trials: the contracts on one kernel from which something was taken away, alone and in random sets.
 
 Whatever is missing, no contract fails: it is asked, or it is not asked with the reason. Each trial is a run of pytest
-with a record; records are kept, so that trials go on where they were ended.
+with a record; records are kept until the harness changes, so that trials go on where they were ended.
 
     scripts/config-trials --run-time 60 --kernel 6.1
 """
@@ -186,9 +186,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _all(sets: Sequence[tuple[str, ...]], arguments: argparse.Namespace) -> Iterator[Trial]:
     folder = cache.cache_root() / "config-trials" / arguments.kernel.replace("/", "_")
     folder.mkdir(parents=True, exist_ok=True)
+    harness_digest = _digest()
     for number, names in enumerate(sets, 1):
-        digest = hashlib.sha256(repr((words(names), arguments.share, arguments.select)).encode()).hexdigest()[:12]
-        record = folder / f"{digest}.json"
+        what = repr((words(names), arguments.share, arguments.select, harness_digest))
+        record = folder / f"{hashlib.sha256(what.encode()).hexdigest()[:12]}.json"
         if arguments.again:
             record.unlink(missing_ok=True)
         if not record.exists() or not read(record).complete:
@@ -202,6 +203,15 @@ def _all(sets: Sequence[tuple[str, ...]], arguments: argparse.Namespace) -> Iter
         for failure in trial.failures:
             print(f"  {failure}", file=sys.stderr)
         yield trial
+
+
+def _digest() -> str:
+    """Return a digest of the package: a record of earlier code says nothing of this one."""
+    package = Path(__file__).parent.parent
+    found = hashlib.sha256()
+    for path in sorted(one for one in package.rglob("*") if one.suffix in (".py", ".toml")):
+        found.update(path.read_bytes())
+    return found.hexdigest()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the command line takes away from a guest (configuration trials) is not there, and the guest works without."""
+"""What the command line takes away from a guest is not there, and no contract fails for it (configuration trials)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.testing import Bpf, Guest
+from harness.contracts import trials
+from harness.testing import Bpf, Guest, Kernel
 
 TAKEN = [
     "harness.without=bpf,tracefs",
@@ -50,3 +51,17 @@ def test_what_is_taken_away_is_missing(guest: Guest, bpf: Bpf) -> None:
     assert found["namespace"] == (-1, 28)  # ENOSPC
     assert (found["net_admin"], found["others"]) == (False, True)
     assert bpf.map("array").lookup(0) == 0
+
+
+MODULES = ("harness.contracts.test_privileges", "harness.contracts.test_compiled")
+
+
+@pytest.mark.parametrize("taken", [("proc_sys", "tracefs"), ("user_namespaces", "bpffs", "compiler")], ids="+".join)
+def test_no_contract_fails_without_what_it_needs(
+    kernel: Kernel, taken: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    selected = ["--kernel", kernel.label, "--share", "1000", "--again"]
+    assert trials.main([*MODULES, *selected, "--only", *taken]) == 0, capsys.readouterr().err
+    row = capsys.readouterr().out.splitlines()[1].split()
+    asked, not_asked, failed = (int(word) for word in row[-3:])
+    assert (asked > 0, not_asked > 0, failed) == (True, True, 0)

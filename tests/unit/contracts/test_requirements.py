@@ -1,7 +1,8 @@
 """No contract reaches for a part of the kernel beyond bpf(2) that it does not declare.
 
 The sources of the contracts' tests are read: each test with the functions, fixtures and values of its module that it
-uses. What is found in the value of a dictionary counts for the cases that the key names alone.
+uses. What is found in the value of a dictionary counts for the cases that the key names alone, and for tests that
+name the key.
 """
 
 from __future__ import annotations
@@ -109,6 +110,11 @@ class Module:
         self._walk(self._defined[test], EVERY_CASE, found, set())
         return found
 
+    def texts(self, test: str) -> set[str]:
+        """Return the strings in the body of a test."""
+        body = self._defined[test].body  # type: ignore[attr-defined]
+        return {one.value for node in body for one in ast.walk(node) if _is_text(one)}  # type: ignore[attr-defined]
+
     def _walk(self, node: ast.AST, case: str, found: dict[str, set[str]], seen: set[tuple[int, str]]) -> None:
         if (id(node), case) in seen:
             return
@@ -185,7 +191,8 @@ def undeclared(path: Path, promised: Mapping[str, Contract]) -> list[str]:
         for contract in promised.values():
             if contract.name not in names:
                 continue
-            wanted = {need for need, cases in needs.items() if cases & {EVERY_CASE, contract.case, contract.name}}
+            keys = {EVERY_CASE, contract.case, contract.name, *module.texts(test)}
+            wanted = {need for need, cases in needs.items() if cases & keys}
             wanted |= set(of_case(contract))
             wanted -= {one for need in wanted for one in IMPLIED.get(need, ())}
             missing = wanted - set(contract.requires) - {contract.decided_by}
