@@ -17,7 +17,6 @@ import select
 import signal
 import socket
 import struct
-import sys
 import time
 
 from harness.guest import calls, children, kernel_log, modules, process, setup, wire
@@ -310,7 +309,6 @@ def main() -> NoReturn:
     """Set up the machine, load modules, report "ready", serve."""
     absent = setup.mount_all(lambda: _options().get("without", "").split(","))
     setup.raise_loopback()
-    sys.path.append("/usr/lib/python-rest.zip")  # the rest of the standard library
     os.environ.update(PATH="/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", HOME="/root", LANG="C.UTF-8")
     options = _options()
     process.raise_limits()

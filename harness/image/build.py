@@ -1,22 +1,19 @@
 """Builds the guest image from this machine's Python and keeps it in the cache.
 
 The key of an image is made of its sources: path, size and time of every file. The image holds the interpreter, its
-shared libraries, the standard library as bytecode (what the agent imports as files, the rest in one zip archive),
-the agent and the loader; and a static busybox, where this machine has one. The build reads the files of harness.guest
-and never imports them.
+shared libraries, the standard library as bytecode with its extension modules, the agent and the loader; and a static
+busybox, where this machine has one. The build reads the files of harness.guest and never imports them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
-import io
 import logging
 import os
 import stat
 import sys
 import sysconfig
-import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -32,43 +29,18 @@ from harness.util.proc import run
 
 log = logging.getLogger("harness.image")
 
-FORMAT = 1
+FORMAT = 2
 """Part of every key: raise it when the same sources give another image."""
 
-# Modules that functions of tests often use, kept as files beside those that the agent imports. All other modules of
-# the standard library come from the zip archive, whose first import takes some time.
-_READY_MODULES = (
-    "contextlib",
-    "ctypes",
-    "json",
-    "mmap",
-    "pathlib",
-    "pickle",
-    "random",
-    "re",
-    # Every program in Python begins with it; from 3.11 on it is in the interpreter itself.
-    "site",
-    "subprocess",
-    "tempfile",
-    "threading",
-    "traceback",
-    "typing",
+LEFT_OUT = frozenset(
+    # Windows, packages that need a network or a display, what was removed from Python, its own tests.
+    "ensurepip idlelib lib2to3 nis ossaudiodev test tests tkinter _tkinter turtle turtledemo xxlimited xxlimited_35 "
+    "xxsubtype _ctypes_test".split()
 )
+"""Modules of the standard library that no guest has."""
 
-REST = "usr/lib/python-rest.zip"
-
-# Folders of the standard library that the guest does not need.
-_LEFT_OUT = {
-    "__pycache__",
-    "ensurepip",
-    "idlelib",
-    "lib2to3",
-    "site-packages",
-    "test",
-    "tests",
-    "tkinter",
-    "turtledemo",
-}
+_LEFT_OUT_FOLDERS = {*LEFT_OUT, "__pycache__", "site-packages", "dist-packages"}
+_OF_PYTHONS_TESTS = ("_test", "_xxtest")
 
 # The options: isolated, without site, without the environment. The path is the one the interpreter has on this
 # machine, because that is where it looks for its library.
@@ -199,28 +171,19 @@ def _entries(sources: set[Path]) -> Iterable[cpio.CpioEntry]:
     for account, text in _ACCOUNTS.items():
         yield cpio.file(account, text.encode())
 
-    ready = _modules_of_agent(interpreter, guest)
-    extensions = [path for path in sorted(dynload.glob("*.so")) if _extension_name(path) in ready]
+    _check_interpreter(interpreter)
+    extensions = [path for path in sorted(dynload.glob("*.so")) if _is_wanted(_extension_name(path))]
     yield cpio.file(str(interpreter).lstrip("/"), _object(interpreter, sources), 0o755)
     if str(interpreter) != "/usr/bin/python3":
         yield cpio.link("usr/bin/python3", str(interpreter))
     for path in extensions:
         yield cpio.file(str(path).lstrip("/"), _object(path, sources), 0o755)
     yield from _libraries([interpreter, *extensions], sources)
-
     yield from _applets(sources)
-
-    archive = io.BytesIO()
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as rest:
-        for source in _stdlib_files(stdlib):
-            relative = source.relative_to(stdlib)
-            code = _bytecode(source, f"/{library}/{relative}", sources)
-            name = ".".join(relative.with_suffix("").parts).removesuffix(".__init__")
-            if name in ready:
-                yield cpio.file(f"{library}/{relative.with_suffix('.pyc')}", code)
-            else:
-                rest.writestr(zipfile.ZipInfo(str(relative.with_suffix(".pyc"))), code, zipfile.ZIP_DEFLATED)
-    yield cpio.file(REST, archive.getvalue())
+    for source in _stdlib_files(stdlib):
+        relative = source.relative_to(stdlib)
+        code = _bytecode(source, f"/{library}/{relative}", sources)
+        yield cpio.file(f"{library}/{relative.with_suffix('.pyc')}", code)
 
     for source in (guest.parent / "__init__.py", *sorted(guest.rglob("*.py"))):
         shown_as = f"{library}/harness/{source.relative_to(guest.parent)}"
@@ -279,24 +242,21 @@ def _bytecode(source: Path, shown_as: str, sources: set[Path]) -> bytes:
     )
 
 
+def _is_wanted(module: str) -> bool:
+    return module not in LEFT_OUT and not module.startswith(_OF_PYTHONS_TESTS)
+
+
 def _stdlib_files(stdlib: Path) -> Iterable[Path]:
     for folder, names, files in os.walk(stdlib):
-        names[:] = sorted(name for name in names if name not in _LEFT_OUT and not name.startswith("config-"))
+        names[:] = sorted(name for name in names if name not in _LEFT_OUT_FOLDERS and not name.startswith("config-"))
         for name in sorted(files):
-            if name.endswith(".py"):
+            if name.endswith(".py") and _is_wanted(name.removesuffix(".py")):
                 yield Path(folder) / name
 
 
-def _modules_of_agent(interpreter: Path, guest: Path) -> set[str]:
-    """Return the names of the standard library's modules that the agent needs; imports the agent to find them."""
-    files = (path.relative_to(guest.parent).with_suffix("") for path in guest.rglob("*.py"))
-    modules = [".".join(("harness", *path.parts)) for path in files if path.name != "__init__"]
-    imports = ", ".join(sorted([*modules, *_READY_MODULES]))
-    code = (
-        f"import sys; sys.path.insert(0, {str(guest.parent.parent)!r}); import {imports}, encodings.utf_8; "
-        "import encodings.ascii; print(*sys.modules)"
-    )
-    done = run([interpreter, "-ISE", "-X", "utf8", "-c", code], timeout=60)
+def _check_interpreter(interpreter: Path) -> None:
+    """Refuse an interpreter that cannot run the guest's agent."""
+    done = run([interpreter, "-ISE", "-c", "import ctypes, encodings.ascii, json, subprocess"], timeout=60)
     if done.status != 0:
         raise BuildError(
             f"{interpreter} cannot import the modules that the guest's agent needs",
@@ -304,7 +264,6 @@ def _modules_of_agent(interpreter: Path, guest: Path) -> set[str]:
             hint="install the full package of this Python (Debian: python3-full)",
             detail=done.tail(),
         )
-    return set(done.stdout.split())
 
 
 def _extension_name(path: Path) -> str:

@@ -21,6 +21,7 @@ from typing import Any
 
 from harness.errors import UsageError
 from harness.guest import wire
+from harness.image.build import LEFT_OUT
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Shipment:
         code: Marshalled code of a module that defines the functions; the name `shipped` is the first function.
         names: Plain values by their name in the functions.
         imports: Modules, and members of modules, by their name in the functions: ("os", "") or ("os.path", "join").
+            Submodules that a function reaches through their package have their whole name: ("xml.etree", "").
     """
 
     code: bytes
@@ -83,6 +85,7 @@ def _add(packing: _Packing, name: str, function: types.FunctionType) -> None:
             hint="pass such values as arguments",
         )
     packing.definitions[name], names = _definition(function)
+    packing.imports |= {module: (module, "") for module in _submodules(packing.definitions[name], function.__globals__)}
     for used in names:
         if used in packing.definitions or used in packing.names or used in packing.imports:
             continue
@@ -111,6 +114,9 @@ def _definition(function: types.FunctionType) -> tuple[ast.FunctionDef, list[str
     definition = ast.parse(textwrap.dedent("".join(lines))).body[0]
     if not isinstance(definition, ast.FunctionDef):
         raise UsageError(f"{function.__qualname__} cannot run in the guest", expected="a function defined with def")
+    for node in ast.walk(definition):
+        for module in _imported(node):
+            _check_works(function.__qualname__, module)
     definition.decorator_list = []
     # The guest would evaluate annotations, whose names may not exist there.
     for node in ast.walk(definition):
@@ -136,9 +142,35 @@ def _global_names(code: types.CodeType) -> set[str]:
     return found
 
 
+def _imported(node: ast.AST) -> list[str]:
+    """Return the modules that a statement imports."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
+
+
+def _submodules(definition: ast.stmt, scope: dict[str, Any]) -> set[str]:
+    """Return the modules that a function reaches as attributes of modules: `import xml.etree` defines only `xml`."""
+    found = set()
+    for node in ast.walk(definition):
+        words: list[str] = []
+        while isinstance(node, ast.Attribute):
+            words.insert(0, node.attr)
+            node = node.value
+        module = scope.get(node.id) if isinstance(node, ast.Name) else None
+        for word in words:
+            inner = sys.modules.get(f"{getattr(module, '__name__', '')}.{word}")
+            if not isinstance(module, types.ModuleType) or inner is None:
+                break
+            module = inner
+            if _is_in_guest(inner.__name__):
+                found.add(inner.__name__)
+    return found
+
+
 def _add_value(packing: _Packing, name: str, value: Any) -> None:
     if isinstance(value, types.ModuleType):
-        _check_module(packing, name, value.__name__)
+        _check_module(packing.function, name, value.__name__)
         packing.imports[name] = (value.__name__, "")
         return
     module = getattr(value, "__module__", None)
@@ -162,10 +194,20 @@ def _is_in_guest(module: str) -> bool:
     return module.partition(".")[0] in sys.stdlib_module_names or module.startswith("harness.guest")
 
 
-def _check_module(packing: _Packing, name: str, module: str) -> None:
+def _check_module(function: str, name: str, module: str) -> None:
     if not _is_in_guest(module):
         raise UsageError(
-            f"{packing.function} cannot run in the guest: it uses the module {name} ({module}), which the guest lacks",
+            f"{function} cannot run in the guest: it uses the module {name} ({module}), which the guest lacks",
             expected="modules of the standard library and harness.guest",
+            hint="do that part on the host",
+        )
+    _check_works(function, module)
+
+
+def _check_works(function: str, module: str) -> None:
+    if module.partition(".")[0] in LEFT_OUT:
+        raise UsageError(
+            f"{function} cannot run in the guest: the module {module} does not work there",
+            expected=f"any module of the standard library but {', '.join(sorted(LEFT_OUT))}",
             hint="do that part on the host",
         )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ensurepip
 import errno
 import os
+import xml.etree.ElementTree  # noqa: ICN001 - reached through its package, as many do
 from pathlib import Path
 from typing import Any
 
@@ -75,3 +77,31 @@ def test_a_function_with_values_of_the_one_around_it_is_refused() -> None:
 
     with pytest.raises(UsageError, match="around"):
         pickling.pack(inner)
+
+
+def uses_a_submodule() -> object:
+    return xml.etree.ElementTree.fromstring("<a/>").tag
+
+
+def test_a_submodule_that_is_reached_through_its_package_goes_along() -> None:
+    assert pickling.pack(uses_a_submodule).imports == {
+        "xml": ("xml", ""),
+        "xml.etree": ("xml.etree", ""),
+        "xml.etree.ElementTree": ("xml.etree.ElementTree", ""),
+    }
+
+
+def imports_inside() -> None:
+    from tkinter import Tk
+
+    Tk()
+
+
+def uses_outside() -> object:
+    return ensurepip.version()
+
+
+@pytest.mark.parametrize(("function", "module"), [(imports_inside, "tkinter"), (uses_outside, "ensurepip")])
+def test_a_module_that_does_not_work_in_a_guest_is_refused(function: Any, module: str) -> None:
+    with pytest.raises(UsageError, match=f"{function.__name__} cannot run in the guest: the module {module} does not"):
+        pickling.pack(function)
