@@ -12,6 +12,7 @@ from harness.remote.guest import Guest
 from harness.remote.libbpf import BpfObject, Libbpf
 from harness.remote.map import Batch, Map
 from harness.remote.objects import Btf, Held, Link, Program, Run, SocketFilter
+from harness.remote.waiting import eventually
 from harness.util.errnos import ENOTSUPP, errno_name
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "btf",
     "errno_name",
     "errno_of",
+    "eventually",
     "raises_errno",
     "uapi",
 ]

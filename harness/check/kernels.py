@@ -11,7 +11,7 @@ from harness.check.object_file import ObjectFile, initial_values, read_object
 from harness.check.plan import Plan
 from harness.check.results import Author, Kind, Result, Verdict
 from harness.check.trials import Trials
-from harness.errors import GuestError, InfrastructureError
+from harness.errors import GuestError, InfrastructureError, UsageError
 from harness.kernel.types import Choice
 from harness.machines.pool import Pool, Settings
 from harness.util import clang
@@ -70,7 +70,7 @@ def check(pool: Pool, choice: Choice, plan: Plan, file: ObjectFile, loader: load
     """
     results: list[Result] = []
     try:
-        machines = Machines(pool, choice, Needs(memory=plan.memory))
+        machines = Machines(pool, choice, Needs(memory=plan.memory, modules=plan.modules))
         results += Trials(machines, plan, file, choice.label).all()
         if loader is not None:
             results.append(loaders.run(machines, plan, loader, choice.label))
@@ -84,30 +84,38 @@ def check(pool: Pool, choice: Choice, plan: Plan, file: ObjectFile, loader: load
     return results
 
 
-def check_on_kernels(plan: Plan, selectors: Sequence[str], *, accel: str, say: Callable[[str], None]) -> list[Result]:
-    """Try an object on kernels. What can be judged on this machine is judged before anything boots.
+def check_on_kernels(
+    plans: Sequence[Plan], selectors: Sequence[str], *, accel: str, say: Callable[[str], None]
+) -> list[Result]:
+    """Try objects on kernels. What can be judged on this machine is judged before anything boots.
 
     Args:
-        plan: What to try.
+        plans: What to try, one for each object.
         selectors: The kernels.
         accel: "auto", "kvm" or "tcg".
         say: Prints a line of progress.
 
     Raises:
-        UsageError: The object or the loader cannot be tried on any kernel.
+        UsageError: An object or a loader cannot be tried on any kernel, or two objects have one name.
         SelectorError: A selector names no kernel.
     """
-    file = read_object(plan.path)
-    initial_values(file, plan)
-    loader = loaders.find(plan.loader) if plan.loader.words else None
+    names = [plan.name for plan in plans]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UsageError(f"several objects are called {', '.join(twice)}", expected="objects with names of their own")
+    tries = []
+    for plan in plans:
+        file = read_object(plan.path)
+        initial_values(file, plan)
+        tries.append((plan, file, loaders.find(plan.loader) if plan.loader.words else None))
     pool = Pool(Settings(accel=accel), say)
-    results: list[Result] = []
+    by_object: dict[str, list[Result]] = {plan.name: [] for plan in plans}
     try:
         for choice in kernel.resolve(list(selectors), progress=say):
-            found = check(pool, choice, plan, file, loader)
-            bad = sum(not one.is_good for one in found)
-            say(f"harness: {plan.name} on {choice.label}: {len(found)} rows, {bad or 'none'} refused")
-            results += found
+            for plan, file, loader in tries:
+                found = check(pool, choice, plan, file, loader)
+                bad = sum(not one.is_good for one in found)
+                say(f"harness: {plan.name} on {choice.label}: {len(found)} rows, {bad or 'none'} refused")
+                by_object[plan.name] += found
     finally:
         pool.close()
-    return results
+    return [one for results in by_object.values() for one in results]

@@ -7,6 +7,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.check.cost import Budget
 from harness.errors import UsageError
 from harness.guest.api.uapi import MAP_TYPES
 
@@ -157,6 +158,58 @@ def parse_variable(text: str) -> Variable:
     return Variable(name, value if number is None else number)
 
 
+HOOKS = {
+    "xdp": ("xdp",),
+    "tc": ("sched_cls",),
+    "cgroup": (
+        "cgroup_skb",
+        "cgroup_sock",
+        "cgroup_sock_addr",
+        "cgroup_device",
+        "cgroup_sysctl",
+        "cgroup_sockopt",
+        "sock_ops",
+    ),
+    "netns": ("flow_dissector", "sk_lookup"),
+    "socket": ("socket_filter",),
+}
+"""What `--attach-to` can name, and the types of programs that can be attached there."""
+
+VETH_PAIR = ("veth0", "veth1")
+"""Interfaces that the guest gets when a place names one of them."""
+
+_MODULES = {"tc": ("sch_ingress", "cls_bpf")}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where programs whose section does not say it are attached.
+
+    Attributes:
+        hook: One of :data:`HOOKS`.
+        target: A network interface, a path below the cgroup file system; "" where the hook has none.
+    """
+
+    hook: str
+    target: str
+
+
+def parse_place(text: str) -> Place:
+    """Read HOOK=TARGET: "xdp=lo", "tc=lo", "cgroup=/", "netns", "socket".
+
+    Raises:
+        UsageError: It has another form.
+    """
+    hook, _, target = text.partition("=")
+    if hook not in HOOKS or (hook in ("xdp", "tc", "cgroup")) != bool(target):
+        raise UsageError(
+            f"{text!r} is not a place to attach to",
+            expected="xdp=INTERFACE, tc=INTERFACE, cgroup=PATH, netns or socket",
+            hint="the guest has the interface lo; veth makes a pair of interfaces, veth0 and veth1: xdp=veth0",
+        )
+    return Place(hook, target)
+
+
 @dataclass(frozen=True)
 class Loader:
     """The user's own loader.
@@ -186,10 +239,13 @@ class Plan:
         maps: What is set in maps.
         variables: Initial values of global variables.
         attach: Whether to attach the loaded programs.
+        places: Where to attach programs whose section does not say it.
         loader: The user's loader.
         btf: A file with the kernel's types, in place of the kernel's own; None for those.
         memory: MiB of the guest.
         load_timeout: Seconds that one load of the object may take.
+        stats: Whether to measure what verification costs.
+        budgets: The most that a program may cost.
     """
 
     path: Path
@@ -198,10 +254,20 @@ class Plan:
     maps: tuple[MapSetting, ...] = ()
     variables: tuple[Variable, ...] = ()
     attach: bool = False
+    places: tuple[Place, ...] = ()
     loader: Loader = Loader()
     btf: Path | None = None
     memory: int = 256
     load_timeout: float = LOAD_TIMEOUT
+    stats: bool = False
+    budgets: tuple[Budget, ...] = ()
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The kernel modules that the places need."""
+        found = [module for one in self.places for module in _MODULES.get(one.hook, ())]
+        pair = ["veth"] if any(one.target in VETH_PAIR for one in self.places) else []
+        return tuple(dict.fromkeys([*found, *pair]))
 
     @property
     def name(self) -> str:

@@ -22,6 +22,8 @@ class Verdict(Enum):
     KILLED = "killed"
     """The process was killed by a signal."""
     HUNG = "took too long"
+    OVER_BUDGET = "over budget"
+    """It was taken, and costs more than the user allows."""
     FAULTED = "kernel fault"
     """The kernel reported a fault (WARN, oops, ...) while it was tried."""
     CRASHED = "crashed"
@@ -72,6 +74,7 @@ class Result:
         hint: What the user can do, "" for nothing.
         message: The verifier's log, libbpf's messages or a loader's output.
         faults: Titles of the faults that the kernel reported during the trial.
+        cost: What verification cost, by the names of :data:`harness.check.cost.FIGURES`; None when it was not measured.
     """
 
     kernel: str
@@ -87,6 +90,7 @@ class Result:
     hint: str = ""
     message: str = ""
     faults: tuple[str, ...] = ()
+    cost: dict[str, int] | None = None
 
     @property
     def cell(self) -> str:

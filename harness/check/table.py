@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from harness.check.cost import FIGURES
 from harness.check.results import Kind, Result, Verdict
 from harness.util import tables
 
@@ -123,7 +124,25 @@ def as_text(
     header = ["", *map(_heading, grid.columns)]
     lines = tables.lines(rows, header=header, width=width, colour=colour)
     below = remarks(results, grid.rows)
-    return "\n".join([*lines, *([""] if below else []), *below])
+    costs = cost_lines(results, width=width, colour=colour)
+    return "\n".join([*lines, *([""] if below else []), *below, *([""] if costs else []), *costs])
+
+
+def cost_lines(results: Sequence[Result], *, width: int | None = None, colour: bool | None = False) -> list[str]:
+    """Return a table of what verification cost, a line for each program and kernel; none when nothing was measured.
+
+    Args:
+        results: What is shown.
+        width: As for :func:`harness.util.tables.lines`.
+        colour: As there.
+    """
+    rows = [
+        [one.program, one.kernel, *(str(one.cost.get(figure, "-")) for figure in FIGURES)]
+        for one in results
+        if one.cost is not None
+    ]
+    header = ["program", "kernel", *FIGURES]
+    return tables.lines(rows, header=header, right=[*FIGURES], width=width, colour=colour) if rows else []
 
 
 def as_markdown(results: Sequence[Result], *, differences: bool = False) -> str:

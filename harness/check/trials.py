@@ -18,8 +18,9 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from harness.check import reason
+from harness.check.cost import figures_of, over_budget
 from harness.check.object_file import ObjectFile, initial_values
-from harness.check.plan import Plan
+from harness.check.plan import HOOKS, VETH_PAIR, Plan
 from harness.check.results import MAPS_ROW, Author, Kind, Result, Verdict
 from harness.checks.kernel_log import find_faults
 from harness.errors import GuestHung, GuestProcessDied, HarnessError, KernelCrashed, UsageError
@@ -33,6 +34,7 @@ from harness.vm.machine import Machine, State
 _LOG_ROOM = 1 << 20
 """Bytes of the verifier's log that libbpf's own second attempt may fill."""
 _WORDS_ROOM = 1 << 16
+_STATS_ROOM = 1 << 12
 _LONGEST_LOG = (1 << 24) - 1
 """Bytes: what kernels before 5.2 allow; they have no BPF_LOG_STATS."""
 _LOG_STATS = 4
@@ -166,7 +168,35 @@ class Trials:
             rows |= self._loaded(outcome, left)
         elif outcome.step == "load":
             rows |= {name: self._alone(name, outcome, left) for name in left}
+        if self._plan.stats and (loaded := [name for name in names if name in rows and rows[name].is_good]):
+            costs = self._measure(loaded)
+            rows |= {name: self._with_cost(rows[name], cost) for name, cost in costs.items()}
         return [self._object(first), *self._maps(first), *(rows[name] for name in names if name in rows)]
+
+    def _measure(self, names: Sequence[str]) -> dict[str, dict[str, int]]:
+        """Load programs once more, with the verifier's counts; return what each costs."""
+        with machine_of(self._machines) as machine:
+            bpf = Bpf(machine.new_process())
+            obj = self._open(Libbpf(bpf.commands), bpf)
+            self._prepare(obj, bpf, names)
+            for name in names:
+                obj.keep_log(name, _LOG_STATS, _STATS_ROOM)
+            try:
+                obj.load(timeout=self._plan.load_timeout)
+            except BpfError:
+                # Before 5.2 the verifier does not know this log; what the kernel tells of a program is left.
+                obj = self._open(Libbpf(bpf.commands), bpf)
+                self._prepare(obj, bpf, names)
+                obj.load(timeout=self._plan.load_timeout)
+                return {name: figures_of("", obj.prog(name).info()) for name in names}
+            return {name: figures_of(obj.log_of(name), obj.prog(name).info()) for name in names}
+
+    def _with_cost(self, row: Result, cost: dict[str, int]) -> Result:
+        row = replace(row, cost=cost)
+        too_much = over_budget(cost, self._plan.budgets)
+        if not too_much:
+            return row
+        return replace(row, verdict=Verdict.OVER_BUDGET, author=Author.HARNESS, by="harness", line=too_much)
 
     def _take_out(self, outcome: Outcome, left: list[str], rows: dict[str, Result]) -> bool:
         """Take what was blamed out of further trials; return False when it cannot be taken out."""
@@ -359,6 +389,8 @@ class Trials:
             obj.set_map(setting.map, setting.setting, setting.value)
         for section, offset, data in initial_values(self._file, self._plan):
             obj.set_bytes(section, offset, data)
+        if any(one.target in VETH_PAIR for one in self._plan.places):
+            bpf.commands.ask("veth", calls.Hooks.make_interface_pair, first=VETH_PAIR[0], second=VETH_PAIR[1])
         for one in self._plan.templates:
             template = bpf.map(
                 one.type,
@@ -383,10 +415,31 @@ class Trials:
                 return
 
     def _attach(self, obj: BpfObject, name: str) -> Outcome:
+        """Attach a program as its section says, or else to the place of the plan that is for its type."""
         try:
             obj.attach(name).close()
         except BpfError as error:
-            if error.errno == reason.EOPNOTSUPP and not error.log:
-                return Outcome(reason=reason.Reason("loaded; its section does not say where to attach", Author.LIBBPF))
-            return self._refused(obj.library, "attach", error)
-        return Outcome(step="attach")
+            if error.errno != reason.EOPNOTSUPP or error.log:
+                return self._refused(obj.library, "attach", error)
+        else:
+            return Outcome(step="attach")
+        kind = obj.definitions.programs[name].type
+        place = next((one for one in self._plan.places if kind in HOOKS[one.hook]), None)
+        if place is None:
+            return Outcome(reason=reason.Reason("loaded; its section does not say where to attach", Author.LIBBPF))
+        where = f"attached to {place.hook} {place.target}".rstrip()
+        try:
+            if place.hook == "socket":
+                self._bpf(obj).socket_filter(obj.prog(name)).close()
+            else:
+                obj.attach_to(name, place.hook, place.target).close()
+        except BpfError as error:
+            outcome = self._refused(obj.library, "attach", error)
+            why = outcome.reason.line or f"{where.replace('attached', 'attaching')} was refused"
+            # libbpf passes on what the kernel answered, without a word of its own.
+            author = outcome.reason.author if outcome.reason.line else Author.KERNEL
+            return replace(outcome, reason=replace(outcome.reason, line=why, author=author))
+        return Outcome(step="attach", reason=reason.Reason(where, Author.KERNEL))
+
+    def _bpf(self, obj: BpfObject) -> Bpf:
+        return Bpf(obj.library.commands.process)

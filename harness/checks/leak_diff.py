@@ -128,12 +128,18 @@ def _forgotten(one: Mapping[str, Any]) -> FoundLeak:
     return _found("fd", *lines, number=one["id"], type_=what_type, name=str(one["name"]), made=made, holder=holder)
 
 
+_NOT_FOUND = (
+    "what holds it was not found: no descriptor, pin, map, program, link, cgroup, network namespace or interface does; "
+    "a socket may, or the kernel itself"
+)
+
+
 def _object(about: Mapping[str, Any], held_by: Sequence[str]) -> FoundLeak:
     made = str(about.get("made", ""))
     holder = ", ".join(held_by)
     lines = (
         f"{_name(about)} is still there",
-        f"held by {holder}" if held_by else "nothing that can be seen holds it: the kernel has kept a reference",
+        f"held by {holder}" if held_by else _NOT_FOUND,
         f"made at {made}" if made else "who made it is not known",
     )
     return _found(

@@ -238,6 +238,20 @@ class Bpf:
         """
         return self.commands.ask(f"{kind.upper()}_GET_NEXT_ID", calls.Bpf.ids, kind=kind)
 
+    def settle(self) -> int:
+        """Wait until the kernel has freed what it frees later: no map, program or link appears or goes any more.
+
+        An object whose last holder is gone may keep its id for some milliseconds. Call this before asserting that an
+        id is gone; for any other condition there is :func:`harness.testing.eventually`.
+
+        Returns:
+            Milliseconds that it took.
+
+        Raises:
+            BpfError: ETIMEDOUT: they have not stopped changing for 20 s.
+        """
+        return self.commands.ask("wait until the kernel has settled", calls.Bpf.settle)
+
     def map_ids(self) -> list[int]:
         """Return the ids of all maps of the guest (4.13 and later)."""
         return self.ids("map")

@@ -93,18 +93,18 @@ def require_library() -> None:
 class Libbpf:
     """libbpf in one guest process.
 
-    Args:
+    Attributes:
         commands: The process's commands.
     """
 
     def __init__(self, commands: Commands) -> None:
         require_library()
-        self._commands = commands
+        self.commands = commands
 
     @property
     def version(self) -> str:
         """The library's version, "v1.1"."""
-        return self._commands.process.ask(calls.Libbpf.version)
+        return self.commands.process.ask(calls.Libbpf.version)
 
     def open(self, source: Path | str | bytes, name: str = "", *, btf: str = "") -> BpfObject:
         """Open a compiled object, without loading it yet.
@@ -132,18 +132,18 @@ class Libbpf:
             known_as = name or path.name.partition(".")[0]
         if b"\0.kconfig\0" in data:
             self._provide_configuration()
-        answer = self._commands.process.ask_within(_LOAD_TIMEOUT, calls.Libbpf.open_object, data, known_as, btf)
+        answer = self.commands.process.ask_within(_LOAD_TIMEOUT, calls.Libbpf.open_object, data, known_as, btf)
         errno, handle, messages, described = answer
         if errno:
             raise BpfError(errno, "bpf_object__open_mem", {"name": known_as}, log=messages.decode(errors="replace"))
-        return BpfObject(self, self._commands, handle, known_as, _definitions(described))
+        return BpfObject(self, self.commands, handle, known_as, _definitions(described))
 
     def _provide_configuration(self) -> None:
         """Put the kernel's configuration where libbpf looks for it, if the kernel came with one."""
-        machine = self._commands.process.machine
+        machine = self.commands.process.machine
         config = machine.spec.kernel.config
         if config is not None:
-            transfer.push(self._commands.process, config, f"/boot/config-{machine.release}")
+            transfer.push(self.commands.process, config, f"/boot/config-{machine.release}")
 
 
 def _definitions(described: dict[str, Any]) -> Definitions:
@@ -217,10 +217,16 @@ class BpfObject:
         for name in self.definitions.programs:
             self.set_program(name, "autoload", name in names)
 
-    def keep_log(self, program: str, level: int = 1) -> None:
-        """Keep the verifier's log of a program, accepted or refused, for :meth:`log_of`."""
+    def keep_log(self, program: str, level: int = 1, room: int = (1 << 24) - 1) -> None:
+        """Keep the verifier's log of a program, accepted or refused, for :meth:`log_of`.
+
+        Args:
+            program: The program.
+            level: The verifier's log level.
+            room: Bytes of the buffer; kernels before 5.3 refuse more than 16 MiB.
+        """
         self._check("program", program, self.definitions.programs)
-        self._commands.process.ask(calls.Libbpf.keep_log, self._handle, program, level)
+        self._commands.process.ask(calls.Libbpf.keep_log, self._handle, program, level, room)
 
     def log_of(self, program: str) -> str:
         """Return the verifier's log of a program; see :meth:`keep_log`."""
@@ -291,6 +297,29 @@ class BpfObject:
         self._check("program", name, self.programs)
         errno, link, fd, messages = self._commands.process.ask(calls.Libbpf.attach, self._handle, name)
         self._take((errno, messages), "bpf_program__attach", {"program": name})
+        return Attachment(self._commands, link, fd)
+
+    def attach_to(self, name: str, hook: str, target: str = "") -> Attachment:
+        """Attach a program to a place that its section does not name, until the result is closed.
+
+        Args:
+            name: The program.
+            hook: "xdp" or "tc" (the part of an interface that receives; the kernel needs its modules sch_ingress and
+                cls_bpf, and closing does not detach), "cgroup" or "netns" (the guest's own).
+            target: The interface's name; the cgroup's path below the root of cgroups, "/" for the root.
+
+        Raises:
+            BpfError: There is no such interface or cgroup, or libbpf or the kernel refused.
+        """
+        self._check("program", name, self.programs)
+        process = self._commands.process
+        if hook in ("xdp", "tc"):
+            place = self._commands.ask("if_nametoindex", calls.Hooks.interface, name=target)
+        else:
+            path = "/proc/self/ns/net" if hook == "netns" else f"/sys/fs/cgroup/{target.strip('/')}"
+            place = self._commands.ask("open", calls.Files.open_file, path=path, flags=0)
+        errno, link, fd, messages = process.ask(calls.Libbpf.attach_to, self._handle, name, hook, place)
+        self._take((errno, messages), f"bpf_program__attach_{hook}", {"program": name, "target": target})
         return Attachment(self._commands, link, fd)
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from harness.check import kernels, loaders
 from harness.check.object_file import read_object
-from harness.check.plan import Loader, Plan, parse_map, parse_template, parse_variable
+from harness.check.plan import Loader, Plan, parse_map, parse_place, parse_template, parse_variable
 from harness.check.results import Author, Kind, Result, Verdict
 from harness.cli import main
 from harness.kernel.types import Choice
@@ -151,6 +151,31 @@ def test_what_was_not_tried_is_not_refused(checked: Checks) -> None:
     assert {rows[name].line for name in nowhere} == {"loaded; its section does not say where to attach"}
     assert [(rows[name].cell, rows[name].step) for name in ("fine", "tpfull")] == [("ok", "attach")] * 2
     assert (rows["kpno"].author, rows["up2"].author) == (Author.KERNEL, Author.HARNESS)
+
+
+def test_programs_are_attached_where_the_user_says(checked: Checks) -> None:
+    places = tuple(parse_place(text) for text in ("xdp=lo", "cgroup=/", "socket"))
+    rows = checked("attach_mixed", attach=True, places=places, programs=("drop", "gate", "sock", "shape"))
+    assert {name: one.step for name, one in rows.items() if name != "object"} == {
+        "drop": "attach",
+        "gate": "attach",
+        "sock": "attach",
+        "shape": "load",
+    }
+    assert set(cells(rows).values()) == {"ok"}
+    assert rows["drop"].line == "attached to xdp lo"
+    nowhere = checked("attach_mixed", attach=True, places=(parse_place("xdp=eth9"),), programs=("drop",))["drop"]
+    assert (nowhere.cell, nowhere.step) == ("ENODEV", "attach")
+
+
+@pytest.mark.kernel(">=5.10,<6.19")  # Debian's later packages come without modules
+def test_programs_are_attached_to_a_pair_of_interfaces(checked: Checks) -> None:
+    places = tuple(parse_place(text) for text in ("xdp=veth0", "tc=veth1"))
+    rows = checked("attach_mixed", attach=True, places=places, programs=("drop", "shape"))
+    assert {name: (one.cell, one.step) for name, one in rows.items() if name != "object"} == {
+        "drop": ("ok", "attach"),
+        "shape": ("ok", "attach"),
+    }
 
 
 def test_global_variables_have_the_value_that_a_loader_gives(checked: Checks) -> None:

@@ -15,6 +15,7 @@ import ctypes
 import mmap
 import os
 import struct
+import time
 
 from harness.guest.api import syscalls
 from harness.guest.api.uapi import ATTACH_TYPES, MAP_TYPES, PROG_TYPES
@@ -116,7 +117,11 @@ COMMANDS: dict[str, tuple[int, Layout]] = {
         (
             "PROG_QUERY",
             16,
-            "I target_fd attach_type query_flags attach_flags P prog_ids I prog_cnt P prog_attach_flags",
+            # All of it: the kernel writes the revision (6.6 and later) also behind a shorter union bpf_attr.
+            (
+                "I target_fd attach_type query_flags attach_flags P prog_ids I prog_cnt P prog_attach_flags link_ids "
+                "link_attach_flags Q revision"
+            ),
         ),
         ("RAW_TRACEPOINT_OPEN", 17, "P name I prog_fd Q cookie"),
         ("BTF_LOAD", 18, "P btf btf_log_buf I btf_size btf_log_size btf_log_level btf_log_true_size"),
@@ -510,6 +515,43 @@ def ids(kind: str, after: int = 0) -> list[int]:
     error = ctypes.get_errno()
     if error != 2:
         raise OSError(error, f"BPF_{command_name}: {os.strerror(error)}")
+    return found
+
+
+_SETTLED_ROUNDS, _SETTLE_PAUSE, _SETTLE_LONGEST = 20, 0.005, 20.0
+_MEMBARRIER_CMD_GLOBAL = 1
+_membarrier = syscalls.system_call("membarrier", ctypes.c_int, ctypes.c_uint)
+
+
+def settle() -> int:
+    """Wait until no map, program or link has appeared or gone for a while: the kernel frees them later.
+
+    Returns:
+        Milliseconds that it took.
+
+    Raises:
+        OSError: ETIMEDOUT when they have not stopped changing for 20 s.
+    """
+    started = time.monotonic()
+    before, quiet = _all_ids(), 0
+    while quiet < _SETTLED_ROUNDS:
+        if time.monotonic() - started > _SETTLE_LONGEST:
+            raise OSError(110, "the kernel's maps, programs and links did not stop changing")
+        _membarrier(_MEMBARRIER_CMD_GLOBAL, 0)  # waits for a grace period, where there are several CPUs
+        time.sleep(_SETTLE_PAUSE)
+        now = _all_ids()
+        quiet = quiet + 1 if now == before else 0
+        before = now
+    return int((time.monotonic() - started) * 1000)
+
+
+def _all_ids() -> dict[str, list[int]]:
+    found = {}
+    for kind in ("map", "prog", "link"):
+        try:
+            found[kind] = ids(kind)
+        except OSError:
+            continue  # this kernel has no ids for this kind
     return found
 
 

@@ -128,6 +128,43 @@ def _perf_event(prog_fd: int, kind: int, config: int, name: bytes) -> int:
     return fd
 
 
+def interface(name: str) -> int:
+    """Return the number of a network interface.
+
+    Raises:
+        OSError: There is none of that name.
+    """
+    for number, known in socket.if_nameindex():
+        if known == name:
+            return number
+    raise OSError(19, "there is no such network interface", name)
+
+
+_RTM_NEWLINK, _NLM_F_CREATE = 16, 0x605  # a request, acknowledged, that creates and does not replace
+_IFLA_IFNAME, _IFLA_LINKINFO, _IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER = 3, 18, 1, 2, 1
+
+
+def make_interface_pair(first: str, second: str) -> None:
+    """Make two network interfaces that are connected with each other (veth).
+
+    Raises:
+        OSError: The kernel refused, EOPNOTSUPP where its module veth is not loaded.
+    """
+    header = bytes(16)  # struct ifinfomsg
+    peer = _attribute(_VETH_INFO_PEER, header + _attribute(_IFLA_IFNAME, second.encode() + b"\0"))
+    info = _attribute(_IFLA_INFO_KIND, b"veth\0") + _attribute(_IFLA_INFO_DATA, peer)
+    body = header + _attribute(_IFLA_IFNAME, first.encode() + b"\0") + _attribute(_IFLA_LINKINFO, info)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0) as link:
+        link.send(struct.pack("<IHHII", 16 + len(body), _RTM_NEWLINK, _NLM_F_CREATE, 1, 0) + body)
+        (error,) = struct.unpack_from("<i", link.recv(4096), 16)
+    if error:
+        raise OSError(-error, f"veth: {os.strerror(-error)}")
+
+
+def _attribute(kind: int, data: bytes) -> bytes:
+    return struct.pack("<HH", 4 + len(data), kind) + data + bytes(-len(data) % 4)
+
+
 def possible_cpus() -> int:
     """Return the number of possible CPUs: the number of values in an element of a per-CPU map."""
     with open("/sys/devices/system/cpu/possible") as file:

@@ -509,11 +509,11 @@ def set_program(handle: int, name: str, setting: str, value: int) -> tuple[int, 
     return (-result if result < 0 else 0), _library().take_messages()
 
 
-def keep_log(handle: int, name: str, level: int) -> None:
-    """Keep the verifier's log of a program, accepted or refused, for :func:`program_log`."""
+def keep_log(handle: int, name: str, level: int, room: int) -> None:
+    """Keep the verifier's log of a program, accepted or refused, for :func:`program_log`; `room` is in bytes."""
     one, lib = _find(handle, "program", name), _library().lib
-    room = _objects[handle].logs[name] = ctypes.create_string_buffer(_LOG_ROOM)
-    lib.bpf_program__set_log_buf(one, room, ctypes.c_size_t(_LOG_ROOM))
+    held = _objects[handle].logs[name] = ctypes.create_string_buffer(room)
+    lib.bpf_program__set_log_buf(one, held, ctypes.c_size_t(room))
     lib.bpf_program__set_log_level(one, ctypes.c_uint32(level))
 
 
@@ -597,6 +597,47 @@ def attach(handle: int, name: str) -> tuple[int, int, int, bytes]:
     number = len(_links) + 1
     _links[number] = link
     return 0, number, fd, library.take_messages()
+
+
+_TC_INGRESS = 1
+_EEXIST = 17
+
+
+def attach_to(handle: int, name: str, hook: str, target: int) -> tuple[int, int, int, bytes]:
+    """Attach a program to a place that its section does not name; result as for :func:`attach`.
+
+    Args:
+        handle: The object.
+        name: The program.
+        hook: "xdp" or "tc" (the target is the number of an interface), "cgroup" or "netns" (a descriptor).
+        target: The place.
+    """
+    library = _library()
+    prog = _find(handle, "program", name)
+    if hook == "tc":
+        return _attach_tc(library, prog, target)
+    function = getattr(library.lib, f"bpf_program__attach_{hook}")
+    function.restype = ctypes.c_void_p
+    link = function(prog, target)
+    if not link:
+        return ctypes.get_errno(), 0, -1, library.take_messages()
+    number = len(_links) + 1
+    _links[number] = link
+    return 0, number, library.lib.bpf_link__fd(ctypes.c_void_p(link)), library.take_messages()
+
+
+def _attach_tc(library: _Library, prog: ctypes.c_void_p, interface: int) -> tuple[int, int, int, bytes]:
+    """Attach to what an interface receives, with a filter of clsact; it has no link and stays attached."""
+    lib = library.lib
+    hook = struct.pack("<QiiI4x", 24, interface, _TC_INGRESS, 0)
+    made = lib.bpf_tc_hook_create(hook)
+    if made not in (0, -_EEXIST):
+        return -made, 0, -1, library.take_messages()
+    options = ctypes.create_string_buffer(struct.pack("<QiIIII4x", 32, lib.bpf_program__fd(prog), 0, 0, 0, 0), 32)
+    attached = lib.bpf_tc_attach(hook, options)
+    number = len(_links) + 1
+    _links[number] = 0
+    return max(-attached, 0), number, -1, library.take_messages()
 
 
 def detach(link: int) -> None:

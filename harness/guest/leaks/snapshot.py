@@ -21,6 +21,7 @@ from harness.guest.api.syscalls import system_call
 from harness.guest.leaks import provenance
 from harness.guest.leaks.descriptors import describe
 from harness.guest.leaks.holders import held_by_cgroups, held_by_objects, held_by_pins, held_by_processes, pins
+from harness.guest.leaks.network import held_by_network
 from harness.guest.leaks.processes import command_of, lives, open_children, processes
 
 TYPE_CHECKING = False
@@ -194,7 +195,7 @@ class Baseline:
                     objects.append(describe(kind, number))
                 except OSError:
                     continue  # gone since the count
-        for look in (held_by_pins, held_by_processes, held_by_objects, held_by_cgroups):
+        for look in (held_by_pins, held_by_processes, held_by_objects, held_by_cgroups, held_by_network):
             holders += look()
         return objects, holders
 

@@ -6,9 +6,11 @@ import pytest
 
 from harness.check.plan import (
     MapSetting,
+    Place,
     Template,
     Variable,
     parse_map,
+    parse_place,
     parse_template,
     parse_variable,
 )
@@ -60,3 +62,15 @@ def test_a_value_that_does_not_fit_is_refused(variable: Variable) -> None:
 def test_what_sets_no_variable_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="does not set a variable"):
         parse_variable(text)
+
+
+def test_places() -> None:
+    assert parse_place("xdp=lo") == Place("xdp", "lo")
+    assert parse_place("cgroup=/") == Place("cgroup", "/")
+    assert parse_place("netns") == Place("netns", "")
+
+
+@pytest.mark.parametrize("text", ["", "xdp", "xdp=", "eth0", "netns=x", "kprobe=f"])
+def test_what_is_not_a_place_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="is not a place to attach to"):
+        parse_place(text)
