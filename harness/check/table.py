@@ -12,6 +12,7 @@ from typing import Any
 from harness.check.cost import FIGURES
 from harness.check.results import Kind, Result, Verdict
 from harness.util import tables
+from harness.util.printable import printable
 
 _STYLES = {Verdict.OK: "green", Verdict.LOST: "yellow"}
 _SEPARATE_COLUMNS = 4
@@ -94,7 +95,7 @@ def remarks(results: Sequence[Result], rows: Sequence[tuple[str, str, Kind]] = (
     for one in results:
         if (one.object, one.program, one.kind) not in shown or not one.reason:
             continue
-        by_text.setdefault(one.reason, {}).setdefault(one.program, []).append(one.kernel)
+        by_text.setdefault(printable(one.reason), {}).setdefault(one.program, []).append(one.kernel)
     found = []
     for text, programs in by_text.items():
         by_kernels: dict[tuple[str, ...], list[str]] = {}

@@ -129,7 +129,9 @@ def _main(argv: Sequence[str] | None) -> int:
     try:
         status: int = arguments.run(arguments)
     except HarnessError as error:
-        print(f"harness: error: {error}", file=sys.stderr)
+        from harness.util.printable import printable
+
+        print(printable(f"harness: error: {error}"), file=sys.stderr)
         return error.exit_status
     except _Terminated:
         print("harness: terminated", file=sys.stderr)

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from harness.util.printable import printable
+
 
 class Output:
     """Prints by way of pytest's terminal reporter, which a worker of xdist has not."""
@@ -24,17 +26,17 @@ class Output:
         self.show([f"harness: {line}"])
 
     def show(self, lines: Sequence[str]) -> None:
-        """Print lines as they are; nothing without a reporter."""
+        """Print lines; nothing without a reporter."""
         reporter = self._reporter
         if reporter is not None:
             reporter.ensure_newline()
             for line in lines:
-                reporter.write_line(line)
+                reporter.write_line(printable(line))
             reporter.flush()
 
     def complain(self, message: str) -> None:
         """Print what went wrong outside any test; on stderr without a reporter."""
-        reporter = self._reporter
+        reporter, message = self._reporter, printable(message)
         if reporter is None:
             sys.stderr.write(f"ERROR: {message}\n")
             return

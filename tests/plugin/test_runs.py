@@ -162,15 +162,20 @@ def test_next(guest):
 """
 
 
-def test_an_interrupt_leaves_nothing(inner: Inner) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_leaves_nothing_and_is_reported(inner: Inner, number: signal.Signals) -> None:
     inner.write(test_waits=WAITS)
-    process = inner.start(f"--kernel={KERNEL}", "--accel=tcg", "--verdicts")
+    junit = inner.folder / "junit.xml"
+    process = inner.start(f"--kernel={KERNEL}", "--accel=tcg", "--verdicts", f"--junitxml={junit}")
     wait_until((inner.folder / "started").exists)
     assert inner.qemus() != []
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, _ = process.communicate()
     assert process.returncode == pytest.ExitCode.INTERRUPTED, out
     assert "KeyboardInterrupt" in out
+    assert ("terminated by SIGTERM" in out) == (number == signal.SIGTERM)
+    assert "no tests ran in" in out
+    assert junit.read_text().startswith("<?xml")
     assert inner.qemus() == []
     assert inner.run_folders() == []
     assert not (inner.folder / "next").exists()

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from harness.results.outcomes import Outcome
 from harness.results.types import RecordedKernel, RecordedResult, RunRecord
+from harness.util.printable import printable
 
 _OK = (Outcome.PASSED, Outcome.XFAILED, Outcome.UNSUPPORTED)
 """Outcomes that are not failures."""
@@ -93,9 +94,9 @@ def _details(result: RecordedResult) -> Iterator[str]:
 
 def _said(text: str) -> Iterable[str]:
     """Return a text as diagnostic lines, which parsers do not take for results."""
-    return (f"# {line}".rstrip() for line in text.splitlines())
+    return (f"# {printable(line)}".rstrip() for line in text.splitlines())
 
 
 def _plain(text: str) -> str:
     """Return a text for a description: one line, without the character that begins a directive."""
-    return " ".join(text.replace("#", "_").split())
+    return printable(" ".join(text.replace("#", "_").split()))
