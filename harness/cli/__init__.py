@@ -7,6 +7,7 @@ parsed arguments to an exit status. Imports everything below as the chosen comma
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import logging
 import os
@@ -16,7 +17,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harness import __version__
-from harness.errors import HarnessError, UsageError
+from harness.errors import HarnessError, InfrastructureError, UsageError
+from harness.util import streams
 
 if TYPE_CHECKING:
     from harness.kernel.types import Choice
@@ -90,19 +92,30 @@ _BROKEN_PIPE = 141
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; print a :class:`HarnessError` as one message and return its exit status."""
+    streams.open_closed()
+    streams.allow_every_letter()
     try:
         try:
             return _main(argv)
         finally:
             # Here, because Python's own flush, at its end, would complain of a reader that has left (`| head`).
-            if sys.stdout is not None:
-                sys.stdout.flush()
+            sys.stdout.flush()
     except BrokenPipeError:
-        # What is left to write goes nowhere.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+        _drop_output()
         return _BROKEN_PIPE
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EIO) or error.filename is not None:
+            raise
+        _drop_output()
+        print(f"harness: error: the output cannot be written: {error.strerror}", file=sys.stderr)
+        return InfrastructureError.exit_status
+
+
+def _drop_output() -> None:
+    """Let what is left to write go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def _main(argv: Sequence[str] | None) -> int:

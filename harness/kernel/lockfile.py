@@ -31,7 +31,7 @@ def read(path: Path) -> list[Choice]:
         SelectorError: It does not exist or is damaged.
     """
     try:
-        data = json.loads(path.read_text())
+        data = json.loads(path.read_text(encoding="utf-8"))
         if data["format"] != FORMAT:
             raise SelectorError(
                 f"the lock file {path} has format {data['format']!r}",

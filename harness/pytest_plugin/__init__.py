@@ -7,6 +7,8 @@ asks for something.
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from harness.pytest_plugin import fixtures, marks, options
@@ -15,6 +17,11 @@ from harness.pytest_plugin.parts import start
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     """Declare the options, and register what pytest has to know from the start."""
+    if sys.stdout is None or sys.stderr is None:
+        # pytest's reporter cannot do without, and the first machine's socket would take their place.
+        from harness.util import streams
+
+        streams.open_closed()
     options.declare(parser)
     for part in (options, fixtures):
         pluginmanager.register(part, part.__name__)

@@ -66,5 +66,5 @@ def read_user_toml(path: Path) -> dict[str, Any]:
 
 
 def _parse(path: Path) -> dict[str, Any]:
-    parsed: dict[str, Any] = tomllib.loads(path.read_text())
+    parsed: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     return parsed

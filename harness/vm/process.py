@@ -104,13 +104,14 @@ def vng_environment(vng: Path, *tools: Path) -> dict[str, str]:
     """Return the environment for vng.
 
     vng searches PATH for its own helpers, which a virtual environment that is not activated does not add, and for
-    depmod, which is not on a plain user's PATH.
+    depmod, which is not on a plain user's PATH. It prints and reads UTF-8, which not every locale allows.
 
     Args:
         vng: The `vng` program.
         tools: Folders of programs that vng must find before this machine's.
     """
-    return {**os.environ, "PATH": os.pathsep.join((*map(str, tools), str(vng.parent), needs.search_path()))}
+    path = os.pathsep.join((*map(str, tools), str(vng.parent), needs.search_path()))
+    return {**os.environ, "PATH": path, "PYTHONUTF8": "1"}
 
 
 class ClonedProcess:

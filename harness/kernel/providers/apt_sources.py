@@ -74,9 +74,9 @@ def read_machine(etc_apt: Path = Path("/etc/apt")) -> list[Source]:
     sources: list[Source] = []
     for path in [etc_apt / "sources.list", *sorted(parts.glob("*.list"))]:
         if path.is_file():
-            sources += parse_one_line(path.read_text(errors="replace"))
+            sources += parse_one_line(path.read_text(encoding="utf-8", errors="replace"))
     for path in sorted(parts.glob("*.sources")):
-        sources += parse_deb822(path.read_text(errors="replace"))
+        sources += parse_deb822(path.read_text(encoding="utf-8", errors="replace"))
     return sources
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -46,3 +47,47 @@ def test_a_comparison_starts_nothing_that_it_does_not_need(tmp_path: Path) -> No
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
+
+
+def in_shell(words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    program = f"{sys.executable} -c 'import sys; from harness.cli import main; sys.exit(main())'"
+    return subprocess.run(
+        ["sh", "-c", words.replace("harness", program, 1)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_do_no_harm(closed: str) -> None:
+    done = in_shell(f"harness matrix --kernel=6.1 --help {closed}")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_full_disk_behind_the_output_is_one_error(tmp_path: Path) -> None:
+    write(tmp_path / "a.json", record(result("t::a", "6.1")))
+    done = in_shell(f"harness compare {tmp_path}/a.json {tmp_path}/a.json --format json > /dev/full")
+    assert done.returncode == 3
+    assert done.stderr == "harness: error: the output cannot be written: No space left on device\n"
+
+
+def test_pytest_runs_without_stdout(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text("def test_it(): pass\n")
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m pytest -q -p no:cacheprovider {tmp_path} >&-"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_letter_that_the_output_cannot_hold_is_escaped() -> None:
+    code = "from harness.util import streams; streams.allow_every_letter(); print('✓')"
+    ascii_only = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, **ascii_only}
+    )
+    assert done.stdout == "\\u2713\n"
