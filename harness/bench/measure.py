@@ -6,6 +6,7 @@ Whole processes are timed from outside.
 from __future__ import annotations
 
 import os
+import resource
 import sys
 import tempfile
 import time
@@ -15,7 +16,7 @@ from typing import Any
 
 from harness import kernel as kernels
 from harness.bench.figures import Figures
-from harness.bench.suite import suite
+from harness.bench.suite import plain_suite, suite
 from harness.errors import InfrastructureError
 from harness.guest import calls
 from harness.kernel.types import Choice
@@ -72,6 +73,7 @@ class Bench:
                 self._clones(10 if self._quick else 20)
                 self._forks(10 if self._quick else 20)
                 self._warm_run()
+            self._idle(5 if self._quick else 20)
             self._suites()
             if not self._quick:
                 self._ledger(5)
@@ -131,6 +133,28 @@ class Bench:
         with suite(1) as folder:
             self._pytest(folder, "warm_pytest", "pytest -k one_test, warm", "-k", "one_test")
 
+    def _idle(self, rounds: int) -> None:
+        """Take what the installed plugin costs tests that use nothing of it, in processor time of whole processes."""
+        what = "processor time of pytest, 50 tests without a kernel"
+        with plain_suite(50) as folder:
+            argv = [
+                sys.executable,
+                "-m",
+                "pytest",
+                "-q",
+                "-p",
+                "no:cacheprovider",
+                "-p",
+                "no:hypothesispytest",
+                str(folder),
+            ]
+            _processor_time(argv)  # the first compiles modules
+            for _ in range(rounds):
+                without, with_it = _processor_time([*argv, "-p", "no:harness"]), _processor_time(argv)
+                self.figures.add("plain_without", "s", f"{what}, without the plugin", without)
+                self.figures.add("plain_with", "s", f"{what}, with the plugin installed", with_it)
+                self.figures.add("idle_plugin", "s", "what the installed plugin adds to that", with_it - without)
+
     def _suites(self) -> None:
         tests = 20 if self._quick else 100
         booted = 2 if self._quick else 20
@@ -176,6 +200,14 @@ class Bench:
             "cpus": os.cpu_count(),
             **self.figures.record(),
         }
+
+
+def _processor_time(argv: list[str]) -> float:
+    """Return the processor seconds of a program, which has to succeed."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    _run(argv, _SUITE_TIMEOUT)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def _forked_call(machine: Machine) -> None:

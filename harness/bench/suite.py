@@ -1,4 +1,4 @@
-"""The file of tests that is timed as a whole."""
+"""The files of tests that are timed as a whole."""
 
 from __future__ import annotations
 
@@ -34,4 +34,17 @@ def suite(count: int, mark: str = "") -> Iterator[Path]:
     """
     with tempfile.TemporaryDirectory(prefix="harness-bench-") as folder:
         (Path(folder) / "test_bench.py").write_text(_TEST_FILE.format(count=count - 1, mark=mark))
+        yield Path(folder)
+
+
+@contextmanager
+def plain_suite(count: int) -> Iterator[Path]:
+    """Yield a folder with tests that use no kernel, for the time of a with statement.
+
+    Args:
+        count: Number of tests.
+    """
+    with tempfile.TemporaryDirectory(prefix="harness-bench-") as folder:
+        tests = "\n\n".join(f"def test_{number}():\n    assert {number} >= 0" for number in range(count))
+        (Path(folder) / "test_plain.py").write_text(tests)
         yield Path(folder)

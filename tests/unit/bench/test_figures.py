@@ -10,6 +10,8 @@ def measured() -> Figures:
     for values in ((9.0, 0.07, 0.2, 3.0), (8.0, 0.06, 0.4, 4.0), (10.0, 0.01, 0.3, 5.0)):
         for name, value in zip(("vng_pristine", "clone_ready", "isolated_test", "cold_boot"), values, strict=True):
             figures.add(name, "s", f"the {name}", value)
+    figures.add("plain_without", "s", "without the plugin", 0.5)
+    figures.add("plain_with", "s", "with it", 0.51)
     figures.add("clone_private", "MiB", "memory", 12.34)
     return figures
 
