@@ -7,8 +7,9 @@ import enum
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
-from harness.errors import BootError, GuestError, InfrastructureError, TemplateError, VngFailed
+from harness.errors import BootError, GuestError, HarnessError, InfrastructureError, TemplateError, VngFailed
 from harness.guest import calls
 from harness.image.build import Image, guest_image
 from harness.kernel.boot_needs import modules_for_boot
@@ -20,6 +21,8 @@ from harness.vm.boot import BOOT_TIMEOUT, boot
 from harness.vm.machine import Machine, State, sweep_abandoned
 from harness.vm.process import find_qemu, find_vng
 from harness.vm.spec import Accel, Acceleration, MachineSpec, Needs
+
+T = TypeVar("T")
 
 _CLONE_MIB = 96
 """Memory that a clone needs at once: QEMU, its translated code, the pages that a short test writes."""
@@ -129,6 +132,14 @@ class Pool:
             self._open.append(machine)
         return machine
 
+    def save(self, choice: Choice, needs: Needs) -> None:
+        """Boot a machine and save it, unless that was done before: tests then start from it in no time.
+
+        An error is the first test's that takes the machine: :meth:`prepare` and :meth:`take` raise it again.
+        """
+        with contextlib.suppress(HarnessError):
+            self._retried(self.prepare(choice, needs), lambda spec: self._template(spec, doubted=False))
+
     def boot_seconds(self, spec: MachineSpec) -> float | None:
         """Return the boot time of the template that such machines are clones of; None when they are not clones."""
         saved = self._templates.get(spec)
@@ -176,7 +187,11 @@ class Pool:
             self._open.pop().close()
 
     def _bootable(self, spec: MachineSpec) -> Machine:
-        """Return a new machine; after a failed boot, raise the same error again.
+        """Return a new machine; after a failed boot, raise the same error again."""
+        return self._retried(spec, self._new)
+
+    def _retried(self, spec: MachineSpec, make: Callable[[MachineSpec], T]) -> T:
+        """Return what `make` returns.
 
         A failed boot is tried once more. The reason can be a busy machine, or QEMU: an emulated CPU can run code that
         another CPU has just patched. This was seen once in some hundred boots with two CPUs: a panic in the middle of
@@ -187,7 +202,7 @@ class Pool:
                 raise self._failures[spec.kernel, lost]
         for attempt in range(1, _BOOT_ATTEMPTS + 1):
             try:
-                return self._new(spec)
+                return make(spec)
             except BootError as error:
                 if isinstance(error, VngFailed) or attempt == _BOOT_ATTEMPTS:
                     self._failures[spec.kernel, spec.needs] = error

@@ -173,6 +173,27 @@ def declare(parser: pytest.Parser) -> None:
     parser.addini("harness_kernels", "kernels to test on without --harness-kernel", type="args", default=[])
 
 
+def refuse_parallel(config: pytest.Config) -> None:
+    """Refuse to run tests of kernels under pytest-parallel.
+
+    Raises:
+        pytest.UsageError: It is asked for.
+    """
+    workers = config.getoption("workers", None) or config.getoption("tests_per_worker", None)
+    if workers:
+        raise pytest.UsageError(
+            "tests of kernels do not run under pytest-parallel: its processes and threads would share one machine\n"
+            f"  next step: use pytest-xdist: -n {workers}"
+        )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Refuse what cannot be, as long as that needs no collected test."""
+    if named(config):
+        refuse_parallel(config)
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_load_initial_conftests(
     early_config: pytest.Config, parser: pytest.Parser, args: list[str]

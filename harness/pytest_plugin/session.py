@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from harness.errors import HarnessError
-from harness.pytest_plugin.collection import kernel_of
-from harness.pytest_plugin.options import KERNEL_FIXTURE, PREFIX, TAKEN, VM_FIXTURE, option
+from harness.pytest_plugin.collection import kernel_of, wanted_by
+from harness.pytest_plugin.options import KERNEL_FIXTURE, PREFIX, TAKEN, VM_FIXTURE, option, refuse_parallel
 from harness.pytest_plugin.pause import check_pause_options
 from harness.pytest_plugin.state import STATE, PluginState
 
@@ -95,12 +95,30 @@ def pytest_collection(session: pytest.Session) -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Prepare the default kernel if there are tests that use it."""
     state = session.config.stash[STATE]
+    if any(kernel_of(item) for item in session.items):
+        refuse_parallel(session.config)
     if state.named or state.is_worker or session.config.getoption("collectonly"):
         return
     needing = {KERNEL_FIXTURE, VM_FIXTURE}
     if any(kernel_of(item) and needing.intersection(getattr(item, "fixturenames", ())) for item in session.items):
         for line in _prepare_all(state):
             state.output.say(line)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> None:
+    """Save the machines that tests start from, before the first of them: its time-out is not for that."""
+    config = session.config
+    if config.getoption("collectonly") or (
+        session.testsfailed and not config.getoption("continue_on_collection_errors")
+    ):
+        return
+    machines = list(dict.fromkeys(wanted for item in session.items if (wanted := wanted_by(item)) is not None))
+    # Each of xdist's workers begins with another, since one machine is saved once.
+    worker = getattr(config, "workerinput", {}).get("workerid", "").removeprefix("gw")
+    first = int(worker) % len(machines) if worker.isdecimal() and machines else 0
+    for choice, needs in machines[first:] + machines[:first]:
+        config.stash[STATE].pool().save(choice, needs)
 
 
 def _prepare_all(state: PluginState) -> list[str]:

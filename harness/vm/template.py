@@ -141,6 +141,8 @@ def find_or_make(
         if found is None:
             if folder.exists():
                 progress(f"the saved machine of {spec.label} is damaged; booting it anew")
+            else:
+                progress(f"booting {spec.label} and saving it; tests start from that, also in later runs")
             found = make(folder, spec, boot_timeout=boot_timeout)
             cache.drop_unused(folder.parent.glob("*"))
     return found

@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 
 from harness.errors import BootError, TemplateError, VngFailed
+from harness.kernel.types import Choice
 from harness.machines import pool as pools
 from harness.machines.pool import Pool, Settings
 from harness.vm import clone as vm_clone
@@ -115,3 +116,30 @@ def test_a_test_whose_clone_fails_twice_gets_a_booted_machine_and_the_next_a_clo
     assert clones.said[-1] == "a clone did not come to life; booting one instead"
     assert clones.take() is UP
     assert clones.done[3:] == ["cloned"]
+
+
+def test_a_machine_saved_ahead_is_found_by_its_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    clones = Clones(monkeypatch, True)
+    monkeypatch.setattr(clones.pool, "prepare", lambda *_: spec_of("/k", "/i"))
+    clones.pool.save(cast("Choice", None), Needs())
+    assert clones.done == ["found"]
+    assert clones.take() is UP
+    assert clones.done == ["found", "cloned"]
+
+
+def test_a_boot_that_fails_ahead_is_the_error_of_the_first_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    clones = Clones(monkeypatch)
+    monkeypatch.setattr(clones.pool, "prepare", lambda *_: spec_of("/k", "/i"))
+    boots = 0
+
+    def find_or_make(_spec: MachineSpec, **_: object) -> object:
+        nonlocal boots
+        boots += 1
+        raise BootError("the kernel died while it booted")
+
+    monkeypatch.setattr(template, "find_or_make", find_or_make)
+    clones.pool.save(cast("Choice", None), Needs())
+    for _ in range(2):
+        with pytest.raises(BootError):
+            clones.take()
+    assert boots == 2  # both ahead
