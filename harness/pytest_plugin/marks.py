@@ -13,17 +13,12 @@ import pytest
 PREFIX = "harness_"
 
 MARKERS = {
-    "vm": "(memory, cpus, parameters, modules, scope, group): MiB, virtual CPUs, kernel command line words and loaded "
-    "kernel modules of the test's machine; scope='class', scope='module' or group='name': tests that follow each "
-    "other share it",
-    "kernel": "(condition, ...): run the test only on kernels of these versions, such as '>=5.11' or '>=5.10,<6.2'; "
-    "conditions in one marker are alternatives, several markers must all match",
-    "requires": "(capability, ...): run the test only on kernels with this capability, found by a probe",
-    "leaks": "(reason): the test leaves kernel objects behind on purpose; the leak check does not look at it, and no "
-    "test that does not leak too runs on its machine",
-    "expects_fault": "(kind, reason=..., title=regex): the test causes a fault of the kernel on purpose (WARN, oops, "
-    "...); it fails when the fault does not appear",
-    "stress": ": the test repeats work as often as --harness-stress says",
+    "vm": "(memory, cpus, parameters, modules, scope, group): shape the test's machine, or let tests share one.",
+    "kernel": "(condition, ...): run the test only on kernels of these versions, such as '>=5.11' or '>=5.10,<6.2'.",
+    "requires": "(capability, ...): run the test only on kernels with these capabilities, which probes find.",
+    "leaks": "(reason): let the test leave kernel objects behind.",
+    "expects_fault": "(kind, reason=..., title=regex): fail the test unless the kernel reports this fault.",
+    "stress": ": the test repeats work as often as --harness-stress says.",
 }
 """The markers, with what `pytest --markers` says of each."""
 
@@ -38,7 +33,7 @@ def declare(config: pytest.Config) -> None:
     for name, text in MARKERS.items():
         config.addinivalue_line("markers", f"{PREFIX}{name}{text}")
         if name not in declared:
-            config.addinivalue_line("markers", f"{name}{text.partition(':')[0]}: the same as {PREFIX}{name}")
+            config.addinivalue_line("markers", f"{name}{text.partition(':')[0]}: the same as {PREFIX}{name}.")
 
 
 def marks(node: pytest.Item, name: str) -> Iterator[pytest.Mark]:

@@ -92,6 +92,7 @@ class Gatherer:
     problems: list[str] = field(default_factory=list)
     _phases: dict[str, list[Phase]] = field(default_factory=dict, init=False)
     _attempts: dict[str, int] = field(default_factory=dict, init=False)
+    _void: set[str] = field(default_factory=set, init=False)
 
     def add(self, phase: Phase, kernels: Sequence[str] = ()) -> RecordedResult | None:
         """Add a phase; return the test's result when it was the last phase and the test ran on a kernel.
@@ -102,10 +103,11 @@ class Gatherer:
         """
         if phase.when == "setup":
             self._phases.pop(phase.nodeid, None)
-        if phase.outcome not in ("passed", "failed", "skipped"):
-            # pytest-rerunfailures: the next attempt counts, whichever of its phases are reported for this one.
+            self._void.discard(phase.nodeid)
             self._attempts[phase.nodeid] = self._attempts.get(phase.nodeid, 0) + 1
-            self._phases.pop(phase.nodeid, None)
+        if phase.outcome not in ("passed", "failed", "skipped"):
+            self._void.add(phase.nodeid)  # pytest-rerunfailures; some of its versions report a teardown after that
+        if phase.nodeid in self._void:
             return None
         phases = self._phases.setdefault(phase.nodeid, [])
         phases.append(phase)
@@ -138,7 +140,6 @@ class Gatherer:
         ]
         bad = [phase for phase in phases if phase.outcome == "failed"]
         telling = bad or [phase for phase in phases if phase.reason]
-        attempts = self._attempts[last.nodeid] = self._attempts.get(last.nodeid, 0) + 1
         machines = properties.values(known, properties.MACHINE)
         machine = machines[-1] if machines and isinstance(machines[-1], dict) else {}
         return RecordedResult(
@@ -156,7 +157,7 @@ class Gatherer:
             teardown=self._seconds(phases, "teardown"),
             start=machine.get("start"),
             boot=machine.get("boot"),
-            attempts=attempts,
+            attempts=self._attempts.get(last.nodeid, 1),
             observations=self._each(last.nodeid, known, properties.OBSERVATION, Observation),
             leaks=self._each(last.nodeid, known, properties.LEAK, Leak),
             faults=self._each(last.nodeid, known, properties.FAULT, Fault),

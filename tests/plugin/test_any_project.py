@@ -46,12 +46,23 @@ def test_markers_are_left_alone_on_tests_without_a_kernel(inner: Inner) -> None:
     assert result.last.strip("= ").startswith("4 passed in"), result.out
 
 
-def test_each_marker_has_a_name_of_its_own(inner: Inner) -> None:
+def test_each_marker_has_a_name_of_its_own_and_a_sentence(inner: Inner) -> None:
     result = inner.run("--markers", env=NOWHERE)
-    own = re.findall(r"^@pytest.mark.harness_(\w+)[(:]", result.out, re.MULTILINE)
-    short = re.findall(r"^@pytest.mark.(\w+)(?:\(.*\))?: the same as harness_(\w+)$", result.out, re.MULTILINE)
+    own = re.findall(
+        r"^@pytest.mark.harness_(\w+)(?:\(.*?\))?: [^.]+\w(?: '[^']*' or '[^']*')?\.$", result.out, re.MULTILINE
+    )
+    short = re.findall(r"^@pytest.mark.(\w+)(?:\(.*\))?: the same as harness_(\w+)\.$", result.out, re.MULTILINE)
     assert sorted(own) == ["expects_fault", "kernel", "leaks", "requires", "stress", "vm"]
     assert sorted(short) == [(name, name) for name in sorted(own)]
+
+
+def test_each_fixture_has_a_sentence(inner: Inner) -> None:
+    result = inner.run("--fixtures", env=NOWHERE)
+    section = result.out.partition("fixtures defined from harness.pytest_plugin.fixtures")[2].partition("\n---")[0]
+    found = re.findall(r"^(\w+)(?: \[session scope\])? -- .*fixtures\.py:\d+\n    (.+)\n$", section, re.MULTILINE)
+    names = "bcc bpf bpf_loader bpf_object guest kernel kernel_choice libbpf shared_guest stress vm"
+    assert sorted(name for name, _ in found) == names.split(), section
+    assert all(re.fullmatch(r"[A-Z][^.]+\.", text) for _, text in found), found
 
 
 PREFIXED = """

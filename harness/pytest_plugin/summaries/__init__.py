@@ -127,7 +127,11 @@ class CountOnce:
         troubles = properties.troubles(report.user_properties)
         # A test that shared its machine may have passed there and fail on its own.
         again = report.when == "call" or (report.when == "teardown" and troubles)
-        if reporter is not None and report.failed and again:
+        # pytest-rerunfailures: what an attempt that does not count has passed.
+        rerun = report.outcome not in ("passed", "failed", "skipped") and properties.values(
+            report.user_properties, properties.KERNEL
+        )
+        if reporter is not None and ((report.failed and again) or rerun):
             for category in ("passed", "xfailed"):
                 counted = reporter.stats.get(category, [])
                 counted[:] = [one for one in counted if one.nodeid != report.nodeid]
@@ -219,9 +223,10 @@ class Verdicts:
         kernels = properties.values(report.user_properties, properties.KERNEL)
         if not kernels:
             return
+        if report.when == "setup":
+            self._results.pop(report.nodeid, None)  # of an earlier attempt
         if report.outcome not in ("passed", "failed", "skipped"):
-            self._results.pop(report.nodeid, None)  # pytest-rerunfailures: the next attempt counts
-            return
+            return  # pytest-rerunfailures: the next attempt counts
         outcome = outcome_of(
             report.outcome,
             expected=hasattr(report, "wasxfail"),

@@ -142,6 +142,26 @@ def test_the_last_of_several_attempts_counts() -> None:
     assert (result.outcome.value, result.attempts, result.failure) == ("passed", 2, "")
 
 
+@pytest.mark.parametrize("void", ["call", "teardown"])
+def test_an_attempt_that_does_not_count_leaves_nothing_but_its_number(void: str) -> None:
+    passed = [{"when": when, "properties": [KERNEL]} for when in ("setup", "call", "teardown")]
+    trouble = [KERNEL, ("trouble", "infrastructure")]
+    first = [{**one, "outcome": "rerun", "properties": trouble} if one["when"] == void else one for one in passed]
+    result, gatherer = gathered(*first)
+    assert result is None
+    result, gatherer = gathered(*first, passed[0], {**passed[1], "outcome": "failed", "text": "no"}, passed[2])
+    assert result is not None
+    assert (result.outcome.value, result.attempts, result.trouble) == ("failed", 2, ())
+    assert gatherer.problems == []
+
+
+def test_the_time_of_a_subtest_is_in_that_of_its_test() -> None:
+    parts = [{"when": "call", "properties": [KERNEL], "seconds": 0.5, "is_part": True}] * 2
+    result, _ = gathered(*parts, {"when": "call", "properties": [KERNEL], "seconds": 1.1}, {"when": "teardown"})
+    assert result is not None
+    assert result.call == 1.1
+
+
 def test_a_property_of_another_shape_is_reported_and_nothing_else_is_lost() -> None:
     strange = [KERNEL, ("observation", "seen"), ("leak", {"kind": "map"}), ("observation", OBSERVED)]
     result, gatherer = gathered({"when": "call", "properties": strange}, {"when": "teardown", "properties": strange})
