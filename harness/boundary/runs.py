@@ -15,7 +15,7 @@ from harness.errors import RecordError, UsageError
 from harness.kernel import lockfile
 from harness.kernel.types import Choice
 from harness.results.file import read
-from harness.util.proc import log, quote
+from harness.util.proc import die_with_parent, log, quote
 
 _USAGE, _NO_TESTS = 4, 5
 
@@ -89,7 +89,13 @@ def _pytest(argv: Sequence[str]) -> tuple[int, str]:
     """Run pytest; return its exit status and what it printed. It is told to end when this process is."""
     log.info("+ %s", quote(argv))
     with subprocess.Popen(
-        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        preexec_fn=die_with_parent,
     ) as process:
         try:
             output, _ = process.communicate()

@@ -313,6 +313,8 @@ def main() -> NoReturn:
     options = _options()
     process.raise_limits()
     setup.take_away(options)
+    # Before the processes of tests, however many those leave running: the host waits for the agent's answer.
+    os.setpriority(os.PRIO_PROCESS, 0, -20)
     agent = Agent(Link(options["channel"]), lean="preload" not in options)
     refused = modules.load_all()
     if refused is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,6 +71,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """End every machine."""
     if STATE in config.stash:
         state = config.stash[STATE]
+        if signal.getsignal(signal.SIGTERM) is _terminated:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
         state.close()
         if state.recorder is not None:
             state.recorder.finish()
@@ -121,8 +125,20 @@ def pytest_runtestloop(session: pytest.Session) -> None:
         config.stash[STATE].pool().save(choice, needs)
 
 
+def _terminated(number: int, frame: object) -> None:  # noqa: ARG001 - the signature of a signal handler
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends the run at once
+    raise KeyboardInterrupt("terminated by SIGTERM")
+
+
+def _heed_termination() -> None:
+    """Let SIGTERM end the run as Ctrl-C does, with reports and the summary, unless the project handles it itself."""
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _terminated)
+
+
 def _prepare_all(state: PluginState) -> list[str]:
     """Bring the kernels onto this machine; return a line about each."""
+    _heed_termination()
     lines = [
         f"{name} is an option of this project's own; kernel-harness's is {PREFIX}{name.removeprefix('--')}"
         for name in state.config.stash.get(TAKEN, [])

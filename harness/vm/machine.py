@@ -206,6 +206,8 @@ class Machine:
         Ends the test's processes in the guest. With `is_last`, when the machine serves no other test, it only makes
         them close what they have open.
         """
+        # A process that the test left running may keep the agent from running at all: that shows sooner so.
+        self.ask_agent(calls.Agent.ping)
         return self.ask_agent_within(_LEDGER_TIMEOUT, calls.Agent.leak_snapshot, is_last=is_last)
 
     def has_ended(self, process: int) -> bool:

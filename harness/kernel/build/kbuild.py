@@ -328,21 +328,9 @@ class Job:
         with self.log.open("ab") as out:
             out.write(f"+ {proc.quote(argv)}\n".encode())
             out.flush()
-            process = subprocess.Popen(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                env={name: value for name, value in os.environ.items() if not name.startswith(("KBUILD", "MAKE"))}
-                | {"LC_ALL": "C"},
-            )
-            try:
+            env = {name: value for name, value in os.environ.items() if not name.startswith(("KBUILD", "MAKE"))}
+            with proc.group(argv, stdout=out, stderr=subprocess.STDOUT, env={**env, "LC_ALL": "C"}) as process:
                 self._watch(process, target, started, seconds)
-            except BaseException:
-                proc.kill_group(process.pid)
-                process.wait()
-                raise
         if process.returncode != 0:
             raise BuildError(
                 f"make {target} failed in {self.tree} with status {process.returncode}",

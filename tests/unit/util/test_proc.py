@@ -63,6 +63,15 @@ def test_a_program_that_does_not_end_is_killed_with_all_it_started(tmp_path: Pat
         wait_until(partial(has_ended, int(path.read_text())))
 
 
+def test_all_that_a_program_started_ends_with_a_harness_that_is_killed(tmp_path: Path) -> None:
+    script = f"(sleep 1000; :) & echo $! > {tmp_path}/new; mv {tmp_path}/new {tmp_path}/child; echo $$; wait"
+    code = f"from harness.util import proc; proc.run(['sh', '-c', {script!r}], timeout=1000)"
+    with subprocess.Popen([sys.executable, "-c", code]) as harness:
+        wait_until((tmp_path / "child").exists)
+        harness.kill()
+    wait_until(partial(has_ended, int((tmp_path / "child").read_text())))
+
+
 def test_a_program_that_is_not_there_is_named() -> None:
     with pytest.raises(ToolMissing, match="no-such-program cannot be started"):
         proc.run(["no-such-program"], timeout=1)
