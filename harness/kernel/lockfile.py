@@ -55,7 +55,7 @@ def read(path: Path) -> list[Choice]:
             expected="a file that `harness kernels lock` wrote",
             hint=f"harness kernels lock --output {path} SELECTOR...",
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise SelectorError(
             f"the lock file {path} is damaged: {type(error).__name__} {error}",
             expected="a file that `harness kernels lock` wrote",

@@ -6,6 +6,7 @@ that was made here, it is reached without following a link, and nothing that is 
 
 from __future__ import annotations
 
+import errno
 import os
 import posixpath
 import unicodedata
@@ -78,6 +79,12 @@ class PulledFolder:
             yield opened[-1], leaf
         except FileExistsError:
             raise self._refused(f"the guest sent {name!r} twice", "names that differ on this machine") from None
+        except OSError as error:
+            if error.errno not in (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ):
+                raise
+            raise self._refused(
+                f"the guest sent {name[:80]!r}: {error.strerror}", "names and links that this machine's disk can hold"
+            ) from None
         finally:
             for descriptor in opened:
                 os.close(descriptor)

@@ -117,11 +117,12 @@ def from_record(path: Path, read: Callable[[Any], T | None]) -> T | None:
     Args:
         path: A JSON file, as :func:`write_record` writes it.
         read: Gets the content. What it cannot read, since another version wrote it or a file that the record names is
-            gone, counts as damaged: it need not look out for OSError, KeyError, ValueError, TypeError, AttributeError.
+            gone, counts as damaged: it need not look out for OSError, LookupError, ValueError, TypeError,
+            AttributeError, RecursionError.
     """
     try:
         return read(json.loads(path.read_text()))
-    except (OSError, KeyError, ValueError, TypeError, AttributeError):
+    except (OSError, LookupError, ValueError, TypeError, AttributeError, RecursionError):
         return None
 
 

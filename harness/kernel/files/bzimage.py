@@ -189,6 +189,7 @@ def check_elf(data: bytes, name: str) -> None:
         KernelFileError: It is damaged, cut short, or for another architecture.
     """
     from elftools.common.exceptions import ELFError
+    from elftools.construct import ConstructError
 
     if data[:4] != ELF_MAGIC:
         raise KernelFileError(f"{name} is not an ELF file", expected="an x86-64 vmlinux")
@@ -207,7 +208,8 @@ def check_elf(data: bytes, name: str) -> None:
             raise KernelFileError(
                 f"{name} has no program headers", expected="a linked vmlinux, not an object file or module"
             )
-    except (ELFError, struct.error, ValueError) as error:
+        has_pvh_note(data)  # reads the notes, which may be damaged too
+    except (ELFError, ConstructError, struct.error, ValueError, OverflowError) as error:
         raise KernelFileError(f"{name} is a damaged ELF file: {error}", expected="a whole vmlinux") from error
     if end > len(data):
         raise KernelFileError(

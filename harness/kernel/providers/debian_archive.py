@@ -340,7 +340,8 @@ def named_index(
     if "Valid-Until" in fields:
         try:
             until = parsedate_to_datetime(fields["Valid-Until"].replace("UTC", "+0000"))
-        except ValueError as error:
+            until = until if until.tzinfo is not None else until.replace(tzinfo=timezone.utc)
+        except (ValueError, OverflowError) as error:
             raise MirrorError(f"the Release file of {suite} has a malformed Valid-Until: {error}") from error
         if until < (now or datetime.now(timezone.utc)):
             if expired is None:

@@ -77,6 +77,9 @@ class DebianKernel:
         return sum(package.size for package in self.sets[0])
 
 
+_SIZE = re.compile(r"[0-9]{1,15}")
+
+
 def scan(text: bytes, *, base: str, suite: str) -> list[Package]:
     """Find the kernel packages in a Packages file.
 
@@ -87,11 +90,13 @@ def scan(text: bytes, *, base: str, suite: str) -> list[Package]:
     """
     packages = []
     for match in _STANZA.finditer(text):
-        name = match[1].decode()
+        name = match[1].decode(errors="replace")
         fields = dict(
             line.split(": ", 1) for line in match[2].decode(errors="replace").split("\n") if ": " in line[:40]
         )
         if name.endswith("-dbg") or not {"Version", "Filename", "Size", "SHA256"} <= fields.keys():
+            continue
+        if not _SIZE.fullmatch(fields["Size"]):
             continue
         packages.append(
             Package(

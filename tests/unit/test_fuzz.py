@@ -1,0 +1,406 @@
+"""Everything that parses bytes from a guest, an archive or a user: only the declared error comes out.
+
+Valid input is damaged at random. What was found that way is kept as an example. A longer search:
+`HARNESS_FUZZ=20000 pytest tests/unit/test_fuzz.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from hypothesis import HealthCheck, Phase, example, given, settings
+from hypothesis import strategies as st
+
+from harness.checks import faults, known_faults, log_records
+from harness.errors import HarnessError, KernelFileError, MirrorError, RecordError, SelectorError, UsageError
+from harness.guest import wire
+from harness.kernel import lockfile, selector
+from harness.kernel.files import bzimage, modules
+from harness.kernel.providers import apt_sources, debian, debian_archive, debian_index
+from harness.kernel.version import KernelVersion
+from harness.remote import transfer
+from harness.results import file as records
+from harness.util import cache
+from harness.vm import console
+from tests.unit.kernel import kernel_fakes
+from tests.unit.results import samples
+
+DATA = Path(__file__).parent / "data"
+
+WANTED = int(os.environ.get("HARNESS_FUZZ", "0"))
+fuzz = settings(
+    max_examples=WANTED or 60,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate, Phase.shrink],
+    # The same examples in every run, unless more are asked for.
+    derandomize=not WANTED,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+
+@st.composite
+def damaged(draw: st.DrawFn, *valid: bytes) -> bytes:
+    """Return one of the valid inputs with bytes changed, inserted, removed, repeated or cut off."""
+    data = bytearray(draw(st.sampled_from(valid)))
+    for _ in range(draw(st.integers(0, 6))):
+        at = draw(st.integers(0, len(data)))
+        size = draw(st.sampled_from((1, 1, 1, 2, 4, 8, 64, 1000)))
+        how = draw(st.sampled_from(("set", "set", "insert", "remove", "repeat", "cut")))
+        if how == "set":
+            same = [byte * size for byte in (b"\0", b"\xff", b"\x7f")]
+            data[at : at + size] = draw(st.sampled_from(same) | st.binary(min_size=size, max_size=size))
+        elif how == "insert":
+            data[at:at] = draw(st.binary(min_size=size, max_size=size))
+        elif how == "remove":
+            del data[at : at + size]
+        elif how == "repeat":
+            data[at:at] = data[at : at + size] * draw(st.integers(1, 3))
+        else:
+            del data[at:]
+    return bytes(data)
+
+
+def text_of(data: bytes) -> str:
+    return data.decode(errors="replace")
+
+
+@contextmanager
+def only(*kinds: type[Exception]) -> Iterator[None]:
+    """Let only these errors come out."""
+    with suppress(*kinds):
+        yield
+
+
+DEEP = b"[" * 100_000
+
+VALUES = [None, True, -(1 << 70), 0.5, "text", b"bytes", [1, [2, {"key": [3]}]], {"a": {"b": ()}}]
+PAYLOAD = wire.encode(VALUES)
+FRAMES = b"".join(wire.frame(kind, 1, 7, VALUES) for kind in (wire.REQUEST, wire.REPLY, wire.EVENT))
+
+
+@fuzz
+@given(damaged(PAYLOAD))
+@example(b"")
+def test_payloads(data: bytes) -> None:
+    with only(wire.WireError):
+        wire.decode(data)
+
+
+@fuzz
+@given(damaged(FRAMES), st.integers(1, 64))
+@example(FRAMES[:-1], 1)
+def test_frames(data: bytes, piece: int) -> None:
+    splitter = wire.Splitter()
+    with only(wire.WireError):
+        for at in range(0, len(data), piece):
+            for _, _, _, payload in splitter.feed(data[at : at + piece]):
+                wire.decode(payload)
+
+
+LOGS = [path.read_bytes() for path in sorted((DATA / "kernellog").glob("*.kmsg"))[::5]]
+
+
+@fuzz
+@given(damaged(*LOGS))
+@example(b"6,1,2,-;\\xff\\x0\n")
+@example(b"9" * 5000 + b",1,2,-;x")
+def test_kernel_logs(data: bytes) -> None:
+    with only(ValueError):
+        found = log_records.parse_records(data.split(b"\n"))
+        for fault in faults.find_faults(found):
+            assert fault.kind in known_faults.KINDS
+
+
+CONSOLES = [path.read_bytes() for path in sorted((DATA / "console").glob("*.log"))]
+
+
+@fuzz
+@given(damaged(*CONSOLES))
+@example(b"[9999999999999999999999.999999] \x1b[")
+def test_consoles(data: bytes) -> None:
+    lines = [console.clean(line) for line in text_of(data).split("\n")]
+    assert not any("\x1b" in line for line in lines)
+    console.cause_of_death(lines)
+    console.agent_exited(lines)
+    faults.find_faults(log_records.parse_console(lines))
+
+
+IMAGE = kernel_fakes.kernel_image()
+
+
+@fuzz
+@given(damaged(IMAGE))
+@example(IMAGE[:0x210])
+@example(b"")
+def test_boot_images(data: bytes) -> None:
+    with only(KernelFileError):
+        if bzimage.image_kind(data, "image") is bzimage.ImageKind.BZIMAGE:
+            bzimage.setup_header(data, "image")
+            kernel, _ = bzimage.extract_vmlinux(data, "image")
+            bzimage.check_elf(kernel, "image")
+
+
+@fuzz
+@given(damaged(kernel_fakes.elf()))
+@example(b"\x7fELF")
+@example(kernel_fakes.elf()[:38] + b"\0\0\x80" + kernel_fakes.elf()[41:])
+def test_elf_kernels(data: bytes) -> None:
+    with only(KernelFileError):
+        bzimage.check_elf(data, "vmlinux")
+        bzimage.has_pvh_note(data)
+        bzimage.load_alignment(data)
+        bzimage.elf_banner(data)
+        bzimage.embedded_config(data)
+
+
+RELEASE = "6.1.0-1-cloud-amd64"
+PACKAGE = kernel_fakes.deb({f"boot/vmlinuz-{RELEASE}": IMAGE, f"lib/modules/{RELEASE}/kernel/m.ko": b"module"})
+
+
+@fuzz
+@given(damaged(PACKAGE))
+@example(b"!<arch>\n")
+@example(PACKAGE.replace(b"0     0     100644", b"\0     0     100644", 1))
+@example(PACKAGE.replace(b"0           0     0 ", b"\0           0     0 ", 1))
+def test_debian_packages(data: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        package, target = Path(folder) / "x.deb", Path(folder) / "target"
+        package.write_bytes(data)
+        target.mkdir()
+        with only(KernelFileError):
+            debian.unpack(package, RELEASE, target)
+        assert sorted(path.name for path in Path(folder).iterdir()) == ["target", "x.deb"]
+
+
+SELECTIONS = (
+    "6.12 6.1.94:generic >=5.10,<6.13",
+    "all oldest newest lts host @lock ./linux/",
+    "debian:6.1.0-57=6.1.192-3 6.12.*:rt",
+    "!= 6.1 == 7.0-rc3 ubuntu:6.5 5.10~rc2",
+)
+
+
+@fuzz
+@given(damaged(*(one.encode() for one in SELECTIONS)))
+@example("6.\u0661".encode())
+@example("\u00b2.1".encode())
+def test_selectors(data: bytes) -> None:
+    text = text_of(data)
+    with only(SelectorError):
+        selector.parse(text)
+    with only(SelectorError):
+        selector.parse_condition(text)
+    with only(SelectorError):
+        KernelVersion.parse(text)
+
+
+LOCK_FILE = json.dumps(
+    {
+        "format": 1,
+        "kernels": [
+            {"label": "6.1", "version": "6.1.2", "provider": "debian", "key": "k", "flavour": "cloud", "sha256": "0"}
+        ],
+    }
+).encode()
+
+
+@fuzz
+@given(damaged(LOCK_FILE))
+@example(DEEP)
+@example(b"\xff")
+@example(b'{"format": 1, "kernels": 5}')
+@example(b"[]")
+def test_lock_files(data: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "k.lock"
+        path.write_bytes(data)
+        with only(SelectorError):
+            lockfile.read(path)
+
+
+RECORD = samples.record(samples.result("test_a", "6.1"), samples.result("test_b", "6.1", "failed", reason="x"))
+
+
+def written() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "record.json"
+        records.write(path, RECORD)
+        return path.read_bytes()
+
+
+@fuzz
+@given(damaged(written()))
+@example(DEEP)
+@example(b"\xff\xfe")
+def test_run_records(data: bytes) -> None:
+    with only(RecordError):
+        records.parse(data, "record.json")
+
+
+@fuzz
+@given(damaged(b'{"word": [1, {"a": null}], "name": "text"}'))
+@example(DEEP)
+@example(b"\xff")
+@example(b"9" * 5000)
+def test_records_of_the_cache(data: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x.json"
+        path.write_bytes(data)
+        cache.from_record(path, lambda known: known["word"][1]["a"])
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(("kind", "title", "reason", "fault", "kernels", "until", "x")), inner, max_size=4
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@fuzz
+@given(st.dictionaries(st.sampled_from(("fault", "other")), JSON, max_size=2))
+@example({"fault": [{"kind": "WARN", "title": "(", "reason": "x"}]})
+def test_lists_of_known_faults(data: dict[str, Any]) -> None:
+    with only(UsageError):
+        known_faults.read_known(data, "known.toml")
+
+
+INDEX = b"""Package: linux-image-6.1.0-1-cloud-amd64
+Source: linux-signed-amd64 (6.1.4+1)
+Version: 6.1.4-1
+Architecture: amd64
+Depends: kmod
+Filename: pool/main/l/linux/x.deb
+Size: 1000
+SHA256: 0000000000000000000000000000000000000000000000000000000000000000
+
+"""
+
+
+@fuzz
+@given(damaged(INDEX))
+@example(INDEX.replace(b"Size: 1000", b"Size: many"))
+@example(INDEX.replace(b"Filename", b"Filenam"))
+@example(INDEX.replace(b"image-6", b"image-6\x80"))
+def test_package_indexes(data: bytes) -> None:
+    debian_index.kernels(debian_index.scan(data, base="http://127.0.0.1", suite="bookworm"), {"cloud-amd64": "cloud"})
+
+
+RELEASE_FILE = b"""Suite: stable
+Codename: bookworm
+Valid-Until: Sat, 01 Jan 2050 00:00:00 UTC
+SHA256:
+ 0000000000000000000000000000000000000000000000000000000000000000  1000 main/binary-amd64/Packages.xz
+"""
+
+
+@fuzz
+@given(damaged(RELEASE_FILE))
+@example(RELEASE_FILE.replace(b"2050", b"99999"))
+@example(RELEASE_FILE.replace(b" UTC", b""))
+def test_release_files(data: bytes) -> None:
+    with only(MirrorError):
+        debian_archive.named_index(text_of(data), "main/binary-amd64/Packages", "bookworm")
+
+
+@fuzz
+@given(
+    damaged(
+        b"deb [signed-by=/k arch=amd64] http://127.0.0.1/debian bookworm main contrib\n# x\n",
+        b"Types: deb deb-src\nURIs: http://127.0.0.1/debian\nSuites: bookworm\nComponents: main\nEnabled: yes\n",
+    )
+)
+@example(b"deb [")
+def test_sources_of_apt(data: bytes) -> None:
+    apt_sources.parse_one_line(text_of(data))
+    apt_sources.parse_deb822(text_of(data))
+
+
+@fuzz
+@given(damaged(kernel_fakes.module("a,b")))
+def test_kernel_modules(data: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        for suffix in ("", ".xz", ".zst", ".gz"):
+            path = Path(folder) / f"m.ko{suffix}"
+            path.write_bytes(data)
+            with only(HarnessError):
+                modules.read_module(path)
+
+
+PARTS = ("a", "b", "A", "..", ".", "", "x\ny", "\x1b[2J", "a" * 300, "\udcff", "nul\0")
+NAMES = st.lists(st.sampled_from(PARTS), min_size=1, max_size=4).map("/".join)
+ENTRIES = st.lists(
+    st.tuples(
+        NAMES,
+        st.sampled_from(("folder", "file", "link", "fifo", "device")),
+        st.sampled_from((0o644, 0o7777, 0)),
+        NAMES | st.sampled_from(("/etc/passwd", ".", "a/..")),
+    ),
+    max_size=6,
+)
+
+
+class Sends:
+    """A guest process that sends a tree with these entries."""
+
+    def __init__(self, entries: list[tuple[str, str, int, str]]) -> None:
+        self._entries = entries
+
+    def ask(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        name = call.__name__
+        if name == "describe":
+            return ["", "folder", 0o755, ""]
+        if name == "entries":
+            return self._entries
+        assert name == "read", name
+        return b"" if arguments[1] else b"content"
+
+
+@fuzz
+@given(ENTRIES)
+@example([("a", "link", 0o777, "."), ("a/a", "folder", 0o755, ""), ("a/x", "link", 0o777, "../../victim")])
+@example([("a" * 300, "file", 0o644, "")])
+@example([("nul\0", "folder", 0o755, "")])
+@example([("\udcff", "file", 0o4755, "")])
+@example([("a", "link", 0o777, "b" * 5000)])
+@example([("a", "file", 0o644, ""), ("A", "file", 0o644, ""), ("a", "folder", 0o755, "")])
+def test_trees_that_a_guest_sends(entries: list[tuple[str, str, int, str]]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "victim").write_text("untouched")
+        with only(UsageError):
+            transfer.pull(cast("Any", Sends(entries)), "/tree", folder / "pulled")
+        assert {path.name for path in folder.iterdir()} <= {"victim", "pulled"}
+        assert (folder / "victim").read_text() == "untouched"
+        for path in (folder / "pulled").rglob("*"):
+            assert path.resolve().is_relative_to(folder / "pulled"), path
+            assert path.is_symlink() or not path.stat().st_mode & 0o7000, "no set-uid"
+            assert path.is_symlink() or path.is_file() or path.is_dir(), "no devices"
+
+
+def test_a_damaged_input_differs_from_the_valid_one() -> None:
+    seen = set()
+
+    @settings(max_examples=50, derandomize=True, database=None)
+    @given(damaged(b"valid input"))
+    def look(data: bytes) -> None:
+        seen.add(data)
+
+    look()
+    assert len(seen) > 20
+
+
+def test_an_error_that_is_not_declared_comes_out() -> None:
+    with pytest.raises(KeyError), only(ValueError):
+        raise KeyError
