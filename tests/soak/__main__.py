@@ -1,0 +1,214 @@
+"""Runs a soak; see scripts/soak."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from harness.util import cache
+from harness.vm.process import pids_of_qemu
+
+SETTLED = 100
+"""Tests after which memory and descriptors must no longer grow."""
+
+GROWTH = 1.1
+"""How many times as much they may become."""
+
+_STALLED = 900.0
+"""Seconds without an ended test, after which pytest is killed and started again."""
+
+_POLL = 0.5
+
+
+@dataclass
+class Part:
+    """One kernel with one isolation, and what was seen.
+
+    Attributes:
+        kernel: The kernel's selector.
+        isolation: "vm" for tests on clones, "boot" for a boot each.
+        wanted: Tests to run.
+        done: Tests that have ended.
+        failures: Tests that did not pass, by kind.
+        restarts: Why pytest had to be started again.
+        rss: KiB of memory: when it had settled, and the most after that.
+        descriptors: Likewise.
+        seconds: How long it took.
+    """
+
+    kernel: str
+    isolation: str
+    wanted: int
+    done: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+    restarts: list[str] = field(default_factory=list)
+    rss: list[int] = field(default_factory=lambda: [0, 0])
+    descriptors: list[int] = field(default_factory=lambda: [0, 0])
+    seconds: float = 0.0
+
+    @property
+    def grew(self) -> bool:
+        """Whether the process grew after it had settled."""
+        return any(most > settled * GROWTH for settled, most in (self.rss, self.descriptors))
+
+    @property
+    def is_good(self) -> bool:
+        """Whether nothing was lost and nothing grew."""
+        return self.done == self.wanted and not self.failures and not self.restarts and not self.grew
+
+
+class Soak:
+    """All parts, one after the other.
+
+    Args:
+        parts: The parts.
+        every: Seconds between two lines.
+    """
+
+    def __init__(self, parts: list[Part], every: float) -> None:
+        self.parts = parts
+        self._every = every
+        self._said = time.monotonic()
+        self._folder = Path(tempfile.mkdtemp(prefix="soak-"))
+
+    def run(self) -> None:
+        """Run every part to its end."""
+        try:
+            for part in self.parts:
+                self._run_part(part)
+        finally:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _run_part(self, part: Part) -> None:
+        began = time.monotonic()
+        turn, idle = 0, 0
+        while turn < part.wanted and idle < 3:
+            reached = self._run_pytest(part, turn)
+            idle = idle + 1 if reached == turn else 0
+            turn = reached
+            if turn < part.wanted:
+                turn += 1  # the test during which it ended
+        part.seconds = time.monotonic() - began
+        self._say(part)
+
+    def _run_pytest(self, part: Part, first: int) -> int:
+        """Run pytest from a turn on; return the first turn that has not ended."""
+        lines = self._folder / f"{part.kernel.replace('/', '_')}-{part.isolation}-{first}"
+        output = lines.with_suffix(".out")
+        argv = [
+            *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "tests.soak.plugin"),
+            *(f"--kernel={part.kernel}", f"--isolation={part.isolation}"),
+            *(f"--soak-turns={first}:{part.wanted}", f"--soak-lines={lines}", "tests/soak/cases.py"),
+        ]
+        lines.touch()
+        turn, at, moved = first, 0, time.monotonic()
+        with output.open("wb") as out, subprocess.Popen(argv, stdout=out, stderr=out) as process:
+            while True:
+                ended = process.poll() is not None
+                content = lines.read_bytes()
+                for line in content[at:].splitlines(keepends=True):
+                    if line.endswith(b"\n"):
+                        at += len(line)
+                        turn = self._note(part, json.loads(line)) + 1
+                        moved = time.monotonic()
+                if ended:
+                    break
+                if time.monotonic() - moved > _STALLED:
+                    process.kill()
+                if time.monotonic() - self._said > self._every:
+                    self._say(part)
+                time.sleep(_POLL)
+        if turn < part.wanted:
+            tail = output.read_text(errors="replace").strip().splitlines()[-1:]
+            part.restarts.append(f"status {process.returncode} at turn {turn}: {' '.join(tail)}")
+        return turn
+
+    def _note(self, part: Part, line: dict[str, int | list[str]]) -> int:
+        part.done += 1
+        kinds = line["kinds"]
+        assert isinstance(kinds, list)
+        part.failures.update(set(kinds))
+        settled = min(SETTLED, part.wanted // 2)
+        for name, seen in (("rss", part.rss), ("descriptors", part.descriptors)):
+            value = line[name]
+            assert isinstance(value, int)
+            if part.done <= max(settled, 1):
+                seen[0] = max(seen[0], value)
+            seen[1] = max(seen[1], value)
+        turn = line["turn"]
+        assert isinstance(turn, int)
+        return turn
+
+    def _say(self, part: Part) -> None:
+        self._said = time.monotonic()
+        failures = ", ".join(f"{count} {kind}" for kind, count in part.failures.items()) or "none failed"
+        disk = shutil.disk_usage(cache.runs_root())
+        print(
+            f"{time.strftime('%H:%M:%S')} {part.kernel} {part.isolation}: {part.done} of {part.wanted}; {failures}; "
+            f"{len(part.restarts)} restarts; RSS {part.rss[0] >> 10} to {part.rss[1] >> 10} MiB, "
+            f"descriptors {part.descriptors[0]} to {part.descriptors[1]}; disk {disk.free >> 20} MiB free",
+            flush=True,
+        )
+
+
+def left() -> dict[str, int]:
+    """Return what machines of ended runs have left: folders, and QEMUs that still run."""
+    folders = cache.abandoned_runs()
+    return {"run folders": len(folders), "QEMUs": sum(len(pids_of_qemu(folder)) for folder in folders)}
+
+
+def table(parts: list[Part]) -> list[str]:
+    """Return the report as a table in Markdown."""
+    lines = ["| kernel | isolation | tests | failed | restarts | RSS (MiB) | descriptors | s | |", f"|{'---|' * 9}"]
+    for part in parts:
+        failed = ", ".join(f"{count} {kind}" for kind, count in part.failures.items()) or "0"
+        rss, descriptors = ([*part.rss], [*part.descriptors])
+        lines.append(
+            f"| {part.kernel} | {part.isolation} | {part.done} of {part.wanted} | {failed} | {len(part.restarts)} | "
+            f"{rss[0] >> 10} → {rss[1] >> 10} | {descriptors[0]} → {descriptors[1]} | {part.seconds:.0f} | "
+            f"{'good' if part.is_good else 'NOT GOOD'} |"
+        )
+        lines += [f"\n{why}" for why in part.restarts]
+    return lines
+
+
+def main() -> int:
+    """Run a soak; return 1 when something was lost, grew or was left."""
+    parser = argparse.ArgumentParser(prog="scripts/soak", description=__doc__)
+    parser.add_argument("--tests", type=int, default=10_000, metavar="N", help="isolated tests, shared by the kernels")
+    parser.add_argument("--boots", type=int, default=200, metavar="N", help="tests on a boot of their own, likewise")
+    parser.add_argument("--kernel", "--kernels", action="append", metavar="SEL", help="default: 6.1; repeat it")
+    parser.add_argument("--every", type=float, default=300.0, metavar="SECONDS", help="between two lines; 300")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write what was seen as JSON")
+    arguments = parser.parse_args()
+    kernels = arguments.kernel or ["6.1"]
+    parts = [
+        Part(kernel, isolation, count // len(kernels))
+        for isolation, count in (("vm", arguments.tests), ("boot", arguments.boots))
+        for kernel in kernels
+        if count // len(kernels)
+    ]
+    before = left()
+    soak = Soak(parts, arguments.every)
+    try:
+        soak.run()
+    except KeyboardInterrupt:
+        print("interrupted; what was seen so far:")
+    remains = {name: count - before[name] for name, count in left().items()}
+    print("\n".join([*table(parts), "", f"left: {', '.join(f'{count} {name}' for name, count in remains.items())}"]))
+    if arguments.report is not None:
+        found = {"parts": [asdict(part) for part in parts], "left": remains}
+        arguments.report.write_text(json.dumps(found, indent=1) + "\n")
+    return 0 if all(part.is_good for part in parts) and not any(remains.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
