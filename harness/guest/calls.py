@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 
         value: bytes
         failure: Failure | None
+        steps: list[tuple[str, int, int]]
         left_open: list[dict[str, Any]]
 
     class Collected(Printed):
@@ -126,6 +127,7 @@ class Process(Protocol):
         arguments: tuple[Any, ...],
         keywords: dict[str, Any],
         closes: bool,
+        traced: bool,
         /,
     ) -> Ended: ...
     def output(self) -> Printed: ...

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
     from harness.guest import calls
 
+SHIPPED = "shipped"
+"""The module's name that functions of the host see."""
+
 _TRACEBACK_LIMIT = 40
 _MOST_FDS = 1024
 _MADV_POPULATE_WRITE = 23
@@ -125,6 +128,7 @@ class Process:
         arguments: tuple[Any, ...],
         keywords: dict[str, Any],
         closes: bool,
+        traced: bool,
     ) -> calls.Ended:
         """Run a function that the host pickled.
 
@@ -135,24 +139,64 @@ class Process:
             arguments: Positional arguments.
             keywords: Keyword arguments.
             closes: Whether to check for descriptors that it leaves open, with system calls of this process.
+            traced: Whether to note the lines that run.
 
         Returns:
             What it printed; the `value` that it returned, as bytes of the wire format; or else the `failure`: that it
-            raised, or returned what cannot cross. And the descriptors `left_open`, as
+            raised, or returned what cannot cross. The `steps` from line to line, with the file, as :class:`Steps` has
+            them. And the descriptors `left_open`, as
             :func:`harness.guest.leaks.descriptors.left_open` has them, if it returned.
         """
         value, failure = b"", None
         left_open: list[dict[str, Any]] = []
+        steps = Steps()
         try:
             function = unpack(code, names, imports)
             before = descriptors.descriptors() if closes else None
-            result = function(*arguments, **keywords)
+            if traced:
+                sys.settrace(steps.enter)
+            try:
+                result = function(*arguments, **keywords)
+            finally:
+                sys.settrace(None)
             if before is not None:
                 left_open = descriptors.left_open(before)
             value = wire.encode(result)
         except BaseException as error:  # noqa: BLE001 - every error goes to the host
             failure = describe(error)
-        return {**self._capture.take(), "value": value, "failure": failure, "left_open": left_open}
+        found = list(steps.found)
+        return {**self._capture.take(), "value": value, "failure": failure, "steps": found, "left_open": left_open}
+
+
+class Steps:
+    """What coverage.py measures on the host: in a file, the steps from one line to the next.
+
+    A step into a function begins, and one out of it ends, at the negative number of the function's first line.
+
+    Attributes:
+        found: Files, and two lines each.
+    """
+
+    def __init__(self) -> None:
+        self.found: set[tuple[str, int, int]] = set()
+
+    def enter(self, frame: types.FrameType, _event: str, _argument: Any) -> Callable[..., Any] | None:
+        """Trace a function that the host pickled."""
+        if frame.f_globals.get("__name__") != SHIPPED:
+            return None
+        file, first = frame.f_code.co_filename, -frame.f_code.co_firstlineno
+        last = first
+
+        def step(frame: types.FrameType, event: str, _argument: Any) -> Callable[..., Any]:
+            nonlocal last
+            if event == "line":
+                self.found.add((file, last, frame.f_lineno))
+                last = frame.f_lineno
+            elif event == "return":
+                self.found.add((file, last, first))
+            return step
+
+        return step
 
 
 def unpack(code: bytes, names: dict[str, Any], imports: dict[str, tuple[str, str]]) -> Callable[..., Any]:
@@ -163,7 +207,7 @@ def unpack(code: bytes, names: dict[str, Any], imports: dict[str, tuple[str, str
         names: Plain values that it uses from its module.
         imports: Modules that it uses, and members of modules, by their name in the function.
     """
-    scope: dict[str, Any] = {"__name__": "shipped", "__builtins__": __builtins__, **names}
+    scope: dict[str, Any] = {"__name__": SHIPPED, "__builtins__": __builtins__, **names}
     for alias, (module, member) in imports.items():
         __import__(module)
         scope[alias] = getattr(sys.modules[module], member) if member else sys.modules[module]

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from harness.errors import GuestCallError, UsageError
 from harness.guest import calls, wire
-from harness.remote import pickling, transfer
+from harness.remote import covered, pickling, transfer
 from harness.remote.program import OUTPUT_LIMIT, Ran, Running
 from harness.vm.channel import call_error
 from harness.vm.guest_process import GuestProcess
@@ -90,13 +90,14 @@ class Guest:
             GuestHung: No answer in time.
         """
         shipment = pickling.pack(function)
+        coverage = covered.measuring()
         name = function.__name__
         try:
             ended = self._machine.new_process().ask_last(
                 f"{name}()",
                 timeout,
                 calls.Process.run_function,
-                *(shipment.code, shipment.names, shipment.imports, arguments, keywords, closes),
+                *(shipment.code, shipment.names, shipment.imports, arguments, keywords, closes, coverage is not None),
             )
         except wire.WireError:
             raise _unshippable(name, arguments, keywords) from None
@@ -105,6 +106,8 @@ class Guest:
         stdout, stderr = (stream.decode(errors="replace") for stream in (ended["stdout"], ended["stderr"]))
         if stdout or stderr:
             self.outputs.append(Output(name, stdout, stderr))
+        if coverage is not None:
+            covered.add(coverage, ended["steps"])
         self._machine.left_open += [{**one, "function": name} for one in ended["left_open"]]
         if ended["failure"] is not None:
             raise _named(call_error(ended["failure"]), name)

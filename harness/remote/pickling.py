@@ -44,6 +44,7 @@ class Shipment:
 class _Packing:
     function: str
     definitions: dict[str, ast.stmt] = field(default_factory=dict)
+    files: dict[tuple[str, int], str] = field(default_factory=dict)
     names: dict[str, Any] = field(default_factory=dict)
     imports: dict[str, tuple[str, str]] = field(default_factory=dict)
 
@@ -66,7 +67,21 @@ def pack(function: Callable[..., Any]) -> Shipment:
         [*packing.definitions.values(), ast.parse(f"shipped = {function.__name__}").body[0]], type_ignores=[]
     )
     code = compile(ast.fix_missing_locations(module), inspect.getsourcefile(function) or "shipped", "exec")
+    # A function from another module is code of that module's file.
+    constants = [
+        _in_file(one, packing.files.get((one.co_name, one.co_firstlineno))) if isinstance(one, types.CodeType) else one
+        for one in code.co_consts
+    ]
+    code = code.replace(co_consts=tuple(constants))
     return Shipment(marshal.dumps(code), packing.names, packing.imports)
+
+
+def _in_file(constant: Any, file: str | None) -> Any:
+    """Return code, with that of the functions in it, as code of a file; any other constant, and None, as it is."""
+    if not isinstance(constant, types.CodeType) or file is None:
+        return constant
+    constants = tuple(_in_file(one, file) for one in constant.co_consts)
+    return constant.replace(co_filename=file, co_consts=constants)
 
 
 def _add(packing: _Packing, name: str, function: types.FunctionType) -> None:
@@ -86,6 +101,7 @@ def _add(packing: _Packing, name: str, function: types.FunctionType) -> None:
         )
     packing.definitions[name], names = _definition(function)
     packing.imports |= {module: (module, "") for module in _submodules(packing.definitions[name], function.__globals__)}
+    packing.files[function.__name__, packing.definitions[name].lineno] = inspect.getsourcefile(function) or "shipped"
     for used in names:
         if used in packing.definitions or used in packing.names or used in packing.imports:
             continue

@@ -460,7 +460,8 @@ def map_it(flags: int) -> None:
 def test_what_holds_a_map_by_its_memory_alone_is_ended(vm: Machine) -> None:
     process = vm.new_process()
     mapped = pickling.pack(map_it)
-    process.ask(calls.Process.run_function, mapped.code, mapped.names, mapped.imports, (uapi.MMAPABLE,), {}, False)
+    shipped = (mapped.code, mapped.names, mapped.imports)
+    process.ask(calls.Process.run_function, *shipped, (uapi.MMAPABLE,), {}, False, False)
     assert not vm.ledger(is_last=True)["beyond"]
     with pytest.raises(GuestProcessDied):
         process.ask(calls.Process.close)
