@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -352,3 +353,54 @@ class TestCase(unittest.TestCase):
     with_it, without = inner.run(*options, env=NOWHERE), inner.run("-p", "no:harness", *options, env=NOWHERE)
     assert plain_result(with_it) == plain_result(without)
     assert with_it.status == without.status
+
+
+def test_collecting_boots_nothing(inner: Inner) -> None:
+    inner.write(test_kernel="def test_it(guest): pass")
+    result = inner.run("--collect-only", "-q", f"--kernel={KERNEL}", env={"PATH": "/nowhere"})  # where no QEMU is
+    assert result.status == 0, result.out
+    assert f"test_kernel.py::test_it[{KERNEL}]" in result.lines
+    assert "harness:" not in result.out
+    assert not inner.runs.exists()
+
+
+NAMESPACE = """
+import os
+
+from company.helpers.numbers import double
+
+
+def doubled_pid():
+    return double(os.getpid()) % 2
+
+
+def test_it(guest):
+    assert guest.call(doubled_pid) == 0
+
+
+def test_leaks(bpf):
+    bpf.map("array", name="left").pin("/sys/fs/bpf/left")
+"""
+
+
+@pytest.mark.parametrize("way", ["rootdir", "importlib", "pyargs"])
+def test_namespace_packages_and_a_root_elsewhere(inner: Inner, way: str, tmp_path: Path) -> None:
+    tests, helpers = inner.folder / "src" / "company" / "tests", inner.folder / "src" / "company" / "helpers"
+    tests.mkdir(parents=True)
+    helpers.mkdir()
+    (helpers / "numbers.py").write_text("def double(number):\n    return 2 * number\n")
+    (tests / "test_it.py").write_text(NAMESPACE)
+    options = {
+        "rootdir": [f"--rootdir={tmp_path}", str(tests)],
+        "importlib": ["--import-mode=importlib", str(tests)],
+        "pyargs": [
+            "--import-mode=importlib",
+            "-o",
+            "consider_namespace_packages=true",
+            "--pyargs",
+            "company.tests.test_it",
+        ],
+    }[way]
+    result = inner.run(f"--kernel={KERNEL}", "--accel=tcg", *options, env={"PYTHONPATH": str(inner.folder / "src")})
+    assert result.last.strip("= ").startswith("1 failed, 1 passed in"), result.out
+    assert re.search(r"made at \S*test_it\.py:\d+ in test_leaks", result.out), result.out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from pathlib import Path
 
 import pytest
 
@@ -12,17 +13,18 @@ from harness.util import cache
 from tests.plugin.inner import KERNEL, Inner
 
 COLD = """
+import os
 from pathlib import Path
 
 
 def pytest_runtest_protocol():
-    saved = Path("cache", "templates")
+    saved = Path(os.environ["HARNESS_CACHE"], "templates")
     Path("ready").write_text(str(len([one for one in saved.iterdir() if one.is_dir()])) if saved.exists() else "0")
 """
 
 
-def test_machines_are_saved_before_the_first_test_with_a_word_about_it(inner: Inner) -> None:
-    own = inner.folder / "cache"
+def test_machines_are_saved_before_the_first_test_with_a_word_about_it(inner: Inner, tmp_path: Path) -> None:
+    own = tmp_path / "cache"  # not among the tests, where pytest would look for some in kernels' sources
     own.mkdir()
     for entry in cache.cache_root().iterdir():
         if entry.name != "templates":
@@ -72,6 +74,8 @@ def test_time_and_output_of_subtests_count_once(inner: Inner) -> None:
 KILLED = """
 import os
 import signal
+
+from pathlib import Path
 
 import pytest
 
