@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from harness.boundary.answers import reading_of
 from harness.boundary.changes import Changes, changes_between
-from harness.boundary.runs import TestsInQuestion
 from harness.boundary.search import Boundaries, Reading, find
 from harness.errors import InfrastructureError, UsageError
 from harness.kernel.catalog import Catalog
@@ -62,11 +62,27 @@ class Searched:
         )
 
 
+class Question(Protocol):
+    """What is asked of each release."""
+
+    @property
+    def contract(self) -> str:
+        """Id of the contract in question; "" for something else."""
+        ...
+
+    def means(self, test: str) -> bool:
+        """Whether a test of a record is one of those in question."""
+        ...
+
+    def run_on(self, choice: Choice, folder: Path) -> Reading:
+        """Ask one release; the folder is for files."""
+        ...
+
+
 def search_releases(
-    test: str,
+    asked: Question,
     selectors: Sequence[str],
     *,
-    words: Sequence[str] = (),
     records: Sequence[Path] = (),
     exhaustive: bool = False,
     one_flip: bool = False,
@@ -75,9 +91,8 @@ def search_releases(
     """Find between which releases the answers change.
 
     Args:
-        test: A contract's id, or a test as pytest takes it.
+        asked: What is asked of each release.
         selectors: Every release that they name is a candidate.
-        words: Further words for pytest.
         records: Run records whose answers on these exact kernels are believed.
         exhaustive: Run every release.
         one_flip: Believe that there is one change in all of them.
@@ -94,7 +109,6 @@ def search_releases(
             expected="at least two, to find a boundary between",
             hint="name a series (6.12) or a range ('>=6.12,<7.2'); `harness kernels list SERIES` shows its releases",
         )
-    asked = TestsInQuestion(test, words)
     known = _known(records, choices, asked)
     say(f"{len(choices)} releases, from {choices[0].version} to {choices[-1].version}")
     with tempfile.TemporaryDirectory(prefix="harness-boundary-") as folder:
@@ -116,7 +130,7 @@ def search_releases(
     return Searched(choices, found, known, changes_between(catalog, choices, found, progress=say))
 
 
-def _known(paths: Sequence[Path], choices: Sequence[Choice], asked: TestsInQuestion) -> dict[int, Reading]:
+def _known(paths: Sequence[Path], choices: Sequence[Choice], asked: Question) -> dict[int, Reading]:
     known = {}
     for path in paths:
         record = read(path)

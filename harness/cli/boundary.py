@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,11 +14,18 @@ from harness.errors import UsageError
 if TYPE_CHECKING:
     from argparse import _SubParsersAction as SubParsers
 
+    from harness.boundary.releases import Question
+    from harness.boundary.search import Reading
+    from harness.kernel.types import Choice
+
 _FOUND, _NONE = 0, 1
+_VERDICT = "verdict"
 
 
 def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
     """Add `boundary`."""
+    from harness.check.cost import FIGURES
+
     summary = "find between which two releases a behaviour changed"
     parser = subparsers.add_parser(
         "boundary",
@@ -31,13 +39,23 @@ def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
         "--build minimal",
     )
     parser.set_defaults(run=_run)
-    parser.add_argument("test", metavar="CONTRACT|TEST", help="a contract's id, or a test's id as pytest takes it")
+    parser.add_argument(
+        "test",
+        metavar="CONTRACT|TEST|OBJECT",
+        help="a contract's id, a test's id as pytest takes it, or with --on an object",
+    )
     parser.add_argument(
         "--kernel",
         action="append",
         required=True,
         metavar="SELECTOR",
         help="every release of it is a candidate: 6.12, '>=6.12,<7.2', all; with --git-run: a kernel tree",
+    )
+    parser.add_argument(
+        "--on",
+        choices=[_VERDICT, *FIGURES],
+        help="TEST is a BPF object or its C source: find where the verdict on its programs changed, or what their "
+        "verification costs (insns: instructions that the verifier processed)",
     )
     parser.add_argument("--exhaustive", action="store_true", help="run every release: nothing can be missed")
     parser.add_argument(
@@ -86,9 +104,8 @@ def _run(arguments: argparse.Namespace) -> int:
     from harness.boundary.show import as_data, as_text
 
     searched = search_releases(
-        arguments.test,
+        _question(arguments),
         arguments.kernel,
-        words=arguments.pytest,
         records=arguments.known,
         exhaustive=arguments.exhaustive,
         one_flip=arguments.one_flip,
@@ -100,3 +117,64 @@ def _run(arguments: argparse.Namespace) -> int:
         print("\n".join(as_text(searched, every=arguments.all_changes)))
     searched.require_an_answer(arguments.test)
     return _FOUND if searched.any_found else _NONE
+
+
+def _question(arguments: argparse.Namespace) -> Question:
+    from harness.boundary.runs import TestsInQuestion
+
+    if not arguments.on:
+        return TestsInQuestion(arguments.test, arguments.pytest)
+    if arguments.known or arguments.pytest:
+        raise UsageError("--known and --pytest are for tests, not for an object", expected="neither of them with --on")
+    return ObjectInQuestion(Path(arguments.test), arguments.on, say=say)
+
+
+class ObjectInQuestion:
+    """Asks each release what it answers to a BPF object: the verdicts, or what verification costs.
+
+    Args:
+        path: The object, or its source.
+        on: "verdict", or one of the figures of :data:`harness.check.cost.FIGURES`.
+        say: Prints a line of progress.
+    """
+
+    contract = ""
+
+    def __init__(self, path: Path, on: str, *, say: Callable[[str], None]) -> None:
+        from harness.check.kernels import compiled
+        from harness.check.object_file import read_object
+        from harness.check.plan import Plan
+        from harness.machines.pool import Pool, Settings
+
+        self._on = on
+        self._plan = Plan(compiled(path), stats=on != _VERDICT)
+        self._file = read_object(self._plan.path)
+        self._pool = Pool(Settings(), say)
+
+    def means(self, test: str) -> bool:
+        """Whether a test of a record is meant: none is."""
+        return not test
+
+    def run_on(self, choice: Choice, folder: Path) -> Reading:
+        """Try the object on a release; no file is written.
+
+        Raises:
+            UsageError: The object cannot be tried.
+        """
+        from harness.boundary.search import Reading, ReleaseAnswer
+        from harness.check.kernels import check
+        from harness.check.results import Kind, Verdict
+
+        del folder
+        answers, silent = {}, {}
+        for one in check(self._pool, choice, self._plan, self._file, None):
+            if one.verdict is Verdict.LOST:
+                silent[""] = one.line
+            elif one.kind is not Kind.OBJECT:
+                measured = (one.cost or {}).get(self._on)
+                text = one.cell if measured is None else f"{measured} {self._on}"
+                if one.is_good and measured is None and self._on != _VERDICT:
+                    silent[one.program] = f"this kernel does not tell {self._on}"
+                else:
+                    answers[one.program] = ReleaseAnswer("answered", (text,), text, one.is_good, one.reason)
+        return Reading(answers, silent)

@@ -269,3 +269,37 @@ def test_a_commit_that_does_not_build_is_skipped(
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "one"], check=True)
     assert main(words) == 125
     assert "this commit cannot be built: make bzImage failed" in capsys.readouterr().err
+
+
+def test_an_objects_cost_is_what_changes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    needs_program("clang")
+    from harness.check import kernels
+    from harness.check.results import Kind, Result, Verdict
+
+    choices = [choice(patch) for patch in range(1, 9)]
+    asked = []
+
+    def check(_pool: object, one: Choice, plan: Any, *_: object) -> list[Result]:
+        assert plan.stats
+        asked.append(one.label)
+        if one.version.patch == 4:
+            return [Result(one.label, "x", "x", Kind.OBJECT, Verdict.LOST, "start", line="no answer")]
+        cost = {"insns": 100 if one.version.patch < 6 else 900, "usec": one.version.patch}
+        return [
+            Result(one.label, "x", "x", Kind.OBJECT, Verdict.OK, "load"),
+            Result(one.label, "x", "p", Kind.PROGRAM, Verdict.OK, "load", cost=cost),
+        ]
+
+    monkeypatch.setattr(kernels, "check", check)
+    monkeypatch.setattr(catalog.Catalog, "resolve", lambda *_, **__: choices)
+    source = tmp_path / "x.bpf.c"
+    source.write_text('#include "harness.h"\nSEC("socket") int p(void *ctx) { return 0; }\n')
+    assert main(["boundary", str(source), "--on", "insns", "--kernel", "6.12"]) == 0
+    out = capsys.readouterr().out
+    assert "changed between 6.12.5 " in out
+    assert "100 insns -> 900 insns" in out
+    assert len(asked) < len(choices)
+    assert main(["boundary", str(source), "--on", "insns", "--kernel", "6.12", "--known", "x.json"]) == 2
+    assert "not for an object" in capsys.readouterr().err
