@@ -89,6 +89,7 @@ _ASIDE = re.compile(
 )
 _PROGRAM = re.compile(r"^prog '([^']+)': ")
 _MAP = re.compile(r"^map '([^']+)': ")
+LACKS_TYPES = re.compile(r"failed to find valid kernel BTF|Error loading vmlinux BTF|vmlinux BTF is not found")
 _UNLOADED = re.compile(r"failed to initialize slot \[\d+\] to prog '([^']+)' fd=-")
 _UNCREATED = re.compile(r"BPF map '([^']+)' is referenced but wasn't created")
 # What only the kernel can have said: libbpf prints these after bpf(2) has failed, or when the kernel lacks something.

@@ -117,7 +117,7 @@ class Result:
         return f"{said} ({self.hint})" if self.hint else said
 
     def record(self) -> dict[str, Any]:
-        """Return it as plain data for JSON."""
+        """Return it as plain data for JSON, in the form of harness/check/check-1.schema.json."""
         return {
             **asdict(self),
             "kind": self.kind.value,

@@ -259,6 +259,8 @@ class Trials:
         """Return what a user can do about a refusal."""
         if outcome.errno == reason.ENOMEM and outcome.reason.author is Author.KERNEL:
             return f"the guest has {self._plan.memory} MiB of memory; more with --memory {4 * self._plan.memory}"
+        if self._plan.btf is None and reason.LACKS_TYPES.search(outcome.message):
+            return "the kernel has no types (BTF) of its own; --btf FILE gives them"
         empty = [
             name
             for name in dict.fromkeys([outcome.reason.map, *self._refused_maps])

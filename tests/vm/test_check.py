@@ -178,6 +178,14 @@ def test_programs_are_attached_to_a_pair_of_interfaces(checked: Checks) -> None:
     }
 
 
+def test_a_relocation_that_fails_names_the_field(checked: Checks) -> None:
+    rows = checked("core_field")
+    assert rows["known"].cell == "ok"
+    assert (rows["unknown"].verdict, rows["unknown"].author) == (Verdict.REFUSED, Author.KERNEL)
+    assert "CO-RE relocation" in rows["unknown"].line
+    assert "task_struct.no_such_field" in rows["unknown"].line
+
+
 def test_global_variables_have_the_value_that_a_loader_gives(checked: Checks) -> None:
     assert cells(checked("variables")) == {"maps_the_value": "EACCES"}
     given = tuple(parse_variable(text) for text in ("limit=3", "name=lo", "late=true"))

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from harness.check import table
+from harness.check.cost import FIGURES
 from harness.check.results import Author, Kind, Result, Verdict
 from harness.check.table import as_markdown, as_records, as_text
 
@@ -82,3 +90,17 @@ def test_markdown_and_records_say_the_same() -> None:
     assert "R1 'x'\\|y" in found
     record = as_records(RESULTS)[1]
     assert (record["verdict"], record["errno_name"], record["author"]) == ("refused", "EACCES", "kernel")
+
+
+def test_records_are_as_the_schema_says() -> None:
+    schema = json.loads((Path(table.__file__).parent / "check-1.schema.json").read_text())
+    validator = jsonschema.Draft202012Validator(schema)
+    records = as_records([*RESULTS, LOST, result("6.1", "p", cost={"insns": 3})])
+    validator.validate(records)
+    item = schema["items"]["properties"]
+    assert set(item["verdict"]["enum"]) == {one.value for one in Verdict}
+    assert set(item["kind"]["enum"]) == {one.value for one in Kind}
+    assert {one for one in item["author"]["enum"] if one} == {one.value for one in Author}
+    assert list(item["cost"]["properties"]) == list(FIGURES)
+    with pytest.raises(jsonschema.ValidationError):
+        validator.validate([{**records[0], "verdict": "perhaps"}])
