@@ -14,11 +14,14 @@ from harness.check import kernels, loaders
 from harness.check.object_file import read_object
 from harness.check.plan import Loader, Plan, parse_map, parse_place, parse_template, parse_variable
 from harness.check.results import Author, Kind, Result, Verdict
+from harness.check.trials import LogWatch
 from harness.cli import main
 from harness.kernel.types import Choice
 from harness.machines.pool import Pool, Settings
 from harness.remote.libbpf import Libbpf
+from harness.vm.machine import Machine
 from tests.needs import needs_program
+from tests.vm.provoke import provoke
 
 # The objects here use what came up to that version: names and ids of maps, raw tracepoints, batches, read-only data.
 pytestmark = pytest.mark.kernel(">=5.10")
@@ -214,6 +217,15 @@ def test_a_loader_of_the_users_runs_beside_the_object(
     ran = rows[words[0]]
     assert (ran.verdict, ran.step, ran.kind) == (verdict, "run", Kind.LOADER)
     assert line in ran.line
+
+
+@pytest.mark.expects_fault("WARN", reason="the watch around a trial must see it")
+def test_a_fault_during_a_trial_is_seen(vm: Machine) -> None:
+    watch = LogWatch(vm)
+    assert watch.faults() == ()
+    provoke(vm, "warn")
+    assert [title.partition(":")[0] for title in watch.faults()] == ["WARN"]
+    assert watch.faults() == ()
 
 
 def test_the_command_prints_a_table_and_ends_with_a_status(

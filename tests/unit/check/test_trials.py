@@ -1,0 +1,146 @@
+"""Which trials are made, and which row gets which answer: a scripted kernel in place of a guest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from harness.check.object_file import ObjectFile
+from harness.check.plan import Plan
+from harness.check.reason import Reason, explain
+from harness.check.results import Author, Result, Verdict
+from harness.check.trials import Machines, Outcome, Trials
+from harness.remote.libbpf import Definitions, MapDefinition, ProgramDefinition
+
+NO_LOAD = Reason("the process was killed by signal 9", Author.KERNEL)
+Answer = Callable[[Sequence[str], Sequence[str], int], Outcome]
+
+
+class Scripted(Trials):
+    """Answers trials by a function of the programs that are loaded and attached, and of the log's level."""
+
+    def __init__(self, plan: Plan, programs: str, maps: str, answer: Answer) -> None:
+        super().__init__(cast("Machines", None), plan, ObjectFile(b"", (), {}, reads_configuration=False), "6.1")
+        self._definitions = Definitions(
+            {name: MapDefinition(name, "array", 4, 4, 0, 0) for name in maps.split()},
+            {name: ProgramDefinition(name, "socket", "socket_filter", autoload=True) for name in programs.split()},
+        )
+        self._answer = answer
+        self.tried: list[str] = []
+
+    def _trial(self, programs: Sequence[str], attach: Sequence[str], *, level: int = 0, room: int = 0) -> Outcome:
+        loaded = tuple(programs or self._definitions.programs)
+        self.tried.append(" ".join(loaded))
+        return self._answer(loaded, attach or loaded, level)
+
+
+def refused(errno: int, said: str, log: str = "") -> Outcome:
+    return Outcome(Verdict.REFUSED, "load", errno, explain(errno, said, log))
+
+
+def bad(name: str) -> Outcome:
+    return refused(13, f"libbpf: prog '{name}': BPF program load failed: Permission denied\n", "R0 !read_ok\n")
+
+
+def cells(results: list[Result]) -> dict[str, str]:
+    return {one.program: one.cell for one in results[1:]}
+
+
+def trials(known: str, answer: Answer, *, maps: str = "", **settings: Any) -> Scripted:
+    return Scripted(Plan(Path("x.bpf.o"), **settings), known, maps, answer)
+
+
+def test_an_object_that_loads_whole_is_tried_once() -> None:
+    made = trials("a b c", lambda *_: Outcome())
+    assert cells(made.all()) == {"a": "ok", "b": "ok", "c": "ok"}
+    assert made.tried == ["a b c"]
+
+
+def test_what_was_blamed_is_left_out_until_the_rest_loads() -> None:
+    made = trials("a b c d", lambda loaded, *_: next((bad(one) for one in "bd" if one in loaded), Outcome()))
+    results = made.all()
+    assert cells(results) == {"a": "ok", "b": "EACCES", "c": "ok", "d": "EACCES"}
+    assert made.tried == ["a b c d", "a c d", "a c"]
+    assert (results[0].verdict, results[0].line) == (Verdict.REFUSED, "b: R0 !read_ok")
+
+
+@pytest.mark.parametrize("verdict", [Verdict.KILLED, Verdict.HUNG, Verdict.CRASHED, Verdict.FAULTED])
+def test_a_trial_that_does_not_say_which_program_is_repeated_with_each(verdict: Verdict) -> None:
+    made = trials("a b c", lambda loaded, *_: Outcome(verdict, reason=NO_LOAD) if "b" in loaded else Outcome())
+    results = made.all()
+    assert cells(results) == {"a": "ok", "b": verdict.value, "c": "ok"}
+    assert made.tried == ["a b c", "a", "b", "c"]
+    assert results[0].verdict is verdict
+
+
+def test_a_fault_of_the_whole_object_alone_stays_in_its_row() -> None:
+    made = trials("a b", lambda loaded, *_: Outcome(Verdict.FAULTED, reason=NO_LOAD) if len(loaded) > 1 else Outcome())
+    results = made.all()
+    assert [one.verdict for one in results] == [Verdict.FAULTED, Verdict.OK, Verdict.OK]
+
+
+def test_programs_behind_one_that_kills_its_loader_are_attached_on_another_machine() -> None:
+    def answer(loaded: Sequence[str], attach: Sequence[str], level: int) -> Outcome:
+        outcome = Outcome()
+        for name in attach:
+            outcome.attached[name] = Outcome(step="attach")
+            if name == "b":
+                outcome.attached[name] = Outcome(Verdict.KILLED, "attach", reason=NO_LOAD)
+                break
+        return outcome
+
+    made = trials("a b c", answer, attach=True)
+    assert cells(made.all()) == {"a": "ok", "b": "killed", "c": "ok"}
+    assert made.tried == ["a b c", "a b c"]
+
+
+def test_a_log_that_was_too_large_is_asked_for_in_a_short_form() -> None:
+    short = refused(7, "libbpf: prog 'a': BPF program load failed\n", "BPF program is too large.\n")
+    full = refused(28, "libbpf: prog 'a': BPF program load failed: No space left on device\n")
+    made = trials("a", lambda _loaded, _attach, level: {0: full, 4: short}[level])
+    assert cells(made.all()) == {"a": "E2BIG"}
+
+
+def test_a_program_that_uses_a_refused_map_is_refused_because_of_it() -> None:
+    def answer(loaded: Sequence[str], _attach: Sequence[str], _level: int) -> Outcome:
+        if not made._refused_maps:
+            return refused(22, "libbpf: map 'm': failed to create: Invalid argument(-22)\n")
+        if "uses" in loaded:
+            log = "BPF map 'm' is referenced but wasn't created\n"
+            return refused(22, "libbpf: prog 'uses': BPF program load failed\n", log)
+        return Outcome()
+
+    made = trials("uses other", answer, maps="m")
+    results = made.all()
+    assert cells(results) == {"maps": "EINVAL", "uses": "EINVAL", "other": "ok"}
+    assert results[2].line == "map 'm': failed to create: Invalid argument(-22)"
+    assert "--map m:max_entries=N" in results[1].hint
+
+
+def test_a_program_that_initial_values_name_is_loaded_too() -> None:
+    slot = refused(9, "libbpf: map 'jumps': failed to initialize slot [0] to prog 'leaf' fd=-2: -9\n")
+    made = trials("leaf root", lambda *_: Outcome() if made._companions else slot, maps="jumps", programs=("root",))
+    assert cells(made.all()) == {"root": "ok"}
+
+
+def test_a_program_is_not_refused_for_another_that_initial_values_name() -> None:
+    slot = refused(9, "libbpf: map 'jumps': failed to initialize slot [0] to prog 'leaf' fd=-2: -9\n")
+    made = trials("leaf root", lambda loaded, *_: bad("leaf") if "leaf" in loaded else slot, maps="jumps")
+    assert cells(made.all()) == {"leaf": "EACCES", "root": "ok"}
+
+
+def test_memory_is_not_the_kernels_answer() -> None:
+    said = "libbpf: map 'm': failed to create: Cannot allocate memory(-12)\n"
+    made = trials("", lambda *_: refused(12, said), maps="m")
+    (row,) = made.all()[1:]
+    assert (row.program, row.cell, row.author) == ("maps", "harness", Author.HARNESS)
+    assert row.hint == "the guest has 256 MiB of memory; more with --memory 1024"
+
+
+def test_an_object_that_cannot_be_opened_has_one_row() -> None:
+    outcome = Outcome(Verdict.REFUSED, "open", 4001, explain(4001, "libbpf: elf: broken\n"), by="libbpf v1.1")
+    (row,) = trials("", lambda *_: outcome).all()
+    assert row.reason == "LIBBPF_ERRNO__FORMAT at open by libbpf v1.1: elf: broken"
