@@ -10,7 +10,7 @@ from pathlib import Path
 
 from harness.errors import KernelFileError, SelectorError
 from harness.kernel import cache as kernel_cache
-from harness.kernel.files import bzimage, packages
+from harness.kernel.files import bzimage
 from harness.kernel.types import ANYTHING, Choice, Kernel, Progress, Wanted
 from harness.kernel.version import KernelVersion
 from harness.util import cache
@@ -41,6 +41,8 @@ def find(path: Path) -> Found:
         KernelFileError: There is no kernel, or it cannot be read.
         SelectorError: There are several kernels.
     """
+    from harness.kernel.files import packages  # only for a path
+
     path = path.expanduser()
     try:
         if path.is_dir():

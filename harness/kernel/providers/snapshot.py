@@ -23,7 +23,6 @@ from urllib.parse import quote
 from harness import needs
 from harness.errors import MirrorError
 from harness.kernel import cache as kernel_cache
-from harness.kernel.files import signature
 from harness.kernel.files.decompress import unpacked
 from harness.kernel.files.download import Meter, fetch, get, no_meter
 from harness.kernel.providers import debian_archive, debian_index, debs
@@ -285,6 +284,8 @@ class SnapshotProvider:
         return debs.kernel_facts(found) if found is not None else None
 
     def _verified(self, signed: bytes, name: str, progress: Progress) -> str:
+        from harness.kernel.files import signature
+
         named = os.environ.get(debian_archive.KEYRING_VARIABLE)
         keyring = Path(named or self.data["keyring"])
         removed = Path(os.environ.get(REMOVED_KEYS_VARIABLE) or self.settings["removed_keyring"])

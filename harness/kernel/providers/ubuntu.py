@@ -16,7 +16,6 @@ from typing import Any
 
 from harness.errors import KernelFileError, MirrorError
 from harness.kernel import cache as kernel_cache
-from harness.kernel.files import packages, signature
 from harness.kernel.files.download import Meter, fetch, get, no_meter
 from harness.kernel.providers import local
 from harness.kernel.types import ANYTHING, Choice, Kernel, Progress, Wanted
@@ -126,6 +125,8 @@ class UbuntuProvider:
             KernelFileError: The packages have no usable kernel.
             CacheError: The cache cannot be written.
         """
+        from harness.kernel.files import packages
+
         with kernel_cache.new_entry(self.name, choice.key) as made:
             if made is not None:
                 found = self._packages(choice.key, progress)
@@ -176,6 +177,8 @@ class UbuntuProvider:
 
     def _signed(self, base: str, checksums: bytes, progress: Progress) -> str:
         """Verify the signature of a CHECKSUMS file; return "signed" or "unsigned"."""
+        from harness.kernel.files import signature
+
         named = os.environ.get(KEYRING_VARIABLE)
         made = get(f"{base}/CHECKSUMS.gpg")
         if not named or made is None:

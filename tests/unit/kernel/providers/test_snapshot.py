@@ -222,6 +222,20 @@ def test_a_download_that_broke_off_goes_on(service: Snapshot, web: Server) -> No
     assert acquire("6.6").release == "6.6.15-cloud-amd64"
 
 
+def test_a_service_that_stops_sending_is_given_up(
+    service: Snapshot, web: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "TIMEOUT", (10.0, 0.2))
+    web.faults["*/InRelease"] = Fault(pause=1.0)
+    with pytest.raises(MirrorError, match="timed out"):
+        acquire("6.6")
+
+
+def test_a_slow_service_is_waited_for(service: Snapshot, web: Server) -> None:
+    web.faults["*"] = Fault(pause=0.05)
+    assert acquire("6.6").release == "6.6.15-cloud-amd64"
+
+
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_busy_service_is_asked_again_after_the_pause_it_names(
     service: Snapshot, web: Server, status: int, monkeypatch: pytest.MonkeyPatch
