@@ -23,7 +23,7 @@ from harness.errors import HarnessError, KernelFileError, MirrorError, RecordErr
 from harness.guest import wire
 from harness.kernel import lockfile, selector
 from harness.kernel.files import bzimage, modules
-from harness.kernel.providers import apt_sources, debian, debian_archive, debian_index
+from harness.kernel.providers import apt_sources, debian_archive, debian_index, debs
 from harness.kernel.version import KernelVersion
 from harness.remote import transfer
 from harness.results import file as records
@@ -175,7 +175,7 @@ def test_debian_packages(data: bytes) -> None:
         package.write_bytes(data)
         target.mkdir()
         with only(KernelFileError):
-            debian.unpack(package, RELEASE, target)
+            debs.unpack(package, RELEASE, target)
         assert sorted(path.name for path in Path(folder).iterdir()) == ["target", "x.deb"]
 
 
