@@ -17,9 +17,9 @@ def has_ended(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] == "Z"
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
-    """Wait until something is so; an error when it takes too long."""
+def wait_until(condition: Callable[[], bool], seconds: float = 120, *, about: str = "") -> None:
+    """Wait until something is so; an error, which says what it is about, when it takes too long."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it took too long"
+        assert time.monotonic() < deadline, f"it took too long: {about}"
         time.sleep(0.02)
