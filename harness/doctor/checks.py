@@ -15,8 +15,9 @@ from pathlib import Path
 from harness import needs
 from harness.doctor.findings import Finding, Status
 from harness.errors import HarnessError, InfrastructureError, MirrorError
+from harness.util import architecture, proc
 from harness.util import cache as disk_cache
-from harness.util import proc
+from harness.util.architecture import Architecture
 
 _MIB = 1 << 20
 
@@ -28,8 +29,8 @@ LEAST_MEMORY = 512
 
 _PROGRAM_TIMEOUT = 60.0
 
-DEVICE, MACHINE = "ivshmem-plain", "q35"
-"""Machine type and device of guests, which some builds of QEMU lack."""
+DEVICE = "ivshmem-plain"
+"""The device of guests that some builds of QEMU lack."""
 
 Check = Callable[[], Finding]
 
@@ -42,11 +43,12 @@ def checks(*, online: bool = False) -> Iterator[tuple[str, tuple[str, ...], Chec
     """
     yield "python", ("run",), python
     yield "python packages", ("run",), packages
-    qemu_name = "qemu-system-x86_64"
+    emulated = {one.qemu: one for one in architecture.known().values()}
     for need in needs.table().needs:
-        if need.name == qemu_name:
-            yield qemu_name, need.features, qemu
-            yield "vng", ("run",), vng
+        if need.name in emulated:
+            yield need.name, need.features, partial(qemu, emulated[need.name])
+            if emulated[need.name].is_own:
+                yield "vng", ("run",), vng
         elif need.name != "python3":
             yield short_name(need), need.features, partial(of_need, need)
     yield "accelerator", ("run",), accelerator
@@ -138,33 +140,37 @@ def packages() -> Finding:
     return Finding(name, Status.GOOD, f"all {seen} have the versions that kernel-harness requires")
 
 
-def qemu() -> Finding:
-    """Check QEMU's version, and that it has the machine type and the device of guests.
+def qemu(wanted: Architecture) -> Finding:
+    """Check the version of QEMU, and that it has the machine type and the device of guests.
+
+    Args:
+        wanted: The architecture of the guests.
 
     Raises:
         ToolMissing: It is not installed.
     """
-    from harness.vm.process import QEMU_NAME, find_qemu
+    from harness.vm.process import find_qemu
 
-    path = find_qemu()
+    name, machine = wanted.qemu, wanted.qemu_machine
+    path = find_qemu(wanted)
     machines = proc.run([path, "-machine", "help"], timeout=_PROGRAM_TIMEOUT)
     if machines.status != 0:
         what = f"{path} ends with status {machines.status}: {machines.tail(1)}"
-        return Finding(QEMU_NAME, Status.WRONG, what, _as_root(needs.need(QEMU_NAME).install))
+        return Finding(name, Status.WRONG, what, _as_root(needs.need(name).install))
     devices = proc.run([path, "-device", "help"], timeout=_PROGRAM_TIMEOUT)
     lacking = [
-        f"the {kind} {name}"
-        for kind, name, text in (
-            ("machine", MACHINE, re.findall(r"^(\S+)", machines.stdout, re.MULTILINE)),
+        f"the {kind} {part}"
+        for kind, part, text in (
+            ("machine", machine, re.findall(r"^(\S+)", machines.stdout, re.MULTILINE)),
             ("device", DEVICE, re.findall(r'^name "([^"]+)"', devices.stdout, re.MULTILINE)),
         )
-        if name not in text
+        if part not in text
     ]
     about = f"{needs.version_of(path) or 'unknown version'}, {path}"
     if lacking:
         what = f"{about}, was built without {' and '.join(lacking)}"
-        return Finding(QEMU_NAME, Status.WRONG, what, "put another QEMU first on PATH")
-    return Finding(QEMU_NAME, Status.GOOD, f"{about}; has {MACHINE} and {DEVICE}")
+        return Finding(name, Status.WRONG, what, "put another QEMU first on PATH")
+    return Finding(name, Status.GOOD, f"{about}; has {machine} and {DEVICE}")
 
 
 def vng() -> Finding:

@@ -20,6 +20,7 @@ import struct
 import time
 
 from harness.guest import calls, children, kernel_log, modules, process, setup, wire
+from harness.guest.api import syscalls
 from harness.guest.children import Child
 from harness.guest.leaks import provenance, snapshot
 from harness.guest.link import Link
@@ -305,8 +306,14 @@ def _options() -> dict[str, str]:
         return setup.parse_command_line(file.read())
 
 
-def main() -> NoReturn:
-    """Set up the machine, load modules, report "ready", serve."""
+def main(shared: str, numbers: dict[str, int]) -> NoReturn:
+    """Set up the machine, load modules, report "ready", serve.
+
+    Args:
+        shared: How sysfs calls the memory that is shared with the host.
+        numbers: The numbers of system calls, by name.
+    """
+    syscalls.NUMBERS.update(numbers)
     absent = setup.mount_all(lambda: _options().get("without", "").split(","))
     setup.raise_loopback()
     os.environ.update(PATH="/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", HOME="/root", LANG="C.UTF-8")
@@ -315,7 +322,7 @@ def main() -> NoReturn:
     setup.take_away(options)
     # Before the processes of tests, however many those leave running: the host waits for the agent's answer.
     os.setpriority(os.PRIO_PROCESS, 0, -20)
-    agent = Agent(Link(options["channel"]), lean="preload" not in options)
+    agent = Agent(Link(options["channel"], shared), lean="preload" not in options)
     refused = modules.load_all()
     if refused is not None:
         agent.send(wire.EVENT, wire.AGENT, 0, {"event": "module refused", "module": refused[0], "errno": refused[1]})

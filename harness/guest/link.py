@@ -23,13 +23,14 @@ class Link:
 
     Args:
         path: The serial port's device.
+        shared: How sysfs calls the part of the memory device that is the memory.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, shared: str) -> None:
         self._port = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
         tty.setraw(self._port, termios.TCSANOW)
         _hurry(path)
-        self._memory = _map_shared()
+        self._memory = _map_shared(shared)
         if self._memory is not None:
             view = memoryview(self._memory)
             self._incoming = wire.Ring(view, wire.TO_GUEST)
@@ -86,7 +87,7 @@ def _hurry(path: str) -> None:
             continue  # another kind of port: only slower
 
 
-def _map_shared() -> mmap.mmap | None:
+def _map_shared(name: str) -> mmap.mmap | None:
     """Map the memory device, which needs no driver; None when it is missing or this kernel does not allow it."""
     try:
         devices = os.listdir(_PCI)
@@ -98,7 +99,7 @@ def _map_shared() -> mmap.mmap | None:
             try:
                 with open(f"{folder}/enable", "w") as enable:
                     enable.write("1")
-                fd = os.open(f"{folder}/resource2", os.O_RDWR | os.O_CLOEXEC)
+                fd = os.open(f"{folder}/{name}", os.O_RDWR | os.O_CLOEXEC)
                 try:
                     shared = mmap.mmap(fd, wire.SHARED_SIZE)
                     shared.madvise(mmap.MADV_DONTFORK)  # guest processes must not have it

@@ -24,7 +24,7 @@ import harness
 from harness import needs
 from harness.errors import BuildError
 from harness.image import cpio, elf
-from harness.util import cache
+from harness.util import architecture, cache
 from harness.util.proc import run
 
 log = logging.getLogger("harness.image")
@@ -46,7 +46,7 @@ _OF_PYTHONS_TESTS = ("_test", "_xxtest")
 # machine, because that is where it looks for its library.
 _INIT = """#!{interpreter} -ISE
 from harness.guest import agent
-agent.main()
+agent.main({shared!r}, {syscalls!r})
 """
 
 _ACCOUNTS = {
@@ -167,7 +167,9 @@ def _entries(sources: set[Path]) -> Iterable[cpio.CpioEntry]:
     yield cpio.CpioEntry("dev/null", stat.S_IFCHR | 0o666, device=(1, 3))
     # Python reads it before devtmpfs is mounted, when getrandom(2) has no random bytes yet (seen on 4.12).
     yield cpio.CpioEntry("dev/urandom", stat.S_IFCHR | 0o666, device=(1, 9))
-    yield cpio.file("init", _INIT.format(interpreter=interpreter).encode(), 0o755)
+    machine = architecture.own()
+    init = _INIT.format(interpreter=interpreter, shared=machine.shared, syscalls=dict(machine.syscalls))
+    yield cpio.file("init", init.encode(), 0o755)
     for account, text in _ACCOUNTS.items():
         yield cpio.file(account, text.encode())
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from harness.kernel.version import KernelVersion
+from harness.util import architecture
 
 Progress = Callable[[str], None]
 """Called with lines about slow work and other things that a person should see."""
@@ -32,6 +33,7 @@ class Choice:
         alternatives: What to take instead, best first, when this one is unavailable; only for selectors that left the
             release open.
         sha256: Digest that the boot image must have, from a lock file; "" for any.
+        architecture: Name of its architecture, as in kernels/architectures.toml; default: this machine's.
         release: Its `uname -r`, "" when not known in advance.
         revision: The package version ("6.1.192-2"), "" without a package.
         rank: Orders the offers of one upstream version and flavour; the greatest is the newest.
@@ -47,6 +49,7 @@ class Choice:
     flavour: str = ""
     alternatives: tuple[Choice, ...] = ()
     sha256: str = ""
+    architecture: str = field(default_factory=architecture.own_name)
     release: str = field(default="", compare=False)
     revision: str = field(default="", compare=False)
     rank: int = field(default=0, compare=False)
@@ -71,6 +74,7 @@ class Kernel:
         digest: sha256 of the image that is booted.
         flavour: As in :class:`Choice`.
         origin: Where it came from, as one line for the user: provider, package and version, or path.
+        architecture: As in :class:`Choice`.
     """
 
     label: str
@@ -84,6 +88,7 @@ class Kernel:
     digest: str
     flavour: str
     origin: str
+    architecture: str = field(default_factory=architecture.own_name)
 
     @property
     def boot_image(self) -> Path:

@@ -54,7 +54,7 @@ def boot(spec: MachineSpec, *, timeout: float = BOOT_TIMEOUT) -> Machine:
             not start QEMU.
         ToolMissing: vng or QEMU is not installed.
     """
-    vng, qemu = find_vng(), find_qemu()
+    vng, qemu = find_vng(), find_qemu(spec.architecture)
     folder = cache.run_folder()
     process: QemuProcess | None = None
     channel: Channel | None = None
@@ -93,8 +93,9 @@ def _prepare(spec: MachineSpec, folder: Path, *, vng: Path, qemu: Path) -> list[
     (folder / TOOLS).mkdir()
     wrapper = folder / "qemu"
     options = ("-sandbox", SANDBOX) if abilities(qemu).sandbox else ()
-    for path, script in ((wrapper, wrapper_script(qemu, folder, *options)), (folder / TOOLS / "file", FILE_SCRIPT)):
-        path.write_text(script)
+    script = wrapper_script(qemu, folder, spec.architecture.dropped, *options)
+    for path, content in ((wrapper, script), (folder / TOOLS / "file", FILE_SCRIPT)):
+        path.write_text(content)
         path.chmod(0o700)
     kernel = _plain_path(spec.kernel.boot_image, folder / "kernel")
     return vng_argv(spec, kernel=kernel, vng=vng, qemu=wrapper, run_dir=folder)

@@ -12,8 +12,6 @@ from pathlib import Path
 from harness.guest.wire import SHARED_SIZE
 from harness.vm.spec import Accel, MachineSpec
 
-CONSOLE, CHANNEL = "/dev/ttyS0", "/dev/ttyS1"
-
 CHANNEL_SOCKET, QMP_SOCKET = "channel.sock", "qmp.sock"
 """Names of the sockets in the machine's folder: the harness listens on the first, QEMU on the second."""
 
@@ -30,12 +28,12 @@ SHARED = "shared"
 def kernel_words(spec: MachineSpec) -> tuple[str, ...]:
     """Return the parameters added to the kernel command line, each with its reason."""
     return (
-        f"console={CONSOLE.removeprefix('/dev/')}",
+        f"console={spec.architecture.console}",
         # Only warnings and worse go to the console (an oops is printed at the default level, 4); more costs boot time.
         "loglevel=5",
         # A panic ends QEMU at once (with -no-reboot), so that the host notices it without a time-out.
         "panic=-1",
-        f"harness.channel={CHANNEL}",
+        f"harness.channel=/dev/{spec.architecture.channel}",
         *spec.parameters,
     )
 
@@ -65,11 +63,10 @@ def qemu_options(spec: MachineSpec, run_dir: Path) -> tuple[str, ...]:
         # No CD-ROM drive, no parallel port, no controllers of disks and sensors: each costs start-up time, is something
         # that a guest can attack, and nothing uses them.
         "-nodefaults",
-        "-machine sata=off,smbus=off",
+        *spec.architecture.machine_options,
         "-no-reboot",
-        # The second serial port: the only device for which every kernel has a built-in driver.
         f"-chardev socket,id=harness,path={run_dir / CHANNEL_SOCKET}",
-        "-serial chardev:harness",
+        *spec.architecture.channel_options,
         # Memory that host and guest both map, through a PCI device that needs no driver either. A machine
         # with it can only be saved with master=on.
         f"-object memory-backend-file,id=harness-shared,mem-path={run_dir / SHARED},size={SHARED_SIZE},share=on",
@@ -88,7 +85,7 @@ def vng_argv(spec: MachineSpec, *, kernel: Path, vng: Path, qemu: Path, run_dir:
         qemu: The QEMU program or wrapper that vng starts.
         run_dir: The machine's private folder; vng uses its empty `root` as the guest's root.
     """
-    argv = [str(vng), "--run", str(kernel), "--qemu", str(qemu)]
+    argv = [str(vng), "--run", str(kernel), *_foreign(spec), "--qemu", str(qemu)]
     argv += ["--root", str(run_dir / "root"), "--cwd", str(run_dir / "root")]  # never the host's own root
     argv += ["--force-9p"]  # no virtiofsd process: nothing is exported, see wrapper_script
     # The guest image brings its own modules. Without this vng looks for depmod and a static busybox.
@@ -109,7 +106,8 @@ def vng_argv(spec: MachineSpec, *, kernel: Path, vng: Path, qemu: Path, run_dir:
 
 def plain_vng_argv(spec: MachineSpec, *, vng: Path) -> list[str]:
     """Return a command that boots the same kernel with vng alone, to see where vng fails."""
-    argv = [str(vng), "--run", str(spec.kernel.boot_image), "--force-9p", "--skip-modules", "--user", "root"]
+    argv = [str(vng), "--run", str(spec.kernel.boot_image), *_foreign(spec)]
+    argv += ["--force-9p", "--skip-modules", "--user", "root"]
     argv += [
         "--memory",
         f"{spec.needs.memory}M",
@@ -121,13 +119,18 @@ def plain_vng_argv(spec: MachineSpec, *, vng: Path) -> list[str]:
     return [*argv, *(["--disable-kvm"] if spec.accel is Accel.TCG else [])]
 
 
+def _foreign(spec: MachineSpec) -> list[str]:
+    """Return the option that names an architecture to vng; none for this machine's own."""
+    return [] if spec.architecture.is_own else ["--arch", spec.architecture.vng]
+
+
 def plain_argv(spec: MachineSpec, *, qemu: Path) -> list[str]:
     """Return a command that boots the same guest in a terminal, to see how far it gets."""
-    argv = [str(qemu), "-machine", "q35", "-nographic", "-no-reboot"]
-    argv += ["-accel", spec.accel.value, "-cpu", "max"]
+    argv = [str(qemu), "-machine", spec.architecture.qemu_machine, "-nographic", "-no-reboot"]
+    argv += ["-accel", spec.accel.value, "-cpu", spec.architecture.cpu if spec.accel is Accel.TCG else "max"]
     argv += ["-m", f"{spec.needs.memory}M", "-smp", str(spec.needs.cpus)]
     argv += ["-kernel", str(spec.kernel.boot_image), "-initrd", str(spec.image.path)]
-    return [*argv, "-append", " ".join(("console=ttyS0", "panic=-1", *spec.parameters))]
+    return [*argv, "-append", " ".join((f"console={spec.architecture.console}", "panic=-1", *spec.parameters))]
 
 
 def shell_argv(
@@ -162,10 +165,6 @@ def shell_argv(
     return [*argv, "--", shlex.join(command)] if command else argv
 
 
-# Devices of vng that a guest without a host file system does not need; each costs time at every boot.
-_DROPPED = ("virtio-9p-pci,*", "virtio-serial-pci", "virtconsole,*", "i6300esb,*")
-
-
 FILE_SCRIPT = """#!/bin/sh
 echo "$1: kernel image, version not-asked, "
 """
@@ -176,7 +175,7 @@ QEMU_ARGV = "qemu.argv"
 """Name of the file, in the machine's folder, to which the wrapper writes QEMU's command before it starts QEMU."""
 
 
-def wrapper_script(qemu: Path, run_dir: Path, *options: str) -> str:
+def wrapper_script(qemu: Path, run_dir: Path, dropped: Sequence[str], *options: str) -> str:
     """Return a shell script that vng starts as QEMU: it drops vng's exports, records the command, and starts QEMU.
 
     vng has no option to boot without exporting a folder, and the guest must not reach any folder of the host.
@@ -184,16 +183,18 @@ def wrapper_script(qemu: Path, run_dir: Path, *options: str) -> str:
     Args:
         qemu: The real QEMU.
         run_dir: Folder of QEMU_ARGV, which receives the final command, each argument followed by a NUL.
+        dropped: Shell patterns of devices that a guest without a host file system does not need; each costs time at
+            every boot.
         options: More options for QEMU.
     """
-    dropped = "|".join(f"-device:{device}" for device in _DROPPED)
+    patterns = "|".join(f"-device:{device}" for device in dropped)
     return f"""#!/bin/sh
 if [ "$1" = --version ]; then exec {shlex.quote(str(qemu))} "$@"; fi
 left=$#
 while [ "$left" -gt 0 ]; do
     option=$1; shift; left=$((left - 1))
     case "$option:$1" in
-    -fsdev:*|{dropped}) shift; left=$((left - 1)) ;;
+    -fsdev:*|{patterns}) shift; left=$((left - 1)) ;;
     *) set -- "$@" "$option" ;;
     esac
 done

@@ -16,12 +16,12 @@ import pexpect
 
 from harness import needs
 from harness.errors import StateError, ToolMissing
+from harness.util import architecture
+from harness.util.architecture import Architecture
 from harness.util.proc import kill_group
 from harness.vm.command import CONSOLE_LOG, TOOLS
 from harness.vm.console import Console, read_lines
 from harness.vm.sandbox import User, confine
-
-QEMU_NAME = "qemu-system-x86_64"
 
 # What names the ports in the guest that a command's output goes through.
 _UDEV = "udevd"
@@ -45,13 +45,16 @@ class QemuProcess(Protocol):
         """Kill QEMU; does nothing when it has ended."""
 
 
-def find_qemu() -> Path:
-    """Return the QEMU program.
+def find_qemu(wanted: Architecture | None = None) -> Path:
+    """Return the QEMU program of an architecture.
+
+    Args:
+        wanted: The architecture; default: this machine's own.
 
     Raises:
         ToolMissing: It is not installed.
     """
-    return needs.program(QEMU_NAME)
+    return needs.program((wanted or architecture.own()).qemu)
 
 
 def pids_of_qemu(folder: Path) -> list[int]:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from harness.image.build import Image
 from harness.kernel.types import Kernel
+from harness.util import architecture
+from harness.util.architecture import Architecture
 
 
 class Accel(enum.Enum):
@@ -80,6 +82,11 @@ class MachineSpec:
     def label(self) -> str:
         """What messages call the machine's kernel."""
         return self.kernel.label
+
+    @property
+    def architecture(self) -> Architecture:
+        """Its kernel's architecture."""
+        return architecture.require(self.kernel.architecture)
 
     @property
     def accel(self) -> Accel:

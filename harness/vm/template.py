@@ -78,7 +78,7 @@ def key_of(spec: MachineSpec) -> str:
     Args:
         spec: What to boot.
     """
-    qemu = find_qemu()
+    qemu = find_qemu(spec.architecture)
     found = qemu.stat()
     parts = (
         FORMAT,
@@ -183,7 +183,7 @@ def make(folder: Path, spec: MachineSpec, *, boot_timeout: float) -> Template:
             "boot_log": [record.decode("ascii") for record in boot_log],  # /dev/kmsg escapes bytes that are not ASCII
             "argv": argv,
             "whole_stream": whole_stream,
-            "private_rom": abilities(find_qemu()).private_rom,
+            "private_rom": abilities(find_qemu(spec.architecture)).private_rom,
             "seconds": [ready - started, saved - ready],
             "checked": time.time(),
             "boot": _boot_id(),

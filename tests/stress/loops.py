@@ -11,21 +11,11 @@ import struct
 import threading
 import traceback
 from collections.abc import Callable, Iterable
-from typing import Any
 
-from harness.guest.api import asm, uapi
+from harness.guest.api import asm, syscalls
 
-SYS_BPF = uapi.SYSCALLS["bpf"]
 MAP_CREATE, MAP_UPDATE_ELEM, MAP_DELETE_ELEM = 0, 2, 3
 ARRAY = 2
-
-
-def system_call() -> Callable[..., int]:
-    """Return syscall(2)."""
-    found: Any = ctypes.CDLL(None, use_errno=True).syscall
-    found.restype = ctypes.c_long
-    found.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_ulong)
-    return found  # type: ignore[no-any-return]
 
 
 def with_map(code: bytes, fd: int) -> bytes:
@@ -58,7 +48,7 @@ def lookup_inner(outer: int) -> bytes:
 
 def insert_and_delete(outer: int, first_key: int, rounds: int, replace: bool) -> None:
     """Make an inner map, insert it, forget it, delete it; with `replace` nothing is deleted until the end."""
-    call = system_call()
+    call = syscalls.bpf
     create = ctypes.create_string_buffer(struct.pack("<IIII", ARRAY, 4, 4, 1), 16)
     key, value = ctypes.c_uint32(first_key), ctypes.c_int32(0)
     element = ctypes.create_string_buffer(
@@ -68,15 +58,15 @@ def insert_and_delete(outer: int, first_key: int, rounds: int, replace: bool) ->
     gone = ctypes.create_string_buffer(struct.pack("<IxxxxQ", outer, ctypes.addressof(key)), 16)
     create_at, element_at, gone_at = (ctypes.addressof(one) for one in (create, element, gone))
     for number in range(rounds):
-        inner = call(SYS_BPF, MAP_CREATE, create_at, 16)
+        inner = call(MAP_CREATE, create_at, 16)
         if inner < 0:
             raise OSError(ctypes.get_errno(), "MAP_CREATE")
         value.value = inner
-        if call(SYS_BPF, MAP_UPDATE_ELEM, element_at, 32) != 0:
+        if call(MAP_UPDATE_ELEM, element_at, 32) != 0:
             raise OSError(ctypes.get_errno(), "MAP_UPDATE_ELEM")
         os.close(inner)
         last = number == rounds - 1
-        if (last or not replace) and call(SYS_BPF, MAP_DELETE_ELEM, gone_at, 16) != 0:
+        if (last or not replace) and call(MAP_DELETE_ELEM, gone_at, 16) != 0:
             raise OSError(ctypes.get_errno(), "MAP_DELETE_ELEM")
 
 

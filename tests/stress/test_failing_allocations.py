@@ -20,13 +20,13 @@ from pathlib import Path
 import pytest
 
 from harness.guest.api import bpf as raw
-from harness.guest.api import btf
+from harness.guest.api import btf, syscalls
 from harness.guest.api.hooks import expedite
 from harness.kernel.types import Kernel
 from harness.kernel.version import KernelVersion
 from harness.pytest_plugin.stress import Stress
 from harness.testing import Guest
-from tests.stress.loops import SYS_BPF, lookup_inner, system_call, with_map
+from tests.stress.loops import lookup_inner, with_map
 
 pytestmark = [pytest.mark.stress]
 
@@ -201,10 +201,9 @@ def fail_each_step(how: str, action: str, kind: str, flags: int, code: bytes, st
     # A batch may end in the middle of its elements.
     between = [done[:n] + before[n:] for n in range(SLOTS + 1)] if action.endswith("batch") else [before]
     given = ctypes.create_string_buffer(len(attr))
-    issue = system_call()
 
     def call() -> int:
-        result = issue(SYS_BPF, number, at(given), len(attr))
+        result = syscalls.bpf(number, at(given), len(attr))
         return -ctypes.get_errno() if result < 0 else int(result)
 
     answers: list[int] = []
@@ -281,10 +280,9 @@ def copy_at_each_step(how: str, kind: str, steps: int) -> list[list[int]]:
     template = template_with_kptr()
     attr = struct.pack("<IIIIII", 13 if kind == "hash_of_maps" else 12, 4, 4, 4, 0, template)
     given = ctypes.create_string_buffer(attr, len(attr))
-    issue = system_call()
 
     def call() -> int:
-        result = issue(SYS_BPF, 0, ctypes.addressof(given), len(attr))
+        result = syscalls.bpf(0, ctypes.addressof(given), len(attr))
         return -ctypes.get_errno() if result < 0 else int(result)
 
     seen: list[list[int]] = []

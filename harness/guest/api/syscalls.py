@@ -6,10 +6,7 @@ Runs in the guest.
 from __future__ import annotations
 
 import ctypes
-import functools
 import os
-
-from harness.guest.api.uapi import SYSCALLS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,17 +17,21 @@ libc = ctypes.CDLL(None, use_errno=True)
 """The C library: ctypes.get_errno() has the errno of a function of it that failed."""
 
 
+NUMBERS: dict[str, int] = {}
+"""The numbers of system calls by name. They depend on the architecture, so the image has them (harness.image.build)."""
+
+
 def system_call(name: str, *types: Any) -> Callable[..., int]:
     """Return a system call as a function, which returns what the kernel does, or -1 and the errno as :data:`libc` does.
 
     Args:
-        name: One of harness.guest.api.uapi.SYSCALLS.
+        name: One of NUMBERS.
         *types: The ctypes of its arguments.
     """
     call = libc["syscall"]  # not libc.syscall, which all would share
     call.restype = ctypes.c_long
     call.argtypes = (ctypes.c_long, *types)
-    return functools.partial(call, SYSCALLS[name])
+    return lambda *arguments: call(NUMBERS[name], *arguments)
 
 
 bpf = system_call("bpf", ctypes.c_long, ctypes.c_void_p, ctypes.c_ulong)

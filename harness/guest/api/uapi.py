@@ -1,7 +1,6 @@
-"""Numbers of BPF's user API by name: types of maps, programs and attachments, flags, helpers; and of system calls.
+"""Numbers of BPF's user API by name: types of maps, programs and attachments, flags, helpers.
 
-From include/uapi/linux/bpf.h and arch/x86/entry/syscalls/syscall_64.tbl. Pure: the host and guest functions may both
-import it.
+From include/uapi/linux/bpf.h. Pure: the host and guest functions may both import it.
 """
 
 from __future__ import annotations
@@ -45,17 +44,6 @@ MMAPABLE, PRESERVE_ELEMS, INNER_MAP = 1 << 10, 1 << 11, 1 << 12
 
 SLEEPABLE = 1 << 4
 """A flag of a program (prog_flags)."""
-
-SYSCALLS = {
-    "exit": 60,
-    "capget": 125,
-    "capset": 126,
-    "perf_event_open": 298,
-    "finit_module": 313,
-    "bpf": 321,
-    "membarrier": 324,
-}
-"""Of x86-64: those that the C library has no function for."""
 
 # The helpers that tests of maps use; call others by number.
 HELPERS = {

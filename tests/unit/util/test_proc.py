@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from harness.errors import InfrastructureError, ToolMissing
-from harness.util import proc
-from harness.vm.process import QEMU_NAME, find_qemu, find_vng
+from harness.util import architecture, proc
+from harness.vm.process import find_qemu, find_vng
 from tests.processes import has_ended, wait_until
 
 
@@ -27,7 +27,7 @@ def test_a_missing_qemu_is_named_with_its_package(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ToolMissing, match="qemu-system-x86_64 is not installed") as caught:
         find_qemu()
     assert caught.value.hint == "apt-get install qemu-system-x86"
-    qemu = program(tmp_path / QEMU_NAME)
+    qemu = program(tmp_path / architecture.own().qemu)
     assert find_qemu() == qemu
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.util import architecture
 from harness.vm.command import (
     FILE_SCRIPT,
     Inherited,
@@ -142,7 +143,7 @@ def wrapper(tmp_path: Path) -> Path:
     qemu.write_text("""#!/bin/sh\nfor word in "$@"; do printf '<%s>\\n' "$word"; done\n""")
     qemu.chmod(0o755)
     wrapper = tmp_path / "qemu"
-    wrapper.write_text(wrapper_script(qemu, tmp_path))
+    wrapper.write_text(wrapper_script(qemu, tmp_path, architecture.require("amd64").dropped))
     wrapper.chmod(0o700)
     return wrapper
 
@@ -174,7 +175,7 @@ def test_an_export_may_come_first_and_last(wrapper: Path) -> None:
 
 
 def test_what_the_harness_adds_comes_last(wrapper: Path, tmp_path: Path) -> None:
-    wrapper.write_text(wrapper_script(tmp_path / "fake qemu", tmp_path, "-sandbox", "on,x=deny"))
+    wrapper.write_text(wrapper_script(tmp_path / "fake qemu", tmp_path, (), "-sandbox", "on,x=deny"))
     assert what_qemu_gets(wrapper, "-m", "1") == ["-m", "1", "-sandbox", "on,x=deny"]
 
 

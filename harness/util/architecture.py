@@ -1,0 +1,106 @@
+"""The architectures of kernels: what differs between them, from `kernels/architectures.toml`."""
+
+from __future__ import annotations
+
+import functools
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from harness.errors import SelectorError
+from harness.util.data import read_toml
+
+
+@dataclass(frozen=True, eq=False)
+class Architecture:
+    """One architecture; the fields are explained in `kernels/architectures.toml`."""
+
+    name: str
+    aliases: tuple[str, ...]
+    title: str
+    machine: str
+    elf: int
+    byte_order: str
+    page_sizes: tuple[int, ...]
+    triplet: str
+    image: str
+    image_path: str
+    qemu: str
+    qemu_machine: str
+    machine_options: tuple[str, ...]
+    cpu: str
+    vng: str
+    console: str
+    channel: str
+    channel_options: tuple[str, ...]
+    dropped: tuple[str, ...]
+    shared: str
+    syscalls: Mapping[str, int]
+    flavours: Mapping[str, str]
+
+    @property
+    def is_own(self) -> bool:
+        """Whether this machine has it; any other is emulated."""
+        return self.name == own().name
+
+
+@functools.cache
+def known() -> Mapping[str, Architecture]:
+    """Return every architecture, by name.
+
+    Raises:
+        InfrastructureError: The installation lacks the table, or it is damaged.
+    """
+    found = {}
+    for record in read_toml("kernels", "architectures.toml")["architecture"]:
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in record.items()
+        }
+        found[fields["name"]] = Architecture(**fields)
+    return found
+
+
+def own_name() -> str:
+    """Return the name of this machine's own architecture."""
+    return own().name
+
+
+@functools.cache
+def own() -> Architecture:
+    """Return this machine's own architecture.
+
+    Raises:
+        SelectorError: The harness does not know it.
+    """
+    machine = platform.machine()
+    for one in known().values():
+        if one.machine == machine:
+            return one
+    raise SelectorError(
+        f"the harness knows no architecture {machine}, which is this machine's",
+        expected="a machine of " + names(),
+        hint="a record in kernels/architectures.toml makes it known",
+    )
+
+
+def named(word: str) -> Architecture | None:
+    """Return the architecture with this name or alias; None when there is none."""
+    return next((one for one in known().values() if word == one.name or word in one.aliases), None)
+
+
+def require(word: str) -> Architecture:
+    """Return the architecture with this name or alias.
+
+    Raises:
+        SelectorError: There is none.
+    """
+    found = named(word)
+    if found is None:
+        raise SelectorError(f"the harness boots no kernels for {word!r}", expected="one of " + names())
+    return found
+
+
+def names() -> str:
+    """Return the names of all architectures, for messages."""
+    return ", ".join(known())
