@@ -30,6 +30,9 @@ def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--unknown", action="store_true", help="list the ranges that no kernel has confirmed")
     group.add_argument(
+        "--nearest", type=Path, metavar="RECORD", help="which kernel of the set answers most like those of a run record"
+    )
+    group.add_argument(
         "--add", type=Path, nargs="+", metavar="RECORD", help="add the kernels of run records (pytest --record=FILE)"
     )
 
@@ -40,26 +43,34 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.add:
         return _add(arguments.golden, arguments.add)
     kernels = golden.read(arguments.golden)
+    if arguments.nearest:
+        return _nearest(kernels, arguments.nearest)
     return _unknown(kernels) if arguments.unknown else _show(kernels)
 
 
 def _add(folder: Path, records: list[Path]) -> int:
     from harness.contracts import golden
-    from harness.errors import RecordError
-    from harness.results.file import read
 
     for path in records:
-        found = golden.of_record(read(path))
-        if not found:
-            raise RecordError(
-                f"{path} has no answer to a contract",
-                expected="the record of a run of harness.contracts",
-                hint=f"pytest --pyargs harness.contracts --kernel=SELECTOR --record={path}",
-            )
-        for one in found:
+        for one in _of_record(path):
             file = golden.add(folder, one)
             print(f"{file}: {len(one.answers)} answers of {one.version} ({file.stat().st_size} bytes)")
     return 0
+
+
+def _of_record(path: Path) -> list[Golden]:
+    from harness.contracts import golden
+    from harness.errors import RecordError
+    from harness.results.file import read
+
+    found = golden.of_record(read(path))
+    if not found:
+        raise RecordError(
+            f"{path} has no answer to a contract",
+            expected="the record of a run of harness.contracts",
+            hint=f"pytest --pyargs harness.contracts --kernel=SELECTOR --record={path}",
+        )
+    return found
 
 
 def _show(kernels: list[Golden]) -> int:
@@ -84,6 +95,24 @@ def _show(kernels: list[Golden]) -> int:
     if wrong:
         print("\ndiffers:", *wrong, sep="\n")
     return int(bool(wrong))
+
+
+def _nearest(kernels: list[Golden], path: Path) -> int:
+    from harness.contracts import golden
+
+    for one in _of_record(path):
+        found = golden.nearest(one, kernels)
+        if found is None:
+            print(f"{one.release or one.version}: no other kernel is in the golden set")
+            continue
+        other = found.kernel
+        print(
+            f"{one.release or one.version} is most like {other.version} ({other.release}): "
+            f"{found.alike} answers alike, {len(found.otherwise)} otherwise"
+        )
+        for name, (here, there) in sorted(found.otherwise.items()):
+            print(f"  {name}: {json.dumps(here)}, there {json.dumps(there)}")
+    return 0
 
 
 def _unknown(kernels: list[Golden]) -> int:

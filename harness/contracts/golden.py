@@ -152,6 +152,39 @@ def judged(golden: Iterable[Golden], contracts: Mapping[str, Contract]) -> Itera
             yield Judged(kernel, name, observed, judge(contract, version, observed, probed, vendor))
 
 
+@dataclass(frozen=True)
+class Nearest:
+    """The kernel of a set that answers most like another.
+
+    Attributes:
+        kernel: That kernel.
+        alike: Number of contracts that both answer alike.
+        otherwise: Contracts that they answer otherwise: the other kernel's answer and this one's.
+    """
+
+    kernel: Golden
+    alike: int
+    otherwise: Mapping[str, tuple[Any, Any]]
+
+
+def nearest(one: Golden, golden: Iterable[Golden]) -> Nearest | None:
+    """Return the kernel of the golden set that answers most like `one`, vendors' kernels aside; None for none.
+
+    A version says little of a vendor's kernel; its answers say which release it is like.
+    """
+    found = []
+    for other in golden:
+        if other.name == one.name or vendor_of(other.release):
+            continue
+        both = [name for name in one.answers if name in other.answers]
+        otherwise = {
+            name: (one.answers[name], other.answers[name]) for name in both if one.answers[name] != other.answers[name]
+        }
+        found.append(Nearest(other, len(both) - len(otherwise), otherwise))
+    # What one of them was not asked counts for neither: fewer contradictions come first, then more agreement.
+    return min(found, key=lambda each: (len(each.otherwise) - each.alike, len(each.otherwise)), default=None)
+
+
 def unconfirmed(golden: Iterable[Golden], contracts: Mapping[str, Contract]) -> list[tuple[Contract, Range]]:
     """Return the ranges of versions that no kernel has confirmed, with their contracts.
 

@@ -159,3 +159,29 @@ def test_a_record_without_contracts_is_one_error(tmp_path: Path, capsys: pytest.
     write(tmp_path / "run.json", record(result("test.py::test_it", "6.1")))
     assert main(["contracts", "--golden", str(tmp_path), "--add", str(tmp_path / "run.json")]) != 0
     assert "has no answer to a contract" in capsys.readouterr().err
+
+
+def test_the_kernel_that_answers_most_alike_is_found() -> None:
+    def answers(version: str, release: str, *values: str) -> Golden:
+        return Golden(version, release, answers=dict(zip(("hom.a", "hom.b", "hom.c"), values, strict=False)))
+
+    old, new = answers("4.18", "4.18-x", "a", "b", "c"), answers("5.14", "5.14-x", "A", "B", "c")
+    vendor = answers("4.18", "4.18.0-348.el8.x86_64", "A", "B", "C")
+    found = golden.nearest(vendor, [old, new, vendor])
+    assert found is not None
+    assert (found.kernel, found.alike, dict(found.otherwise)) == (new, 2, {"hom.c": ("C", "c")})
+    assert golden.nearest(vendor, [vendor]) is None
+
+
+def test_the_command_names_the_nearest_kernel(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = added(tmp_path, "stays")
+    golden.add(
+        tmp_path / "golden", Golden("6.5", "6.5-x", answers={MEMLOCK: "grows", "hom.prog.interpreter": "EINVAL"})
+    )
+    golden.add(tmp_path / "golden", Golden("6.2", "6.2-x", answers={MEMLOCK: "grows", "hom.prog.interpreter": "ok"}))
+    capsys.readouterr()
+    assert main([*command, "--nearest", str(tmp_path / "run.json")]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "6.1.192-cloud-amd64 is most like 6.5 (6.5-x): 1 answers alike, 1 otherwise",
+        f'  {MEMLOCK}: "stays", there "grows"',
+    ]
