@@ -6,8 +6,13 @@ Valid input is damaged at random. What was found that way is kept as an example.
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
+import lzma
 import os
+import struct
+import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,14 +27,15 @@ from harness.checks import faults, known_faults, log_records
 from harness.errors import HarnessError, KernelFileError, MirrorError, RecordError, SelectorError, UsageError
 from harness.guest import wire
 from harness.kernel import lockfile, selector
-from harness.kernel.files import bzimage, modules
-from harness.kernel.providers import apt_sources, debian_archive, debian_index, debs
+from harness.kernel.files import bzimage, modules, packages
+from harness.kernel.providers import apt_sources, debian_archive, debian_index, debs, rpm_md
 from harness.kernel.version import KernelVersion
 from harness.remote import transfer
 from harness.results import file as records
 from harness.util import cache
 from harness.vm import console
 from tests.unit.kernel import kernel_fakes
+from tests.unit.kernel.files import test_packages as samples_of_packages
 from tests.unit.results import samples
 
 DATA = Path(__file__).parent / "data"
@@ -177,6 +183,116 @@ def test_debian_packages(data: bytes) -> None:
         with only(KernelFileError):
             debs.unpack(package, RELEASE, target)
         assert sorted(path.name for path in Path(folder).iterdir()) == ["target", "x.deb"]
+
+
+def rpm_package(files: dict[str, bytes]) -> bytes:
+    """Return a small RPM package, made without rpm: lead, signature header, header, archive."""
+    texts = {1000: b"kernel-core", 1001: b"6.6.15", 1002: b"1.el9", 1022: b"x86_64"}
+    store, index = b"", b""
+    for tag, text in texts.items():
+        index += struct.pack(">IIII", tag, 6, len(store), 1)
+        store += text + b"\0"
+
+    def header(index: bytes, store: bytes) -> bytes:
+        return b"\x8e\xad\xe8\x01" + bytes(4) + struct.pack(">II", len(index) // 16, len(store)) + index + store
+
+    archive = b""
+    for name, data in [*files.items(), ("TRAILER!!!", b"")]:
+        fields = [1, 0o100644, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name) + 1, 0]
+        head = b"070701" + b"".join(b"%08x" % (value % (1 << 32)) for value in fields) + name.encode() + b"\0"
+        archive += head + bytes(-len(head) % 4) + data + bytes(-len(data) % 4)
+    return b"\xed\xab\xee\xdb" + bytes(92) + header(b"", b"") + header(index, store) + gzip.compress(archive)
+
+
+def container() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        layout = samples_of_packages.oci(Path(folder) / "image", samples_of_packages.LAYERS)
+        archive = io.BytesIO()
+        with tarfile.open(fileobj=archive, mode="w") as members:
+            members.add(layout, arcname=".")
+        return archive.getvalue()
+
+
+ODD = {f"boot/vmlinuz-{RELEASE}": b"kernel", f"lib/modules/{RELEASE}/../../../victim": b"x", "/boot/vmlinuz": b"x"}
+ARCHIVES = (
+    rpm_package({f"./lib/modules/{RELEASE}/vmlinuz": b"kernel", f"lib/modules/{RELEASE}/m.ko": b"module"}),
+    rpm_package(ODD),
+    lzma.decompress(kernel_fakes.tarball(ODD)),
+    gzip.compress(lzma.decompress(kernel_fakes.tarball({f"boot/config-{RELEASE}": b"x"}))),
+    container(),
+    samples_of_packages.pe({b".osrel": b"ID=x", b".linux": b"kernel"}),
+    samples_of_packages.zboot(gzip.compress(b"kernel"), "gzip"),
+    kernel_fakes.deb(ODD),
+)
+
+
+@fuzz
+@given(damaged(*ARCHIVES))
+@example(ARCHIVES[0][:120])
+@example(ARCHIVES[0].replace(struct.pack(">I", 1000), struct.pack(">I", 999), 1))
+@example(b"MZ\0\0zimg")
+def test_archives_with_kernels(data: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path, target = Path(folder) / "image", Path(folder) / "target"
+        path.write_bytes(data)
+        target.mkdir()
+        with only(KernelFileError):
+            packages.unpack(path, target)
+        assert sorted(one.name for one in Path(folder).iterdir()) == ["image", "target"]
+        assert {one.name for one in target.iterdir()} <= {"boot", "lib"}
+
+
+def test_archives_that_are_not_damaged_are_unpacked(tmp_path: Path) -> None:
+    for number, data in enumerate(ARCHIVES):
+        (tmp_path / "image").write_bytes(data)
+        target = tmp_path / str(number)
+        target.mkdir()
+        packages.unpack(tmp_path / "image", target)
+        assert list(target.iterdir()) != [], number
+
+
+AMD64 = {"os": "linux", "architecture": "amd64"}
+MANIFEST = json.dumps({"manifests": [{"digest": "sha256:0", "platform": AMD64}]}).encode()
+
+
+@fuzz
+@given(damaged(MANIFEST, b'{"layers": [{"digest": "sha256:0"}]}'))
+@example(DEEP)
+@example(b"[]")
+@example(b'{"manifests": 5}')
+@example(b'{"manifests": [5]}')
+@example(b'{"manifests": [{}]}')
+@example(b'{"manifests": [{"platform": 5, "digest": 5}]}')
+@example(b'{"layers": 5}')
+@example(b'{"layers": [{"digest": 5}]}')
+def test_indexes_of_containers(data: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        layout = Path(folder)
+        (layout / "oci-layout").write_text("{}")
+        (layout / "index.json").write_bytes(data)
+        with only(KernelFileError):
+            packages.unpack(layout, layout / "target")
+
+
+REPOMD = b"""<repomd xmlns="http://linux.duke.edu/metadata/repo">
+<data type="primary"><checksum type="sha256">00</checksum><location href="repodata/x.xml.gz"/><size>100</size></data>
+</repomd>"""
+PRIMARY = b"""<metadata xmlns="http://linux.duke.edu/metadata/common">
+<package type="rpm"><name>kernel-core</name><arch>x86_64</arch><version epoch="0" ver="6.6.15" rel="1.el9"/>
+<checksum type="sha256">00</checksum><size package="10"/><location href="k.rpm"/></package></metadata>"""
+DISTRIBUTION = {"name": "x", "image": "kernel-core", "modules": ["kernel-modules"]}
+
+
+@fuzz
+@given(damaged(REPOMD, PRIMARY))
+@example(REPOMD.replace(b"href", b"hreff"))
+@example(PRIMARY.replace(b'"10"', b'"many"'))
+@example(PRIMARY.replace(b"x86_64", b"x86_64</arch><arch>"))
+def test_repositories_of_rpm(data: bytes) -> None:
+    with only(MirrorError):
+        rpm_md.primary_of(data, "http://127.0.0.1")
+    with only(MirrorError):
+        rpm_md.kernels_in(data, "http://127.0.0.1", DISTRIBUTION)
 
 
 SELECTIONS = (

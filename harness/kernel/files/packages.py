@@ -247,10 +247,15 @@ def _blob(folder: Path, digest: str) -> Path:
 
 def _blob_json(path: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = json.loads(path.read_bytes())
-    except ValueError as error:
+        content = json.loads(path.read_bytes())
+        # Which parts there are is the reader's matter; those that are there have these forms.
+        parts = [part for name in ("manifests", "layers") for part in content.get(name, [])]
+        if not all(isinstance(part["digest"], str) and isinstance(part.get("platform", {}), dict) for part in parts):
+            raise TypeError("a part lacks its digest, or has an odd platform")
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise KernelFileError(f"{path} is damaged: {error}", expected="JSON of an OCI image layout") from error
-    return content
+    found: dict[str, Any] = content
+    return found
 
 
 def _write(place: Path, data: bytes) -> None:
@@ -278,7 +283,7 @@ def _sections(data: bytes) -> dict[bytes, tuple[int, int]]:
 
 def _zboot(data: bytes, name: str) -> bytes:
     """Return the kernel in an EFI image that decompresses itself (drivers/firmware/efi/libstub/zboot-header.S)."""
-    start, size = struct.unpack_from("<II", data, 8)
+    start, size = struct.unpack_from("<II", data.ljust(16, b"\0"), 8)
     compression = data[24:56].split(b"\0", 1)[0].decode(errors="replace")
     payload = data[start : start + size]
     endings = {"gzip": ".gz", "zstd": ".zst", "zstd22": ".zst", "xzkern": ".xz", "lzma": ".xz"}

@@ -73,22 +73,22 @@ def read(path: Path) -> Rpm:
             signatures, _ = _header(stream)
             stream.seek(-stream.tell() % 8, 1)
             tags, header = _header(stream)
-        except (struct.error, IndexError, ValueError) as error:
+            made = next((signatures[tag] for tag in _SIGNATURES if tag in signatures), b"")
+            if not made and _OPENPGP in signatures:
+                made = base64.b64decode(signatures[_OPENPGP][0])
+            digests = tags.get(_PAYLOAD_DIGEST, [""])
+            return Rpm(
+                path,
+                str(tags[_NAME]),
+                f"{tags[_VERSION]}-{tags[_RELEASE]}",
+                str(tags.get(_ARCH, "")),
+                header,
+                made,
+                str(digests[0]),
+                stream.tell(),
+            )
+        except (struct.error, LookupError, ValueError) as error:
             raise _damaged(path, error) from error
-        made = next((signatures[tag] for tag in _SIGNATURES if tag in signatures), b"")
-        if not made and _OPENPGP in signatures:
-            made = base64.b64decode(signatures[_OPENPGP][0])
-        digests = tags.get(_PAYLOAD_DIGEST, [""])
-        return Rpm(
-            path,
-            str(tags[_NAME]),
-            f"{tags[_VERSION]}-{tags[_RELEASE]}",
-            str(tags.get(_ARCH, "")),
-            header,
-            made,
-            str(digests[0]),
-            stream.tell(),
-        )
 
 
 def _header(stream: BinaryIO) -> tuple[dict[int, Any], bytes]:

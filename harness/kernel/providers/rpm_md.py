@@ -165,12 +165,13 @@ def primary_of(repomd: bytes, where: str) -> tuple[str, str, str]:
     location = data.find(f"{_REPO}location") if data is not None else None
     checksum = data.find(f"{_REPO}checksum") if data is not None else None
     algorithm = checksum.attrib.get("type", "") if checksum is not None else ""
-    if location is None or checksum is None or not checksum.text or algorithm not in _DIGESTS:
+    href = location.get("href") if location is not None else None
+    if href is None or checksum is None or not checksum.text or algorithm not in _DIGESTS:
         raise MirrorError(
             f"{where}/repodata/repomd.xml names no list of packages with a {' or '.join(_DIGESTS)}",
             expected="data of type primary",
         )
-    return location.attrib["href"], algorithm, checksum.text.strip()
+    return href, algorithm, checksum.text.strip()
 
 
 def kernels_in(primary: bytes, where: str, record: Mapping[str, Any]) -> list[dict[str, Any]]:
