@@ -25,7 +25,7 @@ from harness.kernel.catalog import Catalog, policy
 from harness.kernel.files.download import Meter, no_meter
 from harness.kernel.providers import distributions
 from harness.kernel.types import Choice
-from harness.util import tables
+from harness.util import architecture, tables
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction as SubParsers
@@ -45,6 +45,7 @@ def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
 
     command = add("list", _list, "list the kernels that are available")
     command.add_argument("selector", nargs="*", help=f"{SELECTORS}; none: one line for each series")
+    architecture_of(command)
     command.add_argument("--flavour", help="only this flavour (cloud, generic, rt, minimal, debug, ...)")
     command.add_argument("--json", action="store_true", help="print JSON, one object for each release")
     command.add_argument("--refresh", action="store_true", help="ask the mirror even when its index is fresh")
@@ -53,6 +54,7 @@ def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
     )
 
     command = add("fetch", _fetch, "bring kernels into the cache")
+    architecture_of(command)
     command.add_argument("selector", nargs="+", help=SELECTORS)
     command.add_argument("--jobs", "-j", type=positive, default=4, help="downloads at a time (default: 4)")
     command.add_argument("--refresh", action="store_true", help="ask the mirror even when its index is fresh")
@@ -74,6 +76,7 @@ def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
     command.add_argument("--again", action="store_true", help="build even when the cache has it")
 
     command = add("info", _info, "describe kernels, and check what the cache holds of them")
+    architecture_of(command)
     command.add_argument("selector", nargs="+", help=SELECTORS)
     command.add_argument("--verify", action="store_true", help="read every file in the cache and compare digests")
     command.add_argument("--json", action="store_true", help="print JSON")
@@ -84,9 +87,17 @@ def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
     command.add_argument("--all", action="store_true", help="also every kernel")
 
     command = add("lock", _lock, "write a lock file of exact kernels, for --kernel=@lock")
+    architecture_of(command)
     command.add_argument("selector", nargs="+", help=SELECTORS)
     command.add_argument("--output", "-o", type=Path, default=Path(lockfile.DEFAULT), help="default: kernels.lock")
     command.add_argument("--refresh", action="store_true", help="ask the mirror even when its index is fresh")
+
+
+def architecture_of(command: argparse.ArgumentParser) -> None:
+    """Add the option for the architecture of selectors that name none."""
+    command.add_argument(
+        "--arch", default="", metavar="NAME", help="architecture of selectors that name none (default: this machine's)"
+    )
 
 
 def megabytes(size: int) -> str:
@@ -98,7 +109,7 @@ def megabytes(size: int) -> str:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    catalog = Catalog(progress=say, refresh=arguments.refresh)
+    catalog = Catalog(progress=say, refresh=arguments.refresh, default=arguments.arch)
     if arguments.verbose:
         return _list_reasons(catalog, arguments.selector)
     offers = [
@@ -106,14 +117,18 @@ def _list(arguments: argparse.Namespace) -> int:
         for offer in catalog.offers()
         if offer.version.series >= policy().oldest and arguments.flavour in (None, offer.flavour)
     ]
-    for name, trouble in catalog.troubles.items():
+    for (name, _), trouble in catalog.troubles.items():
         say(f"{name}: {trouble}")
     if arguments.selector:
         choices = [choice for one in catalog.resolve(arguments.selector) for choice in (one, *one.alternatives)]
         chosen = {(choice.provider, choice.key) for choice in choices}
+        offers = [
+            offer
+            for offer in catalog.offers_asked()
+            if (offer.provider, offer.key) in chosen and arguments.flavour in (None, offer.flavour)
+        ]
         known = {(offer.provider, offer.key) for offer in offers}
         # The offers are those of providers with a complete list; what another one has was found by the selector.
-        offers = [offer for offer in offers if (offer.provider, offer.key) in chosen]
         offers += [choice for choice in choices if (choice.provider, choice.key) not in known]
     if arguments.json:
         print(json.dumps([_offer_facts(offer) for offer in offers], indent=1))
@@ -193,6 +208,7 @@ def _offer_facts(offer: Choice) -> dict[str, object]:
         "series": "{}.{}".format(*offer.version.series),
         "release": str(offer.version),
         "flavour": offer.flavour,
+        "architecture": offer.architecture,
         "provider": offer.provider,
         "key": offer.key,
         "uname": offer.release,
@@ -215,7 +231,7 @@ def _fetch(arguments: argparse.Namespace) -> int:
                 raise KeyboardInterrupt
             draw(name, done, total)
 
-        catalog = Catalog(progress=say, meter=meter, refresh=arguments.refresh)
+        catalog = Catalog(progress=say, meter=meter, refresh=arguments.refresh, default=arguments.arch)
         choices = catalog.resolve(arguments.selector)
         _say_choices(choices)
         kernels = _parallel([partial(catalog.acquire, choice) for choice in choices], arguments.jobs, stop)
@@ -336,7 +352,7 @@ def _build(arguments: argparse.Namespace) -> int:
 
 
 def _info(arguments: argparse.Namespace) -> int:
-    catalog = Catalog(progress=say)
+    catalog = Catalog(progress=say, default=arguments.arch)
     facts = []
     status = 0
     for choice in catalog.resolve(arguments.selector):
@@ -346,6 +362,7 @@ def _info(arguments: argparse.Namespace) -> int:
             "label": choice.label,
             "release": str(choice.version),
             "flavour": choice.flavour,
+            "architecture": choice.architecture,
             "provider": choice.provider,
             "key": choice.key,
             "cached": str(path) if entry else "no",
@@ -358,7 +375,7 @@ def _info(arguments: argparse.Namespace) -> int:
                 "origin": entry.record["origin"],
                 "boot image": str(path / str(entry.record["boot"])),
                 "sha256": entry.digest,
-                "PVH": "yes" if entry.record["pvh"] else "not used: QEMU boots the bzImage",
+                "PVH": "yes" if entry.record["pvh"] else f"not used: QEMU boots the {_format(choice)}",
                 "payload": entry.record["compression"] or "given uncompressed",
                 "size": megabytes(prune.size_of(path)),
                 "modules": "yes" if entry.record["modules"] else "none",
@@ -372,6 +389,10 @@ def _info(arguments: argparse.Namespace) -> int:
     else:
         print("\n\n".join("\n".join(f"{name:>12}: {value}" for name, value in one.items()) for one in facts))
     return status
+
+
+def _format(choice: Choice) -> str:
+    return architecture.require(choice.architecture).image
 
 
 # prune
@@ -398,7 +419,7 @@ def _prune(arguments: argparse.Namespace) -> int:
 
 def _lock(arguments: argparse.Namespace) -> int:
     with _bars() as meter:
-        catalog = Catalog(progress=say, meter=meter, refresh=arguments.refresh)
+        catalog = Catalog(progress=say, meter=meter, refresh=arguments.refresh, default=arguments.arch)
         locked: list[Choice] = []
         packages: dict[str, dict[str, str]] = {}
         for choice in catalog.resolve(arguments.selector):

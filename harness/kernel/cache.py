@@ -34,6 +34,7 @@ from typing import Any
 from harness.errors import CacheError, KernelFileError
 from harness.kernel.types import Choice, Kernel, Progress
 from harness.kernel.version import KernelVersion
+from harness.util import architecture as architectures
 from harness.util import cache
 
 RECORD = "record.json"
@@ -91,7 +92,15 @@ def new_entry(provider: str, key: str, *, again: bool = False) -> Iterator[Path 
 
 
 def seal(
-    made: Path, *, version: KernelVersion, provider: str, key: str, flavour: str, origin: str, **facts: object
+    made: Path,
+    *,
+    version: KernelVersion,
+    provider: str,
+    key: str,
+    flavour: str,
+    origin: str,
+    architecture: str = "",
+    **facts: object,
 ) -> None:
     """Check the kernel in a new entry, unpack the ELF kernel and write the entry's record.
 
@@ -102,31 +111,37 @@ def seal(
         key: As in :class:`Choice`.
         flavour: As in :class:`Choice`.
         origin: Where it came from, as text for the user.
+        architecture: Name of the architecture that it must be for; "" for this machine's own.
         facts: More data for the record (checksums of packages, build time); must be JSON.
 
     Raises:
         KernelFileError: The image is damaged, is for another architecture, or was configured without BPF.
     """
-    from harness.kernel.files import bzimage
+    from harness.kernel.files import bzimage, raw_image
 
+    wanted = architectures.require(architecture) if architecture else architectures.own()
     compressed, plain, config = made / "vmlinuz", made / "vmlinux", made / "config"
     name = f"the kernel image of {origin}"
-    release = ""
-    compression = ""
-    if compressed.exists():
-        image = compressed.read_bytes()
-        release = bzimage.setup_header(image, name).release
-        if not plain.exists():
-            unpacked, compression = bzimage.extract_vmlinux(image, name)
-            plain.write_bytes(unpacked)
-    elf = plain.read_bytes()
-    bzimage.check_elf(elf, name)
-    release = release or bzimage.elf_banner(elf).split(" ", 1)[0]
-    if not config.exists() and (embedded := bzimage.embedded_config(elf)) is not None:
+    release, compression, pvh = "", "", False
+    image = (compressed if compressed.exists() else plain).read_bytes()
+    bzimage.require_architecture(image, name, wanted)
+    if bzimage.image_kind(image, name) is bzimage.ImageKind.IMAGE:
+        raw_image.check(image, name)
+        kernel = image
+    else:
+        if compressed.exists():
+            release = bzimage.setup_header(image, name).release
+            if not plain.exists():
+                unpacked, compression = bzimage.extract_vmlinux(image, name)
+                plain.write_bytes(unpacked)
+        kernel = plain.read_bytes()
+        bzimage.check_elf(kernel, name)
+        pvh = bzimage.has_pvh_note(kernel)
+    release = release or bzimage.elf_banner(kernel).split(" ", 1)[0]
+    if not config.exists() and (embedded := bzimage.embedded_config(kernel)) is not None:
         config.write_bytes(embedded)
     if config.exists():
         require_bpf(config.read_text(errors="replace"), origin)
-    pvh = bzimage.has_pvh_note(elf)
     if compressed.exists() and config.exists() and re.search(r"^CONFIG_KASAN=y$", config.read_text(), re.MULTILINE):
         # Code that KASAN instruments runs on the PVH entry before its shadow memory is there: 6.1.192 so built prints
         # nothing and resets in QEMU, while its bzImage boots.
@@ -141,6 +156,7 @@ def seal(
         "provider": provider,
         "key": key,
         "flavour": flavour,
+        "architecture": wanted.name,
         "origin": origin,
         "pvh": pvh,
         "compression": compression,
@@ -208,9 +224,15 @@ class CachedKernel:
         return KernelVersion.parse(str(self.record["version"]))
 
     @property
-    def group(self) -> tuple[str, str, tuple[int, int]]:
-        """Provider, flavour and series: a newer release with the same three replaces this entry."""
-        return (str(self.record["provider"]), str(self.record["flavour"]), self.version.series)
+    def architecture(self) -> str:
+        """The name of its architecture."""
+        # Entries did not always name it: all kernels were of this one.
+        return str(self.record.get("architecture", "amd64"))
+
+    @property
+    def group(self) -> tuple[str, str, str, tuple[int, int]]:
+        """Provider, architecture, flavour and series: a newer release with the same replaces this entry."""
+        return (str(self.record["provider"]), self.architecture, str(self.record["flavour"]), self.version.series)
 
     @property
     def last_used(self) -> float:
@@ -269,6 +291,7 @@ class CachedKernel:
             digest=self.digest,
             flavour=str(self.record["flavour"]),
             origin=str(self.record["origin"]),
+            architecture=self.architecture,
         )
 
 
@@ -309,6 +332,7 @@ def offers(provider: str) -> list[Choice]:
             provider=provider,
             key=str(entry.record["key"]),
             flavour=str(entry.record["flavour"]),
+            architecture=entry.architecture,
             release=str(entry.record["release"]),
             revision=str(entry.record["key"]).partition("=")[2],
             # Below the ranks of providers, which start at 0: a provider knows which release is newest.
@@ -321,7 +345,11 @@ def offers(provider: str) -> list[Choice]:
 
 
 def load(choice: Choice, *, progress: Progress) -> Kernel | None:
-    """Return a choice's kernel from the cache; None when it is missing, or was damaged and has been removed."""
+    """Return a choice's kernel from the cache; None when it is missing, or was damaged and has been removed.
+
+    Raises:
+        KernelFileError: It is for another architecture than the choice says.
+    """
     path = entry_folder(choice.provider, choice.key)
     entry = read_entry(path)
     if entry is None:
@@ -334,6 +362,12 @@ def load(choice: Choice, *, progress: Progress) -> Kernel | None:
         progress(f"{choice.label}: the cache entry {path.name} is damaged ({damage}); making it again")
         discard(path)
         return None
+    if entry.architecture != choice.architecture:
+        raise KernelFileError(
+            f"{choice.label}: {choice.key} is a kernel for {entry.architecture}",
+            expected=f"a kernel for {choice.architecture}",
+            hint=f"name the architecture, as in 6.12:{entry.architecture}; `harness kernels lock` locks anew",
+        )
     entry.touch()
     return entry.kernel(choice.label)
 

@@ -27,8 +27,9 @@ from harness.errors import CacheError, HarnessError, MirrorError, SelectorError
 from harness.kernel import cache as kernel_cache
 from harness.kernel import lockfile, selector
 from harness.kernel.files.download import Meter, no_meter
-from harness.kernel.types import ANYTHING, Choice, Kernel, Progress, Provider, Wanted
+from harness.kernel.types import ANYTHING, OTHERS, Choice, Kernel, Progress, Provider, Wanted
 from harness.kernel.version import KernelVersion
+from harness.util import architecture
 from harness.util.data import read_toml
 
 INDEXED = ("local", "debian")
@@ -53,15 +54,20 @@ def silent(line: str) -> None:
     """Ignore a line of progress."""
 
 
-def policy() -> selector.Policy:
-    """Return the selection policy from the data in `kernels/`."""
+def policy(default: str = "") -> selector.Policy:
+    """Return the selection policy from the data in `kernels/`.
+
+    Args:
+        default: Name of the architecture that a selector without one means; "" for this machine's own.
+    """
     series = read_toml("kernels", "series.toml")
-    flavours = [flavour["name"] for flavour in read_toml("kernels", "debian.toml")["flavour"]]
+    flavours = list(dict.fromkeys(name for one in architecture.known().values() for name in one.flavours))
     return selector.Policy(
         longterm=frozenset(KernelVersion.parse(text).series for text in series["longterm"]),
         # Debian's kernels come first; of kernels built here, the one with BPF alone.
         flavours=(flavours[0], "minimal", *flavours[1:]),
         oldest=KernelVersion.parse(series["oldest"]).series,
+        architecture=default or architecture.own_name(),
     )
 
 
@@ -73,6 +79,10 @@ class Catalog:
         meter: Called with the progress of each download.
         refresh: Ask the mirror even when the index is recent.
         build_missing: Build a named series or release that no provider has, from kernel.org.
+        default: The architecture that a selector without one means, by name or alias; "" for this machine's own.
+
+    Raises:
+        SelectorError: The harness does not know that architecture.
     """
 
     def __init__(
@@ -82,6 +92,7 @@ class Catalog:
         meter: Meter = no_meter,
         refresh: bool = False,
         build_missing: bool = False,
+        default: str = "",
     ) -> None:
         from harness.kernel.providers.debian import DebianProvider
         from harness.kernel.providers.local import LocalProvider
@@ -90,25 +101,31 @@ class Catalog:
 
         self.progress = progress
         self.local = LocalProvider()
-        self.debian = DebianProvider(meter=meter, refresh=refresh)
+        self.architecture = architecture.require(default).name if default else architecture.own_name()
+        self._debian = {name: DebianProvider(name, meter=meter, refresh=refresh) for name in architecture.known()}
+        self.debian = self._debian[architecture.own_name()]
         self.snapshot = SnapshotProvider(meter=meter, refresh=refresh)
         self.ubuntu = UbuntuProvider(meter=meter)
         self._meter, self._refresh, self._build_missing = meter, refresh, build_missing
         self._distributions: dict[str, Provider] = {}
-        self.troubles: dict[str, HarnessError] = {}
-        self._asked: dict[tuple[str, str, bool], list[Choice]] = {}
+        self.troubles: dict[tuple[str, str], HarnessError] = {}
+        self._asked: dict[tuple[str, str, str, bool], list[Choice]] = {}
 
-    def providers(self) -> tuple[Provider, ...]:
-        """Return the providers in the order of use."""
-        return (self.local, self.debian, self.snapshot, self.ubuntu)
+    def providers(self, of: str) -> tuple[Provider, ...]:
+        """Return the providers of an architecture's kernels in the order of use."""
+        return (self.local, self._debian[of], self.snapshot, self.ubuntu)
 
-    def provider(self, name: str) -> Provider:
+    def provider(self, name: str, of: str) -> Provider:
         """Return a provider by its name.
+
+        Args:
+            name: Its name.
+            of: Name of the architecture.
 
         Raises:
             SelectorError: There is no provider of that name.
         """
-        for provider in self.providers():
+        for provider in self.providers(of):
             if provider.name == name:
                 return provider
         if selector.is_distribution(name):
@@ -121,33 +138,43 @@ class Catalog:
             return self._distributions[name]
         raise SelectorError(
             f"there is no provider {name!r}",
-            expected="one of " + ", ".join(provider.name for provider in self.providers()),
+            expected="one of " + ", ".join(provider.name for provider in self.providers(of)),
         )
 
     def offers(self) -> list[Choice]:
-        """Return the providers' offers in order of version; a provider that fails is recorded in `troubles`."""
-        found = [offer for name in INDEXED for offer in self._ask(name)]
+        """Return the offers for the default architecture in order of version.
+
+        A provider that fails is recorded in `troubles`, by its name and the architecture.
+        """
+        found = [offer for name in INDEXED for offer in self._ask(name, self.architecture)]
         return sorted(found, key=lambda offer: (offer.version, offer.rank))
 
-    def _ask(self, name: str, item: selector.Item | None = None, *, every: bool = False) -> list[Choice]:
+    def offers_asked(self) -> list[Choice]:
+        """Return the offers of providers with a complete list that were asked so far, in order of version."""
+        found = [offer for (name, *_), offers in self._asked.items() if name in INDEXED for offer in offers]
+        return sorted(found, key=lambda offer: (offer.version, offer.rank))
+
+    def _ask(self, name: str, of: str, item: selector.Item | None = None, *, every: bool = False) -> list[Choice]:
         """Return a provider's offers.
 
         Args:
             name: The provider.
+            of: Name of the architecture.
             item: What is asked for, which matters to a provider without a complete list.
             every: As for :meth:`resolve`.
         """
-        asked = (name, "" if name in INDEXED or item is None else item.text, every)
+        asked = (name, of, "" if name in INDEXED or item is None else item.text, every)
         if asked not in self._asked:
             found: list[Choice] = []
-            provider = self.provider(name)
+            provider = self.provider(name, of)
             try:
                 found = provider.offers(progress=self.progress, wanted=_wanted(item, every=every))
             except HarnessError as error:
                 self.progress(f"{name}: {error.what}")
-                self.troubles[name] = error
+                self.troubles[name, of] = error
             known = {offer.key for offer in found}
-            self._asked[asked] = [offer for offer in kernel_cache.offers(name) if offer.key not in known] + found
+            kept = [offer for offer in kernel_cache.offers(name) if offer.key not in known]
+            self._asked[asked] = [offer for offer in kept + found if offer.architecture == of]
         return self._asked[asked]
 
     def _asked_for(self, item: selector.Item) -> tuple[str, ...]:
@@ -169,7 +196,7 @@ class Catalog:
             MirrorError: A kernel cannot be found because a provider cannot be asked.
         """
         choices: list[Choice] = []
-        rules = policy()
+        rules = policy(self.architecture)
         for selection in selections:
             if "/" in selection and Path(selection).exists():
                 choices.append(self.local.choose(Path(selection)))  # a path may have blanks and commas
@@ -189,19 +216,21 @@ class Catalog:
             return [self.local.choose(host_image(), label="host")]
         if item.kind is selector.Kind.LOCK:
             return lockfile.read(lockfile.path_of(item.word))
-        asked = self._asked_for(item)
-        chosen = self._select(item, asked, rules, every=every)
-        for name, kinds in ON_REQUEST.items():
-            if not chosen and asked[: len(INDEXED)] == INDEXED and item.kind in kinds:
+        asked, of = self._asked_for(item), item.architecture or self.architecture
+        chosen = self._select(item, asked, rules, of, every=every)
+        for name in self._more(item, asked, of):
+            if not chosen:
                 asked = (*asked, name)
-                chosen = self._select(item, (name,), rules, every=every)
+                chosen = self._select(item, (name,), rules, of, every=every)
         buildable = item.kind in _BUILDABLE and not item.provider and item.flavour in ("", *self.local.flavours)
-        if not chosen and self._build_missing and buildable:
+        # A kernel of another architecture would need a cross compiler.
+        if not chosen and self._build_missing and buildable and of == architecture.own_name():
             chosen = [self._to_build(item)]
         # The cache alone cannot say which kernels `all` or a range means: a run over fewer kernels would look
         # complete.
-        if not chosen or (item.kind not in selector.SINGLE and self.troubles.keys() & set(asked)):
-            raise self._nothing(item, asked)
+        failed = any((name, of) in self.troubles for name in asked)
+        if not chosen or (item.kind not in selector.SINGLE and failed):
+            raise self._nothing(item, asked, of)
         return chosen
 
     def _to_build(self, item: selector.Item) -> Choice:
@@ -219,10 +248,16 @@ class Catalog:
             known = kbuild.build(tree.path, choice.flavour, origin=tree.origin, progress=self.progress).kernel
         return replace(known, label=choice.label)
 
+    def _more(self, item: selector.Item, asked: Sequence[str], of: str) -> list[str]:
+        """Return the providers that are asked for what those with a complete list do not have."""
+        if tuple(asked) != INDEXED or of != OTHERS:
+            return []
+        return [name for name, kinds in ON_REQUEST.items() if item.kind in kinds]
+
     def _select(
-        self, item: selector.Item, names: Sequence[str], rules: selector.Policy, *, every: bool
+        self, item: selector.Item, names: Sequence[str], rules: selector.Policy, of: str, *, every: bool
     ) -> list[Choice]:
-        offers = [offer for name in names for offer in self._ask(name, item, every=every)]
+        offers = [offer for name in names for offer in self._ask(name, of, item, every=every)]
         return selector.select(item, offers, rules, every=every)
 
     def reasons(self, selection: str) -> Iterator[tuple[str, str]]:
@@ -231,37 +266,37 @@ class Catalog:
         Raises:
             SelectorError: The selection is malformed.
         """
-        rules = policy()
+        rules = policy(self.architecture)
         for item in selector.parse(selection):
             if item.kind in (selector.Kind.PATH, selector.Kind.HOST, selector.Kind.LOCK):
                 continue
-            asked = self._asked_for(item)
-            more = [name for name, kinds in ON_REQUEST.items() if asked == INDEXED and item.kind in kinds]
-            for name in (*asked, *more):
-                chosen = self._select(item, (name,), rules, every=False)
+            asked, of = self._asked_for(item), item.architecture or self.architecture
+            for name in (*asked, *self._more(item, asked, of)):
+                chosen = self._select(item, (name,), rules, of, every=False)
                 if chosen:
                     yield (
                         name,
                         ", ".join(f"{one.version} {one.flavour} ({one.key})".replace("  ", " ") for one in chosen),
                     )
                 else:
-                    yield name, self._reason(name)
+                    yield name, self._reason(name, of)
             if not item.provider:
                 yield "source", "`harness kernels build` makes it"
 
-    def _reason(self, name: str) -> str:
-        return self.troubles[name].what if name in self.troubles else "has no such kernel"
+    def _reason(self, name: str, of: str) -> str:
+        return self.troubles[name, of].what if (name, of) in self.troubles else "has no such kernel"
 
-    def _nothing(self, item: selector.Item, asked: Sequence[str]) -> HarnessError:
-        lines = [f"{name}: {self._reason(name)}" for name in asked]
+    def _nothing(self, item: selector.Item, asked: Sequence[str], of: str) -> HarnessError:
+        lines = [f"{name}: {self._reason(name, of)}" for name in asked]
         if not item.provider:
             lines.append("source: not built here")
-        series = sorted({offer.version.series for name in asked for offer in self._ask(name, item)})
+        offers = [offer for name in asked for offer in self._ask(name, of, item)]
+        series = sorted({offer.version.series for offer in offers})
         known = ", ".join("{}.{}".format(*one) for one in series)
         build = "`harness kernels build` makes others"
         # Without Debian's index it is unknown whether such a kernel exists: the mirror is to blame.
         decisive = item.provider or self.debian.name
-        trouble = self.troubles.get(decisive)
+        trouble = self.troubles.get((decisive, of))
         if trouble is not None and decisive in asked:
             return MirrorError(
                 f"no kernel for {item.text!r} can be found: {trouble.what}",
@@ -269,8 +304,16 @@ class Catalog:
                 hint=trouble.hint or build,
                 detail="\n".join([*lines, *trouble.detail.splitlines()]),
             )
+        if item.flavour and offers and all(offer.flavour != item.flavour for offer in offers):
+            flavours = ", ".join(dict.fromkeys(offer.flavour for offer in offers))
+            return SelectorError(
+                f"no kernel matches {item.text!r}: {item.flavour!r} is neither an architecture nor a flavour of {of}",
+                expected=f"one of the architectures {architecture.names()} or of the flavours {flavours}",
+                hint=f"`harness kernels list` prints what is available; {build}",
+                detail="\n".join(lines),
+            )
         return SelectorError(
-            f"no kernel matches {item.text!r}",
+            f"no kernel matches {item.text!r}" + ("" if of == architecture.own_name() else f" for {of}"),
             expected=f"one of the series {known}" if known else "a kernel that a provider has",
             hint=f"`harness kernels list` prints what is available; {build}",
             detail="\n".join(lines),
@@ -315,7 +358,7 @@ class Catalog:
             cached = kernel_cache.load(choice, progress=self.progress)
             if cached is not None:
                 return cached
-        return self.provider(choice.provider).acquire(choice, progress=self.progress)
+        return self.provider(choice.provider, choice.architecture).acquire(choice, progress=self.progress)
 
 
 def _wanted(item: selector.Item | None, *, every: bool) -> Wanted:

@@ -13,7 +13,7 @@ from pathlib import Path
 from harness.errors import SelectorError
 from harness.kernel.types import Choice
 from harness.kernel.version import KernelVersion
-from harness.util import cache
+from harness.util import architecture, cache
 
 DEFAULT = "kernels.lock"
 FORMAT = 1
@@ -46,6 +46,8 @@ def read(path: Path) -> list[Choice]:
                 key=str(entry["key"]),
                 flavour=str(entry["flavour"]),
                 sha256=str(entry["sha256"]),
+                # Lock files did not always name it: all kernels were of this one.
+                architecture=architecture.require(str(entry.get("architecture", "amd64"))).name,
             )
             for entry in data["kernels"]
         ]
@@ -86,6 +88,7 @@ def write(path: Path, choices: Sequence[Choice], packages: Mapping[str, Mapping[
                 "provider": choice.provider,
                 "key": choice.key,
                 "flavour": choice.flavour,
+                "architecture": choice.architecture,
                 "sha256": choice.sha256,
                 "packages": dict(packages.get(choice.key, {})),
             }

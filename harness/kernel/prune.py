@@ -91,7 +91,7 @@ def victims(*, unused_days: float | None, everything: bool, now: float) -> Itera
                 yield Victim(path, "incomplete", size_of(path))
         elif kernel_cache.read_entry(path) is None:
             yield Victim(path, "has no usable record", size_of(path), entry=True)
-    newest: dict[tuple[str, str, tuple[int, int]], KernelVersion] = {}
+    newest: dict[tuple[str, str, str, tuple[int, int]], KernelVersion] = {}
     entries = kernel_cache.entries()
     for entry in entries:
         newest[entry.group] = max(entry.version, newest.get(entry.group, entry.version))

@@ -3,7 +3,7 @@
 Pure: text and records in, records out. One grammar serves `--kernel`, the ini option and the command line::
 
     selection   item, or items separated by blanks or commas
-    item        [PROVIDER:] what [:FLAVOUR]
+    item        [PROVIDER:] what [:ARCHITECTURE] [:FLAVOUR]    or with these before it: arm64:6.12, debug:6.12
     what        6.12                  the newest known release of a series
                 6.12.94, 7.3-rc7      that release
                 6.12.*                every release of a series
@@ -25,17 +25,19 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
 from harness.errors import SelectorError
 from harness.kernel.types import Choice
 from harness.kernel.version import KernelVersion
+from harness.util import architecture
 
 GRAMMAR = (
     "a series (6.12), a release (6.12.94), a Debian package version, a range (>=5.10,<6.13), "
-    "all, oldest, newest, lts, host, a distribution (alma9), a path with a '/', or @lock"
+    "all, oldest, newest, lts, host, a distribution (alma9), a path with a '/', or @lock; :ARCHITECTURE and :FLAVOUR "
+    "may follow"
 )
 
 
@@ -74,6 +76,7 @@ class Item:
         word: The part between provider and flavour.
         provider: The provider asked for, or "".
         flavour: The flavour asked for, or "".
+        architecture: Name of the architecture asked for, or "".
         bounds: For a range, its comparisons.
     """
 
@@ -82,6 +85,7 @@ class Item:
     word: str
     provider: str = ""
     flavour: str = ""
+    architecture: str = ""
     bounds: tuple[tuple[str, str], ...] = ()
 
     @property
@@ -94,6 +98,7 @@ _PROVIDERS = ("local", "debian", "snapshot", "ubuntu")
 _DISTRIBUTION = re.compile(r"[a-z]{2}[a-z-]*\d+(?:\.\d+)?")
 _WORDS = {kind.value: kind for kind in (Kind.ALL, Kind.OLDEST, Kind.NEWEST, Kind.LTS, Kind.HOST)}
 _BOUND = re.compile(r"(>=|<=|==|!=|>|<)\s*(v?\d[\w.~-]*)")
+_TAG = re.compile(r"[a-z][a-z0-9_-]*|\d+k")
 _SERIES = re.compile(r"v?(\d{1,3}\.\d{1,3})")
 _EVERY = re.compile(r"v?(\d{1,3}\.\d{1,3})\.\*")
 _RELEASE = re.compile(r"v?\d{1,3}\.\d{1,3}(?:\.\d{1,4}|(?:\.\d{1,4})?[-~]?rc\d{1,2})")
@@ -124,11 +129,16 @@ def parse(text: str) -> list[Item]:
     for word in words:
         last = items[-1] if items else None
         item = _item(word, packages=last is not None and last.kind is Kind.RANGE and last.in_distribution)
-        if item.kind is Kind.RANGE and last is not None and last.kind is Kind.RANGE and not last.flavour:
+        is_open = last is not None and last.kind is Kind.RANGE and not (last.flavour or last.architecture)
+        if item.kind is Kind.RANGE and last is not None and is_open:
             if item.provider:
                 raise _malformed(text, f"a provider may only precede a range's first comparison, not {word!r}")
             items[-1] = replace(
-                last, text=f"{last.text},{word}", bounds=last.bounds + item.bounds, flavour=item.flavour
+                last,
+                text=f"{last.text},{word}",
+                bounds=last.bounds + item.bounds,
+                flavour=item.flavour,
+                architecture=item.architecture,
             )
         else:
             items.append(item)
@@ -137,7 +147,9 @@ def parse(text: str) -> list[Item]:
 
 def is_distribution(name: str) -> bool:
     """Return whether a provider's name is that of a distribution, known or not: letters and then a number."""
-    return name not in _PROVIDERS and _DISTRIBUTION.fullmatch(name) is not None
+    if name in _PROVIDERS or architecture.named(name) is not None or architecture.is_other(name):
+        return False
+    return _DISTRIBUTION.fullmatch(name) is not None
 
 
 def _malformed(text: str, why: str = "") -> SelectorError:
@@ -156,21 +168,10 @@ def _item(word: str, *, packages: bool = False) -> Item:
         return Item(word, Kind.LOCK, word[1:])
     if "/" in word or word in (".", "..", "~"):
         return Item(word, Kind.PATH, word)
-    rest, provider, flavour = word, "", ""
-    head, colon, tail = rest.partition(":")
-    if colon and (head in _PROVIDERS or _DISTRIBUTION.fullmatch(head)):
-        provider, rest = head, tail
-    elif _DISTRIBUTION.fullmatch(word):
+    if is_distribution(word):
         return Item(word, Kind.DISTRIBUTION, word, provider=word)
-    # The only other use of a colon is an epoch ("1:6.1-2").
-    before, colon, after = rest.rpartition(":")
-    if colon and re.fullmatch(r"[a-z][a-z0-9-]*", before) and re.match(r"v?\d", after):
-        before, after = after, before  # debug:6.12 is 6.12:debug
-    if colon and not before.isdigit():
-        rest, flavour = before, after
-        if not re.fullmatch(r"[a-z][a-z0-9-]*", flavour):
-            raise _malformed(word, f"{flavour!r} is not a flavour")
-    named = Item(word, Kind.ALL, rest, provider, flavour)
+    named = _named(word)
+    rest = named.word
     if rest in _WORDS:
         return replace(named, kind=_WORDS[rest])
     if rest == "*" and named.in_distribution:
@@ -189,7 +190,7 @@ def _item(word: str, *, packages: bool = False) -> Item:
     if _RELEASE.fullmatch(rest):
         return replace(named, kind=Kind.RELEASE)
     if _PACKAGE.fullmatch(rest):
-        return replace(named, kind=Kind.PACKAGE)
+        return replace(named, kind=Kind.PACKAGE, architecture=named.architecture or _architecture_of(rest))
     if re.fullmatch(r"v?\d{1,3}(\.\*?)?", rest):
         raise SelectorError(
             f"{word!r} is ambiguous: it names no series",
@@ -200,6 +201,40 @@ def _item(word: str, *, packages: bool = False) -> Item:
     raise _malformed(word, f"write ./{rest} {hint}" if hint and re.match(r"[\w.-]+$", rest) else "")
 
 
+def _named(word: str) -> Item:
+    """Return an item with its provider, architecture and flavour; its kind is not known yet."""
+    provider, rest = "", word
+    head, colon, tail = rest.partition(":")
+    if colon and (head in _PROVIDERS or is_distribution(head)):
+        provider, rest = head, tail
+    # The only other use of a colon is an epoch ("1:6.1-2").
+    parts = re.split(r"(?<!^\d):|(?<=^\d):(?!\d)", rest)
+    whats = [part for part in parts if not _TAG.fullmatch(part) or part in _WORDS]
+    if len(whats) > 1:
+        raise _malformed(word, f"{whats[1]!r} is neither an architecture nor a flavour")
+    what = whats[0] if whats else parts.pop(0)
+    found = {"architecture": "", "flavour": ""}
+    for tag in parts:
+        if tag == what:
+            continue
+        if architecture.is_other(tag):
+            architecture.require(tag)
+        one = architecture.named(tag)
+        kind, name = ("flavour", tag) if one is None else ("architecture", one.name)
+        if found[kind]:
+            raise _malformed(word, f"it names two {kind}s, {found[kind]} and {name}")
+        found[kind] = name
+    return Item(word, Kind.ALL, what, provider, found["flavour"], found["architecture"])
+
+
+def _architecture_of(package: str) -> str:
+    """Return the architecture that a `uname -r` of Debian's ends in; "" for a package version."""
+    for one in architecture.known().values():
+        if any(package.endswith(f"-{suffix}") for suffix in one.flavours.values()):
+            return one.name
+    return ""
+
+
 @dataclass(frozen=True)
 class Policy:
     """Facts for selection, from data.
@@ -208,11 +243,13 @@ class Policy:
         longterm: Longterm series.
         flavours: Flavours in the order of preference when none is given.
         oldest: Series below this one are not supported.
+        architecture: Name of the architecture when none is given.
     """
 
     longterm: frozenset[tuple[int, int]]
     flavours: tuple[str, ...]
     oldest: tuple[int, int]
+    architecture: str = field(default_factory=architecture.own_name)
 
 
 def select(item: Item, offers: Iterable[Choice], policy: Policy, *, every: bool = False) -> list[Choice]:
@@ -236,6 +273,7 @@ def select(item: Item, offers: Iterable[Choice], policy: Policy, *, every: bool 
         # A distribution may be a part of what another provider has: its offers are the right ones.
         if (not item.provider or item.in_distribution or offer.provider == item.provider)
         and (not item.flavour or offer.flavour == item.flavour)
+        and offer.architecture == (item.architecture or policy.architecture)
         and _matches(item, offer, policy)
     ]
     if every:
@@ -281,17 +319,29 @@ def _best(group: Sequence[Choice], policy: Policy) -> list[Choice]:
 
 
 def _choice(ranked: Sequence[Choice], item: Item, *, every: bool) -> Choice:
-    prefix = f"{item.provider}:" if item.in_distribution else ""
-    suffix = f":{item.flavour}" if item.flavour else ""
+    prefix = item.provider if item.in_distribution else ""
     if item.kind is Kind.EVERY or (every and item.kind is not Kind.PACKAGE):
-        label = f"{prefix}{ranked[0].revision if prefix else ranked[0].version}{suffix}"
+        version = ranked[0].revision if prefix else str(ranked[0].version)
+        label = _label(version, item, ranked[0], provider=prefix)
     elif item.kind in SINGLE:
-        label = item.text
+        has_tags = item.architecture or ranked[0].architecture != architecture.own_name()
+        label = _label(item.word, item, ranked[0], provider=item.provider) if has_tags else item.text
     else:
-        label = prefix + "{}.{}".format(*ranked[0].version.series) + suffix
+        label = _label("{}.{}".format(*ranked[0].version.series), item, ranked[0], provider=prefix)
     # Offers of one release differ at most in the package, and all are equally good.
     stand_ins = ranked[1:] if every or item.kind in OPEN else ()
     return replace(ranked[0], label=label, alternatives=tuple(replace(offer, label=label) for offer in stand_ins))
+
+
+def _label(version: str, item: Item, choice: Choice, *, provider: str = "") -> str:
+    """Return a label: "6.12", "6.12:debug", and for another architecture than this machine's "6.12-arm64:16k"."""
+    foreign = labelled(version, choice.architecture)
+    return (f"{provider}:" if provider else "") + foreign + (f":{item.flavour}" if item.flavour else "")
+
+
+def labelled(name: str, of: str) -> str:
+    """Return the name of a kernel with its architecture, where this machine has another and the name lacks it."""
+    return name if of == architecture.own_name() or name.endswith(f"-{of}") else f"{name}-{of}"
 
 
 def _matches(item: Item, offer: Choice, policy: Policy) -> bool:
@@ -342,7 +392,7 @@ def package_order(revision: str) -> tuple[tuple[int, int, str], ...]:
 
 
 def arrange(choices: Iterable[Choice]) -> list[Choice]:
-    """Sort choices by version, each kernel once, with distinct labels.
+    """Sort choices by version, this machine's architecture first, each kernel once, with distinct labels.
 
     A kernel named by several selectors keeps the first label. When two kernels have one label, their versions (then
     providers and flavours) are added.
@@ -350,7 +400,10 @@ def arrange(choices: Iterable[Choice]) -> list[Choice]:
     unique: dict[tuple[str, str], Choice] = {}
     for choice in choices:
         unique.setdefault((choice.provider, choice.key), choice)
-    ordered = sorted(unique.values(), key=lambda choice: choice.version)
+    own = architecture.own_name()
+    ordered = sorted(
+        unique.values(), key=lambda choice: (choice.version, choice.architecture != own, choice.architecture)
+    )
     for more in ("={choice.version}", ":{choice.flavour}", "@{choice.provider}:{choice.key}"):
         labels = [choice.label for choice in ordered]
         ordered = [
@@ -376,7 +429,8 @@ def parse_condition(text: str) -> list[Item]:
         if item.kind not in _OPEN_TO_MARKERS or item.provider:
             raise SelectorError(
                 f"{item.text!r} says nothing about a kernel's version",
-                expected="a series (6.12), a release (6.12.94), a range (>=5.11,<6.2) or lts; each may end in :FLAVOUR",
+                expected="a series (6.12), a release (6.12.94), a range (>=5.11,<6.2) or lts; each may end in "
+                ":ARCHITECTURE and :FLAVOUR",
             )
     return items
 
@@ -384,5 +438,8 @@ def parse_condition(text: str) -> list[Item]:
 def meets(choice: Choice, condition: Iterable[Item], policy: Policy) -> bool:
     """Return whether a kernel matches a condition from :func:`parse_condition`."""
     return any(
-        (not item.flavour or item.flavour == choice.flavour) and _matches(item, choice, policy) for item in condition
+        (not item.flavour or item.flavour == choice.flavour)
+        and (not item.architecture or item.architecture == choice.architecture)
+        and _matches(item, choice, policy)
+        for item in condition
     )

@@ -15,6 +15,10 @@ Progress = Callable[[str], None]
 """Called with lines about slow work and other things that a person should see."""
 
 
+OTHERS = "amd64"
+"""The architecture of all kernels that come neither from Debian's archive nor from this machine."""
+
+
 @dataclass(frozen=True)
 class Choice:
     """One exact kernel, not yet on this machine: what a provider offers, and what a selector resolves to.

@@ -9,12 +9,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from harness.errors import BootError, GuestError, HarnessError, InfrastructureError, TemplateError, VngFailed
+from harness.errors import (
+    BootError,
+    GuestError,
+    HarnessError,
+    InfrastructureError,
+    TemplateError,
+    UsageError,
+    VngFailed,
+)
 from harness.guest import calls
 from harness.image.build import Image, guest_image
 from harness.kernel.boot_needs import modules_for_boot
 from harness.kernel.catalog import Catalog
 from harness.kernel.types import Choice, Kernel, Progress
+from harness.util import architecture
 from harness.vm import accel, template
 from harness.vm import clone as clones
 from harness.vm.boot import BOOT_TIMEOUT, boot
@@ -111,6 +120,12 @@ class Pool:
         if not self._specs:
             find_vng(), find_qemu()  # before anything is downloaded
             sweep_abandoned()
+        if choice.architecture != architecture.own_name():
+            raise UsageError(
+                f"{choice.label}: tests cannot run on kernels for {choice.architecture} yet",
+                expected=f"a kernel for {architecture.own_name()}, this machine's architecture",
+                hint="`harness kernels` lists, fetches and locks them",
+            )
         spec = MachineSpec(self._acquire(choice), guest_image(), Acceleration(Accel.TCG, "not tried yet"))
         spec = replace(spec, image=image_with(spec, choice, Needs(), self._progress))
         return replace(spec, acceleration=accel.decide(self._settings.accel, spec))

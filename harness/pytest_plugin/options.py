@@ -36,6 +36,7 @@ _DEST = "harness_"
 NAMES = (
     "kernel",
     "build-missing",
+    "arch",
     "accel",
     "isolation",
     "boot-timeout",
@@ -96,6 +97,13 @@ def declare(parser: pytest.Parser) -> None:
         "--harness-build-missing",
         action="store_true",
         help="build a kernel that --kernel names and no provider has, from kernel.org's sources; this takes minutes",
+    )
+    group.addoption(
+        "--harness-arch",
+        default="",
+        metavar="NAME",
+        help="architecture of kernels that are selected without one: amd64, arm64 (default: the ini setting "
+        "harness_arch, else this machine's own)",
     )
     group.addoption(
         "--harness-accel",
@@ -170,6 +178,7 @@ def declare(parser: pytest.Parser) -> None:
         type="paths",
         default=[],
     )
+    parser.addini("harness_arch", "architecture of kernels that are selected without one", default="")
     parser.addini("harness_kernels", "kernels to test on without --harness-kernel", type="args", default=[])
 
 

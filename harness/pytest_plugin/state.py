@@ -98,7 +98,10 @@ class PluginState:
         """The kernels' providers, asked once each."""
         from harness.kernel.catalog import Catalog
 
-        return Catalog(progress=self.output.say, build_missing=option(self.config, "build_missing"))
+        default = option(self.config, "arch") or self.config.getini("harness_arch")
+        return Catalog(
+            progress=self.output.say, build_missing=option(self.config, "build_missing"), default=str(default)
+        )
 
     def pool(self) -> Pool:
         """Return the machines of this process."""

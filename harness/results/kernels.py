@@ -23,6 +23,7 @@ def chosen_kernel(choice: Choice, release: str = "") -> RecordedKernel:
         provider=choice.provider,
         key=choice.key,
         flavour=choice.flavour,
+        architecture=choice.architecture,
         digest=choice.sha256,
     )
 
@@ -33,6 +34,7 @@ def recorded_kernel(choice: Choice, kernel: Kernel, release: str) -> RecordedKer
         chosen_kernel(choice, release),
         version=str(kernel.version),
         flavour=kernel.flavour,
+        architecture=kernel.architecture,
         origin=kernel.origin,
         digest=kernel.digest,
         config_digest=digest_file(kernel.config) if kernel.config is not None else "",

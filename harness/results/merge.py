@@ -104,7 +104,11 @@ def _same(one: RecordedKernel, other: RecordedKernel) -> bool:
     """Return whether two are the same exact kernel, as far as known: one may have been unavailable."""
     return one.version == other.version and all(
         not (left and right) or left == right
-        for left, right in ((one.digest, other.digest), (one.config_digest, other.config_digest))
+        for left, right in (
+            (one.digest, other.digest),
+            (one.config_digest, other.config_digest),
+            (one.architecture, other.architecture),
+        )
     )
 
 

@@ -91,6 +91,7 @@ class RecordedKernel(msgspec.Struct, frozen=True, omit_defaults=True):
         origin: Where it came from, as text for the user.
         digest: sha256 of the booted image; "" when the kernel was unavailable.
         config_digest: sha256 of its configuration file; "" without one.
+        architecture: "amd64", "arm64", ...; "" in records from before there was a choice: amd64.
     """
 
     label: str
@@ -102,6 +103,7 @@ class RecordedKernel(msgspec.Struct, frozen=True, omit_defaults=True):
     origin: str = ""
     digest: str = ""
     config_digest: str = ""
+    architecture: str = ""
 
 
 VerdictWord = Literal["as expected", "differs", "observed", "not asked"]

@@ -20,11 +20,13 @@ class Architecture:
     aliases: tuple[str, ...]
     title: str
     machine: str
+    kcidb: str
     elf: int
     byte_order: str
     page_sizes: tuple[int, ...]
     triplet: str
     image: str
+    magic: str
     image_path: str
     qemu: str
     qemu_machine: str
@@ -87,6 +89,16 @@ def own() -> Architecture:
 def named(word: str) -> Architecture | None:
     """Return the architecture with this name or alias; None when there is none."""
     return next((one for one in known().values() if word == one.name or word in one.aliases), None)
+
+
+def is_other(word: str) -> bool:
+    """Return whether a word names an architecture of Linux whose kernels the harness does not boot."""
+    return word in read_toml("kernels", "architectures.toml")["others"]
+
+
+def by_elf(number: int) -> Architecture | None:
+    """Return the architecture with this number in ELF files (e_machine); None when there is none."""
+    return next((one for one in known().values() if one.elf == number), None)
 
 
 def require(word: str) -> Architecture:

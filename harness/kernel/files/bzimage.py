@@ -16,6 +16,9 @@ from pathlib import Path
 
 from harness import needs
 from harness.errors import KernelFileError
+from harness.kernel.files import raw_image
+from harness.util import architecture
+from harness.util.architecture import Architecture
 from harness.util.proc import run
 
 ELF_MAGIC = b"\x7fELF"
@@ -33,6 +36,8 @@ class ImageKind(Enum):
 
     BZIMAGE = "bzImage"
     VMLINUX = "vmlinux"
+    IMAGE = "Image"
+    """Not compressed: harness.kernel.files.raw_image."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ class SetupHeader:
 
 
 def image_kind(data: bytes, name: str) -> ImageKind:
-    """Distinguish a bzImage from an ELF kernel by its first bytes.
+    """Distinguish the types by a file's first bytes.
 
     Args:
         data: At least the first 0x206 bytes of the file.
@@ -71,11 +76,58 @@ def image_kind(data: bytes, name: str) -> ImageKind:
         return ImageKind.VMLINUX
     if data[0x202:0x206] == b"HdrS" and data[0x1FE:0x200] == b"\x55\xaa":
         return ImageKind.BZIMAGE
+    if raw_image.architecture_of(data) is not None:
+        return ImageKind.IMAGE
+    raw_image.refuse_zboot(data, name)
     raise KernelFileError(
         f"{name} is not a kernel image" + (" (it is empty)" if not data else ""),
-        expected="an x86 bzImage (boot protocol 2.08 or later) or an x86-64 ELF vmlinux",
-        hint="name arch/x86/boot/bzImage or vmlinux of a kernel build, or a distribution's /boot/vmlinuz-*",
+        expected="an x86 bzImage (boot protocol 2.08 or later), an x86-64 ELF vmlinux or an arm64 Image",
+        hint="name arch/x86/boot/bzImage, arch/arm64/boot/Image or vmlinux of a kernel build, or a distribution's "
+        "/boot/vmlinuz-*",
     )
+
+
+def architecture_of(data: bytes, name: str) -> Architecture | None:
+    """Return the architecture of a kernel image; None when the harness has none for it.
+
+    Args:
+        data: At least the first 0x206 bytes of the file.
+        name: Its name in error messages.
+
+    Raises:
+        KernelFileError: It is not a kernel image.
+    """
+    kind = image_kind(data, name)
+    if kind is ImageKind.IMAGE:
+        return raw_image.architecture_of(data)
+    if kind is ImageKind.BZIMAGE:
+        return architecture.require("amd64")
+    order = "<" if data[5:6] == b"\1" else ">"
+    return architecture.by_elf(struct.unpack_from(f"{order}H", data, 18)[0])
+
+
+def require_architecture(data: bytes, name: str, wanted: Architecture) -> None:
+    """Refuse a kernel image of another architecture, or in a form that QEMU does not boot.
+
+    Raises:
+        KernelFileError: It is.
+    """
+    found = architecture_of(data, name)
+    if found is None:
+        check_elf(data, name)  # says what it is
+        return
+    if found.name != wanted.name:
+        raise KernelFileError(
+            f"{name} is for {found.title}",
+            expected=f"a kernel for {wanted.title}",
+            hint=f"for a kernel of {found.title}, name the image by its path, or a release as 6.12:{found.name}",
+        )
+    if found.image == ImageKind.IMAGE.value and image_kind(data, name) is ImageKind.VMLINUX:
+        raise KernelFileError(
+            f"{name} is an ELF file, which QEMU does not boot on {found.title}",
+            expected=f"an {found.image}",
+            hint=f"name {found.image_path} of the kernel's build",
+        )
 
 
 def setup_header(data: bytes, name: str) -> SetupHeader:
@@ -199,8 +251,8 @@ def check_elf(data: bytes, name: str) -> None:
         if machine != "x64":
             raise KernelFileError(
                 f"{name} is for {machine}",
-                expected="a kernel for x86-64, the only architecture the harness boots",
-                hint="give a kernel built with ARCH=x86_64",
+                expected="a kernel for x86-64",
+                hint=f"the harness boots ELF files of x86-64 alone; it knows {architecture.names()}",
             )
         end = max((s["p_offset"] + s["p_filesz"] for s in elf.iter_segments()), default=0)
         end = max(end, elf["e_shoff"] + elf["e_shnum"] * elf["e_shentsize"])

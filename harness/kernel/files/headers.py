@@ -108,7 +108,7 @@ def _built(choice: Choice, packed: Path) -> Headers:
 
 
 def _bring(choice: Choice, release: str, folder: Path, progress: Progress) -> Path:
-    provider = DebianProvider()
+    provider = DebianProvider(choice.architecture)
     index = provider.index(progress=progress)
     kernel = next((one for one in index["kernels"] if one["key"] == choice.key), None)
     own = _find(provider.folder, kernel, f"linux-headers-{release}") if kernel is not None else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
+import os
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ from harness.kernel.files.download import Meter, no_meter
 from harness.kernel.providers import debian_archive, debs
 from harness.kernel.types import ANYTHING, Choice, Kernel, Progress, Wanted
 from harness.kernel.version import KernelVersion
-from harness.util import cache
+from harness.util import architecture, cache
 
 INDEX_FORMAT = 2
 
@@ -30,16 +31,18 @@ class DebianProvider:
     """Kernels from Debian packages.
 
     Args:
+        name: Name of the kernels' architecture; "" for this machine's own.
         meter: Called with the progress of each download.
         refresh: Ask the mirror even when the index is recent.
     """
 
     name = "debian"
 
-    def __init__(self, *, meter: Meter = no_meter, refresh: bool = False) -> None:
+    def __init__(self, name: str = "", *, meter: Meter = no_meter, refresh: bool = False) -> None:
+        self.architecture = architecture.require(name) if name else architecture.own()
         self.meter = meter
         self.must_refresh = refresh
-        self.folder = kernel_cache.folder() / "debian"
+        self.folder = kernel_cache.folder() / ("debian" if self.architecture.is_own else f"debian-{name}")
         self.index_file = self.folder / "index.json"
         self.settings = debian_archive.settings()
 
@@ -60,6 +63,7 @@ class DebianProvider:
                 flavour=kernel["flavour"],
                 release=kernel["release"],
                 revision=kernel["revision"],
+                architecture=self.architecture.name,
                 rank=rank,
                 size=kernel["size"],
                 where=" ".join(kernel["suites"]),
@@ -75,7 +79,7 @@ class DebianProvider:
             MirrorError: There is no index, and none can be fetched.
         """
         index = self._read()
-        mirror = _mirror_settings()
+        mirror = self._mirror_settings()
         now = time.time()
         if index is not None and index["settings"] == mirror and not self.must_refresh:
             age = now - index["updated"]
@@ -105,15 +109,21 @@ class DebianProvider:
             return fresh
 
     def _read(self) -> dict[str, Any] | None:
-        return cache.from_record(self.index_file, lambda index: index if index["format"] == INDEX_FORMAT else None)
+        return cache.from_record(self.index_file, self._ours)
+
+    def _ours(self, index: dict[str, Any]) -> dict[str, Any] | None:
+        # The cache can be shared with a machine of another architecture. The field is newer than the format.
+        is_ours = index.get("architecture", "amd64") == self.architecture.name
+        return index if index["format"] == INDEX_FORMAT and is_ours else None
 
     def _refresh(self, progress: Progress) -> dict[str, Any]:
         from harness.kernel.providers import apt_sources, debian_index
 
         found = debian_archive.mirrors(self.settings, apt_sources.read_machine())
-        progress("debian: fetching package indexes from " + ", ".join(mirror.uri for mirror in found))
+        what = "package indexes" if self.architecture.is_own else f"package indexes of {self.architecture.name}"
+        progress(f"debian: fetching {what} from " + ", ".join(mirror.uri for mirror in found))
         archive = debian_archive.best_archive(
-            self.folder, component=self.settings["component"], architecture=self.settings["architecture"]
+            self.folder, component=self.settings["component"], architecture=self.architecture.name
         )
         refreshed = archive.refresh(found)
         if not any(file.uri == found[0].uri for file in refreshed.files):
@@ -128,13 +138,14 @@ class DebianProvider:
         packages = []
         for file in refreshed.files:
             packages += debian_index.scan(debian_archive.read_index(file.path), base=file.uri, suite=file.suite)
-        suffixes = {flavour["suffix"]: flavour["name"] for flavour in self.settings["flavour"]}
+        suffixes = {suffix: flavour for flavour, suffix in self.architecture.flavours.items()}
         now = time.time()
         return {
             "format": INDEX_FORMAT,
+            "architecture": self.architecture.name,
             "updated": now,
             "tried": now,
-            "settings": _mirror_settings(),
+            "settings": self._mirror_settings(),
             "mirrors": [mirror.uri for mirror in found],
             "troubles": refreshed.troubles,
             "proxy": refreshed.proxy,
@@ -187,15 +198,13 @@ class DebianProvider:
                 return gzip.decompress((folder / debs.CHANGELOG).read_bytes()).decode(errors="replace")
         return None
 
+    def _mirror_settings(self) -> list[str]:
+        """Return what an index depends on besides the machine's apt sources."""
+        variables = (debian_archive.MIRROR_VARIABLE, debian_archive.SECURITY_VARIABLE, debian_archive.KEYRING_VARIABLE)
+        return [os.environ.get(variable, "") for variable in variables]
+
     def _fetch(self, kernel: Mapping[str, Any], proxy: str, progress: Progress) -> list[Path] | None:
         return debs.fetch_set(self.name, kernel, progress, proxy=proxy, meter=self.meter)
-
-
-def _mirror_settings() -> list[str]:
-    import os
-
-    variables = (debian_archive.MIRROR_VARIABLE, debian_archive.SECURITY_VARIABLE, debian_archive.KEYRING_VARIABLE)
-    return [os.environ.get(variable, "") for variable in variables]
 
 
 def _with_changelog(packages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

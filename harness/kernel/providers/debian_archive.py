@@ -175,6 +175,8 @@ class AptArchive:
         (self.folder / "sources.list").write_text(sources)
         config = self.folder / "apt.conf"
         config.write_text(
+            f'APT::Architecture "{self.architecture}";\n'
+            f'#clear APT::Architectures;\nAPT::Architectures {{ "{self.architecture}"; }};\n'
             f'Dir::Etc::sourcelist "{self.folder}/sources.list";\n'
             f'Dir::Etc::sourceparts "{self.folder}/parts";\n'
             f'Dir::Etc::preferencesparts "{self.folder}/parts";\n'

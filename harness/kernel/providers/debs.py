@@ -102,6 +102,7 @@ def store(
                 key=choice.key,
                 flavour=choice.flavour,
                 origin=origin,
+                architecture=choice.architecture,
                 packages={path.name: cache.digest_file(path) for path in packages},
             )
     revision = str(kernel["revision"]).split(":", 1)[-1]

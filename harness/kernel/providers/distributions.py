@@ -17,7 +17,7 @@ from harness.kernel import cache as kernel_cache
 from harness.kernel.files.download import Meter, get
 from harness.kernel.providers import debian_archive, debian_index, debs
 from harness.kernel.selector import package_order
-from harness.kernel.types import ANYTHING, Choice, Kernel, Progress, Provider, Wanted
+from harness.kernel.types import ANYTHING, OTHERS, Choice, Kernel, Progress, Provider, Wanted
 from harness.kernel.version import KernelVersion
 from harness.util import cache
 from harness.util.data import read_toml, read_user_toml
@@ -208,6 +208,7 @@ class Indexed:
                 version=KernelVersion.parse(kernel["version"]),
                 provider=self.name,
                 key=kernel["key"],
+                architecture=OTHERS,
                 flavour=kernel["flavour"],
                 release=kernel["release"],
                 revision=kernel["revision"],
@@ -256,9 +257,7 @@ class AptDistribution(Indexed):
                 expected=f"the keys of {self.record['title']}'s archive",
                 hint=f"copy it from such a machine, and name it with {UBUNTU_KEYRING_VARIABLE}",
             )
-        archive = debian_archive.PlainArchive(
-            self.folder, component=str(self.record["component"]), architecture="amd64"
-        )
+        archive = debian_archive.PlainArchive(self.folder, component=str(self.record["component"]), architecture=OTHERS)
         mirror = debian_archive.Mirror(base, str(keyring), tuple(self.record["suites"]))
         refreshed = archive.refresh([mirror])
         for trouble in refreshed.lines():

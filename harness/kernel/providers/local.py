@@ -10,10 +10,11 @@ from pathlib import Path
 
 from harness.errors import KernelFileError, SelectorError
 from harness.kernel import cache as kernel_cache
+from harness.kernel import selector
 from harness.kernel.files import bzimage
 from harness.kernel.types import ANYTHING, Choice, Kernel, Progress, Wanted
 from harness.kernel.version import KernelVersion
-from harness.util import cache
+from harness.util import architecture, cache
 
 _UPSTREAM = re.compile(r"(\d+\.\d+(?:\.\d+)?(?:-rc\d+)?)")
 _DEBIAN_BUILD = re.compile(r"\bDebian (\d+\.\d+[^\s-]*)-")
@@ -24,7 +25,7 @@ class Found:
     """The files of a kernel on this machine.
 
     Attributes:
-        image: The bzImage or vmlinux.
+        image: The bzImage, Image or vmlinux.
         config: Its configuration, if there is one.
         modules: The folder lib/modules/RELEASE, if there is one.
     """
@@ -50,7 +51,8 @@ def find(path: Path) -> Found:
         if not path.exists():
             raise KernelFileError(
                 f"{path} does not exist",
-                expected="a bzImage, a vmlinux, a package, an archive, a built kernel tree or a folder with boot/",
+                expected="a bzImage, an Image, a vmlinux, a package, an archive, a built kernel tree or a folder with "
+                "boot/",
                 hint="check the path; for a release, write its number without a '/'",
             )
         if packages.kind_of(path) is not None:
@@ -67,9 +69,10 @@ def find(path: Path) -> Found:
 
 
 def _find_in_folder(folder: Path) -> Found:
-    tree = folder / "arch" / "x86" / "boot" / "bzImage"
-    if tree.is_file():
-        return Found(tree, _first(folder / ".config"), None)
+    built_images = [folder / one.image_path for one in architecture.known().values()]
+    for tree in built_images:
+        if tree.is_file():
+            return Found(tree, _first(folder / ".config"), None)
     if (folder / "vmlinux").is_file():
         return Found(folder / "vmlinux", _first(folder / ".config", folder / "config"), None)
     images = sorted({*(folder / "boot").glob("vmlinuz*"), *folder.glob("vmlinuz*"), *folder.glob("bzImage*")})
@@ -78,7 +81,8 @@ def _find_in_folder(folder: Path) -> Found:
         built = (folder / "Makefile").is_file() and (folder / "Kconfig").is_file()
         raise KernelFileError(
             f"{folder} contains no kernel" + ("; it is a kernel tree that is not built" if built else ""),
-            expected="arch/x86/boot/bzImage, vmlinux, or boot/vmlinuz-* in it",
+            expected=", ".join(one.image_path for one in architecture.known().values())
+            + ", vmlinux, or boot/vmlinuz-* in it",
             hint=f"`harness kernels build --source {folder}` builds it" if built else "name the image itself",
         )
     if len(images) > 1:
@@ -113,6 +117,13 @@ def _banner(path: Path) -> str:
         if bzimage.image_kind(head, str(path)) is bzimage.ImageKind.BZIMAGE:
             return bzimage.setup_header(head, str(path)).banner
     return bzimage.elf_banner(path.read_bytes())
+
+
+def _architecture(path: Path) -> str:
+    """Return the name of an image's architecture; this machine's own for one that is refused later."""
+    with path.open("rb") as stream:
+        found = bzimage.architecture_of(stream.read(1 << 16), str(path))
+    return found.name if found is not None else architecture.own_name()
 
 
 def version_of(banner: str, name: str) -> KernelVersion:
@@ -172,7 +183,7 @@ class LocalProvider:
         """
         found = find(path)
         try:
-            banner = _banner(found.image)
+            banner, of = _banner(found.image), _architecture(found.image)
         except OSError as error:
             raise KernelFileError(
                 f"{found.image} cannot be read: {error.strerror}",
@@ -180,7 +191,9 @@ class LocalProvider:
                 hint="/boot is often readable by root alone: sudo chmod +r the image, or copy it",
             ) from error
         version = version_of(banner, str(found.image))
-        return Choice(label or path.expanduser().absolute().name, version, self.name, str(path.expanduser().absolute()))
+        whole = path.expanduser().absolute()
+        named = label or selector.labelled(whole.name, of)
+        return Choice(named, version, self.name, str(whole), architecture=of)
 
     def acquire(self, choice: Choice, *, progress: Progress) -> Kernel | None:
         """Check the file that a choice names and unpack it into the cache, keyed by its content.
@@ -197,7 +210,9 @@ class LocalProvider:
         # An unpacked package is named by itself.
         inside = (kernel_cache.folder() / "unpacked") in found.image.parents
         origin = f"file {choice.key if inside else found.image}"
-        by_content = Choice(choice.label, choice.version, self.name, key, choice.flavour)
+        by_content = Choice(
+            choice.label, choice.version, self.name, key, choice.flavour, architecture=choice.architecture
+        )
         cached = kernel_cache.load(by_content, progress=progress)
         if cached is not None:
             return cached
@@ -212,6 +227,7 @@ class LocalProvider:
                     key=key,
                     flavour=choice.flavour,
                     origin=origin,
+                    architecture=choice.architecture,
                     file=True,
                 )
         return kernel_cache.load(by_content, progress=progress)
@@ -225,7 +241,7 @@ def fill(found: Found, made: Path) -> None:
     """
     with found.image.open("rb") as stream:
         kind = bzimage.image_kind(stream.read(0x206), str(found.image))
-    shutil.copyfile(found.image, made / ("vmlinuz" if kind is bzimage.ImageKind.BZIMAGE else "vmlinux"))
+    shutil.copyfile(found.image, made / ("vmlinux" if kind is bzimage.ImageKind.VMLINUX else "vmlinuz"))
     if found.config is not None:
         shutil.copyfile(found.config, made / "config")
     if found.modules is not None:

@@ -26,9 +26,9 @@ from harness.kernel import cache as kernel_cache
 from harness.kernel.files.decompress import unpacked
 from harness.kernel.files.download import Meter, fetch, get, no_meter
 from harness.kernel.providers import debian_archive, debian_index, debs
-from harness.kernel.types import ANYTHING, Choice, Kernel, Progress, Wanted
+from harness.kernel.types import ANYTHING, OTHERS, Choice, Kernel, Progress, Wanted
 from harness.kernel.version import KernelVersion
-from harness.util import cache
+from harness.util import architecture, cache
 
 SERVER_VARIABLE = "HARNESS_DEBIAN_SNAPSHOT"
 REMOVED_KEYS_VARIABLE = "HARNESS_DEBIAN_REMOVED_KEYS"
@@ -104,6 +104,7 @@ class SnapshotProvider:
         self.must_refresh = refresh
         self.folder = kernel_cache.folder() / "snapshot"
         self.data = debian_archive.settings()
+        self.architecture = architecture.require(OTHERS)
         self.settings: dict[str, Any] = self.data["snapshot"]
         self.server = os.environ.get(SERVER_VARIABLE, str(self.settings["server"])).rstrip("/")
 
@@ -163,7 +164,7 @@ class SnapshotProvider:
 
     def _kernels(self, version: KernelVersion, revision: str, progress: Progress) -> list[Choice]:
         """Return the kernels among the binary packages of one version."""
-        suffixes = {flavour["suffix"]: flavour["name"] for flavour in self.data["flavour"]}
+        suffixes = {suffix: flavour for flavour, suffix in self.architecture.flavours.items()}
         holds = kernel_cache.holder(self.name)
         found = {}
         for name, binary_version in self._binaries(revision, progress):
@@ -176,6 +177,7 @@ class SnapshotProvider:
                 version=version,
                 provider=self.name,
                 key=key,
+                architecture=self.architecture.name,
                 flavour=release[1],
                 release=release[0],
                 revision=binary_version,
@@ -232,7 +234,7 @@ class SnapshotProvider:
         infos = [
             info
             for one in answer["result"]
-            if one["architecture"] == self.data["architecture"]
+            if one["architecture"] == self.architecture.name
             for info in answer["fileinfo"][one["hash"]]
         ]
         tried: list[str] = []
@@ -263,15 +265,13 @@ class SnapshotProvider:
                 " snapshot of a day is never renewed"
             )
 
-        architecture, component = self.data["architecture"], self.data["component"]
-        digest, size, name = debian_archive.named_index(
-            release, f"{component}/binary-{architecture}/Packages", place.suite, expired=expired
-        )
+        index = f"{self.data['component']}/binary-{self.architecture.name}/Packages"
+        digest, size, name = debian_archive.named_index(release, index, place.suite, expired=expired)
         target = self.folder / f"{place.suite.replace('/', '_')}_{digest[:16]}{Path(name).suffix}"
         with self._one_at_a_time():
             if not fetch(f"{where}/{name}", target, size=size, sha256=digest, meter=self.meter):
                 raise MirrorError(f"{where}/{name} is named by its Release file but not served (404)")
-        suffixes = {flavour["suffix"]: flavour["name"] for flavour in self.data["flavour"]}
+        suffixes = {suffix: flavour for flavour, suffix in self.architecture.flavours.items()}
         suite = f"{place.suite} {place.stamp}"
         try:
             text = unpacked(target.read_bytes(), target.suffix)

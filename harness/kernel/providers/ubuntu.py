@@ -18,7 +18,7 @@ from harness.errors import KernelFileError, MirrorError
 from harness.kernel import cache as kernel_cache
 from harness.kernel.files.download import Meter, fetch, get, no_meter
 from harness.kernel.providers import local
-from harness.kernel.types import ANYTHING, Choice, Kernel, Progress, Wanted
+from harness.kernel.types import ANYTHING, OTHERS, Choice, Kernel, Progress, Wanted
 from harness.kernel.version import KernelVersion
 from harness.util import cache
 from harness.util.data import read_toml
@@ -70,6 +70,7 @@ class UbuntuProvider:
                 self.name,
                 f"v{version}",
                 "generic",
+                architecture=OTHERS,
                 where="ubuntu mainline",
                 cached=holds(f"v{version}"),
             )
@@ -152,6 +153,7 @@ class UbuntuProvider:
                     flavour=choice.flavour,
                     origin=f"ubuntu mainline {choice.key} ({signed})",
                     packages={path.name: cache.digest_file(path) for path in paths},
+                    architecture=OTHERS,
                 )
                 for path in paths:
                     path.unlink()

@@ -11,6 +11,7 @@ from typing import Any
 
 from harness.results.outcomes import Outcome
 from harness.results.types import RecordedKernel, RecordedResult, Run, RunRecord
+from harness.util import architecture
 
 VERSION = {"major": 5, "minor": 3}
 
@@ -97,7 +98,7 @@ def _build(kernel: RecordedKernel, identity: str, origin: str) -> dict[str, Any]
         "id": identity,
         "checkout_id": _checkout_id(kernel, origin),
         "origin": origin,
-        "architecture": "x86_64",
+        "architecture": _architecture(kernel),
         "config_name": kernel.flavour,
         "comment": kernel.origin or kernel.key,
         "status": "PASS",
@@ -108,6 +109,11 @@ def _build(kernel: RecordedKernel, identity: str, origin: str) -> dict[str, Any]
             "config_sha256": kernel.config_digest,
         },
     }
+
+
+def _architecture(kernel: RecordedKernel) -> str:
+    """Return what KCIDB calls a kernel's architecture: the kernel's own word."""
+    return architecture.require(kernel.architecture or "amd64").kcidb
 
 
 def _path(test: str, contract: str) -> str:

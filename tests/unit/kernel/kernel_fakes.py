@@ -66,6 +66,19 @@ def kernel_image(release: str = RELEASE, build: str = "#1 SMP") -> bytes:
     return bzimage(gzipped(elf(release=release)), release=release, build=build)
 
 
+def arm64_image(release: str = RELEASE, build: str = "#1 SMP", *, size: int = 0) -> bytes:
+    """An Image of arm64: the header, a PE header with one section of `size` bytes (default: to the end), a banner."""
+    banner = f"\0Linux version {release} (fake@host) {build}\0".encode()
+    section = 64 + 24 + 40
+    image = bytearray(64) + b"PE\0\0" + bytes(20) + bytes(40) + banner
+    image[0:2] = b"MZ"
+    image[56:60] = b"ARM\x64"
+    struct.pack_into("<I", image, 60, 64)
+    struct.pack_into("<H", image, 64 + 6, 1)
+    struct.pack_into("<II", image, 64 + 24 + 16, size or len(image) - section, section)
+    return bytes(image)
+
+
 def module(depends: str = "", name: str = "m") -> bytes:
     """A kernel module that holds nothing but what modinfo reads."""
     info = f"license=GPL\0depends={depends}\0name={name}\0".encode()
@@ -250,32 +263,40 @@ class Archive:
         """Add a package; `padding` makes it as large as one that holds a kernel."""
         content = deb({**files, "usr/share/doc/padding": _noise(padding)} if padding else files)
         self.suites.setdefault(suite, []).append((name, version, content))
-        path = self.root / "pool" / f"{name}_{version}_amd64.deb"
+        path = self.root / "pool" / f"{name}_{version}_{self._architecture(name)}.deb"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
         return path
 
+    @staticmethod
+    def _architecture(package: str) -> str:
+        """Return a package's architecture, by its name."""
+        return "arm64" if "arm64" in package else "amd64"
+
     def publish(self, *, valid_until: str = "") -> None:
         """Write and sign the indexes."""
         for suite, packages in self.suites.items():
-            index = "\n".join(
-                f"Package: {name}\nVersion: {version}\nArchitecture: amd64\nMaintainer: nobody\nDescription: d\n"
-                f"Filename: pool/{name}_{version}_amd64.deb\nSize: {len(content)}\n"
-                f"SHA256: {hashlib.sha256(content).hexdigest()}\n"
-                + (f"Depends: {self.depends[name]}\n" if name in self.depends else "")
-                for name, version, content in packages
-            ).encode()
             folder = self.root / "dists" / suite
             shutil.rmtree(folder, ignore_errors=True)
-            (folder / "main/binary-amd64").mkdir(parents=True)
             lines = []
-            for name, data in (("Packages", index), ("Packages.xz", lzma.compress(index))):
-                (folder / "main/binary-amd64" / name).write_bytes(data)
-                lines.append(f" {hashlib.sha256(data).hexdigest()} {len(data)} main/binary-amd64/{name}")
+            for architecture in sorted({"amd64", *(self._architecture(name) for name, _, _ in packages)}):
+                index = "\n".join(
+                    f"Package: {name}\nVersion: {version}\nArchitecture: {architecture}\nMaintainer: nobody\n"
+                    f"Description: d\nFilename: pool/{name}_{version}_{architecture}.deb\nSize: {len(content)}\n"
+                    f"SHA256: {hashlib.sha256(content).hexdigest()}\n"
+                    + (f"Depends: {self.depends[name]}\n" if name in self.depends else "")
+                    for name, version, content in packages
+                    if self._architecture(name) == architecture
+                ).encode()
+                below = f"main/binary-{architecture}"
+                (folder / below).mkdir(parents=True)
+                for name, data in (("Packages", index), ("Packages.xz", lzma.compress(index))):
+                    (folder / below / name).write_bytes(data)
+                    lines.append(f" {hashlib.sha256(data).hexdigest()} {len(data)} {below}/{name}")
             release = (
                 f"Origin: Fake\nSuite: {suite}\nCodename: {suite}\nDate: Thu, 01 Jan 2026 00:00:00 UTC\n"
                 + (f"Valid-Until: {valid_until}\n" if valid_until else "")
-                + "Architectures: amd64\nComponents: main\nSHA256:\n"
+                + "Architectures: amd64 arm64\nComponents: main\nSHA256:\n"
                 + "\n".join(lines)
                 + "\n"
             )

@@ -8,6 +8,7 @@ import typing
 from pathlib import Path
 
 import kcidb_io
+import msgspec
 import pytest
 
 from harness.cli import main
@@ -152,3 +153,17 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["export", str(tmp_path / "r.json"), "--format=kcidb", "--origin=Not Mine"]) == 2
     assert "is not an origin" in capsys.readouterr().err
     assert main(["export", str(tmp_path / "none.json"), "--format=ktap"]) != 0
+
+
+def test_kcidb_knows_the_architecture_of_each_kernel() -> None:
+    made = many(60)
+    kernels = tuple(
+        msgspec.structs.replace(kernel, architecture=name)
+        for kernel, name in zip(made.kernels, ("", "amd64", *["arm64"] * 60), strict=False)
+    )
+    report = as_kcidb(msgspec.structs.replace(made, kernels=kernels, results=(), left_out=(), not_run=()), "o")
+    assert [build["architecture"] for build in report["builds"]] == [
+        "x86_64",
+        "x86_64",
+        *["arm64"] * (len(kernels) - 2),
+    ]
