@@ -67,12 +67,14 @@ class Table:
         folders: Folders of programs in addition to PATH ("programs"), and folders of libraries ("libraries").
         features: The features, by name.
         scripts: The features that each command in scripts/ needs.
+        architectures: The features that are architectures of kernels.
         needs: The needs, in the table's order.
     """
 
     folders: Mapping[str, tuple[str, ...]]
     features: Mapping[str, str]
     scripts: Mapping[str, tuple[str, ...]]
+    architectures: tuple[str, ...]
     needs: tuple[Need, ...]
 
     def of(self, features: Iterable[str]) -> list[Need]:
@@ -90,6 +92,7 @@ def parse(text: str) -> Table:
     folders: dict[str, tuple[str, ...]] = {}
     features: dict[str, str] = {}
     scripts: dict[str, tuple[str, ...]] = {}
+    architectures: tuple[str, ...] = ()
     needs: list[Need] = []
     for number, line in enumerate(text.splitlines(), 1):
         kind, *rest = line.split(None, 1) or [""]
@@ -100,6 +103,8 @@ def parse(text: str) -> Table:
             features[fields[0]] = rest[0].split(None, 1)[1]
         elif kind == "script" and len(fields) > 1:
             scripts[fields[0]] = tuple(rest[0].split()[1:])
+        elif kind == "architectures" and fields:
+            architectures = tuple(rest[0].split())
         elif kind == "need" and len(fields) == 6:
             names, enough, variable, packages, used_by, purpose = fields
             columns = (names, packages, used_by)
@@ -108,12 +113,12 @@ def parse(text: str) -> Table:
                 Need(listed[0], enough.strip("-"), variable.strip("-"), listed[1], listed[2], purpose.rstrip())
             )
         elif kind and not kind.startswith("#"):
-            raise ValueError(f"line {number} is not one of the four kinds: {line}")
-    for used in (*scripts.values(), *(need.features for need in needs)):
+            raise ValueError(f"line {number} is not one of the five kinds: {line}")
+    for used in (*scripts.values(), architectures, *(need.features for need in needs)):
         for name in used:
             if name not in features:
                 raise ValueError(f"the feature {name} is not explained")
-    return Table(folders, features, scripts, tuple(needs))
+    return Table(folders, features, scripts, architectures, tuple(needs))
 
 
 @functools.cache

@@ -1,8 +1,10 @@
-"""Builds the guest image from this machine's Python and keeps it in the cache.
+"""Builds the guest image from this machine's Python, or from a folder with that of another architecture.
 
-The key of an image is made of its sources: path, size and time of every file. The image holds the interpreter, its
-shared libraries, the standard library as bytecode with its extension modules, the agent and the loader; and a static
-busybox, where this machine has one. The build reads the files of harness.guest and never imports them.
+The image is kept in the cache. Its key is made of its sources: path, size and time of every file. It holds the
+interpreter, its shared libraries, the standard library as bytecode with its extension modules, the agent and the
+loader; and a static busybox, where this machine has one of the guest's architecture. The build reads the files of
+harness.guest and never imports them, and runs nothing of another architecture: bytecode depends on the version of
+Python alone.
 """
 
 from __future__ import annotations
@@ -14,9 +16,8 @@ import os
 import stat
 import sys
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from harness import needs
 from harness.errors import BuildError
 from harness.image import cpio, elf
 from harness.util import architecture, cache
+from harness.util.architecture import Architecture
 from harness.util.proc import run
 
 log = logging.getLogger("harness.image")
@@ -73,10 +75,70 @@ class Image:
     Attributes:
         path: The initramfs.
         digest: sha256 of its content.
+        userland: The folder of foreign programs that it was made of; None for this machine's own.
     """
 
     path: Path
     digest: str
+    userland: Path | None = None
+
+
+@dataclass(frozen=True)
+class _Python:
+    """The Python that a guest gets.
+
+    Attributes:
+        architecture: Whose it is.
+        root: The folder that stands for the guest's root; None for this machine's.
+        interpreter: Its program on this machine.
+        shown: Where that is in the guest.
+        stdlib: Its standard library on this machine.
+        library: Where that is in the guest, without the leading slash.
+        extensions: Its extension modules on this machine.
+    """
+
+    architecture: Architecture
+    root: Path | None
+    interpreter: Path
+    shown: str
+    stdlib: Path
+    library: str
+    extensions: Path
+
+
+def _own_python() -> _Python:
+    interpreter = _base_interpreter()
+    stdlib = Path(sysconfig.get_path("stdlib"))
+    extensions = Path(sysconfig.get_config_var("DESTSHARED") or stdlib / "lib-dynload")
+    return _Python(architecture.own(), None, interpreter, str(interpreter), stdlib, str(stdlib).lstrip("/"), extensions)
+
+
+def _foreign_python(root: Path, wanted: Architecture) -> _Python:
+    name = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    stdlib = root / "usr" / "lib" / name
+    program = root / "usr" / "bin" / name
+    return _Python(wanted, root, program, f"/usr/bin/{name}", stdlib, f"usr/lib/{name}", stdlib / "lib-dynload")
+
+
+def foreign_image(root: Path, wanted: Architecture) -> Image:
+    """Return the guest image for another architecture, built if its sources changed since the last time.
+
+    Args:
+        root: A folder with its programs, laid out as below the root, for this Python's version.
+        wanted: The architecture.
+
+    Raises:
+        BuildError: The folder lacks Python or a library.
+        CacheError: The cache folder cannot be written.
+    """
+    python = _foreign_python(root, wanted)
+    if not python.interpreter.is_file():
+        raise BuildError(
+            f"{root} has no {python.shown}",
+            expected=f"the programs of {wanted.name}",
+            hint=f"remove {root}; the next run makes it anew",
+        )
+    return _image(python, [FORMAT, root, wanted.name, Path(__file__)])
 
 
 def guest_image() -> Image:
@@ -88,12 +150,16 @@ def guest_image() -> Image:
     """
     applets = needs.find(needs.need(_BUSYBOX))
     parts = [FORMAT, sys.executable, _base_interpreter(), Path(__file__), *optional_libraries().values(), applets]
+    return _image(_own_python(), parts)
+
+
+def _image(python: _Python, parts: Sequence[object]) -> Image:
     key = cache.cache_root() / "images" / hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:16]
     record = key.with_suffix(".json")
     return cache.artefact(
         key,
-        whole=lambda: cache.from_record(record, lambda known: _whole(record, known)),
-        make=lambda: _build(record),
+        whole=lambda: cache.from_record(record, lambda known: _whole(record, known, python.root)),
+        make=lambda: _build(record, python),
     )
 
 
@@ -114,9 +180,9 @@ def optional_libraries() -> dict[str, Path]:
     return found
 
 
-def _whole(record: Path, known: dict[str, Any]) -> Image | None:
+def _whole(record: Path, known: dict[str, Any], root: Path | None) -> Image | None:
     """Return the image that the record names, if the file exists and no source has changed."""
-    image = Image(record.parent / known["image"], known["digest"])
+    image = Image(record.parent / known["image"], known["digest"], root)
     if image.path.stat().st_size != known["size"] or any(
         _signature(Path(path)) != signature for path, signature in known["sources"].items()
     ):
@@ -130,10 +196,10 @@ def _signature(path: Path) -> list[int]:
     return [found.st_size, found.st_mtime_ns]
 
 
-def _build(record: Path) -> Image:
-    log.info("building the guest image from %s", _base_interpreter())
+def _build(record: Path, python: _Python) -> Image:
+    log.info("building the guest image from %s", python.interpreter)
     sources: set[Path] = set(Path(__file__).parent.glob("*.py"))
-    data = b"".join(cpio.archive(cpio.with_parents(list(_entries(sources)))))
+    data = b"".join(cpio.archive(cpio.with_parents(list(_entries(python, sources)))))
     digest = hashlib.sha256(data).hexdigest()
     path = record.with_name(f"{digest[:16]}.cpio")
     with cache.new_file(path) as temporary:
@@ -146,14 +212,11 @@ def _build(record: Path) -> Image:
     }
     cache.write_record(record, known)
     cache.drop_unused(record.parent.glob("*.cpio"))
-    return Image(path, digest)
+    return Image(path, digest, python.root)
 
 
-def _entries(sources: set[Path]) -> Iterable[cpio.CpioEntry]:
-    interpreter = _base_interpreter()
-    stdlib = Path(sysconfig.get_path("stdlib"))
-    dynload = Path(sysconfig.get_config_var("DESTSHARED") or stdlib / "lib-dynload")
-    library = str(stdlib).lstrip("/")
+def _entries(python: _Python, sources: set[Path]) -> Iterable[cpio.CpioEntry]:
+    stdlib, library = python.stdlib, python.library
     guest = Path(harness.__file__).parent / "guest"
 
     yield cpio.link("bin", "usr/bin")
@@ -167,21 +230,25 @@ def _entries(sources: set[Path]) -> Iterable[cpio.CpioEntry]:
     yield cpio.CpioEntry("dev/null", stat.S_IFCHR | 0o666, device=(1, 3))
     # Python reads it before devtmpfs is mounted, when getrandom(2) has no random bytes yet (seen on 4.12).
     yield cpio.CpioEntry("dev/urandom", stat.S_IFCHR | 0o666, device=(1, 9))
-    machine = architecture.own()
-    init = _INIT.format(interpreter=interpreter, shared=machine.shared, syscalls=dict(machine.syscalls))
+    machine = python.architecture
+    init = _INIT.format(interpreter=python.shown, shared=machine.shared, syscalls=dict(machine.syscalls))
     yield cpio.file("init", init.encode(), 0o755)
     for account, text in _ACCOUNTS.items():
         yield cpio.file(account, text.encode())
 
-    _check_interpreter(interpreter)
-    extensions = [path for path in sorted(dynload.glob("*.so")) if _is_wanted(_extension_name(path))]
-    yield cpio.file(str(interpreter).lstrip("/"), _object(interpreter, sources), 0o755)
-    if str(interpreter) != "/usr/bin/python3":
-        yield cpio.link("usr/bin/python3", str(interpreter))
+    _check_interpreter(_base_interpreter())
+    extensions = [path for path in sorted(python.extensions.glob("*.so")) if _is_wanted(_extension_name(path))]
+    if python.root is not None:
+        extensions = [path for path in extensions if _is_complete(path, python)]
+    yield cpio.file(python.shown.lstrip("/"), _object(python.interpreter, sources), 0o755)
+    if python.shown != "/usr/bin/python3":
+        yield cpio.link("usr/bin/python3", python.shown)
     for path in extensions:
-        yield cpio.file(str(path).lstrip("/"), _object(path, sources), 0o755)
-    yield from _libraries([interpreter, *extensions], sources)
-    yield from _applets(sources)
+        place = path if python.root is None else path.relative_to(python.root)
+        yield cpio.file(str(place).lstrip("/"), _object(path, sources), 0o755)
+    yield from _libraries(python, [python.interpreter, *extensions], sources)
+    if python.root is None:
+        yield from _applets(sources)
     for source in _stdlib_files(stdlib):
         relative = source.relative_to(stdlib)
         code = _bytecode(source, f"/{library}/{relative}", sources)
@@ -209,9 +276,14 @@ def _applets(sources: set[Path]) -> Iterable[cpio.CpioEntry]:
             yield cpio.link(f"usr/bin/{applet}", "busybox")
 
 
-def _libraries(objects: list[Path], sources: set[Path]) -> Iterable[cpio.CpioEntry]:
-    optional = optional_libraries()
-    found = elf.shared_libraries([*objects, *optional.values()])
+def _libraries(python: _Python, objects: list[Path], sources: set[Path]) -> Iterable[cpio.CpioEntry]:
+    if python.root is None:
+        optional = optional_libraries()
+        found = elf.shared_libraries([*objects, *optional.values()])
+    else:
+        folder = python.root / "usr" / "lib" / python.architecture.triplet
+        optional = {name: folder / name for name in _OPTIONAL_LIBRARIES}
+        found = elf.closure([*objects, *optional.values()], python.root, python.architecture.triplet)
     found.update(optional)
     libc = next((path.parent for name, path in found.items() if name.startswith("libc.so")), None)
     for name in _EXTRA_LIBRARIES:
@@ -220,10 +292,11 @@ def _libraries(objects: list[Path], sources: set[Path]) -> Iterable[cpio.CpioEnt
     for name, path in found.items():
         if name.startswith("/"):
             # The dynamic loader, at the path that programs name.
-            yield cpio.file(name.lstrip("/"), _object(path, sources), 0o755)
+            place = name.lstrip("/") if python.root is None else f"usr{name}"
+            yield cpio.file(place, _object(path, sources), 0o755)
         else:
             yield cpio.file(f"usr/lib/{name}", _object(path, sources), 0o755)
-    if not any(name.startswith("/lib/") for name in found):
+    if python.root is not None or not any(name.startswith("/lib/") for name in found):
         yield cpio.link("lib", "usr/lib")
 
 
@@ -242,6 +315,17 @@ def _bytecode(source: Path, shown_as: str, sources: set[Path]) -> bytes:
     return (
         importlib.util.MAGIC_NUMBER + (1).to_bytes(4, "little") + importlib.util.source_hash(b"") + marshal.dumps(code)
     )
+
+
+def _is_complete(extension: Path, python: _Python) -> bool:
+    """Return whether the folder has the libraries of an extension module: those of curses, dbm, ... it does not have."""
+    assert python.root is not None, "this machine's Python has the libraries of all its modules"
+    try:
+        elf.closure([extension], python.root, python.architecture.triplet)
+    except BuildError as error:
+        log.info("left out of the guest image: %s", error.what)
+        return False
+    return True
 
 
 def _is_wanted(module: str) -> bool:
@@ -269,10 +353,8 @@ def _check_interpreter(interpreter: Path) -> None:
 
 
 def _extension_name(path: Path) -> str:
-    for suffix in EXTENSION_SUFFIXES:
-        if path.name.endswith(suffix):
-            return path.name.removesuffix(suffix)
-    return path.stem
+    # NAME.so or NAME.cpython-311-ARCHITECTURE-linux-gnu.so
+    return path.name.partition(".")[0]
 
 
 def _base_interpreter() -> Path:

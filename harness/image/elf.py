@@ -43,6 +43,64 @@ def shared_libraries(objects: Iterable[Path]) -> dict[str, Path]:
     return found
 
 
+def closure(objects: Iterable[Path], root: Path, triplet: str) -> dict[str, Path]:
+    """Return what :func:`shared_libraries` does, for objects of another architecture, of which nothing can be run.
+
+    It reads what they need (DT_NEEDED) and their dynamic loader (PT_INTERP), and searches a folder that stands for the
+    root.
+
+    Args:
+        objects: Programs and libraries.
+        root: The folder.
+        triplet: The name of the architecture's folders of libraries.
+
+    Raises:
+        BuildError: A library is missing in the folder.
+    """
+    folders = (root / "usr/lib" / triplet, root / "usr/lib", root / "lib" / triplet, root / "lib")
+    found: dict[str, Path] = {}
+    left = sorted(set(objects))
+    while left:
+        needing = left.pop()
+        needed, loader = _dynamic(needing)
+        for name in [*needed, *([loader] if loader else [])]:
+            if name in found:
+                continue
+            places = [root / name.lstrip("/"), root / "usr" / name.lstrip("/")] if name == loader else []
+            places += [folder / Path(name).name for folder in folders]
+            path = next((place for place in places if place.exists()), None)
+            if path is None:
+                raise BuildError(
+                    f"{needing.name} needs the shared library {name}, which {root} does not have",
+                    expected=f"all libraries of {needing.name} in it",
+                    hint="link the program statically, or push the library to /usr/lib with guest.push",
+                )
+            found[name] = path
+            left.append(path)
+    return found
+
+
+def _dynamic(path: Path) -> tuple[list[str], str]:
+    """Return the libraries that an ELF file needs, and its dynamic loader or ""."""
+    from elftools.common.exceptions import ELFError
+    from elftools.elf.dynamic import DynamicSegment
+    from elftools.elf.elffile import ELFFile
+    from elftools.elf.segments import InterpSegment
+
+    try:
+        with path.open("rb") as file:
+            needed: list[str] = []
+            loader = ""
+            for segment in ELFFile(file).iter_segments():
+                if isinstance(segment, DynamicSegment):
+                    needed = [str(tag.needed) for tag in segment.iter_tags("DT_NEEDED")]  # type: ignore[attr-defined]
+                elif isinstance(segment, InterpSegment):
+                    loader = segment.get_interp_name()
+    except (OSError, ELFError) as error:
+        raise BuildError(f"{path} cannot be read as an ELF file: {error}", expected="a program or a library") from error
+    return needed, loader
+
+
 def strip(data: bytes) -> bytes:
     """Return an ELF object without sections that are never loaded (symbols for debuggers); other files unchanged."""
     if data[:6] != b"\x7fELF\x02\x01":

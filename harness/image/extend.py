@@ -47,13 +47,13 @@ def extended(base: Image, archives: Sequence[bytes]) -> Image:
         if not path.exists() or path.stat().st_size != size:
             return None
         cache.mark_used(path)
-        return Image(path, digest)
+        return Image(path, digest, base.userland)
 
     def make() -> Image:
         with cache.new_file(path) as temporary, temporary.open("wb") as out:
             with base.path.open("rb") as source:
                 shutil.copyfileobj(source, out, 1 << 20)
             out.writelines(archives)
-        return Image(path, digest)
+        return Image(path, digest, base.userland)
 
     return cache.artefact(path, whole=whole, make=make)

@@ -9,21 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from harness.errors import (
-    BootError,
-    GuestError,
-    HarnessError,
-    InfrastructureError,
-    TemplateError,
-    UsageError,
-    VngFailed,
-)
+from harness.errors import BootError, GuestError, HarnessError, InfrastructureError, TemplateError, VngFailed
 from harness.guest import calls
 from harness.image.build import Image, guest_image
 from harness.kernel.boot_needs import modules_for_boot
 from harness.kernel.catalog import Catalog
 from harness.kernel.types import Choice, Kernel, Progress
 from harness.util import architecture
+from harness.util.architecture import Architecture
 from harness.vm import accel, template
 from harness.vm import clone as clones
 from harness.vm.boot import BOOT_TIMEOUT, boot
@@ -117,18 +110,23 @@ class Pool:
         return self._specs[choice, needs]
 
     def _bring(self, choice: Choice) -> MachineSpec:
+        wanted = architecture.require(choice.architecture)
+        find_qemu(wanted)  # before anything is downloaded
         if not self._specs:
-            find_vng(), find_qemu()  # before anything is downloaded
+            find_vng()
             sweep_abandoned()
-        if choice.architecture != architecture.own_name():
-            raise UsageError(
-                f"{choice.label}: tests cannot run on kernels for {choice.architecture} yet",
-                expected=f"a kernel for {architecture.own_name()}, this machine's architecture",
-                hint="`harness kernels` lists, fetches and locks them",
-            )
-        spec = MachineSpec(self._acquire(choice), guest_image(), Acceleration(Accel.TCG, "not tried yet"))
+        spec = MachineSpec(self._acquire(choice), self._image(wanted), Acceleration(Accel.TCG, "not tried yet"))
         spec = replace(spec, image=image_with(spec, choice, Needs(), self._progress))
         return replace(spec, acceleration=accel.decide(self._settings.accel, spec))
+
+    def _image(self, wanted: Architecture) -> Image:
+        """Return the guest image of an architecture."""
+        if wanted.is_own:
+            return guest_image()
+        from harness.image.build import foreign_image  # few runs need them
+        from harness.kernel.providers.userland import userland
+
+        return foreign_image(userland(wanted, progress=self._progress), wanted)
 
     def take(self, spec: MachineSpec) -> Machine:
         """Return a machine for one test; give it back after the test.

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from harness.errors import AccelError, BootError, VngFailed
-from harness.util import cache
+from harness.util import architecture, cache
 from harness.vm.boot import boot
 from harness.vm.process import find_qemu
 from harness.vm.spec import Accel, Acceleration, MachineSpec
@@ -30,11 +30,20 @@ def decide(wanted: str, spec: MachineSpec) -> Acceleration:
         spec: A guest for the probe; its acceleration is ignored.
 
     Raises:
-        AccelError: The user chose KVM, and it runs no guest.
+        AccelError: The user chose KVM, and it runs no guest, or none of this architecture.
         VngFailed: vng could not start QEMU.
     """
     if wanted == "tcg":
         return Acceleration(Accel.TCG, "asked for")
+    if not spec.architecture.is_own:
+        why = f"{spec.architecture.title} on {architecture.own().title}"
+        if wanted == "kvm":
+            raise AccelError(
+                f"KVM cannot run {spec.label}: it is {why}",
+                expected=f"a kernel for {architecture.own().title} with --accel=kvm",
+                hint="use --accel=auto or --accel=tcg, which emulate other architectures",
+            )
+        return Acceleration(Accel.TCG, why)
     # When two first runs start together, the second waits and uses the result of the first.
     found = cache.artefact(_record().with_suffix(""), whole=known_acceleration, make=lambda: _probe(spec))
     if wanted == "kvm" and found.accel is not Accel.KVM:

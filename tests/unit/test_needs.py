@@ -16,6 +16,7 @@ import harness
 from harness import needs
 from harness.errors import ToolMissing
 from harness.needs import Need, table
+from harness.util import architecture
 from harness.util.data import read_toml
 
 PACKAGE = Path(harness.__file__).parent
@@ -52,7 +53,7 @@ def test_debians_keyring_is_the_one_that_kernels_are_verified_with() -> None:
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        ("need make - - make", "line 1 is not one of the four kinds: need make - - make"),
+        ("need make - - make", "line 1 is not one of the five kinds: need make - - make"),
         ("wants make", "line 1 is not one of"),
         ("feature build", "line 1 is not one of"),
         ("need make - - make build build kernels", "the feature build is not explained"),
@@ -296,3 +297,24 @@ def test_an_unknown_word_is_refused(machine: Machine) -> None:
         done.stderr
         == "setup: unknown arguments: --with-browser\nsetup: expected: one of run bench mutants test-bare test\n"
     )
+
+
+def test_setup_installs_what_another_architecture_needs_when_it_is_asked_to(machine: Machine) -> None:
+    assert "qemu-system-arm" not in machine.missing()
+    assert set(machine.missing("--arch", "arm64")) == {*packages_of("run"), "qemu-system-arm"}
+    assert set(machine.missing("--arch", "arm64", "bench")) == {*packages_of("bench"), "qemu-system-arm"}
+    machine.put("qemu-system-aarch64")
+    assert machine.missing("--arch", "arm64") == packages_of("run")
+
+
+@pytest.mark.parametrize("words", [("--arch", "mips"), ("--arch",), ("--arch", "mips", "run")])
+def test_setup_refuses_an_architecture_that_it_does_not_know(machine: Machine, words: tuple[str, ...]) -> None:
+    done = machine.setup("--packages", *words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "unknown architecture" in done.stderr
+    assert "expected: one of arm64" in done.stderr
+
+
+def test_the_table_of_needs_and_the_table_of_architectures_agree() -> None:
+    for name in table().architectures:
+        assert [one.name for one in table().of([name])] == [architecture.require(name).qemu]

@@ -136,8 +136,17 @@ class DebianProvider:
         for trouble in refreshed.lines():
             progress(f"debian: {trouble}")
         packages = []
+        # Guests of this machine's own architecture run its own programs.
+        wanted = () if self.architecture.is_own else self.settings["userland"]
+        userlands: dict[str, list[debian_index.Package]] = {one["python"]: [] for one in wanted}
         for file in refreshed.files:
-            packages += debian_index.scan(debian_archive.read_index(file.path), base=file.uri, suite=file.suite)
+            text = debian_archive.read_index(file.path)
+            packages += debian_index.scan(text, base=file.uri, suite=file.suite)
+            for one in wanted:
+                if file.suite in (one["suite"], f"{one['suite']}-updates", f"{one['suite']}-security"):
+                    userlands[one["python"]] += debian_index.scan_for(
+                        one["packages"], text, base=file.uri, suite=file.suite
+                    )
         suffixes = {suffix: flavour for flavour, suffix in self.architecture.flavours.items()}
         now = time.time()
         return {
@@ -151,8 +160,36 @@ class DebianProvider:
             "proxy": refreshed.proxy,
             "suites": [file.suite for file in refreshed.files],
             "kernels": [debs.kernel_facts(kernel) for kernel in debian_index.kernels(packages, suffixes)],
+            "userlands": {
+                python: {
+                    name: [dataclasses.asdict(package) for package in versions]
+                    for name, versions in debian_index.newest_first(found).items()
+                }
+                for python, found in userlands.items()
+            },
             "sources": [dataclasses.asdict(package) for package in debian_index.sources(packages)],
         }
+
+    def userland(
+        self, python: str, names: Sequence[str], *, progress: Progress
+    ) -> tuple[dict[str, list[dict[str, Any]]], str]:
+        """Return the packages of a guest's programs by name, newest first, and the proxy to fetch them through.
+
+        Args:
+            python: The version of Python, as in `kernels/debian.toml`.
+            names: The packages' names, as there.
+            progress: Called with a line of text when something takes time.
+
+        Raises:
+            MirrorError: There is no index, and none can be fetched.
+        """
+        index = self.index(progress=progress)
+        found: dict[str, list[dict[str, Any]]] = index.get("userlands", {}).get(python, {})
+        if not found.keys() >= set(names):  # an older version of the harness made it
+            self.must_refresh = True
+            index = self.index(progress=progress)
+            found = index.get("userlands", {}).get(python, {})
+        return found, str(index["proxy"])
 
     def acquire(self, choice: Choice, *, progress: Progress) -> Kernel | None:
         """Fetch one kernel; None when the mirror no longer has its packages.

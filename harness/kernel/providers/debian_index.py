@@ -22,6 +22,7 @@ _STANZA = re.compile(
     rb"(?:\A|\n)Package: (linux-(?:image|binary(?:-unsigned)?|modules|base|source)-\d[^\n]*)\n(.*?)(?=\n\n|\Z)",
     re.DOTALL,
 )
+_FIELDS = rb"(?:\A|\n)Package: (%s)\n(.*?)(?=\n\n|\Z)"
 _NAME = re.compile(r"linux-(image|binary-unsigned|binary|modules|base|source)-(\d.*?)(-unsigned)?")
 
 
@@ -88,8 +89,28 @@ def scan(text: bytes, *, base: str, suite: str) -> list[Package]:
         base: The archive's address, without a trailing slash.
         suite: The suite of the file.
     """
+    return _packages(_STANZA, text, base, suite)
+
+
+def scan_for(names: Iterable[str], text: bytes, *, base: str, suite: str) -> list[Package]:
+    """Find the packages with these names; other arguments as for :func:`scan`."""
+    wanted = b"|".join(re.escape(name.encode()) for name in names)
+    return _packages(re.compile(_FIELDS % wanted, re.DOTALL), text, base, suite)
+
+
+def newest_first(packages: Iterable[Package]) -> dict[str, list[Package]]:
+    """Return packages by name, the newest version first."""
+    from debian.debian_support import Version
+
+    found: dict[str, list[Package]] = {}
+    for package in packages:
+        found.setdefault(package.name, []).append(package)
+    return {name: sorted(ones, key=lambda one: Version(one.version), reverse=True) for name, ones in found.items()}
+
+
+def _packages(stanza: re.Pattern[bytes], text: bytes, base: str, suite: str) -> list[Package]:
     packages = []
-    for match in _STANZA.finditer(text):
+    for match in stanza.finditer(text):
         name = match[1].decode(errors="replace")
         fields = dict(
             line.split(": ", 1) for line in match[2].decode(errors="replace").split("\n") if ": " in line[:40]

@@ -135,7 +135,7 @@ class Builds:
         self.source = source
         self.count = 0
 
-    def entries(self, sources: set[Path]) -> list[cpio.CpioEntry]:
+    def entries(self, python: object, sources: set[Path]) -> list[cpio.CpioEntry]:
         self.count += 1
         sources.add(self.source)
         return [cpio.file("source", self.source.read_bytes())]
@@ -213,7 +213,7 @@ def test_a_truncated_image_is_built_again(builds: Builds) -> None:
 
 
 def test_a_build_that_fails_leaves_nothing(builds: Builds, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def fail(sources: set[Path]) -> list[cpio.CpioEntry]:
+    def fail(python: object, sources: set[Path]) -> list[cpio.CpioEntry]:
         raise BuildError("no")
 
     monkeypatch.setattr(build, "_entries", fail)

@@ -95,8 +95,8 @@ def module(depends: str = "", name: str = "m") -> bytes:
     return header + info + names + table
 
 
-def deb(files: Mapping[str, bytes], *, compression: str = "xz") -> bytes:
-    """A Debian package with these files; with "" for `compression`, as they are."""
+def deb(files: Mapping[str, bytes | str], *, compression: str = "xz") -> bytes:
+    """A Debian package with these files, text for the target of a link; with "" for `compression`, as they are."""
     members = {"debian-binary": b"2.0\n", "control.tar.gz": _tar({"./control": b"Package: x\n"}, "gz")}
     members["data.tar" + (f".{compression}" if compression else "")] = _tar(
         {f"./{name}": data for name, data in files.items()}, compression
@@ -109,11 +109,15 @@ def deb(files: Mapping[str, bytes], *, compression: str = "xz") -> bytes:
     return archive
 
 
-def _tar(files: Mapping[str, bytes], compression: str) -> bytes:
+def _tar(files: Mapping[str, bytes | str], compression: str) -> bytes:
     plain = io.BytesIO()
     with tarfile.open(fileobj=plain, mode="w") as members:
         for name, data in files.items():
             member = tarfile.TarInfo(name)
+            if isinstance(data, str):
+                member.type, member.linkname = tarfile.SYMTYPE, data
+                members.addfile(member)
+                continue
             member.size = len(data)
             members.addfile(member, io.BytesIO(data))
     data = plain.getvalue()
@@ -252,14 +256,16 @@ class Archive:
         signer: Whose key signs it.
         suites: Packages by suite: name, version, content.
         depends: What a package depends on, by its name.
+        foreign: Packages of arm64 whose names do not say so.
     """
 
     root: Path
     signer: Signer
     suites: dict[str, list[tuple[str, str, bytes]]] = field(default_factory=dict)
     depends: dict[str, str] = field(default_factory=dict)
+    foreign: set[str] = field(default_factory=set)
 
-    def add(self, suite: str, name: str, version: str, files: Mapping[str, bytes], *, padding: int = 0) -> Path:
+    def add(self, suite: str, name: str, version: str, files: Mapping[str, bytes | str], *, padding: int = 0) -> Path:
         """Add a package; `padding` makes it as large as one that holds a kernel."""
         content = deb({**files, "usr/share/doc/padding": _noise(padding)} if padding else files)
         self.suites.setdefault(suite, []).append((name, version, content))
@@ -268,10 +274,9 @@ class Archive:
         path.write_bytes(content)
         return path
 
-    @staticmethod
-    def _architecture(package: str) -> str:
+    def _architecture(self, package: str) -> str:
         """Return a package's architecture, by its name."""
-        return "arm64" if "arm64" in package else "amd64"
+        return "arm64" if "arm64" in package or package in self.foreign else "amd64"
 
     def publish(self, *, valid_until: str = "") -> None:
         """Write and sign the indexes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import time
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from harness.errors import AccelError, BootError, InfrastructureError, ToolMissing, VngFailed
-from harness.util import cache
+from harness.util import architecture, cache
 from harness.vm import accel
 from harness.vm.spec import Accel, Acceleration, MachineSpec
 from tests.unit.vm.specs import spec_of
@@ -167,3 +168,15 @@ def test_what_says_nothing_about_kvm_is_not_taken_for_a_verdict(machine: Machine
     with pytest.raises(type(error)):
         decide()
     assert not machine.record.exists()
+
+
+def test_another_architecture_is_emulated_without_a_trial(machine: Machine) -> None:
+    foreign = next(name for name in architecture.known() if name != architecture.own_name())
+    spec = dataclasses.replace(SPEC, kernel=dataclasses.replace(SPEC.kernel, architecture=foreign))
+    verdict = accel.decide("auto", spec)
+    assert verdict.accel is Accel.TCG
+    assert " on " in verdict.reason
+    with pytest.raises(AccelError, match=r"KVM cannot run 6\.1") as caught:
+        accel.decide("kvm", spec)
+    assert "--accel=tcg" in str(caught.value)
+    assert machine.boots == []
