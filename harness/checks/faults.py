@@ -121,6 +121,7 @@ SIGNS = _signs(
         End.MARK,
         (
             r"BUG: (?:unable to handle|kernel NULL pointer|.*stack guard page)",
+            r"Unable to handle kernel ",  # arm64
             r"(?:PANIC: )?double fault|Fixing recursive fault",
             r".*: (?:0x)?[0-9a-f]{4,16} \[#\d+\]",
         ),
@@ -153,7 +154,8 @@ _RULE = re.compile(r"={10,}$")
 _CALL_TRACE = re.compile(r"\s*Call Trace:|\s*stack backtrace:|\s*backtrace:", re.IGNORECASE)
 _FUNCTION = r"([A-Za-z_][\w.$]*)\+(0x[0-9a-f]+)/(0x[0-9a-f]+)"
 _FRAME = re.compile(rf"\s*(?:\[<[0-9a-f]+>\]\s*)?(\? )?{_FUNCTION}")
-_RIP = re.compile(rf"RIP: (?:0010:)?(?:\[<[0-9a-f]+>\]\s*)?{_FUNCTION}")
+# The line with the faulting instruction, on x86-64 and on arm64.
+_RIP = re.compile(rf"(?:RIP: (?:0010:)?(?:\[<[0-9a-f]+>\]\s*)?|pc : ){_FUNCTION}")
 _AT = re.compile(rf"WARNING: .*\bat (?:\S+:\d+ )?{_FUNCTION}")
 # Other lines between the frames of a trace and after them.
 _IN_TRACE = re.compile(
@@ -176,6 +178,8 @@ _GENERIC = re.compile(
     r"|(?:__)?mutex_(?:un)?lock\w*|_raw_(?:spin|read|write)_\w+|down_(?:read|write)\w*"
     r"|(?:__)?k[mzc]alloc\w*|__do_kmalloc\w*|(?:__)?kmem_cache_alloc\w*|slab_post_alloc\w*|kmemleak_alloc\w*"
     r"|do_syscall_\w+|x64_sys_call|ret_from_fork\w*|start_thread|secondary_startup_\w+"
+    # arm64
+    r"|invoke_syscall|el[01]t?h?_\w+|do_el0_svc|do_mem_abort|do_translation_fault|__do_kernel_fault|__primary_switched"
 )
 """Functions that report a fault or enter the kernel; they say nothing about the fault itself."""
 
@@ -347,7 +351,7 @@ def fingerprint(kind: str, title: str, frames: Iterable[str]) -> str:
 
 
 _PLACE = re.compile(rf"{_FUNCTION}(?![0-9a-f]| ?\[)")  # a module's name follows the place
-_EXACT = re.compile(r"\s*(?:RIP: |WARNING: )")
+_EXACT = re.compile(r"\s*(?:RIP: |pc : |WARNING: )")
 
 
 def with_lines(excerpt: str, line_of: Callable[[str, bool], str]) -> str:

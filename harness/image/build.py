@@ -318,7 +318,7 @@ def _bytecode(source: Path, shown_as: str, sources: set[Path]) -> bytes:
 
 
 def _is_complete(extension: Path, python: _Python) -> bool:
-    """Return whether the folder has the libraries of an extension module: those of curses, dbm, ... it does not have."""
+    """Return whether the folder has the libraries of an extension module; it lacks those of curses and dbm."""
     assert python.root is not None, "this machine's Python has the libraries of all its modules"
     try:
         elf.closure([extension], python.root, python.architecture.triplet)

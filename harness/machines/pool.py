@@ -9,7 +9,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from harness.errors import BootError, GuestError, HarnessError, InfrastructureError, TemplateError, VngFailed
+from harness.errors import (
+    BootError,
+    GuestError,
+    HarnessError,
+    InfrastructureError,
+    TemplateError,
+    UsageError,
+    VngFailed,
+)
 from harness.guest import calls
 from harness.image.build import Image, guest_image
 from harness.kernel.boot_needs import modules_for_boot
@@ -291,6 +299,13 @@ def image_with(plain: MachineSpec, choice: Choice, needs: Needs, progress: Progr
     wanted = [*modules_for_boot(plain.kernel), *needs.modules]
     if not wanted and not needs.image:
         return plain.image
+    if needs.image and not plain.architecture.is_own:
+        raise UsageError(
+            f"a guest of {plain.label} cannot have {needs.image}: it is installed for this machine's architecture, and "
+            f"the kernel is for {plain.architecture.title}",
+            expected=f"a kernel for {architecture.own().title}",
+            hint="deselect these tests there, or load compiled objects: --loader=libbpf",
+        )
     # Most machines need none of this.
     from harness.image.bcc import bcc_archive, headers_archive
     from harness.image.extend import extended, modules_archive

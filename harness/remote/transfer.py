@@ -16,7 +16,7 @@ from harness.errors import GuestCallError, UsageError
 from harness.guest import calls
 from harness.image import elf
 from harness.remote.pulled import PulledFolder, stays_inside
-from harness.util import cache
+from harness.util import architecture, cache
 from harness.vm.guest_process import GuestProcess
 
 LIMIT = 64 << 20
@@ -172,7 +172,7 @@ def fetch(process: GuestProcess, path: str, *, limit: int = LIMIT, whole: int | 
 
 
 def push_program(process: GuestProcess, program: Path, *, limit: int = LIMIT) -> str:
-    """Send a program of the host, with the shared libraries that it needs and the guest lacks.
+    """Send a program of the guest's architecture, with the shared libraries that it needs and the guest lacks.
 
     Args:
         process: The guest process that writes it.
@@ -183,23 +183,38 @@ def push_program(process: GuestProcess, program: Path, *, limit: int = LIMIT) ->
         Its path in the guest.
 
     Raises:
-        UsageError: It is not an ELF program.
-        BuildError: One of its libraries is missing on this machine.
+        UsageError: It is not an ELF program, or one of another architecture than the guest's.
+        BuildError: One of its libraries is missing: on this machine, or, where the guest's architecture is another,
+            among the programs that its image was made of.
     """
+    spec = process.machine.spec
     try:
         with program.open("rb") as file:
-            dynamic = any(segment.header.p_type == "PT_INTERP" for segment in ELFFile(file).iter_segments())
+            read = ELFFile(file)
+            machine = read.header.e_machine
+            dynamic = any(segment.header.p_type == "PT_INTERP" for segment in read.iter_segments())
+            file.seek(18)
+            number = int.from_bytes(file.read(2), "little" if read.little_endian else "big")
     except (OSError, ELFError) as error:
         raise UsageError(
             f"{program} cannot be pushed as a program: {error}",
             expected="a compiled program (ELF)",
             hint="send a script with guest.push and run it with /usr/bin/python3",
         ) from error
+    if number != spec.architecture.elf:
+        found = architecture.by_elf(number)
+        raise UsageError(
+            f"{program} cannot be pushed: it is a program for {found.title if found is not None else machine}, and the "
+            f"guest of {spec.label} is {spec.architecture.title}",
+            expected=f"a program for {spec.architecture.title}",
+            hint=f"compile it for {spec.architecture.title}, for example with {spec.architecture.triplet}-gcc",
+        )
     if dynamic:
-        needed = {
-            name if name.startswith("/") else f"{_LIBRARIES}/{name}": path
-            for name, path in elf.shared_libraries([program]).items()
-        }
+        root = spec.image.userland
+        libraries = (
+            elf.shared_libraries([program]) if root is None else elf.closure([program], root, spec.architecture.triplet)
+        )
+        needed = {name if name.startswith("/") else f"{_LIBRARIES}/{name}": path for name, path in libraries.items()}
         for place in process.ask(calls.Files.missing, sorted(needed)):
             push(process, needed[place], place, mode=0o755, limit=limit)
     place = f"{_PROGRAMS}/{program.name}"

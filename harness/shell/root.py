@@ -13,6 +13,7 @@ from harness.kernel.files.root_fs import lacks
 from harness.kernel.types import Choice
 from harness.machines.pool import Pool
 from harness.shell import streams
+from harness.util import architecture
 from harness.util.proc import quote
 from harness.vm import process
 from harness.vm.command import shell_argv
@@ -86,6 +87,14 @@ def _writable(here: Path) -> list[Path]:
 
 def _on_root(pool: Pool, choice: Choice, say: Say) -> MachineSpec:
     """Bring a kernel that can mount the host's root: the one that was named, or its release in another flavour."""
+    of = architecture.require(choice.architecture)
+    if not of.is_own:
+        raise UsageError(
+            f"{choice.label} cannot run on this machine's files: they are programs for {architecture.own().title}, and "
+            f"the kernel is for {of.title}",
+            expected=f"a kernel for {architecture.own().title}",
+            hint="give --image test, which opens a prompt on a machine as tests have it",
+        )
     spec = pool.prepare(choice)
     missing = lacks(spec.kernel)
     if not missing:

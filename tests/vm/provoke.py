@@ -33,7 +33,7 @@ GETPPID = 110
 """The number of the patched system call."""
 
 _REGISTERS = {"rdi": b"\x48\xbf", "rsi": b"\x48\xbe", "rdx": b"\x48\xba", "rcx": b"\x48\xb9", "rax": b"\x48\xb8"}
-_FUNCTIONS = ("__x64_sys_getppid", "sys_getppid", "SyS_getppid")
+_FUNCTIONS = ("__x64_sys_getppid", "__arm64_sys_getppid", "sys_getppid", "SyS_getppid")
 
 
 def symbols(names: Iterable[str]) -> dict[str, int]:
@@ -101,6 +101,25 @@ class Code:
         return self.raw("48 83 c4 08 5d 5b 31 c0 c3")
 
 
+class ArmCode(Code):
+    """Machine instructions of arm64; arguments of functions are x0, x1, ..."""
+
+    def load(self, register: str, value: int | str) -> Code:
+        """Put a number, or a symbol's address, into a register."""
+        number = (self._symbol(value) if isinstance(value, str) else value) & (1 << 64) - 1
+        for place in range(4):  # movz, and then movk for the other sixteen bits each
+            kind = 0xF2800000 if place else 0xD2800000
+            part = number >> 16 * place & 0xFFFF
+            self.bytes += struct.pack("<I", kind | place << 21 | part << 5 | int(register.removeprefix("x")))
+        return self
+
+    def jump(self, name: str, **registers: int | str) -> Code:
+        """End by going to a function of the kernel, as if it had been called in the first place."""
+        for register, value in registers.items():
+            self.load(register, value)
+        return self.load("x16", name).raw("00 02 1f d6")  # br x16
+
+
 class Kernel:
     """The kernel of a machine, open to be patched.
 
@@ -126,7 +145,8 @@ class Kernel:
 
     def code(self) -> Code:
         """Return instructions to fill in."""
-        return Code(self.symbol)
+        kind = ArmCode if self._machine.spec.kernel.architecture == "arm64" else Code
+        return kind(self.symbol)
 
     def patch(self, code: Code) -> None:
         """Write instructions over the system call."""
@@ -373,11 +393,28 @@ RECIPES = {
 }
 """Faults by what provokes them."""
 
+ARM_RECIPES = {
+    "warn": Recipe("WARN", lambda kernel: kernel.code().jump("vfree", x0=0x1001)),
+    "bug": Recipe("BUG", lambda kernel: kernel.code().jump("__put_cred", x0="init_cred"), dies=True),
+    # ldr x0, [x1]; ret
+    "null": Recipe("oops", lambda kernel: kernel.code().load("x1", 0).raw("20 00 40 f9 c0 03 5f d6"), dies=True),
+    "opcode": Recipe("oops", lambda kernel: kernel.code().raw("00 00 00 00"), dies=True),
+    "paging": Recipe(
+        "oops", lambda kernel: kernel.code().load("x1", 0xDEAD << 48).raw("20 00 40 f9 c0 03 5f d6"), dies=True
+    ),
+    # add x0, sp, #-128, as two instructions: mov x0, sp; sub x0, x0, #128
+    "refcount": Recipe(
+        "refcount",
+        lambda kernel: kernel.code().raw("e0 03 00 91 00 00 02 d1").jump("refcount_warn_saturate", x1=3),
+    ),
+}
+"""The same on arm64."""
+
 
 def provoke(machine: Machine, name: str) -> None:
     """Provoke a fault; the machine has to be what its recipe takes."""
     kernel = Kernel(machine)
-    recipe = RECIPES[name]
+    recipe = (ARM_RECIPES if machine.spec.kernel.architecture == "arm64" else RECIPES)[name]
     guest = Guest(machine)
     for path, text in recipe.files:
         guest.write(path, text)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _MEMBARRIER_CMD_GLOBAL = 1  # called "shared" before 4.16; the same number
 
-_PAGE = 4096
+_PAGE = resource.getpagesize()
 _LOCKED_SEARCH = 4096
 """Maximum number of locked pages that are searched."""
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from harness.errors import BootError, TemplateError, VngFailed
+from harness import needs
+from harness.errors import BootError, TemplateError, ToolMissing, UsageError, VngFailed
 from harness.kernel.types import Choice
+from harness.kernel.version import KernelVersion
 from harness.machines import pool as pools
 from harness.machines.pool import Pool, Settings
+from harness.util import architecture
 from harness.vm import clone as vm_clone
 from harness.vm import template
 from harness.vm.machine import Machine, State
@@ -143,3 +147,31 @@ def test_a_boot_that_fails_ahead_is_the_error_of_the_first_test(monkeypatch: pyt
         with pytest.raises(BootError):
             clones.take()
     assert boots == 2  # both ahead
+
+
+# kernels of another architecture
+
+FOREIGN = next(one for one in architecture.known().values() if not one.is_own)
+
+
+def test_without_its_qemu_nothing_is_downloaded_and_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(needs, "find", lambda need: None)
+    asked: list[Choice] = []
+
+    def acquire(choice: Choice) -> Any:
+        asked.append(choice)
+
+    choice = Choice("6.12-x", KernelVersion(6, 12), "debian", "key", architecture=FOREIGN.name)
+    with pytest.raises(ToolMissing, match=f"{FOREIGN.qemu} is not installed; it is needed to run") as caught:
+        Pool(Settings(), print, acquire=acquire).prepare(choice)
+    assert "apt-get install qemu-system-" in str(caught.value)
+    assert asked == []
+
+
+def test_bcc_in_a_guest_of_another_architecture_is_refused() -> None:
+    spec = spec_of("/k", "/i")
+    foreign = dataclasses.replace(spec, kernel=dataclasses.replace(spec.kernel, architecture=FOREIGN.name))
+    choice = Choice("6.1", KernelVersion(6, 1), "debian", "key", architecture=FOREIGN.name)
+    with pytest.raises(UsageError, match=r"a guest of 6\.1 cannot have bcc") as caught:
+        pools.image_with(foreign, choice, Needs(image="bcc"), print)
+    assert "--loader=libbpf" in str(caught.value)

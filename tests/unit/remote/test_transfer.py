@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import posixpath
+import struct
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +16,7 @@ import pytest
 from harness.errors import UsageError
 from harness.guest import calls, files
 from harness.remote import transfer
+from tests.unit.vm.specs import spec_of
 
 if TYPE_CHECKING:
     from harness.guest.calls import Entry
@@ -23,6 +27,7 @@ class FakeProcess:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.machine = types.SimpleNamespace(spec=spec_of("/k", "/i"))
         self.lies: list[Entry] | None = None
         self.contents: bytes | None = None
 
@@ -204,3 +209,40 @@ def test_a_script_is_not_a_program(process: Any, tmp_path: Path) -> None:
     (tmp_path / "script").write_text("#!/bin/sh\n")
     with pytest.raises(UsageError, match="cannot be pushed as a program"):
         transfer.push_program(process, tmp_path / "script")
+
+
+def elf_for(machine: int) -> bytes:
+    """Return an ELF program without segments for a machine (e_machine)."""
+    return (
+        b"\x7fELF\x02\x01\x01" + bytes(9) + struct.pack("<HHIQQQIHHHHHH", 2, machine, 1, 0, 0, 0, 0, 64, 56, 0, 0, 0, 0)
+    )
+
+
+@pytest.mark.parametrize(
+    ("guest", "program", "message"),
+    [
+        ("amd64", 183, "it is a program for arm64, and the guest of 6.1 is x86-64"),
+        ("arm64", 62, "it is a program for x86-64, and the guest of 6.1 is arm64"),
+        ("arm64", 8, "it is a program for EM_MIPS, and the guest of 6.1 is arm64"),
+    ],
+)
+def test_a_program_of_another_architecture_is_refused_before_it_is_sent(
+    process: Any, tmp_path: Path, guest: str, program: int, message: str
+) -> None:
+    spec = spec_of("/k", "/i")
+    kernel = dataclasses.replace(spec.kernel, architecture=guest)
+    process.machine = types.SimpleNamespace(spec=dataclasses.replace(spec, kernel=kernel))
+    (tmp_path / "program").write_bytes(elf_for(program))
+    with pytest.raises(UsageError, match=message) as caught:
+        transfer.push_program(process, tmp_path / "program")
+    assert "-gcc" in str(caught.value)
+    assert tree(process.root) == {}
+
+
+def test_a_program_of_the_guests_architecture_is_sent(process: Any, tmp_path: Path) -> None:
+    spec = spec_of("/k", "/i")
+    kernel = dataclasses.replace(spec.kernel, architecture="arm64")
+    process.machine = types.SimpleNamespace(spec=dataclasses.replace(spec, kernel=kernel))
+    (tmp_path / "program").write_bytes(elf_for(183))
+    assert transfer.push_program(process, tmp_path / "program") == "/usr/local/bin/program"
+    assert (process.root / "usr/local/bin/program").read_bytes() == elf_for(183)

@@ -15,12 +15,13 @@ import pytest
 
 from harness import kernel as kernels
 from harness.cli import main
-from harness.errors import SelectorError
+from harness.errors import SelectorError, UsageError
 from harness.image.build import Image
 from harness.kernel.types import Choice, Kernel
 from harness.kernel.version import KernelVersion
-from harness.machines.pool import Pool
+from harness.machines.pool import Pool, Settings
 from harness.shell import root, streams
+from harness.util import architecture
 from harness.vm import process
 from harness.vm.spec import Accel, Acceleration, MachineSpec
 
@@ -235,3 +236,12 @@ def test_the_working_folder_is_writable_where_vng_has_the_option(
     assert tmp_path in root._writable(tmp_path)
     assert blank not in root._writable(blank)
     assert Path("/") not in root._writable(Path("/"))
+
+
+def test_a_kernel_of_another_architecture_cannot_run_on_this_machines_files(world: World) -> None:
+    foreign = next(name for name in architecture.known() if name != architecture.own_name())
+    choice = replace(CLOUD, architecture=foreign)
+    with pytest.raises(UsageError, match=r"6\.1 cannot run on this machine's files") as caught:
+        root.open_shell(Pool(Settings(), print), choice, ["true"], memory=512, cpus=1, say=print)
+    assert "--image test" in str(caught.value)
+    assert world.ran == []
