@@ -27,8 +27,8 @@ from harness.checks import faults, known_faults, log_records
 from harness.errors import HarnessError, KernelFileError, MirrorError, RecordError, SelectorError, UsageError
 from harness.guest import wire
 from harness.kernel import lockfile, selector
-from harness.kernel.files import bzimage, modules, packages
-from harness.kernel.providers import apt_sources, debian_archive, debian_index, debs, rpm_md
+from harness.kernel.files import bzimage, modules, packages, signature
+from harness.kernel.providers import apt_sources, debian_archive, debian_index, debs, rpm_md, snapshot, ubuntu
 from harness.kernel.version import KernelVersion
 from harness.remote import transfer
 from harness.results import file as records
@@ -503,6 +503,26 @@ def test_trees_that_a_guest_sends(entries: list[tuple[str, str, int, str]]) -> N
             assert path.resolve().is_relative_to(folder / "pulled"), path
             assert path.is_symlink() or not path.stat().st_mode & 0o7000, "no set-uid"
             assert path.is_symlink() or path.is_file() or path.is_dir(), "no devices"
+
+
+STATUS = (
+    b"[GNUPG:] NEWSIG\n[GNUPG:] KEYEXPIRED 5\n[GNUPG:] EXPKEYSIG AB x\n[GNUPG:] VALIDSIG AB 2020 5 0 4 0 22 8 01 AB\n"
+)
+
+
+@fuzz
+@given(damaged(STATUS, b'{"result": [{"version": "6.6-1"}]}', b"a" * 64 + b"  linux-image-6.6-generic_1_amd64.deb\n"))
+@example(b"[GNUPG:] GOODSIG\n[GNUPG:] VALIDSIG\n[GNUPG:] KEYEXPIRED x\n")
+@example(DEEP)
+def test_what_servers_and_gpgv_say(data: bytes) -> None:
+    signature.signatures(text_of(data))
+    ubuntu.parse_checksums(text_of(data))
+    with only(MirrorError):
+        snapshot.parsed(data, "http://127.0.0.1")
+    with only(MirrorError):
+        signature.binary_keys(
+            b"-----BEGIN PGP PUBLIC KEY BLOCK-----\n\n" + data + b"\n-----END PGP PUBLIC KEY BLOCK-----"
+        )
 
 
 def test_a_damaged_input_differs_from_the_valid_one() -> None:

@@ -131,8 +131,9 @@ def signatures(status: str) -> list[_Signature]:
     """Parse what gpgv writes to its --status-fd: one record for each signature. Pure."""
     found: list[_Signature] = []
     for line in status.splitlines():
+        # Every line that says something of a signature says it of a key or of a time.
         words = line.split()
-        if words[:1] != ["[GNUPG:]"] or len(words) < 2:
+        if words[:1] != ["[GNUPG:]"] or len(words) < (2 if words[1:] == ["NEWSIG"] else 3):
             continue
         kind, rest = words[1], words[2:]
         if kind == "NEWSIG" or not found:
@@ -140,9 +141,9 @@ def signatures(status: str) -> list[_Signature]:
         last = found[-1]
         if kind in ("GOODSIG", "EXPSIG", "EXPKEYSIG", "REVKEYSIG", "BADSIG", "ERRSIG"):
             last.verdict, last.key = kind, rest[0]
-        elif kind == "KEYEXPIRED":
+        elif kind == "KEYEXPIRED" and rest[0].isdigit():
             last.key_expired = max(last.key_expired, int(rest[0]))
-        elif kind == "VALIDSIG":
+        elif kind == "VALIDSIG" and len(rest) > 2 and rest[2].isdigit():
             last.key, last.made = rest[-1], int(rest[2])
     return found
 

@@ -324,15 +324,24 @@ class SnapshotProvider:
             MirrorError: It does not answer, or not in its own language.
         """
         data = self._get(f"{self.server}/{path}")
-        return _parsed(data, f"{self.server}/{path}") if data is not None else None
+        return parsed(data, f"{self.server}/{path}") if data is not None else None
 
 
-def _parsed(data: bytes, url: str) -> dict[str, Any]:
+def parsed(data: bytes, url: str) -> dict[str, Any]:
+    """Return an answer of the service. Pure.
+
+    Args:
+        data: What it sent.
+        url: What was asked, for messages.
+
+    Raises:
+        MirrorError: It is not an answer of the service.
+    """
     trouble = ""
     answer: Any = None
     try:
         answer = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         trouble = f"it is not JSON: {error}"
     result = answer.get("result") if isinstance(answer, dict) else None
     if not trouble and not (isinstance(result, list) and all(isinstance(one, dict) for one in result)):
