@@ -69,4 +69,4 @@ def test_serial_ports_of_another_machine_are_not_asked_for() -> None:
 def test_what_a_boot_needs_is_required_of_built_kernels() -> None:
     text = (data_folder("kernels") / "configs" / "minimal.config").read_text()
     required = {setting.symbol for setting in parse_fragment(text, "minimal") if setting.required}
-    assert {need.config for need in boot_needs.table()} <= required
+    assert {need.config for need in boot_needs.table() if need.where in ("", "X86_64")} <= required

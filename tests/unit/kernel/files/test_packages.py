@@ -20,7 +20,7 @@ from harness.kernel.files import packages, rpm
 from harness.kernel.types import Kernel
 from tests.needs import needs_program
 from tests.servers.rpm import build, sign
-from tests.unit.kernel.kernel_fakes import CONFIG, Signer, deb, kernel_image, module, tarball
+from tests.unit.kernel.kernel_fakes import CONFIG, Signer, arm64_image, deb, kernel_image, module, tarball
 
 RELEASE = "6.6.15-x86"
 FILES = {
@@ -133,10 +133,11 @@ def test_a_compressed_efi_image(tmp_path: Path, compress: Callable[[bytes], byte
     assert kernel_at(write(tmp_path / "vmlinuz.efi", zboot(compress(kernel_image(RELEASE)), name))).release == RELEASE
 
 
-def test_a_compressed_efi_image_for_another_architecture(tmp_path: Path) -> None:
-    path = write(tmp_path / "vmlinuz.efi", zboot(gzip.compress(bytes(0x38) + b"ARM\x64" + bytes(100)), "gzip"))
-    with pytest.raises(KernelFileError, match="is for arm64"):
-        resolve([str(path)])
+def test_a_compressed_efi_image_for_arm64(tmp_path: Path) -> None:
+    path = write(tmp_path / "vmlinuz.efi", zboot(gzip.compress(arm64_image(RELEASE)), "gzip"))
+    [choice] = resolve([str(path)])
+    assert choice.architecture == "arm64"
+    assert acquire(choice).release == RELEASE
 
 
 @pytest.mark.parametrize("data", [zboot(b"short", "gzip")[:66], zboot(b"", "brotli"), zboot(b"no gzip", "gzip")])
