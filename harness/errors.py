@@ -21,12 +21,15 @@
     │   ├── MonitorError        QEMU's monitor could not be reached, or refused a command
     │   ├── TemplateError       no template can be made of a machine, or one is damaged
     │   ├── ProbeInconclusive   a probe of a kernel's capability gave no answer
-    │   └── LinkBroken          the channel ended and the kernel showed no sign of a crash
+    │   └── LinkBroken          QEMU or the channel ended, and the guest did not do it
+    │       └── QemuStalled     this machine did not let QEMU run
     └── GuestError              the guest was reached, and something went wrong there
         ├── GuestCallError      the function called in the guest raised; its traceback is kept
         ├── CapabilityMissing   the kernel lacks what its version should have
         ├── GuestProcessDied    the guest process of the test ended before it answered
         ├── KernelCrashed       the kernel panicked, or stopped after an oops
+        ├── GuestEnded          the guest powered off or reset its machine
+        ├── ProtocolBroken      the guest sent what is not in the protocol
         └── GuestHung           no answer within the time-out
 """
 
@@ -151,11 +154,23 @@ class ProbeInconclusive(InfrastructureError):
 
 
 class LinkBroken(InfrastructureError):
-    """The channel to the guest ended and the console shows no crash of the kernel."""
+    """QEMU or the channel to the guest ended, and not because of what the guest did."""
+
+
+class QemuStalled(LinkBroken):
+    """QEMU is stopped, or this machine gives it no processor time: the guest could not answer."""
 
 
 class GuestError(HarnessError):
-    """The guest was reached, and something went wrong there."""
+    """The guest was reached, and something went wrong there.
+
+    Attributes:
+        stdout: What the guest process had printed, where it gave no answer; "" for nothing, or when the guest is gone.
+        stderr: Likewise.
+    """
+
+    stdout = ""
+    stderr = ""
 
 
 class GuestCallError(GuestError):
@@ -192,6 +207,14 @@ class GuestProcessDied(GuestError):
 
 class KernelCrashed(GuestError):
     """The kernel under test panicked, or died after an oops."""
+
+
+class GuestEnded(GuestError):
+    """The guest powered off or reset its machine, and its console shows no crash of the kernel."""
+
+
+class ProtocolBroken(GuestError):
+    """The guest sent what is not in the protocol: no frame, no answer to what was asked, or too much."""
 
 
 class GuestHung(GuestError):

@@ -142,6 +142,7 @@ SIGNS = _signs(
         ),
     ),
     ("IRQ", End.TRACE, (r"irq \d+: nobody cared",)),
+    ("NMI", End.LINE, (r"(?:NMI: )?(?:Uhhuh\. )?NMI received for unknown reason", r"NMI: (?:PCI system|IOCK) error")),
     ("BUG", End.TRACE, (r"BUG: ",)),
     ("panic", End.MARK, (r"Kernel panic - not syncing: ",)),
     ("lost records", End.LINE, (r"harness: the kernel's log buffer overran",)),

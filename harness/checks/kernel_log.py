@@ -52,6 +52,8 @@ class KernelLog:
         self._since = 0
         self.excused: list[tuple[Fault, KnownFault]] = []
         """The known faults that appeared."""
+        self.is_end_expected = False
+        """Whether the machine is dead, and of a fault that the test expects."""
 
     def begin(self, machine: Machine) -> None:
         """Record the taint flags, and for kmemleak the start of the test: earlier allocations are not the test's.
@@ -75,6 +77,9 @@ class KernelLog:
         """Return the faults; for a dead machine, those on its console."""
         if machine.state is State.DEAD:
             faults = parser.find_faults(log_records.parse_console(machine.process.console()))
+            end = _end_as_fault(machine.end)
+            ends = [*faults, *([end] if end is not None else [])]
+            self.is_end_expected = any(one.matches(fault) for one in self._expected for fault in ends)
         else:
             faults = self._faults(machine)
         found = known_faults.sort_out(faults, expected=self._expected, known=self.known, is_for=self.is_for)
@@ -103,6 +108,12 @@ class KernelLog:
             # The scan's own line counts leaks that are reported one by one, and leaks from before the test.
             logged = [fault for fault in logged if not kmemleaks.LEAKS_COUNTED.match(fault.title)]
         return [*leaked, *logged]
+
+
+def _end_as_fault(end: HarnessError | None) -> Fault | None:
+    """Return what a guest's end is as a fault, of which the kernel need not say a word; None for any other end."""
+    kind = next((kind for error, kind in known_faults.ENDS.items() if isinstance(end, error)), None)
+    return Fault(kind, end.what, f"{kind}: the guest's end") if end is not None and kind is not None else None
 
 
 def find_faults(records: Sequence[bytes], tainted_before: int, tainted: int) -> list[Fault]:

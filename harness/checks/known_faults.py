@@ -13,11 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.checks.faults import SIGNS
-from harness.errors import SelectorError, UsageError
+from harness.errors import GuestEnded, GuestError, GuestHung, KernelCrashed, SelectorError, UsageError
 from harness.kernel import selector
 from harness.results.types import Fault
 
-KINDS = tuple(dict.fromkeys([*(sign.kind for sign in SIGNS), "taint"]))
+ENDS: dict[type[GuestError], str] = {KernelCrashed: "panic", GuestHung: "hung", GuestEnded: "ended"}
+"""What the end of a guest is as a fault, by the error that a test gets; its kernel need not have logged it."""
+
+KINDS = tuple(dict.fromkeys([*(sign.kind for sign in SIGNS), "taint", *ENDS.values()]))
 """The kinds of faults."""
 
 

@@ -19,7 +19,7 @@ import socket
 import struct
 import time
 
-from harness.guest import calls, children, kernel_log, modules, process, setup, wire
+from harness.guest import calls, children, kernel_log, modules, process, setup, stacks, wire
 from harness.guest.api import syscalls
 from harness.guest.children import Child
 from harness.guest.leaks import provenance, snapshot
@@ -35,9 +35,12 @@ _ENTROPY = struct.Struct("ii")
 
 _HELD_POLL_MS = 5
 _IDLE_MS = 30
+_LOOK_MS = 200
+"""How often the agent looks at what its processes print; none prints more than the guest's memory within it."""
 _PART = wire.frame(wire.REQUEST, wire.AGENT, 0, calls.request(calls.Process.part, ""))
 _PART_WITHIN = 0.1
 """Seconds in which an idle process closes its descriptors."""
+_NOTHING_PRINTED: calls.Printed = {"stdout": b"", "stderr": b""}
 _SPARES = 3
 """Spare guest processes in a saved machine; almost all tests need no more."""
 
@@ -72,6 +75,7 @@ class Agent:
         self.deaths = children.watch_deaths()
         self.poll.register(self.deaths, select.POLLIN)
         self.statuses: dict[int, int] = {}
+        self.printed: dict[int, calls.Printed] = {}
         self.counts: snapshot.Baseline  # once the machine is ready
         self.records: list[provenance.Record] = []
         self.past: list[provenance.Record] = []
@@ -96,10 +100,15 @@ class Agent:
                     self.held = False
                     self._route(*frame)
             else:
-                # Fork a spare when there is nothing else to do.
-                events = self.poll.poll(None if self.spares else _IDLE_MS)
+                # Fork a spare when there is nothing else to do; look at what processes print while they run.
+                events = self.poll.poll(
+                    _LOOK_MS if self.children and self.spares else None if self.spares else _IDLE_MS
+                )
                 if not events and not self.spares:
                     self.spares.append(children.fork())
+                elif not events:
+                    for child in self.children.values():
+                        child.capture.trim()
             for fd, _ in events:
                 if fd == self.link.fileno():
                     for frame in self.splitter.feed(self.link.receive()):
@@ -180,6 +189,7 @@ class Agent:
             for spare in list(self.spares):
                 if spare.pid == pid:
                     spare.close()
+                    spare.capture.close()
                     self.spares.remove(spare)
             for number, child in list(self.children.items()):
                 if child.pid == pid:
@@ -193,6 +203,10 @@ class Agent:
     def _bury(self, number: int, status: int) -> None:
         """Keep the status of an ended process, and its provenance until the test is over."""
         child = self.children.pop(number)
+        printed = child.capture.printed()
+        if printed["stdout"] or printed["stderr"]:
+            self.printed[number] = printed
+        child.capture.close()
         self._close(child)
         self.records.append(child.record)
         self.statuses[number] = status
@@ -207,6 +221,18 @@ class Agent:
         """Send a signal to the process group of a guest process."""
         if number in self.children:
             self.children[number].send_signal(signum)
+
+    def last_words(self, number: int) -> calls.LastWords:
+        """Return what a guest process has printed, also if it has ended, and the stacks of all its threads if not."""
+        child = self.children.get(number)
+        if child is None:
+            return {**self.printed.pop(number, _NOTHING_PRINTED), "stacks": b""}
+        try:
+            found, before = stacks.of(child.pid, child.capture)
+        except (ProcessLookupError, FileNotFoundError):
+            return {**child.capture.printed(), "stacks": b""}  # it ends just now
+        os.ftruncate(child.capture.files[1], before)
+        return {**child.capture.printed(), "stacks": found}
 
     def hold(self) -> None:
         """Poll for requests until one comes, because the machine is about to be saved.
@@ -253,6 +279,7 @@ class Agent:
             for record in self.records:
                 places.update(record.read())
         # Their memory is freed after the next test; a clone ends before that.
+        self.printed.clear()
         self.records, self.past = [], self.records
         for one in found["objects"]:
             one["made"] = places.get((one["kind"], one["id"]), "")
@@ -322,6 +349,7 @@ def main(shared: str, numbers: dict[str, int]) -> NoReturn:
     setup.take_away(options)
     # Before the processes of tests, however many those leave running: the host waits for the agent's answer.
     os.setpriority(os.PRIO_PROCESS, 0, -20)
+    stacks.prepare()
     agent = Agent(Link(options["channel"], shared), lean="preload" not in options)
     refused = modules.load_all()
     if refused is not None:

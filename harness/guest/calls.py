@@ -13,8 +13,11 @@ Pure: runs on both sides.
 
 from __future__ import annotations
 
-# Not typing.TYPE_CHECKING: importing typing costs the guest more than all of its own modules.
-TYPE_CHECKING = False
+import sys
+
+# Not typing.TYPE_CHECKING: importing typing costs the guest more than all of its own modules. The host has it anyway,
+# and compares answers with what is declared here (harness.vm.answers).
+TYPE_CHECKING = "typing" in sys.modules
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Concatenate, ParamSpec, Protocol, TypedDict, TypeVar
@@ -44,6 +47,11 @@ if TYPE_CHECKING:
 
         stdout: bytes
         stderr: bytes
+
+    class LastWords(Printed):
+        """What is left of a guest process that gave no answer: see :meth:`harness.guest.agent.Agent.last_words`."""
+
+        stacks: bytes
 
     class Failure(TypedDict):
         """An exception in the guest: see :func:`harness.guest.process.describe`."""
@@ -106,6 +114,7 @@ class Agent(Protocol):
 
     def ping(self) -> float: ...
     def signal(self, number: int, signum: int, /) -> None: ...
+    def last_words(self, number: int, /) -> LastWords: ...
     def hold(self) -> None: ...
     def wake(self, *, realtime: float, entropy: bytes, hostname: str) -> None: ...
     def tainted(self) -> int: ...

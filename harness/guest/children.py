@@ -13,6 +13,7 @@ import struct
 
 from harness.guest import process, wire
 from harness.guest.api import syscalls
+from harness.guest.capture import Capture
 from harness.guest.leaks import processes, provenance
 
 SIGNALS_ROOM = 4096
@@ -21,16 +22,17 @@ _SFD_FLAGS = os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Child:
-    """One guest process: its pid, the agent's end of the socket to it, and the record of what it makes.
+    """One guest process: its pid, the agent's end of the socket to it, the record of what it makes, what it prints.
 
     Attributes:
         is_last: Whether it was asked for the last time: it is ended when it has answered.
     """
 
-    def __init__(self, pid: int, link: socket.socket, record: provenance.Record) -> None:
+    def __init__(self, pid: int, link: socket.socket, record: provenance.Record, capture: Capture) -> None:
         self.pid = pid
         self.link = link
         self.record = record
+        self.capture = capture
         self.is_last = False
         self.splitter = wire.Splitter()
         self._children = processes.open_children(pid)
@@ -50,7 +52,7 @@ class Child:
                 continue  # it is not yet the leader of a group of its own, or has ended
 
     def close(self) -> None:
-        """Close the agent's descriptors for it."""
+        """Close the agent's descriptors for it, except those of its output, which may be asked for later."""
         self.link.close()
         if self._children is not None:
             os.close(self._children)
@@ -64,7 +66,7 @@ def fork(*, settled: bool = False) -> Child:
         settled: Whether it copies at once what memory it shares with the agent.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    record = provenance.Record()
+    record, capture = provenance.Record(), Capture()
     pid = os.fork()
     if pid == 0:
         status = 70
@@ -72,19 +74,22 @@ def fork(*, settled: bool = False) -> Child:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
             os.setpriority(os.PRIO_PROCESS, 0, 0)  # the agent has another: see harness.guest.agent.main
             # It must have only the test's descriptors, not the agent's or the mapped memory's.
-            os.closerange(3, theirs.fileno())
-            os.closerange(theirs.fileno() + 1, 1024)
+            start = 3
+            for kept in sorted([theirs.fileno(), *capture.files]):
+                os.closerange(start, kept)
+                start = kept + 1
+            os.closerange(start, 1024)
             provenance.use(record)
             if settled:
                 process.own_memory()
-            process.serve(theirs)
+            process.serve(theirs, capture)
             status = 0
         finally:
             os._exit(status)
     theirs.close()
     # It is ready: in a machine saved now, it waits for its first request. Or it has died.
     ours.recv(1)
-    return Child(pid, ours, record)
+    return Child(pid, ours, record, capture)
 
 
 def watch_deaths() -> int:

@@ -19,6 +19,7 @@ import types
 
 from harness.guest import credentials, files, programs, prompt, sequences, wire
 from harness.guest.api import bcc_loader, bpf, hooks, libbpf, syscalls
+from harness.guest.capture import Capture
 from harness.guest.leaks import descriptors, provenance
 
 TYPE_CHECKING = False
@@ -32,6 +33,8 @@ SHIPPED = "shipped"
 """The module's name that functions of the host see."""
 
 _TRACEBACK_LIMIT = 40
+_HALF = 32 * 1024
+"""Characters of a message's beginning and end."""
 _MOST_FDS = 1024
 _MADV_POPULATE_WRITE = 23
 
@@ -56,42 +59,28 @@ def own_memory() -> None:
 
 
 def describe(error: BaseException) -> calls.Failure:
-    """Return an exception as plain data."""
+    """Return an exception as plain data; its message may be anything, or raise."""
     import traceback  # only a failure needs this import
 
+    try:
+        message = str(error)
+    except BaseException as raised:  # noqa: BLE001 - it is code of the test's
+        message = f"(its __str__ raised {type(raised).__name__})"
+    number = getattr(error, "errno", None)
+    lines = traceback.format_exception(type(error), error, error.__traceback__, _TRACEBACK_LIMIT)
     return {
         "type": type(error).__name__,
-        "message": str(error),
-        "errno": getattr(error, "errno", None) or 0,
-        "traceback": "".join(traceback.format_exception(type(error), error, error.__traceback__, _TRACEBACK_LIMIT)),
+        "message": shortened(message),
+        "errno": number if type(number) is int else 0,
+        "traceback": shortened("".join(lines)),
     }
 
 
-class Capture:
-    """Standard output and standard error of this process, kept in memory."""
-
-    def __init__(self) -> None:
-        self._files = {}
-        for fd, name in ((1, "stdout"), (2, "stderr")):
-            file = os.memfd_create(name)
-            os.dup2(file, fd)
-            self._files[fd] = file
-        null = os.open("/dev/null", os.O_RDONLY)
-        os.dup2(null, 0)
-        os.close(null)
-
-    def take(self) -> calls.Printed:
-        """Return the messages since the last call."""
-        sys.stdout.flush()
-        sys.stderr.flush()
-        return {"stdout": self._take(1), "stderr": self._take(2)}
-
-    def _take(self, stream: int) -> bytes:
-        file = self._files[stream]
-        taken = os.pread(file, os.fstat(file).st_size, 0)
-        os.ftruncate(file, 0)
-        os.lseek(file, 0, os.SEEK_SET)
-        return taken
+def shortened(text: str) -> str:
+    """Return a text that fits into a report: of a long one the middle is omitted."""
+    if len(text) <= 2 * _HALF:
+        return text
+    return f"{text[:_HALF]}\n[... {len(text) - 2 * _HALF} characters are omitted here ...]\n{text[-_HALF:]}"
 
 
 class Process:
@@ -99,11 +88,12 @@ class Process:
 
     Args:
         link: The descriptor over which it is asked.
+        capture: What it prints.
     """
 
-    def __init__(self, link: int) -> None:
+    def __init__(self, link: int, capture: Capture) -> None:
         self._link = link
-        self._capture = Capture()
+        self._capture = capture
 
     def output(self) -> calls.Printed:
         """Return the messages since the last call."""
@@ -236,10 +226,11 @@ class Handlers:
         self.process = process
 
 
-def serve(link: socket.socket) -> None:
+def serve(link: socket.socket, capture: Capture) -> None:
     """Report readiness with a single byte; answer requests until the link closes."""
     os.setpgid(0, 0)  # not a session: the scheduler makes a group for each session
-    process = Process(link.fileno())
+    capture.attach()
+    process = Process(link.fileno(), capture)
     sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
     handlers = Handlers(process)

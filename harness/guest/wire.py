@@ -33,6 +33,9 @@ KINDS = (REQUEST, REPLY, FAILURE, EVENT, LAST)
 AGENT = 0
 """The agent itself, as the process number of a frame."""
 
+MOST_MEMORY = 192 * 1024 * 1024
+"""Bytes that a payload and the values in it may take in memory, as :func:`weigh` estimates them."""
+
 _LENGTH = struct.Struct("<I")
 _INT64 = struct.Struct("<q")
 _DOUBLE = struct.Struct("<d")
@@ -47,11 +50,15 @@ def encode(value: object) -> bytes:
     """Return `value` as bytes.
 
     Raises:
-        WireError: Part of it is not a plain value; the message names the part by its path.
+        WireError: Part of it is not a plain value; the message names the part by its path. Or it takes more memory
+            than the other side accepts.
     """
     out: list[bytes] = []
     _encode(value, out.append, "value", 0)
-    return b"".join(out)
+    data = b"".join(out)
+    if len(data) > _LIGHT:
+        weigh(data)
+    return data
 
 
 def _encode(value: Any, emit: Callable[[bytes], None], path: str, depth: int) -> None:
@@ -100,8 +107,10 @@ def decode(data: bytes) -> Any:
     """Return the value that :func:`encode` made `data` from.
 
     Raises:
-        WireError: The bytes are not an encoded value.
+        WireError: The bytes are not an encoded value, or take more than MOST_MEMORY.
     """
+    if len(data) > _LIGHT:
+        weigh(data)
     try:
         value, end = _decode(data, 0, 0)
     except (struct.error, IndexError, UnicodeDecodeError, TypeError) as error:
@@ -109,6 +118,48 @@ def decode(data: bytes) -> Any:
     if end != len(data):
         raise WireError(f"the payload has {len(data) - end} bytes after its value")
     return value
+
+
+_LIGHT = 1024 * 1024
+"""Bytes of a payload that is light whatever is in it: 50 MB at most."""
+
+# What CPython takes for each value and its place in a container, rounded up.
+_SCALAR, _CONTAINER, _PAIR = 40, 224, 104
+_SIZES = {0x69: 9, 0x6E: 1, 0x74: 1, 0x66: 1, 0x64: 9}
+
+
+def weigh(data: bytes) -> int:
+    """Return how much memory a payload and its value take, in bytes: an estimate from above.
+
+    A few bytes may announce a container with many empty containers in it, each of them 200 bytes in memory.
+
+    Raises:
+        WireError: It is more than MOST_MEMORY. Other damage is left to :func:`decode`.
+    """
+    weight = end = len(data)
+    at = 0
+    while at < end and weight <= MOST_MEMORY:
+        code = data[at]
+        size = _SIZES.get(code)
+        weight += _SCALAR
+        if size is None and at + 5 <= end:
+            length = _LENGTH.unpack_from(data, at + 1)[0]
+            size = 5
+            if code in (0x73, 0x62, 0x49):  # s, b, I
+                size += length
+                # A text with one wide letter takes four bytes for each.
+                weight += length if code != 0x73 or data[at + 5 : at + size].isascii() else 4 * length
+            elif code == 0x6D:  # m
+                weight += _CONTAINER + _PAIR * length
+            else:
+                weight += _CONTAINER
+        at += size or 1
+    if weight > MOST_MEMORY:
+        raise WireError(
+            f"a message of {end} bytes takes more than {MOST_MEMORY >> 20} MiB of memory, the limit: it has too many "
+            "values, or too large ones"
+        )
+    return weight
 
 
 def _decode(data: bytes, at: int, depth: int) -> tuple[Any, int]:
@@ -180,6 +231,7 @@ class Splitter:
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+        self._needed = HEADER.size
 
     def feed(self, data: bytes) -> list[Frame]:
         """Add received bytes; return the complete frames (kind, process, tag, encoded payload).
@@ -189,6 +241,9 @@ class Splitter:
         """
         self._buffer += data
         found: list[Frame] = []
+        if len(self._buffer) < self._needed:
+            return found
+        self._needed = HEADER.size
         while len(self._buffer) >= HEADER.size:
             magic, kind, process, tag, _, length, check = HEADER.unpack_from(self._buffer)
             if magic != MAGIC or kind not in KINDS:
@@ -197,9 +252,14 @@ class Splitter:
                 raise WireError(f"a frame announces {length} bytes, over the limit of {MAX_PAYLOAD}")
             end = HEADER.size + length
             if len(self._buffer) < end:
+                self._needed = end
                 break
-            payload = bytes(self._buffer[HEADER.size : end])
-            del self._buffer[:end]
+            with memoryview(self._buffer) as view:
+                payload = bytes(view[HEADER.size : end])
+            if len(self._buffer) == end:
+                self._buffer = bytearray()
+            else:
+                del self._buffer[:end]
             if crc32(payload) != check:
                 raise WireError("a frame's payload does not match its checksum")
             found.append((kind, process, tag, payload))

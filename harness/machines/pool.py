@@ -117,6 +117,10 @@ class Pool:
             self._specs[choice, needs] = replace(plain, needs=needs, image=image)
         return self._specs[choice, needs]
 
+    def known(self, choice: Choice, needs: Needs) -> MachineSpec | None:
+        """Return what :meth:`prepare` has returned for this; None when it was not called, or raised."""
+        return self._specs.get((choice, needs))
+
     def _bring(self, choice: Choice) -> MachineSpec:
         wanted = architecture.require(choice.architecture)
         find_qemu(wanted)  # before anything is downloaded

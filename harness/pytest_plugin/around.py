@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from harness.errors import HarnessError, InfrastructureError
 from harness.pytest_plugin.marks import has_mark
 from harness.pytest_plugin.options import option
 from harness.pytest_plugin.pause import pause_at
@@ -147,6 +149,11 @@ class Taken:
                 known.append((properties.LEAK_COUNT, dict(self._leaks.count)))
             known += [known_fault(fault, entry) for fault, entry in self._log.excused]
 
+    @property
+    def unexpected_end(self) -> HarnessError | None:
+        """The error of the machine's end, once it was checked; None while it lives, and if its test expects the end."""
+        return None if self._log.is_end_expected else self.machine.end
+
     def give_back(self, *, spoiled: bool = False) -> None:
         """Give the machine back.
 
@@ -159,6 +166,15 @@ class Taken:
         pool.give_back(self._spec, self.machine)
 
 
+def handled(end: HarnessError) -> HarnessError:
+    """Return the error for a test that got the error of its guest's end, handled it and passed."""
+    error = copy(end)
+    error.what = f"{end.what}; the test handled that error and passed"
+    if not isinstance(end, InfrastructureError):
+        error.hint = end.hint or "if the test does this on purpose, say so with the marker expects_fault"
+    return error.with_traceback(None)
+
+
 def look_back(item: pytest.Item, taken: Taken) -> None:
     """Fail the test when its machine has a problem, after everything else of the test has ended."""
     from harness.vm.machine import State as MachineState
@@ -167,6 +183,11 @@ def look_back(item: pytest.Item, taken: Taken) -> None:
     was_dead = machine.state is MachineState.DEAD
     complaints = taken.check(item.user_properties)
     outcome = item.stash.get(OUTCOME, "")
+    end = taken.unexpected_end
+    if was_dead and outcome == "passed" and end is not None:
+        item.stash[COMPLAINED] = True
+        item.user_properties += [(one.name, dict(one.data)) for one in complaints if one.name]
+        raise handled(end)
     complaints = [one for one in complaints if outcome == "passed" or not one.only_if_passed]
     if not complaints:
         return
@@ -174,7 +195,7 @@ def look_back(item: pytest.Item, taken: Taken) -> None:
     item.user_properties += [(one.name, dict(one.data)) for one in complaints if one.name]
     text = "\n\n".join(one.text for one in complaints)
     if was_dead or outcome == "failed":
-        # The test has failed, or it got the error of the machine's end and handled it.
+        # The test has failed, or it expected the machine's end.
         item.stash[FOUND] = text
         return
     item.user_properties += [

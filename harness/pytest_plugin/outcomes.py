@@ -11,18 +11,17 @@ import pytest
 
 from harness.errors import (
     BootError,
-    CapabilityMissing,
-    GuestHung,
+    GuestError,
     HarnessError,
-    InfrastructureError,
-    KernelCrashed,
     LoaderCannot,
     VngFailed,
 )
+from harness.pytest_plugin import evidence
 from harness.pytest_plugin.collection import kernel_of
+from harness.pytest_plugin.retry import LOST, note_loss
 from harness.pytest_plugin.state import COMPLAINED, FOUND, GUESTS, OUTCOME, TOLD
 from harness.results import properties
-from harness.results.outcomes import Trouble
+from harness.results.outcomes import Trouble, trouble_of
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -42,6 +41,10 @@ def pytest_runtest_makereport(
             for stream, text in (("stdout", output.stdout), ("stderr", output.stderr)):
                 if text:
                     report.sections.append((f"Guest {stream} of {output.function}", text))
+    if call.excinfo is not None and isinstance(call.excinfo.value, GuestError):
+        for stream, text in (("stdout", call.excinfo.value.stdout), ("stderr", call.excinfo.value.stderr)):
+            if text:
+                report.sections.append((f"Guest {stream} of the guest process", text))
     if call.when == "call":
         item.stash[OUTCOME] = report.outcome
     elif call.when == "teardown" and FOUND in item.stash:
@@ -57,27 +60,23 @@ def pytest_runtest_makereport(
         error = call.excinfo.value
         if report.when != "call":
             report.longrepr = f"{type(error).__name__}: {error}"  # no line of the test caused it
-        trouble = next((trouble for kind, trouble in _TROUBLES.items() if isinstance(error, kind)), None)
+        trouble = trouble_of(error)
         if trouble is not None:
             report.user_properties.append((properties.TROUBLE, trouble.value))
-            # For JUnit's file, which is written from the last report.
-            item.user_properties.append((properties.TROUBLE, trouble.value))
+            if not note_loss(item, report, error):
+                # For JUnit's file, which is written from the last report.
+                item.user_properties.append((properties.TROUBLE, trouble.value))
         if isinstance(error, BootError) and report.when == "setup":
             report.user_properties.append((properties.NOT_BOOTED, _not_booted(item, error)))
+    if report.failed:
+        raised = call.excinfo.value if call.excinfo is not None else None
+        report.sections += evidence.sections(item, raised if isinstance(raised, HarnessError) else None)
     return report
 
 
 def _not_booted(item: pytest.Item, error: BootError) -> properties.NotBooted:
     choice = None if isinstance(error, VngFailed) else kernel_of(item)
     return {"kernel": choice.label if choice is not None else "", "what": error.what, "hint": error.hint}
-
-
-_TROUBLES: dict[type[HarnessError], Trouble] = {
-    InfrastructureError: Trouble.INFRASTRUCTURE,
-    KernelCrashed: Trouble.CRASHED,
-    GuestHung: Trouble.HUNG,
-    CapabilityMissing: Trouble.MISSING,
-}
 
 
 def _ending_in_test(excinfo: pytest.ExceptionInfo[BaseException]) -> pytest.ExceptionInfo[BaseException]:
@@ -124,6 +123,8 @@ def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] 
     if properties.values(known, properties.NOT_RUN):
         return "not run", "-", "NOT RUN"
     troubles = properties.troubles(known)
+    if report.outcome == LOST:
+        return "retried", "R", "RETRIED"
     if report.failed and Trouble.INFRASTRUCTURE in troubles:
         return "error", "I", "INFRASTRUCTURE"
     if report.failed and troubles:

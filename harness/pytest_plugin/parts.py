@@ -10,7 +10,7 @@ import pytest
 if TYPE_CHECKING:
     from harness.pytest_plugin.state import PluginState
 
-_PARTS = ("session", "collection", "attempts", "scopes", "outcomes", "pause", "plain_reports")
+_PARTS = ("session", "collection", "attempts", "retry", "scopes", "outcomes", "pause", "plain_reports")
 
 _STARTED = pytest.StashKey[bool]()
 

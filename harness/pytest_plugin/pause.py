@@ -34,7 +34,9 @@ def pytest_exception_interact(
     node: pytest.Item | pytest.Collector, call: pytest.CallInfo[Any], report: pytest.CollectReport | pytest.TestReport
 ) -> None:
     """Pause at a failed test with --pause-on-failure."""
-    if call.when == "call" and isinstance(node, pytest.Item) and option(node.config, "pause_on_failure"):
+    if not (report.failed and call.when == "call" and isinstance(node, pytest.Item)):
+        return
+    if option(node.config, "pause_on_failure"):
         machine = node.stash.get(MACHINE, None)
         if machine is not None:
             pause_at(node, machine, report.longreprtext)

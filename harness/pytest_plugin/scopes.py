@@ -13,12 +13,12 @@ import pytest
 from _pytest.runner import runtestprotocol
 
 from harness.errors import HarnessError
-from harness.pytest_plugin.around import Taken
+from harness.pytest_plugin.around import Taken, handled
 from harness.pytest_plugin.collection import wanted_by
 from harness.pytest_plugin.marks import has_mark, marks
 from harness.pytest_plugin.state import ALONE, OUTCOME, STATE
 from harness.results import properties
-from harness.results.outcomes import Trouble
+from harness.results.outcomes import Trouble, trouble_of
 
 if TYPE_CHECKING:
     from harness.checks.base import Complaint
@@ -112,6 +112,8 @@ class SharedMachine:
         if not was_alive:
             # It died or was closed in its last test, which knows. What the others left in it cannot be seen any more.
             self._add_section([last], text)
+            if self.taken.unexpected_end is not None and last in passed:
+                self._fail_for(last, handled(self.taken.unexpected_end))
             self._run_again([item for item in passed if item is not last], nextitem)
         elif text:
             blamed = self._run_again(passed, nextitem)
@@ -139,6 +141,14 @@ class SharedMachine:
         report.user_properties += [(one.name, dict(one.data)) for one in complaints if one.name]
         troubles = [one.trouble for one in complaints] or [Trouble.INFRASTRUCTURE]
         report.user_properties += [(properties.TROUBLE, one.value) for one in dict.fromkeys(troubles)]
+
+    def _fail_for(self, last: pytest.Item, end: HarnessError) -> None:
+        """Fail the test that has handled the error of the machine's end."""
+        report = self._reports[last]
+        report.outcome = "failed"
+        report.longrepr = f"{type(end).__name__}: {end}"
+        trouble = trouble_of(end)
+        report.user_properties += [(properties.TROUBLE, trouble.value)] if trouble is not None else []
 
     def _run_again(self, items: list[pytest.Item], nextitem: pytest.Item | None) -> bool:
         """Run tests one by one on machines of their own; return whether any of them fails there."""

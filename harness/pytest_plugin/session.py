@@ -43,6 +43,11 @@ def _register_summaries(config: pytest.Config) -> None:
     register(summaries.Contracts(labels), "harness-contracts")
     register(summaries.KernelFaults(), "harness-kernel-faults")
     register(summaries.Infrastructure(), "harness-infrastructure")
+    register(summaries.Retried(), "harness-retried")
+    if config.getoption("xmlpath", None):
+        from harness.pytest_plugin.junit import JUnit
+
+        register(JUnit(Path(config.getoption("xmlpath"))), "harness-junit")
     register(summaries.Throughputs(), "harness-throughputs")
     if option(config, "verdicts"):
         register(summaries.Verdicts(labels), "harness-verdicts")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from harness.errors import GuestCallError, UsageError
+from harness.errors import GuestCallError, GuestError, UsageError
 from harness.guest import calls, wire
 from harness.remote import covered, pickling, transfer
 from harness.remote.program import OUTPUT_LIMIT, Ran, Running
@@ -99,20 +99,26 @@ class Guest:
                 calls.Process.run_function,
                 *(shipment.code, shipment.names, shipment.imports, arguments, keywords, closes, coverage is not None),
             )
+        except GuestError as error:
+            if isinstance(error, GuestCallError):
+                raise _named(error, name) from None  # what it returned is too large
+            self._note(name, error.stdout, error.stderr)
+            error.stdout = error.stderr = ""
+            raise
         except wire.WireError:
             raise _unshippable(name, arguments, keywords) from None
-        except GuestCallError as error:
-            raise _named(error, name) from None  # what it returned or printed is too large
-        stdout, stderr = (stream.decode(errors="replace") for stream in (ended["stdout"], ended["stderr"]))
-        if stdout or stderr:
-            self.outputs.append(Output(name, stdout, stderr))
+        self._note(name, *(stream.decode(errors="replace") for stream in (ended["stdout"], ended["stderr"])))
         if coverage is not None:
             covered.add(coverage, ended["steps"])
         self._machine.left_open += [{**one, "function": name} for one in ended["left_open"]]
         if ended["failure"] is not None:
-            raise _named(call_error(ended["failure"]), name)
-        value: T = wire.decode(ended["value"])
+            raise _named(call_error(ended["failure"], f"{name}()"), name)
+        value: T = self._machine.decode(ended["value"], f"what {name} returned")
         return value
+
+    def _note(self, function: str, stdout: str, stderr: str) -> None:
+        if stdout or stderr:
+            self.outputs.append(Output(function, stdout, stderr))
 
     def start(
         self,

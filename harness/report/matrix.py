@@ -33,6 +33,7 @@ ENDINGS: tuple[Ending, ...] = (
     Outcome.FAULTED,
     Outcome.HUNG,
     Outcome.CRASHED,
+    Outcome.PROTOCOL,
     Outcome.INFRASTRUCTURE,
     Absent.NOT_RUN,
     Absent.NO_TEST,

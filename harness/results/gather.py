@@ -19,7 +19,7 @@ from harness.results.types import Fault, Leak, Observation, RecordedResult
 T = TypeVar("T")
 
 FAILURE_LIMIT = 8192
-"""Longest text of a failure, and of output, in characters."""
+"""Longest text of a failure, in characters; the output, which also has QEMU's command, may be twice as long."""
 
 
 @dataclass(frozen=True)
@@ -158,11 +158,12 @@ class Gatherer:
             start=machine.get("start"),
             boot=machine.get("boot"),
             attempts=self._attempts.get(last.nodeid, 1),
+            lost=tuple(plain(str(reason)) for reason in properties.values(known, properties.RETRIED)),
             observations=self._each(last.nodeid, known, properties.OBSERVATION, Observation),
             leaks=self._each(last.nodeid, known, properties.LEAK, Leak),
             faults=self._each(last.nodeid, known, properties.FAULT, Fault),
             failure=shortened("\n".join(plain(phase.text) for phase in bad)),
-            output=shortened(_printed(last)) if bad else "",
+            output=shortened(_printed(phases), 2 * FAILURE_LIMIT) if bad else "",
         )
 
     @staticmethod
@@ -179,5 +180,7 @@ class Gatherer:
         return tuple(found)
 
 
-def _printed(last: Phase) -> str:
-    return "\n".join(f"--- {caption} ---\n{plain(text)}" for caption, text in last.sections)
+def _printed(phases: list[Phase]) -> str:
+    # pytest repeats in each phase what it captured in earlier ones; what a guest printed is in one phase alone.
+    sections = dict.fromkeys((caption, text) for phase in phases for caption, text in phase.sections)
+    return "\n".join(f"--- {caption} ---\n{plain(text)}" for caption, text in sections)

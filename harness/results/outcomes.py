@@ -1,12 +1,22 @@
 """How a test ended: the outcomes, and the trouble that ends a test which no assertion ended.
 
-Pure.
+README.md has the table of outcomes: how the terminal, JUnit, the record and the exit status show each. Pure.
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Iterable
+
+from harness.errors import (
+    CapabilityMissing,
+    GuestEnded,
+    GuestHung,
+    HarnessError,
+    InfrastructureError,
+    KernelCrashed,
+    ProtocolBroken,
+)
 
 
 class Ending(enum.Enum):
@@ -41,6 +51,7 @@ class Outcome(Ending):
     """How one test ended on one kernel, the worst first."""
 
     INFRASTRUCTURE = "infrastructure", "no verdict", "?"
+    PROTOCOL = "protocol", "BROKE PROTOCOL", "⇎"
     CRASHED = "crashed", "CRASHED", "☠"
     HUNG = "hung", "HUNG", "⧗"
     FAULTED = "faulted", "FAULTED", "⚠"
@@ -51,7 +62,7 @@ class Outcome(Ending):
     PASSED = "passed", "passed", "✓"
 
 
-_BAD = frozenset({Outcome.CRASHED, Outcome.HUNG, Outcome.FAULTED, Outcome.LEAKED, Outcome.FAILED})
+_BAD = frozenset({Outcome.PROTOCOL, Outcome.CRASHED, Outcome.HUNG, Outcome.FAULTED, Outcome.LEAKED, Outcome.FAILED})
 
 
 class Trouble(enum.Enum):
@@ -61,10 +72,12 @@ class Trouble(enum.Enum):
     """The outcome of a test that it ended."""
 
     INFRASTRUCTURE = "infrastructure", Outcome.INFRASTRUCTURE
+    PROTOCOL = "protocol", Outcome.PROTOCOL
     CRASHED = "crashed", Outcome.CRASHED
     HUNG = "hung", Outcome.HUNG
     LEAK = "leak", Outcome.LEAKED
     FAULT = "fault", Outcome.FAULTED
+    ENDED = "ended", Outcome.FAILED
     MISSING = "missing", Outcome.FAILED
 
     def __new__(cls, word: str, outcome: Outcome) -> Trouble:  # noqa: PYI034 - typing.Self came with 3.11
@@ -73,6 +86,21 @@ class Trouble(enum.Enum):
         member._value_ = word
         member.outcome = outcome
         return member
+
+
+_TROUBLES: dict[type[HarnessError], Trouble] = {
+    InfrastructureError: Trouble.INFRASTRUCTURE,
+    ProtocolBroken: Trouble.PROTOCOL,
+    KernelCrashed: Trouble.CRASHED,
+    GuestHung: Trouble.HUNG,
+    GuestEnded: Trouble.ENDED,
+    CapabilityMissing: Trouble.MISSING,
+}
+
+
+def trouble_of(error: BaseException) -> Trouble | None:
+    """Return the trouble that an error is; None for one of the test's own."""
+    return next((trouble for kind, trouble in _TROUBLES.items() if isinstance(error, kind)), None)
 
 
 def worst(outcomes: Iterable[Outcome]) -> Outcome:
@@ -84,11 +112,11 @@ def outcome_of(reported: str, *, expected: bool, troubles: Iterable[Trouble]) ->
     """Return the outcome of a test, by one of its reports.
 
     Args:
-        reported: "failed", "skipped", or anything else for a pass.
+        reported: "failed", "lost" for an attempt whose machine was lost, "skipped", or anything else for a pass.
         expected: Whether the test was expected to fail (xfail).
         troubles: What ended it.
     """
-    if reported == "failed":
+    if reported in ("failed", "lost"):
         return worst([trouble.outcome for trouble in troubles] or [Outcome.FAILED])
     if reported == "skipped":
         return Outcome.XFAILED if expected else Outcome.UNSUPPORTED

@@ -20,6 +20,10 @@ LOADER = "loader"
 """The loader that made the bpf(2) calls."""
 TROUBLE = "trouble"
 """What ended the test, when it was not an assertion: the value of a :class:`harness.results.outcomes.Trouble`."""
+LOST = "lost"
+"""Why this attempt at the test was lost with its machine; the test runs again."""
+RETRIED = "retried_after"
+"""Why the earlier attempt at this test was lost."""
 MACHINE = "machine"
 """Start time of the test's machine: a :class:`Started`."""
 OBSERVATION = "observation"
@@ -48,6 +52,7 @@ OF_AN_ATTEMPT = frozenset(
     {
         RELEASE,
         TROUBLE,
+        LOST,
         MACHINE,
         OBSERVATION,
         LEAK,

@@ -210,6 +210,7 @@ class RecordedResult(msgspec.Struct, frozen=True, omit_defaults=True):
         boot: Seconds from QEMU's start to a guest that answers, in the boot of this clone's template (possibly in an
             earlier run); null when unknown.
         attempts: Number of attempts; all other fields are about the last attempt.
+        lost: Why an earlier attempt was lost with its machine.
         observations: Its observations.
         leaks: Kernel objects that it left behind.
         faults: Faults that the kernel reported.
@@ -232,6 +233,7 @@ class RecordedResult(msgspec.Struct, frozen=True, omit_defaults=True):
     start: float | None = None
     boot: float | None = None
     attempts: int = 1
+    lost: tuple[str, ...] = ()
     observations: tuple[Observation, ...] = ()
     leaks: tuple[Leak, ...] = ()
     faults: tuple[Fault, ...] = ()

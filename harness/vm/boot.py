@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import needs
-from harness.errors import BootError, GuestHung, VngFailed
+from harness.errors import BootError, GuestHung, ProtocolBroken, VngFailed
 from harness.guest import calls
 from harness.util import cache
 from harness.util.errnos import errno_name
@@ -67,7 +67,7 @@ def boot(spec: MachineSpec, *, timeout: float = BOOT_TIMEOUT) -> Machine:
         channel = connect(listener, process, deadline)
         about = None
         if channel is not None:
-            with contextlib.suppress(GuestHung, ChannelClosed):
+            with contextlib.suppress(GuestHung, ChannelClosed, ProtocolBroken):
                 about = channel.wait_event(deadline - time.monotonic())
         if channel is None or about is None:
             if process.wait(0) and not (folder / QEMU_ARGV).exists():

@@ -10,20 +10,24 @@ import select
 import socket
 import threading
 import time
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness.errors import GuestCallError, GuestHung, GuestProcessDied, LinkBroken
+from harness.errors import GuestCallError, GuestHung, GuestProcessDied, LinkBroken, ProtocolBroken
 from harness.guest import calls, wire
 
 _FULL_PAUSE = 0.0002
+_PATIENCE = 1.0
+"""Seconds of silence, after each of which the channel's `waiting` is called."""
 
 FIRST_TAG = 0
 """Tag of the request that a clone finds when it starts; other tags count from 1."""
 
 
 class ChannelClosed(LinkBroken):
-    """The other end closed the channel, or sent something that is not a frame."""
+    """The other end closed the channel."""
 
 
 def wait_for(source: socket.socket, events: int, deadline: float) -> bool:
@@ -68,7 +72,15 @@ class Listener:
 
 
 class Channel:
-    """Frames to and from one guest; several requests may be under way, one for each thread."""
+    """Frames to and from one guest; several requests may be under way, one for each thread.
+
+    What arrives was written by the guest. Whatever it is, a wait ends at its deadline, and what is not in the protocol
+    raises ProtocolBroken.
+
+    Attributes:
+        exits: The wait status of each guest process that has ended.
+        waiting: Called after each second in which nothing came.
+    """
 
     def __init__(self, connection: socket.socket, memory: mmap.mmap) -> None:
         self._connection = connection
@@ -80,7 +92,8 @@ class Channel:
         self._in_memory: bool | None = None
         self._connection.setblocking(False)
         self._splitter = wire.Splitter()
-        self._pending: list[wire.Frame] = []
+        self._pending: deque[wire.Frame] = deque()
+        self._asked: set[tuple[int, int]] = set()
         self._tag = 0
         self.exits: dict[int, int] = {}
         self._sending = threading.Lock()
@@ -89,6 +102,8 @@ class Channel:
         self._awaited: set[tuple[int, int]] = set()
         self._answers: dict[tuple[int, int], wire.Frame] = {}
         self._end = ""
+        self._broken: ProtocolBroken | None = None
+        self.waiting: Callable[[], object] = _nothing
 
     def leave(self, process: int, value: object) -> None:
         """Write a request into the shared memory before the clone starts; its answer has the tag FIRST_TAG."""
@@ -125,7 +140,10 @@ class Channel:
         while True:
             kind, _, _, payload = self._next(deadline)
             if kind == wire.EVENT:
-                return wire.decode(payload)
+                event = decode(payload, "an event")
+                if not isinstance(event, dict) or not isinstance(event.get("event"), str):
+                    raise broken(f"its event is {event!r:.80}")
+                return event
 
     def request(self, process: int, name: str, value: object, *, timeout: float, kind: int = wire.REQUEST) -> Any:
         """Send a request and return the answer.
@@ -142,6 +160,7 @@ class Channel:
             GuestProcessDied: The guest process ended before it answered.
             GuestHung: No answer in time.
             ChannelClosed: The channel ended.
+            ProtocolBroken: The guest sent what is not in the protocol.
             WireError: The request contains a value that cannot be sent.
         """
         deadline = time.monotonic() + timeout
@@ -161,6 +180,7 @@ class Channel:
             frame = wire.frame(kind, process, tag, value)
             self._answers.pop((process, tag), None)
             self._awaited.add((process, tag))
+            self._asked.add((process, tag))
             self._send(frame, deadline, name)
         finally:
             self._sending.release()
@@ -198,39 +218,47 @@ class Channel:
                     continue
                 if answer is None:
                     self._awaited.add(key)
+                    if tag == FIRST_TAG:
+                        self._asked.add(key)  # it was left in the clone's memory
                     self._is_read = True
             if answer is None:
                 self._read_for_all(deadline)
+                if key not in self._answers and process not in self.exits:
+                    _heed(deadline)
                 continue
-            value = wire.decode(answer[3])
+            value = decode(answer[3], f"its answer to {name}")
             if answer[0] == wire.FAILURE:
-                raise call_error(value)
+                raise call_error(value, name)
             return value
 
     def _read_for_all(self, deadline: float) -> None:
         """Read some frames, and wake the threads that wait for them."""
-        frames: list[wire.Frame] = []
         try:
-            frames = [self._next(deadline)]
-            frames += self._pending
+            frames = [self._next(deadline), *self._pending]
             self._pending.clear()
-        finally:
             with self._news:
                 for frame in frames:
                     self._deliver(frame)
+        except ProtocolBroken as error:
+            self._broken = error  # for the threads that wait too
+            raise
+        finally:
+            with self._news:
                 self._is_read = False
                 self._news.notify_all()
 
     def _deliver(self, frame: wire.Frame) -> None:
         kind, process, tag, payload = frame
         if kind == wire.EVENT:
-            event = wire.decode(payload)
-            if event["event"] == "exit":
-                self.exits[process] = event["status"]
-        elif (process, tag) in self._awaited:
+            self.exits[process] = _status_in(decode(payload, "an event"))
+            return
+        if (process, tag) not in self._asked or kind not in (wire.REPLY, wire.FAILURE):
+            raise broken(f"it answered request {tag} to process {process}, which was not made")
+        self._asked.remove((process, tag))
+        if (process, tag) in self._awaited:
             self._awaited.remove((process, tag))
             self._answers[process, tag] = frame
-        # Any other frame is the late answer to a request that timed out.
+        # Else it is the late answer to a request that timed out.
 
     def _send(self, data: bytes, deadline: float, name: str) -> None:
         view = memoryview(data)
@@ -248,7 +276,7 @@ class Channel:
                 view = view[self._put(view, deadline, name) :]
 
     def _put(self, data: memoryview, deadline: float, name: str) -> int:
-        if not wait_for(self._connection, select.POLLOUT, deadline):
+        if not self._wait(select.POLLOUT, deadline):
             raise GuestHung(f"the guest did not take the request {name} in time")
         try:
             return self._connection.send(data)
@@ -256,10 +284,12 @@ class Channel:
             raise ChannelClosed(f"the channel to the guest closed while {name} was sent") from error
 
     def _get(self, deadline: float) -> bytes:
+        if self._broken is not None:
+            raise self._broken.with_traceback(None)
         if self._end:
             raise ChannelClosed(f"the channel to the guest ended before: {self._end}")
-        if not wait_for(self._connection, select.POLLIN, deadline):
-            raise GuestHung("the guest sent nothing in time")
+        if not self._wait(select.POLLIN, deadline):
+            raise GuestHung("the guest sent no answer in time")
         try:
             data = self._connection.recv(1 << 18)
         except ConnectionResetError:
@@ -270,18 +300,78 @@ class Channel:
             self._in_memory = data.startswith(wire.DOORBELL)
         return self._incoming.read() if self._in_memory else data
 
+    def _wait(self, events: int, deadline: float) -> bool:
+        while not wait_for(self._connection, events, min(deadline, time.monotonic() + _PATIENCE)):
+            if time.monotonic() >= deadline:
+                return False
+            self.waiting()
+        return True
+
     def _next(self, deadline: float) -> wire.Frame:
         while not self._pending:
             try:
                 self._pending += self._splitter.feed(self._get(deadline))
             except wire.WireError as error:
-                self._end = f"the guest sent something that is not a frame: {error}"
-                raise ChannelClosed(self._end) from error
-        return self._pending.pop(0)
+                raise broken(str(error)) from error
+            if not self._pending:
+                _heed(deadline)
+        return self._pending.popleft()
 
 
-def call_error(failure: calls.Failure) -> GuestCallError:
-    """Return the error that an exception in the guest is on the host."""
+def _heed(deadline: float) -> None:
+    """Raise when the time is over although something came: a guest that sends without end answers nothing."""
+    if time.monotonic() > deadline:
+        raise GuestHung("the guest sent no answer in time")
+
+
+def _nothing() -> None:
+    """Do nothing."""
+
+
+def broken(how: str) -> ProtocolBroken:
+    """Return the error for a guest that sent what is not in the protocol."""
+    return ProtocolBroken(
+        f"the guest broke the protocol: {how}",
+        expected="frames of harness.guest.wire, and answers to what was asked",
+        hint="a program in the guest wrote to the channel or into the agent's memory, or the kernel damaged them",
+    )
+
+
+def decode(payload: bytes, what: str) -> Any:
+    """Return a value that the guest encoded.
+
+    Raises:
+        ProtocolBroken: It is not one, or is too large.
+    """
+    try:
+        return wire.decode(payload)
+    except wire.WireError as error:
+        raise broken(f"{what} cannot be read: {error}") from error
+
+
+def _status_in(event: Any) -> int:
+    """Return the wait status in the event of a process that has ended."""
+    if isinstance(event, dict) and event.keys() == {"event", "status"} and event["event"] == "exit":
+        status = event["status"]
+        if type(status) is int and 0 <= status <= 0xFFFF:
+            return status
+    raise broken(f"its event is {event!r:.80}")
+
+
+def call_error(failure: calls.Failure, name: str) -> GuestCallError:
+    """Return the error that an exception in the guest is on the host.
+
+    Args:
+        failure: What the guest sent.
+        name: The request's name, for messages.
+
+    Raises:
+        ProtocolBroken: It is not what :func:`harness.guest.process.describe` returns.
+    """
+    found: object = failure
+    kinds = {"type": str, "message": str, "errno": int, "traceback": str}
+    if not isinstance(found, dict) or {key: type(value) for key, value in found.items()} != kinds:
+        raise broken(f"its failure of {name} is {failure!r:.80}")
     return GuestCallError(
         f"{failure['type']}: {failure['message']}",
         type_name=failure["type"],

@@ -12,7 +12,7 @@ import threading
 import time
 from pathlib import Path
 
-from harness.errors import GuestHung, MonitorError, TemplateError
+from harness.errors import GuestHung, MonitorError, ProtocolBroken, TemplateError
 from harness.guest import calls, wire
 from harness.util import cache
 from harness.util.proc import quote
@@ -214,11 +214,11 @@ class Clone:
             if self._template.whole_stream:
                 from harness.vm.qmp import load_state
 
-                load_state(self._process.monitor, self._state, timeout=timeout)
+                load_state(self._process.monitor.connection, self._state, timeout=timeout)
                 channel.post(wire.AGENT, FIRST_TAG, _identity(), deadline)
             channel.collect(wire.AGENT, FIRST_TAG, calls.name_of(calls.Agent.wake), deadline)
             machine.move(State.READY)
-        except (GuestHung, ChannelClosed, MonitorError) as error:
+        except (GuestHung, ChannelClosed, ProtocolBroken, MonitorError) as error:
             failure = self._failure(error.what)
             self.abandon()
             raise failure from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.guest.wire import SHARED_SIZE
+from harness.vm.monitor import FIRST, line
 from harness.vm.spec import Accel, MachineSpec
 
 CHANNEL_SOCKET, QMP_SOCKET = "channel.sock", "qmp.sock"
@@ -289,8 +289,8 @@ def clone_commands(state: int) -> bytes:
     """
     capability = {"capability": "x-ignore-shared", "state": True}
     commands: list[dict[str, object]] = [
-        {"execute": "qmp_capabilities"},
+        *FIRST,
         {"execute": "migrate-set-capabilities", "arguments": {"capabilities": [capability]}},
         {"execute": "migrate-incoming", "arguments": {"uri": f"fd:{state}"}},
     ]
-    return b"".join(json.dumps(command).encode() + b"\n" for command in commands)
+    return b"".join(line(command) for command in commands)

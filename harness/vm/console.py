@@ -27,12 +27,20 @@ def read_lines(log: Path) -> list[str]:
     return [clean(line.decode(errors="replace")).rstrip() for line in log.read_bytes().split(b"\n")][-_KEPT_LINES:]
 
 
+# A panic that only says that there was an exception; the line that names it came before.
+_FATAL_EXCEPTION = "Kernel panic - not syncing: Fatal exception"
+_EXCEPTION = re.compile(r"(?:BUG: |kernel BUG at |(?:Oops: )?general protection fault|(?:PANIC: )?double fault).*")
+
+
 def cause_of_death(lines: list[str]) -> str | None:
-    """Return the line that reports the kernel's death, or None."""
+    """Return the line that reports the kernel's death, with that of the exception which it died of; or None."""
+    exception = ""
     for line in lines:
         match = _DEATH.search(line)
         if match is not None:
-            return match[0]
+            return f"{exception} ({match[0]})" if exception and match[0].startswith(_FATAL_EXCEPTION) else match[0]
+        found = _EXCEPTION.search(line)
+        exception = found[0] if found is not None else exception
     return None
 
 

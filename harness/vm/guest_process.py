@@ -77,7 +77,7 @@ class GuestProcess:
         request = calls.request(call, _asking_line(), *arguments, **keywords)
         with self._turn:
             self._close_dropped()
-            answer: R = self.machine.request(self.number, request, timeout)
+            answer: R = self.machine.request(self.number, request, timeout, call)
         return answer
 
     def own(self, fd: int) -> object:
@@ -103,7 +103,9 @@ class GuestProcess:
         """
         fds, self._to_close = self._to_close, [self._dropped.popleft() for _ in range(len(self._dropped))]
         if fds:
-            self.machine.request(self.number, calls.request(calls.Process.close, "", *fds), _TIMEOUT)
+            self.machine.request(
+                self.number, calls.request(calls.Process.close, "", *fds), _TIMEOUT, calls.Process.close
+            )
 
     def ask_last(
         self, shown: str, timeout: float, call: calls.Call[P, R], /, *arguments: P.args, **keywords: P.kwargs
@@ -111,7 +113,7 @@ class GuestProcess:
         """Make a call as :meth:`ask_within`, shown as `shown` in messages, after which the guest process is killed."""
         request = calls.request(call, _asking_line(), *arguments, **keywords)
         with self._turn:
-            answer: R = self.machine.request(self.number, request, timeout, shown, is_last=True)
+            answer: R = self.machine.request(self.number, request, timeout, call, shown, is_last=True)
         return answer
 
     def begin(self, call: calls.Call[P, R], /, *arguments: P.args, **keywords: P.kwargs) -> Pending[R]:

@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +19,18 @@ from harness.errors import (
     GuestProcessDied,
     HarnessError,
     KernelCrashed,
-    LinkBroken,
+    ProtocolBroken,
+    QemuStalled,
     StateError,
 )
 from harness.guest import calls, wire
 from harness.util import cache
-from harness.vm.channel import Channel, ChannelClosed
-from harness.vm.console import agent_exited, cause_of_death, tail_of
+from harness.vm import answers
+from harness.vm.channel import Channel, ChannelClosed, decode
+from harness.vm.console import cause_of_death, tail_of
+from harness.vm.death import is_out_of_memory, why_it_ended
 from harness.vm.guest_process import GuestProcess
+from harness.vm.host_state import Watch
 from harness.vm.process import QemuProcess, pids_of_qemu
 from harness.vm.spec import MachineSpec
 
@@ -111,6 +116,8 @@ class Machine:
         self._ending = threading.Lock()
         self._processes = itertools.count(1)
         self._is_used = False
+        self._watch: Watch | None = None
+        channel.waiting = self._look_at_host
 
     def __enter__(self) -> Machine:  # noqa: PYI034 - never subclassed
         return self
@@ -122,6 +129,11 @@ class Machine:
     def state(self) -> State:
         """The machine's state."""
         return self._state
+
+    @property
+    def end(self) -> HarnessError | None:
+        """What was raised when it was found dead: the reason of its end; None for a machine that did not die."""
+        return self._end
 
     @property
     def answers(self) -> bool:
@@ -191,13 +203,14 @@ class Machine:
         self, timeout: float, call: calls.Call[P, R], /, *arguments: P.args, **keywords: P.kwargs
     ) -> R:
         """Ask the agent itself, as :meth:`ask_agent`, which has `timeout` seconds."""
-        answer: R = self.request(wire.AGENT, calls.request(call, "", *arguments, **keywords), timeout)
+        answer: R = self.request(wire.AGENT, calls.request(call, "", *arguments, **keywords), timeout, call)
         return answer
 
     def new_process(self) -> GuestProcess:
         """Return a new guest process; the agent starts it at the first request."""
         self.require(State.READY)
         self._is_used = True
+        self.process.watch()
         return GuestProcess(self, next(self._processes))
 
     def ledger(self, *, is_last: bool = False) -> dict[str, Any]:
@@ -215,7 +228,14 @@ class Machine:
         return process in self._channel.exits
 
     def request(
-        self, process: int, request: calls.Request, timeout: float, shown: str = "", *, is_last: bool = False
+        self,
+        process: int,
+        request: calls.Request,
+        timeout: float,
+        call: Callable[..., Any],
+        shown: str = "",
+        *,
+        is_last: bool = False,
     ) -> Any:
         """Send a request and return the answer.
 
@@ -223,6 +243,7 @@ class Machine:
             process: The number of the guest process that is asked, or wire.AGENT.
             request: What :func:`harness.guest.calls.request` gave.
             timeout: Seconds.
+            call: The call, which declares what the answer is.
             shown: What messages call it, when not by the call's name.
             is_last: Whether the guest process ends when it has answered.
 
@@ -231,15 +252,17 @@ class Machine:
         """
         kind = wire.LAST if is_last else wire.REQUEST
         self.require(State.READY)
+        self._watch = None
         try:
-            return self._channel.request(process, shown or request[0], request, timeout=timeout, kind=kind)
-        except ChannelClosed as error:
-            raise self._explain_end(str(error)) from error
+            answer = self._channel.request(process, shown or request[0], request, timeout=timeout, kind=kind)
+            answers.check(call, answer)
+            return answer
+        except (ChannelClosed, ProtocolBroken) as error:
+            raise self._explain_end(error) from error
         except GuestHung as error:
             raise self._explain_silence(process, error) from error
         except GuestProcessDied as error:
-            error.detail = self.console_tail(12)
-            raise
+            raise self._explain_death(process, error) from error
         except (GuestCallError, wire.WireError):
             raise
         except BaseException:
@@ -247,13 +270,29 @@ class Machine:
             self.move(State.DEAD)
             raise
 
+    def decode(self, payload: bytes, what: str) -> Any:
+        """Return a value that the guest encoded within an answer.
+
+        Args:
+            payload: The bytes.
+            what: What messages call it.
+
+        Raises:
+            ProtocolBroken: It is not one; the machine is dead then.
+        """
+        try:
+            return decode(payload, what)
+        except ProtocolBroken as error:
+            raise self._explain_end(error) from error
+
     def send(self, process: int, request: calls.Request) -> int:
         """Send a request without waiting; return its tag. Arguments and errors as :meth:`request`."""
         self.require(State.READY)
+        self._watch = None
         try:
             return self._channel.begin(process, request[0], request, time.monotonic() + _PING_TIMEOUT)
-        except ChannelClosed as error:
-            raise self._explain_end(str(error)) from error
+        except (ChannelClosed, ProtocolBroken) as error:
+            raise self._explain_end(error) from error
         except GuestHung as error:
             raise self._explain_silence(wire.AGENT, error) from error
 
@@ -264,56 +303,103 @@ class Machine:
             return True, self._channel.collect(process, tag, name, time.monotonic() + timeout)
         except GuestHung:
             return False, None
-        except ChannelClosed as error:
-            raise self._explain_end(str(error)) from error
+        except (ChannelClosed, ProtocolBroken) as error:
+            raise self._explain_end(error) from error
         except GuestProcessDied as error:
-            error.detail = self.console_tail(12)
-            raise
+            raise self._explain_death(process, error) from error
 
-    def _explain_end(self, what: str) -> HarnessError:
-        """Return the error for a closed channel: either the kernel died or the link."""
+    def _look_at_host(self) -> Watch:
+        watch = self._watch or Watch(self.process.pid())
+        self._watch = watch
+        watch.look()
+        return watch
+
+    def _explain_end(self, error: ChannelClosed | ProtocolBroken) -> HarnessError:
+        """Return the error for a channel that closed or carries nonsense: what the guest did, or what was lost."""
         with self._ending:  # several threads may find it closed
             if self._end is None:
+                if isinstance(error, ProtocolBroken):
+                    error.detail = self.console_tail(12)
+                    self._end = error
+                else:
+                    self.process.wait(_END_TIMEOUT)
+                    self._end = why_it_ended(self.label, self.release, self.process.end(error.what))
                 self.move(State.DEAD)
-                self._end = self._why_it_ended(what)
             return self._end
 
-    def _why_it_ended(self, what: str) -> HarnessError:
-        self.process.wait(_END_TIMEOUT)
-        lines = self.process.console()
-        if agent_exited(lines):
-            return LinkBroken(
-                f"the agent in the guest of {self.label} ended by itself",
-                expected="an agent that runs as long as its machine",
-                hint="this is a defect of kernel-harness; report it with the lines below",
-                detail=tail_of(lines, 60),
-            )
-        cause = cause_of_death(lines)
-        if cause is not None:
-            return KernelCrashed(f"the kernel {self.release} crashed: {cause}", detail=self.console_tail())
-        return LinkBroken(
-            f"QEMU ended under the guest of {self.label}, and its kernel showed no sign of a crash ({what})",
-            expected="QEMU to run until the test is over",
-            hint="look in the host's log for the reason (out of memory?), then run the test again",
-            detail=self.console_tail(),
-        )
-
-    def _explain_silence(self, process: int, error: GuestHung) -> HarnessError:
-        """Return the error for a missing answer: either one guest process hangs or the whole guest."""
-        if process != wire.AGENT:
-            with contextlib.suppress(GuestHung, ChannelClosed):
-                kill = calls.request(calls.Agent.signal, "", process, int(signal.SIGKILL))
-                for request in (calls.request(calls.Agent.ping, ""), kill):
-                    self._channel.request(wire.AGENT, request[0], request, timeout=_PING_TIMEOUT)
-                return GuestHung(f"{error.what}; the kernel {self.release} is alive, the guest process was killed")
+    def _die_of(self, error: HarnessError) -> HarnessError:
         with self._ending:
             if self._end is None:
                 self.move(State.DEAD)
-                self._end = GuestHung(
-                    f"{error.what}; the kernel {self.release} stopped answering completely",
+                self._end = error
+            return self._end
+
+    def _ask(self, call: calls.Call[P, R], /, *arguments: P.args, **keywords: P.kwargs) -> R:
+        """Ask the agent while an error is explained: silence and the channel's end are raised as they are."""
+        request = calls.request(call, "", *arguments, **keywords)
+        answer: R = self._channel.request(wire.AGENT, request[0], request, timeout=_PING_TIMEOUT)
+        answers.check(call, answer)
+        return answer
+
+    def _keep_words(self, process: int, error: GuestHung | GuestProcessDied) -> str:
+        """Put what a guest process has printed into its error; return the stacks of its threads."""
+        words = self._ask(calls.Agent.last_words, process)
+        error.stdout, error.stderr, stacks = (
+            words[name].decode(errors="replace") for name in ("stdout", "stderr", "stacks")
+        )
+        return stacks
+
+    def _explain_death(self, process: int, error: GuestProcessDied) -> HarnessError:
+        """Return the error for a guest process that has ended, or for the guest if it has ended too."""
+        error.detail = self.console_tail(12)
+        if is_out_of_memory(error.status, self.process.console()):
+            error.what = f"{error.what}: the guest has no memory left"
+            error.hint = f"it has {self.spec.needs.memory} MiB; the marker vm(memory=MiB) gives it more"
+        try:
+            self._keep_words(process, error)
+        except (ChannelClosed, ProtocolBroken) as other:
+            return self._explain_end(other)
+        except GuestHung as other:
+            return self._explain_silence(wire.AGENT, other)
+        return error
+
+    def _explain_silence(self, process: int, error: GuestHung) -> HarnessError:
+        """Return the error for a missing answer: this machine's doing, or one guest process hangs, or the guest."""
+        watch = self._look_at_host()
+        stalled = watch.trouble()
+        if stalled is None and process != wire.AGENT:
+            hung = GuestHung(f"{error.what}; the kernel {self.release} is alive, the guest process was killed")
+            try:
+                self._ask(calls.Agent.ping)
+                words = self._keep_words(process, hung)
+                hung.detail = f"the stacks of its threads, the innermost frame first:\n{words}" if words else ""
+                self._ask(calls.Agent.signal, process, int(signal.SIGKILL))
+                return hung
+            except GuestHung:
+                stalled = watch.trouble()
+            except (ChannelClosed, ProtocolBroken) as other:
+                return self._explain_end(other)
+        cause = cause_of_death(self.process.console())
+        if cause is not None:
+            return self._die_of(
+                KernelCrashed(f"the kernel {self.release} crashed: {cause}", detail=self.console_tail())
+            )
+        if stalled is None and self.process.monitor_answers(_PING_TIMEOUT) is False:
+            stalled = "QEMU itself does not answer"
+        if stalled is not None:
+            return self._die_of(
+                QemuStalled(
+                    f"{error.what}: {stalled}",
+                    expected="a machine that lets QEMU run",
+                    hint="run the test again; with fewer workers (-n) or a longer time-out if this machine is busy",
                     detail=self.console_tail(),
                 )
-        return self._end
+            )
+        return self._die_of(
+            GuestHung(
+                f"{error.what}; the kernel {self.release} stopped answering completely", detail=self.console_tail()
+            )
+        )
 
     def close(self) -> None:
         """End QEMU and remove the machine's folder; allowed in any state and more than once."""

@@ -19,8 +19,10 @@ from harness.errors import StateError, ToolMissing
 from harness.util import architecture
 from harness.util.architecture import Architecture
 from harness.util.proc import kill_group
-from harness.vm.command import CONSOLE_LOG, TOOLS
+from harness.vm.command import CONSOLE_LOG, QEMU_ARGV, QMP_SOCKET, TOOLS
 from harness.vm.console import Console, read_lines
+from harness.vm.death import QemuEnd
+from harness.vm.monitor import Monitor
 from harness.vm.sandbox import User, confine
 
 # What names the ports in the guest that a command's output goes through.
@@ -37,6 +39,18 @@ class QemuProcess(Protocol):
 
     def pid(self) -> int:
         """Return QEMU's pid."""
+
+    def watch(self) -> None:
+        """Connect to QEMU's monitor, for :meth:`end`, where that was not done."""
+
+    def end(self, symptom: str) -> QemuEnd:
+        """Return what is known of the end of QEMU, which has ended; `symptom` is what was seen first."""
+
+    def monitor_answers(self, timeout: float) -> bool | None:
+        """Return whether QEMU itself answers within `timeout` seconds; None when it cannot be asked."""
+
+    def command(self) -> list[str]:
+        """Return QEMU's command."""
 
     def console(self) -> list[str]:
         """Return the console's last lines, oldest first."""
@@ -139,7 +153,8 @@ class ClonedProcess:
         inherited: Sequence[int],
         user: User | None,
     ) -> None:
-        self.monitor = monitor
+        self.monitor = Monitor(monitor)
+        self._argv = list(argv)
         self._log = folder / CONSOLE_LOG
         self._errors = folder / "qemu.log"
         # QEMU fills ten MiB of heap before its guest runs; large pages (glibc 2.35) save thousands of page faults.
@@ -171,6 +186,21 @@ class ClonedProcess:
     def pid(self) -> int:
         """Return QEMU's pid."""
         return self._child.pid
+
+    def watch(self) -> None:
+        """Do nothing: the monitor is connected from the start."""
+
+    def end(self, symptom: str) -> QemuEnd:
+        """Return what is known of QEMU's end; see :class:`QemuProcess`."""
+        return QemuEnd(self.console(), self.monitor.end(), self._child.poll(), symptom)
+
+    def monitor_answers(self, timeout: float) -> bool | None:
+        """Return whether QEMU itself answers; see :class:`QemuProcess`."""
+        return self.monitor.answers(timeout)
+
+    def command(self) -> list[str]:
+        """Return QEMU's command."""
+        return self._argv
 
     def console(self) -> list[str]:
         """Return the last lines of the console and of QEMU's output; see :class:`QemuProcess`."""
@@ -204,6 +234,9 @@ class VngProcess:
     """
 
     def __init__(self, argv: Sequence[str], folder: Path) -> None:
+        self.monitor: Monitor | None = None
+        self._qmp = folder / QMP_SOCKET
+        self._recorded = folder / QEMU_ARGV
         self._pid_file = folder / "qemu.pid"
         self._child: pexpect.spawn[bytes] = pexpect.spawn(
             argv[0],
@@ -232,6 +265,23 @@ class VngProcess:
         except (FileNotFoundError, ValueError) as error:
             raise StateError("vng has not started QEMU yet", expected="a running QEMU") from error
 
+    def watch(self) -> None:
+        """Connect to the monitor, which serves one program at a time: not before the machine is saved."""
+        if self.monitor is None:
+            self.monitor = Monitor.to(self._qmp)
+
+    def end(self, symptom: str) -> QemuEnd:
+        """Return what is known of QEMU's end; see :class:`QemuProcess`. Its exit status is vng's to know."""
+        return QemuEnd(self.console(), self.monitor.end() if self.monitor is not None else "", None, symptom)
+
+    def monitor_answers(self, timeout: float) -> bool | None:
+        """Return whether QEMU itself answers; see :class:`QemuProcess`."""
+        return self.monitor.answers(timeout) if self.monitor is not None else None
+
+    def command(self) -> list[str]:
+        """Return QEMU's command, which vng has composed; nothing before vng has started QEMU or after :meth:`kill`."""
+        return self._recorded.read_bytes().decode().split("\0")[:-1] if self._recorded.exists() else []
+
     def console(self) -> list[str]:
         """Return the console's last lines; see :class:`QemuProcess`."""
         return self._console.lines()
@@ -239,6 +289,8 @@ class VngProcess:
     def kill(self) -> None:
         """Kill QEMU; vng then ends by itself and removes its own temporary files."""
         assert self._child.pid is not None
+        if self.monitor is not None:
+            self.monitor.close()
         try:
             os.kill(self.pid(), signal.SIGKILL)
             ended = self.wait(_END_TIMEOUT)

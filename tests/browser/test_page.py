@@ -138,7 +138,7 @@ def test_search_narrows_the_rows_and_says_how_many(page: Page) -> None:
 @pytest.mark.parametrize(
     ("choice", "states"),
     [
-        ("bad", {"failed", "leaked", "faulted", "hung", "crashed"}),
+        ("bad", {"failed", "leaked", "faulted", "hung", "crashed", "protocol"}),
         ("skip", {"unsupported", "left_out"}),
         ("lost", {"infrastructure", "not_run"}),
         ("edge", {"edge"}),

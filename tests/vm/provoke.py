@@ -20,9 +20,8 @@ from pathlib import Path
 
 from harness.errors import GuestProcessDied
 from harness.remote.guest import Guest
-from harness.vm.command import QMP_SOCKET
 from harness.vm.machine import Machine
-from harness.vm.process import ClonedProcess
+from harness.vm.process import ClonedProcess, VngProcess
 
 _NOTHING = bytes.fromhex("0f1f440000")
 """An instruction that does nothing, as long as a call."""
@@ -206,15 +205,10 @@ class Kernel:
         request = {"execute": "human-monitor-command", "arguments": {"command-line": command}}
         line = json.dumps(request).encode() + b"\n"
         process = self._machine.process
-        if isinstance(process, ClonedProcess):
-            process.monitor.sendall(line)
-            return
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as monitor:
-            monitor.connect(str(self._machine.folder / QMP_SOCKET))
-            monitor.sendall(b'{"execute": "qmp_capabilities"}\n' + line)
-            seen = b""
-            while seen.count(b'"return"') < 2:
-                seen += monitor.recv(4096)
+        assert isinstance(process, (ClonedProcess, VngProcess))
+        process.watch()
+        assert process.monitor is not None
+        process.monitor.connection.sendall(line)
 
 
 def _connect(stub: socket.socket, path: Path) -> None:
@@ -274,11 +268,11 @@ def _raise_preempt_count(kernel: Kernel) -> Code:
     return kernel.code().raw("65 ff 04 25" + struct.pack("<I", address & 0xFFFFFFFF).hex())
 
 
-def _spin(kernel: Kernel) -> Code:
-    """Spin with preemption forbidden for 2^35 ticks of the time stamp counter, some 10 s."""
+def _spin(kernel: Kernel, *, bits: int = 35) -> Code:
+    """Spin with preemption forbidden for 2^35 ticks of the time stamp counter, some 10 s, or as many bits of them."""
     code = _raise_preempt_count(kernel)
     code.raw("0f 31 48 c1 e2 20 48 09 d0 48 89 c1")  # rdtsc; rcx = the time now
-    code.raw("f3 90 0f 31 48 c1 e2 20 48 09 d0 48 29 c8 48 c1 e8 23 74 ec")  # until (now - rcx) >> 35
+    code.raw(f"f3 90 0f 31 48 c1 e2 20 48 09 d0 48 29 c8 48 c1 e8 {bits:02x} 74 ec")  # until (now - rcx) >> bits
     lower = _raise_preempt_count(kernel).bytes.replace(b"\x65\xff\x04\x25", b"\x65\xff\x0c\x25")
     return code.raw(lower.hex()).raw("31 c0 c3")
 
@@ -368,7 +362,7 @@ RECIPES = {
         "refcount", lambda kernel: kernel.code().raw("48 8d 7c 24 80").jump("refcount_warn_saturate", rsi=3)
     ),
     "soft-lockup": Recipe("soft lockup", _spin, files=_QUICK_WATCHDOG),
-    "rcu-stall": Recipe("RCU stall", _spin, files=_QUICK_STALL),
+    "rcu-stall": Recipe("RCU stall", lambda kernel: _spin(kernel, bits=36), files=_QUICK_STALL),
     "hung-task": Recipe(
         "hung task",
         lambda kernel: kernel.code().jump("schedule_timeout_uninterruptible", rdi=1000),
@@ -379,6 +373,12 @@ RECIPES = {
         lambda kernel: _raise_preempt_count(kernel).jump("schedule_timeout_uninterruptible", rdi=1),
     ),
     "allocation": Recipe("allocation failure", _atomic_allocation, times=80),
+    # An empty table of interrupts, then an interrupt: the processor cannot even report a double fault.
+    "triple-fault": Recipe(
+        "panic", lambda kernel: kernel.code().raw("48 83 ec 10 31 c0 48 89 04 24 48 89 44 24 08 0f 01 1c 24 cc")
+    ),
+    "stack-overflow": Recipe("oops", lambda kernel: kernel.code().raw("e8 fb ff ff ff"), dies=True),
+    "hard-lockup": Recipe("hung", lambda kernel: kernel.code().raw("fa eb fe")),  # cli; jmp itself
     "slab": Recipe("slab corruption", _red_zone, parameters=("slub_debug=FZPU",)),
     "bad-page": Recipe("bad page", _bad_page),
     "kfence": Recipe("KFENCE", _use_after_free, parameters=("kfence.sample_interval=1",), times=300),

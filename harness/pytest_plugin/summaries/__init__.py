@@ -115,8 +115,27 @@ class Infrastructure:
             terminalreporter.write_line(f"  next step: {cause['hint']}")
 
 
+class Retried:
+    """Lists at the end the tests whose machine was lost and that ran again."""
+
+    def __init__(self) -> None:
+        self._reasons: dict[str, str] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Collect the reason."""
+        for reason in properties.values(report.user_properties, properties.LOST):
+            self._reasons[report.nodeid] = reason
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Print them."""
+        if self._reasons:
+            terminalreporter.section("tests that ran again, for their machine was lost")
+        for nodeid, reason in self._reasons.items():
+            terminalreporter.write_line(f"{nodeid}: {reason}")
+
+
 class CountOnce:
-    """Counts a test only once when its assertions passed and a check failed it afterwards."""
+    """Counts a test only once when its assertions passed and a check failed it afterwards, or its machine was lost."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config

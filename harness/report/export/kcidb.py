@@ -22,6 +22,7 @@ _STATUS = {
     Outcome.LEAKED: "FAIL",
     Outcome.CRASHED: "FAIL",
     Outcome.HUNG: "FAIL",
+    Outcome.PROTOCOL: "FAIL",
     Outcome.UNSUPPORTED: "SKIP",
     Outcome.INFRASTRUCTURE: "MISS",
     Outcome.XFAILED: "DONE",

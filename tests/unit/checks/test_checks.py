@@ -10,7 +10,15 @@ import pytest
 from harness.checks.base import Checks, Complaint
 from harness.checks.kernel_log import KernelLog
 from harness.checks.known_faults import expect
-from harness.errors import InfrastructureError, KernelCrashed, LinkBroken, UsageError
+from harness.errors import (
+    GuestEnded,
+    GuestHung,
+    HarnessError,
+    InfrastructureError,
+    KernelCrashed,
+    LinkBroken,
+    UsageError,
+)
 from harness.results import properties
 from harness.results.outcomes import Trouble
 from harness.vm.machine import Machine, State
@@ -37,6 +45,7 @@ class FakeMachine:
         self.state = state
         self.process = FakeConsole(console.splitlines())
         self.release = "6.1.0"
+        self.end: HarnessError | None = KernelCrashed("it died") if state is State.DEAD else None
         self.answers: dict[str, Any] = {
             "log_since": {"records": list(records), "tainted": tainted},
             "jiffies": None,
@@ -181,3 +190,31 @@ def test_a_report_without_lines_is_still_a_report() -> None:
     (complaint,) = look(FakeMachine(CUT, WARNING, END), KernelLog(line_of=line_of))
     assert "bpf_map_put+0x1/0x2" in complaint.text
     assert "(without source lines: the file is damaged)" in complaint.text
+
+
+@pytest.mark.parametrize(
+    ("end", "kind"),
+    [(KernelCrashed("it died"), "panic"), (GuestHung("silence"), "hung"), (GuestEnded("it powered off"), "ended")],
+)
+def test_an_end_of_the_guest_is_expected_by_its_kind_alone(end: HarnessError, kind: str) -> None:
+    for expected in ("panic", "hung", "ended", "WARN"):
+        log = KernelLog([expect(expected, "", "the test does it")])
+        machine = FakeMachine(state=State.DEAD)
+        machine.end = end
+        look(machine, log)
+        assert log.is_end_expected is (expected == kind)
+
+
+def test_lost_infrastructure_is_never_expected() -> None:
+    log = KernelLog([expect(kind, "", "the test does it") for kind in ("panic", "hung", "ended")])
+    machine = FakeMachine(state=State.DEAD)
+    machine.end = LinkBroken("QEMU was killed")
+    look(machine, log)
+    assert not log.is_end_expected
+
+
+def test_the_fault_on_a_dead_kernels_console_may_be_the_expected_one() -> None:
+    console = "[    5.000000] BUG: kernel NULL pointer dereference, address: 0000000000000000"
+    log = KernelLog([expect("oops", "", "the test does it")])
+    assert look(FakeMachine(state=State.DEAD, console=console), log) == []
+    assert log.is_end_expected

@@ -194,6 +194,8 @@ FROM_SOURCE = {
 [   10.000002] Call Trace:
 [   10.000003]  __report_bad_irq+0x35/0xa7
 """,
+    # Linux arch/x86/kernel/nmi.c, unknown_nmi_error()
+    "NMI": "[   10.000001] Uhhuh. NMI received for unknown reason 21 on CPU 0.",
     # Linux mm/kmemleak.c, kmemleak_scan()
     "kmemleak": "[   10.000001] kmemleak: 2 new suspected memory leaks (see /sys/kernel/debug/kmemleak)",
     # Linux kernel/sched/core.c, __might_resched()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from typing import Any
 
 import pytest
@@ -144,3 +145,55 @@ def test_a_message_over_the_limit_is_not_sent(monkeypatch: pytest.MonkeyPatch) -
     assert wire.frame(wire.REPLY, 1, 1, b"x" * 95)
     with pytest.raises(wire.WireError, match="larger than the limit of 100"):
         wire.frame(wire.REPLY, 1, 1, b"x" * 96)
+
+
+def of(code: bytes, count: int, unit: bytes) -> bytes:
+    return code + count.to_bytes(4, "little") + unit * count
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        of(b"l", 12_000_000, b"e\0\0\0\0"),  # empty sets: five bytes here, 216 there
+        of(b"l", 12_000_000, b"m\0\0\0\0"),
+        of(b"l", 60_000_000, b"n"),
+        of(b"u", 6_000_000, b"u\1\0\0\0n"),
+        of(b"m", 3_000_000, b"nn"),
+        b"m" + 4 * b"\xff",
+        of(b"s", 60_000_000, b"\xc3\xa9"[:1]),
+    ],
+    ids=["sets", "dicts", "Nones", "tuples", "pairs", "announced", "wide text"],
+)
+def test_a_payload_that_would_fill_the_hosts_memory_is_refused_before_anything_of_it_is_made(
+    payload: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make(*_: object) -> None:
+        raise AssertionError("it is decoded")
+
+    monkeypatch.setattr(wire, "_decode", make)
+    with pytest.raises(wire.WireError, match="more than 192 MiB of memory"):
+        wire.decode(payload.ljust(wire._LIGHT + 1, b"n"))
+
+
+@pytest.mark.parametrize(
+    "value", [bytes(60 << 20), "x" * (60 << 20), [None] * 1_100_000, list(range(200_000))], ids=type
+)
+def test_a_large_value_that_fits_crosses(value: Any) -> None:
+    assert wire.decode(wire.encode(value)) == value
+
+
+def test_a_value_that_the_other_side_would_refuse_is_not_sent() -> None:
+    with pytest.raises(wire.WireError, match="too many values"):
+        wire.encode([set()] * 1_000_000)
+
+
+@given(plain)
+def test_a_value_is_weighed_from_above(value: Any) -> None:
+    data = wire.encode(value)
+    assert wire.weigh(data) >= len(data) + sizes(value)
+
+
+def sizes(value: Any) -> int:
+    """Return what a value takes in memory; small numbers and the like are there anyway."""
+    parts = [*value, *value.values()] if isinstance(value, dict) else value if type(value) in (list, tuple) else []
+    return sys.getsizeof(value) + sum(map(sizes, parts))

@@ -90,11 +90,12 @@ def test_each_outcome_has_its_words_in_ktap() -> None:
         "leaked": (False, "why _leaked more"),
         "crashed": (False, "why _crashed more"),
         "hung": (False, "TIMEOUT why _hung more"),
+        "protocol": (False, "why _protocol more"),
         "infrastructure": (False, "ERROR why _infrastructure more"),
     }
     assert found["6.12"][-1] == Parsed(False, "tests/test_e.py::test_z", "ERROR the run ended before it")
     text = as_ktap(one_of_each())
-    assert "  # Totals: pass:1 fail:5 xfail:1 xpass:0 skip:2 error:1" in text.splitlines()
+    assert "  # Totals: pass:1 fail:6 xfail:1 xpass:0 skip:2 error:1" in text.splitlines()
     assert "  # WARN: WARNING: at x" in text.splitlines()
 
 
@@ -132,6 +133,7 @@ def test_each_outcome_has_its_status_in_kcidb() -> None:
         "leaked": "FAIL",
         "crashed": "FAIL",
         "hung": "FAIL",
+        "protocol": "FAIL",
         "infrastructure": "MISS",
     }
     # What nobody judged did not pass.

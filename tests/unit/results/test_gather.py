@@ -90,7 +90,15 @@ def test_the_worst_phase_counts_and_trouble_at_the_end_does_not_colour_the_test(
 
 @pytest.mark.parametrize(
     ("word", "outcome"),
-    [("crashed", "crashed"), ("hung", "hung"), ("leak", "leaked"), ("fault", "faulted"), ("missing", "failed")],
+    [
+        ("crashed", "crashed"),
+        ("hung", "hung"),
+        ("protocol", "protocol"),
+        ("ended", "failed"),
+        ("leak", "leaked"),
+        ("fault", "faulted"),
+        ("missing", "failed"),
+    ],
 )
 def test_what_ended_a_test_is_its_outcome(word: str, outcome: str) -> None:
     troubled = {"outcome": "failed", "properties": [KERNEL, ("trouble", word)]}
@@ -188,3 +196,33 @@ def test_long_texts_keep_their_start_and_end() -> None:
     assert f"[... {len(text) - FAILURE_LIMIT} characters omitted ...]" in short
     assert len(short) < FAILURE_LIMIT + 60
     assert shortened("short") == "short"
+
+
+def test_the_output_of_each_phase_is_there_once() -> None:
+    captured, guest, found = ("Captured stdout call", "host"), ("Guest stdout of f", "guest"), ("Also found", "a splat")
+    result, _ = gathered(
+        {"when": "setup", "properties": [KERNEL]},
+        {"when": "call", "properties": [KERNEL], "outcome": "failed", "sections": [captured, guest]},
+        {"when": "teardown", "properties": [KERNEL], "sections": [captured, found]},
+    )
+    assert result is not None
+    assert result.output.split("\n") == [
+        *("--- Captured stdout call ---", "host", "--- Guest stdout of f ---", "guest"),
+        *("--- Also found ---", "a splat"),
+    ]
+
+
+def test_an_attempt_that_was_lost_does_not_count_and_the_next_one_tells_of_it() -> None:
+    lost = [KERNEL, ("trouble", "infrastructure"), ("lost", "QEMU was killed")]
+    first, gatherer = gathered(
+        {"when": "setup", "properties": [KERNEL]},
+        {"when": "call", "outcome": "lost", "properties": lost},
+        {"when": "teardown", "properties": [KERNEL, ("lost", "QEMU was killed")]},
+    )
+    assert first is None
+    again = [KERNEL, ("retried_after", "QEMU was killed")]
+    for when in ("setup", "call", "teardown"):
+        second = gatherer.add(Phase("t.py::t[6.1]", when, "passed", properties=again))
+    assert second is not None
+    assert (second.outcome, second.attempts, second.lost) == (Outcome.PASSED, 2, ("QEMU was killed",))
+    assert second.trouble == ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 import time
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from harness.errors import GuestCallError, GuestHung, GuestProcessDied, LinkBroken
+from harness.errors import GuestCallError, GuestHung, GuestProcessDied, ProtocolBroken
 from harness.guest import wire
 from harness.vm.channel import Channel, ChannelClosed, Listener, describe_status
 
@@ -137,8 +138,9 @@ def test_the_answer_to_a_request_that_was_given_up_is_not_taken_for_another(chan
 
 
 def test_the_answer_of_another_process_is_not_taken(channel: Channel, peer: Peer) -> None:
+    channel.begin(2, "slow", None, time.monotonic() + LONG)
     peer.say(wire.REPLY, 2, 1, "of process 2")
-    peer.say(wire.REPLY, 1, 1, "of process 1")
+    peer.say(wire.REPLY, 1, 2, "of process 1")
     assert channel.request(1, "f", None, timeout=LONG) == "of process 1"
 
 
@@ -177,11 +179,93 @@ def test_a_channel_that_closes_in_the_middle_of_a_frame_is_closed(channel: Chann
     [b"Oops: 0002 [#1] SMP\r\n", wire.frame(wire.REPLY, 1, 1, "x")[:-1] + b"?"],
     ids=["text", "checksum"],
 )
-def test_bytes_that_are_not_a_frame_break_the_link(channel: Channel, peer: Peer, noise: bytes) -> None:
+def test_bytes_that_are_not_a_frame_break_the_protocol(channel: Channel, peer: Peer, noise: bytes) -> None:
     peer.send(noise)
-    with pytest.raises(ChannelClosed, match="not a frame") as caught:
+    with pytest.raises(ProtocolBroken, match=r"broke the protocol: (not a frame|a frame's payload)"):
         channel.request(1, "f", None, timeout=LONG)
-    assert isinstance(caught.value, LinkBroken)
+
+
+def framed(kind: int, payload: bytes, *, process: int = 1, tag: int = 1) -> bytes:
+    return wire.pack(kind, process, tag, payload)
+
+
+@pytest.mark.parametrize(
+    ("frame", "how"),
+    [
+        (framed(wire.REPLY, b"?" + 40 * b"\0"), "its answer to f cannot be read: unknown type code"),
+        (framed(wire.REPLY, b""), "its answer to f cannot be read: the payload is damaged"),
+        (framed(wire.FAILURE, wire.encode(None)), "its failure of f is None"),
+        (framed(wire.FAILURE, wire.encode({"type": "E"})), "its failure of f is"),
+        (
+            framed(wire.FAILURE, wire.encode({"type": 1, "message": "", "errno": 0, "traceback": ""})),
+            "its failure of f",
+        ),
+        (framed(wire.REPLY, wire.encode(1), tag=9), "it answered request 9 to process 1, which was not made"),
+        (framed(wire.REPLY, wire.encode(1), process=3), "it answered request 1 to process 3, which was not made"),
+        (framed(wire.REQUEST, wire.encode(1)), "it answered request 1 to process 1, which was not made"),
+        (framed(wire.EVENT, wire.encode(None)), "its event is None"),
+        (framed(wire.EVENT, wire.encode({"event": "exit"})), "its event is"),
+        (framed(wire.EVENT, wire.encode({"event": "exit", "status": "nan"})), "its event is"),
+        (framed(wire.EVENT, wire.encode({"event": "exit", "status": -1})), "its event is"),
+        (framed(wire.EVENT, wire.encode({"event": "exit", "status": True})), "its event is"),
+        (framed(wire.EVENT, b"m" + 4 * b"\xff"), "an event cannot be read"),
+    ],
+)
+def test_a_frame_that_answers_nothing_breaks_the_protocol(channel: Channel, peer: Peer, frame: bytes, how: str) -> None:
+    peer.send(frame)
+    with pytest.raises(ProtocolBroken, match=f"the guest broke the protocol: {re.escape(how)}"):
+        channel.request(1, "f", None, timeout=LONG)
+
+
+def test_a_second_answer_breaks_the_protocol(channel: Channel, peer: Peer) -> None:
+    peer.say(wire.REPLY, 1, 1, "once")
+    assert channel.request(1, "f", None, timeout=LONG) == "once"
+    peer.say(wire.REPLY, 1, 1, "twice")
+    with pytest.raises(ProtocolBroken, match="request 1 to process 1"):
+        channel.request(1, "g", None, timeout=LONG)
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        wire.frame(wire.EVENT, 2, 0, {"event": "exit", "status": 0}) * 100,
+        wire.frame(wire.REPLY, 1, 1, bytes(1 << 20)),
+    ],
+    ids=["frames", "one endless frame"],
+)
+def test_a_guest_that_never_stops_sending_is_hung_at_the_deadline(ends: tuple[Channel, Peer], noise: bytes) -> None:
+    channel, peer = ends
+    over = threading.Event()
+
+    def play() -> None:
+        peer.send(
+            wire.HEADER.pack(wire.MAGIC, wire.REPLY, 1, 1, 0, wire.MAX_PAYLOAD, 0) if len(noise) > 1 << 20 else b""
+        )
+        while not over.is_set():
+            try:
+                peer.send(noise[-65536:])
+            except OSError:
+                return
+
+    thread = threading.Thread(target=play)
+    thread.start()
+    began = time.monotonic()
+    try:
+        with pytest.raises((GuestHung, ProtocolBroken)):
+            channel.request(1, "f", None, timeout=SHORT)
+    finally:
+        over.set()
+        channel.close()
+        thread.join(LONG)
+    assert time.monotonic() - began < LONG
+
+
+def test_who_waits_is_told_that_nothing_came(channel: Channel) -> None:
+    told: list[float] = []
+    channel.waiting = lambda: told.append(time.monotonic())
+    with pytest.raises(GuestHung):
+        channel.request(1, "f", None, timeout=2.5)
+    assert len(told) == 2
 
 
 def test_a_request_larger_than_any_buffer_arrives_whole(channel: Channel, peer: Peer, behind: Behind) -> None:
@@ -292,5 +376,5 @@ def test_every_waiting_thread_learns_that_the_channel_has_ended(channel: Channel
     behind(play)
     with ThreadPoolExecutor(3) as pool:
         for waiting in [pool.submit(channel.request, number, "f", None, timeout=LONG) for number in range(3)]:
-            with pytest.raises(ChannelClosed, match="not a frame"):
+            with pytest.raises(ProtocolBroken, match="not a frame"):
                 waiting.result()

@@ -72,3 +72,16 @@ def test_a_line_that_is_not_finished_is_shown(tmp_path: Path) -> None:
     assert console.lines() == ["boot: "]
     child.close(force=True)
     assert console.ended.wait(60)
+
+
+def test_an_exception_that_a_panic_ends_is_the_cause() -> None:
+    lines = [
+        "[    3.0] BUG: TASK stack guard page was hit at 0000000012345678",
+        "[    3.1] stack guard page: 0000 [#1] PREEMPT SMP NOPTI",
+        "[    3.2] Kernel panic - not syncing: Fatal exception in interrupt",
+    ]
+    panic = "Kernel panic - not syncing: Fatal exception in interrupt"
+    assert cause_of_death(lines) == f"BUG: TASK stack guard page was hit at 0000000012345678 ({panic})"
+    assert cause_of_death([lines[0], "Kernel panic - not syncing: sysrq triggered crash"]) == (
+        "Kernel panic - not syncing: sysrq triggered crash"
+    )

@@ -1,0 +1,61 @@
+"""QEMU's monitor, as the harness reads it while a guest runs."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from harness.vm.monitor import Monitor
+
+SHUTDOWN = {"event": "SHUTDOWN", "data": {"guest": True, "reason": "guest-reset"}}
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[Monitor, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        monitor = Monitor(ours)
+        yield monitor, theirs
+        monitor.close()
+
+
+def say(theirs: socket.socket, *messages: object) -> None:
+    theirs.sendall(b"".join(json.dumps(message).encode() + b"\r\n" for message in messages))
+
+
+def test_the_reason_of_an_end_is_found_among_other_events(ends: tuple[Monitor, socket.socket]) -> None:
+    monitor, theirs = ends
+    say(theirs, {"QMP": {}}, {"return": {}}, {"event": "RESUME"})
+    assert monitor.end() == ""
+    say(theirs, SHUTDOWN, {"event": "STOP"})
+    theirs.close()
+    assert monitor.end() == "guest-reset"
+    assert monitor.end() == "guest-reset"
+
+
+def test_an_event_in_two_pieces_is_read(ends: tuple[Monitor, socket.socket]) -> None:
+    monitor, theirs = ends
+    text = json.dumps(SHUTDOWN).encode()
+    theirs.sendall(text[:20])
+    assert monitor.end() == ""
+    theirs.sendall(text[20:] + b"\r\n")
+    assert monitor.end() == "guest-reset"
+
+
+def test_a_qemu_that_answers_is_alive(ends: tuple[Monitor, socket.socket]) -> None:
+    monitor, theirs = ends
+    say(theirs, {"return": {}}, {"return": {"status": "running"}, "id": "kernel-harness probe"})
+    assert monitor.answers(20.0)
+    assert not monitor.answers(0.2)
+
+
+def test_a_monitor_that_is_gone_says_nothing(ends: tuple[Monitor, socket.socket]) -> None:
+    monitor, theirs = ends
+    theirs.close()
+    assert not monitor.answers(20.0)
+    monitor.close()
+    assert monitor.end() == ""
+    assert not monitor.answers(20.0)
