@@ -89,11 +89,11 @@ class Inner:
             encoding="utf-8",
         )
 
-    def run(self, *arguments: str, env: Mapping[str, str] | None = None) -> Result:
-        """Run to the end; no QEMU and no run folder may be left then."""
+    def run(self, *arguments: str, env: Mapping[str, str] | None = None, within: float = WHOLE) -> Result:
+        """Run to the end, within so many seconds; no QEMU and no run folder may be left then."""
         with self.start(*arguments, env=env) as process:
             try:
-                out, _ = process.communicate(timeout=WHOLE)
+                out, _ = process.communicate(timeout=within)
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise
