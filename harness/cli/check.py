@@ -184,6 +184,7 @@ def _plan(arguments: argparse.Namespace) -> Plan:
     from harness.check.cost import parse_budget
     from harness.check.kernels import compiled
     from harness.check.plan import Loader, Plan, parse_map, parse_place, parse_template, parse_variable
+    from harness.vm.spec import LEAST_MEMORY
 
     flags = [
         *(f"-D{word}" for word in arguments.defines),
@@ -191,6 +192,8 @@ def _plan(arguments: argparse.Namespace) -> Plan:
         *([f"-mcpu={arguments.mcpu.removeprefix('-mcpu=')}"] if arguments.mcpu else []),
         *shlex.split(arguments.cflags),
     ]
+    if arguments.memory < LEAST_MEMORY:
+        raise UsageError(f"--memory {arguments.memory} is too little", expected=f"{LEAST_MEMORY} or more")
     budgets = tuple(parse_budget(text) for text in arguments.budget)
     measures = arguments.baseline is not None or arguments.format == "veristat"
     return Plan(

@@ -86,13 +86,13 @@ def _run(arguments: argparse.Namespace) -> int:
     from harness.exec.parcel import pack, parse_push
     from harness.exec.record import ExecRecord
     from harness.exec.run import Wishes, parse_env, parse_results
-    from harness.vm.spec import Needs
+    from harness.vm.spec import LEAST_MEMORY, Needs
 
     words = arguments.words[1:] if arguments.words[:1] == ["--"] else arguments.words
     if not words:
         raise UsageError("no program is given", hint="harness exec --kernel 6.6 -- ./my.test -v")
-    if arguments.memory < 128:
-        raise UsageError(f"--memory {arguments.memory} is too little", expected="128 or more")
+    if arguments.memory < LEAST_MEMORY:
+        raise UsageError(f"--memory {arguments.memory} is too little", expected=f"{LEAST_MEMORY} or more")
     if arguments.folder_limit < 0 or arguments.timeout < 0:
         raise UsageError("--folder-limit and --timeout are not negative")
     parcel = pack(

@@ -76,7 +76,9 @@ def _check(arguments: argparse.Namespace) -> None:
             "--modules belongs to --image test",
             hint="on the root image, load modules in the guest: modprobe veth",
         )
-    for name, least in (("memory", 128), ("cpus", 1)):
+    from harness.vm.spec import LEAST_MEMORY
+
+    for name, least in (("memory", LEAST_MEMORY), ("cpus", 1)):
         value = getattr(arguments, name)
         if value is not None and value < least:
             raise UsageError(f"--{name} {value} is too little", expected=f"{least} or more")

@@ -36,6 +36,10 @@ class Acceleration:
         return f"{self.accel.value} ({self.reason})"
 
 
+LEAST_MEMORY = 192
+"""MiB: a kernel, the guest image, and during the boot the same once more as an archive. 7.3 boots with that."""
+
+
 @dataclass(frozen=True)
 class Needs:
     """The settings that a test needs of its machine.
@@ -43,7 +47,7 @@ class Needs:
     It is apart from :class:`MachineSpec` because markers are read before any kernel is prepared.
 
     Attributes:
-        memory: MiB, at least 128.
+        memory: MiB, at least :data:`LEAST_MEMORY`.
         cpus: Virtual CPUs, at least 1.
         parameters: Parameters added to the kernel command line.
         modules: Names of kernel modules to load, with their dependencies, before the machine is ready.

@@ -88,6 +88,8 @@ def test_bad_input_ends_the_command_before_anything_boots(
     source.write_text(SOURCE)
     assert main(["check", str(source), "--set-rodata", "limit=4294967296"]) == 2
     assert "does not fit" in capsys.readouterr().err
+    assert main(["check", str(source), "--memory", "128"]) == 2
+    assert "192 or more" in capsys.readouterr().err
     for loader, message in (("/no/such", "cannot be read"), ("README.md", "neither a compiled program nor a script")):
         assert main(["check", str(source), "--run-loader", loader]) == 2
         assert message in capsys.readouterr().err
