@@ -159,10 +159,16 @@ class Trials:
         first = outcome = self.try_once()
         names = self._plan.programs or tuple(self._definitions.programs)
         rows: dict[str, Result] = {}
-        left = list(names)
+        left = [name for name in self._definitions.programs if name in names]
+        tail = list(left)
         while outcome.verdict is Verdict.REFUSED and outcome.step == "load" and self._take_out(outcome, left, rows):
+            # Those before the blamed one were loaded already: what comes after it is tried again, then all of them.
+            blamed = outcome.reason.program
+            tail = tail[tail.index(blamed) + 1 :] if blamed in tail else tail
             if not left:
                 break
+            outcome = self.try_once(tail or left)
+        if outcome.verdict is Verdict.OK and len(tail or left) < len(left):
             outcome = self.try_once(left)
         if outcome.verdict is Verdict.OK or (outcome.step == "load" and outcome.reason.needs_program):
             rows |= self._loaded(outcome, left)

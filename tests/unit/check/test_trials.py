@@ -63,8 +63,20 @@ def test_what_was_blamed_is_left_out_until_the_rest_loads() -> None:
     made = trials("a b c d", lambda loaded, *_: next((bad(one) for one in "bd" if one in loaded), Outcome()))
     results = made.all()
     assert cells(results) == {"a": "ok", "b": "EACCES", "c": "ok", "d": "EACCES"}
-    assert made.tried == ["a b c d", "a c d", "a c"]
+    assert made.tried == ["a b c d", "c d", "a c"]
     assert (results[0].verdict, results[0].line) == (Verdict.REFUSED, "b: R0 !read_ok")
+
+
+def test_many_refusals_cost_no_load_of_everything_each() -> None:
+    names = [f"p{number}" for number in range(20)]
+
+    def answer(loaded: Sequence[str], *_: object) -> Outcome:
+        return next((bad(one) for one in loaded if int(one[1:]) % 2), Outcome())
+
+    made = trials(" ".join(names), answer)
+    assert cells(made.all()) == {name: "EACCES" if int(name[1:]) % 2 else "ok" for name in names}
+    assert len(made.tried) == 11
+    assert sum(len(one.split()) for one in made.tried) == sum(range(2, 21, 2)) + 10
 
 
 @pytest.mark.parametrize("verdict", [Verdict.KILLED, Verdict.HUNG, Verdict.CRASHED, Verdict.FAULTED])
