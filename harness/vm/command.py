@@ -187,14 +187,14 @@ def wrapper_script(qemu: Path, run_dir: Path, dropped: Sequence[str], *options: 
             every boot.
         options: More options for QEMU.
     """
-    patterns = "|".join(f"-device:{device}" for device in dropped)
+    patterns = "|".join(("-fsdev:*", *(f"-device:{device}" for device in dropped)))
     return f"""#!/bin/sh
 if [ "$1" = --version ]; then exec {shlex.quote(str(qemu))} "$@"; fi
 left=$#
 while [ "$left" -gt 0 ]; do
     option=$1; shift; left=$((left - 1))
     case "$option:$1" in
-    -fsdev:*|{patterns}) shift; left=$((left - 1)) ;;
+    {patterns}) shift; left=$((left - 1)) ;;
     *) set -- "$@" "$option" ;;
     esac
 done
