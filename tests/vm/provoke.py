@@ -12,6 +12,7 @@ import os
 import re
 import socket
 import struct
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -189,13 +190,16 @@ class Kernel:
         """Connect to the debugger's stub; the machine stands still until it is left."""
         # A stub is gone some time after it was told to; the next one is not to be taken for it.
         self._stubs += 1
-        path = self._machine.folder / f"gdb-{self._stubs}"
-        self._monitor(f"gdbserver unix:{path},server=on,wait=off")
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stub:
-            _connect(stub, path)
-            yield stub
-            _command(stub, "D")
-        self._monitor("gdbserver none")
+        with tempfile.TemporaryDirectory(prefix="kh-gdb-") as folder:
+            # QEMU may be a user of its own, who owns nothing.
+            Path(folder).chmod(0o777)
+            path = Path(folder) / f"gdb-{self._stubs}"
+            self._monitor(f"gdbserver unix:{path},server=on,wait=off")
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stub:
+                _connect(stub, path)
+                yield stub
+                _command(stub, "D")
+            self._monitor("gdbserver none")
 
     def call(self, times: int = 1) -> None:
         """Have a process of the guest call what was patched."""
