@@ -134,12 +134,12 @@ def stop_agent() -> None:
 
 
 def test_agent_stopped(guest: Guest) -> None:
-    guest.call(stop_agent, timeout=1)
+    guest.call(stop_agent, timeout=3)
 
 
 def test_agent_stopped_and_handled(guest: Guest) -> None:
     with contextlib.suppress(Exception):
-        guest.call(stop_agent, timeout=1)
+        guest.call(stop_agent, timeout=3)
 
 
 def destroy_agent() -> None:
@@ -378,7 +378,7 @@ def ring_the_bell() -> None:
 
 
 def test_endless_bell(guest: Guest) -> None:
-    guest.call(ring_the_bell, timeout=1)
+    guest.call(ring_the_bell, timeout=3)
 
 
 def start_a_frame() -> None:
@@ -391,7 +391,7 @@ def start_a_frame() -> None:
 
 
 def test_frame_without_end(guest: Guest) -> None:
-    guest.call(start_a_frame, timeout=1)
+    guest.call(start_a_frame, timeout=3)
 
 
 # What the kernel does, provoked in its code.

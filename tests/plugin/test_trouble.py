@@ -66,7 +66,7 @@ def stop_agent():
 
 
 def test_kernel_stops(guest):
-    guest.call(stop_agent, timeout=0.5)
+    guest.call(stop_agent, timeout=3)
 
 
 def test_after_kernel_stops(guest):
