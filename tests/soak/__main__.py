@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from harness.util import cache
+from harness.util.proc import die_with_parent
 from harness.vm.process import pids_of_qemu
 
 SETTLED = 100
@@ -110,7 +115,11 @@ class Soak:
         ]
         lines.touch()
         turn, at, moved = first, 0, time.monotonic()
-        with output.open("wb") as out, subprocess.Popen(argv, stdout=out, stderr=out) as process:
+        with (
+            output.open("wb") as out,
+            subprocess.Popen(argv, stdout=out, stderr=out, preexec_fn=die_with_parent) as process,
+            _ended_with(process),
+        ):
             while True:
                 ended = process.poll() is not None
                 content = lines.read_bytes()
@@ -159,6 +168,16 @@ class Soak:
         )
 
 
+@contextmanager
+def _ended_with(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Ask pytest to end when the soak is interrupted."""
+    try:
+        yield
+    except BaseException:
+        process.terminate()
+        raise
+
+
 def left() -> dict[str, int]:
     """Return what machines of ended runs have left: folders, and QEMUs that still run."""
     folders = cache.abandoned_runs()
@@ -196,13 +215,17 @@ def main() -> int:
         for kernel in kernels
         if count // len(kernels)
     ]
-    before = left()
-    soak = Soak(parts, arguments.every)
-    try:
-        soak.run()
-    except KeyboardInterrupt:
-        print("interrupted; what was seen so far:")
-    remains = {name: count - before[name] for name, count in left().items()}
+    # A shell starts what runs in the background with interrupts ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    # Run folders of its own, so that what is left there was left by these tests.
+    with tempfile.TemporaryDirectory(prefix="soak-runs-") as folder:
+        os.environ["XDG_RUNTIME_DIR"] = folder
+        try:
+            Soak(parts, arguments.every).run()
+        except KeyboardInterrupt:
+            print("interrupted; what was seen so far:")
+        remains = left()
     print("\n".join([*table(parts), "", f"left: {', '.join(f'{count} {name}' for name, count in remains.items())}"]))
     if arguments.report is not None:
         found = {"parts": [asdict(part) for part in parts], "left": remains}
