@@ -63,9 +63,9 @@ def test_it_is_made_once_and_anew_when_the_list_of_packages_has_changed(
     lines.clear()
     assert userland(ARM, progress=lines.append) == folder
     assert lines == []
-    changed = {**packed("3.11"), "packages": [*packed("3.11")["packages"], "libuuid1"]}
+    changed = {**packed("3.11"), "packages": [*packed("3.11")["packages"], "libnothing1"]}
     monkeypatch.setattr(module, "packed", lambda python: changed)
-    with pytest.raises(MirrorError, match="the mirror serves no package libuuid1 for arm64"):
+    with pytest.raises(MirrorError, match="the mirror serves no package libnothing1 for arm64"):
         userland(ARM, progress=lines.append)
 
 
