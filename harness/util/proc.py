@@ -93,7 +93,7 @@ def run(
     return Completed(words, process.returncode, out.decode(errors="replace"), err.decode(errors="replace"))
 
 
-_WATCH = 'trap "" HUP INT TERM; read -r over || kill -KILL -- "-$1"'
+_WATCH = 'trap "" HUP INT TERM; read -r over || kill -s KILL -- "-$1"'
 """What a shell runs to kill a process group when the harness has ended without a word."""
 
 

@@ -260,15 +260,15 @@ def check_elf(data: bytes, name: str) -> None:
             raise KernelFileError(
                 f"{name} has no program headers", expected="a linked vmlinux, not an object file or module"
             )
+        if end > len(data):
+            raise KernelFileError(
+                f"{name} is cut short: its segments and sections end at byte {end}, the file has {len(data)}",
+                expected="a whole vmlinux",
+                hint="copy or build it again",
+            )
         has_pvh_note(data)  # reads the notes, which may be damaged too
     except (ELFError, ConstructError, struct.error, ValueError, OverflowError) as error:
         raise KernelFileError(f"{name} is a damaged ELF file: {error}", expected="a whole vmlinux") from error
-    if end > len(data):
-        raise KernelFileError(
-            f"{name} is cut short: its segments and sections end at byte {end}, the file has {len(data)}",
-            expected="a whole vmlinux",
-            hint="copy or build it again",
-        )
 
 
 def has_pvh_note(data: bytes) -> bool:
