@@ -32,6 +32,7 @@ class Architecture:
     qemu_machine: str
     machine_options: tuple[str, ...]
     cpu: str
+    flavour_options: Mapping[str, str]
     vng: str
     console: str
     channel: str

@@ -64,6 +64,7 @@ def qemu_options(spec: MachineSpec, run_dir: Path) -> tuple[str, ...]:
         # that a guest can attack, and nothing uses them.
         "-nodefaults",
         *spec.architecture.machine_options,
+        *filter(None, [spec.architecture.flavour_options.get(spec.kernel.flavour)]),
         "-no-reboot",
         f"-chardev socket,id=harness,path={run_dir / CHANNEL_SOCKET}",
         *spec.architecture.channel_options,

@@ -84,6 +84,13 @@ def test_an_x86_64_machine_boots_arm64_kernels(host: Callable[[str], None]) -> N
     assert argv_of(spec("arm64")) == [*BEGIN, "--arch", "arm64", *QEMU, *COMMON, "--disable-kvm", *ARM]
 
 
+def test_a_kernel_with_pages_of_16_kib_gets_a_processor_that_has_them(host: Callable[[str], None]) -> None:
+    host("x86_64")
+    made = spec("arm64")
+    pages = argv_of(dataclasses.replace(made, kernel=dataclasses.replace(made.kernel, flavour="16k")))
+    assert [word for word in pages if word not in argv_of(made)] == ["--qemu-opts=-cpu max,pauth-impdef=on"]
+
+
 def test_on_an_arm64_machine_arm64_is_native_and_x86_64_foreign(host: Callable[[str], None]) -> None:
     host("aarch64")
     assert argv_of(spec("arm64", Accel.KVM)) == [*BEGIN, *QEMU, *COMMON, *ARM]
