@@ -78,7 +78,7 @@ def thrown_switch(request: pytest.FixtureRequest) -> Iterator[None]:
     if _now.get("number") is None or VM_FIXTURE not in request.fixturenames:
         yield
         return
-    guest = Guest(request.getfixturevalue("vm"))
+    guest = Guest(request.getfixturevalue(VM_FIXTURE))
     _ask_what_to_expect(request)
     found = guest.call(throw, PARAMETERS, _now["number"])
     if found != _now["number"]:

@@ -130,12 +130,13 @@ def test_no_qemu(inner: Inner, way: list[str]) -> None:
 
 
 def fake_qemu(folder: Path, body: str) -> dict[str, str]:
-    """Return an environment in which QEMU tells its version and otherwise does what `body` says."""
+    """Return an environment in which QEMU says what it can do and otherwise does what `body` says."""
     import os
 
     real = shutil.which("qemu-system-x86_64")
     fake = folder / "qemu-system-x86_64"
-    fake.write_text(f'#!/bin/bash\nif [ "$1" = --version ]; then exec {real} --version; fi\n{body}\n')
+    asks = '*" --version "* | *" -version "* | *",help "*'
+    fake.write_text(f'#!/bin/bash\ncase " $* " in {asks}) exec {real} "$@" ;; esac\n{body}\n')
     fake.chmod(0o755)
     return {"PATH": f"{folder}:{os.environ['PATH']}"}
 

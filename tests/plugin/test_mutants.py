@@ -115,11 +115,11 @@ class Guest:
 inner_plugin.Guest = Guest
 
 @pytest.fixture
-def vm():
+def _harness_vm():
     return None
 
 @pytest.fixture
-def probed(vm):
+def probed(_harness_vm):
     return lambda contract: note(f"probe {contract}")
 """
 

@@ -117,7 +117,8 @@ print(os.getuid(), os.getgid())
 def test_a_program_that_runs_out_of_time_is_asked_to_end(vm: Machine, tmp_path: Path) -> None:
     script = "trap 'echo asked >&2; exit 1' TERM; while :; do sleep 0.2; done"
     ran = run(vm, tmp_path, "/bin/sh", "-c", script, wishes=Wishes({}, timeout=4))
-    assert (ran.done.status, ran.err) == (124, "asked\n")
+    assert ran.done.status == 124
+    assert ran.err.endswith("asked\n"), ran.err  # the shell may say before that its sleep was ended too
     assert "--timeout" in ran.done.said[0]
 
 

@@ -129,7 +129,7 @@ def test_a_program_runs_beside_the_test(guest: Guest) -> None:
 
 def test_a_program_that_is_not_there_is_a_clear_error(guest: Guest) -> None:
     with pytest.raises(UsageError, match="push_program"):
-        guest.run(["/bin/ls"])
+        guest.run(["/bin/no-such-program"])
 
 
 def test_a_program_of_the_host_comes_with_its_libraries(guest: Guest, vm: Machine) -> None:

@@ -272,7 +272,7 @@ class Seeded:
 
     def section(self, test: str) -> str:
         """Return the part of the output that is about a test."""
-        return self.result.section(test, self.kernel)
+        return re.split(r"^-+ How to run this test alone", self.result.section(test, self.kernel), flags=re.M)[0]
 
     def outcome(self, test: str) -> str:
         """Return the words in which -rA tells a test's outcomes, the worst first."""
