@@ -177,6 +177,7 @@ class BpfObject:
         self.messages = ""
         self.maps: dict[str, Map] = {}
         self.programs: dict[str, Program] = {}
+        self._templates: list[HasFd] = []
 
     def __enter__(self) -> BpfObject:  # noqa: PYI034 - never subclassed
         return self
@@ -186,6 +187,8 @@ class BpfObject:
 
     def set_inner_map(self, outer: str, template: HasFd) -> None:
         """Give an outer map its template (bpf_map__set_inner_map_fd); the template may be closed after loading."""
+        # The library keeps the bare descriptor; a map that nobody refers to is closed.
+        self._templates.append(template)
         self.set_map(outer, "inner_map_fd", template.fd)
 
     def set_map(self, name: str, setting: str, value: int) -> None:

@@ -220,7 +220,7 @@ def test_a_loader_of_the_users_runs_beside_the_object(
 
 
 @pytest.mark.kernel(">=5.10:cloud")
-@pytest.mark.expects_fault("taint", reason="the watch around a trial takes the warning; the flag that it leaves is seen")
+@pytest.mark.expects_fault("taint", reason="the trial has read the warning; its flag is left")
 def test_a_fault_during_a_trial_is_seen(vm: Machine) -> None:
     watch = LogWatch(vm)
     assert watch.faults() == ()

@@ -272,7 +272,9 @@ class Seeded:
 
     def section(self, test: str) -> str:
         """Return the part of the output that is about a test."""
-        return re.split(r"^-+ How to run this test alone", self.result.section(test, self.kernel), flags=re.M)[0]
+        return re.split(r"^-+ How to run this test alone", self.result.section(test, self.kernel), flags=re.MULTILINE)[
+            0
+        ]
 
     def outcome(self, test: str) -> str:
         """Return the words in which -rA tells a test's outcomes, the worst first."""
