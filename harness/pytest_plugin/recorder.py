@@ -61,6 +61,7 @@ class Recorder:
         self._began = time.monotonic()
         self._path = path
         self._exit_status: int | None = None
+        self._interrupted = False
         self._accelerator = ("", "")
         self._planned = False
         self._uncollected = False
@@ -167,10 +168,16 @@ class Recorder:
         self._accelerator = (spec.accel.value, spec.acceleration.reason)
         return recorded_kernel(choice, spec.kernel, release)
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_keyboard_interrupt(self) -> None:
+        """Take note of it: when another plugin fails over it, pytest goes on with the status of success."""
+        self._interrupted = True
+
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Write the complete record; a run whose record could not be written is not a success."""
-        self._exit_status = int(exitstatus)
+        is_cut = self._interrupted and exitstatus == pytest.ExitCode.OK
+        self._exit_status = int(pytest.ExitCode.INTERRUPTED if is_cut else exitstatus)
         self.finish()
         if self._broken is not None and exitstatus in _ENDS:
             session.exitstatus = self._broken.exit_status
