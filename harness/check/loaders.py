@@ -7,23 +7,22 @@ import signal
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from elftools.common.exceptions import ELFError
+
 from harness.check.plan import Loader, Plan
 from harness.check.reason import output_line
 from harness.check.results import Author, Kind, Result, Verdict
 from harness.check.trials import ENDS, LogWatch, Machines, ended, machine_of
 from harness.errors import UsageError
-from harness.image import elf
+from harness.image import elf, script
 from harness.remote.guest import Guest
 from harness.remote.program import Ran
+from harness.util import architecture
 
 GUEST_FOLDER = "/tmp/check"  # noqa: S108 - a folder of the guest, in memory
-PYTHON = "/usr/bin/python3"
 OBJECT_WORD = "{object}"
 _END_WITHIN = 10.0
 """Seconds in which an interrupted loader must end."""
-
-
-_EM_X86_64 = 62
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Found:
 
     Attributes:
         program: The file on the host.
-        interpreter: What runs it: "" for a compiled program, PYTHON, or a compiled interpreter of the host.
+        interpreter: What runs it: "" for a compiled program, the guest's Python, or a compiled interpreter of the host.
     """
 
     program: Path
@@ -56,36 +55,40 @@ def find(loader: Loader) -> Found:
             f"the loader {name} cannot be read: {error.strerror}", expected="a path, or the name of a program on PATH"
         ) from error
     if head.startswith(b"\x7fELF"):
-        _check_machine(path, head)
+        _check_machine(path)
         return Found(path)
     if path.suffix == ".py":
-        return Found(path, PYTHON)
-    if not head.startswith(b"#!"):
+        return Found(path, script.PYTHON)
+    starters = script.starters(head)
+    if starters is None:
         raise UsageError(
             f"the loader {path} cannot run: it is neither a compiled program nor a script",
             expected="an ELF program, a script that begins with #!, or a file that ends with .py",
         )
-    words = head[2:].splitlines()[0].decode(errors="replace").split()
-    interpreter = words[1] if len(words) > 1 and Path(words[0]).name == "env" else words[0] if words else ""
-    if Path(interpreter).name.startswith("python"):
-        return Found(path, PYTHON)
+    interpreter = starters[-1] if starters else ""
+    if script.is_python(interpreter):
+        return Found(path, script.PYTHON)
     compiled = shutil.which(interpreter)
     if compiled is None:
         raise UsageError(
-            f"the loader {path} begins with #!{' '.join(words)}, which this machine does not have",
+            f"the loader {path} begins with #!{' '.join(starters)}, which this machine does not have",
             expected="an interpreter of this machine",
         )
     elf.shared_libraries([Path(compiled).resolve()])
     return Found(path, str(Path(compiled).resolve()))
 
 
-def _check_machine(path: Path, head: bytes) -> None:
-    machine = int.from_bytes(head[18:20], "little")
-    if head[4] != 2 or machine != _EM_X86_64:
+def _check_machine(path: Path) -> None:
+    try:
+        header = elf.read_header(path)
+    except ELFError as error:
+        raise UsageError(f"the loader {path} is a damaged ELF file: {error}", expected="an ELF program") from None
+    own = architecture.own()
+    if header.number != own.elf:
         raise UsageError(
-            f"the loader {path} cannot run: it is a program for another machine", expected="a program for x86-64"
+            f"the loader {path} cannot run: it is a program for another machine", expected=f"a program for {own.title}"
         )
-    if b"ld-linux" in path.read_bytes()[:4096]:  # the name of the dynamic loader stands near the beginning
+    if header.is_dynamic:
         elf.shared_libraries([path])
 
 
@@ -133,9 +136,9 @@ def _run(guest: Guest, plan: Plan, found: Found) -> tuple[Ran, Verdict, str]:
     loader = plan.loader
     target = guest.push(plan.path, f"{GUEST_FOLDER}/{plan.name}")
     if found.interpreter:
-        script = guest.push(found.program, f"{GUEST_FOLDER}/{found.program.name}", mode=0o755)
-        runner = found.interpreter if found.interpreter == PYTHON else guest.push_program(found.interpreter)
-        words = [runner, script]
+        target_script = guest.push(found.program, f"{GUEST_FOLDER}/{found.program.name}", mode=0o755)
+        runner = found.interpreter if found.interpreter == script.PYTHON else guest.push_program(found.interpreter)
+        words = [runner, target_script]
     else:
         words = [guest.push_program(found.program)]
     given = [word.replace(OBJECT_WORD, target) for word in loader.words[1:]]

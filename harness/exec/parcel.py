@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from elftools.common.exceptions import ELFError
-from elftools.elf.elffile import ELFFile
 
 from harness.errors import UsageError
-from harness.image import elf
-
-GUEST_PYTHON = "/usr/bin/python3"
+from harness.image import elf, script
+from harness.remote.transfer import checked_target
+from harness.util import architecture
 
 FOLDER_LIMIT = 32 << 20
 """Bytes of the working folder that go along by default."""
@@ -28,8 +26,6 @@ _SPARE_MIB = 160
 """Memory that the guest itself needs; its files lie in the rest."""
 
 _KERNELS_OWN = ("/proc", "/sys", "/dev")
-
-_MACHINES = {"x86_64": "EM_X86_64", "aarch64": "EM_AARCH64"}
 
 
 @dataclass(frozen=True)
@@ -83,10 +79,10 @@ def parse_push(text: str) -> Carried:
         raise UsageError(
             f"--push {text}: there is no file or folder {name}", expected="PATH or PATH:TARGET, where PATH exists"
         )
-    place = target or str(source.absolute())
-    if not place.startswith("/") or ".." in PurePosixPath(place).parts or place.strip("/") == "":
-        raise UsageError(f"--push {text}: {place!r} is not a place in the guest", expected="an absolute path below /")
-    return Carried(source, os.path.normpath(place))
+    try:
+        return Carried(source, checked_target(target or str(source.absolute())))
+    except UsageError as error:
+        raise UsageError(f"--push {text}: {error.what}", expected=error.expected) from None
 
 
 def pack(
@@ -142,7 +138,7 @@ def pack(
 
 def _find(word: str, cwd: Path, pushed: Sequence[str]) -> Path | None:
     """Return the program's path on this machine; None for what the guest has itself."""
-    if word in ("python3", GUEST_PYTHON) or word in pushed:
+    if word in ("python3", script.PYTHON) or word in pushed:
         return None
     if "/" not in word:
         found = shutil.which(word)
@@ -168,8 +164,9 @@ def _program(path: Path, interpreters: dict[str, None]) -> Iterator[Carried]:
     yield Carried(path.resolve(), str(path))
     with path.open("rb") as file:
         start = file.read(256)
-    if start.startswith(b"#!"):
-        yield from _script(path, start, interpreters)
+    starters = script.starters(start)
+    if starters is not None:
+        yield from _script(path, starters, interpreters)
     elif start.startswith(b"\x7fELF"):
         yield from _libraries(path)
     else:
@@ -179,13 +176,11 @@ def _program(path: Path, interpreters: dict[str, None]) -> Iterator[Carried]:
         )
 
 
-def _script(path: Path, start: bytes, interpreters: dict[str, None]) -> Iterator[Carried]:
-    words = start[2:].split(b"\n", 1)[0].decode(errors="surrogateescape").split(maxsplit=1)
-    if not words:
+def _script(path: Path, starters: Sequence[str], interpreters: dict[str, None]) -> Iterator[Carried]:
+    if not starters:
         raise UsageError(f"the first line of {path} names no interpreter", expected="such as #!/bin/sh")
-    needed = [words[0]]
-    if Path(words[0]).name == "env" and len(words) > 1:
-        name = words[1].removeprefix("-S").split()[0]
+    needed = [starters[0]]
+    for name in starters[1:]:  # env looks for it
         found = shutil.which(name)
         if found is None:
             raise UsageError(
@@ -194,40 +189,36 @@ def _script(path: Path, start: bytes, interpreters: dict[str, None]) -> Iterator
             )
         needed.append(found)
     for one in needed:
-        interpreter = Path(one)
-        if not interpreter.is_file():
+        if not Path(one).is_file():
             raise UsageError(
                 f"the interpreter {one} of {path} is not on this machine",
                 expected="an interpreter of this machine, which goes along",
             )
-        if interpreter.name.startswith("python"):
-            # A program in Python needs its library, and the guest has its own.
+        if script.is_python(one):
             interpreters[one] = None
             continue
-        yield Carried(interpreter.resolve(), one)
-        yield from _libraries(interpreter)
+        yield Carried(Path(one).resolve(), one)
+        yield from _libraries(Path(one))
 
 
 def _libraries(path: Path) -> Iterator[Carried]:
     """Yield the shared libraries of a compiled program that this machine can run."""
     try:
-        with path.open("rb") as stream:
-            file = ELFFile(stream)
-            kind, machine = file.header["e_type"], file.header["e_machine"]
-            dynamic = any(segment.header.p_type == "PT_INTERP" for segment in file.iter_segments())
+        header = elf.read_header(path)
     except ELFError as error:
         raise UsageError(f"{path} is a damaged program: {error}", expected="a compiled program (ELF)") from None
-    if kind not in ("ET_EXEC", "ET_DYN"):
+    if header.kind not in ("ET_EXEC", "ET_DYN"):
         raise UsageError(
-            f"{path} is not a program but {'an object file' if kind == 'ET_REL' else kind}",
+            f"{path} is not a program but {'an object file' if header.kind == 'ET_REL' else header.kind}",
             expected="a linked program",
         )
-    if machine != _MACHINES.get(platform.machine()):
+    own = architecture.own()
+    if header.number != own.elf:
         raise UsageError(
-            f"{path} is a program for {machine.removeprefix('EM_')}",
-            expected=f"one for this machine's kernels, {platform.machine()}",
+            f"{path} is a program for {header.machine.removeprefix('EM_')}",
+            expected=f"one for this machine's kernels, {own.machine}",
         )
-    if dynamic:
+    if header.is_dynamic:
         for name, library in elf.shared_libraries([path]).items():
             yield Carried(library.resolve(), name if name.startswith("/") else f"/usr/lib/{name}", is_library=True)
 

@@ -16,9 +16,10 @@ from harness.checks.kernel_log import KernelLog
 from harness.checks.leaks import LeakCheck
 from harness.errors import GuestCallError, GuestHung, GuestProcessDied, KernelCrashed, UsageError
 from harness.exec.formats import PARSERS, Suite
-from harness.exec.parcel import GUEST_PYTHON, Parcel
+from harness.exec.parcel import Parcel
 from harness.exec.streams import Writer
 from harness.guest import calls
+from harness.image import script
 from harness.remote import transfer
 from harness.remote.program import Piece, Streamed
 from harness.results.outcomes import Outcome, Trouble, outcome_of
@@ -196,7 +197,7 @@ def _send(process: GuestProcess, parcel: Parcel) -> None:
         ((one.source, one.target) for one in parcel.entries if not one.is_library or one.target in missing),
     )
     for one in process.ask(calls.Files.missing, list(parcel.interpreters)) if parcel.interpreters else ():
-        process.ask(calls.Files.put, [(one, "link", 0o777, GUEST_PYTHON.encode())])
+        process.ask(calls.Files.put, [(one, "link", 0o777, script.PYTHON.encode())])
     process.ask(calls.Files.make_folder, path=parcel.cwd)
 
 

@@ -24,7 +24,7 @@ from typing import Any
 import harness
 from harness import needs
 from harness.errors import BuildError
-from harness.image import cpio, elf
+from harness.image import cpio, elf, script
 from harness.util import architecture, cache
 from harness.util.architecture import Architecture
 from harness.util.proc import run
@@ -241,8 +241,8 @@ def _entries(python: _Python, sources: set[Path]) -> Iterable[cpio.CpioEntry]:
     if python.root is not None:
         extensions = [path for path in extensions if _is_complete(path, python)]
     yield cpio.file(python.shown.lstrip("/"), _object(python.interpreter, sources), 0o755)
-    if python.shown != "/usr/bin/python3":
-        yield cpio.link("usr/bin/python3", python.shown)
+    if python.shown != script.PYTHON:
+        yield cpio.link(script.PYTHON.lstrip("/"), python.shown)
     for path in extensions:
         place = path if python.root is None else path.relative_to(python.root)
         yield cpio.file(str(place).lstrip("/"), _object(path, sources), 0o755)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import BuildError
@@ -12,6 +13,40 @@ from harness.util.proc import run
 
 _RESOLVED = re.compile(r"^\s*(?:(?P<name>\S+) => )?(?P<path>/\S+) \(0x[0-9a-f]+\)$")
 _MISSING = re.compile(r"^\s*(?P<name>\S+) => not found$")
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the headers of an ELF file say of it.
+
+    Attributes:
+        number: The number of its architecture (e_machine).
+        machine: The name of its architecture, as elf.h has it ("EM_X86_64"); the number where it has none.
+        kind: "ET_EXEC", "ET_DYN", "ET_REL" and the like.
+        is_dynamic: Whether a dynamic loader starts it (PT_INTERP).
+    """
+
+    number: int
+    machine: str
+    kind: str
+    is_dynamic: bool
+
+
+def read_header(path: Path) -> Header:
+    """Read the headers of an ELF file.
+
+    Raises:
+        OSError: It cannot be read.
+        elftools.common.exceptions.ELFError: It is not an ELF file, or is damaged.
+    """
+    from elftools.elf.elffile import ELFFile
+
+    with path.open("rb") as file:
+        read = ELFFile(file)
+        is_dynamic = any(segment.header.p_type == "PT_INTERP" for segment in read.iter_segments())
+        file.seek(18)
+        number = int.from_bytes(file.read(2), "little" if read.little_endian else "big")
+        return Header(number, str(read.header.e_machine), str(read.header.e_type), is_dynamic)
 
 
 def shared_libraries(objects: Iterable[Path]) -> dict[str, Path]:

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from elftools.common.exceptions import ELFError
-from elftools.elf.elffile import ELFFile
 
 from harness.errors import GuestCallError, UsageError
 from harness.guest import calls
@@ -46,7 +45,7 @@ def push(
             neither, or a link that leads out of it; or the target is not a clean absolute path.
         GuestCallError: It cannot be written there.
     """
-    place = _checked_target(target)
+    place = checked_target(target)
     if isinstance(source, bytes):
         _check_size(len(source), limit, "the content to push")
         _send(process, place, source, mode if mode is not None else 0o644)
@@ -112,7 +111,7 @@ def pull(process: GuestProcess, source: str, target: Path, *, limit: int = LIMIT
             link that leads out of it; or the target exists.
         GuestCallError: It cannot be read there.
     """
-    place = _checked_target(source)
+    place = checked_target(source)
     try:
         _, kind, mode, _ = process.ask(calls.Files.describe, place)
     except GuestCallError as error:
@@ -189,27 +188,23 @@ def push_program(process: GuestProcess, program: Path, *, limit: int = LIMIT) ->
     """
     spec = process.machine.spec
     try:
-        with program.open("rb") as file:
-            read = ELFFile(file)
-            machine = read.header.e_machine
-            dynamic = any(segment.header.p_type == "PT_INTERP" for segment in read.iter_segments())
-            file.seek(18)
-            number = int.from_bytes(file.read(2), "little" if read.little_endian else "big")
+        header = elf.read_header(program)
     except (OSError, ELFError) as error:
         raise UsageError(
             f"{program} cannot be pushed as a program: {error}",
             expected="a compiled program (ELF)",
             hint="send a script with guest.push and run it with /usr/bin/python3",
         ) from error
-    if number != spec.architecture.elf:
-        found = architecture.by_elf(number)
+    if header.number != spec.architecture.elf:
+        found = architecture.by_elf(header.number)
+        title = found.title if found is not None else header.machine
         raise UsageError(
-            f"{program} cannot be pushed: it is a program for {found.title if found is not None else machine}, and the "
+            f"{program} cannot be pushed: it is a program for {title}, and the "
             f"guest of {spec.label} is {spec.architecture.title}",
             expected=f"a program for {spec.architecture.title}",
             hint=f"compile it for {spec.architecture.title}, for example with {spec.architecture.triplet}-gcc",
         )
-    if dynamic:
+    if header.is_dynamic:
         root = spec.image.userland
         libraries = (
             elf.shared_libraries([program]) if root is None else elf.closure([program], root, spec.architecture.triplet)
@@ -244,7 +239,12 @@ def _walk(folder: Path, root: Path) -> Iterator[Path]:
             yield from _walk(entry, root)
 
 
-def _checked_target(path: str) -> str:
+def checked_target(path: str) -> str:
+    """Return a path in the guest in its plain form.
+
+    Raises:
+        UsageError: It is not absolute, or leads out of a folder, or is the root.
+    """
     if not path.startswith("/") or ".." in PurePosixPath(path).parts or "\0" in path or path.strip("/") == "":
         raise UsageError(f"{path!r} is not a path in the guest", expected="an absolute path without '..'")
     return posixpath.normpath(path)
