@@ -21,7 +21,6 @@ from harness.kernel import cache as kernel_cache
 from harness.kernel.files.download import Meter, no_meter
 from harness.kernel.providers import debian_archive, debs
 from harness.kernel.types import ANYTHING, Choice, Kernel, Progress, Wanted
-from harness.kernel.version import KernelVersion
 from harness.util import architecture, cache
 
 INDEX_FORMAT = 2
@@ -52,25 +51,8 @@ class DebianProvider:
         Raises:
             MirrorError: There is no index, and none can be fetched.
         """
-        index = self.index(progress=progress)
-        holds = kernel_cache.holder(self.name)
-        return [
-            Choice(
-                label="",
-                version=KernelVersion.parse(kernel["version"]),
-                provider=self.name,
-                key=kernel["key"],
-                flavour=kernel["flavour"],
-                release=kernel["release"],
-                revision=kernel["revision"],
-                architecture=self.architecture.name,
-                rank=rank,
-                size=kernel["size"],
-                where=" ".join(kernel["suites"]),
-                cached=holds(kernel["key"]),
-            )
-            for rank, kernel in enumerate(index["kernels"])
-        ]
+        kernels = self.index(progress=progress)["kernels"]
+        return debs.choices(self.name, kernels, architecture=self.architecture.name)
 
     def index(self, *, progress: Progress) -> dict[str, Any]:
         """Return the index, asking the mirror first when it is due.

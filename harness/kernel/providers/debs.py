@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from harness.kernel.files.decompress import package_members
 from harness.kernel.files.download import Meter, fetch, no_meter
 from harness.kernel.providers.debian_index import DebianKernel
 from harness.kernel.types import Choice, Kernel, Progress
+from harness.kernel.version import KernelVersion
 from harness.util import cache
 
 CHANGELOG = "changelog.gz"
@@ -36,6 +37,35 @@ def kernel_facts(kernel: DebianKernel) -> dict[str, Any]:
         "size": kernel.size,
         "sets": [[dataclasses.asdict(package) for package in one] for one in kernel.sets],
     }
+
+
+def choices(provider: str, kernels: Iterable[Mapping[str, Any]], *, architecture: str, where: str = "") -> list[Choice]:
+    """Return the choices that kernels of a package index are.
+
+    Args:
+        provider: Name of the provider.
+        kernels: What :func:`kernel_facts` returned for each, in order of version.
+        architecture: Name of their architecture.
+        where: Where they are, for lists; by default the suites that each is in.
+    """
+    holds = kernel_cache.holder(provider)
+    return [
+        Choice(
+            label="",
+            version=KernelVersion.parse(kernel["version"]),
+            provider=provider,
+            key=kernel["key"],
+            architecture=architecture,
+            flavour=kernel["flavour"],
+            release=kernel["release"],
+            revision=kernel["revision"],
+            rank=rank,
+            size=kernel["size"],
+            where=where or " ".join(kernel["suites"]),
+            cached=holds(kernel["key"]),
+        )
+        for rank, kernel in enumerate(kernels)
+    ]
 
 
 def fetch_set(

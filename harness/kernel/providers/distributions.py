@@ -201,24 +201,7 @@ class Indexed:
         Raises:
             MirrorError: There is no index, and none can be fetched.
         """
-        holds = kernel_cache.holder(self.name)
-        return [
-            Choice(
-                label="",
-                version=KernelVersion.parse(kernel["version"]),
-                provider=self.name,
-                key=kernel["key"],
-                architecture=OTHERS,
-                flavour=kernel["flavour"],
-                release=kernel["release"],
-                revision=kernel["revision"],
-                rank=rank,
-                size=kernel["size"],
-                where=self.name,
-                cached=holds(kernel["key"]),
-            )
-            for rank, kernel in enumerate(self.kernels(progress))
-        ]
+        return debs.choices(self.name, self.kernels(progress), architecture=OTHERS, where=self.name)
 
     def acquire(self, choice: Choice, *, progress: Progress) -> Kernel | None:
         """Fetch one kernel; None when the server no longer has it.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -252,6 +253,32 @@ def fill(found: Found, made: Path) -> None:
             # Headers and sources are other trees; the guest needs only the modules.
             ignore=shutil.ignore_patterns("build", "source"),
         )
+
+
+def fill_from(downloads: Sequence[Path], made: Path, origin: str) -> None:
+    """Unpack packages, and copy the files of the kernel in them into a new entry of the kernel cache.
+
+    Args:
+        downloads: The packages.
+        made: The entry.
+        origin: Whose packages they are, for messages.
+
+    Raises:
+        KernelFileError: A package is damaged, or they have no kernel.
+    """
+    # Most runs unpack nothing.
+    import tempfile
+
+    from harness.kernel.files import packages
+
+    with tempfile.TemporaryDirectory(prefix=".unpacked-", dir=kernel_cache.folder()) as scratch:
+        for path in downloads:
+            packages.unpack(path, Path(scratch))
+        try:
+            found = find(Path(scratch))
+        except KernelFileError as error:
+            raise KernelFileError(f"the packages of {origin} have no kernel image: {error.what}") from error
+        fill(found, made)
 
 
 def _image_digest(image: Path) -> str:

@@ -11,16 +11,15 @@ import io
 import lzma
 import os
 import re
-import tempfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from harness.errors import KernelFileError, MirrorError
+from harness.errors import MirrorError
 from harness.kernel import cache as kernel_cache
-from harness.kernel.files import packages, rpm, signature
+from harness.kernel.files import rpm, signature
 from harness.kernel.files.decompress import open_stream
 from harness.kernel.files.download import fetch, get
 from harness.kernel.providers import local
@@ -118,17 +117,9 @@ class RpmDistribution(Indexed):
                 raise
             if verified.note:
                 progress(f"{self.name}: {path.name}: {verified.note}")
-        with (
-            kernel_cache.new_entry(self.name, choice.key) as made,
-            tempfile.TemporaryDirectory(prefix=".unpacked-", dir=kernel_cache.folder()) as scratch,
-        ):
+        with kernel_cache.new_entry(self.name, choice.key) as made:
             if made is not None:
-                for path in downloads:
-                    packages.unpack(path, Path(scratch))
-                try:
-                    local.fill(local.find(Path(scratch)), made)
-                except KernelFileError as error:
-                    raise KernelFileError(f"the packages of {origin} have no kernel: {error.what}") from error
+                local.fill_from(downloads, made, origin)
                 kernel_cache.seal(
                     made,
                     version=choice.version,

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from harness.errors import KernelFileError, MirrorError
+from harness.errors import MirrorError
 from harness.kernel import cache as kernel_cache
 from harness.kernel.files.download import Meter, fetch, get, no_meter
 from harness.kernel.providers import local
@@ -126,8 +125,6 @@ class UbuntuProvider:
             KernelFileError: The packages have no usable kernel.
             CacheError: The cache cannot be written.
         """
-        from harness.kernel.files import packages
-
         with kernel_cache.new_entry(self.name, choice.key) as made:
             if made is not None:
                 found = self._packages(choice.key, progress)
@@ -139,12 +136,7 @@ class UbuntuProvider:
                     )
                 base, digests, signed = found
                 paths = self._fetch(choice.key, base, digests, progress)
-                with tempfile.TemporaryDirectory(prefix="harness-ubuntu-") as scratch:
-                    for path in paths:
-                        packages.unpack(path, Path(scratch))
-                    if not (Path(scratch) / "boot").is_dir():
-                        raise KernelFileError(f"the packages of Ubuntu's build {choice.key} have no kernel image")
-                    local.fill(local.find(Path(scratch)), made)
+                local.fill_from(paths, made, f"Ubuntu's build {choice.key}")
                 kernel_cache.seal(
                     made,
                     version=choice.version,
