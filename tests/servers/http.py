@@ -100,6 +100,30 @@ class Server:
 
 
 @contextmanager
+def served(handler: type[BaseHTTPRequestHandler], port: int = 0) -> Iterator[str]:
+    """Serve on 127.0.0.1 until the body ends, and yield the address.
+
+    Args:
+        handler: Answers the requests, several at a time.
+        port: The port; 0 for any that is free.
+    """
+    server = ThreadingHTTPServer(("127.0.0.1", port), handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def start_of(wanted: str) -> int:
+    """Return the byte from which a request wants a file, by its header Range; "" for none."""
+    return int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
+
+
+@contextmanager
 def serve(port: int = 0) -> Iterator[Server]:
     """Serve sites until the body ends.
 
@@ -156,8 +180,7 @@ def serve(port: int = 0) -> Iterator[Server]:
             data = bytearray(answer.content())
             if fault.changed:
                 data[len(data) // 2] ^= 0xFF
-            wanted = self.headers.get("Range", "")
-            start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
+            start = start_of(self.headers.get("Range", ""))
             if start and start >= len(data):
                 self.send_error(416)
                 return
@@ -178,13 +201,5 @@ def serve(port: int = 0) -> Iterator[Server]:
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's name
             return
 
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-    state.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
+    with served(Handler, port) as state.url:
         yield state
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

@@ -11,14 +11,15 @@ import shutil
 import struct
 import subprocess
 import tarfile
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from tests.servers.http import served, start_of
 
 EM_X86_64 = 62
 EM_AARCH64 = 183
@@ -167,7 +168,7 @@ def serve(root: Path) -> Iterator[Server]:
                 self.send_error(404)
                 return
             data = path.read_bytes()
-            start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and state.ranges else 0
+            start = start_of(wanted) if state.ranges else 0
             if start and start >= len(data):
                 self.send_error(416)
                 return
@@ -185,16 +186,8 @@ def serve(root: Path) -> Iterator[Server]:
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's name
             return
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    state.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
+    with served(Handler) as state.url:
         yield state
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @dataclass
