@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.cli import positive, say
-from harness.errors import UsageError
+from harness.errors import InfrastructureError, UsageError
 from harness.util import tables
 
 if TYPE_CHECKING:
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
     from harness.check.plan import Plan
     from harness.check.results import Result
-
-
-_LOST = 3
 
 
 def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
@@ -263,7 +260,7 @@ def _run(arguments: argparse.Namespace) -> int:
         results = compared(results, before, arguments.threshold)
     print(_printed(results, arguments))
     if any(result.verdict is Verdict.LOST for result in results):
-        return _LOST
+        return InfrastructureError.exit_status
     return int(not all(result.is_good for result in results))
 
 

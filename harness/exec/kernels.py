@@ -17,9 +17,6 @@ from harness.machines.pool import Pool, Settings
 from harness.results.outcomes import Outcome
 from harness.vm.spec import Needs
 
-LOST = 3
-"""The exit status when a kernel could not be run."""
-
 _KEPT = 64 << 20
 """Bytes of output that are searched for results."""
 
@@ -75,7 +72,7 @@ def exec_on_kernels(
                     pool.give_back(spec, machine)
             except (InfrastructureError, KernelFileError) as error:
                 # The other kernels have something to say all the same.
-                done = Done(LOST, (str(error),), Outcome.INFRASTRUCTURE)
+                done = Done(InfrastructureError.exit_status, (str(error),), Outcome.INFRASTRUCTURE)
             dones.append(done)
             seconds = time.monotonic() - began
             for text in done.said:
@@ -96,7 +93,7 @@ def exec_on_kernels(
 
 def _status(dones: Sequence[Done]) -> int:
     if any(done.outcome is Outcome.INFRASTRUCTURE for done in dones):
-        return LOST
+        return InfrastructureError.exit_status
     return dones[0].status if len(dones) == 1 else int(any(done.status for done in dones))
 
 

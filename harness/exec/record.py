@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from harness.results.file import Journal
 from harness.results.gather import plain, shortened
 from harness.results.kernels import chosen_kernel, recorded_kernel
 from harness.results.outcomes import Outcome
-from harness.results.types import RecordedResult, Run
+from harness.results.types import RecordedResult
 from harness.vm.spec import MachineSpec
 
 
@@ -34,15 +33,7 @@ class ExecRecord:
     def __init__(self, path: Path, command: Sequence[str]) -> None:
         self._journal = Journal(path)
         self._began = time.monotonic()
-        self._run = Run(
-            id=uuid.uuid4().hex[:12],
-            started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            host=host.host(),
-            arguments=tuple(command),
-            revision=host.revision(Path.cwd()),
-            isolation="vm",
-            tools=host.tools(),
-        )
+        self._run = msgspec.structs.replace(host.new_run(command, Path.cwd()), isolation="vm")
         self._journal.add(run=self._run)
 
     def add_kernel(self, choice: Choice, spec: MachineSpec | None, release: str) -> None:

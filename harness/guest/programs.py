@@ -27,16 +27,31 @@ _MOST_PRINTED = 1 << 20
 """Bytes of output in one answer."""
 
 
-class _Running:
+class _Program:
+    """One program that this process has started."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+
+    def _has_ended(self) -> bool:
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.returncode = os.waitstatus_to_exitcode(status)
+                provenance.started(0)
+        return self.returncode is not None
+
+
+class _Running(_Program):
     """One program, and a thread that reads its output.
 
     Not subprocess.Popen and threading.Thread: importing them takes the guest longer than most programs run.
     """
 
     def __init__(self, pid: int, stdin: bytes, pipes: tuple[int, int, int], limit: int) -> None:
-        self.pid = pid
+        super().__init__(pid)
         self.limit = limit
-        self.returncode: int | None = None
         self.output = {"stdout": bytearray(), "stderr": bytearray()}
         self.cut = False
         self.ended = _thread.allocate_lock()
@@ -78,14 +93,6 @@ class _Running:
                 os.close(fd)
         self.ended.release()
 
-    def _has_ended(self) -> bool:
-        if self.returncode is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self.returncode = os.waitstatus_to_exitcode(status)
-                provenance.started(0)
-        return self.returncode is not None
-
     def wait(self, timeout: float) -> bool:
         """Wait for the end; return whether the program has ended."""
         if not self.ended.acquire(timeout=timeout):
@@ -101,16 +108,15 @@ def _feed(fd: int, stdin: memoryview) -> memoryview:
         return stdin[:0]  # the program closed its input
 
 
-class _Streamed:
+class _Streamed(_Program):
     """One program whose streams the host carries: it waits while the host does not fetch what it has printed."""
 
     def __init__(self, pid: int, pipes: tuple[int, int, int]) -> None:
-        self.pid = pid
+        super().__init__(pid)
         self._into: int | None = pipes[0]
         self._names = {pipes[1]: "stdout", pipes[2]: "stderr"}
         self._pending = b""
         self._is_last = False
-        self._returncode: int | None = None
         os.set_blocking(pipes[0], False)
 
     def exchange(self, data: bytes, is_last: bool, timeout: float) -> calls.Exchanged:
@@ -149,7 +155,7 @@ class _Streamed:
         return {
             "stdout": bytes(printed["stdout"]),
             "stderr": bytes(printed["stderr"]),
-            "returncode": self._returncode if over else None,
+            "returncode": self.returncode if over else None,
             "pending": len(self._pending),
         }
 
@@ -166,14 +172,6 @@ class _Streamed:
         if self._is_last:
             os.close(self._into)
             self._into = None
-
-    def _has_ended(self) -> bool:
-        if self._returncode is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self._returncode = os.waitstatus_to_exitcode(status)
-                provenance.started(0)
-        return self._returncode is not None
 
     def _end(self) -> None:
         """Kill the rest of its process group, and close the pipes."""

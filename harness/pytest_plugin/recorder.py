@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,7 @@ from harness.results.file import Journal
 from harness.results.gather import Gatherer, Phase
 from harness.results.ids import kernel_of, without_kernel
 from harness.results.kernels import chosen_kernel, recorded_kernel
-from harness.results.types import Deselected, NotRun, RecordedKernel, Run
+from harness.results.types import Deselected, NotRun, RecordedKernel
 
 if TYPE_CHECKING:
     from harness.kernel.types import Choice
@@ -68,16 +67,11 @@ class Recorder:
         self._broken: RecordError | None = None
         self._releases: dict[str, str] = {}
         self._left_out: set[Deselected] = set()
-        self._run = Run(
-            id=uuid.uuid4().hex[:12],
-            started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            host=host.host(),
-            arguments=tuple(os.fsdecode(word) for word in config.invocation_params.args),
-            revision=host.revision(config.rootpath),
+        self._run = msgspec.structs.replace(
+            host.new_run([os.fsdecode(word) for word in config.invocation_params.args], config.rootpath),
             shard=os.environ.get(SHARD, ""),
             isolation=option(config, "isolation"),
             loaders=tuple(option(config, "loader")),
-            tools=host.tools(),
         )
         self._gatherer = Gatherer(self._run.id)
         self._journal: Journal | None = None

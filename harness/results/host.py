@@ -6,13 +6,33 @@ import importlib.metadata
 import os
 import platform
 import re
+import time
+import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 from harness import __version__
 from harness.errors import InfrastructureError
-from harness.results.types import Host
+from harness.results.types import Host, Run
 from harness.util.proc import run
 from harness.vm.process import find_qemu
+
+
+def new_run(arguments: Sequence[str], folder: Path) -> Run:
+    """Return a run that begins now, on this machine.
+
+    Args:
+        arguments: Its command line.
+        folder: The tests' folder.
+    """
+    return Run(
+        id=uuid.uuid4().hex[:12],
+        started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        host=host(),
+        arguments=tuple(arguments),
+        revision=revision(folder),
+        tools=tools(),
+    )
 
 
 def host() -> Host:
