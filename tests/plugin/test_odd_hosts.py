@@ -107,16 +107,20 @@ from pathlib import Path
 
 
 def spin():
+    reader, writer = os.pipe()
     if os.fork() == 0:
         os.setsid()
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(99))
         Path("/proc/sys/kernel/sched_rt_runtime_us").write_text("-1")
+        os.write(writer, b"x")
         while True:
             pass
+    # Ends only if something takes the processor back from the child: it has only one.
+    os.read(reader, 1)
 
 
 def test_spins(guest):
-    guest.call(spin, closes=False)
+    guest.call(spin, closes=False, timeout=10)
 
 
 def work():
@@ -132,4 +136,5 @@ def test_after_a_process_that_takes_the_processor_the_next_test_runs(inner: Inne
     inner.write(test_runaway=RUNAWAY)
     result = inner.run(f"--kernel={KERNEL}", "--accel=tcg", "-rA")
     assert "GuestHung: no answer to" in result.out
+    assert result.outcomes("test_spins") == ["FAILED"]
     assert result.outcomes("test_next") == ["PASSED"]
