@@ -18,11 +18,11 @@ from harness.pytest_plugin.parts import running
 
 if TYPE_CHECKING:
     from harness.kernel.types import Choice, Kernel
-    from harness.pytest_plugin.stress import Stress
     from harness.remote.bcc import Bcc
     from harness.remote.bpf import Bpf
     from harness.remote.guest import Guest
     from harness.remote.libbpf import Libbpf
+    from harness.remote.stress import Stress
     from harness.vm.machine import Machine
 
 
@@ -153,7 +153,7 @@ def shared_guest(_harness_vm: Machine, request: pytest.FixtureRequest) -> Iterat
 @pytest.fixture
 def stress(request: pytest.FixtureRequest) -> Iterator[Stress]:
     """Repeat functions in the guest, as often as --stress says, and report the speed."""
-    from harness.pytest_plugin.stress import Stress
+    from harness.remote.stress import Stress
     from harness.results import properties
 
     stress = Stress(option(request.config, "stress"), request.node.name, running(request.config).output.say)

@@ -94,20 +94,6 @@ class NotBooted(TypedDict):
     hint: str
 
 
-class Throughput(TypedDict):
-    """The speed of repeated work in the guest.
-
-    Attributes:
-        rounds: Number of repetitions.
-        seconds: Duration, measured in the guest.
-        per_second: Repetitions per second.
-    """
-
-    rounds: int
-    seconds: float
-    per_second: int
-
-
 class LeakCount(TypedDict):
     """What the leak check counted around a test.
 

@@ -24,8 +24,7 @@ from harness.guest.api import btf, syscalls
 from harness.guest.api.hooks import expedite
 from harness.kernel.types import Kernel
 from harness.kernel.version import KernelVersion
-from harness.pytest_plugin.stress import Stress
-from harness.testing import Guest
+from harness.testing import Guest, Stress
 from tests.stress.loops import lookup_inner, with_map
 
 pytestmark = [pytest.mark.stress]

@@ -19,8 +19,7 @@ import pytest
 
 from harness.guest.api import bpf as raw
 from harness.guest.api.hooks import expedite
-from harness.pytest_plugin.stress import Stress
-from harness.testing import Guest
+from harness.testing import Guest, Stress
 from tests.stress.loops import in_processes, in_threads, insert_and_delete, lookup_inner, with_map
 
 OUTERS = [

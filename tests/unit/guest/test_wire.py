@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import sys
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -187,13 +188,34 @@ def test_a_value_that_the_other_side_would_refuse_is_not_sent() -> None:
         wire.encode([set()] * 1_000_000)
 
 
+SMALL = ["", "a", "\xe9", "\u20ac", "\U0001f600", b"", 0.0, 1 << 62, 1 << 64, [], (), {}, set(), frozenset()]
+
+
+@pytest.mark.parametrize("value", SMALL, ids=repr)
+def test_a_small_value_is_weighed_from_above(value: Any) -> None:
+    data = wire.encode(value)
+    assert wire.weigh(data) >= len(data) + sizes(value)
+
+
+@pytest.mark.parametrize(
+    "kind", [list, tuple, set, frozenset, dict.fromkeys], ids=["list", "tuple", "set", "frozenset", "dict"]
+)
+def test_a_container_that_has_just_grown_is_weighed_from_above(kind: Callable[[Iterable[int]], Any]) -> None:
+    for count in range(1, 400):
+        data = wire.encode(kind(range(1 << 62, (1 << 62) + count)))
+        assert wire.weigh(data) >= len(data) + sizes(wire.decode(data)), count
+
+
 @given(plain)
 def test_a_value_is_weighed_from_above(value: Any) -> None:
     data = wire.encode(value)
     assert wire.weigh(data) >= len(data) + sizes(value)
 
 
+KINDS = (list, tuple, set, frozenset)
+
+
 def sizes(value: Any) -> int:
     """Return what a value takes in memory; small numbers and the like are there anyway."""
-    parts = [*value, *value.values()] if isinstance(value, dict) else value if type(value) in (list, tuple) else []
+    parts = [*value, *value.values()] if isinstance(value, dict) else value if type(value) in KINDS else []
     return sys.getsizeof(value) + sum(map(sizes, parts))

@@ -6,8 +6,8 @@ from typing import Any, cast
 
 import pytest
 
-from harness.pytest_plugin.stress import PIECE, Stress, per_second, pieces
 from harness.remote.guest import Guest
+from harness.remote.stress import PIECE, Stress, per_second, pieces
 
 
 class FakeGuest:
@@ -46,7 +46,7 @@ def test_all_rounds_are_done_and_counted() -> None:
 
 
 def test_long_work_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.pytest_plugin.stress.SAY_EVERY", -1.0)
+    monkeypatch.setattr("harness.remote.stress.SAY_EVERY", -1.0)
     lines: list[str] = []
     Stress(PIECE * 2, "test_x", lines.append).run(cast("Guest", FakeGuest()), lambda rounds: rounds / 500)
     assert lines == [

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypedDict
 
 from harness.remote.guest import Guest
-from harness.results.properties import Throughput
 
 PIECE = 10_000
 """Rounds in one call."""
@@ -16,6 +15,20 @@ SAY_EVERY = 5.0
 """Seconds between two lines of progress."""
 
 _TIMEOUT = 600.0
+
+
+class Throughput(TypedDict):
+    """The speed of repeated work in the guest.
+
+    Attributes:
+        rounds: Number of repetitions.
+        seconds: Duration, measured in the guest.
+        per_second: Repetitions per second.
+    """
+
+    rounds: int
+    seconds: float
+    per_second: int
 
 
 class Stress:
