@@ -247,11 +247,11 @@ class Job:
     def configure(self, version: KernelVersion, flavour: str, asked: Sequence[kconfig.Setting]) -> kconfig.Gaps:
         """Write the configuration; return the settings that it lacks."""
         self.progress(f"configuring {version} ({flavour}) with {self.compiler.cc}: {self.compiler.reason}")
-        self.make("tinyconfig", seconds=300)
+        self.make("tinyconfig", seconds=1800)
         with (self.output / ".config").open("a") as config:
             config.write("".join(f"{setting.line()}\n" for setting in asked))
             config.write(f'CONFIG_LOCALVERSION="-{flavour}"\n# CONFIG_LOCALVERSION_AUTO is not set\n')
-        self.make("olddefconfig", seconds=300)
+        self.make("olddefconfig", seconds=1800)
         known = kconfig.symbols_of(path.read_text(errors="replace") for path in self.tree.rglob("Kconfig*"))
         finished = kconfig.parse_config((self.output / ".config").read_text())
         gaps = kconfig.gaps(asked, finished, known)
