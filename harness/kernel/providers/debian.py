@@ -11,7 +11,6 @@ import dataclasses
 import gzip
 import os
 import re
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,13 @@ from harness.errors import MirrorError
 from harness.kernel import cache as kernel_cache
 from harness.kernel.files.download import Meter, no_meter
 from harness.kernel.providers import debian_archive, debs
+from harness.kernel.providers.kept import KeptList
 from harness.kernel.types import ANYTHING, Choice, Kernel, Progress, Wanted
 from harness.util import architecture, cache
 
 INDEX_FORMAT = 2
+
+_VARIABLES = (debian_archive.MIRROR_VARIABLE, debian_archive.SECURITY_VARIABLE, debian_archive.KEYRING_VARIABLE)
 
 
 class DebianProvider:
@@ -40,10 +42,16 @@ class DebianProvider:
     def __init__(self, name: str = "", *, meter: Meter = no_meter, refresh: bool = False) -> None:
         self.architecture = architecture.require(name) if name else architecture.own()
         self.meter = meter
-        self.must_refresh = refresh
         self.folder = kernel_cache.folder() / ("debian" if self.architecture.is_own else f"debian-{name}")
-        self.index_file = self.folder / "index.json"
         self.settings = debian_archive.settings()
+        self.kept = KeptList(
+            self.folder / "index.json",
+            name=self.name,
+            what="package index",
+            hours=self.settings["index_hours"],
+            refresh=refresh,
+            retry_minutes=self.settings["retry_minutes"],
+        )
 
     def offers(self, *, progress: Progress, wanted: Wanted = ANYTHING) -> list[Choice]:  # noqa: ARG002 - protocol
         """Return every packaged kernel, in order of version.
@@ -60,45 +68,15 @@ class DebianProvider:
         Raises:
             MirrorError: There is no index, and none can be fetched.
         """
-        index = self._read()
-        mirror = self._mirror_settings()
-        now = time.time()
-        if index is not None and index["settings"] == mirror and not self.must_refresh:
-            age = now - index["updated"]
-            # An index that lacks a suite because of an error is refreshed soon, and the message is repeated.
-            if 0 <= age < self.settings["index_hours"] * 3600 and not index["troubles"]:
-                return index
-            if 0 <= now - index["tried"] < self.settings["retry_minutes"] * 60:
-                return index
-        if index is not None and index["settings"] == mirror and not cache.is_writable(self.folder):
-            progress(f"debian: {self.folder} cannot be written; using the package index in it")
-            return index
-        with cache.locked(self.folder / "lock"):
-            again = self._read()
-            if again is not None and again != index and again["settings"] == mirror:
-                return again
-            try:
-                fresh = self._refresh(progress)
-            except MirrorError as error:
-                # When the user named a mirror, the index of another mirror must not replace it.
-                if index is None or index["settings"] != mirror:
-                    raise
-                hours = (now - index["updated"]) / 3600
-                progress(f"debian: {error.what}; using the package index of {hours:.0f} hours ago")
-                fresh = index | {"tried": now}
-            self.must_refresh = False
-            cache.write_record(self.index_file, fresh)
-            return fresh
+        origin = {
+            "format": INDEX_FORMAT,
+            "architecture": self.architecture.name,
+            # What it depends on besides the machine's apt sources.
+            "settings": [os.environ.get(variable, "") for variable in _VARIABLES],
+        }
+        return self.kept.get(origin, lambda: self._fetch_index(progress), progress)
 
-    def _read(self) -> dict[str, Any] | None:
-        return cache.from_record(self.index_file, self._ours)
-
-    def _ours(self, index: dict[str, Any]) -> dict[str, Any] | None:
-        # The cache can be shared with a machine of another architecture. The field is newer than the format.
-        is_ours = index.get("architecture", "amd64") == self.architecture.name
-        return index if index["format"] == INDEX_FORMAT and is_ours else None
-
-    def _refresh(self, progress: Progress) -> dict[str, Any]:
+    def _fetch_index(self, progress: Progress) -> dict[str, Any]:
         from harness.kernel.providers import apt_sources, debian_index
 
         found = debian_archive.mirrors(self.settings, apt_sources.read_machine())
@@ -130,13 +108,7 @@ class DebianProvider:
                         one["packages"], text, base=file.uri, suite=file.suite
                     )
         suffixes = {suffix: flavour for flavour, suffix in self.architecture.flavours.items()}
-        now = time.time()
         return {
-            "format": INDEX_FORMAT,
-            "architecture": self.architecture.name,
-            "updated": now,
-            "tried": now,
-            "settings": self._mirror_settings(),
             "mirrors": [mirror.uri for mirror in found],
             "troubles": refreshed.troubles,
             "proxy": refreshed.proxy,
@@ -168,7 +140,7 @@ class DebianProvider:
         index = self.index(progress=progress)
         found: dict[str, list[dict[str, Any]]] = index.get("userlands", {}).get(python, {})
         if not found.keys() >= set(names):  # an older version of the harness made it
-            self.must_refresh = True
+            self.kept.must_refresh = True
             index = self.index(progress=progress)
             found = index.get("userlands", {}).get(python, {})
         return found, str(index["proxy"])
@@ -216,11 +188,6 @@ class DebianProvider:
             if (folder / debs.CHANGELOG).exists():
                 return gzip.decompress((folder / debs.CHANGELOG).read_bytes()).decode(errors="replace")
         return None
-
-    def _mirror_settings(self) -> list[str]:
-        """Return what an index depends on besides the machine's apt sources."""
-        variables = (debian_archive.MIRROR_VARIABLE, debian_archive.SECURITY_VARIABLE, debian_archive.KEYRING_VARIABLE)
-        return [os.environ.get(variable, "") for variable in variables]
 
     def _fetch(self, kernel: Mapping[str, Any], proxy: str, progress: Progress) -> list[Path] | None:
         return debs.fetch_set(self.name, kernel, progress, proxy=proxy, meter=self.meter)

@@ -16,10 +16,10 @@ from harness.errors import MirrorError, SelectorError, UsageError
 from harness.kernel import cache as kernel_cache
 from harness.kernel.files.download import Meter, get
 from harness.kernel.providers import debian_archive, debian_index, debs
+from harness.kernel.providers.kept import KeptList
 from harness.kernel.selector import package_order
 from harness.kernel.types import ANYTHING, OTHERS, Choice, Kernel, Progress, Provider, Wanted
 from harness.kernel.version import KernelVersion
-from harness.util import cache
 from harness.util.data import read_toml, read_user_toml
 
 RECORDS_VARIABLE = "HARNESS_DISTRIBUTIONS"
@@ -154,8 +154,10 @@ class Indexed:
         self.name = str(record["name"])
         self.record = record
         self.meter = meter
-        self.must_refresh = refresh
         self.folder = kernel_cache.folder() / "distributions" / self.name
+        self.index = KeptList(
+            self.folder / "index.json", name=self.name, what="package index", hours=INDEX_HOURS, refresh=refresh
+        )
 
     def fetch_index(self, base: str, progress: Progress) -> list[dict[str, Any]]:
         """Return the kernels that the server at `base` has, as :func:`debs.kernel_facts` writes them."""
@@ -167,33 +169,20 @@ class Indexed:
         Raises:
             MirrorError: There is no index, and none can be fetched.
         """
-        import time
 
-        memory = self.folder / "index.json"
-        named = os.environ.get(str(self.record.get("variable", "")), "")
-        known = cache.from_record(memory, lambda one: one if one["named"] == named and one["record"] else None)
-        if known is not None and known["record"] != _plain(self.record):
-            known = None
-        age = time.time() - (known["asked"] if known is not None else 0)
-        if known is not None and not cache.is_writable(self.folder):
-            progress(f"{self.name}: {self.folder} cannot be written; using the package index in it")
-            return list(known["kernels"])
-        if known is None or self.must_refresh or not 0 <= age < INDEX_HOURS * 3600:
+        def ask() -> dict[str, Any]:
             base = address(self.record)
             progress(f"{self.name}: fetching the package index from {base}")
             try:
                 found = self.fetch_index(base, progress)
             except MirrorError as error:
-                if known is None:
-                    error.hint = error.hint or f"name another mirror with {self.record.get('variable', 'the record')}"
-                    raise
-                progress(f"{self.name}: {error.what}; using the index of {age / 3600:.0f} hours ago")
-                return list(known["kernels"])
-            found.sort(key=lambda one: package_order(str(one["revision"])))
-            known = {"named": named, "record": _plain(self.record), "asked": time.time(), "kernels": found}
-            self.must_refresh = False
-            cache.write_record(memory, known)
-        return list(known["kernels"])
+                error.hint = error.hint or f"name another mirror with {self.record.get('variable', 'the record')}"
+                raise
+            return {"kernels": sorted(found, key=lambda one: package_order(str(one["revision"])))}
+
+        named = os.environ.get(str(self.record.get("variable", "")), "")
+        record = {field: value for field, value in self.record.items() if field != "tried"}
+        return list(self.index.get({"named": named, "record": record}, ask, progress)["kernels"])
 
     def offers(self, *, progress: Progress, wanted: Wanted = ANYTHING) -> list[Choice]:  # noqa: ARG002 - protocol
         """Return every kernel of the distribution, in order of version.
@@ -222,10 +211,6 @@ class Indexed:
     ) -> Kernel | None:
         """Verify and unpack the packages of a kernel into the cache."""
         raise NotImplementedError
-
-
-def _plain(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in record.items() if name != "tried"}
 
 
 class AptDistribution(Indexed):

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from harness.kernel import cache as kernel_cache
 from harness.kernel.files.decompress import unpacked
 from harness.kernel.files.download import Meter, fetch, get, no_meter
 from harness.kernel.providers import debian_archive, debian_index, debs
+from harness.kernel.providers.kept import KeptList
 from harness.kernel.types import ANYTHING, OTHERS, Choice, Kernel, Progress, Wanted
 from harness.kernel.version import KernelVersion
 from harness.util import architecture, cache
@@ -101,12 +101,13 @@ class SnapshotProvider:
 
     def __init__(self, *, meter: Meter = no_meter, refresh: bool = False) -> None:
         self.meter = meter
-        self.must_refresh = refresh
         self.folder = kernel_cache.folder() / "snapshot"
         self.data = debian_archive.settings()
         self.architecture = architecture.require(OTHERS)
         self.settings: dict[str, Any] = self.data["snapshot"]
         self.server = os.environ.get(SERVER_VARIABLE, str(self.settings["server"])).rstrip("/")
+        hours = self.settings["list_hours"]
+        self.list = KeptList(self.folder / "versions.json", name=self.name, what="list", hours=hours, refresh=refresh)
 
     # offers
 
@@ -133,34 +134,20 @@ class SnapshotProvider:
 
     def _versions(self, progress: Progress) -> list[str]:
         """Return all versions of the source package, in order."""
-        memory = self.folder / "versions.json"
-        known = cache.from_record(memory, dict) or {}
-        if known.get("server") != self.server:
-            known = {}
-        age = time.time() - known.get("asked", 0)
-        if known and not self.must_refresh and 0 <= age < self.settings["list_hours"] * 3600:
-            return [str(one) for one in known["versions"]]
-        if known and not cache.is_writable(self.folder):
-            progress(f"snapshot: {self.folder} cannot be written; using the list in it")
-            return [str(one) for one in known["versions"]]
-        progress(f"snapshot: asking {self.server} for the versions of {self.settings['source']}")
-        try:
+
+        def ask() -> dict[str, Any]:
+            progress(f"snapshot: asking {self.server} for the versions of {self.settings['source']}")
             answer = self._ask(f"mr/package/{self.settings['source']}/")
             versions = _ordered([str(one["version"]) for one in answer["result"]]) if answer else []
-        except MirrorError as error:
-            if not known:
-                raise
-            progress(f"snapshot: {error.what}; using the list of {age / 3600:.0f} hours ago")
-            return [str(one) for one in known["versions"]]
-        if not versions:
-            raise MirrorError(
-                f"{self.server} knows no source package {self.settings['source']}",
-                expected="Debian's snapshot service",
-                hint=f"check {SERVER_VARIABLE}",
-            )
-        self.must_refresh = False
-        cache.write_record(memory, {"server": self.server, "asked": time.time(), "versions": versions})
-        return versions
+            if not versions:
+                raise MirrorError(
+                    f"{self.server} knows no source package {self.settings['source']}",
+                    expected="Debian's snapshot service",
+                    hint=f"check {SERVER_VARIABLE}",
+                )
+            return {"versions": versions}
+
+        return [str(one) for one in self.list.get({"server": self.server}, ask, progress)["versions"]]
 
     def _kernels(self, version: KernelVersion, revision: str, progress: Progress) -> list[Choice]:
         """Return the kernels among the binary packages of one version."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from harness.errors import MirrorError
 from harness.kernel import cache as kernel_cache
 from harness.kernel.files.download import Meter, fetch, get, no_meter
 from harness.kernel.providers import local
+from harness.kernel.providers.kept import KeptList
 from harness.kernel.types import ANYTHING, OTHERS, Choice, Kernel, Progress, Wanted
 from harness.kernel.version import KernelVersion
 from harness.util import cache
@@ -77,26 +77,16 @@ class UbuntuProvider:
         ]
 
     def _versions(self, progress: Progress) -> list[KernelVersion]:
-        """Return the versions on the server's list, kept for a while, and longer when the server does not answer."""
-        memory = kernel_cache.folder() / "ubuntu.json"
-        known = cache.from_record(memory, lambda one: one if one["address"] == self.server else None)
-        age = time.time() - known["asked"] if known is not None else 0.0
-        if known is not None and 0 <= age < self.settings["list_hours"] * 3600:
-            return [KernelVersion.parse(text) for text in known["versions"]]
-        progress(f"ubuntu: fetching the list of builds from {self.server}")
-        try:
-            versions = listed(self._page(f"{self.server}/"))
-        except MirrorError as error:
-            if known is None:
-                raise
-            progress(f"{error.what}; using the list of {age / 3600:.0f} hours ago")
-            return [KernelVersion.parse(text) for text in known["versions"]]
-        if not cache.is_writable(memory):
-            return versions
-        with cache.locked(memory.with_suffix(".lock")):
-            facts = {"address": self.server, "asked": time.time(), "versions": [str(version) for version in versions]}
-            cache.write_record(memory, facts)
-        return versions
+        """Return the versions on the server's list."""
+
+        def ask() -> dict[str, Any]:
+            progress(f"ubuntu: fetching the list of builds from {self.server}")
+            return {"versions": [str(version) for version in listed(self._page(f"{self.server}/"))]}
+
+        file = kernel_cache.folder() / "ubuntu.json"
+        kept = KeptList(file, name=self.name, what="list", hours=self.settings["list_hours"])
+        known = kept.get({"address": self.server}, ask, progress)
+        return [KernelVersion.parse(text) for text in known["versions"]]
 
     def _page(self, url: str) -> str:
         try:

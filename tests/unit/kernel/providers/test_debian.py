@@ -164,7 +164,7 @@ def test_an_index_is_refreshed_only_when_it_is_old_or_on_request(
     assert len(offers(refresh=True)) == 4
     asked = len(server.requests)
     now = time.time()
-    monkeypatch.setattr("harness.kernel.providers.debian.time.time", lambda: now + 13 * 3600)
+    monkeypatch.setattr("time.time", lambda: now + 13 * 3600)
     assert len(offers()) == 4
     assert len(server.requests) > asked
 
@@ -208,7 +208,7 @@ def test_one_bad_suite_is_named_and_the_others_serve_until_the_mirror_is_asked_a
     filled.publish()
     assert {offer.where for offer in offers()} == {"bookworm"}
     now = time.time()
-    monkeypatch.setattr("harness.kernel.providers.debian.time.time", lambda: now + 11 * 60)
+    monkeypatch.setattr("time.time", lambda: now + 11 * 60)
     assert {offer.where for offer in offers()} == {"bookworm", "sid"}
 
 

@@ -216,7 +216,7 @@ def test_an_index_of_yesterday_serves_when_the_server_does_not(
     monkeypatch.setattr(distributions, "INDEX_HOURS", 0.0)
     said: list[str] = []
     assert Catalog(progress=said.append).resolve(["test9"])[0].revision == f"5.14.0-{NEW}"
-    assert any("using the index of 0 hours ago" in line for line in said)
+    assert any("using the package index of 0 hours ago" in line for line in said)
 
 
 def test_packages_without_a_kernel(repository: Path, signers: tuple[Signer, Signer]) -> None:

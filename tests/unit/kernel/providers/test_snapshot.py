@@ -262,7 +262,7 @@ def test_a_list_of_yesterday_serves_when_the_service_does_not(
     Catalog().resolve(["6.6"])
     web.faults["*"] = Fault(status=500)
     now = time.time()
-    monkeypatch.setattr("harness.kernel.providers.snapshot.time.time", lambda: now + 25 * 3600)
+    monkeypatch.setattr("time.time", lambda: now + 25 * 3600)
     said: list[str] = []
     assert Catalog(progress=said.append).resolve(["6.6"])[0].key == "6.6.15-cloud-amd64=6.6.15-2"
     assert any("using the list of 25 hours ago" in line for line in said)
