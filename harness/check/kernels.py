@@ -1,8 +1,10 @@
-"""Tries an object on one kernel after the other."""
+"""Tries objects on kernels, several at once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness import kernel
@@ -13,8 +15,8 @@ from harness.check.results import Author, Kind, Result, Verdict
 from harness.check.trials import Trials
 from harness.errors import GuestError, InfrastructureError, UsageError
 from harness.kernel.types import Choice
-from harness.machines.pool import Pool, Settings
-from harness.util import clang
+from harness.machines.pool import Pool, Settings, available_mib
+from harness.util import clang, workers
 from harness.vm.machine import Machine
 from harness.vm.spec import MachineSpec, Needs
 
@@ -53,6 +55,10 @@ class Machines:
         """Take a machine back, which may be dead."""
         self._pool.spoil(machine)
         self._pool.give_back(self._spec, machine)
+
+
+_GUEST_OVERHEAD_MIB = 128
+"""Memory that a guest costs beside its own: QEMU, its translated code, a worker."""
 
 
 def check(pool: Pool, choice: Choice, plan: Plan, file: ObjectFile, loader: loaders.Found | None) -> list[Result]:
@@ -106,16 +112,57 @@ def check_on_kernels(
     for plan in plans:
         file = read_object(plan.path)
         initial_values(file, plan)
-        tries.append((plan, file, loaders.find(plan.loader) if plan.loader.words else None))
-    pool = Pool(Settings(accel=accel), say)
-    by_object: dict[str, list[Result]] = {plan.name: [] for plan in plans}
-    try:
-        for choice in kernel.resolve(list(selectors), progress=say):
-            for plan, file, loader in tries:
-                found = check(pool, choice, plan, file, loader)
-                bad = sum(not one.is_good for one in found)
-                say(f"harness: {plan.name} on {choice.label}: {len(found)} rows, {bad or 'none'} refused")
-                by_object[plan.name] += found
-    finally:
-        pool.close()
-    return [one for results in by_object.values() for one in results]
+        tries.append(_Try(plan, file, loaders.find(plan.loader) if plan.loader.words else None))
+    at_once = _at_once(max(plan.memory for plan in plans))
+    jobs = _jobs(kernel.resolve(list(selectors), progress=say), range(len(tries)), at_once)
+
+    def work(job: tuple[Choice, Sequence[int]], say: Callable[[str], None]) -> Iterator[tuple[int, list[Result]]]:
+        choice, numbers = job
+        pool = Pool(Settings(accel=accel), say)
+        try:
+            for number in numbers:
+                one = tries[number]
+                yield number, check(pool, choice, one.plan, one.file, one.loader)
+        finally:
+            pool.close()
+
+    found: dict[tuple[int, int], list[Result]] = {}
+    count = sum(len(numbers) for _, numbers in jobs)
+    with contextlib.closing(workers.do(jobs, work, at_once=at_once, say=say)) as done:
+        for at, (number, results) in done:
+            found[number, at] = results
+            bad = sum(not result.is_good for result in results)
+            of = f" ({len(found)} of {count})" if count > 1 else ""
+            label = jobs[at][0].label
+            say(f"harness: {plans[number].name} on {label}: {len(results)} rows, {bad or 'none'} refused{of}")
+    return [result for key in sorted(found) for result in found[key]]
+
+
+@dataclass(frozen=True)
+class _Try:
+    """What is tried on each kernel.
+
+    Attributes:
+        plan: The plan.
+        file: The object.
+        loader: The user's loader; None for none.
+    """
+
+    plan: Plan
+    file: ObjectFile
+    loader: loaders.Found | None
+
+
+def _at_once(memory: int) -> int:
+    """Return how many kernels are tried at once: one for each processor, as far as the memory suffices.
+
+    Args:
+        memory: MiB of a guest.
+    """
+    return max(1, min(workers.processors(), available_mib() // (memory + _GUEST_OVERHEAD_MIB)))
+
+
+def _jobs(choices: Sequence[Choice], tries: Sequence[int], at_once: int) -> list[tuple[Choice, Sequence[int]]]:
+    """Return what each process does: all objects on one kernel, or a part of them where processors would be idle."""
+    shares = min(len(tries), -(-at_once // len(choices)))
+    return [(choice, tries[share::shares]) for choice in choices for share in range(shares)]

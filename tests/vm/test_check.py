@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +24,10 @@ from harness.cli import main
 from harness.kernel.types import Choice
 from harness.machines.pool import Pool, Settings
 from harness.remote.libbpf import Libbpf
+from harness.util import workers
 from harness.vm.machine import Machine
 from tests.needs import needs_program
+from tests.processes import has_ended, wait_until
 from tests.vm.provoke import provoke
 
 # The objects here use what came up to that version: names and ids of maps, raw tracepoints, batches, read-only data.
@@ -261,3 +268,44 @@ def test_a_setting_of_the_kernels_configuration_is_known_to_libbpf(libbpf: Libbp
 def test_sources_compile_with_what_clang_is_usually_given(checked: Checks, name: str) -> None:
     needs_program("/usr/include/bpf/bpf_helpers.h")
     assert set(cells(checked(name)).values()) == {"ok"}
+
+
+def test_objects_are_tried_at_once_and_an_interrupt_leaves_nothing(tmp_path: Path, kernel_choice: Choice) -> None:
+    config = tmp_path / "check.toml"
+    config.write_text(
+        f"kernel = ['{kernel_choice.label}']\nrun-loader = '{OBJECTS}/loader_forever.py {{object}}'\n"
+        f"[[object]]\npath = '{OBJECTS}/kconfig_hz.bpf.c'\n[[object]]\npath = '{OBJECTS}/loop_50000.bpf.c'\n"
+    )
+    command = [sys.executable, "-c", "from harness.cli import main; raise SystemExit(main())", "check"]
+    with tempfile.TemporaryDirectory(prefix="harness-") as runtime:
+        Path(runtime).chmod(0o755)  # QEMU runs as another user
+        process = subprocess.Popen(
+            [*command, "--config", str(config)],
+            env={**os.environ, "XDG_RUNTIME_DIR": runtime},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            at_once = min(2, workers.processors())
+            wait_until(lambda: len(children(process.pid, "qemu")) == at_once, about="machines at once")
+            qemus = children(process.pid, "qemu")
+            os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
+            said = process.communicate(timeout=120)
+            assert (process.returncode, said[0]) == (130, "")
+            assert [pid for pid in qemus if not has_ended(pid)] == []
+            assert [*Path(runtime).glob("*/*run-*")] == []
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def children(pid: int, name: str) -> list[int]:
+    """Return the processes of a name that a process, or a child of its, has started."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, task.read_text().split()):
+            words = Path(f"/proc/{child}/cmdline").read_bytes()
+            found += [child] if name.encode() in words.partition(b"\0")[0] else children(child, name)
+    return found
