@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 REPEAT = "How to run this test alone, and on what it ran"
 CONSOLE = "Last lines of the guest's console"
+ALSO_FOUND = "Also found at teardown"
 
 _DROPPED = (
     "--record",
@@ -67,6 +68,30 @@ def sections(item: pytest.Item, error: HarnessError | None) -> Iterator[tuple[st
     if machine is not None and (error is None or not error.detail) and any(machine.process.console()):
         yield CONSOLE, machine.console_tail()
     yield REPEAT, "\n".join([command(item), *_identity(item, machine), *_seeds(item.config)])
+
+
+class EvidenceLast:
+    """Lets what is shown of a failed test end with its evidence: what its teardown found comes before."""
+
+    def __init__(self) -> None:
+        self._failed: dict[str, pytest.TestReport] = {}
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Move what the teardown found into the report of the failure."""
+        if report.when != "teardown":
+            if report.failed:
+                self._failed[report.nodeid] = report
+            return
+        failed = self._failed.pop(report.nodeid, None)
+        found = [section for section in report.sections if section[0] == ALSO_FOUND]
+        if failed is not None and found:
+            captions = [caption for caption, _ in failed.sections]
+            at = min(
+                (captions.index(caption) for caption in (CONSOLE, REPEAT) if caption in captions), default=len(captions)
+            )
+            failed.sections[at:at] = found
+            report.sections = [section for section in report.sections if section not in found]
 
 
 def _identity(item: pytest.Item, machine: Machine | None) -> Iterator[str]:

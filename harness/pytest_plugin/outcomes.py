@@ -48,7 +48,7 @@ def pytest_runtest_makereport(
     if call.when == "call":
         item.stash[OUTCOME] = report.outcome
     elif call.when == "teardown" and FOUND in item.stash:
-        report.sections.append(("Also found at teardown", item.stash[FOUND]))
+        report.sections.append((evidence.ALSO_FOUND, item.stash[FOUND]))
     if call.when == "teardown" and report.skipped and item.stash.get(COMPLAINED, False):
         # The marker xfail only covers the test's assertions.
         report.outcome = "failed"

@@ -15,6 +15,7 @@ from _pytest.runner import runtestprotocol
 from harness.errors import HarnessError
 from harness.pytest_plugin.around import Taken, handled
 from harness.pytest_plugin.collection import wanted_by
+from harness.pytest_plugin.evidence import ALSO_FOUND
 from harness.pytest_plugin.marks import has_mark, marks
 from harness.pytest_plugin.state import ALONE, OUTCOME, STATE
 from harness.results import properties
@@ -127,7 +128,7 @@ class SharedMachine:
 
     def _add_section(self, items: list[pytest.Item], text: str) -> None:
         for item in items if text else ():
-            self._reports[item].sections.append(("What else was found at teardown", text))
+            self._reports[item].sections.append((ALSO_FOUND, text))
 
     def _blame(self, last: pytest.Item, complaints: list[Complaint], text: str) -> None:
         """Fail the last test for what no test shows by itself."""

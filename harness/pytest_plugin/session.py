@@ -12,6 +12,7 @@ import pytest
 
 from harness.errors import HarnessError
 from harness.pytest_plugin.collection import kernel_of, wanted_by
+from harness.pytest_plugin.evidence import EvidenceLast
 from harness.pytest_plugin.options import KERNEL_FIXTURE, PREFIX, TAKEN, VM_FIXTURE, option, refuse_parallel
 from harness.pytest_plugin.pause import check_pause_options
 from harness.pytest_plugin.state import STATE, PluginState
@@ -43,6 +44,7 @@ def _register_summaries(config: pytest.Config) -> None:
     register(summaries.Contracts(labels), "harness-contracts")
     register(summaries.KernelFaults(), "harness-kernel-faults")
     register(summaries.Infrastructure(), "harness-infrastructure")
+    register(EvidenceLast(), "harness-evidence-last")
     register(summaries.Retried(), "harness-retried")
     if config.getoption("xmlpath", None):
         from harness.pytest_plugin.junit import JUnit

@@ -397,8 +397,7 @@ def test_nothing_else_is_a_leak(seeded: Seeded, test: str) -> None:
 
 
 def test_a_failure_says_what_leaked_as_well(seeded: Seeded) -> None:
-    # Behind how to run it: this was found when the report was all but made.
-    section = seeded.result.section("test_a_failure_says_what_leaked_as_well", seeded.kernel)
+    section = seeded.section("test_a_failure_says_what_leaked_as_well")
     assert "assert [" in section
     assert "  held by pin /sys/fs/bpf/failed\n" in section
     assert seeded.outcome("test_a_failure_says_what_leaked_as_well") == "FAILED"
