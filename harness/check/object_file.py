@@ -41,13 +41,11 @@ class ObjectFile:
         data: The file.
         programs: Its programs' sections.
         variables: Its global variables by name.
-        reads_configuration: Whether it reads settings of the kernel's configuration.
     """
 
     data: bytes
     programs: tuple[str, ...]
     variables: dict[str, Symbol]
-    reads_configuration: bool
 
 
 def read_object(path: Path) -> ObjectFile:
@@ -94,11 +92,7 @@ def read_object(path: Path) -> ObjectFile:
             f"{path} has neither programs nor maps",
             expected="a section for a program (SEC(...)) or for maps (.maps)",
         )
-    return ObjectFile(data, programs, _variables(sections), ".kconfig" in names or _has_kconfig(sections))
-
-
-def _has_kconfig(sections: list[Section]) -> bool:
-    return any(b".kconfig\0" in section.data() for section in sections if section.name == ".BTF")
+    return ObjectFile(data, programs, _variables(sections))
 
 
 def _variables(sections: list[Section]) -> dict[str, Symbol]:

@@ -82,9 +82,8 @@ _LOG = re.compile(
 )
 # Lines that tell nothing of the cause: notices, first attempts that are tried again, and what follows from a cause.
 _ASIDE = re.compile(
-    r"Retrying without BTF|^elf: skipping|^skipping |BTF is optional, ignoring|^failed to load object"
-    r"|^failed to load program"
-    r"|: failed to load: -?\d+$|^Error loading BTF|^magic: 0x|^-- (?:BEGIN|END)|^-- END PROG|^failed to load '\S*'$"
+    r"Retrying without BTF|^elf: skipping|^skipping |BTF is optional, ignoring|^failed to load (?:object|program)"
+    r"|: failed to load: -?\d+$|^Error loading BTF|^magic: 0x|^-- (?:BEGIN|END)|^failed to load '\S*'$"
     r"|^permission error while running as root"
 )
 _PROGRAM = re.compile(r"^prog '([^']+)': ")

@@ -36,7 +36,6 @@ class MapType:
         fields: Attributes of BPF_MAP_CREATE other than four bytes of key, four of value and one element.
         config: The configuration symbol that it needs; "" for none.
         btf: Whether it must be created with BTF, such as :data:`INTEGERS`.
-        grows: Whether a map can have more elements.
     """
 
     since: str
@@ -44,7 +43,6 @@ class MapType:
     fields: Mapping[str, Any] = field(default_factory=dict)
     config: str = ""
     btf: bool = False
-    grows: bool = True
 
     @property
     def max_entries(self) -> int:
@@ -74,19 +72,19 @@ MAP_TYPES: dict[str, MapType] = {
     "cpumap": MapType("4.15", "commit 6710e1126934", config="NET"),
     "xskmap": MapType("4.18", "commit fbfc504a24f5", config="XDP_SOCKETS"),
     "sockhash": MapType("4.18", "commit 81110384441a", config="INET"),
-    "cgroup_storage": MapType("4.19", "commit de9cbbaadba5", _CGROUP, "CGROUP_BPF", grows=False),
+    "cgroup_storage": MapType("4.19", "commit de9cbbaadba5", _CGROUP, "CGROUP_BPF"),
     "reuseport_sockarray": MapType("4.19", "commit 5dc4c4b7d4e8", {"value_size": 8}, "INET"),
-    "percpu_cgroup_storage": MapType("4.20", "commit b741f1630346", _CGROUP, "CGROUP_BPF", grows=False),
+    "percpu_cgroup_storage": MapType("4.20", "commit b741f1630346", _CGROUP, "CGROUP_BPF"),
     "queue": MapType("4.20", "commit f1a2e44a3aec", _KEYLESS),
     "stack": MapType("4.20", "commit f1a2e44a3aec", _KEYLESS),
-    "sk_storage": MapType("5.2", "commit 6ac99e8f23d4", _STORAGE, "NET", btf=True, grows=False),
+    "sk_storage": MapType("5.2", "commit 6ac99e8f23d4", _STORAGE, "NET", btf=True),
     "devmap_hash": MapType("5.4", "commit 6f9d451ab1a3", config="NET"),
     "ringbuf": MapType("5.8", "commit 457f44363a88", _PAGES),
-    "inode_storage": MapType("5.10", "commit 8ea636848aca", _STORAGE, "BPF_LSM", btf=True, grows=False),
-    "task_storage": MapType("5.11", "commit 4cf1bc1f1045", _STORAGE, btf=True, grows=False),
+    "inode_storage": MapType("5.10", "commit 8ea636848aca", _STORAGE, "BPF_LSM", btf=True),
+    "task_storage": MapType("5.11", "commit 4cf1bc1f1045", _STORAGE, btf=True),
     "bloom_filter": MapType("5.16", "commit 9330986c0300", _KEYLESS),
     "user_ringbuf": MapType("6.1", "commit 583c1f420173", _PAGES),
-    "cgrp_storage": MapType("6.2", "commit c4bcfb38a95e", _STORAGE, "CGROUPS", btf=True, grows=False),
+    "cgrp_storage": MapType("6.2", "commit c4bcfb38a95e", _STORAGE, "CGROUPS", btf=True),
     "arena": MapType(
         "6.9",
         "commit 317460317a02",

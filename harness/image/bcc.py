@@ -20,11 +20,6 @@ _LIBRARY = "libbcc.so.0"
 _BY_NAME = "librt.so.1"
 
 
-def is_installed() -> bool:
-    """Whether this machine has bcc."""
-    return needs.present("bcc")
-
-
 def bcc_archive() -> bytes:
     """Return an archive with bcc's library and Python package; made once, kept in the cache.
 

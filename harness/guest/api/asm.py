@@ -102,11 +102,6 @@ class Instruction:
         """The number of instruction slots: two for a 64-bit load, else one."""
         return 2 if self.code == _LD | SIZES["DW"] else 1
 
-    @property
-    def is_call(self) -> bool:
-        """Whether it calls a helper, or a function of the kernel or the program."""
-        return self.code == _JMP | _CALL
-
     def encode(self, distance: int) -> bytes:
         """Return its bytes; `distance` counts from the next slot to its target."""
         offset, value = self.offset, self.value

@@ -78,7 +78,12 @@ def image_kind(data: bytes, name: str) -> ImageKind:
         return ImageKind.BZIMAGE
     if raw_image.architecture_of(data) is not None:
         return ImageKind.IMAGE
-    raw_image.refuse_zboot(data, name)
+    if raw_image.is_zboot(data):
+        raise KernelFileError(
+            f"{name} is a compressed EFI image (zboot), which only EFI firmware unpacks",
+            expected="an image that QEMU boots itself",
+            hint="name arch/arm64/boot/Image of its build, or build it without CONFIG_EFI_ZBOOT",
+        )
     raise KernelFileError(
         f"{name} is not a kernel image" + (" (it is empty)" if not data else ""),
         expected="an x86 bzImage (boot protocol 2.08 or later), an x86-64 ELF vmlinux or an arm64 Image",

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import KernelFileError
 from harness.kernel import cache as kernel_cache
-from harness.kernel.files import rpm
+from harness.kernel.files import raw_image, rpm
 from harness.kernel.files.decompress import open_stream, package_members, unpacked
 from harness.util import cache
 
@@ -57,7 +57,7 @@ def kind_of(path: Path) -> Kind | None:
             return Kind.DEB
         if head.startswith(rpm.MAGIC):
             return Kind.RPM
-        if head[:2] == b"MZ" and head[4:8] == b"zimg":
+        if raw_image.is_zboot(head):
             return Kind.ZBOOT
         if head[:2] == b"MZ" and b".linux" in _sections(head):
             return Kind.UKI

@@ -25,18 +25,13 @@ def architecture_of(data: bytes) -> Architecture | None:
     return next((one for one in architecture.known().values() if one.magic and one.magic.encode() == magic), None)
 
 
-def refuse_zboot(data: bytes, name: str) -> None:
-    """Refuse a compressed image that EFI firmware unpacks (CONFIG_EFI_ZBOOT).
+def is_zboot(data: bytes) -> bool:
+    """Return whether a file is a compressed image that EFI firmware unpacks (CONFIG_EFI_ZBOOT).
 
-    Raises:
-        KernelFileError: It is one.
+    Args:
+        data: At least the first 8 bytes of the file.
     """
-    if data[:2] == b"MZ" and data[4:8] == b"zimg":
-        raise KernelFileError(
-            f"{name} is a compressed EFI image (zboot), which only EFI firmware unpacks",
-            expected="an image that QEMU boots itself",
-            hint="name arch/arm64/boot/Image of its build, or build it without CONFIG_EFI_ZBOOT",
-        )
+    return data[:2] == b"MZ" and data[4:8] == b"zimg"
 
 
 def check(data: bytes, name: str) -> None:
