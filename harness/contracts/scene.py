@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from harness.remote.sysctl import JIT, sysctl
+from harness.remote.sysctl import JIT, UNPRIVILEGED, restricted, sysctl
 from harness.testing import Bpf, Guest, Kernel, Map, errno_name, errno_of
 
 T = TypeVar("T")
@@ -102,3 +102,13 @@ def by_errno(answers: Iterable[tuple[int, int]]) -> dict[str, str]:
 def jit(bpf: Bpf, value: bytes) -> contextlib.AbstractContextManager[None]:
     """Switch the kernel's compiler of BPF programs on (b"1") or off (b"0") for a while; errors as :func:`sysctl`."""
     return sysctl(bpf.commands, JIT, value.decode())
+
+
+def open_to_all(bpf: Bpf) -> contextlib.AbstractContextManager[None]:
+    """Allow bpf(2) to the unprivileged for a while; errors as :func:`sysctl`."""
+    return sysctl(bpf.commands, UNPRIVILEGED, "0")
+
+
+def forbidden(bpf: Bpf) -> contextlib.AbstractContextManager[bool]:
+    """Forbid bpf(2) to the unprivileged for a while; what it yields and its errors as :func:`restricted`."""
+    return restricted(bpf.commands)

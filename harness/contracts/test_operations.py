@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import mmap as memory
 import os
@@ -16,7 +15,7 @@ import pytest
 
 from harness.contracts.conftest import Observe
 from harness.contracts.contract import Contract
-from harness.contracts.scene import ENTRIES, Scene, by_errno, name_of
+from harness.contracts.scene import ENTRIES, Scene, by_errno, forbidden, name_of, open_to_all
 from harness.guest import calls
 from harness.guest.api import bpf as raw
 from harness.guest.api import btf
@@ -436,39 +435,27 @@ def test_freezing_takes_nothing_but_the_map(scene: Scene, observe: Observe) -> N
     observe(name_of(found.errno))
 
 
-UNPRIVILEGED = "/proc/sys/kernel/unprivileged_bpf_disabled"
-
-
-def as_another_user(allowed: bool, command: str, fields: dict[str, Any]) -> int:
-    """Issue a command as a user without capabilities, which the system allows or not; return the errno."""
-    setting = Path(UNPRIVILEGED)
-    before = setting.read_text().strip()
-    if (before == "0") != allowed:
-        try:
-            setting.write_text("0" if allowed else "2")
-        except OSError:
-            setting.write_text("1")  # there was no 2 yet, and no way back
+def as_another_user(command: str, fields: dict[str, Any]) -> int:
+    """Issue a command as a user without capabilities; return the errno."""
     child = os.fork()
     if child == 0:
         os.setresgid(1000, 1000, 1000)
         os.setresuid(1000, 1000, 1000)
         os._exit(raw.attempt(command, fields)[0])
-    errno = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    with contextlib.suppress(OSError):
-        setting.write_text(before)
-    return errno
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def freeze_as_another_user(outer_type: str, allowed: bool) -> int:
+def freeze_as_another_user(outer_type: str) -> int:
     """Freeze a map that root has created and handed over; return the errno."""
     template = raw.map_create("hash", 4, 4, 8)
     outer = raw.map_create(outer_type, 4, 4, 4, inner_map_fd=template)
-    return as_another_user(allowed, "MAP_FREEZE", {"map_fd": outer})
+    return as_another_user("MAP_FREEZE", {"map_fd": outer})
 
 
 @pytest.mark.contract("freeze.without_capabilities")
 def test_freezing_without_capabilities(scene: Scene, case: str, observe: Observe) -> None:
-    observe(name_of(scene.guest.call(freeze_as_another_user, scene.type, case == "allowed", closes=False)))
+    with open_to_all(scene.bpf) if case == "allowed" else forbidden(scene.bpf):
+        observe(name_of(scene.guest.call(freeze_as_another_user, scene.type, closes=False)))
 
 
 # What the kernel reports of a map.
@@ -658,7 +645,7 @@ def open_as_another_user(outer_type: str, mode: int, flags: int) -> int:
     Path().chmod(0o755)
     raw.command("OBJ_PIN", pathname="foreign", bpf_fd=outer)
     Path("foreign").chmod(mode)
-    errno = as_another_user(True, "OBJ_GET", {"pathname": "foreign", "file_flags": flags})
+    errno = as_another_user("OBJ_GET", {"pathname": "foreign", "file_flags": flags})
     Path("foreign").unlink()
     Path().chmod(folder)
     return errno
@@ -667,7 +654,8 @@ def open_as_another_user(outer_type: str, mode: int, flags: int) -> int:
 @pytest.mark.contract("pinned.by_another_user")
 def test_the_mode_of_a_pin_says_who_may_open_it(scene: Scene, case: str, observe: Observe) -> None:
     mode, _, how = case.partition("_")
-    found = scene.guest.call(open_as_another_user, scene.type, int(mode, 8), MODES.get(how, 0), closes=False)
+    with open_to_all(scene.bpf):
+        found = scene.guest.call(open_as_another_user, scene.type, int(mode, 8), MODES.get(how, 0), closes=False)
     observe(name_of(found))
 
 

@@ -8,17 +8,14 @@ from typing import Any
 import pytest
 
 from harness.contracts.conftest import Observe
-from harness.contracts.scene import Scene
-from harness.errors import GuestCallError
+from harness.contracts.scene import Scene, forbidden, open_to_all
 from harness.guest import calls
 from harness.pytest_plugin.state import STATE
-from harness.testing import Guest, Map, asm, errno_of, uapi
+from harness.testing import Map, asm, errno_of, uapi
 from harness.vm.guest_process import GuestProcess
 from harness.vm.machine import Machine
 
 pytestmark = pytest.mark.vm(scope="module")
-
-SYSCTL = "/proc/sys/kernel/unprivileged_bpf_disabled"
 
 NOBODY = 65534
 
@@ -57,29 +54,19 @@ class Caller:
 
 
 @pytest.fixture
-def restricted(shared_guest: Guest, vm: Machine, request: pytest.FixtureRequest) -> Iterator[None]:
+def restricted(scene: Scene, vm: Machine, request: pytest.FixtureRequest) -> Iterator[None]:
     """Forbid bpf(2) to the unprivileged, as distributions do, until the test is over."""
-    before = shared_guest.read(SYSCTL).strip()
-    try:
-        shared_guest.write(SYSCTL, "2")
-    except GuestCallError:
-        # Before 5.13 there is no 2, and no way back: no other test may have this machine.
-        shared_guest.write(SYSCTL, "1")
-        request.config.stash[STATE].pool().spoil(vm)
-    yield
-    if shared_guest.read(SYSCTL).strip() == b"2":
-        shared_guest.write(SYSCTL, before)
+    with forbidden(scene.bpf) as can_be_allowed:
+        if not can_be_allowed:  # no other test may have this machine
+            request.config.stash[STATE].pool().spoil(vm)
+        yield
 
 
 @pytest.fixture
-def open_to_all(shared_guest: Guest) -> Iterator[None]:
+def unrestricted(scene: Scene) -> Iterator[None]:
     """Allow bpf(2) to the unprivileged, until the test is over."""
-    before = shared_guest.read(SYSCTL).strip()
-    if before != b"0":  # before 5.13 it can be set to 1 alone, and is 0 until then
-        shared_guest.write(SYSCTL, "0")
-    yield
-    if before != b"0":
-        shared_guest.write(SYSCTL, before)
+    with open_to_all(scene.bpf):
+        yield
 
 
 # Where it is restricted.
@@ -163,7 +150,7 @@ def test_who_may_open_by_id(scene: Scene, case: str, observe: Observe) -> None:
 
 
 @pytest.mark.contract("privilege.open")
-@pytest.mark.usefixtures("open_to_all")
+@pytest.mark.usefixtures("unrestricted")
 def test_who_may_create_where_it_is_open(scene: Scene, case: str, observe: Observe) -> None:
     caller = Caller(scene)
     become(caller.process, case or "nobody")
@@ -171,7 +158,7 @@ def test_who_may_create_where_it_is_open(scene: Scene, case: str, observe: Obser
 
 
 @pytest.mark.contract("privilege.open_zero_seed")
-@pytest.mark.usefixtures("open_to_all")
+@pytest.mark.usefixtures("unrestricted")
 def test_who_may_choose_the_seed_where_it_is_open(scene: Scene, case: str, observe: Observe) -> None:
     caller = Caller(scene)
     become(caller.process, case or "nobody")
@@ -179,7 +166,7 @@ def test_who_may_choose_the_seed_where_it_is_open(scene: Scene, case: str, obser
 
 
 @pytest.mark.contract("privilege.open_socket_filter")
-@pytest.mark.usefixtures("open_to_all")
+@pytest.mark.usefixtures("unrestricted")
 def test_who_may_load_a_program_where_it_is_open(scene: Scene, case: str, observe: Observe) -> None:
     caller = Caller(scene)
     become(caller.process, case or "nobody")

@@ -15,7 +15,7 @@ from harness.guest import calls
 from harness.guest.api import asm, uapi
 from harness.remote.bpf import Bpf
 from harness.remote.command import BpfError
-from harness.remote.sysctl import JIT, UNPRIVILEGED, path_of, sysctl
+from harness.remote.sysctl import JIT, UNPRIVILEGED, path_of, read, sysctl
 from harness.util.errnos import errno_name
 
 ATTACHED: dict[str, dict[str, Any]] = {
@@ -133,7 +133,7 @@ def _switch(value: str, *, back: bool) -> Probe:
     def probe(bpf: Bpf) -> Finding:
         path = path_of(UNPRIVILEGED)
         try:
-            before = bpf.commands.ask(f"read of {path}", calls.Files.read_file, path=path).strip().decode()
+            before = read(bpf.commands, UNPRIVILEGED)
         except BpfError as error:
             return Finding(Answer.NO, f"{path}: {error.name}")
         if before == value or not back:

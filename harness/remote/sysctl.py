@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 from harness.guest import calls
-from harness.remote.command import Commands
+from harness.remote.command import BpfError, Commands
 
 JIT = "net.core.bpf_jit_enable"
 """Whether the kernel compiles BPF programs; one built without an interpreter does not switch it off."""
@@ -17,6 +17,16 @@ UNPRIVILEGED = "kernel.unprivileged_bpf_disabled"
 def path_of(name: str) -> str:
     """Return the file of a setting."""
     return f"/proc/sys/{name.replace('.', '/')}"
+
+
+def read(commands: Commands, name: str) -> str:
+    """Return the value of a setting.
+
+    Raises:
+        BpfError: The kernel has no such setting.
+    """
+    path = path_of(name)
+    return commands.ask(f"read of {path}", calls.Files.read_file, path=path).strip().decode()
 
 
 @contextlib.contextmanager
@@ -32,9 +42,33 @@ def sysctl(commands: Commands, name: str, value: str) -> Iterator[None]:
         BpfError: The kernel has no such setting, or refuses the value.
     """
     path = path_of(name)
-    before = commands.ask(f"read of {path}", calls.Files.read_file, path=path).strip()
+    before = read(commands, name)
+    if before == value:  # where it is 0, some kernels allow unprivileged_bpf_disabled no value but 1
+        yield
+        return
     commands.ask(f"write to {path}", calls.Files.write_file, path=path, data=value.encode())
     try:
         yield
     finally:
-        commands.ask(f"write to {path}", calls.Files.write_file, path=path, data=before)
+        commands.ask(f"write to {path}", calls.Files.write_file, path=path, data=before.encode())
+
+
+@contextlib.contextmanager
+def restricted(commands: Commands) -> Iterator[bool]:
+    """Forbid bpf(2) to the unprivileged for a while, as distributions do.
+
+    Yields:
+        Whether it can be allowed again: before 5.13, 1 is the only value that forbids it, and there is no way back.
+
+    Raises:
+        BpfError: The kernel has no such setting.
+    """
+    with contextlib.ExitStack() as stack:
+        can_return = True
+        try:
+            stack.enter_context(sysctl(commands, UNPRIVILEGED, "2"))
+        except BpfError:
+            can_return = False
+            path = path_of(UNPRIVILEGED)
+            commands.ask(f"write to {path}", calls.Files.write_file, path=path, data=b"1")
+        yield can_return

@@ -24,7 +24,6 @@ FILES = {
     "/proc/vmallocinfo": "vmallocinfo",
     "/proc/meminfo": "meminfo",
     "/proc/self/ns/": "namespaces",
-    "/proc/sys/kernel/unprivileged_bpf_disabled": "unprivileged_switch",
     "/sys/fs/bpf": "bpffs",
     "/sys/fs/cgroup": "cgroups",
 }
@@ -50,8 +49,7 @@ NAMES = {
     "pinned_map": "bpffs",
     "libbpf_find_vmlinux_btf_id": "btf",
     "open_to_all": "unprivileged_open",
-    "loaded_by_nobody": "unprivileged_open",
-    "as_another_user": "unprivileged_open",
+    "forbidden": "unprivileged_switch",
 }
 """What calling a function of this name, or using a fixture of it, needs."""
 
