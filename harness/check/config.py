@@ -26,9 +26,9 @@ from typing import Any
 from harness.errors import UsageError
 from harness.util.data import read_user_toml
 
-OF_RUN = ("kernel", "format", "differences", "accel", "baseline", "threshold")
+OF_RUN = ("kernel", "format", "differences", "accel", "baseline", "threshold", "record")
 """Options that are for the whole run, not for one object."""
-_PATHS = ("btf", "I", "baseline")
+_PATHS = ("btf", "I", "baseline", "record")
 _SHORT = ("D", "I")
 
 

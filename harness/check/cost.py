@@ -14,18 +14,7 @@ from typing import Any
 
 from harness.check.results import Author, Kind, Result, Verdict
 from harness.errors import UsageError
-
-FIGURES = {
-    "insns": "instructions that the verifier processed",
-    "states": "states that it explored",
-    "peak": "states that it kept at once at the most",
-    "stack": "bytes of stack",
-    "maps": "maps that the program uses",
-    "xlated": "bytes of instructions after verification",
-    "jited": "bytes of machine code",
-    "usec": "microseconds of verification, on this machine",
-}
-"""The figures, and what they count; budgets, boundaries and comparisons name them."""
+from harness.results.cost import FIGURES, rises
 
 _COUNTS = re.compile(
     r"^processed (?P<insns>\d+) insns .* total_states (?P<states>\d+) peak_states (?P<peak>\d+)", re.MULTILINE
@@ -61,7 +50,7 @@ class Budget:
     """The most that a program may cost.
 
     Attributes:
-        figure: One of :data:`FIGURES`.
+        figure: One of :data:`harness.results.cost.FIGURES`.
         limit: The largest value that is good.
     """
 
@@ -170,11 +159,7 @@ def compared(
     found = []
     for one in results:
         old = before.get((one.object, one.program), {})
-        more = [
-            f"{figure} rose from {old[figure]} to {value}"
-            for figure, value in (one.cost or {}).items()
-            if figure != "usec" and figure in old and value > old[figure] * (1 + percent / 100)
-        ]
+        more = rises(old, one.cost or {}, percent)
         if more and one.is_good:
             line = ", ".join(more)
             one = replace(one, verdict=Verdict.OVER_BUDGET, author=Author.HARNESS, by="harness", line=line)

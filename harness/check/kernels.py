@@ -11,14 +11,17 @@ from harness import kernel
 from harness.check import loaders
 from harness.check.object_file import ObjectFile, initial_values, read_object
 from harness.check.plan import Plan
+from harness.check.record import CheckRecord
 from harness.check.results import Author, Kind, Result, Verdict
 from harness.check.trials import Trials
 from harness.errors import GuestError, InfrastructureError, UsageError
 from harness.kernel.types import Choice
 from harness.machines.pool import Pool, Settings, available_mib
+from harness.results.kernels import chosen_kernel, recorded_kernel
+from harness.results.types import RecordedKernel
 from harness.util import clang, workers
 from harness.vm.machine import Machine
-from harness.vm.spec import MachineSpec, Needs
+from harness.vm.spec import Acceleration, MachineSpec, Needs
 
 
 def compiled(path: Path, flags: Sequence[str] = ()) -> Path:
@@ -91,7 +94,12 @@ def check(pool: Pool, choice: Choice, plan: Plan, file: ObjectFile, loader: load
 
 
 def check_on_kernels(
-    plans: Sequence[Plan], selectors: Sequence[str], *, accel: str, say: Callable[[str], None]
+    plans: Sequence[Plan],
+    selectors: Sequence[str],
+    *,
+    accel: str,
+    say: Callable[[str], None],
+    record: CheckRecord | None = None,
 ) -> list[Result]:
     """Try objects on kernels. What can be judged on this machine is judged before anything boots.
 
@@ -100,6 +108,7 @@ def check_on_kernels(
         selectors: The kernels.
         accel: "auto", "kvm" or "tcg".
         say: Prints a line of progress.
+        record: The run record to write; the caller finishes it.
 
     Raises:
         UsageError: An object or a loader cannot be tried on any kernel, or two objects have one name.
@@ -116,25 +125,33 @@ def check_on_kernels(
     at_once = _at_once(max(plan.memory for plan in plans))
     jobs = _jobs(kernel.resolve(list(selectors), progress=say), range(len(tries)), at_once)
 
-    def work(job: tuple[Choice, Sequence[int]], say: Callable[[str], None]) -> Iterator[tuple[int, list[Result]]]:
+    def work(job: tuple[Choice, Sequence[int]], say: Callable[[str], None]) -> Iterator[_Tried]:
         choice, numbers = job
         pool = Pool(Settings(accel=accel), say)
         try:
             for number in numbers:
                 one = tries[number]
-                yield number, check(pool, choice, one.plan, one.file, one.loader)
+                results = check(pool, choice, one.plan, one.file, one.loader)
+                spec = pool.known(choice, Needs())
+                if spec is None:
+                    yield _Tried(number, results, chosen_kernel(choice), None)
+                else:
+                    known = recorded_kernel(choice, spec.kernel, spec.kernel.release)
+                    yield _Tried(number, results, known, spec.acceleration)
         finally:
             pool.close()
 
     found: dict[tuple[int, int], list[Result]] = {}
     count = sum(len(numbers) for _, numbers in jobs)
     with contextlib.closing(workers.do(jobs, work, at_once=at_once, say=say)) as done:
-        for at, (number, results) in done:
-            found[number, at] = results
-            bad = sum(not result.is_good for result in results)
+        for at, tried in done:
+            found[tried.number, at] = tried.results
+            bad = sum(not result.is_good for result in tried.results)
             of = f" ({len(found)} of {count})" if count > 1 else ""
-            label = jobs[at][0].label
-            say(f"harness: {plans[number].name} on {label}: {len(results)} rows, {bad or 'none'} refused{of}")
+            where = f"{plans[tried.number].name} on {tried.kernel.label}"
+            say(f"harness: {where}: {len(tried.results)} rows, {bad or 'none'} refused{of}")
+            if record is not None:
+                record.add(tried.kernel, tried.results, tried.acceleration)
     return [result for key in sorted(found) for result in found[key]]
 
 
@@ -151,6 +168,23 @@ class _Try:
     plan: Plan
     file: ObjectFile
     loader: loaders.Found | None
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """The results of an object on a kernel.
+
+    Attributes:
+        number: The object's position.
+        results: The results.
+        kernel: The kernel, as records have it.
+        acceleration: How it was run; None when it was not.
+    """
+
+    number: int
+    results: list[Result]
+    kernel: RecordedKernel
+    acceleration: Acceleration | None
 
 
 def _at_once(memory: int) -> int:

@@ -74,7 +74,7 @@ class Result:
         hint: What the user can do, "" for nothing.
         message: The verifier's log, libbpf's messages or a loader's output.
         faults: Titles of the faults that the kernel reported during the trial.
-        cost: What verification cost, by the names of :data:`harness.check.cost.FIGURES`; None when it was not measured.
+        cost: What verification cost, by the names of :data:`harness.results.cost.FIGURES`; None when not measured.
     """
 
     kernel: str

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.check.cost import FIGURES
 from harness.check.results import Kind, Result, Verdict
+from harness.results.cost import FIGURES
 from harness.util import tables
 from harness.util.printable import printable
 

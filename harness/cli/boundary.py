@@ -24,7 +24,7 @@ _VERDICT = "verdict"
 
 def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
     """Add `boundary`."""
-    from harness.check.cost import FIGURES
+    from harness.results.cost import FIGURES
 
     summary = "find between which two releases a behaviour changed"
     parser = subparsers.add_parser(
@@ -134,7 +134,7 @@ class ObjectInQuestion:
 
     Args:
         path: The object, or its source.
-        on: "verdict", or one of the figures of :data:`harness.check.cost.FIGURES`.
+        on: "verdict", or one of the figures of :data:`harness.results.cost.FIGURES`.
         say: Prints a line of progress.
     """
 

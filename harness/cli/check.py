@@ -60,6 +60,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         help="how to print it (default: text)",
     )
     parser.add_argument(
+        "--record", type=Path, metavar="FILE", help="also write a run record, for report, compare and merge"
+    )
+    parser.add_argument(
         "--differences", action="store_true", help="print only the rows that are not equal on all kernels"
     )
     parser.add_argument("--accel", choices=("auto", "kvm", "tcg"), default="auto", help="as for pytest (default: auto)")
@@ -249,19 +252,24 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.object is not None and arguments.object.suffix != ".c":
         read_object(arguments.object)  # before anything that takes longer
     from harness.check.kernels import check_on_kernels
+    from harness.check.record import CheckRecord
     from harness.check.results import Verdict
 
     plans = _plans(arguments)
     before = _baseline(arguments.baseline)
-    results = check_on_kernels(plans, arguments.kernel or ["6.12"], accel=arguments.accel, say=say)
+    record = CheckRecord(arguments.record, sys.argv) if arguments.record is not None else None
+    results = check_on_kernels(plans, arguments.kernel or ["6.12"], accel=arguments.accel, say=say, record=record)
     if before is not None:
         from harness.check.cost import compared
 
         results = compared(results, before, arguments.threshold)
     print(_printed(results, arguments))
+    status = int(not all(result.is_good for result in results))
     if any(result.verdict is Verdict.LOST for result in results):
-        return InfrastructureError.exit_status
-    return int(not all(result.is_good for result in results))
+        status = InfrastructureError.exit_status
+    if record is not None:
+        record.finish(status)
+    return status
 
 
 def _baseline(path: Path | None) -> dict[tuple[str, str], dict[str, int]] | None:

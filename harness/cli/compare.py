@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from harness.report.compare.changes import Change, Comparison
     from harness.results.types import RunRecord
 
-_CHANGES = "broken failure observation unsupported slower lost gone fixed supported faster regained new".split()
+_CHANGES = (
+    "broken failure observation unsupported costlier slower lost gone fixed supported cheaper faster regained new"
+).split()
 
 
 def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
@@ -30,7 +32,8 @@ def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
         description=summary[0].upper() + summary[1:] + ". The exit status is 0, or 1 when there is a change that "
         "--fail-on names.",
         epilog="Changes: broken; failure (fails in another way); observation (another answer, no failure); "
-        "unsupported (newly skipped); slower and faster (by a factor of 3 and 0.3 s beyond the machines' own "
+        "unsupported (newly skipped); costlier and cheaper (verification of a program, beyond --threshold); "
+        "slower and faster (by a factor of 3 and 0.3 s beyond the machines' own "
         "difference); lost (no verdict any more); gone; fixed; supported; regained (a verdict again); new.",
     )
     parser.set_defaults(run=_run)
@@ -48,6 +51,13 @@ def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
         default=["broken", "unsupported"],
         metavar="CHANGE,...",
         help="changes that make the exit status 1; also any, none (default: broken,unsupported)",
+    )
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        default=0.0,
+        metavar="PERCENT",
+        help="how much more or less verification may cost without being a change (default: %(default)g)",
     )
     parser.add_argument(
         "--format", choices=("terminal", "markdown", "json"), default="terminal", help="how to print it"
@@ -74,7 +84,9 @@ def _run(arguments: argparse.Namespace) -> int:
         )
     old = read(arguments.old)
     new = read(arguments.new) if arguments.new is not None else old
-    comparison = compare(old, new, tuple(arguments.kernels) if arguments.kernels else None)
+    comparison = compare(
+        old, new, tuple(arguments.kernels) if arguments.kernels else None, threshold=arguments.threshold
+    )
     fail_on = [Change(word) for word in arguments.fail_on]
     _print(arguments.format, comparison, old, new, fail_on)
     return int(is_regression(comparison, fail_on))

@@ -19,6 +19,7 @@ import jinja2
 from markupsafe import Markup
 
 from harness import __version__
+from harness.report.costs import costs_of
 from harness.report.matrix import ENDINGS, Absent, Cell, Group, Matrix, Row, matrix_of
 from harness.report.words import counted, summary_of, warnings_of
 from harness.results.outcomes import Ending, Outcome
@@ -102,6 +103,7 @@ def as_html(record: RunRecord, *, title: str = "Behaviours by kernel") -> str:
             for group in matrix.groups
         ],
         legend=list(matrix.counts()),
+        costs=costs_of(matrix),
         kernel_times=_kernel_times(matrix),
         test_times=_test_times(matrix),
         runs=record.runs,
@@ -167,7 +169,7 @@ def run_facts(run: Run) -> Iterator[tuple[str, str]]:
     """Yield the known facts of a run as names and texts, without empty ones."""
     host = run.host
     facts = {
-        "Command": "pytest " + " ".join(run.arguments),
+        "Command": command_of(run),
         "Machine": ", ".join(
             part
             for part in (
@@ -191,6 +193,12 @@ def run_facts(run: Run) -> Iterator[tuple[str, str]]:
         "Not recorded": "; ".join(run.problems),
     }
     return ((name, text) for name, text in facts.items() if text)
+
+
+def command_of(run: Run) -> str:
+    """Return a run's command line; pytest's is recorded without its name, that of `harness` with it."""
+    first, *rest = run.arguments or ("",)
+    return " ".join(["harness", *rest] if first.endswith("/harness") else ["pytest", *run.arguments])
 
 
 def _kernel_times(matrix: Matrix) -> list[dict[str, Any]]:

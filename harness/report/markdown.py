@@ -5,6 +5,7 @@ Pure.
 
 from __future__ import annotations
 
+from harness.report.costs import costs_of
 from harness.report.matrix import Absent, Cell, Matrix, Row, matrix_of
 from harness.report.text import code, escaped
 from harness.report.words import summary_of, warnings_of
@@ -28,6 +29,7 @@ def as_markdown(record: RunRecord, *, title: str = "Behaviours by kernel") -> st
     lines += _by_kernel(matrix)
     lines += _problems(matrix)
     lines += _boundaries(matrix)
+    lines += _costs(matrix)
     text = "\n".join(lines) + "\n"
     for group in matrix.groups:
         table = "\n".join(_table(matrix, group.rows))
@@ -80,6 +82,18 @@ def _boundaries(matrix: Matrix) -> list[str]:
         return []
     table = [*_head("behaviour", "from which kernel on it answers otherwise"), *found]
     return [f"<details><summary>boundaries: {len(found)}</summary>\n", *table, "\n</details>"]
+
+
+def _costs(matrix: Matrix) -> list[str]:
+    found = []
+    for table in costs_of(matrix):
+        lines = _head("program", *(escaped(kernel.label) for kernel in matrix.kernels))
+        for row in table.rows:
+            signs = ({"rose": "▲ ", "fell": "▼ "}.get(step, "") for step in row.steps)
+            values = ("" if value is None else str(value) for value in row.values)
+            lines.append(_row(code(row.title), *(sign + value for sign, value in zip(signs, values, strict=True))))
+        found += [f"<details><summary>{table.figure}: {table.counts}</summary>\n", *lines, "\n</details>"]
+    return ["", "### What verification costs", "", *found] if found else []
 
 
 def changes_of(matrix: Matrix, row: Row) -> list[str]:

@@ -210,6 +210,7 @@ def area_of(test: str, title: str) -> str:
 
 
 def words_of(test: str) -> str:
-    """Return a test's name as words, with its parameters."""
+    """Return a test's name as words, with its parameters; only names that begin with test_ change."""
     name, bracket, parameters = test.rpartition("::")[2].partition("[")
-    return name.removeprefix("test_").replace("_", " ") + (f" [{parameters}" if bracket else "")
+    words = name.removeprefix("test_").replace("_", " ") if name.startswith("test_") else name
+    return words + (f" [{parameters}" if bracket else "")

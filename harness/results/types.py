@@ -214,6 +214,7 @@ class RecordedResult(msgspec.Struct, frozen=True, omit_defaults=True):
         observations: Its observations.
         leaks: Kernel objects that it left behind.
         faults: Faults that the kernel reported.
+        cost: What the verification of a program cost, by the names of :data:`harness.results.cost.FIGURES`.
         failure: Text of the failure; the middle of a long text is omitted.
         output: Output of a failed test in host and guest; the middle of a long text is omitted.
     """
@@ -237,6 +238,7 @@ class RecordedResult(msgspec.Struct, frozen=True, omit_defaults=True):
     observations: tuple[Observation, ...] = ()
     leaks: tuple[Leak, ...] = ()
     faults: tuple[Fault, ...] = ()
+    cost: dict[str, int] = {}
     failure: str = ""
     output: str = ""
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from harness.errors import RecordError
 from harness.report.matrix import Absent, Cell, cells_of, exact_text_of, text_of, words_of
+from harness.results.cost import falls, rises
 from harness.results.file import kernel_order
 from harness.results.ids import contract_in
 from harness.results.outcomes import Outcome
@@ -42,6 +43,8 @@ class Change(enum.Enum):
     """Not a failure, but the observation changed."""
     UNSUPPORTED = "unsupported"
     """It ran before, and is now skipped or not for this kernel."""
+    COSTLIER = "costlier"
+    """The verification of a program costs more."""
     SLOWER = "slower"
     """It takes clearly longer."""
     LOST = "lost"
@@ -52,6 +55,8 @@ class Change(enum.Enum):
     """It failed before, and does not now."""
     SUPPORTED = "supported"
     """It was skipped or not for this kernel, and passes now."""
+    CHEAPER = "cheaper"
+    """The verification of a program costs less."""
     FASTER = "faster"
     """It takes clearly less time."""
     REGAINED = "regained"
@@ -142,7 +147,9 @@ class Comparison:
         return sum(one.change in wanted for pair in self.pairs for one in pair.differences)
 
 
-def compare(old: RunRecord, new: RunRecord, kernels: tuple[str, str] | None = None) -> Comparison:
+def compare(
+    old: RunRecord, new: RunRecord, kernels: tuple[str, str] | None = None, *, threshold: float = 0.0
+) -> Comparison:
     """Compare two records, kernel by kernel.
 
     Args:
@@ -150,6 +157,7 @@ def compare(old: RunRecord, new: RunRecord, kernels: tuple[str, str] | None = No
         new: The new record; may be the same record.
         kernels: Labels or exact versions of one kernel in each record, to compare only these two; default: kernels
             are paired by their labels.
+        threshold: Percent by which the verification of a program may cost more or less without being a change.
 
     Raises:
         RecordError: A record has no such kernel, or they have none in common.
@@ -173,7 +181,7 @@ def compare(old: RunRecord, new: RunRecord, kernels: tuple[str, str] | None = No
     old_cells, new_cells = _by_kernel(old), _by_kernel(new)
     return Comparison(
         tuple(
-            _pair(before, after, old_cells.get(before.label, {}), new_cells.get(after.label, {}))
+            _pair(before, after, old_cells.get(before.label, {}), new_cells.get(after.label, {}), threshold)
             for before, after in sorted(pairs, key=lambda pair: kernel_order(pair[0]))
         ),
         tuple(only_old),
@@ -214,13 +222,19 @@ _NOT_ASKED = frozenset({Outcome.UNSUPPORTED, Absent.LEFT_OUT})
 _ORDER = list(Change)
 
 
-def _pair(old: RecordedKernel, new: RecordedKernel, before: Mapping[str, Cell], after: Mapping[str, Cell]) -> Pair:
+def _pair(
+    old: RecordedKernel,
+    new: RecordedKernel,
+    before: Mapping[str, Cell],
+    after: Mapping[str, Cell],
+    threshold: float,
+) -> Pair:
     speed = _speed(before, after)
     differences = []
     same = still_bad = 0
     for behaviour in dict.fromkeys([*before, *after]):
         was, now = before.get(behaviour), after.get(behaviour)
-        found = _differ(was, now, speed)
+        found = _differ(was, now, speed, threshold)
         if found is None:
             same += 1
             still_bad += now is not None and now.ending.is_bad
@@ -249,7 +263,7 @@ def _call(cell: Cell) -> float:
     return cell.result.call if cell.result is not None else 0.0
 
 
-def _differ(was: Cell | None, now: Cell | None, speed: float | None) -> tuple[Change, str] | None:
+def _differ(was: Cell | None, now: Cell | None, speed: float | None, threshold: float) -> tuple[Change, str] | None:
     """Return the kind of change and a description; None for no change."""
     if was is None or now is None:
         known = was or now
@@ -274,7 +288,7 @@ def _differ(was: Cell | None, now: Cell | None, speed: float | None) -> tuple[Ch
     changed = _changed_answers(was, now)
     if changed:
         return Change.OBSERVATION, "; ".join(changed)
-    return _slower(was, now, speed)
+    return _costlier(was, now, threshold) or _slower(was, now, speed)
 
 
 def _without_verdict(was: Cell, now: Cell, told: str) -> tuple[Change, str] | None:
@@ -306,6 +320,15 @@ def _changed_answers(was: Cell, now: Cell) -> list[str]:
         left, right = (text_of(one[name]) if name in one else "nothing" for one in (before, after))
         told.append(f"{left} → {right}" if single else f"{name}: {left} → {right}")
     return told
+
+
+def _costlier(was: Cell, now: Cell, threshold: float) -> tuple[Change, str] | None:
+    if was.result is None or now.result is None:
+        return None
+    if more := rises(was.result.cost, now.result.cost, threshold):
+        return Change.COSTLIER, ", ".join(more)
+    less = falls(was.result.cost, now.result.cost, threshold)
+    return (Change.CHEAPER, ", ".join(less)) if less else None
 
 
 def _slower(was: Cell, now: Cell, speed: float | None) -> tuple[Change, str] | None:

@@ -9,9 +9,9 @@ import jsonschema
 import pytest
 
 from harness.check import table
-from harness.check.cost import FIGURES
 from harness.check.results import Author, Kind, Result, Verdict
 from harness.check.table import as_markdown, as_records, as_text
+from harness.results.cost import FIGURES
 
 
 def result(kernel: str, program: str, verdict: Verdict = Verdict.OK, file: str = "x.bpf.o", **more: object) -> Result:

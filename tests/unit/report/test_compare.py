@@ -256,3 +256,33 @@ def test_bad_input_is_one_error(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 def test_the_command_knows_every_change() -> None:
     assert [change.value for change in Change] == command._CHANGES
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "threshold", "changes"),
+    [
+        ({"insns": 100}, {"insns": 100}, 0, []),
+        ({"insns": 100}, {"insns": 101}, 0, [(Change.COSTLIER, "insns rose from 100 to 101")]),
+        ({"insns": 100}, {"insns": 105}, 5, []),
+        ({"insns": 100}, {"insns": 106}, 5, [(Change.COSTLIER, "insns rose from 100 to 106")]),
+        ({"insns": 100, "states": 3}, {"insns": 90, "states": 3}, 5, [(Change.CHEAPER, "insns fell from 100 to 90")]),
+        ({"insns": 100, "states": 3}, {"insns": 90, "states": 4}, 0, [(Change.COSTLIER, "states rose from 3 to 4")]),
+        ({"usec": 100}, {"usec": 900}, 0, []),
+        ({}, {"insns": 9}, 0, []),
+    ],
+)
+def test_what_verification_costs_is_compared(
+    before: dict[str, int], after: dict[str, int], threshold: float, changes: list[tuple[Change, str]]
+) -> None:
+    (pair,) = compare(record(cell(cost=before)), record(cell(cost=after)), threshold=threshold).pairs
+    assert [(one.change, one.detail) for one in pair.differences] == changes
+
+
+def test_the_command_fails_on_costs_beyond_the_threshold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old, new = tmp_path / "old.json", tmp_path / "new.json"
+    write(old, record(cell(cost={"insns": 100})))
+    write(new, record(cell(cost={"insns": 120})))
+    assert main(["compare", str(old), str(new)]) == 0
+    assert "cost more to verify: 1" in capsys.readouterr().out
+    assert main(["compare", str(old), str(new), "--fail-on", "costlier"]) == 1
+    assert main(["compare", str(old), str(new), "--fail-on", "costlier", "--threshold", "20"]) == 0

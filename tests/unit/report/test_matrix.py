@@ -11,7 +11,8 @@ import pytest
 from rich.console import Console
 
 from harness.cli import main
-from harness.report.html import as_html
+from harness.report.costs import costs_of
+from harness.report.html import as_html, run_facts
 from harness.report.markdown import as_markdown, changes_of
 from harness.report.matrix import ENDINGS, Absent, Matrix, Row, area_of, matrix_of, words_of
 from harness.report.terminal import show
@@ -243,3 +244,34 @@ def test_the_command_writes_what_is_asked_for(tmp_path: Path, capsys: pytest.Cap
     assert "EINVAL" in capsys.readouterr().out
     assert main(["report", str(a), "--html", str(tmp_path)]) == 2
     assert f"the report {tmp_path} cannot be written: it is a folder" in capsys.readouterr().err
+
+
+def test_what_verification_costs_is_a_table_by_kernel() -> None:
+    costs = {"5.10": {"insns": 50, "stack": 8}, "6.1": {"insns": 100}, "6.12": {}, "7.3": {"insns": 40}}
+    results = [result("x.o::p", label, cost=cost) for label, cost in costs.items()]
+    kernels = [one for one in KERNELS if one.label in costs]
+    made = record(*results, result("x.o::q", "6.1"), kernels=kernels)
+    insns, stack = costs_of(matrix_of(made))
+    assert [(table.figure, [row.title for row in table.rows]) for table in (insns, stack)] == [
+        ("insns", ["p"]),
+        ("stack", ["p"]),
+    ]
+    assert insns.rows[0].values == (50, 100, None, 40)
+    assert insns.rows[0].steps == ("", "rose", "", "fell")
+    assert insns.rows[0].shares == (50.0, 100.0, 0.0, 40.0)
+    assert "| `p` | 50 | ▲ 100 |  | ▼ 40 |" in as_markdown(made)
+    page = as_html(made)
+    assert re.search(r'<td class="rose"><svg.*?height="100.0"/></svg>100<span aria-hidden="true"> ▲', page)
+    assert "What verification costs" not in as_html(record(result("x.o::q", "6.1")))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (("--kernel=6.1", "t.py"), "pytest --kernel=6.1 t.py"),
+        (("/usr/bin/harness", "check", "x.o"), "harness check x.o"),
+        ((), "pytest"),
+    ],
+)
+def test_the_page_says_what_was_run(arguments: tuple[str, ...], command: str) -> None:
+    assert dict(run_facts(run(arguments=arguments)))["Command"] == command

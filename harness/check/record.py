@@ -1,0 +1,97 @@
+"""A run record of a check: a result for each row of its table on each kernel."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from harness.check.results import Kind, Result, Verdict
+from harness.results import host
+from harness.results.file import Journal
+from harness.results.gather import plain, shortened
+from harness.results.outcomes import Outcome
+from harness.results.types import Fault, Observation, RecordedKernel, RecordedResult
+from harness.vm.spec import Acceleration
+
+_OUTCOMES = {
+    Verdict.OK: Outcome.PASSED,
+    Verdict.HUNG: Outcome.HUNG,
+    Verdict.FAULTED: Outcome.FAULTED,
+    Verdict.CRASHED: Outcome.CRASHED,
+    Verdict.LOST: Outcome.INFRASTRUCTURE,
+}
+"""The outcome of each verdict; that of all others is "failed"."""
+
+_SENTENCE = "The answer to a loader."
+
+
+class CheckRecord:
+    """Writes the record of one command.
+
+    Args:
+        path: The record's file; its old content is removed.
+        command: The command line, for the record.
+
+    Raises:
+        RecordError: It cannot be written.
+    """
+
+    def __init__(self, path: Path, command: Sequence[str]) -> None:
+        self._journal = Journal(path)
+        self._began = time.monotonic()
+        self._run = msgspec.structs.replace(host.new_run(command, Path.cwd()), isolation="vm")
+        self._journal.add(run=self._run)
+
+    def add(self, kernel: RecordedKernel, results: Iterable[Result], acceleration: Acceleration | None) -> None:
+        """Add the results of an object on a kernel; they survive the end of this process.
+
+        Args:
+            kernel: The kernel.
+            results: The results.
+            acceleration: How it was run; None when it was not.
+        """
+        self._journal.add(kernel=kernel)
+        if acceleration is not None:
+            self._run = msgspec.structs.replace(
+                self._run, accelerator=acceleration.accel.value, accelerator_reason=acceleration.reason
+            )
+        for one in results:
+            self._journal.add(result=recorded(one, self._run.id))
+
+    def finish(self, exit_status: int) -> None:
+        """Write the complete record."""
+        seconds = round(time.monotonic() - self._began, 3)
+        self._journal.finish(
+            msgspec.structs.replace(self._run, seconds=seconds, complete=True, exit_status=exit_status)
+        )
+
+
+def recorded(one: Result, run: str) -> RecordedResult:
+    """Return a result as records have it.
+
+    Args:
+        one: The result.
+        run: The run's id.
+    """
+    # A program's name is a name in C: what has a blank is none.
+    name = {
+        Kind.OBJECT: one.object,
+        Kind.MAPS: f"{one.object}::the maps",
+        Kind.PROGRAM: f"{one.object}::{one.program}",
+        Kind.LOADER: f"{one.object}::{one.program} (loader)",
+    }[one.kind]
+    seen = Observation(_SENTENCE, plain(one.cell), takes="errno")
+    return RecordedResult(
+        test=plain(name),
+        kernel=one.kernel,
+        run=run,
+        outcome=_OUTCOMES.get(one.verdict, Outcome.FAILED),
+        reason=plain(one.reason),
+        observations=() if one.verdict is Verdict.LOST else (seen,),
+        faults=tuple(Fault(*plain(title).split(": ", 1)) for title in one.faults),
+        cost=one.cost or {},
+        failure="" if one.is_good else plain(shortened(one.message)),
+    )
