@@ -11,12 +11,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from harness import kernel as kernels
 from harness.bench.figures import Figures
-from harness.bench.suite import plain_suite, suite
+from harness.bench.suite import bpf_source, plain_suite, suite
 from harness.errors import InfrastructureError
 from harness.guest import calls
 from harness.kernel.types import Choice
@@ -73,6 +74,7 @@ class Bench:
                 self._clones(10 if self._quick else 20)
                 self._forks(10 if self._quick else 20)
                 self._warm_run()
+            self._check(1 if self._quick else 5)
             self._idle(5 if self._quick else 20)
             self._suites()
             if not self._quick:
@@ -132,6 +134,22 @@ class Bench:
     def _warm_run(self) -> None:
         with suite(1) as folder:
             self._pytest(folder, "warm_pytest", "pytest -k one_test, warm", "-k", "one_test")
+
+    def _check(self, rounds: int) -> None:
+        """Take how long `harness check` takes, on one kernel that was saved before."""
+        command = [sys.executable, "-c", "from harness.cli import main; raise SystemExit(main())", "check"]
+        on_kernel = ("--kernel", self._choice.label)
+        with bpf_source(1, 10) as one, bpf_source(60, 1000) as many, plain_suite(1) as folder:
+            wrong = next(folder.iterdir())
+            for path in (one, many):  # so that neither is compiled in what follows
+                _run([*command, str(path), *on_kernel], _SUITE_TIMEOUT)
+            for _ in range(rounds):
+                for name, what, words, status in (
+                    ("check_input", "harness check of a file that is not an object", [str(wrong)], 2),
+                    ("check_one", "harness check of an object with one program", [str(one), *on_kernel], 0),
+                    ("check_many", "harness check of an object with 60 programs", [str(many), *on_kernel], 0),
+                ):
+                    self.figures.timed(name, what, partial(_run, [*command, *words], _SUITE_TIMEOUT, status))
 
     def _idle(self, rounds: int) -> None:
         """Take what the installed plugin costs tests that use nothing of it, in processor time of whole processes."""
@@ -223,14 +241,14 @@ def _memory(machine: Machine) -> tuple[float, float]:
     return fields["Rss"] / 1024, (fields["Private_Clean"] + fields["Private_Dirty"]) / 1024
 
 
-def _run(argv: list[str], timeout: float) -> None:
-    """Run a program to its end; it has to succeed."""
+def _run(argv: list[str], timeout: float, status: int = 0) -> None:
+    """Run a program to its end; it has to end with a status."""
     # vng wants a terminal or a pipe for each of its streams.
     done = run_program(argv, timeout=timeout, env=vng_environment(find_vng()), stdin=b"")
-    if done.status != 0:
+    if done.status != status:
         raise InfrastructureError(
             f"{argv[0]} ended with status {done.status} while it was timed",
-            expected="status 0",
+            expected=f"status {status}",
             hint=f"run it by hand: {quote(argv)}",
             detail=done.tail(),
         )

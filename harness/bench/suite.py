@@ -37,6 +37,35 @@ def suite(count: int, mark: str = "") -> Iterator[Path]:
         yield Path(folder)
 
 
+_PROGRAM = """
+SEC("socket") int program_{number}(struct __sk_buff *skb)
+{{
+    volatile int sum = 0;
+    for (int i = 0; i < {rounds}; i++)
+        sum += i;
+    return sum;
+}}
+"""
+
+
+@contextmanager
+def bpf_source(programs: int, rounds: int) -> Iterator[Path]:
+    """Yield the C source of a BPF object, for the time of a with statement.
+
+    Args:
+        programs: Number of programs.
+        rounds: How often each goes through its loop.
+    """
+    head = "#include <linux/bpf.h>\n#define SEC(name) __attribute__((section(name), used))\n"
+    tail = 'char _license[] SEC("license") = "GPL";\n'
+    with tempfile.TemporaryDirectory(prefix="harness-bench-") as folder:
+        path = Path(folder) / f"programs_{programs}.bpf.c"
+        path.write_text(
+            head + "".join(_PROGRAM.format(number=number, rounds=rounds) for number in range(programs)) + tail
+        )
+        yield path
+
+
 @contextmanager
 def plain_suite(count: int) -> Iterator[Path]:
     """Yield a folder with tests that use no kernel, for the time of a with statement.
