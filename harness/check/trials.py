@@ -12,6 +12,7 @@ A verdict comes from a load without a log; the verifier is asked for its log onl
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -40,6 +41,7 @@ _LONGEST_LOG = (1 << 24) - 1
 _LOG_STATS = 4
 """BPF_LOG_STATS (5.2): the verifier's words and counts alone, so that no log is too large."""
 _ENOSPC = 28
+_OUT_OF_MEMORY = re.compile(rb"Out of memory: Kill(?:ed)? process")
 _BTF = "/tmp/check-btf"  # noqa: S108 - a file of the guest, in memory
 
 
@@ -70,10 +72,14 @@ class LogWatch:
 
     Args:
         machine: The machine.
+
+    Attributes:
+        out_of_memory: Whether the kernel has killed a process because the guest had no memory left.
     """
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
+        self.out_of_memory = False
         self._tainted = int(machine.ask_agent(calls.Agent.log_since)["tainted"])
 
     def faults(self) -> tuple[str, ...]:
@@ -81,6 +87,7 @@ class LogWatch:
         if self._machine.state is not State.READY:
             return ()
         said = self._machine.ask_agent(calls.Agent.log_since)
+        self.out_of_memory |= any(_OUT_OF_MEMORY.search(record) for record in said["records"])
         found = find_faults(said["records"], self._tainted, said["tainted"])
         self._tainted = said["tainted"]
         return tuple(f"{fault.kind}: {fault.title}" for fault in found)
@@ -118,8 +125,16 @@ class Outcome:
         return self.verdict not in (Verdict.OK, Verdict.REFUSED)
 
 
-def ended(error: HarnessError, step: str) -> Outcome:
+def ended(error: HarnessError, step: str, watch: LogWatch) -> Outcome:
     """Return the outcome of a trial whose process or kernel ended under it."""
+    outcome = _ended(error, step)
+    outcome.faults = watch.faults()
+    if outcome.verdict is Verdict.KILLED and watch.out_of_memory:
+        outcome.reason = reason.Reason(NO_MEMORY, Author.HARNESS)
+    return outcome
+
+
+def _ended(error: HarnessError, step: str) -> Outcome:
     if isinstance(error, GuestProcessDied):
         number = os.waitstatus_to_exitcode(error.status)
         how = f"the process was killed by signal {-number}" if number < 0 else f"the process ended with status {number}"
@@ -129,7 +144,14 @@ def ended(error: HarnessError, step: str) -> Outcome:
     return Outcome(Verdict.CRASHED, step, reason=reason.Reason(error.what, Author.KERNEL))
 
 
+NO_MEMORY = "the kernel killed the process because the guest's memory was used up"
+
 ENDS = (GuestProcessDied, GuestHung, KernelCrashed)
+
+
+def memory_hint(plan: Plan) -> str:
+    """Return what to do about a guest that has too little memory."""
+    return f"the guest has {plan.memory} MiB of memory; more with --memory {4 * plan.memory}"
 
 
 class Trials:
@@ -263,8 +285,9 @@ class Trials:
 
     def _hint(self, outcome: Outcome) -> str:
         """Return what a user can do about a refusal."""
-        if outcome.errno == reason.ENOMEM and outcome.reason.author is Author.KERNEL:
-            return f"the guest has {self._plan.memory} MiB of memory; more with --memory {4 * self._plan.memory}"
+        no_memory = outcome.errno == reason.ENOMEM and outcome.reason.author is Author.KERNEL
+        if no_memory or outcome.reason.line == NO_MEMORY:
+            return memory_hint(self._plan)
         if self._plan.btf is None and reason.LACKS_TYPES.search(outcome.message):
             return "the kernel has no types (BTF) of its own; --btf FILE gives them"
         empty = [
@@ -296,7 +319,7 @@ class Trials:
             author=None if is_good else author,
             by="" if is_good else outcome.by if author is Author.LIBBPF else author.value,
             line=line,
-            hint=self._hint(outcome) if verdict is Verdict.REFUSED else "",
+            hint=self._hint(outcome) if verdict in (Verdict.REFUSED, Verdict.KILLED) else "",
             message=outcome.message,
             faults=outcome.faults,
         )
@@ -341,8 +364,7 @@ class Trials:
                 elif outcome.loaded is not None and self._plan.attach:
                     self._attach_all(outcome, outcome.loaded, attach or programs, watch)
             except ENDS as error:
-                outcome = ended(error, steps[-1])
-                outcome.faults = watch.faults()
+                outcome = ended(error, steps[-1], watch)
             return outcome
 
     def _load(self, machine: Machine, programs: Sequence[str], steps: list[str], log: tuple[int, int]) -> Outcome:
@@ -416,8 +438,7 @@ class Trials:
                 one = self._attach(obj, name)
                 one.faults = watch.faults()
             except ENDS as error:
-                one = ended(error, "attach")
-                one.faults = watch.faults()
+                one = ended(error, "attach", watch)
             outcome.attached[name] = one
             if one.is_unclear or one.faults:
                 return

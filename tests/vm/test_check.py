@@ -226,6 +226,13 @@ def test_a_loader_of_the_users_runs_beside_the_object(
     assert line in ran.line
 
 
+def test_a_loader_that_the_guest_has_no_memory_for_is_not_to_blame(checked: Checks) -> None:
+    row = checked("kconfig_hz", loader=Loader((str(OBJECTS / "loader_eats_memory.py"),)))["loader_eats_memory.py"]
+    assert (row.verdict, row.author, row.cell) == (Verdict.KILLED, Author.HARNESS, "killed")
+    assert "the guest's memory was used up" in row.line
+    assert "--memory 1024" in row.hint
+
+
 @pytest.mark.kernel(">=5.10:cloud")
 @pytest.mark.expects_fault("taint", reason="the trial has read the warning; its flag is left")
 def test_a_fault_during_a_trial_is_seen(vm: Machine) -> None:
