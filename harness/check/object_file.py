@@ -16,6 +16,8 @@ from harness.errors import UsageError
 _EXPECTED = "a BPF object: an ELF file that clang -target bpf or bpf-gcc made, or a C source"
 _VARIABLES = (".rodata", ".data", ".bss")
 _SHF_EXECINSTR = 4
+_BITCODE = (b"BC\xc0\xde", b"\xde\xc0\x17\x0b")
+"""How LLVM's bitcode begins, and what wraps it."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,12 @@ def read_object(path: Path) -> ObjectFile:
         data = path.read_bytes()
     except OSError as error:
         raise UsageError(f"the BPF object {path} cannot be read: {error.strerror}", expected=_EXPECTED) from error
+    if data.startswith(_BITCODE):
+        raise UsageError(
+            f"{path} is not a BPF object: it is LLVM's bitcode, as clang -flto and -emit-llvm make it",
+            expected=_EXPECTED,
+            hint="compile it without -flto, or make the object with llc -march=bpf -filetype=obj",
+        )
     if not data.startswith(b"\x7fELF"):
         raise UsageError(f"{path} is not a BPF object: it is not an ELF file", expected=_EXPECTED)
     try:
@@ -87,10 +95,12 @@ def read_object(path: Path) -> ObjectFile:
         if section["sh_type"] == "SHT_PROGBITS" and section["sh_flags"] & _SHF_EXECINSTR and section["sh_size"]
     )
     names = {section.name for section in sections}
-    if not programs and not names.intersection({".maps", "maps"}):
+    # libbpf makes a map of each section of variables too.
+    variables = any(section.name.startswith(_VARIABLES) and section["sh_size"] for section in sections)
+    if not programs and not variables and not names.intersection({".maps", "maps"}):
         raise UsageError(
-            f"{path} has neither programs nor maps",
-            expected="a section for a program (SEC(...)) or for maps (.maps)",
+            f"{path} has neither programs nor maps nor variables",
+            expected="a section for a program (SEC(...)), for maps (.maps) or for variables",
         )
     return ObjectFile(data, programs, _variables(sections))
 

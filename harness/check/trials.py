@@ -146,6 +146,11 @@ def _ended(error: HarnessError, step: str) -> Outcome:
 
 NO_MEMORY = "the kernel killed the process because the guest's memory was used up"
 
+_NOT_CHOSEN = Outcome(
+    step="open",
+    reason=reason.Reason('not loaded: it is optional (SEC("?...")); --program NAME tries it', Author.LIBBPF),
+)
+
 ENDS = (GuestProcessDied, GuestHung, KernelCrashed)
 
 
@@ -181,7 +186,8 @@ class Trials:
         first = outcome = self.try_once()
         names = self._plan.programs or tuple(self._definitions.programs)
         rows: dict[str, Result] = {}
-        left = [name for name in self._definitions.programs if name in names]
+        optional = [] if self._plan.programs else self._optional()
+        left = [name for name in self._definitions.programs if name in names and name not in optional]
         tail = list(left)
         while outcome.verdict is Verdict.REFUSED and outcome.step == "load" and self._take_out(outcome, left, rows):
             # Those before the blamed one were loaded already: what comes after it is tried again, then all of them.
@@ -196,10 +202,16 @@ class Trials:
             rows |= self._loaded(outcome, left)
         elif outcome.step == "load":
             rows |= {name: self._alone(name, outcome, left) for name in left}
-        if self._plan.stats and (loaded := [name for name in names if name in rows and rows[name].is_good]):
+        if first.step != "open":
+            rows |= {name: self._row(name, _NOT_CHOSEN) for name in optional}
+        if self._plan.stats and (loaded := [name for name in left if name in rows and rows[name].is_good]):
             costs = self._measure(loaded)
             rows |= {name: self._with_cost(rows[name], cost) for name, cost in costs.items()}
         return [self._object(first), *self._maps(first), *(rows[name] for name in names if name in rows)]
+
+    def _optional(self) -> list[str]:
+        """Return the programs that a loader does not load unless it says so."""
+        return [name for name, about in self._definitions.programs.items() if not about.autoload]
 
     def _measure(self, names: Sequence[str]) -> dict[str, dict[str, int]]:
         """Load programs once more, with the verifier's counts; return what each costs."""
@@ -433,7 +445,8 @@ class Trials:
 
     def _attach_all(self, outcome: Outcome, obj: BpfObject, names: Sequence[str], watch: LogWatch) -> None:
         """Attach one program after the other, until one ends the process or makes the kernel complain."""
-        for name in names or self._plan.programs or obj.programs:
+        optional = self._optional()
+        for name in names or self._plan.programs or [name for name in obj.programs if name not in optional]:
             try:
                 one = self._attach(obj, name)
                 one.faults = watch.faults()

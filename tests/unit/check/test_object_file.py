@@ -63,13 +63,28 @@ def test_programs_and_foreign_objects_are_refused(tmp_path: Path) -> None:
         read_object(Path("/bin/true"))
     with pytest.raises(UsageError, match="cannot be read"):
         read_object(tmp_path / "none")
-    with pytest.raises(UsageError, match="neither programs nor maps"):
-        read_object(build(tmp_path, "int x = 1;"))
+    with pytest.raises(UsageError, match="neither programs nor maps nor variables"):
+        read_object(build(tmp_path, "typedef int nothing;"))
     big = tmp_path / "big.o"
     (tmp_path / "big.c").write_text("int p(void *ctx) { return 0; }")
     assert run(["clang", "-target", "bpfeb", "-c", tmp_path / "big.c", "-o", big], timeout=60).status == 0
     with pytest.raises(UsageError, match="other byte order"):
         read_object(big)
+
+
+@pytest.mark.parametrize("text", ["const volatile int x = 7;", "int x = 7;", "int x;"])
+def test_variables_alone_are_an_object(tmp_path: Path, text: str) -> None:
+    """libbpf makes a map of them."""
+    assert list(read_object(build(tmp_path, text)).variables) == ["x"]
+
+
+def test_bitcode_is_called_so(tmp_path: Path) -> None:
+    source, path = tmp_path / "x.c", tmp_path / "x.o"
+    source.write_text("int p(void *ctx) { return 0; }")
+    assert run(["clang", "-target", "bpf", "-flto", "-c", source, "-o", path], timeout=60).status == 0
+    with pytest.raises(UsageError, match="it is LLVM's bitcode") as caught:
+        read_object(path)
+    assert "without -flto" in caught.value.hint
 
 
 def test_bad_input_ends_the_command_before_anything_boots(

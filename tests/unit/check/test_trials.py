@@ -26,13 +26,16 @@ class Scripted(Trials):
         super().__init__(cast("Machines", None), plan, ObjectFile(b"", (), {}), "6.1")
         self._definitions = Definitions(
             {name: MapDefinition(name, "array", 4, 4, 0, 0) for name in maps.split()},
-            {name: ProgramDefinition(name, "socket", "socket_filter", autoload=True) for name in programs.split()},
+            {
+                name.strip("?"): ProgramDefinition(name.strip("?"), "socket", "socket_filter", autoload="?" not in name)
+                for name in programs.split()
+            },
         )
         self._answer = answer
         self.tried: list[str] = []
 
     def _trial(self, programs: Sequence[str], attach: Sequence[str], *, level: int = 0, room: int = 0) -> Outcome:
-        loaded = tuple(programs or self._definitions.programs)
+        loaded = tuple(programs or (name for name, about in self._definitions.programs.items() if about.autoload))
         self.tried.append(" ".join(loaded))
         return self._answer(loaded, attach or loaded, level)
 
@@ -57,6 +60,16 @@ def test_an_object_that_loads_whole_is_tried_once() -> None:
     made = trials("a b c", lambda *_: Outcome())
     assert cells(made.all()) == {"a": "ok", "b": "ok", "c": "ok"}
     assert made.tried == ["a b c"]
+
+
+def test_a_program_that_a_loader_need_not_load_is_not_tried() -> None:
+    made = trials("a ?b c", lambda loaded, *_: bad("c") if "c" in loaded else Outcome())
+    rows = {one.program: one for one in made.all()}
+    assert {name: rows[name].cell for name in "abc"} == {"a": "ok", "b": "ok", "c": "EACCES"}
+    assert (rows["b"].step, rows["b"].line.partition(":")[0]) == ("open", "not loaded")
+    assert made.tried == ["a c", "a"]
+    chosen = trials("a ?b c", lambda *_: bad("b"), programs=("b",))
+    assert cells(chosen.all()) == {"b": "EACCES"}
 
 
 def test_what_was_blamed_is_left_out_until_the_rest_loads() -> None:
