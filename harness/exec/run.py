@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -17,7 +17,6 @@ from harness.checks.leaks import LeakCheck
 from harness.errors import GuestCallError, GuestHung, GuestProcessDied, KernelCrashed, UsageError
 from harness.exec.formats import PARSERS, Suite
 from harness.exec.parcel import Parcel
-from harness.exec.streams import Writer
 from harness.guest import calls
 from harness.image import script
 from harness.remote import transfer
@@ -43,6 +42,22 @@ class Source(Protocol):
 
     def take(self) -> tuple[bytes, bool]:
         """Return what has come since the last call, and whether that is all."""
+
+
+class Sink(Protocol):
+    """Where what a program prints goes.
+
+    Attributes:
+        kept: What of it is kept, to read results from.
+    """
+
+    kept: bytearray
+
+    def write(self, data: bytes) -> None:
+        """Take what the program has printed."""
+
+    def end(self) -> None:
+        """Note that the program has ended."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +99,7 @@ class Wishes:
         timeout: Seconds; 0 for no limit.
         leaks: Whether kernel objects that it leaves behind count.
         results: How it reports its tests; None where it does not.
+        limited_by: What the user calls the time limit.
     """
 
     env: Mapping[str, str]
@@ -91,6 +107,7 @@ class Wishes:
     timeout: float = 0.0
     leaks: bool = False
     results: Results | None = None
+    limited_by: str = "--timeout"
 
 
 @dataclass(frozen=True)
@@ -136,7 +153,7 @@ class _Signals:
             program.send_signal(signal.SIGKILL if number in self.numbers[: self.taken - 1] else number)
 
 
-def run_on(machine: Machine, parcel: Parcel, wishes: Wishes, source: Source, out: Writer, err: Writer) -> Done:
+def run_on(machine: Machine, parcel: Parcel, wishes: Wishes, source: Source, out: Sink, err: Sink) -> Done:
     """Run a command on a machine that is used for nothing else.
 
     Args:
@@ -160,8 +177,10 @@ def run_on(machine: Machine, parcel: Parcel, wishes: Wishes, source: Source, out
     status, suite, crashed = 0, None, None
     try:
         process = machine.new_process()
-        _send(process, parcel)
-        status = _run(process, parcel, wishes, source, out, err, said)
+        send(process, parcel)
+        signals = _Signals()
+        with signals.caught():
+            status = execute(process, parcel, wishes, source, out, err, said, forward=signals.forward)
         if wishes.results is not None:
             suite = wishes.results.read(machine.new_process(), bytes(out.kept))
     except GuestProcessDied as error:
@@ -189,7 +208,12 @@ def run_on(machine: Machine, parcel: Parcel, wishes: Wishes, source: Source, out
     return Done(status, tuple(said), outcome, suite)
 
 
-def _send(process: GuestProcess, parcel: Parcel) -> None:
+def send(process: GuestProcess, parcel: Parcel) -> None:
+    """Send everything that goes along with a command to the guest.
+
+    Raises:
+        GuestCallError: It cannot be written there.
+    """
     libraries = [one.target for one in parcel.entries if one.is_library]
     missing = set(process.ask(calls.Files.missing, libraries)) if libraries else set()
     transfer.send(
@@ -201,37 +225,52 @@ def _send(process: GuestProcess, parcel: Parcel) -> None:
     process.ask(calls.Files.make_folder, path=parcel.cwd)
 
 
-def _run(
+def execute(
     process: GuestProcess,
     parcel: Parcel,
     wishes: Wishes,
     source: Source,
-    out: Writer,
-    err: Writer,
+    out: Sink,
+    err: Sink,
     said: list[str],
+    *,
+    forward: Callable[[Streamed], None] | None = None,
 ) -> int:
-    """Run the program to its end; return its exit status."""
-    signals = _Signals()
+    """Run a command whose files are in the guest to its end; return its exit status.
+
+    Args:
+        process: The guest process that runs it.
+        parcel: The command.
+        wishes: How to run it.
+        source: Its standard input.
+        out: Where its standard output goes.
+        err: Where its standard error goes.
+        said: Gets a line where it was ended for its time-out.
+        forward: Called again and again while it runs, to send it signals.
+
+    Raises:
+        UsageError: It cannot be started.
+    """
     began = time.monotonic()
-    with signals.caught():
-        program = Streamed(process, parcel.argv, wishes.env, parcel.cwd, wishes.user)
-        piece = Piece(b"", b"", 0, None)
-        asked_at = 0.0
-        while piece.returncode is None:
-            data, is_last = source.take() if not piece.pending else (b"", False)
-            piece = program.exchange(data, _LOOK, is_last=is_last)
-            out.write(piece.stdout)
-            err.write(piece.stderr)
-            if piece.returncode is not None:
-                break
-            signals.forward(program)
-            now = time.monotonic()
-            if asked_at and now - asked_at > _GRACE:
-                program.send_signal(signal.SIGKILL)
-            elif wishes.timeout and not asked_at and now - began > wishes.timeout:
-                asked_at = now
-                said.append(f"{parcel.argv[0]} was ended after {wishes.timeout:g} s (--timeout)")
-                program.send_signal(signal.SIGTERM)
+    program = Streamed(process, parcel.argv, wishes.env, parcel.cwd, wishes.user)
+    piece = Piece(b"", b"", 0, None)
+    asked_at = 0.0
+    while piece.returncode is None:
+        data, is_last = source.take() if not piece.pending else (b"", False)
+        piece = program.exchange(data, _LOOK, is_last=is_last)
+        out.write(piece.stdout)
+        err.write(piece.stderr)
+        if piece.returncode is not None:
+            break
+        if forward is not None:
+            forward(program)
+        now = time.monotonic()
+        if asked_at and now - asked_at > _GRACE:
+            program.send_signal(signal.SIGKILL)
+        elif wishes.timeout and not asked_at and now - began > wishes.timeout:
+            asked_at = now
+            said.append(f"{parcel.argv[0]} was ended after {wishes.timeout:g} s ({wishes.limited_by})")
+            program.send_signal(signal.SIGTERM)
     out.end()
     err.end()
     if asked_at:

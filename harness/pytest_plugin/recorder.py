@@ -19,7 +19,7 @@ from harness.errors import HarnessError, RecordError
 from harness.pytest_plugin.options import option
 from harness.results import host, properties
 from harness.results.file import Journal
-from harness.results.gather import Gatherer, Phase
+from harness.results.gather import Gatherer, Phase, parts
 from harness.results.ids import kernel_of, without_kernel
 from harness.results.kernels import chosen_kernel, recorded_kernel
 from harness.results.types import Deselected, NotRun, RecordedKernel
@@ -135,6 +135,8 @@ class Recorder:
         if result is not None:
             self._know(result.kernel)
             self._add(result=result)
+            for part in parts(result, report.user_properties):
+                self._add(result=part)
 
     def _know(self, label: str) -> None:
         """Add the kernel to the record, and again when its release is known."""

@@ -13,7 +13,7 @@ import msgspec
 
 from harness.results import properties
 from harness.results.ids import kernel_of, without_kernel
-from harness.results.outcomes import Trouble, outcome_of, worst
+from harness.results.outcomes import Outcome, Trouble, outcome_of, worst
 from harness.results.types import Fault, Leak, Observation, RecordedResult
 
 T = TypeVar("T")
@@ -77,6 +77,28 @@ def plain(value: Any) -> Any:
     if isinstance(value, int):
         return value if -(2**63) <= value < 2**64 else str(value)
     return plain(repr(value))
+
+
+def parts(whole: RecordedResult, known: Sequence[tuple[str, object]]) -> list[RecordedResult]:
+    """Return results for the subtests that a foreign program reported of a test.
+
+    Args:
+        whole: The test's result.
+        known: The properties of its last report.
+    """
+    place = whole.test.rpartition("::")[0]
+    return [
+        RecordedResult(
+            test=plain(f"{place}::{part['name']}"),
+            kernel=whole.kernel,
+            run=whole.run,
+            outcome=Outcome(part["outcome"]),
+            call=part["seconds"],
+            reason=shortened(plain(part["reason"]), 400),
+            failure=shortened(plain(part["failure"])),
+        )
+        for part in properties.values(known, properties.PART)
+    ]
 
 
 @dataclass

@@ -34,6 +34,8 @@ LEAK = "leak"
 """One kernel object that the test left behind: a :class:`harness.results.types.Leak`."""
 FAULT = "fault"
 """One complaint of the kernel's own while the test ran: a :class:`harness.results.types.Fault`."""
+PART = "part"
+"""One subtest of a foreign program's test: a :class:`Part`."""
 THROUGHPUT = "throughput"
 """Speed of repeated work: a :class:`Throughput`."""
 LEAK_COUNT = "leak_count"
@@ -57,6 +59,7 @@ OF_AN_ATTEMPT = frozenset(
         OBSERVATION,
         LEAK,
         FAULT,
+        PART,
         THROUGHPUT,
         LEAK_COUNT,
         BOOT_FAULT,
@@ -92,6 +95,24 @@ class NotBooted(TypedDict):
     kernel: str
     what: str
     hint: str
+
+
+class Part(TypedDict):
+    """A subtest that a foreign program reports of the test that pytest runs.
+
+    Attributes:
+        name: Its name.
+        outcome: The value of an :class:`harness.results.outcomes.Outcome`.
+        seconds: How long it took; 0 where the program does not say.
+        reason: One line: why it failed or was skipped.
+        failure: The failure's text.
+    """
+
+    name: str
+    outcome: str
+    seconds: float
+    reason: str
+    failure: str
 
 
 class LeakCount(TypedDict):

@@ -1,0 +1,93 @@
+"""Test programs as pytest items: the ini setting `harness_programs`, and the collection of what it names.
+
+pytest loads it in every project that has this package installed, so that it imports what it needs when the setting
+names something.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from harness.programs.settings import Named
+
+_NAME = "harness_programs"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare the setting."""
+    parser.addini(
+        _NAME,
+        "test programs whose tests run on kernels; one line for each kind: 'go: build/*.test', 'gtest: ...', "
+        "'libtest: ...', 'tap: ...', 'exec: ...'",
+        type="linelist",
+        default=[],
+    )
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Find the programs, where the setting names any."""
+    lines = config.getini(_NAME)
+    if not lines:
+        return
+    from harness.errors import HarnessError
+    from harness.programs.settings import find, parse
+
+    try:
+        found, without = find([parse(line) for line in lines], config.rootpath)
+    except HarnessError as error:
+        raise pytest.UsageError(str(error)) from None
+    for pattern in without if not hasattr(config, "workerinput") else ():
+        config.issue_config_time_warning(
+            pytest.PytestConfigWarning(f"{_NAME}: there is no file {pattern}; are the programs built?"), stacklevel=2
+        )
+    if config.args_source is config.ArgsSource.TESTPATHS:
+        # Nothing was named on the command line, and then all tests are meant.
+        places = [Path(place) for place in config.args]
+        config.args += [str(path) for path in found if not any(place in (path, *path.parents) for place in places)]
+    config.pluginmanager.register(Programs(config, found), "harness-programs-collection")
+
+
+class Programs:
+    """Collects the programs.
+
+    Args:
+        config: pytest's.
+        found: Their files, each with its line of the setting.
+    """
+
+    def __init__(self, config: pytest.Config, found: dict[Path, Named]) -> None:
+        self._found = found
+        self._above = {folder for path in found for folder in path.parents}
+        self._not_entered: list[str] = config.getini("norecursedirs")
+        self._opened: set[Path] = set()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
+        """Enter folders such as `build`, which pytest does not enter, for the programs in them alone."""
+        if collection_path in self._found:
+            return None
+        if collection_path in self._above:
+            if self._opened.isdisjoint(collection_path.parents) and not any(
+                fnmatch.fnmatch(collection_path.name, pattern) for pattern in self._not_entered
+            ):
+                return None
+            self._opened.add(collection_path)
+            return False
+        return True if not self._opened.isdisjoint(collection_path.parents) else None
+
+    def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+        """Collect a program."""
+        named = self._found.get(file_path)
+        if named is None:
+            return None
+        from harness.programs.collect import ProgramFile
+
+        program: ProgramFile = ProgramFile.from_parent(parent, path=file_path)
+        program.named = named
+        return program
