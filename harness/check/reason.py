@@ -80,13 +80,20 @@ _LOG = re.compile(
     r"^(?:libbpf: )?-- END (?:PROG LOAD )?LOG --\n?",
     re.DOTALL | re.MULTILINE,
 )
+_BTF_LOG = re.compile(
+    r"^(?:libbpf: )?-- BEGIN BTF LOAD LOG -+\n.*?^(?:libbpf: )?-- END BTF LOAD LOG -+\n?", re.DOTALL | re.MULTILINE
+)
 # Lines that tell nothing of the cause: notices, first attempts that are tried again, and what follows from a cause.
 _ASIDE = re.compile(
     r"Retrying without BTF|^elf: skipping|^skipping |BTF is optional, ignoring|^failed to load (?:object|program)"
+    r"|^BTF loading error"
+    # The kernel has no types of the program, so that libbpf leaves out what it knows of its functions and lines.
+    r"|missing \.BTF\.ext (?:function|line) info for the main program"
     r"|: failed to load: -?\d+$|^Error loading BTF|^magic: 0x|^-- (?:BEGIN|END)|^failed to load '\S*'$"
     r"|^permission error while running as root"
 )
 _PROGRAM = re.compile(r"^prog '([^']+)': ")
+_REFUSED = re.compile(r"^prog '([^']+)': (?:BPF program load failed|failed to load)|^failed to load program '([^']+)'")
 _MAP = re.compile(r"^map '([^']+)': ")
 LACKS_TYPES = re.compile(r"failed to find valid kernel BTF|Error loading vmlinux BTF|vmlinux BTF is not found")
 _UNLOADED = re.compile(r"failed to initialize slot \[\d+\] to prog '([^']+)' fd=-")
@@ -112,10 +119,12 @@ def explain(errno: int, said: str, log: str = "") -> Reason:
         said: libbpf's messages.
         log: The verifier's log of the refused program, where it is known; else it is taken from the messages.
     """
+    said = _BTF_LOG.sub("", said)
     lines = [line.removeprefix(_PREFIX).rstrip() for line in _LOG.sub("", said).splitlines() if line.strip()]
     causes = [line for line in lines if not _ASIDE.search(line)]
     first = causes[0] if causes else lines[0] if lines else ""
-    program = next((match[1] for line in causes if (match := _PROGRAM.match(line))), "")
+    refused = [match[1] or match[2] for line in lines if (match := _REFUSED.match(line))]
+    program = next(iter([*refused, *(match[1] for line in causes if (match := _PROGRAM.match(line)))]), "")
     refused_map = "" if program else next((match[1] for line in causes if (match := _MAP.match(line))), "")
     inside = _LOG.search(said)
     verifier = log or (inside["log"] if inside else "")

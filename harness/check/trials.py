@@ -281,7 +281,9 @@ class Trials:
     def _object(self, first: Outcome) -> Result:
         row = self._row(self._plan.name, first, Kind.OBJECT)
         blamed = first.reason.program
-        return replace(row, line=f"{blamed}: {row.line}", message="") if blamed else row
+        # At open, no other row has the message.
+        message = row.message if first.step == "open" else ""
+        return replace(row, line=f"{blamed}: {row.line}", message=message) if blamed else row
 
     def _maps(self, first: Outcome) -> list[Result]:
         """Return the row of the maps: when one was refused, or there is nothing but maps."""

@@ -63,6 +63,14 @@ def test_the_blamed_program_and_map_are_named() -> None:
         22, "libbpf: map 'none': failed to create: Invalid argument(-22)\nlibbpf: failed to load object 'x'"
     )
     assert (refused.program, refused.map) == ("", "none")
+    notices = explain(13, (LOGS[0].parent / "libbpf-1.1-gcc-pointer_arithmetic.log").read_text().partition("\n")[2])
+    assert notices.program == "pointer_arithmetic"  # libbpf has a notice on an accepted program before it
+    older = explain(
+        13,
+        "libbpf: load bpf program failed: Permission denied\nlibbpf: failed to load program 'old'\n",
+        "R0 !read_ok\n",
+    )
+    assert (older.program, older.line) == ("old", "R0 !read_ok")
     user = explain(
         22,
         "libbpf: prog 'p': BPF program load failed\n",
