@@ -40,7 +40,7 @@ class Flip(Generic[Answer]):
 
 
 @dataclass(frozen=True)
-class Found(Generic[Answer]):
+class Bisected(Generic[Answer]):
     """The result of a search.
 
     Attributes:
@@ -66,7 +66,7 @@ def search(
     known: Mapping[int, Answer | None] | None = None,
     exhaustive: bool = False,
     one_flip: bool = False,
-) -> Found[Answer]:
+) -> Bisected[Answer]:
     """Find where the answer flips.
 
     Args:
@@ -174,7 +174,7 @@ class _Row(Generic[Answer]):
             else:
                 high = middle
 
-    def found(self) -> Found[Answer]:
+    def found(self) -> Bisected[Answer]:
         answered = self.answered()
         flips = []
         assumed = []
@@ -188,7 +188,7 @@ class _Row(Generic[Answer]):
             elif any(position not in self._answers for position in between):
                 assumed.append((last, first))
         inside = range(answered[0], answered[-1]) if answered else range(0)
-        return Found(
+        return Bisected(
             tuple(flips),
             tuple(self._asked),
             dict(sorted(self._answers.items())),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from harness.boundary.bisect import Found, search
+from harness.boundary.bisect import Bisected, search
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Boundaries:
     """
 
     readings: dict[int, Reading]
-    found: dict[str, Found[ReleaseAnswer]]
+    found: dict[str, Bisected[ReleaseAnswer]]
 
     @property
     def booted(self) -> int:
@@ -101,14 +101,14 @@ def find(
         one_flip: As for :func:`harness.boundary.bisect.search`.
     """
     readings = dict(known or {})
-    found: dict[str, Found[ReleaseAnswer]] = {}
+    found: dict[str, Bisected[ReleaseAnswer]] = {}
 
     def ask(position: int) -> Reading:
         if position not in readings:
             readings[position] = oracle(position)
         return readings[position]
 
-    def search_for(answer: Callable[[Reading], ReleaseAnswer | None]) -> Found[ReleaseAnswer]:
+    def search_for(answer: Callable[[Reading], ReleaseAnswer | None]) -> Bisected[ReleaseAnswer]:
         return search(
             count,
             lambda position: answer(ask(position)),

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from harness.boundary.bisect import Found
+from harness.boundary.bisect import Bisected
 from harness.boundary.changes import upstream
 from harness.boundary.releases import Searched
 from harness.boundary.search import ReleaseAnswer
@@ -53,7 +53,7 @@ def as_text(searched: Searched, *, every: bool) -> list[str]:
     return [*lines, *([""] if lines else []), _count(searched)]
 
 
-def _stretches(choices: Sequence[Choice], one: Found[ReleaseAnswer]) -> list[str]:
+def _stretches(choices: Sequence[Choice], one: Bisected[ReleaseAnswer]) -> list[str]:
     """Return a line for each run of releases that answer alike."""
     answered = [(position, answer) for position, answer in one.answers.items() if answer is not None]
     rows: list[tuple[int, int, ReleaseAnswer]] = []
@@ -66,7 +66,7 @@ def _stretches(choices: Sequence[Choice], one: Found[ReleaseAnswer]) -> list[str
     return [f"  {line}" for line in tables.lines([(span, row[2].text) for span, row in zip(spans, rows, strict=True)])]
 
 
-def _gaps(choices: Sequence[Choice], one: Found[ReleaseAnswer]) -> list[str]:
+def _gaps(choices: Sequence[Choice], one: Bisected[ReleaseAnswer]) -> list[str]:
     unseen = sum(1 for position in range(len(choices)) if position not in one.answers)
     if not unseen:
         return []

@@ -37,7 +37,7 @@ def compiled(path: Path, flags: Sequence[str] = ()) -> Path:
     return clang.build(clang.find_source(path), flags=flags) if path.suffix == ".c" else path
 
 
-class Machines:
+class PoolMachines:
     """Fresh machines of one kernel, from a pool.
 
     Args:
@@ -79,7 +79,7 @@ def check(pool: Pool, choice: Choice, plan: Plan, file: ObjectFile, loader: load
     """
     results: list[Result] = []
     try:
-        machines = Machines(pool, choice, Needs(memory=plan.memory, modules=plan.modules))
+        machines = PoolMachines(pool, choice, Needs(memory=plan.memory, modules=plan.modules))
         results += Trials(machines, plan, file, choice.label).all()
         if loader is not None:
             results.append(loaders.run(machines, plan, loader, choice.label))

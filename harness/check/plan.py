@@ -16,7 +16,7 @@ LOADER_TIMEOUT = 60.0
 
 
 @dataclass(frozen=True)
-class Template:
+class MapTemplate:
     """A template for an outer map that has none in the object.
 
     Attributes:
@@ -36,7 +36,7 @@ class Template:
     map_flags: int = 0
 
 
-def parse_template(text: str) -> Template:
+def parse_template(text: str) -> MapTemplate:
     """Read OUTER=TYPE:KEY_SIZE:VALUE_SIZE:MAX_ENTRIES[:FLAGS], such as "traced=hash:4:4:8".
 
     Raises:
@@ -54,7 +54,7 @@ def parse_template(text: str) -> Template:
             expected="OUTER=TYPE:KEY_SIZE:VALUE_SIZE:MAX_ENTRIES[:FLAGS], such as traced=hash:4:4:8",
             hint=f"types are {', '.join(MAP_TYPES)}" if kind not in MAP_TYPES else "",
         )
-    return Template(outer, kind, *sizes)
+    return MapTemplate(outer, kind, *sizes)
 
 
 SETTINGS = {
@@ -249,7 +249,7 @@ class Plan:
     """
 
     path: Path
-    templates: tuple[Template, ...] = ()
+    templates: tuple[MapTemplate, ...] = ()
     programs: tuple[str, ...] = ()
     maps: tuple[MapSetting, ...] = ()
     variables: tuple[Variable, ...] = ()

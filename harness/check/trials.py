@@ -94,7 +94,7 @@ class LogWatch:
 
 
 @dataclass
-class Outcome:
+class TrialOutcome:
     """The outcome of a trial.
 
     Attributes:
@@ -117,7 +117,7 @@ class Outcome:
     by: str = ""
     faults: tuple[str, ...] = ()
     loaded: BpfObject | None = None
-    attached: dict[str, Outcome] = field(default_factory=dict)
+    attached: dict[str, TrialOutcome] = field(default_factory=dict)
 
     @property
     def is_unclear(self) -> bool:
@@ -125,7 +125,7 @@ class Outcome:
         return self.verdict not in (Verdict.OK, Verdict.REFUSED)
 
 
-def ended(error: HarnessError, step: str, watch: LogWatch) -> Outcome:
+def ended(error: HarnessError, step: str, watch: LogWatch) -> TrialOutcome:
     """Return the outcome of a trial whose process or kernel ended under it."""
     outcome = _ended(error, step)
     outcome.faults = watch.faults()
@@ -134,19 +134,19 @@ def ended(error: HarnessError, step: str, watch: LogWatch) -> Outcome:
     return outcome
 
 
-def _ended(error: HarnessError, step: str) -> Outcome:
+def _ended(error: HarnessError, step: str) -> TrialOutcome:
     if isinstance(error, GuestProcessDied):
         number = os.waitstatus_to_exitcode(error.status)
         how = f"the process was killed by signal {-number}" if number < 0 else f"the process ended with status {number}"
-        return Outcome(Verdict.KILLED, step, reason=reason.Reason(how, Author.KERNEL))
+        return TrialOutcome(Verdict.KILLED, step, reason=reason.Reason(how, Author.KERNEL))
     if isinstance(error, GuestHung):
-        return Outcome(Verdict.HUNG, step, reason=reason.Reason(error.what, Author.KERNEL))
-    return Outcome(Verdict.CRASHED, step, reason=reason.Reason(error.what, Author.KERNEL))
+        return TrialOutcome(Verdict.HUNG, step, reason=reason.Reason(error.what, Author.KERNEL))
+    return TrialOutcome(Verdict.CRASHED, step, reason=reason.Reason(error.what, Author.KERNEL))
 
 
 NO_MEMORY = "the kernel killed the process because the guest's memory was used up"
 
-_NOT_CHOSEN = Outcome(
+_NOT_CHOSEN = TrialOutcome(
     step="open",
     reason=reason.Reason('not loaded: it is optional (SEC("?...")); --program NAME tries it', Author.LIBBPF),
 )
@@ -175,7 +175,7 @@ class Trials:
         self._file = file
         self._label = label
         self._definitions = Definitions()
-        self._refused_maps: dict[str, Outcome] = {}
+        self._refused_maps: dict[str, TrialOutcome] = {}
         """Not created in further trials."""
         self._refused_programs: set[str] = set()
         self._companions: set[str] = set()
@@ -238,7 +238,7 @@ class Trials:
             return row
         return replace(row, verdict=Verdict.OVER_BUDGET, author=Author.HARNESS, by="harness", line=too_much)
 
-    def _take_out(self, outcome: Outcome, left: list[str], rows: dict[str, Result]) -> bool:
+    def _take_out(self, outcome: TrialOutcome, left: list[str], rows: dict[str, Result]) -> bool:
         """Take what was blamed out of further trials; return False when it cannot be taken out."""
         why = outcome.reason
         if why.map in self._definitions.maps and why.map not in self._refused_maps:
@@ -252,10 +252,10 @@ class Trials:
         rows[why.program] = self._row(why.program, self._refused_maps.get(why.needs_map, outcome))
         return True
 
-    def _loaded(self, outcome: Outcome, names: Sequence[str]) -> dict[str, Result]:
+    def _loaded(self, outcome: TrialOutcome, names: Sequence[str]) -> dict[str, Result]:
         """Return the results of programs that were loaded together; attach those that are left, if asked for."""
         if outcome.verdict is not Verdict.OK:
-            outcome = Outcome()  # they were loaded before the step that was refused
+            outcome = TrialOutcome()  # they were loaded before the step that was refused
         if not self._plan.attach:
             return {name: self._row(name, outcome) for name in names}
         rows: dict[str, Result] = {}
@@ -269,7 +269,7 @@ class Trials:
             if not outcome.attached:
                 return rows | {name: self._row(name, outcome) for name in left}
 
-    def _alone(self, name: str, before: Outcome, whole: Sequence[str]) -> Result:
+    def _alone(self, name: str, before: TrialOutcome, whole: Sequence[str]) -> Result:
         """Try a program without the others, after a trial with others that did not say which was to blame."""
         outcome = before if list(whole) == [name] else self.try_once([name])
         if outcome.verdict is Verdict.OK:
@@ -278,14 +278,14 @@ class Trials:
 
     # Results.
 
-    def _object(self, first: Outcome) -> Result:
+    def _object(self, first: TrialOutcome) -> Result:
         row = self._row(self._plan.name, first, Kind.OBJECT)
         blamed = first.reason.program
         # At open, no other row has the message.
         message = row.message if first.step == "open" else ""
         return replace(row, line=f"{blamed}: {row.line}", message=message) if blamed else row
 
-    def _maps(self, first: Outcome) -> list[Result]:
+    def _maps(self, first: TrialOutcome) -> list[Result]:
         """Return the row of the maps: when one was refused, or there is nothing but maps."""
         if self._refused_maps:
             outcome = next(iter(self._refused_maps.values()))
@@ -297,7 +297,7 @@ class Trials:
         others = [one.reason.line for one in self._refused_maps.values() if one is not outcome]
         return [replace(row, line="; ".join([row.line, *others]) if others else row.line)]
 
-    def _hint(self, outcome: Outcome) -> str:
+    def _hint(self, outcome: TrialOutcome) -> str:
         """Return what a user can do about a refusal."""
         no_memory = outcome.errno == reason.ENOMEM and outcome.reason.author is Author.KERNEL
         if no_memory or outcome.reason.line == NO_MEMORY:
@@ -314,7 +314,7 @@ class Trials:
             return f"max_entries is 0; if the loader sets it: {options}"
         return ""
 
-    def _row(self, name: str, outcome: Outcome, kind: Kind = Kind.PROGRAM) -> Result:
+    def _row(self, name: str, outcome: TrialOutcome, kind: Kind = Kind.PROGRAM) -> Result:
         """Return a result of an outcome."""
         verdict, author, line = outcome.verdict, outcome.reason.author, outcome.reason.line
         if verdict is Verdict.OK and outcome.faults:
@@ -340,7 +340,7 @@ class Trials:
 
     # One trial.
 
-    def try_once(self, programs: Sequence[str] = (), *, attach: Sequence[str] = ()) -> Outcome:
+    def try_once(self, programs: Sequence[str] = (), *, attach: Sequence[str] = ()) -> TrialOutcome:
         """Load the object on a fresh machine, and attach its programs if the plan says so.
 
         Args:
@@ -356,7 +356,7 @@ class Trials:
             return self.try_once(programs, attach=attach)
         return outcome
 
-    def _with_true_errno(self, programs: Sequence[str], outcome: Outcome) -> Outcome:
+    def _with_true_errno(self, programs: Sequence[str], outcome: TrialOutcome) -> TrialOutcome:
 
         for level, room in ((_LOG_STATS, _WORDS_ROOM), (1, _LONGEST_LOG)):
             again = self._trial(programs, (), level=level, room=room)
@@ -366,7 +366,7 @@ class Trials:
 
     def _trial(
         self, programs: Sequence[str], attach: Sequence[str], *, level: int = 0, room: int = _LOG_ROOM
-    ) -> Outcome:
+    ) -> TrialOutcome:
         with machine_of(self._machines) as machine:
             watch = LogWatch(machine)
             steps = ["open"]
@@ -381,7 +381,7 @@ class Trials:
                 outcome = ended(error, steps[-1], watch)
             return outcome
 
-    def _load(self, machine: Machine, programs: Sequence[str], steps: list[str], log: tuple[int, int]) -> Outcome:
+    def _load(self, machine: Machine, programs: Sequence[str], steps: list[str], log: tuple[int, int]) -> TrialOutcome:
         bpf = Bpf(machine.new_process())
         libbpf = Libbpf(bpf.commands)
         obj: BpfObject | None = None
@@ -393,14 +393,14 @@ class Trials:
             obj.share_log(*log)
             steps.append("load")
             obj.load(timeout=self._plan.load_timeout)
-            return Outcome(loaded=obj)
+            return TrialOutcome(loaded=obj)
         except BpfError as error:
             kept = obj.shared_log() if obj is not None and steps[-1] == "load" else ""
             return self._refused(libbpf, steps[-1], error, kept)
 
-    def _refused(self, libbpf: Libbpf, step: str, error: BpfError, log: str = "") -> Outcome:
+    def _refused(self, libbpf: Libbpf, step: str, error: BpfError, log: str = "") -> TrialOutcome:
         why = reason.explain(error.errno, error.log, log)
-        return Outcome(Verdict.REFUSED, step, error.errno, why, log or error.log, f"libbpf {libbpf.version}")
+        return TrialOutcome(Verdict.REFUSED, step, error.errno, why, log or error.log, f"libbpf {libbpf.version}")
 
     def _open(self, libbpf: Libbpf, bpf: Bpf) -> BpfObject:
         btf = ""
@@ -445,7 +445,7 @@ class Trials:
             )
             obj.set_inner_map(one.outer, template)
 
-    def _attach_all(self, outcome: Outcome, obj: BpfObject, names: Sequence[str], watch: LogWatch) -> None:
+    def _attach_all(self, outcome: TrialOutcome, obj: BpfObject, names: Sequence[str], watch: LogWatch) -> None:
         """Attach one program after the other, until one ends the process or makes the kernel complain."""
         optional = self._optional()
         for name in names or self._plan.programs or [name for name in obj.programs if name not in optional]:
@@ -458,7 +458,7 @@ class Trials:
             if one.is_unclear or one.faults:
                 return
 
-    def _attach(self, obj: BpfObject, name: str) -> Outcome:
+    def _attach(self, obj: BpfObject, name: str) -> TrialOutcome:
         """Attach a program as its section says, or else to the place of the plan that is for its type."""
         try:
             obj.attach(name).close()
@@ -466,11 +466,11 @@ class Trials:
             if error.errno != reason.EOPNOTSUPP or error.log:
                 return self._refused(obj.library, "attach", error)
         else:
-            return Outcome(step="attach")
+            return TrialOutcome(step="attach")
         kind = obj.definitions.programs[name].type
         place = next((one for one in self._plan.places if kind in HOOKS[one.hook]), None)
         if place is None:
-            return Outcome(reason=reason.Reason("loaded; its section does not say where to attach", Author.LIBBPF))
+            return TrialOutcome(reason=reason.Reason("loaded; its section does not say where to attach", Author.LIBBPF))
         where = f"attached to {place.hook} {place.target}".rstrip()
         try:
             if place.hook == "socket":
@@ -483,7 +483,7 @@ class Trials:
             # libbpf passes on what the kernel answered, without a word of its own.
             author = outcome.reason.author if outcome.reason.line else Author.KERNEL
             return replace(outcome, reason=replace(outcome.reason, line=why, author=author))
-        return Outcome(step="attach", reason=reason.Reason(where, Author.KERNEL))
+        return TrialOutcome(step="attach", reason=reason.Reason(where, Author.KERNEL))
 
     def _bpf(self, obj: BpfObject) -> Bpf:
         return Bpf(obj.library.commands.process)

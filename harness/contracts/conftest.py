@@ -10,10 +10,10 @@ import msgspec
 import pytest
 
 from harness.contracts import contracts
-from harness.contracts.contract import NOT_ASKED, Contract, NotAsked, Verdict, judge
+from harness.contracts.contract import NOT_ASKED, Contract, ContractVerdict, NotAsked, judge
 from harness.contracts.scene import Scene
 from harness.features.capabilities import CAPABILITIES
-from harness.features.capability import Answer, Decision
+from harness.features.capability import Availability, Decision
 from harness.guest import calls
 from harness.kernel.vendor import vendor_of
 from harness.pytest_plugin.markers import Capabilities, act_on
@@ -214,7 +214,7 @@ def probed(vm: Machine, kernel_choice: Choice, asked_of_kernels: Capabilities) -
         if not contract.decided_by:
             return ""
         finding = asked_of_kernels.ask(kernel_choice, contract.decided_by, vm)
-        return "" if finding.answer is Answer.INCONCLUSIVE else finding.answer.value
+        return "" if finding.answer is Availability.INCONCLUSIVE else finding.answer.value
 
     return probe
 
@@ -251,12 +251,12 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 
 def _skip(item: pytest.Item, contract: Contract, reason: str) -> None:
     """Record why a contract is not asked, and skip its test."""
-    verdict = Verdict(NOT_ASKED, None, "", reason)
+    verdict = ContractVerdict(NOT_ASKED, None, "", reason)
     item.user_properties.append((properties.OBSERVATION, _record(contract, None, verdict)))
     pytest.skip(reason)
 
 
-def _record(contract: Contract, observed: object, verdict: Verdict) -> dict[str, Any]:
+def _record(contract: Contract, observed: object, verdict: ContractVerdict) -> dict[str, Any]:
     return msgspec.structs.asdict(
         Observation(
             contract=contract.id,

@@ -116,7 +116,7 @@ class Contract:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ContractVerdict:
     """An answer, compared with a contract.
 
     Attributes:
@@ -134,7 +134,9 @@ class Verdict:
     sentence: str = ""
 
 
-def judge(contract: Contract, version: KernelVersion, observed: object, probed: str = "", vendor: str = "") -> Verdict:
+def judge(
+    contract: Contract, version: KernelVersion, observed: object, probed: str = "", vendor: str = ""
+) -> ContractVerdict:
     """Compare what a kernel answered with what is promised.
 
     Args:
@@ -153,7 +155,7 @@ def judge(contract: Contract, version: KernelVersion, observed: object, probed: 
         note = f"{ON_A_VENDOR_KERNEL} ({vendor})"
         if known and observed != expected:
             note += f"; {version} would answer {expected!r}"
-        return Verdict("observed", expected, source, note, sentence)
+        return ContractVerdict("observed", expected, source, note, sentence)
     if vendor:
         known = False
     if probed and probed in contract.when:
@@ -162,8 +164,8 @@ def judge(contract: Contract, version: KernelVersion, observed: object, probed: 
             note = f"the table says {expected!r} for {version}, the probe {contract.decided_by} says {probed}"
         expected, source, known = decided, f"the probe {contract.decided_by}: {probed}; {source}".rstrip("; "), True
     if not known:
-        return Verdict("observed", None, "", sentence=sentence)
-    return Verdict("as expected" if observed == expected else "differs", expected, source, note, sentence)
+        return ContractVerdict("observed", None, "", sentence=sentence)
+    return ContractVerdict("as expected" if observed == expected else "differs", expected, source, note, sentence)
 
 
 def read(tables: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, Contract]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from harness.contracts.contract import Contract, Range, Verdict, judge
+from harness.contracts.contract import Contract, ContractVerdict, Range, judge
 from harness.errors import RecordError
 from harness.kernel.vendor import vendor_of
 from harness.kernel.version import KernelVersion
@@ -137,7 +137,7 @@ class Judged:
     kernel: Golden
     contract: str
     observed: Any
-    verdict: Verdict
+    verdict: ContractVerdict
 
 
 def judged(golden: Iterable[Golden], contracts: Mapping[str, Contract]) -> Iterator[Judged]:

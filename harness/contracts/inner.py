@@ -10,7 +10,7 @@ from collections.abc import Callable
 from harness.contracts.contract import NotAsked
 from harness.errors import CapabilityMissing
 from harness.features import capabilities, map_types
-from harness.features.capability import Answer, Decision, Finding
+from harness.features.capability import Availability, Decision, ProbeResult
 from harness.testing import Bpf, BpfError, Kernel, Map
 
 NO_TYPE = "no such map type"
@@ -33,7 +33,7 @@ def with_type(bpf: Bpf, kernel: Kernel, type_: str, then: Callable[[Map], str]) 
 
 def _why_not(kernel: Kernel, type_: str, error: BpfError) -> str:
     name = f"map_{type_}"
-    judgement = capabilities.judge(name, Finding(Answer.NO, error.name), kernel.version, kernel.settings)
+    judgement = capabilities.judge(name, ProbeResult(Availability.NO, error.name), kernel.version, kernel.settings)
     if judgement.decision is Decision.FAIL:
         raise CapabilityMissing(judgement.reason, expected="a kernel that can do what its version promises")
     if capabilities.find(name).expected(kernel.version):

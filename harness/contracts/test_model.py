@@ -18,7 +18,7 @@ from harness.contracts.sequences.model import (
     SETTINGS,
     Facts,
     Model,
-    Setting,
+    OuterSetting,
     common,
     difference,
     facts,
@@ -37,20 +37,20 @@ from harness.vm.machine import Machine
 EXAMPLES = 25
 
 
-class Guest:
+class SequenceGuest:
     """Carries sequences out on one machine, in one guest process."""
 
     def __init__(self, vm: Machine) -> None:
         self._process = vm.new_process()
         self._process.ask(calls.Hooks.expedite)
 
-    def carry_out(self, setting: Setting, foretold: Foretold) -> list[dict[str, object]]:
+    def carry_out(self, setting: OuterSetting, foretold: Foretold) -> list[dict[str, object]]:
         steps = [(step.name, step.arguments, list(step.gone)) for step, _ in foretold]
         records = self._process.ask(calls.Sequences.run, setting.outer, setting.flags, setting.max_entries, steps)
         return [seen(record) for record in records]
 
 
-def complaint(who: str, what: str, setting: Setting, foretold: Foretold) -> AssertionError:
+def complaint(who: str, what: str, setting: OuterSetting, foretold: Foretold) -> AssertionError:
     done = [(step, expected["answer"]) for step, expected in foretold]
     return AssertionError(f"{who}: {what}\n\n{script(setting, done, what)}")
 
@@ -71,9 +71,9 @@ def known(kernel: Kernel, setting: str, request: pytest.FixtureRequest) -> Facts
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_sequences(known: Facts, vm: Machine, kernel: Kernel, request: pytest.FixtureRequest, setting: str) -> None:
-    guest = Guest(vm)
+    guest = SequenceGuest(vm)
 
-    def judge(outer: Setting, foretold: Foretold) -> None:
+    def judge(outer: OuterSetting, foretold: Foretold) -> None:
         for number, record in enumerate(guest.carry_out(outer, foretold)):
             differs = difference(foretold[number][1], record)
             if differs:
@@ -111,11 +111,11 @@ def machines(pair: tuple[Choice, Choice], request: pytest.FixtureRequest) -> Ite
 def test_two_kernels_side_by_side(
     machines: list[tuple[Kernel, Machine]], request: pytest.FixtureRequest, setting: str
 ) -> None:
-    guests = [Guest(machine) for _, machine in machines]
+    guests = [SequenceGuest(machine) for _, machine in machines]
     known = [facts(contracts(), kernel.version, SETTINGS[setting]) for kernel, _ in machines]
     who = " and ".join(str(kernel.version) for kernel, _ in machines)
 
-    def judge(outer: Setting, planned: Foretold) -> None:
+    def judge(outer: OuterSetting, planned: Foretold) -> None:
         models = [Model(outer, one) for one in known]
         foretold = [[model.take(step.name, *step.arguments) for step, _ in planned] for model in models]
         first, second = (guest.carry_out(outer, one) for guest, one in zip(guests, foretold, strict=True))

@@ -110,7 +110,7 @@ def words(names: Sequence[str]) -> str:
 
 
 @dataclass(frozen=True)
-class Trial:
+class ConfigTrial:
     """What a trial has shown.
 
     Attributes:
@@ -126,7 +126,7 @@ class Trial:
     failures: tuple[str, ...]
 
 
-def judged(names: tuple[str, ...], record: RunRecord) -> Trial:
+def judged(names: tuple[str, ...], record: RunRecord) -> ConfigTrial:
     """Return what the record of a trial shows."""
     seen = [one for result in record.results for one in result.observations]
     reasons = collections.Counter(one.note for one in seen if not one.was_asked)
@@ -135,7 +135,7 @@ def judged(names: tuple[str, ...], record: RunRecord) -> Trial:
         for result in record.results
         if result.outcome not in ORDINARY
     ]
-    return Trial(names, sum(one.was_asked for one in seen), reasons, tuple(failures))
+    return ConfigTrial(names, sum(one.was_asked for one in seen), reasons, tuple(failures))
 
 
 def run(kernel: str, names: tuple[str, ...], record: Path, share: int, select: Sequence[str]) -> None:
@@ -183,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(any(one.failures for one in done))
 
 
-def _all(sets: Sequence[tuple[str, ...]], arguments: argparse.Namespace) -> Iterator[Trial]:
+def _all(sets: Sequence[tuple[str, ...]], arguments: argparse.Namespace) -> Iterator[ConfigTrial]:
     folder = cache.cache_root() / "config-trials" / arguments.kernel.replace("/", "_")
     folder.mkdir(parents=True, exist_ok=True)
     harness_digest = _digest()

@@ -35,7 +35,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Suite:
+class SuiteResult:
     """What a program said of its tests.
 
     Attributes:
@@ -55,7 +55,7 @@ _GO_END = re.compile(rf"^\s*--- (?P<word>PASS|FAIL|SKIP): (?P<name>\S+) {_SECOND
 _GO_WORDS = {"PASS": Outcome.PASSED, "FAIL": Outcome.FAILED, "SKIP": Outcome.UNSUPPORTED}
 
 
-def parse_go(text: str) -> Suite:
+def parse_go(text: str) -> SuiteResult:
     """Read what a Go test binary prints with -test.v, or `go test -json`."""
     if text.lstrip().startswith("{"):
         text = "".join(_go_events(text))
@@ -82,7 +82,7 @@ def parse_go(text: str) -> Suite:
             ended = None
     found = [replace(case, reason=_go_reason(case)) for case in cases.values()]
     found += [Case(name, Outcome.FAILED, 0.0, UNFINISHED, "\n".join(printed)) for name, printed in open_now.items()]
-    return Suite(tuple(found))
+    return SuiteResult(tuple(found))
 
 
 def _go_events(text: str) -> Iterator[str]:
@@ -113,7 +113,7 @@ _RUST_WORDS = {"ok": Outcome.PASSED, "FAILED": Outcome.FAILED, "ignored": Outcom
 _RUST_OUTPUT = re.compile(r"^---- (?P<name>.+) stdout ----$")
 
 
-def parse_libtest(text: str) -> Suite:
+def parse_libtest(text: str) -> SuiteResult:
     """Read what a Rust test binary prints in its default format."""
     cases: dict[str, Case] = {}
     begun = ""
@@ -142,14 +142,14 @@ def parse_libtest(text: str) -> Suite:
     if begun:
         found.append(Case(begun, Outcome.FAILED, 0.0, UNFINISHED))
     planned = sum(int(count) for count in _RUST_PLAN.findall(text))
-    return Suite(tuple(found), _unmet(planned, len(found)))
+    return SuiteResult(tuple(found), _unmet(planned, len(found)))
 
 
 _GTEST = re.compile(r"^\[ *(?P<word>RUN|OK|FAILED|SKIPPED) *\] (?P<name>[^\s,]+)(?:.*\((?P<ms>\d+) ms\))?")
 _GTEST_PLAN = re.compile(r"^\[==========\] Running (\d+) tests? from", re.MULTILINE)
 
 
-def parse_gtest(text: str) -> Suite:
+def parse_gtest(text: str) -> SuiteResult:
     """Read what a googletest program prints."""
     cases: list[Case] = []
     running: str | None = None
@@ -169,7 +169,7 @@ def parse_gtest(text: str) -> Suite:
     if running is not None:
         cases.append(Case(running, Outcome.FAILED, 0.0, UNFINISHED, "\n".join(printed)))
     planned = sum(int(count) for count in _GTEST_PLAN.findall(text))
-    return Suite(tuple(cases), _unmet(planned, len(cases)))
+    return SuiteResult(tuple(cases), _unmet(planned, len(cases)))
 
 
 _TAP_POINT = re.compile(
@@ -180,7 +180,7 @@ _TAP_LINE = re.compile(r"^(?:# | )*(?:(?:not )?ok\b|1\.\.\d+)")
 _TAP_WORD = re.compile(r"^(?P<word>SKIP|TODO|XFAIL)\S*\s*(?P<why>.*)$", re.IGNORECASE)
 
 
-def parse_tap(text: str) -> Suite:
+def parse_tap(text: str) -> SuiteResult:
     """Read TAP 12 to 14 and the kernel's KTAP, nested to any depth.
 
     Subtests come before the point of the test above them: indented, or behind "# " as kselftest prints them.
@@ -213,7 +213,7 @@ def parse_tap(text: str) -> Suite:
             levels[depth].cases.append(case)
             levels[depth].points += 1
     problems += [one for level in levels for one in _unmet(level.planned, level.points)]
-    return Suite(tuple(case for level in levels for case in level.cases), tuple(problems))
+    return SuiteResult(tuple(case for level in levels for case in level.cases), tuple(problems))
 
 
 @dataclass
@@ -261,7 +261,7 @@ def _tap_case(point: re.Match[str], printed: str) -> Case:
     return Case(name, outcome, 0.0, reason, printed)
 
 
-def parse_junit(text: str) -> Suite:
+def parse_junit(text: str) -> SuiteResult:
     """Read JUnit XML.
 
     Raises:
@@ -284,7 +284,7 @@ def parse_junit(text: str) -> Suite:
                 continue
             reason, output = (child.get("message") or "").split("\n")[0], child.text or ""
         cases.append(Case(name, outcome, _number(element.get("time")), reason, output))
-    return Suite(tuple(cases))
+    return SuiteResult(tuple(cases))
 
 
 def _number(text: str | None) -> float:
@@ -298,7 +298,7 @@ def _unmet(planned: int, found: int) -> tuple[str, ...]:
     return () if not planned or planned == found else (f"{planned} tests were planned, {found} have a result",)
 
 
-PARSERS: dict[str, Callable[[str], Suite]] = {
+PARSERS: dict[str, Callable[[str], SuiteResult]] = {
     "go": parse_go,
     "libtest": parse_libtest,
     "gtest": parse_gtest,

@@ -15,7 +15,7 @@ from harness.checks.base import Checks
 from harness.checks.kernel_log import KernelLog
 from harness.checks.leaks import LeakCheck
 from harness.errors import GuestCallError, GuestHung, GuestProcessDied, KernelCrashed, UsageError
-from harness.exec.formats import PARSERS, Suite
+from harness.exec.formats import PARSERS, SuiteResult
 from harness.exec.parcel import Parcel
 from harness.guest import calls
 from harness.image import script
@@ -37,7 +37,7 @@ _GRACE = 10.0
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
-class Source(Protocol):
+class InputSource(Protocol):
     """Where a program's standard input comes from."""
 
     def take(self) -> tuple[bytes, bool]:
@@ -72,7 +72,7 @@ class Results:
     format: str
     path: str = ""
 
-    def read(self, process: GuestProcess, printed: bytes) -> Suite:
+    def read(self, process: GuestProcess, printed: bytes) -> SuiteResult:
         """Return the tests that it reported.
 
         Raises:
@@ -124,7 +124,7 @@ class Done:
     status: int
     said: tuple[str, ...] = ()
     outcome: Outcome = Outcome.PASSED
-    suite: Suite | None = None
+    suite: SuiteResult | None = None
 
 
 @dataclass
@@ -153,7 +153,7 @@ class _Signals:
             program.send_signal(signal.SIGKILL if number in self.numbers[: self.taken - 1] else number)
 
 
-def run_on(machine: Machine, parcel: Parcel, wishes: Wishes, source: Source, out: Sink, err: Sink) -> Done:
+def run_on(machine: Machine, parcel: Parcel, wishes: Wishes, source: InputSource, out: Sink, err: Sink) -> Done:
     """Run a command on a machine that is used for nothing else.
 
     Args:
@@ -229,7 +229,7 @@ def execute(
     process: GuestProcess,
     parcel: Parcel,
     wishes: Wishes,
-    source: Source,
+    source: InputSource,
     out: Sink,
     err: Sink,
     said: list[str],

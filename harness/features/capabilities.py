@@ -12,7 +12,7 @@ from errno import E2BIG
 
 from harness.errors import UsageError
 from harness.features import map_types
-from harness.features.capability import Answer, Capability, Decision, Finding, Judgement
+from harness.features.capability import Availability, Capability, Decision, Judgement, ProbeResult
 from harness.features.parts import PARTS
 from harness.features.probes import (
     btf_load,
@@ -59,7 +59,7 @@ def find(name: str) -> Capability:
     return CAPABILITIES[name]
 
 
-def judge(name: str, finding: Finding, version: KernelVersion, config: Mapping[str, str] | None) -> Judgement:
+def judge(name: str, finding: ProbeResult, version: KernelVersion, config: Mapping[str, str] | None) -> Judgement:
     """Decide the consequence of a finding for a test that requires the capability.
 
     Args:
@@ -69,11 +69,11 @@ def judge(name: str, finding: Finding, version: KernelVersion, config: Mapping[s
         config: The kernel's configuration, values by symbol; None when unknown.
     """
     capability = find(name)
-    if finding.answer is Answer.INCONCLUSIVE:
+    if finding.answer is Availability.INCONCLUSIVE:
         return Judgement(
             Decision.INCONCLUSIVE, f"whether {version} has {name} could not be found out: {finding.evidence}"
         )
-    if finding.answer is Answer.YES:
+    if finding.answer is Availability.YES:
         return Judgement(Decision.RUN, f"{version} has {name} ({finding.evidence})")
     origin = f"; in v{capability.since}, {capability.origin}" if capability.origin else ""
     lacks = f"{version} lacks {name}: {capability.sentence} ({finding.evidence}{origin})"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from harness.remote.bpf import Bpf
 
 
-class Answer(enum.Enum):
+class Availability(enum.Enum):
     """The answer of a probe."""
 
     YES = "yes"
@@ -25,7 +25,7 @@ class Answer(enum.Enum):
 
 
 @dataclass(frozen=True)
-class Finding:
+class ProbeResult:
     """A probe's answer with its evidence.
 
     Attributes:
@@ -33,11 +33,11 @@ class Finding:
         evidence: The kernel's reaction, in a few words.
     """
 
-    answer: Answer
+    answer: Availability
     evidence: str
 
 
-Probe = Callable[["Bpf"], Finding]
+Probe = Callable[["Bpf"], ProbeResult]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from harness.errors import GuestCallError
-from harness.features.capability import Answer, Capability, Finding, Probe
+from harness.features.capability import Availability, Capability, Probe, ProbeResult
 from harness.guest import calls
 from harness.guest.api import asm, uapi
 from harness.remote.bpf import Bpf
@@ -39,14 +39,14 @@ def works(attempt: Callable[[Bpf], object], evidence: str) -> Probe:
         evidence: What it did.
     """
 
-    def probe(bpf: Bpf) -> Finding:
+    def probe(bpf: Bpf) -> ProbeResult:
         try:
             attempt(bpf)
         except BpfError as error:
-            return Finding(Answer.NO, f"{error.command}: {error.name}")
+            return ProbeResult(Availability.NO, f"{error.command}: {error.name}")
         except GuestCallError as error:
-            return Finding(Answer.NO, errno_name(error.errno) if error.errno else error.type_name)
-        return Finding(Answer.YES, evidence)
+            return ProbeResult(Availability.NO, errno_name(error.errno) if error.errno else error.type_name)
+        return ProbeResult(Availability.YES, evidence)
 
     return probe
 
@@ -59,13 +59,13 @@ def reads(path: str) -> Probe:
 def loads_type(type_: str) -> Probe:
     """Programs of this type can be loaded."""
 
-    def probe(bpf: Bpf) -> Finding:
+    def probe(bpf: Bpf) -> ProbeResult:
         try:
             # Every type may return 1; some may not return 0, others nothing above 1.
             bpf.prog(type_, asm.return_(1), log_level=0, **ATTACHED.get(type_, {})).close()
         except BpfError as error:
-            return Finding(Answer.NO, f"{error.command}: {error.name}")
-        return Finding(Answer.YES, "accepted")
+            return ProbeResult(Availability.NO, f"{error.command}: {error.name}")
+        return ProbeResult(Availability.YES, "accepted")
 
     return probe
 
@@ -130,19 +130,19 @@ def _locked_memory(bpf: Bpf) -> None:
 def _switch(value: str, *, back: bool) -> Probe:
     """bpf(2) can be allowed or forbidden to the unprivileged, and what it was before can be restored."""
 
-    def probe(bpf: Bpf) -> Finding:
+    def probe(bpf: Bpf) -> ProbeResult:
         path = path_of(UNPRIVILEGED)
         try:
             before = read(bpf.commands, UNPRIVILEGED)
         except BpfError as error:
-            return Finding(Answer.NO, f"{path}: {error.name}")
+            return ProbeResult(Availability.NO, f"{path}: {error.name}")
         if before == value or not back:
-            return Finding(Answer.YES, f"{path} is {before}")
+            return ProbeResult(Availability.YES, f"{path} is {before}")
         try:
             with sysctl(bpf.commands, UNPRIVILEGED, value):
-                return Finding(Answer.YES, f"{path} can be {value}")
+                return ProbeResult(Availability.YES, f"{path} can be {value}")
         except BpfError as error:
-            return Finding(Answer.NO, f"{path} is {before} and cannot be {value}: {error.name}")
+            return ProbeResult(Availability.NO, f"{path} is {before} and cannot be {value}: {error.name}")
 
     return probe
 

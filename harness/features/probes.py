@@ -7,7 +7,7 @@ from collections.abc import Callable
 from errno import E2BIG, EACCES, EBADF, EINVAL, ENOENT, EOPNOTSUPP, EPERM
 
 from harness.features import map_types
-from harness.features.capability import Answer, Finding, Probe
+from harness.features.capability import Availability, Probe, ProbeResult
 from harness.guest import calls
 from harness.guest.api import asm, btf, uapi
 from harness.remote.bpf import Bpf
@@ -16,15 +16,15 @@ from harness.remote.sysctl import JIT, sysctl
 from harness.util.errnos import ENOTSUPP, errno_name
 
 
-def _by_errno(errno: int, *, yes: tuple[int, ...], no: tuple[int, ...]) -> Finding:
-    answer = Answer.YES if errno in yes else Answer.NO if errno in no else Answer.INCONCLUSIVE
-    return Finding(answer, "accepted" if errno == 0 else errno_name(errno))
+def _by_errno(errno: int, *, yes: tuple[int, ...], no: tuple[int, ...]) -> ProbeResult:
+    answer = Availability.YES if errno in yes else Availability.NO if errno in no else Availability.INCONCLUSIVE
+    return ProbeResult(answer, "accepted" if errno == 0 else errno_name(errno))
 
 
 def refuses_bad_fd(command: str, field: str) -> Probe:
     """A kernel that knows the command refuses its descriptor; other kernels refuse the command."""
 
-    def probe(bpf: Bpf) -> Finding:
+    def probe(bpf: Bpf) -> ProbeResult:
         return _by_errno(bpf.commands.attempt(command, {field: -1}).errno, yes=(EBADF,), no=(EINVAL,))
 
     return probe
@@ -33,7 +33,7 @@ def refuses_bad_fd(command: str, field: str) -> Probe:
 def next_id(kind: str) -> Probe:
     """A known command returns an id or finds none; an unknown one complains about itself."""
 
-    def probe(bpf: Bpf) -> Finding:
+    def probe(bpf: Bpf) -> ProbeResult:
         errno = bpf.commands.attempt(f"{kind}_GET_NEXT_ID", {"start_id": 0}).errno
         return _by_errno(errno, yes=(0, ENOENT), no=(EINVAL,))
 
@@ -43,16 +43,18 @@ def next_id(kind: str) -> Probe:
 def helper(number: int) -> Probe:
     """The verifier names an unknown helper; with any other refusal of this program, it knows the helper."""
 
-    def probe(bpf: Bpf) -> Finding:
+    def probe(bpf: Bpf) -> ProbeResult:
         try:
             bpf.prog("socket_filter", (asm.call(number), *asm.return_(0))).close()
         except BpfError as error:
             words = error.log.strip().splitlines()
             if not words:
-                return Finding(Answer.INCONCLUSIVE, f"{error.name} and no verifier log")
+                return ProbeResult(Availability.INCONCLUSIVE, f"{error.name} and no verifier log")
             unknown = any("invalid func" in line or "unknown func" in line for line in words)
-            return Finding(Answer.NO if unknown else Answer.YES, next((w for w in words if "func" in w), words[-1]))
-        return Finding(Answer.YES, "accepted")
+            return ProbeResult(
+                Availability.NO if unknown else Availability.YES, next((w for w in words if "func" in w), words[-1])
+            )
+        return ProbeResult(Availability.YES, "accepted")
 
     return probe
 
@@ -60,20 +62,20 @@ def helper(number: int) -> Probe:
 def creates(no: tuple[int, ...] = (EINVAL,), **fields: int | str | bytes) -> Probe:
     """Maps with these fields can be created."""
 
-    def probe(bpf: Bpf) -> Finding:
+    def probe(bpf: Bpf) -> ProbeResult:
         given = {"key_size": 4, "value_size": 4, "max_entries": 1, **fields}
         return _by_errno(bpf.commands.attempt("MAP_CREATE", given).errno, yes=(0,), no=no)
 
     return probe
 
 
-def outer_batch(bpf: Bpf) -> Finding:
+def outer_batch(bpf: Bpf) -> ProbeResult:
     """Batch commands are carried out on an outer map."""
     outer = bpf.map("hash_of_maps", max_entries=4, inner=bpf.map("hash"))
     return _by_errno(_empty_batch(bpf, outer.fd), yes=(0, ENOENT), no=(EINVAL, ENOTSUPP))
 
 
-def hash_batch(bpf: Bpf) -> Finding:
+def hash_batch(bpf: Bpf) -> ProbeResult:
     """Batch commands are carried out on a hash table."""
     return _by_errno(_empty_batch(bpf, bpf.map("hash").fd), yes=(0, ENOENT), no=(EINVAL, ENOTSUPP))
 
@@ -83,37 +85,37 @@ def _empty_batch(bpf: Bpf, fd: int) -> int:
     return bpf.commands.attempt("MAP_LOOKUP_BATCH", fields, {"keys": 4, "values": 4, "out_batch": 4}).errno
 
 
-def freeze(bpf: Bpf) -> Finding:
+def freeze(bpf: Bpf) -> ProbeResult:
     """A map can be frozen."""
     return _by_errno(bpf.commands.attempt("MAP_FREEZE", {"map_fd": bpf.map("array")}).errno, yes=(0,), no=(EINVAL,))
 
 
-def outer_lookup(bpf: Bpf) -> Finding:
+def outer_lookup(bpf: Bpf) -> ProbeResult:
     """A lookup in an outer map finds no element, rather than being unsupported."""
     outer = bpf.map("hash_of_maps", inner=bpf.map("hash"))
     errno = bpf.commands.attempt("MAP_LOOKUP_ELEM", {"map_fd": outer, "key": bytes(4)}, {"value": 8}).errno
     return _by_errno(errno, yes=(ENOENT,), no=(ENOTSUPP,))
 
 
-def inner_max_entries(bpf: Bpf) -> Finding:
+def inner_max_entries(bpf: Bpf) -> ProbeResult:
     """An inner map of another size than the template's goes into an outer map."""
     outer = bpf.map("hash_of_maps", inner=bpf.map("hash", max_entries=1))
     return _inserts(bpf, outer.fd, bpf.map("hash", max_entries=2).fd)
 
 
-def _inserts(bpf: Bpf, outer: int, inner: int) -> Finding:
+def _inserts(bpf: Bpf, outer: int, inner: int) -> ProbeResult:
     fields = {"map_fd": outer, "key": bytes(4), "value": struct.pack("<i", inner)}
     return _by_errno(bpf.commands.attempt("MAP_UPDATE_ELEM", fields).errno, yes=(0,), no=(EINVAL,))
 
 
-def vmlinux_btf(bpf: Bpf) -> Finding:
+def vmlinux_btf(bpf: Bpf) -> ProbeResult:
     """The file with the kernel's own BTF is there."""
     path = "/sys/kernel/btf/vmlinux"
     there = not bpf.commands.process.ask(calls.Files.missing, [path])
-    return Finding(Answer.YES if there else Answer.NO, f"{path} is {'there' if there else 'missing'}")
+    return ProbeResult(Availability.YES if there else Availability.NO, f"{path} is {'there' if there else 'missing'}")
 
 
-def btf_load(bpf: Bpf) -> Finding:
+def btf_load(bpf: Bpf) -> ProbeResult:
     """BTF of one integer type can be loaded."""
     data = btf.encode(btf.integer("int", 4))
     return _by_errno(
@@ -121,7 +123,7 @@ def btf_load(bpf: Bpf) -> Finding:
     )
 
 
-def raw_tracepoint(bpf: Bpf) -> Finding:
+def raw_tracepoint(bpf: Bpf) -> ProbeResult:
     """A known command complains about the tracepoint or the program, an unknown one about itself."""
     # Some versions check the name before the program, others after it.
     errno = bpf.commands.attempt("RAW_TRACEPOINT_OPEN", {"name": "no_such_tracepoint", "prog_fd": -1}).errno
@@ -131,7 +133,7 @@ def raw_tracepoint(bpf: Bpf) -> Finding:
 def loads(type_: str, **attributes: int) -> Probe:
     """Programs of this type with these attributes can be loaded."""
 
-    def probe(bpf: Bpf) -> Finding:
+    def probe(bpf: Bpf) -> ProbeResult:
         code = asm.assemble(*asm.return_(0))
         fields = {"prog_type": type_, "insns": code, "insn_cnt": 2, "license": "GPL", **attributes}
         return _by_errno(bpf.commands.attempt("PROG_LOAD", fields).errno, yes=(0,), no=(EINVAL,))
@@ -139,7 +141,7 @@ def loads(type_: str, **attributes: int) -> Probe:
     return probe
 
 
-def sleepable_outer(bpf: Bpf) -> Finding:
+def sleepable_outer(bpf: Bpf) -> ProbeResult:
     """A sleepable program that looks up in an outer map can be loaded."""
     outer = bpf.map("hash_of_maps", inner=bpf.map("hash"))
     code = (asm.st("W", asm.R10, -4, 0), *asm.lookup(outer, -4), *asm.return_(0))
@@ -147,20 +149,20 @@ def sleepable_outer(bpf: Bpf) -> Finding:
         bpf.prog("syscall", code, prog_flags=uapi.SLEEPABLE).close()
     except BpfError as error:
         return _by_errno(error.errno, yes=(), no=(EINVAL,))
-    return Finding(Answer.YES, "accepted")
+    return ProbeResult(Availability.YES, "accepted")
 
 
-def unlimited_memory(bpf: Bpf) -> Finding:
+def unlimited_memory(bpf: Bpf) -> ProbeResult:
     """A map can be created where RLIMIT_MEMLOCK leaves room for nothing."""
     bpf.commands.ask("setrlimit", calls.Hooks.limit_locked_memory, size=0)
     return _by_errno(bpf.commands.attempt(*_small_map()).errno, yes=(0,), no=(EPERM,))
 
 
-def interpreter(bpf: Bpf) -> Finding:
+def interpreter(bpf: Bpf) -> ProbeResult:
     """A kernel built with CONFIG_BPF_JIT_ALWAYS_ON refuses to switch its compiler off; the old value is restored."""
     try:
         with sysctl(bpf.commands, JIT, "0"):
-            return Finding(Answer.YES, "the compiler can be switched off")
+            return ProbeResult(Availability.YES, "the compiler can be switched off")
     except BpfError as error:
         return _by_errno(error.errno, yes=(), no=(EINVAL,))
 
@@ -169,7 +171,7 @@ def _small_map() -> tuple[str, dict[str, int | str]]:
     return "MAP_CREATE", {"map_type": "array", "key_size": 4, "value_size": 4, "max_entries": 1}
 
 
-def exclusive(bpf: Bpf) -> Finding:
+def exclusive(bpf: Bpf) -> ProbeResult:
     """A map for one program alone can be created."""
     name, fields = _small_map()
     errno = bpf.commands.attempt(name, {**fields, "excl_prog_hash": bytes(32), "excl_prog_hash_size": 32}).errno
@@ -179,7 +181,7 @@ def exclusive(bpf: Bpf) -> Finding:
 def creates_type(name: str) -> Probe:
     """Maps of this type can be created."""
 
-    def probe(bpf: Bpf) -> Finding:
+    def probe(bpf: Bpf) -> ProbeResult:
         return _by_errno(_errno(map_types.create, bpf, name), yes=(0,), no=(EINVAL, EOPNOTSUPP))
 
     return probe
@@ -193,57 +195,57 @@ def _errno(command: Callable[..., object], *arguments: object, **keywords: objec
     return 0
 
 
-def inner_spin_lock(bpf: Bpf) -> Finding:
+def inner_spin_lock(bpf: Bpf) -> ProbeResult:
     """A map with a bpf_spin_lock in its values can be a template."""
     return _template(bpf, lambda: map_types.with_struct(bpf, "bpf_spin_lock"), no=(ENOTSUPP,))
 
 
-def exclusive_inner(bpf: Bpf) -> Finding:
+def exclusive_inner(bpf: Bpf) -> ProbeResult:
     """A map for one program alone can be a template."""
     return _template(bpf, lambda: bpf.map("array", excl_prog_hash=bytes(32), excl_prog_hash_size=32), no=(ENOTSUPP,))
 
 
-def _template(bpf: Bpf, make: Callable[[], HasFd], no: tuple[int, ...]) -> Finding:
+def _template(bpf: Bpf, make: Callable[[], HasFd], no: tuple[int, ...]) -> ProbeResult:
     """Use a map as a template, on a kernel that may be unable to create the map."""
     try:
         template = make()
     except BpfError as error:
-        return Finding(Answer.NO, f"no such map: {error.name}")
+        return ProbeResult(Availability.NO, f"no such map: {error.name}")
     return _by_errno(_errno(bpf.map, "hash_of_maps", inner=template), yes=(0,), no=no)
 
 
-def struct_btf_counts(bpf: Bpf) -> Finding:
+def struct_btf_counts(bpf: Bpf) -> ProbeResult:
     """An inner map whose value has BTF of a struct is refused where the template's has none."""
     try:
         typed = map_types.with_struct(bpf, "plain")
     except BpfError as error:
-        return Finding(Answer.NO, f"no such map: {error.name}")
+        return ProbeResult(Availability.NO, f"no such map: {error.name}")
     outer = bpf.map("hash_of_maps", inner=map_types.with_struct(bpf, ""))
     return _by_errno(_errno(outer.update, 0, typed), yes=(EINVAL,), no=(0,))
 
 
-def percpu_array_size_counts(bpf: Bpf) -> Finding:
+def percpu_array_size_counts(bpf: Bpf) -> ProbeResult:
     """A per-CPU array of another size than the template's is refused, and a hash table is not."""
     other = bpf.map("hash_of_maps", inner=bpf.map("hash", max_entries=1))
     if _errno(other.update, 0, bpf.map("hash", max_entries=2)):
-        return Finding(Answer.NO, "as in a map of any type")
+        return ProbeResult(Availability.NO, "as in a map of any type")
     outer = bpf.map("hash_of_maps", inner=bpf.map("percpu_array", max_entries=1))
     return _by_errno(_errno(outer.update, 0, bpf.map("percpu_array", max_entries=2)), yes=(EINVAL,), no=(0,))
 
 
-def elided_null_check(bpf: Bpf) -> Finding:
+def elided_null_check(bpf: Bpf) -> ProbeResult:
     """A program that reads an inner array's element without a null check can be loaded."""
     try:
         inner = bpf.map("array", max_entries=4, map_flags=uapi.INNER_MAP)
     except BpfError as error:
-        return Finding(Answer.NO, f"no such map: {error.name}")
+        return ProbeResult(Availability.NO, f"no such map: {error.name}")
     outer = bpf.map("hash_of_maps", inner=inner)
     try:
         # Load it only: when run, the program would read past a smaller inner array.
         bpf.prog("socket_filter", _unchecked_lookup(outer)).close()
     except BpfError as error:
         return _by_errno(error.errno, yes=(), no=(EACCES,))
-    return Finding(Answer.YES, "accepted")
+    return ProbeResult(Availability.YES, "accepted")
 
 
 def _unchecked_lookup(outer: HasFd) -> tuple[asm.Instruction | asm.Label, ...]:

@@ -23,7 +23,7 @@ from harness.guest import calls, children, kernel_log, modules, process, setup, 
 from harness.guest.api import syscalls
 from harness.guest.children import Child
 from harness.guest.leaks import provenance, snapshot
-from harness.guest.link import Link
+from harness.guest.link import HostLink
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Agent:
         lean: Whether its memory is small enough to copy for each spare process.
     """
 
-    def __init__(self, link: Link, *, lean: bool) -> None:
+    def __init__(self, link: HostLink, *, lean: bool) -> None:
         self.link = link
         self.lean = lean
         # The test and the harness each have their own position in the log, so that each sees all records.
@@ -350,7 +350,7 @@ def main(shared: str, numbers: dict[str, int]) -> NoReturn:
     # Before the processes of tests, however many those leave running: the host waits for the agent's answer.
     os.setpriority(os.PRIO_PROCESS, 0, -20)
     stacks.prepare()
-    agent = Agent(Link(options["channel"], shared), lean="preload" not in options)
+    agent = Agent(HostLink(options["channel"], shared), lean="preload" not in options)
     refused = modules.load_all()
     if refused is not None:
         agent.send(wire.EVENT, wire.AGENT, 0, {"event": "module refused", "module": refused[0], "errno": refused[1]})

@@ -18,7 +18,7 @@ _IVSHMEM = ("0x1af4", "0x1110")
 _FULL_PAUSE = 0.0002
 
 
-class Link:
+class HostLink:
     """Carries frames to and from the host.
 
     Args:

@@ -36,8 +36,8 @@ INDEXED = ("local", "debian")
 """Providers with a complete list; their offers define `all`, `newest` and ranges."""
 
 ON_REQUEST = {
-    "snapshot": (selector.Kind.SERIES, selector.Kind.RELEASE, selector.Kind.PACKAGE),
-    "ubuntu": (selector.Kind.SERIES, selector.Kind.RELEASE),
+    "snapshot": (selector.SelectorKind.SERIES, selector.SelectorKind.RELEASE, selector.SelectorKind.PACKAGE),
+    "ubuntu": (selector.SelectorKind.SERIES, selector.SelectorKind.RELEASE),
 }
 """Providers that are asked only for what those before them do not have, in this order, and for which kinds of items."""
 
@@ -47,7 +47,7 @@ SOURCE = "source"
 
 BUILT_FLAVOUR = "minimal"
 
-_BUILDABLE = (selector.Kind.SERIES, selector.Kind.RELEASE)
+_BUILDABLE = (selector.SelectorKind.SERIES, selector.SelectorKind.RELEASE)
 
 
 def silent(line: str) -> None:
@@ -208,13 +208,13 @@ class Catalog:
         return selector.arrange(choices)
 
     def _resolve(self, item: selector.Item, rules: selector.Policy, *, every: bool) -> list[Choice]:
-        if item.kind is selector.Kind.PATH:
+        if item.kind is selector.SelectorKind.PATH:
             return [self.local.choose(Path(item.word))]
-        if item.kind is selector.Kind.HOST:
+        if item.kind is selector.SelectorKind.HOST:
             from harness.kernel.providers.local import host_image
 
             return [self.local.choose(host_image(), label="host")]
-        if item.kind is selector.Kind.LOCK:
+        if item.kind is selector.SelectorKind.LOCK:
             return lockfile.read(lockfile.path_of(item.word))
         asked, of = self._asked_for(item), item.architecture or self.architecture
         chosen = self._select(item, asked, rules, of, every=every)
@@ -268,7 +268,7 @@ class Catalog:
         """
         rules = policy(self.architecture)
         for item in selector.parse(selection):
-            if item.kind in (selector.Kind.PATH, selector.Kind.HOST, selector.Kind.LOCK):
+            if item.kind in (selector.SelectorKind.PATH, selector.SelectorKind.HOST, selector.SelectorKind.LOCK):
                 continue
             asked, of = self._asked_for(item), item.architecture or self.architecture
             for name in (*asked, *self._more(item, asked, of)):
@@ -367,9 +367,9 @@ def _wanted(item: selector.Item | None, *, every: bool) -> Wanted:
     rules = policy()
     return Wanted(
         version=lambda version: selector.has_version(item, version, rules),
-        revision=item.word if item.kind is selector.Kind.PACKAGE else "",
+        revision=item.word if item.kind is selector.SelectorKind.PACKAGE else "",
         flavour=item.flavour,
-        every=every or item.kind is selector.Kind.EVERY,
+        every=every or item.kind is selector.SelectorKind.EVERY,
     )
 
 

@@ -41,7 +41,7 @@ GRAMMAR = (
 )
 
 
-class Kind(Enum):
+class SelectorKind(Enum):
     """The kind of an item."""
 
     SERIES = "series"
@@ -59,10 +59,29 @@ class Kind(Enum):
     LOCK = "lock"
 
 
-SINGLE = frozenset({Kind.SERIES, Kind.RELEASE, Kind.PACKAGE, Kind.DISTRIBUTION, Kind.PATH, Kind.HOST})
+SINGLE = frozenset(
+    {
+        SelectorKind.SERIES,
+        SelectorKind.RELEASE,
+        SelectorKind.PACKAGE,
+        SelectorKind.DISTRIBUTION,
+        SelectorKind.PATH,
+        SelectorKind.HOST,
+    }
+)
 """Kinds that name one kernel; the item's text becomes its label."""
 
-OPEN = frozenset({Kind.SERIES, Kind.RANGE, Kind.ALL, Kind.OLDEST, Kind.NEWEST, Kind.LTS, Kind.DISTRIBUTION})
+OPEN = frozenset(
+    {
+        SelectorKind.SERIES,
+        SelectorKind.RANGE,
+        SelectorKind.ALL,
+        SelectorKind.OLDEST,
+        SelectorKind.NEWEST,
+        SelectorKind.LTS,
+        SelectorKind.DISTRIBUTION,
+    }
+)
 """Kinds that do not fix the release: another release of the series may replace an unavailable one."""
 
 
@@ -81,7 +100,7 @@ class Item:
     """
 
     text: str
-    kind: Kind
+    kind: SelectorKind
     word: str
     provider: str = ""
     flavour: str = ""
@@ -96,7 +115,10 @@ class Item:
 
 _PROVIDERS = ("local", "debian", "snapshot", "ubuntu")
 _DISTRIBUTION = re.compile(r"[a-z]{2}[a-z-]*\d+(?:\.\d+)?")
-_WORDS = {kind.value: kind for kind in (Kind.ALL, Kind.OLDEST, Kind.NEWEST, Kind.LTS, Kind.HOST)}
+_WORDS = {
+    kind.value: kind
+    for kind in (SelectorKind.ALL, SelectorKind.OLDEST, SelectorKind.NEWEST, SelectorKind.LTS, SelectorKind.HOST)
+}
 _BOUND = re.compile(r"(>=|<=|==|!=|>|<)\s*(v?\d[\w.~-]*)")
 _TAG = re.compile(r"[a-z][a-z0-9_-]*|\d+k")
 _SERIES = re.compile(r"v?(\d{1,3}\.\d{1,3})")
@@ -128,9 +150,9 @@ def parse(text: str) -> list[Item]:
     items: list[Item] = []
     for word in words:
         last = items[-1] if items else None
-        item = _item(word, packages=last is not None and last.kind is Kind.RANGE and last.in_distribution)
-        is_open = last is not None and last.kind is Kind.RANGE and not (last.flavour or last.architecture)
-        if item.kind is Kind.RANGE and last is not None and is_open:
+        item = _item(word, packages=last is not None and last.kind is SelectorKind.RANGE and last.in_distribution)
+        is_open = last is not None and last.kind is SelectorKind.RANGE and not (last.flavour or last.architecture)
+        if item.kind is SelectorKind.RANGE and last is not None and is_open:
             if item.provider:
                 raise _malformed(text, f"a provider may only precede a range's first comparison, not {word!r}")
             items[-1] = replace(
@@ -165,32 +187,32 @@ def _item(word: str, *, packages: bool = False) -> Item:
     if word.startswith("@"):
         if word == "@":
             raise _malformed(word, "a lock file's name should follow the @")
-        return Item(word, Kind.LOCK, word[1:])
+        return Item(word, SelectorKind.LOCK, word[1:])
     if "/" in word or word in (".", "..", "~"):
-        return Item(word, Kind.PATH, word)
+        return Item(word, SelectorKind.PATH, word)
     if is_distribution(word):
-        return Item(word, Kind.DISTRIBUTION, word, provider=word)
+        return Item(word, SelectorKind.DISTRIBUTION, word, provider=word)
     named = _named(word)
     rest = named.word
     if rest in _WORDS:
         return replace(named, kind=_WORDS[rest])
     if rest == "*" and named.in_distribution:
-        return replace(named, kind=Kind.EVERY)
+        return replace(named, kind=SelectorKind.EVERY)
     if rest[:1] in "<>=!":
         match = _BOUND.fullmatch(rest)
         if match is None:
             raise _malformed(word, "a comparison is one of >= > <= < == != and a version")
         if not ((packages or named.in_distribution) and _PACKAGE.fullmatch(match[2])):
             KernelVersion.parse(match[2])
-        return replace(named, kind=Kind.RANGE, bounds=((match[1], match[2]),))
+        return replace(named, kind=SelectorKind.RANGE, bounds=((match[1], match[2]),))
     if match := _SERIES.fullmatch(rest):
-        return replace(named, kind=Kind.SERIES, word=match[1])
+        return replace(named, kind=SelectorKind.SERIES, word=match[1])
     if match := _EVERY.fullmatch(rest):
-        return replace(named, kind=Kind.EVERY, word=match[1])
+        return replace(named, kind=SelectorKind.EVERY, word=match[1])
     if _RELEASE.fullmatch(rest):
-        return replace(named, kind=Kind.RELEASE)
+        return replace(named, kind=SelectorKind.RELEASE)
     if _PACKAGE.fullmatch(rest):
-        return replace(named, kind=Kind.PACKAGE, architecture=named.architecture or _architecture_of(rest))
+        return replace(named, kind=SelectorKind.PACKAGE, architecture=named.architecture or _architecture_of(rest))
     if re.fullmatch(r"v?\d{1,3}(\.\*?)?", rest):
         raise SelectorError(
             f"{word!r} is ambiguous: it names no series",
@@ -224,7 +246,7 @@ def _named(word: str) -> Item:
         if found[kind]:
             raise _malformed(word, f"it names two {kind}s, {found[kind]} and {name}")
         found[kind] = name
-    return Item(word, Kind.ALL, what, provider, found["flavour"], found["architecture"])
+    return Item(word, SelectorKind.ALL, what, provider, found["flavour"], found["architecture"])
 
 
 def _architecture_of(package: str) -> str:
@@ -281,16 +303,16 @@ def select(item: Item, offers: Iterable[Choice], policy: Policy, *, every: bool 
     groups: dict[object, list[Choice]] = {}
     for offer in pool:
         group: object = offer.version.series
-        if item.kind is Kind.DISTRIBUTION:
+        if item.kind is SelectorKind.DISTRIBUTION:
             group = item.provider
-        elif every or item.kind is Kind.EVERY:
+        elif every or item.kind is SelectorKind.EVERY:
             group = (offer.version, offer.revision) if item.in_distribution else offer.version
         groups.setdefault(group, []).append(offer)
     chosen = [_best(group, policy) for group in groups.values()]
     chosen.sort(key=lambda ranked: (ranked[0].version, ranked[0].rank))
-    if item.kind is Kind.OLDEST:
+    if item.kind is SelectorKind.OLDEST:
         chosen = chosen[:1]
-    elif item.kind is Kind.NEWEST:
+    elif item.kind is SelectorKind.NEWEST:
         # A release candidate is the newest only when there is no final release.
         final = [ranked for ranked in chosen if ranked[0].version.rc == KernelVersion(0, 0).rc]
         chosen = (final or chosen)[-1:]
@@ -320,7 +342,7 @@ def _best(group: Sequence[Choice], policy: Policy) -> list[Choice]:
 
 def _choice(ranked: Sequence[Choice], item: Item, *, every: bool) -> Choice:
     prefix = item.provider if item.in_distribution else ""
-    if item.kind is Kind.EVERY or (every and item.kind is not Kind.PACKAGE):
+    if item.kind is SelectorKind.EVERY or (every and item.kind is not SelectorKind.PACKAGE):
         version = ranked[0].revision if prefix else str(ranked[0].version)
         label = _label(version, item, ranked[0], provider=prefix)
     elif item.kind in SINGLE:
@@ -345,9 +367,9 @@ def labelled(name: str, of: str) -> str:
 
 
 def _matches(item: Item, offer: Choice, policy: Policy) -> bool:
-    if item.kind is Kind.PACKAGE:
+    if item.kind is SelectorKind.PACKAGE:
         return offer.version.series >= policy.oldest and item.word in (offer.revision, offer.release)
-    if item.kind is Kind.RANGE and item.in_distribution:
+    if item.kind is SelectorKind.RANGE and item.in_distribution:
         return all(
             _of_package(offer.revision, sign, bound) if "-" in bound else _within(offer.version, sign, bound)
             for sign, bound in item.bounds
@@ -359,13 +381,13 @@ def has_version(item: Item, version: KernelVersion, policy: Policy) -> bool:
     """Return whether an item can mean a kernel of that version; a package version is not looked at."""
     if version.series < policy.oldest:
         return False
-    if item.kind in (Kind.SERIES, Kind.EVERY):
+    if item.kind in (SelectorKind.SERIES, SelectorKind.EVERY):
         return item.word in ("*", "{}.{}".format(*version.series))
-    if item.kind is Kind.RELEASE:
+    if item.kind is SelectorKind.RELEASE:
         return version == KernelVersion.parse(item.word)
-    if item.kind is Kind.RANGE:
+    if item.kind is SelectorKind.RANGE:
         return all("-" in bound or _within(version, sign, bound) for sign, bound in item.bounds)
-    if item.kind is Kind.LTS:
+    if item.kind is SelectorKind.LTS:
         return version.series in policy.longterm
     return True
 
@@ -415,7 +437,16 @@ def arrange(choices: Iterable[Choice]) -> list[Choice]:
     return ordered
 
 
-_OPEN_TO_MARKERS = frozenset({Kind.SERIES, Kind.RELEASE, Kind.EVERY, Kind.RANGE, Kind.ALL, Kind.LTS})
+_OPEN_TO_MARKERS = frozenset(
+    {
+        SelectorKind.SERIES,
+        SelectorKind.RELEASE,
+        SelectorKind.EVERY,
+        SelectorKind.RANGE,
+        SelectorKind.ALL,
+        SelectorKind.LTS,
+    }
+)
 
 
 def parse_condition(text: str) -> list[Item]:

@@ -13,10 +13,10 @@ from harness.kernel.build import kbuild, kept_tree
 from harness.kernel.build.source import Tree
 from harness.mutants import generate, recipes
 from harness.mutants.edit import Mutant
-from harness.mutants.schemata import Panel
+from harness.mutants.schemata import SchemataTrial
 from harness.mutants.session import Suite
-from harness.mutants.state import MutantResult, Results
-from harness.mutants.trial import Trial
+from harness.mutants.state import KnownResults, MutantResult
+from harness.mutants.trial import AloneTrial
 from harness.util import cache
 from harness.util.data import read_toml
 
@@ -37,7 +37,7 @@ class Campaign:
         self._series = series
         self._say = say
         self._folder = cache.cache_root() / "mutants" / str(kbuild.tree_version(tree.path))
-        self._results = Results(self._folder / "results.jsonl")
+        self._results = KnownResults(self._folder / "results.jsonl")
 
     def mutants(self, names: Sequence[str] = (), *, generated: bool = False, limit: int = 0) -> list[Mutant]:
         """Return the mutants that are meant.
@@ -92,14 +92,15 @@ class Campaign:
         lend = partial(kept_tree.kept, tree.path, FLAVOUR, origin=tree.origin, jobs=jobs, progress=say)
         if alone:
             with lend() as kept:
-                trial = Trial(kept, suite, self._results, self._folder, say)
+                trial = AloneTrial(kept, suite, self._results, self._folder, say)
                 trial.control()
                 for _ in trial.run(mutants, again=again):
                     pass
         else:
             every = [*recipes.load(self._series, self._read), *self._generated()]
-            panel = Panel(lend, self._read, suite, self._results, self._folder, say, workers=workers, seconds=seconds)
-            for _ in panel.run(every, mutants, again=again):
+            about = (lend, self._read, suite, self._results, self._folder, say)
+            schemata = SchemataTrial(*about, workers=workers, seconds=seconds)
+            for _ in schemata.run(every, mutants, again=again):
                 pass
 
     def _read(self, name: str) -> str:

@@ -33,7 +33,7 @@ from harness.mutants.session import (
     whole_round,
 )
 from harness.mutants.session import run as run_session
-from harness.mutants.state import MutantResult, Results, describe
+from harness.mutants.state import KnownResults, MutantResult, describe
 from harness.mutants.status import MutantStatus, judge
 from harness.mutants.switches import HOME, Switched, switched
 from harness.util import cache
@@ -80,8 +80,8 @@ class Control:
         return [*first, *sorted(known - set(first), key=rank)]
 
 
-class Panel:
-    """Tries the mutants of one kernel.
+class SchemataTrial:
+    """Tries mutants that are all in one kernel.
 
     Args:
         lend: Lends the tree for the build; it is not needed after the build.
@@ -100,7 +100,7 @@ class Panel:
         lend: Callable[[], AbstractContextManager[Kept]],
         read: Callable[[str], str],
         suite: Suite,
-        results: Results,
+        results: KnownResults,
         folder: Path,
         progress: Progress,
         *,
@@ -150,7 +150,7 @@ class Panel:
                     self._results.add(result)
                     number += 1
                     self._progress(f"{number} of {len(todo)}: {describe(result)}"[:300])
-                    if result.fate is MutantStatus.UNKNOWN and attempt + 1 < ATTEMPTS:
+                    if result.status is MutantStatus.UNKNOWN and attempt + 1 < ATTEMPTS:
                         lost.append(result.mutant)
                     else:
                         yield result
@@ -247,7 +247,7 @@ class Panel:
             verdict = judge(reports, status=0 if mutant.name in over else 3, presence=PRESENCE_TEST)
             yield MutantResult.of(
                 mutant,
-                verdict.fate,
+                verdict.status,
                 how=verdict.how,
                 test=verdict.test,
                 message=verdict.message if mutant.name in over else f"{verdict.message}\n{session.tail}",
@@ -255,7 +255,7 @@ class Panel:
                 relevant=len(tests[mutant.name]) - 1,
                 build_id=f"{build_id}:{built.numbers[mutant.name]}",
                 # Tests that did not start gave no result, so a survivor of the others is tried again.
-                suite="" if self._seconds and verdict.fate is MutantStatus.SURVIVED else self._digest,
+                suite="" if self._seconds and verdict.status is MutantStatus.SURVIVED else self._digest,
                 seconds=round(sum(report["seconds"] for report in reports), 1),
             )
 

@@ -26,10 +26,10 @@ class MutantResult:
         what: As in :class:`harness.mutants.edit.Mutant`.
         was: As in :class:`harness.mutants.edit.Mutant`.
         becomes: As in :class:`harness.mutants.edit.Mutant`.
-        fate: Its status.
+        status: Its status.
         how: As in :class:`harness.mutants.status.TrialResult`.
-        test: As in :class:`harness.mutants.status.Verdict`.
-        message: As in :class:`harness.mutants.status.Verdict`, shortened for a table.
+        test: As in :class:`harness.mutants.status.TrialResult`.
+        message: As in :class:`harness.mutants.status.TrialResult`, shortened for a table.
         ran: Number of tests that ran on it.
         relevant: Number of tests that come past its change; -1 when unknown.
         build_id: Build id of its kernel; "" when none was built.
@@ -43,7 +43,7 @@ class MutantResult:
     what: str
     was: str
     becomes: str
-    fate: MutantStatus
+    status: MutantStatus
     how: str = ""
     test: str = ""
     message: str = ""
@@ -55,14 +55,14 @@ class MutantResult:
     twin: str = ""
 
     @classmethod
-    def of(cls, mutant: Mutant, fate: MutantStatus, **more: Any) -> MutantResult:
+    def of(cls, mutant: Mutant, status: MutantStatus, **more: Any) -> MutantResult:
         """Return a result of a mutant."""
-        return cls(mutant.name, mutant.area, mutant.what, mutant.was, mutant.becomes, fate, **more)
+        return cls(mutant.name, mutant.area, mutant.what, mutant.was, mutant.becomes, status, **more)
 
 
 def describe(result: MutantResult) -> str:
     """Return the result of a mutant on one line."""
-    text = f"{result.mutant}: {result.fate.value}"
+    text = f"{result.mutant}: {result.status.value}"
     if result.twin:
         text += f" of {result.twin}"
     if result.test:
@@ -70,7 +70,7 @@ def describe(result: MutantResult) -> str:
     return f"{text}, {result.seconds:.0f} s"
 
 
-class Results:
+class KnownResults:
     """The results of one kernel's mutants.
 
     Args:
@@ -89,7 +89,8 @@ class Results:
                 continue  # the process that wrote it was interrupted
             try:
                 record: dict[str, Any] = json.loads(line)
-                result = MutantResult(**{**record, "fate": MutantStatus(record["fate"])})
+                status = record.pop("fate", None) or record["status"]  # "fate": before version 0.1.0
+                result = MutantResult(**{**record, "status": MutantStatus(status)})
             except (ValueError, TypeError, KeyError) as error:
                 raise CacheError(
                     f"line {number} of {path} is not a result of a mutant: {error}",
@@ -117,9 +118,9 @@ class Results:
             suite: Digest of the tests for it.
         """
         known = self.get(mutant)
-        if known is None or known.fate is MutantStatus.UNKNOWN:
+        if known is None or known.status is MutantStatus.UNKNOWN:
             return False
-        return known.fate is not MutantStatus.SURVIVED or known.suite == suite
+        return known.status is not MutantStatus.SURVIVED or known.suite == suite
 
     def same_kernel(self, build_id: str, suite: str) -> MutantResult | None:
         """Return the result of the mutant whose kernel has this build id, if it is valid for the current tests."""
@@ -129,8 +130,8 @@ class Results:
                 for result in self._known.values()
                 if result.build_id == build_id
                 and (
-                    result.fate is MutantStatus.KILLED
-                    or (result.fate is MutantStatus.SURVIVED and result.suite == suite)
+                    result.status is MutantStatus.KILLED
+                    or (result.status is MutantStatus.SURVIVED and result.suite == suite)
                 )
             ),
             None,
@@ -146,7 +147,7 @@ class Results:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("a") as stream:
-                stream.write(json.dumps({**asdict(result), "fate": result.fate.value}) + "\n")
+                stream.write(json.dumps({**asdict(result), "status": result.status.value}) + "\n")
         except OSError as error:
             raise CacheError(
                 f"{self._path} cannot be written: {error.strerror}", hint="make room in the cache"
@@ -161,6 +162,6 @@ class Results:
         """
         counts: dict[str, int] = {}
         for result in self._known.values():
-            if result.fate is MutantStatus.KILLED and result.mutant.startswith(near):
+            if result.status is MutantStatus.KILLED and result.mutant.startswith(near):
                 counts[result.test] = counts.get(result.test, 0) + 1
         return counts

@@ -35,14 +35,14 @@ class TrialResult:
     """The verdict of one run of the tests on a mutant.
 
     Attributes:
-        fate: KILLED, SURVIVED or UNKNOWN.
+        status: KILLED, SURVIVED or UNKNOWN.
         how: A value of :class:`harness.results.outcomes.Trouble`, "assertion" or "error" when it was killed.
         test: The test that found it.
         message: That test's message, or why there is no verdict.
         ran: Number of tests that ran.
     """
 
-    fate: MutantStatus
+    status: MutantStatus
     how: str = ""
     test: str = ""
     message: str = ""

@@ -107,16 +107,16 @@ def score(results: Sequence[MutantResult], known: Mapping[str, Explanation]) -> 
         results: The results of the mutants that were tried.
         known: Explanations, by mutant.
     """
-    fates = [result.fate for result in results]
-    survivors = [result for result in results if result.fate is MutantStatus.SURVIVED]
+    statuses = [result.status for result in results]
+    survivors = [result for result in results if result.status is MutantStatus.SURVIVED]
     shown = [result for result in survivors if (one := explained(result, known)) and one.verdict == EQUIVALENT]
     return Score(
-        killed=fates.count(MutantStatus.KILLED),
+        killed=statuses.count(MutantStatus.KILLED),
         survived=len(survivors) - len(shown),
-        equivalent=fates.count(MutantStatus.SAME) + len(shown),
-        twins=fates.count(MutantStatus.TWIN),
-        unbuilt=fates.count(MutantStatus.UNBUILT),
-        unknown=fates.count(MutantStatus.UNKNOWN),
+        equivalent=statuses.count(MutantStatus.SAME) + len(shown),
+        twins=statuses.count(MutantStatus.TWIN),
+        unbuilt=statuses.count(MutantStatus.UNBUILT),
+        unknown=statuses.count(MutantStatus.UNKNOWN),
         unexplained=tuple(result.mutant for result in survivors if explained(result, known) is None),
     )
 
@@ -127,7 +127,7 @@ def explained(result: MutantResult, known: Mapping[str, Explanation]) -> Explana
     return one if one is not None and (one.was, one.becomes) == (result.was, result.becomes) else None
 
 
-HEADER = ("mutant", "change", "fate", "found by", "message")
+HEADER = ("mutant", "change", "status", "found by", "message")
 """Names of the table's columns."""
 
 _STYLES = {MutantStatus.KILLED: "green", MutantStatus.SURVIVED: "bold red", MutantStatus.UNKNOWN: "yellow"}
@@ -143,9 +143,9 @@ def as_rows(results: Sequence[MutantResult], known: Mapping[str, Explanation]) -
     rows: list[tuple[Cell, ...]] = []
     for result in results:
         why = _why(result, known)
-        style = "" if why is not None and why.verdict == EQUIVALENT else _STYLES.get(result.fate, "")
+        style = "" if why is not None and why.verdict == EQUIVALENT else _STYLES.get(result.status, "")
         change = f"{_cut(result.was, 60)} → {_cut(result.becomes, 60)}"
-        rows.append((result.mutant, change, (_fate(result, why), style), _test(result), _message(result, why)))
+        rows.append((result.mutant, change, (_status(result, why), style), _test(result), _message(result, why)))
     return rows
 
 
@@ -160,18 +160,18 @@ def as_markdown(results: Sequence[MutantResult], known: Mapping[str, Explanation
     for result in results:
         why = _why(result, known)
         change = f"`{_cut(result.was, 60)}` → `{_cut(result.becomes, 60)}`"
-        cells = (result.mutant, change, _fate(result, why), _test(result), _message(result, why))
+        cells = (result.mutant, change, _status(result, why), _test(result), _message(result, why))
         rows.append(" ".join(("|", " | ".join(map(_cell, cells)), "|")))
     return rows
 
 
 def _why(result: MutantResult, known: Mapping[str, Explanation]) -> Explanation | None:
-    return explained(result, known) if result.fate is MutantStatus.SURVIVED else None
+    return explained(result, known) if result.status is MutantStatus.SURVIVED else None
 
 
-def _fate(result: MutantResult, why: Explanation | None) -> str:
-    fate = f"{result.fate.value} ({result.how})" if result.how else result.fate.value
-    return fate if why is None else f"{fate}: {why.verdict}"
+def _status(result: MutantResult, why: Explanation | None) -> str:
+    status = f"{result.status.value} ({result.how})" if result.how else result.status.value
+    return status if why is None else f"{status}: {why.verdict}"
 
 
 def _test(result: MutantResult) -> str:

@@ -24,7 +24,7 @@ from harness.mutants import inner_plugin
 from harness.mutants.edit import Mutant, changed
 from harness.mutants.session import KERNEL, PRESENCE_TEST, Suite, build_id_of, last_attempts, make_cache, whole_round
 from harness.mutants.session import run as run_session
-from harness.mutants.state import MutantResult, Results, describe
+from harness.mutants.state import KnownResults, MutantResult, describe
 from harness.mutants.status import MutantStatus, TrialResult, judge
 from harness.util import cache as disk_cache
 
@@ -50,8 +50,8 @@ class _Built:
     error: str = ""
 
 
-class Trial:
-    """Tries mutants of one kernel.
+class AloneTrial:
+    """Tries mutants, each in a kernel of its own.
 
     Args:
         kept: The tree for the builds.
@@ -61,7 +61,7 @@ class Trial:
         progress: Called with a line of text for each step.
     """
 
-    def __init__(self, kept: Kept, suite: Suite, results: Results, folder: Path, progress: Progress) -> None:
+    def __init__(self, kept: Kept, suite: Suite, results: KnownResults, folder: Path, progress: Progress) -> None:
         self._kept = kept
         self._suite = suite
         self._suite_digest = suite.digest()
@@ -136,14 +136,14 @@ class Trial:
         twin = self._results.same_kernel(built.build_id, self._suite_digest)
         if built.build_id == self._control_id:
             built.vmlinux.unlink()
-            return replace(facts, fate=MutantStatus.SAME, seconds=round(built.seconds, 1))
+            return replace(facts, status=MutantStatus.SAME, seconds=round(built.seconds, 1))
         if twin is not None and twin.mutant != mutant.name and not mutant.name.startswith("hand/"):
             built.vmlinux.unlink()
-            return replace(facts, fate=MutantStatus.TWIN, twin=twin.mutant, seconds=round(built.seconds, 1))
+            return replace(facts, status=MutantStatus.TWIN, twin=twin.mutant, seconds=round(built.seconds, 1))
         verdict = self._judged(built)
         return replace(
             facts,
-            fate=verdict.fate,
+            status=verdict.status,
             how=verdict.how,
             test=verdict.test,
             message=verdict.message,
@@ -177,7 +177,7 @@ class Trial:
         try:
             for _ in range(ATTEMPTS):
                 verdict = self._tested(built)
-                if verdict.fate is not MutantStatus.UNKNOWN:
+                if verdict.status is not MutantStatus.UNKNOWN:
                     break
                 self._progress(f"{built.mutant.name}: no verdict: {verdict.message.splitlines()[0][:200]}")
             return verdict
@@ -205,6 +205,6 @@ class Trial:
                 self._durations = {one["test"]: one["seconds"] for one in reports if one["when"] == "call"}
                 self.failing = {one["test"]: one["message"] for one in reports if one["outcome"] == "failed"}
             verdict = judge(reports, status=0 if is_over else session.status or 3, presence=PRESENCE_TEST)
-            if verdict.fate is MutantStatus.UNKNOWN:
+            if verdict.status is MutantStatus.UNKNOWN:
                 verdict = replace(verdict, message=f"{verdict.message}\n{session.tail}")
             return verdict

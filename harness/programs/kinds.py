@@ -32,7 +32,7 @@ class Listed:
 
 
 @dataclass(frozen=True)
-class Kind:
+class ProgramKind:
     """A kind of test program.
 
     Attributes:
@@ -79,12 +79,12 @@ def libtest_list(text: str) -> list[Listed]:
 
 
 KINDS = {
-    "go": Kind(("-test.list", "."), go_list, lambda name: ("-test.v", "-test.run", f"^{name}$"), "go"),
-    "gtest": Kind(("--gtest_list_tests",), gtest_list, lambda name: (f"--gtest_filter={name}",), "gtest"),
-    "libtest": Kind(
+    "go": ProgramKind(("-test.list", "."), go_list, lambda name: ("-test.v", "-test.run", f"^{name}$"), "go"),
+    "gtest": ProgramKind(("--gtest_list_tests",), gtest_list, lambda name: (f"--gtest_filter={name}",), "gtest"),
+    "libtest": ProgramKind(
         ("--list", "--format", "terse"), libtest_list, lambda name: ("--exact", name, "--test-threads=1"), "libtest"
     ),
-    "tap": Kind(results="tap"),
-    "exec": Kind(),
+    "tap": ProgramKind(results="tap"),
+    "exec": ProgramKind(),
 }
 """The kinds, by the word that begins a line of the ini setting."""

@@ -9,7 +9,7 @@ from typing import TextIO
 
 import pytest
 
-from harness.exec.formats import PARSERS, Case, Suite
+from harness.exec.formats import PARSERS, Case, SuiteResult
 from harness.exec.parcel import Parcel
 from harness.exec.run import Results, Wishes, execute, send
 from harness.programs.kinds import Listed
@@ -80,7 +80,7 @@ def run_test(machine: Machine, parcel: Parcel, named: Named, test: Listed, item:
     process = machine.new_process()
     send(process, command)
     status = execute(process, command, wishes, Nothing(), out, err, said)
-    suite = PARSERS[kind.results](out.kept.decode(errors="replace")) if kind.results else Suite(())
+    suite = PARSERS[kind.results](out.kept.decode(errors="replace")) if kind.results else SuiteResult(())
     verdict = judge(suite, test, status, said, listed=bool(kind.list_words))
     item.user_properties += [(properties.PART, part) for part in verdict.parts]
     if verdict.outcome is Outcome.UNSUPPORTED:
@@ -91,7 +91,7 @@ def run_test(machine: Machine, parcel: Parcel, named: Named, test: Listed, item:
         pytest.fail(verdict.reason, pytrace=False)
 
 
-class Verdict:
+class ProgramVerdict:
     """How a test ended.
 
     Attributes:
@@ -106,7 +106,7 @@ class Verdict:
         self.parts = [_part(case) for case in parts]
 
 
-def judge(suite: Suite, test: Listed, status: int, said: Sequence[str], *, listed: bool) -> Verdict:
+def judge(suite: SuiteResult, test: Listed, status: int, said: Sequence[str], *, listed: bool) -> ProgramVerdict:
     """Return how a test ended.
 
     Args:
@@ -131,14 +131,14 @@ def judge(suite: Suite, test: Listed, status: int, said: Sequence[str], *, liste
         problems.append(f"the program did not report {test.name}")
     problems += [f"{one.name}: {one.reason or 'failed'}" for one in bad]
     if problems:
-        return Verdict(Outcome.FAILED, "\n".join(problems), parts)
+        return ProgramVerdict(Outcome.FAILED, "\n".join(problems), parts)
     if case is not None:
-        return Verdict(case.outcome, case.reason or case.outcome.shown, parts)
+        return ProgramVerdict(case.outcome, case.reason or case.outcome.shown, parts)
     outcomes = {one.outcome for one in parts}
     for outcome in (Outcome.UNSUPPORTED, Outcome.XFAILED):
         if outcomes == {outcome}:
-            return Verdict(outcome, parts[0].reason or outcome.shown, parts)
-    return Verdict(Outcome.PASSED, "", parts)
+            return ProgramVerdict(outcome, parts[0].reason or outcome.shown, parts)
+    return ProgramVerdict(Outcome.PASSED, "", parts)
 
 
 def _part(case: Case) -> properties.Part:

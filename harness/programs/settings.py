@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.errors import UsageError
-from harness.programs.kinds import KINDS, Kind
+from harness.programs.kinds import KINDS, ProgramKind
 
 SETTING = "harness_programs"
 
@@ -35,7 +35,7 @@ class Named:
     """
 
     line: str
-    kind: Kind
+    kind: ProgramKind
     patterns: tuple[str, ...]
     cwd: str = ""
     args: tuple[str, ...] = ()

@@ -15,7 +15,7 @@ from harness.checks import known_faults
 from harness.checks.known_faults import ExpectedFault
 from harness.errors import CapabilityMissing, ProbeInconclusive, SelectorError, UsageError
 from harness.features import capabilities
-from harness.features.capability import Decision, Finding, Judgement
+from harness.features.capability import Decision, Judgement, ProbeResult
 from harness.kernel import selector
 from harness.kernel.types import Choice, Kernel
 from harness.pytest_plugin.marks import marks
@@ -157,13 +157,13 @@ class Capabilities:
     """The capabilities of each kernel; a kernel is asked once."""
 
     def __init__(self) -> None:
-        self._findings: dict[tuple[Choice, str], Finding] = {}
+        self._findings: dict[tuple[Choice, str], ProbeResult] = {}
 
     def missing(self, choice: Choice, names: list[str]) -> list[str]:
         """Return the capabilities that the kernel was not asked about yet."""
         return [name for name in names if (choice, name) not in self._findings]
 
-    def ask(self, choice: Choice, name: str, machine: Machine) -> Finding:
+    def ask(self, choice: Choice, name: str, machine: Machine) -> ProbeResult:
         """Return the kernel's answer; if it was not asked before, ask it in a separate guest process."""
         from harness.remote.bpf import Bpf
 

@@ -21,7 +21,7 @@ LIMIT = transfer.LIMIT
 
 
 @dataclass(frozen=True)
-class Output:
+class FunctionOutput:
     """The output of a function in the guest.
 
     Attributes:
@@ -45,7 +45,7 @@ class Guest:
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
         self._process: GuestProcess | None = None
-        self.outputs: list[Output] = []
+        self.outputs: list[FunctionOutput] = []
 
     @property
     def release(self) -> str:
@@ -118,7 +118,7 @@ class Guest:
 
     def _note(self, function: str, stdout: str, stderr: str) -> None:
         if stdout or stderr:
-            self.outputs.append(Output(function, stdout, stderr))
+            self.outputs.append(FunctionOutput(function, stdout, stderr))
 
     def start(
         self,

@@ -23,7 +23,7 @@ from harness.report.costs import costs_of
 from harness.report.matrix import ENDINGS, Absent, Cell, Group, Matrix, Row, matrix_of
 from harness.report.words import counted, summary_of, warnings_of
 from harness.results.outcomes import Ending, Outcome
-from harness.results.types import Observation, RecordedKernel, RecordedResult, Run, RunRecord
+from harness.results.types import Observation, RecordedKernel, RecordedResult, RecordedRun, RunRecord
 
 EXCERPTS = 320_000
 """Total characters of log excerpts in a page, so that the page is small enough to send."""
@@ -165,7 +165,7 @@ def _problems(matrix: Matrix) -> list[dict[str, Any]]:
     return found
 
 
-def run_facts(run: Run) -> Iterator[tuple[str, str]]:
+def run_facts(run: RecordedRun) -> Iterator[tuple[str, str]]:
     """Yield the known facts of a run as names and texts, without empty ones."""
     host = run.host
     facts = {
@@ -195,7 +195,7 @@ def run_facts(run: Run) -> Iterator[tuple[str, str]]:
     return ((name, text) for name, text in facts.items() if text)
 
 
-def command_of(run: Run) -> str:
+def command_of(run: RecordedRun) -> str:
     """Return a run's command line; pytest's is recorded without its name, that of `harness` with it."""
     first, *rest = run.arguments or ("",)
     return " ".join(["harness", *rest] if first.endswith("/harness") else ["pytest", *run.arguments])

@@ -18,7 +18,16 @@ import msgspec
 from harness.errors import CacheError, RecordError, SelectorError
 from harness.kernel.version import KernelVersion
 from harness.results.contracts import by_contract
-from harness.results.types import FORMAT, VERSION, Deselected, NotRun, RecordedKernel, RecordedResult, Run, RunRecord
+from harness.results.types import (
+    FORMAT,
+    VERSION,
+    Deselected,
+    NotRun,
+    RecordedKernel,
+    RecordedResult,
+    RecordedRun,
+    RunRecord,
+)
 from harness.util import cache
 
 _JOURNAL = b'{"journal":'
@@ -34,7 +43,7 @@ class _Head(msgspec.Struct):
 class _Line(msgspec.Struct, omit_defaults=True):
     """One line of a journal, after the first."""
 
-    run: Run | None = None
+    run: RecordedRun | None = None
     kernel: RecordedKernel | None = None
     result: RecordedResult | None = None
     plan: tuple[NotRun, ...] = ()
@@ -200,7 +209,7 @@ class Draft:
     """A record during the run. Later parts replace earlier parts about the same thing."""
 
     def __init__(self) -> None:
-        self._runs: dict[str, Run] = {}
+        self._runs: dict[str, RecordedRun] = {}
         self._kernels: dict[str, RecordedKernel] = {}
         self._results: dict[tuple[str, str], RecordedResult] = {}
         self._planned: dict[tuple[str, str], NotRun] = {}
@@ -242,7 +251,7 @@ class Draft:
 
 
 def assemble(
-    runs: Iterable[Run],
+    runs: Iterable[RecordedRun],
     kernels: Iterable[RecordedKernel],
     results: Iterable[RecordedResult],
     left_out: Iterable[Deselected],
@@ -304,7 +313,7 @@ class Journal:
     def add(
         self,
         *,
-        run: Run | None = None,
+        run: RecordedRun | None = None,
         kernel: RecordedKernel | None = None,
         result: RecordedResult | None = None,
         plan: Iterable[NotRun] = (),
@@ -324,7 +333,7 @@ class Journal:
                 self.close()
                 raise _unwritable(self._path, "run record", error.strerror) from error
 
-    def finish(self, run: Run) -> None:
+    def finish(self, run: RecordedRun) -> None:
         """Replace the journal by the complete record.
 
         Args:

@@ -13,19 +13,19 @@ from pathlib import Path
 
 from harness import __version__
 from harness.errors import InfrastructureError
-from harness.results.types import Host, Run
+from harness.results.types import Host, RecordedRun
 from harness.util.proc import run
 from harness.vm.process import find_qemu
 
 
-def new_run(arguments: Sequence[str], folder: Path) -> Run:
+def new_run(arguments: Sequence[str], folder: Path) -> RecordedRun:
     """Return a run that begins now, on this machine.
 
     Args:
         arguments: Its command line.
         folder: The tests' folder.
     """
-    return Run(
+    return RecordedRun(
         id=uuid.uuid4().hex[:12],
         started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         host=host(),

@@ -18,7 +18,7 @@ import msgspec
 from harness.errors import RecordError
 from harness.results.file import assemble, kernel_order
 from harness.results.outcomes import Outcome, worst
-from harness.results.types import Deselected, NotRun, RecordedKernel, RecordedResult, Run, RunRecord
+from harness.results.types import Deselected, NotRun, RecordedKernel, RecordedResult, RecordedRun, RunRecord
 
 _SHOWN = 5
 """Longest list of conflicts in an error."""
@@ -77,7 +77,7 @@ def merge(
     return assemble(runs.values(), kernels.values(), results.values(), left_out.values(), not_run.values(), order=order)
 
 
-def missing_shards(runs: Iterable[Run]) -> list[str]:
+def missing_shards(runs: Iterable[RecordedRun]) -> list[str]:
     """Return the missing parts of a run in parts, such as "3/5"."""
     there: dict[int, set[int]] = {}
     for run in runs:
@@ -89,8 +89,8 @@ def missing_shards(runs: Iterable[Run]) -> list[str]:
     ]
 
 
-def _runs(records: Sequence[tuple[str, RunRecord]]) -> dict[str, Run]:
-    found: dict[str, Run] = {}
+def _runs(records: Sequence[tuple[str, RunRecord]]) -> dict[str, RecordedRun]:
+    found: dict[str, RecordedRun] = {}
     for _, record in records:
         for run in record.runs:
             known = found.get(run.id)
@@ -166,7 +166,7 @@ def _renamed(record: RunRecord, labels: dict[str, str]) -> RunRecord:
 
 
 def _results(
-    records: Sequence[tuple[str, RunRecord]], runs: dict[str, Run], prefer: Prefer
+    records: Sequence[tuple[str, RunRecord]], runs: dict[str, RecordedRun], prefer: Prefer
 ) -> dict[tuple[str, str], RecordedResult]:
     found: dict[tuple[str, str], tuple[str, RecordedResult]] = {}
     conflicts = []
@@ -196,7 +196,7 @@ def _results(
 
 
 def _choose(
-    known: RecordedResult, other: RecordedResult, runs: dict[str, Run], prefer: Prefer
+    known: RecordedResult, other: RecordedResult, runs: dict[str, RecordedRun], prefer: Prefer
 ) -> RecordedResult | None:
     """Return which of two results of one test on one kernel counts; None when undecided."""
     known_is_none, other_is_none = (one.outcome is Outcome.INFRASTRUCTURE for one in (known, other))

@@ -38,7 +38,7 @@ class Host(msgspec.Struct, frozen=True, omit_defaults=True):
     memory: int = 0
 
 
-class Run(msgspec.Struct, frozen=True, omit_defaults=True):
+class RecordedRun(msgspec.Struct, frozen=True, omit_defaults=True):
     """One run of pytest.
 
     Attributes:
@@ -289,7 +289,7 @@ class RunRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 
     format: Literal["kernel-harness run record"]
     version: Literal[1]
-    runs: tuple[Run, ...] = ()
+    runs: tuple[RecordedRun, ...] = ()
     kernels: tuple[RecordedKernel, ...] = ()
     results: tuple[RecordedResult, ...] = ()
     left_out: tuple[Deselected, ...] = ()

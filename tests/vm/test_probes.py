@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness.features.capabilities import CAPABILITIES, judge
-from harness.features.capability import Answer, Decision
+from harness.features.capability import Availability, Decision
 from harness.kernel.build.kconfig import parse_config
 from harness.remote.bpf import Bpf
 from harness.testing import Kernel
@@ -21,7 +21,7 @@ def test_every_probe_answers_as_the_version_promises(vm: Machine, kernel: Kernel
         process.close()
         judgement = judge(name, finding, kernel.version, config)
         early = not capability.expected(kernel.version)
-        if judgement.decision not in (Decision.RUN, Decision.SKIP) or (early and finding.answer is Answer.YES):
+        if judgement.decision not in (Decision.RUN, Decision.SKIP) or (early and finding.answer is Availability.YES):
             surprises.append(judgement.reason)
     assert surprises == []
 

@@ -44,7 +44,7 @@ def _is(answer: Any, word: str | int) -> bool:
 
 
 @dataclass(frozen=True)
-class Setting:
+class OuterSetting:
     """The outer map of a sequence.
 
     Attributes:
@@ -64,9 +64,9 @@ class Setting:
 
 
 SETTINGS = {
-    "hash_of_maps": Setting("hash_of_maps"),
-    "hash_of_maps_no_prealloc": Setting("hash_of_maps", NO_PREALLOC),
-    "array_of_maps": Setting("array_of_maps"),
+    "hash_of_maps": OuterSetting("hash_of_maps"),
+    "hash_of_maps_no_prealloc": OuterSetting("hash_of_maps", NO_PREALLOC),
+    "array_of_maps": OuterSetting("array_of_maps"),
 }
 
 
@@ -112,7 +112,7 @@ class Facts:
     leaks: bool = False
 
 
-def facts(contracts: Mapping[str, Contract], version: KernelVersion, setting: Setting) -> Facts:
+def facts(contracts: Mapping[str, Contract], version: KernelVersion, setting: OuterSetting) -> Facts:
     """Return what the tables know of a kernel.
 
     Args:
@@ -188,7 +188,7 @@ class Model:
         loaded: Whether a program holds the outer map.
     """
 
-    def __init__(self, setting: Setting, facts: Facts) -> None:
+    def __init__(self, setting: OuterSetting, facts: Facts) -> None:
         self.setting = setting
         self.facts = facts
         self.maps = [_Map(0)]

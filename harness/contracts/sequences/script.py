@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from harness.contracts.sequences.model import Setting, Step
+from harness.contracts.sequences.model import OuterSetting, Step
 from harness.guest.steps import KINDS, OPERATIONS
 
 
-def script(setting: Setting, steps: Sequence[tuple[Step, Any]], remark: str) -> str:
+def script(setting: OuterSetting, steps: Sequence[tuple[Step, Any]], remark: str) -> str:
     """Return a sequence as a test that can be pasted into a file.
 
     Args:

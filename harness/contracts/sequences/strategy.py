@@ -20,13 +20,13 @@ from typing import Any
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-from harness.contracts.sequences.model import SETTINGS, Facts, Model, Setting, Step
+from harness.contracts.sequences.model import SETTINGS, Facts, Model, OuterSetting, Step
 from harness.guest.api.uapi import EXIST, NOEXIST
 
 Foretold = Sequence[tuple[Step, dict[str, Any]]]
 """The steps of a sequence, and what the model says will be seen after each."""
 
-Judge = Callable[[Setting, Foretold], None]
+Judge = Callable[[OuterSetting, Foretold], None]
 """Carries a sequence out, and raises AssertionError when something was not as foretold."""
 
 Planned = tuple[Any, ...] | None

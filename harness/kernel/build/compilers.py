@@ -14,7 +14,7 @@ from harness.util import proc
 
 
 @dataclass(frozen=True)
-class Compiler:
+class KernelCompiler:
     """How one kernel is compiled.
 
     Attributes:
@@ -37,7 +37,7 @@ def choose_compiler(
     version: KernelVersion,
     cc: str,
     gcc_major: Callable[[str], int | None],
-) -> Compiler:
+) -> KernelCompiler:
     """Choose the compiler for a kernel.
 
     Args:
@@ -85,7 +85,7 @@ def choose_compiler(
         if chosen in fit
         else f"{chosen} (gcc {majors[chosen] or '?'}) is newer than the compilers known to build {version}"
     )
-    return Compiler(chosen, tuple(str(word) for word in make), alignment, reason, doubt)
+    return KernelCompiler(chosen, tuple(str(word) for word in make), alignment, reason, doubt)
 
 
 def gcc_major(name: str) -> int | None:

@@ -20,7 +20,7 @@ from harness import needs
 from harness.errors import BuildError, KernelFileError, SelectorError
 from harness.kernel import cache as kernel_cache
 from harness.kernel.build import kconfig
-from harness.kernel.build.compilers import Compiler, choose_compiler, gcc_major
+from harness.kernel.build.compilers import KernelCompiler, choose_compiler, gcc_major
 from harness.kernel.files import bzimage
 from harness.kernel.types import Choice, Kernel, Progress
 from harness.kernel.version import KernelVersion
@@ -56,7 +56,7 @@ class Built:
     kernel: Kernel
     gaps: kconfig.Gaps
     seconds: float
-    compiler: Compiler
+    compiler: KernelCompiler
 
 
 def cached(cc: str) -> str:
@@ -188,7 +188,7 @@ def choice_of(version: KernelVersion, flavour: str, revision: str = "") -> Choic
 
 def plan(
     tree: Path, flavour: str, cc: str, progress: Progress
-) -> tuple[KernelVersion, Compiler, list[kconfig.Setting]]:
+) -> tuple[KernelVersion, KernelCompiler, list[kconfig.Setting]]:
     """Check that this machine can build a tree; return its version, compiler and settings."""
     settings = fragment_settings(flavour)
     version = tree_version(tree)
@@ -208,7 +208,7 @@ def plan(
     return version, compiler, kconfig.applicable(settings, version, lambda tool: shutil.which(tool) is not None)
 
 
-def _recorded(kernel: Kernel, key: str, compiler: Compiler) -> Built:
+def _recorded(kernel: Kernel, key: str, compiler: KernelCompiler) -> Built:
     entry = kernel_cache.read_entry(kernel_cache.entry_folder(PROVIDER, key))
     assert entry is not None, "a kernel that was loaded has an entry"
     gaps = kconfig.Gaps(**{kind: tuple(symbols) for kind, symbols in entry.record["gaps"].items()})
@@ -219,7 +219,7 @@ class Job:
     """One build in its folder: `out/` is make's output folder, `build.log` its printed output."""
 
     def __init__(
-        self, tree: Path, folder: Path, compiler: Compiler, jobs: int, progress: Progress, *, keep: bool
+        self, tree: Path, folder: Path, compiler: KernelCompiler, jobs: int, progress: Progress, *, keep: bool
     ) -> None:
         self.keep = keep
         self.tree = tree

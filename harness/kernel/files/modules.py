@@ -27,7 +27,7 @@ def canonical(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ModulePlan:
     """The files to load for some modules.
 
     Attributes:
@@ -44,7 +44,7 @@ def plan(
     files: Mapping[str, Path],
     builtin: frozenset[str],
     depends: Callable[[str], Iterable[str]],
-) -> Plan:
+) -> ModulePlan:
     """Sort modules and their dependencies into loading order. Pure.
 
     Args:
@@ -84,7 +84,7 @@ def plan(
         if name in builtin:
             present.append(name)
         visit(name, "")
-    return Plan(tuple(files[name] for name in order), tuple(dict.fromkeys(present)))
+    return ModulePlan(tuple(files[name] for name in order), tuple(dict.fromkeys(present)))
 
 
 def _similar(name: str, known: Iterable[str]) -> str:
@@ -153,7 +153,7 @@ def read_module(path: Path) -> bytes:
         ) from error
 
 
-def find(folder: Path, wanted: Iterable[str]) -> Plan:
+def find(folder: Path, wanted: Iterable[str]) -> ModulePlan:
     """Find the files of modules and of their dependencies, in loading order.
 
     Args:
@@ -178,7 +178,7 @@ def find(folder: Path, wanted: Iterable[str]) -> Plan:
     return plan(wanted, files, builtin, depends)
 
 
-def find_in(kernel: Kernel, wanted: Iterable[str]) -> Plan:
+def find_in(kernel: Kernel, wanted: Iterable[str]) -> ModulePlan:
     """Find the files of modules of a kernel, as :func:`find` does.
 
     A kernel without module files still provides the modules that its configuration builds in (CONFIG_VETH=y for veth),
@@ -190,7 +190,7 @@ def find_in(kernel: Kernel, wanted: Iterable[str]) -> Plan:
     """
     names = list(wanted)
     if not names:
-        return Plan((), ())
+        return ModulePlan((), ())
     if kernel.modules is not None:
         try:
             return find(kernel.modules, names)
@@ -208,4 +208,4 @@ def find_in(kernel: Kernel, wanted: Iterable[str]) -> Plan:
                 expected=f"the module {canonical(name)}, built in or as a file",
                 hint="use another release or flavour; `harness kernels info` shows which kernels have modules",
             )
-    return Plan((), tuple(dict.fromkeys(map(canonical, names))))
+    return ModulePlan((), tuple(dict.fromkeys(map(canonical, names))))

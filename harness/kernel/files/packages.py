@@ -34,7 +34,7 @@ _IN_MODULES = re.compile(r"lib/modules/([^/]+)/(vmlinuz|config)")
 _MODULES = re.compile(r"lib/modules/[^/]+/(?!build(/|$)|source(/|$)).+")
 
 
-class Kind(Enum):
+class PackageKind(Enum):
     """What a file is that may have a kernel in it."""
 
     DEB = "Debian package"
@@ -44,7 +44,7 @@ class Kind(Enum):
     UKI = "unified kernel image"
 
 
-def kind_of(path: Path) -> Kind | None:
+def kind_of(path: Path) -> PackageKind | None:
     """Recognise a file by its content; None when it is none of these.
 
     Raises:
@@ -54,18 +54,18 @@ def kind_of(path: Path) -> Kind | None:
         head = stream.read(4096)
         stream.seek(0)
         if head.startswith(b"!<arch>\n"):
-            return Kind.DEB
+            return PackageKind.DEB
         if head.startswith(rpm.MAGIC):
-            return Kind.RPM
+            return PackageKind.RPM
         if raw_image.is_zboot(head):
-            return Kind.ZBOOT
+            return PackageKind.ZBOOT
         if head[:2] == b"MZ" and b".linux" in _sections(head):
-            return Kind.UKI
+            return PackageKind.UKI
         try:
             first = open_stream(stream).read(512)
         except (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error):
             return None
-        return Kind.TAR if first[257:262] == b"ustar" else None
+        return PackageKind.TAR if first[257:262] == b"ustar" else None
 
 
 def is_oci(folder: Path) -> bool:
@@ -132,21 +132,21 @@ def unpack(path: Path, target: Path) -> None:
         _unpack_oci(path, target)
         return
     kind = kind_of(path)
-    if kind is Kind.DEB:
+    if kind is PackageKind.DEB:
         with package_members(path) as members:
             _take(members, target)
-    elif kind is Kind.RPM:
+    elif kind is PackageKind.RPM:
         with rpm.members(rpm.read(path)) as files:
             for one in files:
                 if rpm.is_file(one) and (place := placed(one.name)) is not None:
                     _write(target / place, one.content)
-    elif kind is Kind.TAR:
+    elif kind is PackageKind.TAR:
         with tempfile.TemporaryDirectory(prefix="harness-oci-") as scratch:
             if not _unpack_tar(path, target, Path(scratch)):
                 _unpack_oci(Path(scratch), target)
-    elif kind is Kind.ZBOOT:
+    elif kind is PackageKind.ZBOOT:
         _write(target / "boot" / "vmlinuz", _zboot(path.read_bytes(), str(path)))
-    elif kind is Kind.UKI:
+    elif kind is PackageKind.UKI:
         sections = _sections(path.read_bytes())
         start, size = sections[b".linux"]
         with path.open("rb") as stream:

@@ -22,7 +22,7 @@ _DEBIAN_BUILD = re.compile(r"\bDebian (\d+\.\d+[^\s-]*)-")
 
 
 @dataclass(frozen=True)
-class Found:
+class LocalKernel:
     """The files of a kernel on this machine.
 
     Attributes:
@@ -36,7 +36,7 @@ class Found:
     modules: Path | None
 
 
-def find(path: Path) -> Found:
+def find(path: Path) -> LocalKernel:
     """Find a kernel's files at a path that a user named.
 
     Raises:
@@ -60,7 +60,7 @@ def find(path: Path) -> Found:
             return _find_in_folder(packages.unpacked_folder(path))
         release = _banner(path).split(" ", 1)[0]
         config = _first(path.with_name(f"config-{release}"), path.with_name("config"), path.with_name(".config"))
-        return Found(path, config, _modules(path.parent.parent, release))
+        return LocalKernel(path, config, _modules(path.parent.parent, release))
     except OSError as error:
         raise KernelFileError(
             f"{path} cannot be read: {error.strerror}",
@@ -69,13 +69,13 @@ def find(path: Path) -> Found:
         ) from error
 
 
-def _find_in_folder(folder: Path) -> Found:
+def _find_in_folder(folder: Path) -> LocalKernel:
     built_images = [folder / one.image_path for one in architecture.known().values()]
     for tree in built_images:
         if tree.is_file():
-            return Found(tree, _first(folder / ".config"), None)
+            return LocalKernel(tree, _first(folder / ".config"), None)
     if (folder / "vmlinux").is_file():
-        return Found(folder / "vmlinux", _first(folder / ".config", folder / "config"), None)
+        return LocalKernel(folder / "vmlinux", _first(folder / ".config", folder / "config"), None)
     images = sorted({*(folder / "boot").glob("vmlinuz*"), *folder.glob("vmlinuz*"), *folder.glob("bzImage*")})
     images = [image for image in images if image.is_file() and not image.is_symlink()] or images
     if not images:
@@ -95,7 +95,7 @@ def _find_in_folder(folder: Path) -> Found:
     image = images[0]
     release = _banner(image).split(" ", 1)[0]
     root = folder if image.parent != folder else folder.parent
-    return Found(
+    return LocalKernel(
         image, _first(image.with_name(f"config-{release}"), image.with_name("config")), _modules(root, release)
     )
 
@@ -234,7 +234,7 @@ class LocalProvider:
         return kernel_cache.load(by_content, progress=progress)
 
 
-def fill(found: Found, made: Path) -> None:
+def fill(found: LocalKernel, made: Path) -> None:
     """Copy a kernel's files into a new entry of the kernel cache.
 
     Raises:

@@ -40,7 +40,7 @@ _STAMP = "%Y%m%dT%H%M%SZ"
 
 
 @dataclass(frozen=True)
-class Place:
+class SignedIndex:
     """A signed index that may list a package.
 
     Attributes:
@@ -54,7 +54,7 @@ class Place:
     suite: str
 
 
-def places(revision: str, infos: Sequence[Mapping[str, Any]], data: Mapping[str, Any]) -> Iterator[Place]:
+def places(revision: str, infos: Sequence[Mapping[str, Any]], data: Mapping[str, Any]) -> Iterator[SignedIndex]:
     """Yield the indexes that may list a package, the likeliest first. Pure.
 
     Args:
@@ -70,7 +70,7 @@ def places(revision: str, infos: Sequence[Mapping[str, Any]], data: Mapping[str,
         for info in known:
             when = datetime.strptime(info["first_seen"], _STAMP) + timedelta(days=days)
             for suite in _suites(revision, info["archive_name"], data["release"]):
-                yield Place(info["archive_name"], when.strftime(_STAMP), suite)
+                yield SignedIndex(info["archive_name"], when.strftime(_STAMP), suite)
 
 
 def _suites(revision: str, archive: str, releases: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -237,7 +237,7 @@ class SnapshotProvider:
             detail="\n".join(tried),
         )
 
-    def _in_index(self, place: Place, key: str, progress: Progress) -> dict[str, Any] | None:
+    def _in_index(self, place: SignedIndex, key: str, progress: Progress) -> dict[str, Any] | None:
         """Return a kernel's packages from one signed index; None when there is no such index, or it lacks them."""
         base = f"{self.server}/archive/{place.archive}/{place.stamp}"
         where = f"{base}/dists/{place.suite}"

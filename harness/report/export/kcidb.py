@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from harness.results.outcomes import Outcome
-from harness.results.types import RecordedKernel, RecordedResult, Run, RunRecord
+from harness.results.types import RecordedKernel, RecordedResult, RecordedRun, RunRecord
 from harness.util import architecture
 
 VERSION = {"major": 5, "minor": 3}
@@ -129,7 +129,7 @@ def _identity(origin: str, *words: str) -> str:
     return f"{origin}:{hashlib.sha256(chr(0).join(words).encode()).hexdigest()[:32]}"
 
 
-def _test(result: RecordedResult, run: Run | None, origin: str) -> dict[str, Any]:
+def _test(result: RecordedResult, run: RecordedRun | None, origin: str) -> dict[str, Any]:
     observed = [one.verdict for one in result.observations if one.was_asked]
     status = _STATUS[result.outcome]
     if status == "PASS" and observed and set(observed) == {"observed"}:

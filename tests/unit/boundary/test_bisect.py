@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.boundary.bisect import Flip, Found, search
+from harness.boundary.bisect import Bisected, Flip, search
 
 
 class Row:
@@ -30,7 +30,7 @@ def all_flips(answers: str) -> list[tuple[int, int]]:
     return [(last, first) for last, first in pairwise(known) if answers[last] != answers[first]]
 
 
-def pairs(found: Found[str]) -> list[tuple[int, int]]:
+def pairs(found: Bisected[str]) -> list[tuple[int, int]]:
     return [(flip.last, flip.first) for flip in found.flips]
 
 
@@ -171,7 +171,7 @@ def test_a_group_that_never_answers_costs_the_logarithm_of_its_length() -> None:
 
 
 def test_nothing_is_found_in_nothing() -> None:
-    assert search(0, Row("")) == Found((), (), {}, (), ())
+    assert search(0, Row("")) == Bisected((), (), {}, (), ())
     assert search(3, Row("???"), one_flip=True).flips == ()
     assert search(1, Row("A")).answers == {0: "A"}
 

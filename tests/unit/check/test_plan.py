@@ -6,8 +6,8 @@ import pytest
 
 from harness.check.plan import (
     MapSetting,
+    MapTemplate,
     Place,
-    Template,
     Variable,
     parse_map,
     parse_place,
@@ -18,7 +18,7 @@ from harness.errors import UsageError
 
 
 def test_an_inner_map_is_described_in_a_word() -> None:
-    assert parse_template("traced=hash:4:0x8:16") == Template("traced", "hash", 4, 8, 16)
+    assert parse_template("traced=hash:4:0x8:16") == MapTemplate("traced", "hash", 4, 8, 16)
     assert parse_template("o=array:4:4:2:0x1000").map_flags == 0x1000
 
 

@@ -12,11 +12,11 @@ from harness.check.object_file import ObjectFile
 from harness.check.plan import Plan
 from harness.check.reason import Reason, explain
 from harness.check.results import Author, Result, Verdict
-from harness.check.trials import Machines, Outcome, Trials
+from harness.check.trials import Machines, TrialOutcome, Trials
 from harness.remote.libbpf import Definitions, MapDefinition, ProgramDefinition
 
 NO_LOAD = Reason("the process was killed by signal 9", Author.KERNEL)
-Answer = Callable[[Sequence[str], Sequence[str], int], Outcome]
+Answer = Callable[[Sequence[str], Sequence[str], int], TrialOutcome]
 
 
 class Scripted(Trials):
@@ -34,17 +34,17 @@ class Scripted(Trials):
         self._answer = answer
         self.tried: list[str] = []
 
-    def _trial(self, programs: Sequence[str], attach: Sequence[str], *, level: int = 0, room: int = 0) -> Outcome:
+    def _trial(self, programs: Sequence[str], attach: Sequence[str], *, level: int = 0, room: int = 0) -> TrialOutcome:
         loaded = tuple(programs or (name for name, about in self._definitions.programs.items() if about.autoload))
         self.tried.append(" ".join(loaded))
         return self._answer(loaded, attach or loaded, level)
 
 
-def refused(errno: int, said: str, log: str = "") -> Outcome:
-    return Outcome(Verdict.REFUSED, "load", errno, explain(errno, said, log))
+def refused(errno: int, said: str, log: str = "") -> TrialOutcome:
+    return TrialOutcome(Verdict.REFUSED, "load", errno, explain(errno, said, log))
 
 
-def bad(name: str) -> Outcome:
+def bad(name: str) -> TrialOutcome:
     return refused(13, f"libbpf: prog '{name}': BPF program load failed: Permission denied\n", "R0 !read_ok\n")
 
 
@@ -57,13 +57,13 @@ def trials(known: str, answer: Answer, *, maps: str = "", **settings: Any) -> Sc
 
 
 def test_an_object_that_loads_whole_is_tried_once() -> None:
-    made = trials("a b c", lambda *_: Outcome())
+    made = trials("a b c", lambda *_: TrialOutcome())
     assert cells(made.all()) == {"a": "ok", "b": "ok", "c": "ok"}
     assert made.tried == ["a b c"]
 
 
 def test_a_program_that_a_loader_need_not_load_is_not_tried() -> None:
-    made = trials("a ?b c", lambda loaded, *_: bad("c") if "c" in loaded else Outcome())
+    made = trials("a ?b c", lambda loaded, *_: bad("c") if "c" in loaded else TrialOutcome())
     rows = {one.program: one for one in made.all()}
     assert {name: rows[name].cell for name in "abc"} == {"a": "ok", "b": "ok", "c": "EACCES"}
     assert (rows["b"].step, rows["b"].line.partition(":")[0]) == ("open", "not loaded")
@@ -73,7 +73,7 @@ def test_a_program_that_a_loader_need_not_load_is_not_tried() -> None:
 
 
 def test_what_was_blamed_is_left_out_until_the_rest_loads() -> None:
-    made = trials("a b c d", lambda loaded, *_: next((bad(one) for one in "bd" if one in loaded), Outcome()))
+    made = trials("a b c d", lambda loaded, *_: next((bad(one) for one in "bd" if one in loaded), TrialOutcome()))
     results = made.all()
     assert cells(results) == {"a": "ok", "b": "EACCES", "c": "ok", "d": "EACCES"}
     assert made.tried == ["a b c d", "c d", "a c"]
@@ -83,8 +83,8 @@ def test_what_was_blamed_is_left_out_until_the_rest_loads() -> None:
 def test_many_refusals_cost_no_load_of_everything_each() -> None:
     names = [f"p{number}" for number in range(20)]
 
-    def answer(loaded: Sequence[str], *_: object) -> Outcome:
-        return next((bad(one) for one in loaded if int(one[1:]) % 2), Outcome())
+    def answer(loaded: Sequence[str], *_: object) -> TrialOutcome:
+        return next((bad(one) for one in loaded if int(one[1:]) % 2), TrialOutcome())
 
     made = trials(" ".join(names), answer)
     assert cells(made.all()) == {name: "EACCES" if int(name[1:]) % 2 else "ok" for name in names}
@@ -94,7 +94,9 @@ def test_many_refusals_cost_no_load_of_everything_each() -> None:
 
 @pytest.mark.parametrize("verdict", [Verdict.KILLED, Verdict.HUNG, Verdict.CRASHED, Verdict.FAULTED])
 def test_a_trial_that_does_not_say_which_program_is_repeated_with_each(verdict: Verdict) -> None:
-    made = trials("a b c", lambda loaded, *_: Outcome(verdict, reason=NO_LOAD) if "b" in loaded else Outcome())
+    made = trials(
+        "a b c", lambda loaded, *_: TrialOutcome(verdict, reason=NO_LOAD) if "b" in loaded else TrialOutcome()
+    )
     results = made.all()
     assert cells(results) == {"a": "ok", "b": verdict.value, "c": "ok"}
     assert made.tried == ["a b c", "a", "b", "c"]
@@ -102,18 +104,20 @@ def test_a_trial_that_does_not_say_which_program_is_repeated_with_each(verdict: 
 
 
 def test_a_fault_of_the_whole_object_alone_stays_in_its_row() -> None:
-    made = trials("a b", lambda loaded, *_: Outcome(Verdict.FAULTED, reason=NO_LOAD) if len(loaded) > 1 else Outcome())
+    made = trials(
+        "a b", lambda loaded, *_: TrialOutcome(Verdict.FAULTED, reason=NO_LOAD) if len(loaded) > 1 else TrialOutcome()
+    )
     results = made.all()
     assert [one.verdict for one in results] == [Verdict.FAULTED, Verdict.OK, Verdict.OK]
 
 
 def test_programs_behind_one_that_kills_its_loader_are_attached_on_another_machine() -> None:
-    def answer(loaded: Sequence[str], attach: Sequence[str], level: int) -> Outcome:
-        outcome = Outcome()
+    def answer(loaded: Sequence[str], attach: Sequence[str], level: int) -> TrialOutcome:
+        outcome = TrialOutcome()
         for name in attach:
-            outcome.attached[name] = Outcome(step="attach")
+            outcome.attached[name] = TrialOutcome(step="attach")
             if name == "b":
-                outcome.attached[name] = Outcome(Verdict.KILLED, "attach", reason=NO_LOAD)
+                outcome.attached[name] = TrialOutcome(Verdict.KILLED, "attach", reason=NO_LOAD)
                 break
         return outcome
 
@@ -130,13 +134,13 @@ def test_a_log_that_was_too_large_is_asked_for_in_a_short_form() -> None:
 
 
 def test_a_program_that_uses_a_refused_map_is_refused_because_of_it() -> None:
-    def answer(loaded: Sequence[str], _attach: Sequence[str], _level: int) -> Outcome:
+    def answer(loaded: Sequence[str], _attach: Sequence[str], _level: int) -> TrialOutcome:
         if not made._refused_maps:
             return refused(22, "libbpf: map 'm': failed to create: Invalid argument(-22)\n")
         if "uses" in loaded:
             log = "BPF map 'm' is referenced but wasn't created\n"
             return refused(22, "libbpf: prog 'uses': BPF program load failed\n", log)
-        return Outcome()
+        return TrialOutcome()
 
     made = trials("uses other", answer, maps="m")
     results = made.all()
@@ -147,7 +151,9 @@ def test_a_program_that_uses_a_refused_map_is_refused_because_of_it() -> None:
 
 def test_a_program_that_initial_values_name_is_loaded_too() -> None:
     slot = refused(9, "libbpf: map 'jumps': failed to initialize slot [0] to prog 'leaf' fd=-2: -9\n")
-    made = trials("leaf root", lambda *_: Outcome() if made._companions else slot, maps="jumps", programs=("root",))
+    made = trials(
+        "leaf root", lambda *_: TrialOutcome() if made._companions else slot, maps="jumps", programs=("root",)
+    )
     assert cells(made.all()) == {"root": "ok"}
 
 
@@ -166,6 +172,6 @@ def test_memory_is_not_the_kernels_answer() -> None:
 
 
 def test_an_object_that_cannot_be_opened_has_one_row() -> None:
-    outcome = Outcome(Verdict.REFUSED, "open", 4001, explain(4001, "libbpf: elf: broken\n"), by="libbpf v1.1")
+    outcome = TrialOutcome(Verdict.REFUSED, "open", 4001, explain(4001, "libbpf: elf: broken\n"), by="libbpf v1.1")
     (row,) = trials("", lambda *_: outcome).all()
     assert row.reason == "LIBBPF_ERRNO__FORMAT at open by libbpf v1.1: elf: broken"

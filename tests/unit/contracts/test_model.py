@@ -14,7 +14,7 @@ from harness.contracts.sequences.model import (
     SETTINGS,
     Facts,
     Model,
-    Setting,
+    OuterSetting,
     Step,
     common,
     difference,
@@ -123,7 +123,7 @@ class Kernel:
     def __init__(self, defect: Callable[[Model], None]) -> None:
         self._defect = defect
 
-    def judge(self, setting: Setting, foretold: Foretold) -> None:
+    def judge(self, setting: OuterSetting, foretold: Foretold) -> None:
         kernel = Model(setting, Facts())
         self._defect(kernel)
         for number, (step, expected) in enumerate(foretold):

@@ -6,11 +6,13 @@ import pytest
 
 from harness.errors import UsageError
 from harness.features.capabilities import CAPABILITIES, find, judge
-from harness.features.capability import Answer, Capability, Decision, Finding
+from harness.features.capability import Availability, Capability, Decision, ProbeResult
 from harness.features.parts import PARTS
 from harness.kernel.version import KernelVersion
 
-YES, NO, UNKNOWN = (Finding(answer, "EINVAL") for answer in (Answer.YES, Answer.NO, Answer.INCONCLUSIVE))
+YES, NO, UNKNOWN = (
+    ProbeResult(answer, "EINVAL") for answer in (Availability.YES, Availability.NO, Availability.INCONCLUSIVE)
+)
 
 
 @pytest.mark.parametrize(
@@ -32,7 +34,7 @@ YES, NO, UNKNOWN = (Finding(answer, "EINVAL") for answer in (Answer.YES, Answer.
     ],
 )
 def test_a_no_is_a_reason_to_skip_only_where_it_is_expected(
-    name: str, finding: Finding, version: str, config: dict[str, str] | None, expected: Decision
+    name: str, finding: ProbeResult, version: str, config: dict[str, str] | None, expected: Decision
 ) -> None:
     judgement = judge(name, finding, KernelVersion.parse(version), config)
     assert judgement.decision is expected

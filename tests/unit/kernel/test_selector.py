@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import HarnessError, SelectorError
-from harness.kernel.selector import Kind, Policy, arrange, package_order, parse, select
+from harness.kernel.selector import Policy, SelectorKind, arrange, package_order, parse, select
 from harness.kernel.types import Choice
 from harness.kernel.version import KernelVersion
 
@@ -110,14 +110,14 @@ def test_malformed_selections_say_what_was_expected(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "kind"),
     [
-        ("./bzImage", Kind.PATH),
-        ("/boot/vmlinuz-6.1", Kind.PATH),
-        ("host", Kind.HOST),
-        ("@lock", Kind.LOCK),
-        ("@ci/k.lock", Kind.LOCK),
+        ("./bzImage", SelectorKind.PATH),
+        ("/boot/vmlinuz-6.1", SelectorKind.PATH),
+        ("host", SelectorKind.HOST),
+        ("@lock", SelectorKind.LOCK),
+        ("@ci/k.lock", SelectorKind.LOCK),
     ],
 )
-def test_kinds_that_need_the_machine(text: str, kind: Kind) -> None:
+def test_kinds_that_need_the_machine(text: str, kind: SelectorKind) -> None:
     assert [item.kind for item in parse(text)] == [kind]
 
 
@@ -273,7 +273,7 @@ def test_within_a_distribution_package_versions_have_an_order(text: str, revisio
 @pytest.mark.parametrize("name", ["ubuntu24.04", "debian11", "fedora43", "al2023", "uek8", "centos-stream9"])
 def test_names_of_distributions(name: str) -> None:
     [item] = parse(name)
-    assert (item.kind, item.provider) == (Kind.DISTRIBUTION, name)
+    assert (item.kind, item.provider) == (SelectorKind.DISTRIBUTION, name)
 
 
 def test_the_order_of_package_versions_is_rpms() -> None:

@@ -10,7 +10,7 @@ import pytest
 from harness.errors import CacheError, UsageError
 from harness.mutants import table
 from harness.mutants.edit import Edit, Mutant
-from harness.mutants.state import MutantResult, Results
+from harness.mutants.state import KnownResults, MutantResult
 from harness.mutants.status import MutantStatus, judge
 from harness.mutants.table import EQUIVALENT, OPEN, Explanation
 from harness.util.data import read_toml
@@ -36,7 +36,7 @@ HERE = report(f"presence.py::{PRESENCE}[mutant]")
 
 def test_all_that_passes_survives() -> None:
     verdict = judge([HERE, report("a"), report("b", "skipped", "setup")], status=0, presence=PRESENCE)
-    assert (verdict.fate, verdict.ran) == (MutantStatus.SURVIVED, 2)
+    assert (verdict.status, verdict.ran) == (MutantStatus.SURVIVED, 2)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_all_that_passes_survives() -> None:
 )
 def test_a_failure_kills(failed: dict[str, Any], how: str, message: str) -> None:
     verdict = judge([HERE, failed], status=1, presence=PRESENCE)
-    assert (verdict.fate, verdict.how, verdict.test, verdict.message) == (MutantStatus.KILLED, how, "a", message)
+    assert (verdict.status, verdict.how, verdict.test, verdict.message) == (MutantStatus.KILLED, how, "a", message)
 
 
 @pytest.mark.parametrize(
@@ -69,13 +69,13 @@ def test_a_failure_kills(failed: dict[str, Any], how: str, message: str) -> None
     ],
 )
 def test_trouble_outside_the_kernel_gives_no_verdict(reports: list[dict[str, Any]], status: int) -> None:
-    assert judge(reports, status=status, presence=PRESENCE).fate is MutantStatus.UNKNOWN
+    assert judge(reports, status=status, presence=PRESENCE).status is MutantStatus.UNKNOWN
 
 
 def test_a_kernel_that_dies_before_it_is_ready_is_killed() -> None:
     message = "6.1 did not boot\n | Kernel panic - not syncing: Fatal exception"
     verdict = judge([report("a", "failed", "setup", "infrastructure", message=message)], status=1, presence=PRESENCE)
-    assert (verdict.fate, verdict.how) == (MutantStatus.KILLED, "crashed")
+    assert (verdict.status, verdict.how) == (MutantStatus.KILLED, "crashed")
 
 
 # state
@@ -85,16 +85,16 @@ def mutant(name: str = "x/y/drop-1", old: str = "a;") -> Mutant:
     return Mutant(name, "drop", "y: a statement is left out", (Edit("f", 0, old, ";"),))
 
 
-def result(name: str = "x/y/drop-1", fate: MutantStatus = MutantStatus.KILLED, **more: Any) -> MutantResult:
-    return MutantResult(name, "drop", "w", "a;", ";", fate, **more)
+def result(name: str = "x/y/drop-1", status: MutantStatus = MutantStatus.KILLED, **more: Any) -> MutantResult:
+    return MutantResult(name, "drop", "w", "a;", ";", status, **more)
 
 
 def test_results_stay_and_the_last_one_counts(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "results.jsonl"
-    results = Results(path)
-    results.add(result(fate=MutantStatus.UNKNOWN))
+    results = KnownResults(path)
+    results.add(result(status=MutantStatus.UNKNOWN))
     results.add(result(test="t", how="leak"))
-    again = Results(path)
+    again = KnownResults(path)
     found = again.get(mutant())
     assert found == result(test="t", how="leak")
     assert again.of([mutant(), mutant("other")]) == [found]
@@ -102,19 +102,19 @@ def test_results_stay_and_the_last_one_counts(tmp_path: Path) -> None:
 
 
 def test_a_result_of_other_text_is_none(tmp_path: Path) -> None:
-    results = Results(tmp_path / "r")
+    results = KnownResults(tmp_path / "r")
     results.add(result())
     assert results.get(mutant(old="b;")) is None
 
 
 def test_an_incomplete_line_is_ignored_and_others_can_follow(tmp_path: Path) -> None:
     path = tmp_path / "r"
-    Results(path).add(result("one"))
+    KnownResults(path).add(result("one"))
     with path.open("a") as stream:
         stream.write('{"mutant": "tw')
-    results = Results(path)
+    results = KnownResults(path)
     results.add(result("three"))
-    assert [found.mutant for found in Results(path).of([mutant("one"), mutant("two"), mutant("three")])] == [
+    assert [found.mutant for found in KnownResults(path).of([mutant("one"), mutant("two"), mutant("three")])] == [
         "one",
         "three",
     ]
@@ -124,11 +124,11 @@ def test_a_file_of_something_else_is_one_error(tmp_path: Path) -> None:
     path = tmp_path / "r"
     path.write_text('{"mutant": "x"}\n')
     with pytest.raises(CacheError, match="line 1"):
-        Results(path)
+        KnownResults(path)
 
 
-def test_the_same_kernel_has_the_same_fate(tmp_path: Path) -> None:
-    results = Results(tmp_path / "r")
+def test_the_same_kernel_has_the_same_status(tmp_path: Path) -> None:
+    results = KnownResults(tmp_path / "r")
     results.add(result("killed", build_id="1", suite="old"))
     results.add(result("survived", MutantStatus.SURVIVED, build_id="2", suite="old"))
     assert results.same_kernel("1", "new") is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.exec.formats import UNFINISHED, Suite, parse_go, parse_tap
+from harness.exec.formats import UNFINISHED, SuiteResult, parse_go, parse_tap
 from harness.programs.kinds import WHOLE, Listed
 from harness.programs.run import judge
 from harness.results.outcomes import Outcome
@@ -62,5 +62,5 @@ def test_a_program_without_a_list_is_one_test(text: str, status: int, outcome: O
 
 
 def test_without_results_the_exit_status_counts() -> None:
-    assert judge(Suite(()), Listed(WHOLE), 0, (), listed=False).outcome is Outcome.PASSED
-    assert judge(Suite(()), Listed(WHOLE), 3, (), listed=False).reason == "the program ended with exit status 3"
+    assert judge(SuiteResult(()), Listed(WHOLE), 0, (), listed=False).outcome is Outcome.PASSED
+    assert judge(SuiteResult(()), Listed(WHOLE), 3, (), listed=False).reason == "the program ended with exit status 3"

@@ -18,7 +18,7 @@ from harness.results.types import (
     Observation,
     RecordedKernel,
     RecordedResult,
-    Run,
+    RecordedRun,
     RunRecord,
 )
 
@@ -33,7 +33,7 @@ def label_of(version: str) -> str:
     return ".".join(version.split(".")[:2])
 
 
-def run(number: int = 1, **fields: Any) -> Run:
+def run(number: int = 1, **fields: Any) -> RecordedRun:
     facts: dict[str, Any] = {
         "id": f"run{number}",
         "started": f"2026-11-22T00:0{number}:00Z",
@@ -49,7 +49,7 @@ def run(number: int = 1, **fields: Any) -> Run:
         "accelerator_reason": "there is no /dev/kvm",
         "tools": {"python": "3.11.7", "qemu": "7.2.22"},
     }
-    return Run(**{**facts, **fields})
+    return RecordedRun(**{**facts, **fields})
 
 
 def kernel(version: str, **fields: str) -> RecordedKernel:

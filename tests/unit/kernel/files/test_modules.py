@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import KernelFileError, SelectorError
-from harness.kernel.files.modules import Plan, canonical, find, modinfo, parse_builtin, parse_dep, plan
+from harness.kernel.files.modules import ModulePlan, canonical, find, modinfo, parse_builtin, parse_dep, plan
 from tests.unit.kernel.kernel_fakes import elf, module
 
 PACK: dict[str, Callable[[bytes], bytes]] = {
@@ -36,7 +36,7 @@ def tree(folder: Path, depends: dict[str, str], suffix: str = "") -> Path:
 DEPENDS = {"nf-conntrack": "nf_defrag_ipv4,libcrc32c", "nf_defrag_ipv4": "", "libcrc32c": "in_side", "lonely": ""}
 
 
-def names(result: Plan) -> list[str]:
+def names(result: ModulePlan) -> list[str]:
     return [canonical(path.name) for path in result.files]
 
 
@@ -54,7 +54,9 @@ def test_depmods_index_is_used_where_there_is_one(tmp_path: Path) -> None:
 
 
 def test_built_in_modules_need_no_file(tmp_path: Path) -> None:
-    assert find(tree(tmp_path, DEPENDS), ["ext4", "lonely"]) == Plan((tmp_path / "kernel/l/lonely.ko",), ("ext4",))
+    assert find(tree(tmp_path, DEPENDS), ["ext4", "lonely"]) == ModulePlan(
+        (tmp_path / "kernel/l/lonely.ko",), ("ext4",)
+    )
 
 
 def test_an_unknown_module_suggests_names_like_it(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_a_module_that_the_kernel_lacks_is_named_with_the_kernel(folder: Path) -
 @pytest.mark.parametrize("folder_there", [True, False])
 def test_nothing_asked_for_is_nothing(tmp_path: Path, folder_there: bool) -> None:
     absent = tmp_path / "absent" if folder_there else None
-    assert modules.find_in(kernel(folder=absent), []) == modules.Plan((), ())
+    assert modules.find_in(kernel(folder=absent), []) == modules.ModulePlan((), ())
 
 
 def test_without_modules_the_configuration_says_what_is_built_in(tmp_path: Path) -> None:

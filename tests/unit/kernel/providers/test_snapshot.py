@@ -15,7 +15,7 @@ from harness.kernel.catalog import Catalog
 from harness.kernel.files import download
 from harness.kernel.providers import debian_archive
 from harness.kernel.providers.debian import DebianProvider
-from harness.kernel.providers.snapshot import Place, places
+from harness.kernel.providers.snapshot import SignedIndex, places
 from harness.kernel.types import Kernel
 from tests.servers.http import Fault, Server, serve
 from tests.servers.snapshot import Snapshot
@@ -169,7 +169,9 @@ def test_backports_and_release_candidates_are_in_their_suites(service: Snapshot)
 )
 def test_the_first_place_to_look_at(revision: str, archive: str, expected: str) -> None:
     infos = [{"archive_name": archive, "first_seen": "20240301T031500Z"}]
-    assert next(places(revision, infos, debian_archive.settings())) == Place(archive, "20240301T031500Z", expected)
+    assert next(places(revision, infos, debian_archive.settings())) == SignedIndex(
+        archive, "20240301T031500Z", expected
+    )
 
 
 # bad answers
