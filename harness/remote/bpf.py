@@ -33,7 +33,7 @@ class Bpf:
         Args:
             name: The command without its BPF_ prefix: "PROG_BIND_MAP".
             outputs: Pointers to output buffers: the size in bytes, or the initial content.
-            **fields: Fields of union bpf_attr, with the names in harness.guest.api.bpf.COMMANDS.
+            **fields: Fields of union bpf_attr, with the names in harness.guest.api.layouts.COMMANDS.
 
         Raises:
             BpfError: The kernel refused it.

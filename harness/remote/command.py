@@ -120,8 +120,8 @@ class Commands:
 
         Args:
             name: The command without its BPF_ prefix: "MAP_CREATE".
-            fields: Fields of union bpf_attr, with the names in harness.guest.api.bpf.COMMANDS; others are zero. Maps,
-                programs and links are replaced by their descriptors; types may be names, and pointers bytes.
+            fields: Fields of union bpf_attr, with the names in harness.guest.api.layouts.COMMANDS; others are zero.
+                Maps, programs and links are replaced by their descriptors; types may be names, and pointers bytes.
             outputs: Pointers to output buffers: the size in bytes, or the initial content.
             tail: Bytes after the last field of the command that the harness knows.
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import re
 import tokenize
@@ -78,3 +79,20 @@ def test_identifiers_and_plain_sentences_are_not(tmp_path: Path, text: str) -> N
     path = tmp_path / "module.py"
     path.write_text(text)
     assert complaints(path) == []
+
+
+CALLS = ROOT / "harness/guest/calls.py"
+"""Declares what parts of the guest answer; each declaration has the name of its part."""
+
+
+def class_names(path: Path) -> list[str]:
+    tree = ast.parse(path.read_text())
+    return [one.name for one in ast.walk(tree) if isinstance(one, ast.ClassDef) and not one.name.startswith("_")]
+
+
+def test_the_name_of_a_class_stands_for_one_thing() -> None:
+    places: dict[str, list[str]] = {}
+    for path in sorted((ROOT / "harness").rglob("*.py")):
+        for name in class_names(path) if path != CALLS else ():
+            places.setdefault(name, []).append(str(path.relative_to(ROOT)))
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}

@@ -23,10 +23,6 @@ if TYPE_CHECKING:
 LIBRARY = "libbcc.so.0"
 
 
-class CannotExpress(Exception):
-    """bcc cannot issue this command, or pass this field."""
-
-
 class _MapAttributes(ctypes.Structure):
     """struct bcc_create_map_attr of bcc/libbpf.h."""
 
@@ -114,7 +110,7 @@ def _delete(fields: dict[str, Any], keep: list[object]) -> Call:
 
 def _next_key(fields: dict[str, Any], keep: list[object]) -> Call:
     if fields.get("key") is None:
-        raise CannotExpress(f"{LIBRARY} finds a first key only together with a value")
+        raise bpf.CannotExpress(f"{LIBRARY} finds a first key only together with a value")
     return "bpf_get_next_key", _element(fields, keep, "next_key")
 
 
@@ -152,13 +148,15 @@ def attempt(
     if name.endswith(_RAW):
         return bpf.attempt(name, fields, outputs, tail)
     if name not in _COMMANDS or tail:
-        raise CannotExpress(f"{LIBRARY} has no function for BPF_{name}" + " with bytes after its fields" * bool(tail))
+        raise bpf.CannotExpress(
+            f"{LIBRARY} has no function for BPF_{name}" + " with bytes after its fields" * bool(tail)
+        )
     buffers = {field: bytearray(given) for field, given in (outputs or {}).items()}
     left: dict[str, Any] = {field: value for field, value in {**fields, **buffers}.items() if value is not None}
     keep: list[object] = []
     function, arguments = _COMMANDS[name](left, keep)
     if left:
-        raise CannotExpress(f"{LIBRARY} cannot pass {', '.join(sorted(left))} to BPF_{name}")
+        raise bpf.CannotExpress(f"{LIBRARY} cannot pass {', '.join(sorted(left))} to BPF_{name}")
     ctypes.set_errno(0)
     result = getattr(_library(), function)(*arguments)
     error = (ctypes.get_errno() or -result) if result < 0 else 0
@@ -169,7 +167,7 @@ def attempt(
 
 def load(fields: dict[str, Any], log_level: int | None) -> tuple[int, int, bytes]:  # noqa: ARG001 - the same signature as the other loaders
     """Refuse: bcc loads what it compiled itself."""
-    raise CannotExpress("bcc loads programs that it compiled itself; use the fixture bcc")
+    raise bpf.CannotExpress("bcc loads programs that it compiled itself; use the fixture bcc")
 
 
 def compile_text(text: str, flags: list[str]) -> tuple[int, str, dict[str, dict[str, Any]], list[str]]:

@@ -13,23 +13,17 @@ import ctypes
 import struct
 
 from harness.guest.api import bpf, syscalls
+from harness.guest.api.libbpf_commands import COMMANDS, LIBRARY, LOAD, RUN, Call
 from harness.guest.api.uapi import MAP_TYPES, PROG_TYPES
 from harness.guest.leaks import provenance
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
-
-LIBRARY = "libbpf.so.1"
 
 _MESSAGE_ROOM = (16 << 20) + 4096  # libbpf prints a verifier's log (at most 16 MiB) as one message
 _LOG_ROOM = (1 << 24) - 1
 _DEBUG = 2
-
-
-class CannotExpress(Exception):
-    """The library cannot issue this command, or pass this field."""
 
 
 class _Library:
@@ -87,257 +81,6 @@ def version() -> str:
 
 # Commands.
 
-# Options of the wrappers are structs that begin with their own size: (field of union bpf_attr, format, offset).
-_CREATE = (
-    ("btf_fd", "I", 8),
-    ("btf_key_type_id", "I", 12),
-    ("btf_value_type_id", "I", 16),
-    ("btf_vmlinux_value_type_id", "I", 20),
-    ("inner_map_fd", "I", 24),
-    ("map_flags", "I", 28),
-    ("map_extra", "Q", 32),
-    ("numa_node", "I", 40),
-    ("map_ifindex", "I", 44),
-)
-_LOAD = (
-    ("expected_attach_type", "I", 12),
-    ("prog_btf_fd", "I", 16),
-    ("prog_flags", "I", 20),
-    ("prog_ifindex", "I", 24),
-    ("kern_version", "I", 28),
-    ("attach_btf_id", "I", 32),
-    ("attach_prog_fd", "I", 36),
-    ("attach_btf_obj_fd", "I", 40),
-    ("func_info", "P", 56),
-    ("func_info_cnt", "I", 64),
-    ("func_info_rec_size", "I", 68),
-    ("line_info", "P", 72),
-    ("line_info_cnt", "I", 80),
-    ("line_info_rec_size", "I", 84),
-    ("log_level", "I", 88),
-    ("log_size", "I", 92),
-    ("log_buf", "P", 96),
-)
-_RUN = (
-    ("data_in", "P", 8),
-    ("data_out", "P", 16),
-    ("data_size_in", "I", 24),
-    ("data_size_out", "I", 28),
-    ("ctx_in", "P", 32),
-    ("ctx_out", "P", 40),
-    ("ctx_size_in", "I", 48),
-    ("ctx_size_out", "I", 52),
-    ("retval", "I", 56),
-    ("repeat", "I", 60),
-    ("duration", "I", 64),
-    ("flags", "I", 68),
-    ("cpu", "I", 72),
-    ("batch_size", "I", 76),
-)
-_BATCH = (("elem_flags", "Q", 8), ("flags", "Q", 16))
-
-
-class _Call:
-    """A command for the library: takes fields, and knows which are not taken yet."""
-
-    def __init__(self, name: str, fields: dict[str, Any]) -> None:
-        self.name = name
-        self.left = {field: value for field, value in fields.items() if value is not None}
-        self.keep: list[object] = []
-        self.numbers: dict[str, int] = {}
-
-    def number(self, field: str) -> int:
-        value = self.left.pop(field, 0)
-        return bpf.number(field, value) if isinstance(value, str) else value
-
-    def pointer(self, field: str) -> ctypes.c_void_p:
-        value = self.left.pop(field, None)
-        return ctypes.c_void_p(None if value is None else bpf.address(value, self.keep))
-
-    def text(self, field: str) -> bytes | None:
-        value = self.left.pop(field, None)
-        return value.encode() if isinstance(value, str) else value
-
-    def options(self, layout: tuple[tuple[str, str, int], ...]) -> ctypes.Array[ctypes.c_char] | None:
-        """Return the wrapper's options; a null pointer when none is set."""
-        given = [(field, form, at) for field, form, at in layout if field in self.left]
-        if not given:
-            return None
-        size = max(at + bpf.size_of(form) for _, form, at in layout)
-        found = ctypes.create_string_buffer(size)
-        struct.pack_into("<Q", found, 0, size)
-        for field, form, at in given:
-            value: int = self.pointer(field).value or 0 if form == "P" else self.number(field)
-            bits = 8 * bpf.size_of(form)
-            struct.pack_into("<I" if form == "I" else "<Q", found, at, value & ((1 << bits) - 1))
-        return found
-
-    def finish(self) -> None:
-        if self.left:
-            raise CannotExpress(f"{LIBRARY} cannot pass {', '.join(sorted(self.left))} to BPF_{self.name}")
-
-
-def _element(call: _Call) -> tuple[Any, ...]:
-    return call.number("map_fd"), call.pointer("key")
-
-
-def _map_create(call: _Call) -> tuple[str, tuple[Any, ...]]:
-    sizes = (call.number(field) for field in ("key_size", "value_size", "max_entries"))
-    arguments = (call.number("map_type"), call.text("map_name"), *sizes, call.options(_CREATE))
-    return "bpf_map_create", tuple(ctypes.c_uint(one) if isinstance(one, int) else one for one in arguments)
-
-
-def _map_update(call: _Call) -> tuple[str, tuple[Any, ...]]:
-    return "bpf_map_update_elem", (*_element(call), call.pointer("value"), ctypes.c_uint64(call.number("flags")))
-
-
-def _map_lookup(call: _Call) -> tuple[str, tuple[Any, ...]]:
-    flags = call.number("flags")
-    found = (*_element(call), call.pointer("value"))
-    if flags:
-        return "bpf_map_lookup_elem_flags", (*found, ctypes.c_uint64(flags))
-    return "bpf_map_lookup_elem", found
-
-
-def _map_lookup_and_delete(call: _Call) -> tuple[str, tuple[Any, ...]]:
-    flags = call.number("flags")
-    found = (*_element(call), call.pointer("value"))
-    if flags:
-        return "bpf_map_lookup_and_delete_elem_flags", (*found, ctypes.c_uint64(flags))
-    return "bpf_map_lookup_and_delete_elem", found
-
-
-def _map_delete(call: _Call) -> tuple[str, tuple[Any, ...]]:
-    return "bpf_map_delete_elem", _element(call)
-
-
-def _map_next_key(call: _Call) -> tuple[str, tuple[Any, ...]]:
-    return "bpf_map_get_next_key", (*_element(call), call.pointer("next_key"))
-
-
-def _map_freeze(call: _Call) -> tuple[str, tuple[Any, ...]]:
-    return "bpf_map_freeze", (call.number("map_fd"),)
-
-
-def _read_batch(call: _Call) -> tuple[str, tuple[Any, ...]]:
-    buffers = [call.pointer(field) for field in ("in_batch", "out_batch", "keys", "values")]
-    name = "bpf_map_lookup_batch" if call.name == "MAP_LOOKUP_BATCH" else "bpf_map_lookup_and_delete_batch"
-    return name, (call.number("map_fd"), *buffers, _counter(call), call.options(_BATCH))
-
-
-def _update_batch(call: _Call) -> tuple[str, tuple[Any, ...]]:
-    buffers = [call.pointer(field) for field in ("keys", "values")]
-    return "bpf_map_update_batch", (call.number("map_fd"), *buffers, _counter(call), call.options(_BATCH))
-
-
-def _delete_batch(call: _Call) -> tuple[str, tuple[Any, ...]]:
-    keys = call.pointer("keys")
-    return "bpf_map_delete_batch", (call.number("map_fd"), keys, _counter(call), call.options(_BATCH))
-
-
-def _counter(call: _Call) -> Any:
-    given = call.number("count")
-    counter = ctypes.c_uint32(given)
-    call.keep.append((counter, "count", given))
-    return ctypes.byref(counter)
-
-
-def _next_id(call: _Call) -> tuple[str, tuple[Any, ...]]:
-    found = ctypes.c_uint32(0)
-    call.keep.append((found, "next_id", 0))
-    kind = call.name.partition("_")[0].lower()
-    return f"bpf_{kind}_get_next_id", (ctypes.c_uint32(call.number("start_id")), ctypes.byref(found))
-
-
-def _fd_by_id(call: _Call) -> tuple[str, tuple[Any, ...]]:
-    kind = call.name.partition("_")[0].lower()
-    number, flags = call.number("id"), call.number("open_flags")
-    if flags:
-        call.left["open_flags"] = flags
-    return f"bpf_{kind}_get_fd_by_id", (ctypes.c_uint32(number),)
-
-
-def _obj_pin(call: _Call) -> tuple[str, tuple[Any, ...]]:
-    return "bpf_obj_pin", (call.number("bpf_fd"), call.text("pathname"))
-
-
-def _obj_get(call: _Call) -> tuple[str, tuple[Any, ...]]:
-    flags = call.options((("file_flags", "I", 8),))
-    return "bpf_obj_get_opts", (call.text("pathname"), flags)
-
-
-def _test_run(call: _Call) -> tuple[str, tuple[Any, ...]]:
-    prog = call.number("prog_fd")
-    call.left.setdefault("repeat", 0)
-    options = call.options(_RUN)
-    call.keep.append(options)
-    return "bpf_prog_test_run_opts", (prog, options)
-
-
-def _link_create(call: _Call) -> tuple[str, tuple[Any, ...]]:
-    fixed = (call.number("prog_fd"), call.number("target_fd"), call.number("attach_type"))
-    return "bpf_link_create", (*fixed, call.options((("flags", "I", 8), ("iter_info", "P", 16))))
-
-
-def _raw_tracepoint(call: _Call) -> tuple[str, tuple[Any, ...]]:
-    return "bpf_raw_tracepoint_open", (call.text("name"), call.number("prog_fd"))
-
-
-def _attach(call: _Call) -> tuple[str, tuple[Any, ...]]:
-    fixed = (call.number("attach_bpf_fd"), call.number("target_fd"), call.number("attach_type"))
-    return "bpf_prog_attach", (*fixed, ctypes.c_uint(call.number("attach_flags")))
-
-
-def _detach(call: _Call) -> tuple[str, tuple[Any, ...]]:
-    fixed = (call.number("attach_bpf_fd"), call.number("target_fd"), call.number("attach_type"))
-    return "bpf_prog_detach2", fixed
-
-
-def _btf_load(call: _Call) -> tuple[str, tuple[Any, ...]]:
-    return "bpf_btf_load", (call.pointer("btf"), ctypes.c_uint(call.number("btf_size")), None)
-
-
-def _link_update(call: _Call) -> tuple[str, tuple[Any, ...]]:
-    fixed = (call.number("link_fd"), call.number("new_prog_fd"))
-    return "bpf_link_update", (*fixed, call.options((("flags", "I", 8), ("old_prog_fd", "I", 12))))
-
-
-def _of_link(call: _Call) -> tuple[str, tuple[Any, ...]]:
-    return f"bpf_{call.name.lower()}", (call.number("link_fd"),)
-
-
-def _enable_stats(call: _Call) -> tuple[str, tuple[Any, ...]]:
-    return "bpf_enable_stats", (call.number("type"),)
-
-
-_COMMANDS: dict[str, Callable[[_Call], tuple[str, tuple[Any, ...]]]] = {
-    "MAP_CREATE": _map_create,
-    "MAP_LOOKUP_ELEM": _map_lookup,
-    "MAP_UPDATE_ELEM": _map_update,
-    "MAP_DELETE_ELEM": _map_delete,
-    "MAP_GET_NEXT_KEY": _map_next_key,
-    "MAP_LOOKUP_AND_DELETE_ELEM": _map_lookup_and_delete,
-    "MAP_FREEZE": _map_freeze,
-    "MAP_LOOKUP_BATCH": _read_batch,
-    "MAP_LOOKUP_AND_DELETE_BATCH": _read_batch,
-    "MAP_UPDATE_BATCH": _update_batch,
-    "MAP_DELETE_BATCH": _delete_batch,
-    **{f"{kind}_GET_NEXT_ID": _next_id for kind in ("MAP", "PROG", "BTF", "LINK")},
-    **{f"{kind}_GET_FD_BY_ID": _fd_by_id for kind in ("MAP", "PROG", "BTF", "LINK")},
-    "OBJ_PIN": _obj_pin,
-    "OBJ_GET": _obj_get,
-    "PROG_TEST_RUN": _test_run,
-    "PROG_ATTACH": _attach,
-    "PROG_DETACH": _detach,
-    "LINK_CREATE": _link_create,
-    "LINK_UPDATE": _link_update,
-    "LINK_DETACH": _of_link,
-    "ITER_CREATE": _of_link,
-    "RAW_TRACEPOINT_OPEN": _raw_tracepoint,
-    "BTF_LOAD": _btf_load,
-    "ENABLE_STATS": _enable_stats,
-}
-
 
 def attempt(
     name: str, fields: dict[str, Any], outputs: dict[str, int | bytes] | None = None, tail: bytes = b""
@@ -347,11 +90,13 @@ def attempt(
     Raises:
         CannotExpress: The library cannot issue this command, or pass one of these fields.
     """
-    if name not in _COMMANDS or tail:
-        raise CannotExpress(f"{LIBRARY} has no function for BPF_{name}" + (" with bytes after its fields" * bool(tail)))
+    if name not in COMMANDS or tail:
+        raise bpf.CannotExpress(
+            f"{LIBRARY} has no function for BPF_{name}" + (" with bytes after its fields" * bool(tail))
+        )
     buffers = {field: bytearray(given) for field, given in (outputs or {}).items()}
-    call = _Call(name, {**fields, **buffers})
-    function, arguments = _COMMANDS[name](call)
+    call = Call(name, {**fields, **buffers})
+    function, arguments = COMMANDS[name](call)
     call.finish()
     result = getattr(_library().lib, function)(*arguments)
     if result >= 0 and name in bpf.OPENS:
@@ -363,7 +108,7 @@ def attempt(
             if counter.value != given:
                 changed[field] = counter.value
     if name == "PROG_TEST_RUN":
-        changed = _changed(_RUN, arguments[1], fields)
+        changed = _changed(RUN, arguments[1], fields)
     return -result if result < 0 else 0, result, changed, {field: bytes(buffer) for field, buffer in buffers.items()}
 
 
@@ -385,11 +130,11 @@ def load(fields: dict[str, Any], log_level: int | None) -> tuple[int, int, bytes
     # With a buffer and level 0, the library asks for a log when the program is refused.
     if log_level is None or log_level:
         given.update(log_level=log_level or 0, log_size=len(log), log_buf=log)
-    call = _Call("PROG_LOAD", given)
+    call = Call("PROG_LOAD", given)
     code = call.left.pop("insns")
     kind, name, licence = call.number("prog_type"), call.text("prog_name"), call.text("license")
     held = ctypes.create_string_buffer(code, len(code))
-    options = call.options(_LOAD)
+    options = call.options(LOAD)
     call.finish()
     result = _library().lib.bpf_prog_load(kind, name, licence, held, ctypes.c_size_t(len(code) // 8), options)
     if result >= 0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.guest.api import bpf
+from harness.guest.api import bpf, layouts
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ from harness.guest.api import bpf
     ],
 )
 def test_fields_have_the_kernels_offsets(command: str, field: str, offset: int) -> None:
-    assert {name: at for name, _, at in bpf.COMMANDS[command][1]}[field] == offset
+    assert {name: at for name, _, at in layouts.COMMANDS[command][1]}[field] == offset
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_fields_have_the_kernels_offsets(command: str, field: str, offset: int) 
     ],
 )
 def test_information_is_read_where_the_kernel_writes_it(kind: str, field: str, offset: int) -> None:
-    assert {name: at for name, _, at in bpf.INFO[kind]}[field] == offset
+    assert {name: at for name, _, at in layouts.INFO[kind]}[field] == offset
 
 
 def test_a_command_or_field_that_does_not_exist_is_refused_by_name() -> None:
