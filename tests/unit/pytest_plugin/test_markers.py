@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from types import ModuleType
+
 import pytest
 
 from harness.kernel.catalog import Catalog
@@ -23,9 +27,17 @@ Catalog.resolve = resolve
 
 
 @pytest.fixture(autouse=True)
-def restored(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Undo, after each test, what the inner run's conftest does to this process."""
+def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Undo, after each test, what the inner run does to this process."""
     monkeypatch.setattr(Catalog, "resolve", Catalog.resolve)
+    yield
+    # pytester forgets the modules that the inner run has imported. The packages' names for them must go too, or later
+    # tests change one module and run the code of another.
+    for name, package in list(sys.modules.items()):
+        if name.partition(".")[0] == "harness":
+            for part, module in list(vars(package).items()):
+                if isinstance(module, ModuleType) and module.__name__ == f"{name}.{part}" not in sys.modules:
+                    delattr(package, part)
 
 
 def collected(pytester: pytest.Pytester, body: str, *options: str) -> pytest.RunResult:
