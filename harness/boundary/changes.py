@@ -24,7 +24,7 @@ def changes_between(
         catalog: Has the changelogs.
         choices: The releases, by position.
         found: The flips.
-        progress: Told what is downloaded.
+        progress: Called with a line of text for each download.
     """
     changes: Changes = {}
     for test, one in found.found.items():

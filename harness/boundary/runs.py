@@ -24,7 +24,7 @@ class TestsInQuestion:
     """Runs the tests in question on one kernel.
 
     Args:
-        test: A contract's id, or what pytest is to be told.
+        test: A contract's id, or a test as on the command line of pytest.
         words: Further words for pytest.
     """
 
@@ -86,7 +86,7 @@ class TestsInQuestion:
 
 
 def _pytest(argv: Sequence[str]) -> tuple[int, str]:
-    """Run pytest; return its exit status and what it printed. It is told to end when this process is."""
+    """Run pytest; return its exit status and what it printed. It is ended when this process is."""
     log.info("+ %s", quote(argv))
     with subprocess.Popen(
         argv,

@@ -24,11 +24,11 @@ _STACK = re.compile(r"^stack depth ([\d+]+)", re.MULTILINE)
 
 
 def figures_of(log: str, info: Mapping[str, Any]) -> dict[str, int]:
-    """Return what a loaded program has cost; a figure that this kernel does not tell is left out.
+    """Return what a loaded program has cost; a figure that this kernel does not report is left out.
 
     Args:
         log: The verifier's log with BPF_LOG_STATS (5.2 and later).
-        info: What the kernel tells of the program.
+        info: What the kernel reports of the program.
     """
     found: dict[str, int] = {}
     if counts := _COUNTS.search(log):

@@ -224,7 +224,7 @@ class Trials:
             try:
                 obj.load(timeout=self._plan.load_timeout)
             except BpfError:
-                # Before 5.2 the verifier does not know this log; what the kernel tells of a program is left.
+                # Before 5.2 the verifier does not know this log; what the kernel reports of a program is left.
                 obj = self._open(Libbpf(bpf.commands), bpf)
                 self._prepare(obj, bpf, names)
                 obj.load(timeout=self._plan.load_timeout)

@@ -87,7 +87,7 @@ def unchecked(baseline: Snapshot) -> list[str]:
     ]
     if baseline["ids"]["map"] is None:
         found.append(
-            "which map or program leaked: only the memory that they lock tells of them"
+            "which map or program leaked: only the memory that they lock shows them"
             if baseline["locked"] is not None
             else "maps and programs that nothing but the kernel holds: no ids, and no count of locked memory"
         )
@@ -167,6 +167,6 @@ def _locked(baseline: Snapshot, end: Snapshot) -> list[FoundLeak]:
     size = (after - before) * _PAGE_KIB
     text = (
         f"{size} KiB of locked memory are still charged for maps or programs; this kernel gives them no ids, so that "
-        "which ones they are cannot be told"
+        "which they are is unknown"
     )
     return [_found("memory", text, type_="locked memory")]

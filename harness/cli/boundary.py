@@ -174,7 +174,7 @@ class ObjectInQuestion:
                 measured = (one.cost or {}).get(self._on)
                 text = one.cell if measured is None else f"{measured} {self._on}"
                 if one.is_good and measured is None and self._on != _VERDICT:
-                    silent[one.program] = f"this kernel does not tell {self._on}"
+                    silent[one.program] = f"this kernel does not report {self._on}"
                 else:
                     answers[one.program] = ReleaseAnswer("answered", (text,), text, one.is_good, one.reason)
         return Reading(answers, silent)

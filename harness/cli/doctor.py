@@ -61,7 +61,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def can_print(text: str, encoding: str | None) -> bool:
-    """Tell whether an encoding has these letters."""
+    """Return whether an encoding has these letters."""
     try:
         text.encode(encoding or "ascii")
     except UnicodeEncodeError:

@@ -127,7 +127,7 @@ def change_at_once(outer_type: str, elements: int, rounds: int) -> dict[str, lis
 ROOM = 16
 """Elements of an outer map of which four are used.
 
-In a hash that has no room an update may be told E2BIG by a map that is not full: htab_map_delete_elem() lets go of the
+In a hash that has no room an update may get E2BIG from a map that is not full: htab_map_delete_elem() lets go of the
 bucket before it gives the element back (Linux kernel function free_htab_elem(), in kernel/bpf/hashtab.c).
 """
 

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.vm(scope="module")
 # What a running program holds.
 
 STARTED, GO_ON, ENDED = 0, 4, 8
-"""Where in the shared element the program says that it has the inner map, is told to end, and says that it does."""
+"""Where in the shared element the program says that it has the inner map, is asked to end, and says that it does."""
 
 ROUNDS = 1 << 13
 """Its square is how often the program asks whether it is to end: more than anybody waits for."""
@@ -43,7 +43,7 @@ TYPES = btf.encode(btf.integer("int", 4), btf.prototype(1), *(btf.function(name,
 
 
 def using(outer: int, shared: int, rounds: int) -> tuple[bytes, bytes]:
-    """Return a program that finds an inner map and keeps it until it is told to end, and where its functions begin."""
+    """Return a program that finds an inner map and keeps it until it is asked to end, and where its functions begin."""
     key: Code = [asm.mov(asm.R2, asm.R10), asm.add(asm.R2, -4)]
     main: Code = [
         *(asm.st("W", asm.R10, -4, 0), *asm.lookup(outer, -4), asm.jump("==", asm.R0, 0, "none")),
@@ -104,10 +104,10 @@ def freed_when(outer_type: str, removal: str, sleepable: int) -> str:
         await_end_of(lambda: number in raw.ids("map"))
         os.close(later)
         if not await_end_of(lambda: area_of_later in large_areas()):
-            raise AssertionError("memory that nobody uses is not freed: when other memory is tells nothing")
+            raise AssertionError("memory that nobody uses is not freed: when other memory is shows nothing")
         early = area not in large_areas()
         if word(shared, ENDED):
-            raise AssertionError("the program ended before it was told to")
+            raise AssertionError("the program ended before it was asked to")
     finally:
         raw.map_update(shared, bytes(4), struct.pack("<III", 1, 1, 0))
     for child in (runner, remover):

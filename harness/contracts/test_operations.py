@@ -467,7 +467,7 @@ def test_information_on_an_outer_map(scene: Scene, case: str, observe: Observe) 
 
 
 def ask_info(outer_type: str, size: int, offset: int) -> tuple[int, int]:
-    """Ask for information of a size, with one bit set in what is handed in; return errno and the size told."""
+    """Ask for information of a size, with one bit set in what is handed in; return errno and the size reported."""
     template = raw.map_create("hash", 4, 4, 8)
     outer = raw.map_create(outer_type, 4, 4, 4, inner_map_fd=template)
     data = bytearray(size)

@@ -840,7 +840,7 @@ def inlined(bpf: Bpf, code: Code) -> int:
 
 
 def lookup_in_inner(bpf: Bpf, outer: Map) -> str:
-    """Tell whether the verifier replaces the call of a lookup in an inner map by its instructions."""
+    """Return whether the verifier replaces the call of a lookup in an inner map by its instructions."""
     both = inlined(bpf, [*find_inner(outer), *find_element(), asm.mov(R0, 0), *or_null()])
     outer_alone = inlined(bpf, [*find_inner(outer), asm.mov(R0, 0), *or_null()])
     return "inlined" if both > outer_alone else "called"

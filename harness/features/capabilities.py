@@ -1,6 +1,6 @@
 """What a kernel can do: asked of the kernel itself, and compared with the version that is known to have introduced it.
 
-A probe answers yes, no or "inconclusive", never by the version. The version tells what a "no" means: on a kernel
+A probe answers yes, no or "inconclusive", never by the version. The version says what a "no" means: on a kernel
 that should have the capability it is a failure, on an older one a reason to leave a test out.
 """
 

@@ -109,7 +109,7 @@ class Item:
 
     @property
     def in_distribution(self) -> bool:
-        """Whether it names kernels of one distribution, which are told apart by their package versions."""
+        """Whether it names kernels of one distribution, which differ in their package versions."""
         return self.provider not in ("", *_PROVIDERS)
 
 

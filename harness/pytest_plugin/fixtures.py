@@ -95,7 +95,7 @@ def _harness_loader(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def _harness_bcc(_harness_guest: Guest) -> Bcc:
-    """Tells the plugin that a test needs a guest with bcc."""
+    """Marks a test that needs a guest with bcc."""
     from harness.remote.bcc import Bcc
     from harness.remote.command import Commands
 

@@ -2,7 +2,7 @@
 
 Each option has a name that no project uses, `--harness-NAME`. The short form, `--NAME`, is this plugin's too, unless
 the project or another plugin has an option of that name. pytest cannot share a name, and its plugins have options
-before a project's conftest has any. So pytest is told the long names alone, and short forms on the command line become
+before a project's conftest has any. So pytest knows the long names alone, and short forms on the command line become
 long ones when the project's options are known.
 """
 

@@ -94,7 +94,7 @@ class PulledFolder:
 
 
 def stays_inside(name: str, points_to: str) -> bool:
-    """Tell whether a link at `name`, below some folder, leads to a place below that folder."""
+    """Return whether a link at `name`, below some folder, leads to a place below that folder."""
     parts = PurePosixPath(points_to).parts
     ups = next((count for count, part in enumerate(parts) if part != ".."), len(parts))
     # A later ".." would go up from the target of another link.

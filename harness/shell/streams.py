@@ -12,7 +12,7 @@ from harness.util.proc import die_with_parent
 
 
 def can_be_opened_anew(descriptor: int) -> bool:
-    """Tell whether vng may open what a descriptor of this process leads to a second time, as it does with 0 to 2.
+    """Return whether vng may open what a descriptor of this process leads to a second time, as it does with 0 to 2.
 
     A file of another user, or a socket, cannot be opened, and then vng waits for ever or loses what the command prints.
     A regular file can be, but is cut off by it.

@@ -39,7 +39,7 @@ def do(
 ) -> Generator[tuple[int, Done], None, None]:
     """Do jobs, and yield the results as they come, each with the position of its job.
 
-    When the caller stops reading, is interrupted, or a job fails, all jobs are told to end and waited for.
+    When the caller stops reading, is interrupted, or a job fails, all jobs are asked to end and waited for.
 
     Args:
         jobs: The jobs. They are begun in this order.
@@ -126,7 +126,7 @@ def _received(connection: Connection, running: dict[Connection, _Running], say: 
 
 
 class _Ended(BaseException):
-    """This process was told to end."""
+    """This process was asked to end."""
 
 
 def _end(number: int, frame: object) -> None:  # noqa: ARG001 - the signature of a signal handler

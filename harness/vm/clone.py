@@ -99,7 +99,7 @@ def _console(path: Path, user: User | None) -> int:
 
 
 def _memory(template: Template, opened: contextlib.ExitStack) -> tuple[int | None, bool]:
-    """Return the descriptor of a template's memory, and whether QEMU must be told that it is for reading alone."""
+    """Return the descriptor of a template's memory, and whether it is for reading alone."""
     if template.whole_stream:
         return None, False
     if template.private_rom:

@@ -221,7 +221,7 @@ class Inherited:
         shared: The memory that host and guest share.
         console: The file for the console's output.
         ram: The template's memory, which cannot be written through it; None when the saved state contains the memory.
-        private_rom: Whether `ram` was opened for reading alone, which QEMU must be told.
+        private_rom: Whether `ram` was opened for reading alone.
     """
 
     monitor: int

@@ -86,8 +86,8 @@ def line(command: dict[str, Any]) -> bytes:
 
 FIRST: tuple[dict[str, Any], ...] = (
     {"execute": "qmp_capabilities"},
-    # A processor that cannot even report its fault resets itself. Only QEMU's own log tells this from a reboot, and
-    # only in software emulation.
+    # A processor that cannot even report its fault resets itself. Only QEMU's own log distinguishes this from a
+    # reboot, and only in software emulation.
     {"execute": "human-monitor-command", "arguments": {"command-line": "log cpu_reset"}},
 )
 """The first commands on a connection."""

@@ -49,7 +49,7 @@ class Result:
         return found[1]
 
     def outcomes(self, test: str, kernel: str = KERNEL) -> list[str]:
-        """Return the words in which -rA tells a test's outcomes."""
+        """Return the words in which -rA shows a test's outcomes."""
         return re.findall(rf"^([A-Z]+) test_\w+\.py::{test}\[{re.escape(kernel)}\]", self.out, re.MULTILINE)
 
 

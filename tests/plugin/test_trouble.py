@@ -176,7 +176,7 @@ class Trouble:
         return self.result.section(test)
 
     def outcome(self, test: str) -> str:
-        """Return the word in which -rA tells a test's outcome."""
+        """Return the word in which -rA shows a test's outcome."""
         found = self.result.outcomes(test)
         assert found, f"no outcome of {test} in\n{self.result.out}"
         return found[0]

@@ -18,7 +18,8 @@ BANNED = {
     r"whom": "another sentence",
     r"what (became|becomes|has become) of": "the outcome, the result",
     r"h[eo]lds? .{0,40}against": "compared with",
-    r"told of": "reported",
+    r"told of|tells? of|(is|are|was|were|be|been) told": "reported, shows, asked",
+    r"(?-i:Tells?) (it|whether|what|the)": "Return, print, ... what is done",
     r"whoever": "the process or user that is meant",
     r"(?<!there )(is|are|was|were) no (?!longer\b|more\b|less\b|other\b|news\b)\w+": "is not a ...",
     r"as (seldom|often|little|much) as may be": "as ... as possible",
@@ -66,6 +67,8 @@ def test_what_people_read_is_in_plain_words() -> None:
         'raise ValueError(f"{x!r} is no kernel")',
         '"""Holds the answer\nagainst it, and one held against another."""',
         '"""Pure. Imports the standard library."""',
+        '"""Tell whether it has ended."""',
+        '"""It is told to end."""',
     ],
 )
 def test_a_banned_phrase_is_seen(tmp_path: Path, text: str) -> None:

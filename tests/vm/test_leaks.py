@@ -277,7 +277,7 @@ class Seeded:
         ]
 
     def outcome(self, test: str) -> str:
-        """Return the words in which -rA tells a test's outcomes, the worst first."""
+        """Return the words in which -rA shows a test's outcomes, the worst first."""
         found = self.result.outcomes(test, self.kernel)
         assert found, f"no outcome of {test} in\n{self.result.out}"
         return " ".join(sorted(found))

@@ -1,7 +1,7 @@
 """Kernel images that are not compressed, such as arm64's `Image`: a header of 64 bytes, then the kernel.
 
 Pure: bytes in, records out. The layout is that of Linux `Documentation/arch/arm64/booting.rst`. With CONFIG_EFI the
-header is also that of a PE file, whose sections tell how long the file is.
+header is also that of a PE file, whose sections say how long the file is.
 """
 
 from __future__ import annotations

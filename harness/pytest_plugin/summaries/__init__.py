@@ -55,7 +55,7 @@ class KernelFaults:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Tell it."""
+        """Print the faults."""
         if self._boot:
             terminalreporter.section("kernels that complained while they booted", red=True)
         for (kernel, fingerprint), fault in self._boot.items():

@@ -138,4 +138,4 @@ def test_what_cannot_be_checked_is_said() -> None:
     assert leak_diff.unchecked(snapshot(ids={"link": None})) == ["links by id: BPF_LINK_GET_NEXT_ID came with 5.8"]
     old = leak_diff.unchecked(snapshot(ids=dict.fromkeys(KINDS), locked=0))
     assert old[0] == "maps by id: BPF_MAP_GET_NEXT_ID came with 4.13"
-    assert old[-1] == "which map or program leaked: only the memory that they lock tells of them"
+    assert old[-1] == "which map or program leaked: only the memory that they lock shows them"
