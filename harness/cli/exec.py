@@ -42,6 +42,12 @@ def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
         "--kernel", action="append", metavar="SELECTOR", help=f"{GRAMMAR}; repeat it for several (default: 6.12)"
     )
     parser.add_argument("--memory", type=int, default=256, metavar="MIB", help="guest memory (default: 256)")
+    parser.add_argument(
+        "--rootfs",
+        type=Path,
+        metavar="WHAT",
+        help="a folder, a tar archive or a saved container image: the root file system of the program",
+    )
     parser.add_argument("--cpus", type=positive, default=1, help="virtual CPUs (default: 1)")
     parser.add_argument(
         "--timeout",
@@ -83,9 +89,11 @@ def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     from harness.exec.kernels import exec_on_kernels
-    from harness.exec.parcel import pack, parse_push
+    from harness.exec.parcel import Parcel, pack, parse_push
     from harness.exec.record import ExecRecord
     from harness.exec.run import Wishes, parse_env, parse_results
+    from harness.image.rootfs import rootfs
+    from harness.util.architecture import Architecture
     from harness.vm.spec import LEAST_MEMORY, Needs
 
     words = arguments.words[1:] if arguments.words[:1] == ["--"] else arguments.words
@@ -95,15 +103,21 @@ def _run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--memory {arguments.memory} is too little", expected=f"{LEAST_MEMORY} or more")
     if arguments.folder_limit < 0 or arguments.timeout < 0:
         raise UsageError("--folder-limit and --timeout are not negative")
-    parcel = pack(
-        words,
-        [parse_push(text) for text in arguments.push],
-        cwd=Path.cwd(),
-        folder_limit=arguments.folder_limit << 20,
-        memory=arguments.memory,
-    )
-    for note in parcel.notes:
-        say(f"harness: {note}")
+    pushes = [parse_push(text) for text in arguments.push]
+    what = arguments.rootfs.absolute() if arguments.rootfs is not None else None
+
+    def pack_for(wanted: Architecture, userland: Path | None) -> Parcel:
+        return pack(
+            words,
+            pushes,
+            cwd=Path.cwd(),
+            folder_limit=arguments.folder_limit << 20,
+            memory=arguments.memory,
+            wanted=wanted,
+            userland=userland,
+            rootfs=rootfs(what, wanted.name) if what is not None else None,
+        )
+
     wishes = Wishes(
         parse_env(arguments.env, os.environ),
         arguments.user,
@@ -111,7 +125,7 @@ def _run(arguments: argparse.Namespace) -> int:
         arguments.leaks,
         parse_results(arguments.results) if arguments.results else None,
     )
-    needs = Needs(memory=arguments.memory, cpus=arguments.cpus)
+    needs = Needs(memory=arguments.memory, cpus=arguments.cpus, rootfs=str(what or ""))
     selectors = arguments.kernel or ["6.12"]
     record = ExecRecord(arguments.record, sys.argv) if arguments.record is not None else None
-    return exec_on_kernels(parcel, wishes, selectors, needs, accel=arguments.accel, say=say, record=record)
+    return exec_on_kernels(pack_for, wishes, selectors, needs, accel=arguments.accel, say=say, record=record)

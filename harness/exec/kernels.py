@@ -15,14 +15,18 @@ from harness.exec.run import Done, Wishes, run_on
 from harness.exec.streams import Input, Replayed, Writer, flush
 from harness.machines.pool import Pool, Settings
 from harness.results.outcomes import Outcome
+from harness.util import architecture
+from harness.util.architecture import Architecture
 from harness.vm.spec import Needs
+
+Packer = Callable[[Architecture, Path | None], Parcel]
 
 _KEPT = 64 << 20
 """Bytes of output that are searched for results."""
 
 
 def exec_on_kernels(
-    parcel: Parcel,
+    pack_for: Packer,
     wishes: Wishes,
     selectors: Sequence[str],
     needs: Needs,
@@ -34,7 +38,7 @@ def exec_on_kernels(
     """Run it, each time on a machine of its own.
 
     Args:
-        parcel: The command and its files.
+        pack_for: Returns the command and its files for a guest of an architecture.
         wishes: How to run it.
         selectors: The kernels.
         needs: Memory and CPUs of the machines.
@@ -50,6 +54,10 @@ def exec_on_kernels(
         UsageError: The program cannot be started.
     """
     choices = kernel.resolve(list(selectors), progress=say)
+    # What cannot run is refused before anything is downloaded.
+    parcels = {name: pack_for(architecture.require(name), None) for name in {one.architecture for one in choices}}
+    for note in next(iter(parcels.values())).notes:
+        say(f"harness: {note}")
     pool = Pool(Settings(accel=accel), say)
     source = Replayed(Input())
     width = max(len(choice.label) for choice in choices)
@@ -62,6 +70,9 @@ def exec_on_kernels(
             spec, release = None, ""
             try:
                 spec = pool.prepare(choice, needs)
+                parcel = parcels[choice.architecture]
+                if spec.image.userland is not None:
+                    parcel = pack_for(spec.architecture, spec.image.userland)
                 machine = pool.take(spec)
                 release = machine.release
                 try:
@@ -82,7 +93,7 @@ def exec_on_kernels(
                 say(f"harness: {choice.label:{width}}  {how}{_counts(done)}  {seconds:.1f} s")
             if record is not None:
                 record.add_kernel(choice, spec, release)
-                record.add(choice.label, Path(parcel.argv[0]).name, done, seconds)
+                record.add(choice.label, Path(parcels[choice.architecture].argv[0]).name, done, seconds)
     finally:
         pool.close()
     status = _status(dones)

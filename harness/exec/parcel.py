@@ -13,8 +13,10 @@ from elftools.common.exceptions import ELFError
 
 from harness.errors import UsageError
 from harness.image import elf, script
+from harness.image.rootfs import Rootfs
 from harness.remote.transfer import checked_target
 from harness.util import architecture
+from harness.util.architecture import Architecture
 
 FOLDER_LIMIT = 32 << 20
 """Bytes of the working folder that go along by default."""
@@ -92,6 +94,9 @@ def pack(
     cwd: Path,
     folder_limit: int = FOLDER_LIMIT,
     memory: int,
+    wanted: Architecture | None = None,
+    userland: Path | None = None,
+    rootfs: Rootfs | None = None,
 ) -> Parcel:
     """Find everything that a command needs.
 
@@ -104,6 +109,10 @@ def pack(
         cwd: The working folder.
         folder_limit: Bytes of the working folder that may go along; 0 for none of it.
         memory: The guest's memory in MiB.
+        wanted: The guest's architecture; this machine's own by default.
+        userland: The folder with programs of that architecture; None for this machine's own, or where nobody knows yet.
+        rootfs: The guest's root file system. A program that is named by an absolute path, or by a name that it has on
+            its PATH, is its own.
 
     Raises:
         UsageError: There is no such program, it cannot run in the guest, or the guest's memory is too small for it all.
@@ -118,12 +127,13 @@ def pack(
     for push in pushes:
         for one in _tree(push.source, push.target):
             entries[one.target] = one
-    program = _find(words[0], cwd, [one.target for one in pushes])
+    guest = _Guest(wanted or architecture.own(), userland, rootfs.names() if rootfs is not None else None)
+    program = _find(words[0], cwd, [one.target for one in pushes], guest)
     if program is None:
         argv0 = words[0]
     else:
         argv0 = str(program)
-        for one in _program(program, interpreters):
+        for one in _program(program, interpreters, guest):
             entries.setdefault(one.target, one)
     parcel = Parcel((argv0, *words[1:]), place, tuple(entries.values()), tuple(interpreters), tuple(notes))
     needed = (parcel.size >> 20) + _SPARE_MIB
@@ -136,10 +146,40 @@ def pack(
     return parcel
 
 
-def _find(word: str, cwd: Path, pushed: Sequence[str]) -> Path | None:
+@dataclass(frozen=True)
+class _Guest:
+    """What a program must fit.
+
+    Attributes:
+        architecture: The guest's.
+        userland: As for :func:`pack`.
+        names: The files of its root file system; None where it has this machine's programs.
+    """
+
+    architecture: Architecture
+    userland: Path | None
+    names: frozenset[str] | None
+
+    def has(self, word: str) -> bool:
+        """Return whether it has a program itself, by its path or by its name on PATH."""
+        if self.names is None:
+            return word in ("python3", script.PYTHON)
+        paths = [word] if "/" in word else [f"{folder}/{word}" for folder in _PATH]
+        return any(path in self.names or f"/usr{path}" in self.names for path in paths)
+
+
+_PATH = ("/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin")
+
+
+def _find(word: str, cwd: Path, pushed: Sequence[str], guest: _Guest) -> Path | None:
     """Return the program's path on this machine; None for what the guest has itself."""
-    if word in ("python3", script.PYTHON) or word in pushed:
+    if guest.has(word) or word in pushed:
         return None
+    if guest.names is not None and word.startswith("/"):
+        raise UsageError(
+            f"the root file system has no program {word}",
+            expected="a program of it, or one of this machine by a path such as ./program",
+        )
     if "/" not in word:
         found = shutil.which(word)
         if found is None:
@@ -157,7 +197,7 @@ def _find(word: str, cwd: Path, pushed: Sequence[str]) -> Path | None:
     return path
 
 
-def _program(path: Path, interpreters: dict[str, None]) -> Iterator[Carried]:
+def _program(path: Path, interpreters: dict[str, None], guest: _Guest) -> Iterator[Carried]:
     """Yield a program, its interpreter and its libraries."""
     if str(path).startswith(tuple(f"{folder}/" for folder in _KERNELS_OWN)):
         raise UsageError(f"{path} lies where the guest's kernel has files of its own", hint="copy it elsewhere")
@@ -166,9 +206,9 @@ def _program(path: Path, interpreters: dict[str, None]) -> Iterator[Carried]:
         start = file.read(256)
     starters = script.starters(start)
     if starters is not None:
-        yield from _script(path, starters, interpreters)
+        yield from _script(path, starters, interpreters, guest)
     elif start.startswith(b"\x7fELF"):
-        yield from _libraries(path)
+        yield from _libraries(path, guest)
     else:
         raise UsageError(
             f"{path} cannot be run: it is neither a compiled program (ELF) nor a script that names its interpreter",
@@ -176,9 +216,17 @@ def _program(path: Path, interpreters: dict[str, None]) -> Iterator[Carried]:
         )
 
 
-def _script(path: Path, starters: Sequence[str], interpreters: dict[str, None]) -> Iterator[Carried]:
+def _script(path: Path, starters: Sequence[str], interpreters: dict[str, None], guest: _Guest) -> Iterator[Carried]:
     if not starters:
         raise UsageError(f"the first line of {path} names no interpreter", expected="such as #!/bin/sh")
+    if guest.names is not None:
+        for one in starters:
+            if not guest.has(one):
+                raise UsageError(
+                    f"{path} wants {one}, which the root file system has not",
+                    expected="an interpreter that the root file system has",
+                )
+        return
     needed = [starters[0]]
     for name in starters[1:]:  # env looks for it
         found = shutil.which(name)
@@ -198,11 +246,11 @@ def _script(path: Path, starters: Sequence[str], interpreters: dict[str, None]) 
             interpreters[one] = None
             continue
         yield Carried(Path(one).resolve(), one)
-        yield from _libraries(Path(one))
+        yield from _libraries(Path(one), guest)
 
 
-def _libraries(path: Path) -> Iterator[Carried]:
-    """Yield the shared libraries of a compiled program that this machine can run."""
+def _libraries(path: Path, guest: _Guest) -> Iterator[Carried]:
+    """Yield the shared libraries of a compiled program of the guest's architecture."""
     try:
         header = elf.read_header(path)
     except ELFError as error:
@@ -212,14 +260,22 @@ def _libraries(path: Path) -> Iterator[Carried]:
             f"{path} is not a program but {'an object file' if header.kind == 'ET_REL' else header.kind}",
             expected="a linked program",
         )
-    own = architecture.own()
-    if header.number != own.elf:
+    wanted = guest.architecture
+    if header.number != wanted.elf:
+        found = architecture.by_elf(header.number)
         raise UsageError(
-            f"{path} is a program for {header.machine.removeprefix('EM_')}",
-            expected=f"one for this machine's kernels, {own.machine}",
+            f"{path} is a program for {found.title if found is not None else header.machine.removeprefix('EM_')}, and "
+            f"the guest is {wanted.title}",
+            expected=f"a program for {wanted.title}",
+            hint=f"compile it for {wanted.title}, for example with {wanted.triplet}-gcc",
         )
-    if header.is_dynamic:
-        for name, library in elf.shared_libraries([path]).items():
+    if header.is_dynamic and (wanted.is_own or guest.userland is not None):
+        libraries = (
+            elf.shared_libraries([path])
+            if guest.userland is None
+            else elf.closure([path], guest.userland, wanted.triplet)
+        )
+        for name, library in libraries.items():
             yield Carried(library.resolve(), name if name.startswith("/") else f"/usr/lib/{name}", is_library=True)
 
 

@@ -20,7 +20,7 @@ from harness.exec.parcel import Parcel
 from harness.guest import calls
 from harness.image import script
 from harness.remote import transfer
-from harness.remote.program import Piece, Streamed
+from harness.remote.program import Piece, Streamed, process_for_programs
 from harness.results.outcomes import Outcome, Trouble, outcome_of
 from harness.vm.guest_process import GuestProcess
 from harness.vm.machine import Machine
@@ -176,13 +176,13 @@ def run_on(machine: Machine, parcel: Parcel, wishes: Wishes, source: InputSource
     troubles: list[Trouble] = []
     status, suite, crashed = 0, None, None
     try:
-        process = machine.new_process()
+        process = process_for_programs(machine)
         send(process, parcel)
         signals = _Signals()
         with signals.caught():
             status = execute(process, parcel, wishes, source, out, err, said, forward=signals.forward)
         if wishes.results is not None:
-            suite = wishes.results.read(machine.new_process(), bytes(out.kept))
+            suite = wishes.results.read(process_for_programs(machine), bytes(out.kept))
     except GuestProcessDied as error:
         status = 1
         said.append(f"{error}\n  perhaps the guest was out of memory: see --memory")

@@ -355,6 +355,8 @@ def main(shared: str, numbers: dict[str, int]) -> NoReturn:
     if refused is not None:
         agent.send(wire.EVENT, wire.AGENT, 0, {"event": "module refused", "module": refused[0], "errno": refused[1]})
         agent.serve()
+    if "rootfs" in options:
+        setup.mount_rootfs(options["rootfs"])
     if "preload" in options:
         getattr(process.Handlers, options["preload"]).preload()
     agent.counts = snapshot.Baseline()

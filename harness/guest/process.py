@@ -17,7 +17,7 @@ import socket
 import sys
 import types
 
-from harness.guest import credentials, files, programs, prompt, sequences, wire
+from harness.guest import credentials, files, programs, prompt, sequences, setup, wire
 from harness.guest.api import bcc_loader, bpf, hooks, libbpf, syscalls
 from harness.guest.capture import Capture
 from harness.guest.leaks import descriptors, provenance
@@ -103,6 +103,13 @@ class Process:
         """Close descriptors."""
         for fd in fds:
             os.close(fd)
+
+    def enter_rootfs(self) -> None:
+        """Make the root file system on the disk the root of this process, and of what it starts."""
+        import traceback  # noqa: F401 - for the message of an error, which could not be imported there
+
+        os.chroot(setup.ROOTFS)
+        os.chdir("/")
 
     def part(self) -> bool:
         """Close every descriptor except the link; return whether this process has only one thread."""

@@ -9,6 +9,7 @@ import fcntl
 import os
 import socket
 import struct
+import time
 
 from harness.guest import credentials
 from harness.guest.api import syscalls
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1
-_MS_RDONLY, _MS_REMOUNT, _MS_BIND = 1, 32, 4096
+MS_RDONLY, _MS_REMOUNT, _MS_BIND, _MS_REC = 1, 32, 4096, 16384
 MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
 # (source and type, target, flags, options); file systems that the kernel lacks are skipped and reported as absent.
 _MOUNTS = (
@@ -58,6 +59,40 @@ def mount_all(leave_out: Callable[[], list[str]] = list) -> list[str]:
     return absent
 
 
+LOWER, UPPER, ROOTFS = "/run/harness/lower", "/run/harness/upper", "/run/harness/root"
+_SHOWN = ("/proc", "/sys", "/dev", "/tmp")  # noqa: S108 - the guest's own, memory-only
+_APPEARS = 10.0
+
+
+def mount_rootfs(device: str) -> None:
+    """Mount a root file system for programs: a read-only disk below an overlay in memory, with the kernel's files.
+
+    Args:
+        device: The disk.
+
+    Raises:
+        OSError: It does not appear, or cannot be mounted.
+    """
+    deadline = time.monotonic() + _APPEARS
+    while not os.path.exists(device) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    for folder in (LOWER, UPPER, ROOTFS):
+        os.makedirs(folder)
+    _mount(device, LOWER, "ext4", MS_RDONLY)
+    _mount("tmpfs", UPPER, "tmpfs", 0)
+    for folder in ("upper", "work"):
+        os.mkdir(f"{UPPER}/{folder}", 0o755)
+    _mount("overlay", ROOTFS, "overlay", 0, f"lowerdir={LOWER},upperdir={UPPER}/upper,workdir={UPPER}/work")
+    for folder in _SHOWN:
+        os.makedirs(f"{ROOTFS}{folder}", exist_ok=True)
+        _mount(folder, f"{ROOTFS}{folder}", "", _MS_BIND | _MS_REC)
+
+
+def _mount(source: str, target: str, kind: str, flags: int, options: str = "") -> None:
+    if syscalls.libc.mount(source.encode(), target.encode(), kind.encode(), flags, options.encode()) != 0:
+        raise syscalls.failed(f"mounting {source} at {target}")
+
+
 def take_away(options: dict[str, str]) -> None:
     """Take away what the command line says, as if the kernel had been built without it (`scripts/config-trials`).
 
@@ -70,7 +105,7 @@ def take_away(options: dict[str, str]) -> None:
             file.write(value)
     for path in filter(None, options.get("hide", "").split(",")):
         if os.path.isdir(path):
-            hidden = syscalls.libc.mount(b"tmpfs", path.encode(), b"tmpfs", _MS_RDONLY, b"mode=0555")
+            hidden = syscalls.libc.mount(b"tmpfs", path.encode(), b"tmpfs", MS_RDONLY, b"mode=0555")
         else:
             hidden = syscalls.libc.mount(b"/dev/null", path.encode(), None, _MS_BIND, None)
             if hidden == 0:  # a device on a mount without devices cannot be opened

@@ -20,6 +20,7 @@ from harness.errors import (
 )
 from harness.guest import calls
 from harness.image.build import Image, guest_image
+from harness.image.rootfs import Rootfs, rootfs
 from harness.kernel.boot_needs import modules_for_boot
 from harness.kernel.catalog import Catalog
 from harness.kernel.types import Choice, Kernel, Progress
@@ -30,7 +31,7 @@ from harness.vm import clone as clones
 from harness.vm.boot import BOOT_TIMEOUT, boot
 from harness.vm.machine import Machine, State, sweep_abandoned
 from harness.vm.process import find_qemu, find_vng
-from harness.vm.spec import Accel, Acceleration, MachineSpec, Needs
+from harness.vm.spec import DISK_MODULES, Accel, Acceleration, MachineSpec, Needs
 
 T = TypeVar("T")
 
@@ -114,7 +115,7 @@ class Pool:
             plain = self._specs.get((choice, Needs())) or self._bring(choice)
             self._specs[choice, Needs()] = plain
             image = image_with(plain, choice, needs, self._progress)
-            self._specs[choice, needs] = replace(plain, needs=needs, image=image)
+            self._specs[choice, needs] = replace(plain, needs=needs, image=image, rootfs=rootfs_of(needs, plain))
         return self._specs[choice, needs]
 
     def known(self, choice: Choice, needs: Needs) -> MachineSpec | None:
@@ -300,7 +301,7 @@ def image_with(plain: MachineSpec, choice: Choice, needs: Needs, progress: Progr
         HarnessError: Something that the image is to hold is unavailable, or the kernel's configuration lacks what the
             guest needs.
     """
-    wanted = [*modules_for_boot(plain.kernel), *needs.modules]
+    wanted = [*modules_for_boot(plain.kernel), *(DISK_MODULES if needs.rootfs else ()), *needs.modules]
     if not wanted and not needs.image:
         return plain.image
     if needs.image and not plain.architecture.is_own:
@@ -323,6 +324,17 @@ def image_with(plain: MachineSpec, choice: Choice, needs: Needs, progress: Progr
         archives.append(bcc_archive())
         archives.append(headers_archive(found.folder, found.release, found.build, found.common))
     return extended(plain.image, archives)
+
+
+def rootfs_of(needs: Needs, plain: MachineSpec) -> Rootfs | None:
+    """Return the root file system that a test asks for; None where it asks for none.
+
+    Raises:
+        HarnessError: It is unusable, or cannot be made.
+    """
+    if not needs.rootfs:
+        return None
+    return rootfs(Path(needs.rootfs), plain.architecture.name)
 
 
 def is_healthy(machine: Machine) -> bool:

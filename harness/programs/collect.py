@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from harness.programs.listing import printed_list
 from harness.programs.run import run_test
 from harness.programs.settings import Named
 from harness.vm.machine import Machine
+from harness.vm.spec import MachineSpec
 
 
 class ProgramFile(pytest.Module):
@@ -25,6 +27,10 @@ class ProgramFile(pytest.Module):
     """
 
     named: Named
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self._packed: dict[MachineSpec | None, Parcel] = {}
 
     def _getobj(self) -> ModuleType:
         """Return a module without tests yet; pytest asks for it where it would import a file."""
@@ -45,22 +51,40 @@ class ProgramFile(pytest.Module):
             CollectError: It cannot run, or cannot list its tests.
         """
         try:
-            parcel = self._parcel()
+            parcel = self._pack(None)
             tests = self._tests(parcel)
         except HarnessError as error:
             raise self.CollectError(f"{self.named.line!r}: {error}") from None
         for test in tests:
-            function = _function(parcel, self.named, test, self.path.name)
+            function = _function(self._pack, self.named, test, self.path.name)
             function.__name__ = function.__qualname__ = test.shown
             function.__module__ = self.obj.__name__
             function.__doc__ = None
             setattr(self.obj, test.shown, function)
         return super().collect()
 
-    def _parcel(self) -> Parcel:
+    def _pack(self, spec: MachineSpec | None) -> Parcel:
+        """Return the program and its files for a machine; None for what this machine itself can run."""
+        if spec is not None and spec.architecture.is_own and spec.rootfs is None:
+            spec = None
+        if spec not in self._packed:
+            self._packed[spec] = self._new_parcel(spec)
+        return self._packed[spec]
+
+    def _new_parcel(self, spec: MachineSpec | None) -> Parcel:
         cwd = (self.config.rootpath / self.named.cwd) if self.named.cwd else self.path.parent
         words = [str(self.path), *self.named.args]
-        return pack(words, (), cwd=cwd, memory=self.named.memory)
+        if spec is None:
+            return pack(words, (), cwd=cwd, memory=self.named.memory)
+        return pack(
+            words,
+            (),
+            cwd=cwd,
+            memory=self.named.memory,
+            wanted=spec.architecture,
+            userland=spec.image.userland,
+            rootfs=spec.rootfs,
+        )
 
     def _tests(self, parcel: Parcel) -> list[Listed]:
         kind = self.named.kind
@@ -78,11 +102,13 @@ class ProgramFile(pytest.Module):
         return found
 
 
-def _function(parcel: Parcel, named: Named, test: Listed, program: str) -> Callable[..., None]:
+def _function(
+    pack_for: Callable[[MachineSpec], Parcel], named: Named, test: Listed, program: str
+) -> Callable[..., None]:
     """Return the function that pytest runs for one test."""
 
     def of_program(_harness_vm: Machine, request: pytest.FixtureRequest) -> None:
-        run_test(_harness_vm, parcel, named, test, request.node)
+        run_test(_harness_vm, pack_for(_harness_vm.spec), named, test, request.node)
 
     of_program.of_program = program  # type: ignore[attr-defined]
     if test.disabled:

@@ -14,6 +14,7 @@ from harness.exec.parcel import Parcel
 from harness.exec.run import Results, Wishes, execute, send
 from harness.programs.kinds import Listed
 from harness.programs.settings import SETTING, Named
+from harness.remote.program import process_for_programs
 from harness.results import properties
 from harness.results.outcomes import Outcome
 from harness.vm.machine import Machine
@@ -77,7 +78,7 @@ def run_test(machine: Machine, parcel: Parcel, named: Named, test: Listed, item:
     )
     said: list[str] = []
     out, err = Shown(sys.stdout), Shown(sys.stderr)
-    process = machine.new_process()
+    process = process_for_programs(machine)
     send(process, command)
     status = execute(process, command, wishes, Nothing(), out, err, said)
     suite = PARSERS[kind.results](out.kept.decode(errors="replace")) if kind.results else SuiteResult(())

@@ -142,6 +142,9 @@ def needs_of(item: pytest.Item) -> Needs:
         if isinstance(words, str) or not all(isinstance(word, str) for word in words):
             raise pytest.UsageError(f"{item.nodeid}: {name} of the marker vm is a list of words, not {words!r}")
         asked[name] = tuple(words)
+    what = asked.get("rootfs") or item.config.getini("harness_rootfs")
+    if what:
+        asked["rootfs"] = str(item.config.rootpath / str(what))
     parameters: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
     if BCC_FIXTURE in getattr(item, "fixturenames", ()) or parameters.get(LOADER_PARAMETER) == BCC:
         asked = {"image": BCC, **asked, "memory": max(asked.get("memory", 0), _BCC_MEMORY)}
@@ -149,5 +152,5 @@ def needs_of(item: pytest.Item) -> Needs:
         return Needs(**asked)
     except TypeError as error:
         raise pytest.UsageError(
-            f"{item.nodeid}: the marker vm takes memory, cpus, parameters, modules, scope and group: {error}"
+            f"{item.nodeid}: the marker vm takes memory, cpus, parameters, modules, rootfs, scope and group: {error}"
         ) from error

@@ -179,6 +179,11 @@ def declare(parser: pytest.Parser) -> None:
         default=[],
     )
     parser.addini("harness_arch", "architecture of kernels that are selected without one", default="")
+    parser.addini(
+        "harness_rootfs",
+        "root file system of programs, where the marker vm names none: a folder, tar archive or saved image",
+        default="",
+    )
     parser.addini("harness_kernels", "kernels to test on without --harness-kernel", type="args", default=[])
 
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from harness.errors import GuestCallError, GuestError, UsageError
 from harness.guest import calls, wire
 from harness.remote import covered, pickling, transfer
-from harness.remote.program import OUTPUT_LIMIT, Ran, Running
+from harness.remote.program import OUTPUT_LIMIT, Ran, Running, process_for_programs
 from harness.vm.channel import call_error
 from harness.vm.guest_process import GuestProcess
 from harness.vm.machine import Machine
@@ -146,7 +146,8 @@ class Guest:
         Raises:
             UsageError: There is no such program in the guest.
         """
-        return Running.start(self._machine.new_process(), argv, stdin, dict(env or {}), cwd, user, group, limit)
+        process = process_for_programs(self._machine)
+        return Running.start(process, argv, stdin, dict(env or {}), cwd, user, group, limit)
 
     def run(self, argv: Sequence[str], *, timeout: float = 60.0, **options: Any) -> Ran:
         """Run a program in the guest to its end.

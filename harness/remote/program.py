@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from harness.errors import GuestCallError, UsageError
 from harness.guest import calls
 from harness.vm.guest_process import GuestProcess
+from harness.vm.machine import Machine
 
 OUTPUT_LIMIT = 4 << 20
 """Bytes of each output to keep."""
@@ -38,6 +39,14 @@ class Ran:
     stdout: str
     stderr: str
     cut: bool
+
+
+def process_for_programs(machine: Machine) -> GuestProcess:
+    """Return a new guest process for programs and their files: in the root file system, where the machine has one."""
+    process = machine.new_process()
+    if machine.spec.rootfs is not None:
+        process.ask(calls.Process.enter_rootfs)
+    return process
 
 
 @contextlib.contextmanager

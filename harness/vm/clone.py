@@ -58,12 +58,13 @@ def start_clone(template: Template, spec: MachineSpec) -> Clone:
             console = _console(folder / CONSOLE_LOG, user)
             opened.callback(os.close, console)
             ram, private_rom = _memory(template, opened)
+            disk = _disk(spec, opened)
             try:
                 feeder = Feeder(template.folder / STATE)
             except FileNotFoundError:
                 raise _changed(template, STATE, spec) from None
             opened.callback(os.close, feeder.reader)
-            inherited = Inherited(theirs_monitor.fileno(), theirs.fileno(), shared, console, ram, private_rom)
+            inherited = Inherited(theirs_monitor.fileno(), theirs.fileno(), shared, console, ram, private_rom, disk)
             argv = clone_argv(template.argv, run_dir=folder, inherited=inherited)
             log.info("+ %s", quote(argv))
             if not template.whole_stream:
@@ -75,7 +76,7 @@ def start_clone(template: Template, spec: MachineSpec) -> Clone:
                 argv,
                 folder,
                 monitor=monitor,
-                inherited=[*numbers, *([ram] if ram is not None else [])],
+                inherited=[*numbers, *(one for one in (ram, disk) if one is not None)],
                 user=user,
             )
             state = feeder.reader
@@ -114,6 +115,22 @@ def _memory(template: Template, opened: contextlib.ExitStack) -> tuple[int | Non
             f"the memory of a saved machine cannot be copied: {error.strerror}",
             expected=f"{template.folder / RAM} that can be read, and as much free memory",
         ) from error
+
+
+def _disk(spec: MachineSpec, opened: contextlib.ExitStack) -> int | None:
+    """Return the descriptor of the image of a machine's disk; None where it has none."""
+    if spec.rootfs is None:
+        return None
+    try:
+        disk = os.open(spec.rootfs.path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise TemplateError(
+            f"the root file system of {spec.label} cannot be read: {error.strerror}",
+            expected=f"{spec.rootfs.path}",
+            hint="run it again",
+        ) from error
+    opened.callback(os.close, disk)
+    return disk
 
 
 class Feeder:

@@ -25,6 +25,10 @@ SHARED = "shared"
 """Name of the file, in the machine's folder, of the memory that host and guest share."""
 
 
+_DISK = ",if=none,id=harness-disk,format=raw,readonly=on"
+"""What ends the option of the guest's disk; its image comes before."""
+
+
 def kernel_words(spec: MachineSpec) -> tuple[str, ...]:
     """Return the parameters added to the kernel command line, each with its reason."""
     return (
@@ -57,8 +61,18 @@ def qemu_options(spec: MachineSpec, run_dir: Path) -> tuple[str, ...]:
         if spec.ram is not None
         else ()
     )
+    disk = (
+        (
+            # Only read: the guest has an overlay in its memory over it. So it can be saved, and clones share it.
+            "-drive " + shlex.quote(f"file={str(spec.rootfs.path).replace(',', ',,')}{_DISK}"),
+            "-device virtio-blk-pci,drive=harness-disk",
+        )
+        if spec.rootfs is not None
+        else ()
+    )
     return (
         *memory,
+        *disk,
         f"-initrd {shlex.quote(str(spec.image.path))}",
         # No CD-ROM drive, no parallel port, no controllers of disks and sensors: each costs start-up time, is something
         # that a guest can attack, and nothing uses them.
@@ -222,6 +236,7 @@ class Inherited:
         console: The file for the console's output.
         ram: The template's memory, which cannot be written through it; None when the saved state contains the memory.
         private_rom: Whether `ram` was opened for reading alone.
+        disk: The image of its disk, for reading; None where it has none.
     """
 
     monitor: int
@@ -230,6 +245,7 @@ class Inherited:
     console: int
     ram: int | None
     private_rom: bool
+    disk: int | None = None
 
 
 def clone_argv(recorded: list[str], *, run_dir: Path, inherited: Inherited) -> list[str]:
@@ -251,6 +267,8 @@ def clone_argv(recorded: list[str], *, run_dir: Path, inherited: Inherited) -> l
             value = _memory_of_clone(value, inherited)
         elif value.startswith("memory-backend-file,id=harness-shared,"):
             value = _MEM_PATH.sub(f",mem-path={_opened(inherited.shared)}", value)
+        elif inherited.disk is not None and value.endswith(_DISK):
+            value = f"file={_opened(inherited.disk)}{_DISK}"
         elif value.startswith("socket,id=harness,"):
             value = f"socket,id=harness,fd={inherited.channel}"
         elif value.startswith("stdio,id=console,"):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.image.build import Image
+from harness.image.rootfs import Rootfs
 from harness.kernel.types import Kernel
 from harness.util import architecture
 from harness.util.architecture import Architecture
@@ -36,6 +37,12 @@ class Acceleration:
         return f"{self.accel.value} ({self.reason})"
 
 
+DISK = "/dev/vda"
+"""The guest's only disk, where it has a root file system."""
+
+DISK_MODULES = ("virtio_pci", "virtio_blk", "overlay")
+"""What a kernel needs for that disk and for an overlay over it, built in or as modules."""
+
 LEAST_MEMORY = 192
 """MiB: a kernel, the guest image, and during the boot the same once more as an archive. 7.3 boots with that."""
 
@@ -52,6 +59,7 @@ class Needs:
         parameters: Parameters added to the kernel command line.
         modules: Names of kernel modules to load, with their dependencies, before the machine is ready.
         image: Extra content of the guest image: "" for none, "bcc" for bcc and the kernel's headers.
+        rootfs: Path of a folder or archive that programs of the guest get as their root; "" for none.
     """
 
     memory: int = 256
@@ -59,6 +67,7 @@ class Needs:
     parameters: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
     image: str = ""
+    rootfs: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,6 +83,7 @@ class MachineSpec:
         needs: What a test asked for.
         ram: File that is to hold the guest's memory, so that the machine can become a template; None for anonymous
             memory.
+        rootfs: The root file system on its disk; None for no disk.
     """
 
     kernel: Kernel
@@ -81,6 +91,7 @@ class MachineSpec:
     acceleration: Acceleration
     needs: Needs = Needs()
     ram: Path | None = None
+    rootfs: Rootfs | None = None
 
     @property
     def label(self) -> str:
@@ -102,7 +113,8 @@ class MachineSpec:
         """The words that are added to the kernel command line for this machine."""
         # What the image holds is imported before the template is saved, so that no test waits for it.
         preload = (f"harness.preload={self.needs.image}",) if self.needs.image else ()
-        return (*self.needs.parameters, *preload)
+        disk = (f"harness.rootfs={DISK}",) if self.rootfs is not None else ()
+        return (*self.needs.parameters, *preload, *disk)
 
     def running_under(self, accel: Accel) -> MachineSpec:
         """Return the same with another acceleration, to try it."""

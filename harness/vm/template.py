@@ -83,6 +83,7 @@ def key_of(spec: MachineSpec) -> str:
     parts = (
         FORMAT,
         f"{spec.kernel.digest} {spec.image.digest}",
+        spec.rootfs.digest if spec.rootfs is not None else "",
         f"{qemu} {found.st_size} {found.st_mtime_ns}",
         importlib.metadata.version("virtme-ng"),
         spec.accel.value,

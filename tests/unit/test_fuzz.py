@@ -26,14 +26,18 @@ from hypothesis import strategies as st
 from harness.checks import faults, known_faults, log_records
 from harness.errors import HarnessError, KernelFileError, MirrorError, RecordError, SelectorError, UsageError
 from harness.guest import wire
+from harness.image import layers
+from harness.image.tree import Tree
 from harness.kernel import lockfile, selector
 from harness.kernel.files import bzimage, modules, packages, signature
 from harness.kernel.providers import apt_sources, debian_archive, debian_index, debs, rpm_md, snapshot, ubuntu
 from harness.kernel.version import KernelVersion
+from harness.programs import settings as program_settings
 from harness.remote import transfer
 from harness.results import file as records
 from harness.util import cache
 from harness.vm import console
+from tests.unit.image import test_rootfs as rootfs_samples
 from tests.unit.kernel import kernel_fakes
 from tests.unit.kernel.files import test_packages as samples_of_packages
 from tests.unit.results import samples
@@ -540,3 +544,36 @@ def test_a_damaged_input_differs_from_the_valid_one() -> None:
 def test_an_error_that_is_not_declared_comes_out() -> None:
     with pytest.raises(KeyError), only(ValueError):
         raise KeyError
+
+
+ROOTS = [
+    rootfs_samples.PLAIN,
+    gzip.compress(rootfs_samples.PLAIN, mtime=0),
+    rootfs_samples.docker(*rootfs_samples.LAYERS),
+    rootfs_samples.tar(
+        ("oci-layout", ""),
+        ("index.json", '{"manifests": [{"digest": "sha256:1"}]}'),
+        ("blobs/sha256/1", '{"layers": [{"digest": "sha256:2"}]}'),
+        ("blobs/sha256/2", rootfs_samples.PLAIN.decode("latin-1")),
+    ),
+]
+
+
+@fuzz
+@given(damaged(*ROOTS))
+def test_root_file_systems(data: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder, only(UsageError):
+        (Path(folder) / "r").write_bytes(data)
+        contents = Path(folder) / "contents"
+        contents.mkdir()
+        tree = Tree("r", contents)
+        layers.read_into(tree, Path(folder) / "r", "amd64")
+        tree.finish()
+        assert sorted(path.name for path in Path(folder).iterdir()) == ["contents", "r"]
+
+
+@fuzz
+@given(damaged(b"go cwd=a args='-x y' env=A=b timeout=5 memory=512 scope=module: build/*.test 'a b'", b"tap: t*.sh"))
+def test_settings_of_programs(data: bytes) -> None:
+    with only(UsageError):
+        program_settings.parse(text_of(data))

@@ -16,6 +16,7 @@ from harness.cli import main
 from harness.exec.parcel import pack
 from harness.exec.run import Done, Results, Wishes, run_on
 from harness.exec.streams import Writer
+from harness.image.rootfs import Rootfs
 from harness.kernel.types import Choice
 from harness.results.file import read
 from harness.results.outcomes import Outcome
@@ -46,8 +47,16 @@ class Ran:
         err: Its standard error.
     """
 
-    def __init__(self, machine: Machine, folder: Path, words: Sequence[str], wishes: Wishes, source: Words) -> None:
-        parcel = pack(words, (), cwd=folder, memory=256)
+    def __init__(
+        self,
+        machine: Machine,
+        folder: Path,
+        words: Sequence[str],
+        wishes: Wishes,
+        source: Words,
+        rootfs: Rootfs | None = None,
+    ) -> None:
+        parcel = pack(words, (), cwd=folder, memory=256, rootfs=rootfs)
         nowhere = os.open(os.devnull, os.O_WRONLY)
         try:
             out, err = Writer(nowhere, keep=1 << 24), Writer(nowhere, keep=1 << 24)

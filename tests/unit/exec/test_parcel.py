@@ -10,6 +10,8 @@ import pytest
 from harness.errors import UsageError
 from harness.exec import parcel as parcels
 from harness.exec.parcel import Carried, Parcel, pack, parse_push
+from harness.image.rootfs import Rootfs
+from harness.util import architecture
 
 
 @pytest.fixture
@@ -124,6 +126,61 @@ def test_programs_of_another_machine_and_object_files_are_refused(folder: Path) 
         (folder / "s").chmod(0o755)
         with pytest.raises(UsageError, match=message):
             packed(folder, "./s")
+
+
+def test_a_program_must_be_of_the_guests_architecture(folder: Path) -> None:
+    arm64 = architecture.require("arm64")
+    with pytest.raises(
+        UsageError, match=rf"is a program for {architecture.own().title}, and the guest is arm64"
+    ) as found:
+        pack(["/bin/true"], (), cwd=folder, memory=256, wanted=arm64)
+    assert "aarch64-linux-gnu-gcc" in found.value.hint
+    changed = bytearray(Path("/bin/true").read_bytes())
+    changed[18] = arm64.elf
+    (folder / "s").write_bytes(changed)
+    (folder / "s").chmod(0o755)
+    assert pack(["./s"], (), cwd=folder, memory=256, wanted=arm64).argv == (f"{folder}/s",)
+    script(folder, "#!/bin/sh", "t")
+    with pytest.raises(UsageError, match="/bin/sh is a program for"):
+        pack(["./t"], (), cwd=folder, memory=256, wanted=arm64)
+
+
+@pytest.fixture
+def rootfs(tmp_path: Path) -> Rootfs:
+    image = tmp_path / "r.ext4"
+    image.with_suffix(".json").write_text('{"names": ["/usr/bin/sh", "/usr/bin/env", "/opt/tool"]}')
+    return Rootfs(image, "")
+
+
+@pytest.mark.parametrize("word", ["sh", "/bin/sh", "/usr/bin/sh", "/opt/tool"])
+def test_a_program_of_the_root_file_system_is_not_sent(folder: Path, rootfs: Rootfs, word: str) -> None:
+    found = pack([word], (), cwd=folder, memory=256, rootfs=rootfs)
+    assert found.argv == (word,)
+    assert not any(one.is_library for one in found.entries)
+
+
+def test_a_script_uses_the_root_file_systems_interpreter(folder: Path, rootfs: Rootfs) -> None:
+    script(folder, "#!/usr/bin/env sh")
+    found = pack(["./s"], (), cwd=folder, memory=256, rootfs=rootfs)
+    assert "/usr/bin/env" not in targets(found)
+    assert f"{folder}/s" in targets(found)
+
+
+@pytest.mark.parametrize(
+    ("first", "word", "said"),
+    [
+        ("", "/bin/true", "the root file system has no program /bin/true"),
+        ("#!/usr/bin/python3", "./s", "wants /usr/bin/python3, which the root file system has not"),
+        ("#!/usr/bin/env perl", "./s", "wants perl, which the root file system has not"),
+    ],
+)
+def test_what_the_root_file_system_lacks_is_named(
+    folder: Path, rootfs: Rootfs, first: str, word: str, said: str
+) -> None:
+    script(folder, first)
+    with pytest.raises(UsageError) as found:
+        pack([word], (), cwd=folder, memory=256, rootfs=rootfs)
+    assert said in found.value.what
 
 
 def test_what_does_not_fit_names_the_memory_that_it_needs(folder: Path) -> None:

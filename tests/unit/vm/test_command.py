@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.image.rootfs import Rootfs
 from harness.util import architecture
 from harness.vm.command import (
     FILE_SCRIPT,
@@ -104,6 +105,21 @@ RECORDED = [
 
 def clone_of(ram: int | None, *, private_rom: bool = False) -> list[str]:
     return clone_argv(RECORDED, run_dir=RUN_DIR, inherited=Inherited(3, 4, 5, 6, ram, private_rom))
+
+
+ROOTFS = Rootfs(Path("/c/my,disk.ext4"), "1")
+
+
+def test_a_disk_is_only_read_and_the_guest_is_told_of_it() -> None:
+    spec = dataclasses.replace(SPEC, rootfs=ROOTFS)
+    option = "file=/c/my,,disk.ext4,if=none,id=harness-disk,format=raw,readonly=on"
+    assert f"-drive {option}" in qemu_options(spec, RUN_DIR)
+    assert "-device virtio-blk-pci,drive=harness-disk" in qemu_options(spec, RUN_DIR)
+    assert "harness.rootfs=/dev/vda" in kernel_words(spec)
+    assert not any("disk" in word for word in (*qemu_options(SPEC, RUN_DIR), *kernel_words(SPEC)))
+    recorded = ["qemu", "-drive", option]
+    argv = clone_argv(recorded, run_dir=RUN_DIR, inherited=Inherited(3, 4, 5, 6, 7, private_rom=False, disk=8))
+    assert argv[1:3] == ["-drive", "file=/proc/self/fd/8,if=none,id=harness-disk,format=raw,readonly=on"]
 
 
 def test_a_clone_gets_descriptors_in_place_of_paths_and_loads_no_kernel() -> None:

@@ -1,0 +1,123 @@
+"""What a user names as a root file system: a folder, an archive, or a saved container image, read into a tree."""
+
+from __future__ import annotations
+
+import json
+import lzma
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import zstandard
+
+from harness.errors import UsageError
+from harness.image.tree import Tree
+
+_ZSTD = b"\x28\xb5\x2f\xfd"
+_DAMAGE = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError, KeyError, ValueError, OSError)
+
+Opener = Callable[[str], IO[bytes]]
+
+
+def read_into(tree: Tree, what: Path, wanted: str) -> None:
+    """Add to a tree what a path has.
+
+    Args:
+        tree: The tree.
+        what: A folder, a tar archive (plain, gzip, xz or zstd), or a container image as `docker save`, `podman save`
+            or an OCI layout has it.
+        wanted: The architecture for which an image that has several is read.
+
+    Raises:
+        UsageError: It is none of these, is damaged, or has what a root file system cannot have.
+    """
+    if what.is_dir():
+        if (what / "oci-layout").is_file():
+            _image(tree, lambda name: (what / name).open("rb"), oci=True, wanted=wanted)
+        else:
+            tree.add_folder(what)
+        return
+    try:
+        with _opened(what.open("rb")) as archive:
+            names = _image_names(archive)
+        if names is None:
+            with _opened(what.open("rb")) as archive:
+                tree.add_layer(archive, whiteouts=False)
+            return
+        with tarfile.open(what, "r:*") as archive:
+
+            def member(name: str) -> IO[bytes]:
+                found = archive.extractfile(name)
+                if found is None:
+                    raise KeyError(name)
+                return found
+
+            _image(tree, member, oci="manifest.json" not in names, wanted=wanted)
+    except _DAMAGE as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's, not the archive's
+        raise UsageError(
+            f"{what} cannot be read as an archive: {error or type(error).__name__}",
+            expected="a tar archive, plain or compressed with gzip, xz or zstd",
+        ) from None
+
+
+@contextmanager
+def _opened(file: IO[bytes]) -> Iterator[tarfile.TarFile]:
+    """Open an archive that is read once from its beginning to its end."""
+    with file:
+        start = file.read(4)
+        file.seek(0)
+        stream: Any = zstandard.ZstdDecompressor().stream_reader(file) if start == _ZSTD else file
+        with tarfile.open(fileobj=stream, mode="r|" if start == _ZSTD else "r|*") as archive:
+            yield archive
+            read = archive.fileobj.tell() if archive.fileobj is not None else 0
+            if archive.offset < read < archive.offset + tarfile.BLOCKSIZE:
+                raise tarfile.ReadError("it ends in the middle")  # tarfile takes that for its end
+
+
+def _image_names(archive: tarfile.TarFile) -> set[str] | None:
+    """Return the names in an archive that is a saved image; None for another."""
+    names = {name for member in archive if "/" not in (name := member.name.removeprefix("./"))}
+    return names if "manifest.json" in names or {"oci-layout", "index.json"} <= names else None
+
+
+def _image(tree: Tree, opener: Opener, *, oci: bool, wanted: str) -> None:
+    """Add the layers of an image, the lowest first."""
+    if oci:
+        layers = _oci_layers(tree, opener, wanted)
+    else:
+        found = _json(opener, "manifest.json")
+        if len(found) != 1:
+            raise tree.refused(f"it has {len(found)} images", "save one image")
+        layers = [str(name) for name in found[0]["Layers"]]
+    for layer in layers:
+        with _opened(opener(layer)) as archive:
+            tree.add_layer(archive, whiteouts=True)
+
+
+def _json(opener: Opener, name: str) -> Any:
+    with opener(name) as file:
+        return json.loads(file.read())
+
+
+def _oci_layers(tree: Tree, opener: Opener, wanted: str) -> list[str]:
+    index = _json(opener, "index.json")
+    while "manifests" in index:
+        manifests = index["manifests"]
+        if len(manifests) > 1:
+            manifests = [one for one in manifests if one.get("platform", {}).get("architecture") == wanted]
+        if len(manifests) != 1:
+            raise tree.refused(f"{len(manifests)} of its images are for {wanted}", "save one image")
+        index = _json(opener, _blob(manifests[0]))
+    return [_blob(one) for one in index["layers"]]
+
+
+def _blob(described: dict[str, Any]) -> str:
+    algorithm, _, digest = str(described["digest"]).partition(":")
+    if not (algorithm.isalnum() and digest.isalnum()):
+        raise ValueError(f"{described['digest']!r} is not a digest")
+    return f"blobs/{algorithm}/{digest}"

@@ -1,0 +1,172 @@
+"""Root file systems for guests: ext4 images in the cache, made without root from what a user names.
+
+ext4 is the file system that all of Debian's kernels have built in. The image is only read: a guest puts an overlay in
+its memory over it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness import needs
+from harness.errors import BuildError, UsageError
+from harness.image.layers import read_into
+from harness.image.tree import Node, Tree
+from harness.util import cache
+from harness.util.proc import run
+
+log = logging.getLogger("harness.image")
+
+FORMAT = 1
+"""Part of every key: raise it when the same source gives another image."""
+
+_BLOCK = 4096
+_INODE = 256
+_SPARE = 16 << 20
+_TIMEOUT = 600.0
+# What kernels from v4.12 on can read; no journal, since nothing is written.
+_FEATURES = "none,extent,filetype,large_file,huge_file,dir_nlink,dir_index,extra_isize,sparse_super,flex_bg"
+
+
+@dataclass(frozen=True)
+class Rootfs:
+    """A root file system in the cache.
+
+    Attributes:
+        path: Its image, for a read-only block device.
+        digest: sha256 of what it was made of.
+    """
+
+    path: Path
+    digest: str
+
+    def names(self) -> frozenset[str]:
+        """Return the absolute paths of its files and links."""
+        found = cache.from_record(self.path.with_suffix(".json"), lambda known: frozenset(known["names"]))
+        return found if found is not None else frozenset()
+
+
+def rootfs(what: Path, wanted: str) -> Rootfs:
+    """Return the root file system that a path stands for, made if it changed since the last time.
+
+    Args:
+        what: A folder or an archive, see :func:`harness.image.layers.read_into`.
+        wanted: The architecture that is taken of an image for several.
+
+    Raises:
+        UsageError: It is unusable.
+        ToolMissing: mke2fs is not installed.
+        BuildError: mke2fs fails.
+        CacheError: The cache folder cannot be written, or the disk is full.
+    """
+    if not what.exists():
+        raise UsageError(
+            f"there is no {what} for a root file system",
+            expected="a folder, a tar archive, or a file of docker save or podman save",
+        )
+    digest = hashlib.sha256(repr((FORMAT, wanted, _digest(what))).encode()).hexdigest()
+    path = cache.cache_root() / "rootfs" / f"{digest[:24]}.ext4"
+    record = path.with_suffix(".json")
+    found = Rootfs(path, digest)
+
+    def whole(known: dict[str, Any]) -> Rootfs | None:
+        if path.stat().st_size != known["size"]:
+            return None
+        cache.mark_used(path)
+        return found
+
+    def make() -> Rootfs:
+        log.info("making a root file system of %s", what)
+        with cache.new_file(path) as image:
+            names = _make(image, what, wanted)
+            size = image.stat().st_size
+            image.chmod(0o444)  # QEMU is another user
+        cache.write_record(record, {"size": size, "names": names})
+        cache.drop_unused(path.parent.glob("*.ext4"))
+        return found
+
+    return cache.artefact(path, whole=lambda: cache.from_record(record, whole), make=make)
+
+
+def _digest(what: Path) -> str:
+    """Return what stands for the content: an archive's digest, which is taken once; of a folder, names and times."""
+    signature = hashlib.sha256(repr((str(what.absolute()), list(_signature(what)))).encode()).hexdigest()
+    if what.is_dir():
+        return signature
+    seen = cache.cache_root() / "rootfs" / f"{signature[:24]}.seen"
+    known = cache.from_record(seen, lambda known: str(known["digest"]))
+    if known is None:
+        known = cache.digest_file(what)
+        cache.write_record(seen, {"digest": known})
+    return known
+
+
+def _signature(what: Path) -> Iterable[tuple[str, int, int, int]]:
+    """Yield what changes when a file or folder changes."""
+    paths = [what, *(sorted(what.rglob("*")) if what.is_dir() else ())]
+    for path in paths:
+        if path.is_symlink() or path.exists():
+            status = path.lstat()
+            yield str(path), status.st_mode, status.st_size, status.st_mtime_ns
+
+
+def _make(image: Path, what: Path, wanted: str) -> list[str]:
+    """Write the image; return the absolute paths of its files and links."""
+    mke2fs, debugfs = (needs.program(name) for name in ("mke2fs", "debugfs"))
+    with cache.temporary_of(image) as folder:
+        contents = folder / "root"
+        folder.mkdir(mode=0o700)
+        contents.mkdir(mode=0o700)
+        tree = Tree(str(what), contents)
+        read_into(tree, what, wanted)
+        tree.finish()
+        for place, node in tree.nodes.items():
+            if node.kind == "file":
+                (contents / place).chmod(0o600)
+        inodes = len(tree.nodes) * 11 // 10 + 1024
+        files = [(contents / place).lstat().st_size for place in tree.nodes]
+        content = sum(-(-size // _BLOCK) * _BLOCK for size in files) + len(files) * _BLOCK // 4
+        size = (content * 21 // 20 + inodes * _INODE + _SPARE) // _BLOCK
+        argv = [str(mke2fs), "-q", "-F", "-t", "ext4", "-O", _FEATURES, "-b", str(_BLOCK), "-I", str(_INODE)]
+        argv += ["-N", str(inodes), "-m", "0", "-E", "root_owner=0:0,lazy_itable_init=1", "-d", str(contents)]
+        _run([*argv, str(image), str(size)], what)
+        script = folder / "owners"
+        script.write_text("".join(f"{line}\n" for line in _owners(tree.nodes)))
+        _run([str(debugfs), "-w", "-f", str(script), str(image)], what, quiet=True)
+    return [f"/{place}" for place, node in tree.nodes.items() if node.kind != "folder"]
+
+
+def _owners(nodes: dict[str, Node]) -> Iterable[str]:
+    """Yield debugfs commands for owners and modes: on this machine, all files are the user's own."""
+    kinds = {"file": 0o100000, "folder": 0o040000, "link": 0o120000}
+    yield 'sif "/" mode 040755'
+    if "lost+found" not in nodes:
+        yield "rmdir lost+found"
+    for place, node in nodes.items():
+        path = f'"/{place}"'
+        yield f"sif {path} uid {node.user}"
+        yield f"sif {path} gid {node.group}"
+        yield f"sif {path} mode 0{kinds[node.kind] | (0o777 if node.kind == 'link' else node.mode):o}"
+
+
+def _run(argv: list[str], what: Path, *, quiet: bool = False) -> None:
+    done = run(argv, timeout=_TIMEOUT)
+    # debugfs ends with 0 whatever happens; its first line on stderr is its version.
+    trouble = [line for line in done.stderr.splitlines() if not line.startswith("debugfs 1.")] if quiet else []
+    if "No space left" in done.stderr:
+        raise BuildError(
+            f"no space left while making a root file system of {what}",
+            expected="room in the cache folder",
+            hint="set HARNESS_CACHE to a larger disk",
+        )
+    if done.status != 0 or trouble:
+        raise BuildError(
+            f"{argv[0]} could not make a root file system of {what}",
+            expected="an ext4 image",
+            detail="\n".join(trouble[-10:]) or done.tail(),
+        )
