@@ -14,7 +14,7 @@ from typing import IO, Any
 import zstandard
 
 from harness.errors import UsageError
-from harness.image.tree import Tree
+from harness.image.tree import FileTree
 
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _DAMAGE = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError, KeyError, ValueError, OSError)
@@ -22,7 +22,7 @@ _DAMAGE = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, zstandard.Zst
 Opener = Callable[[str], IO[bytes]]
 
 
-def read_into(tree: Tree, what: Path, wanted: str) -> None:
+def read_into(tree: FileTree, what: Path, wanted: str) -> None:
     """Add to a tree what a path has.
 
     Args:
@@ -85,7 +85,7 @@ def _image_names(archive: tarfile.TarFile) -> set[str] | None:
     return names if "manifest.json" in names or {"oci-layout", "index.json"} <= names else None
 
 
-def _image(tree: Tree, opener: Opener, *, oci: bool, wanted: str) -> None:
+def _image(tree: FileTree, opener: Opener, *, oci: bool, wanted: str) -> None:
     """Add the layers of an image, the lowest first."""
     if oci:
         layers = _oci_layers(tree, opener, wanted)
@@ -104,7 +104,7 @@ def _json(opener: Opener, name: str) -> Any:
         return json.loads(file.read())
 
 
-def _oci_layers(tree: Tree, opener: Opener, wanted: str) -> list[str]:
+def _oci_layers(tree: FileTree, opener: Opener, wanted: str) -> list[str]:
     index = _json(opener, "index.json")
     while "manifests" in index:
         manifests = index["manifests"]

@@ -16,7 +16,7 @@ from typing import Any
 from harness import needs
 from harness.errors import BuildError, UsageError
 from harness.image.layers import read_into
-from harness.image.tree import Node, Tree
+from harness.image.tree import Node, FileTree
 from harness.util import cache
 from harness.util.proc import run
 
@@ -122,7 +122,7 @@ def _make(image: Path, what: Path, wanted: str) -> list[str]:
         contents = folder / "root"
         folder.mkdir(mode=0o700)
         contents.mkdir(mode=0o700)
-        tree = Tree(str(what), contents)
+        tree = FileTree(str(what), contents)
         read_into(tree, what, wanted)
         tree.finish()
         for place, node in tree.nodes.items():

@@ -45,7 +45,7 @@ class Node:
     layer: int = 0
 
 
-class Tree:
+class FileTree:
     """A tree.
 
     Attributes:

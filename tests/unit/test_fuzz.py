@@ -27,7 +27,7 @@ from harness.checks import faults, known_faults, log_records
 from harness.errors import HarnessError, KernelFileError, MirrorError, RecordError, SelectorError, UsageError
 from harness.guest import wire
 from harness.image import layers
-from harness.image.tree import Tree
+from harness.image.tree import FileTree
 from harness.kernel import lockfile, selector
 from harness.kernel.files import bzimage, modules, packages, signature
 from harness.kernel.providers import apt_sources, debian_archive, debian_index, debs, rpm_md, snapshot, ubuntu
@@ -566,7 +566,7 @@ def test_root_file_systems(data: bytes) -> None:
         (Path(folder) / "r").write_bytes(data)
         contents = Path(folder) / "contents"
         contents.mkdir()
-        tree = Tree("r", contents)
+        tree = FileTree("r", contents)
         layers.read_into(tree, Path(folder) / "r", "amd64")
         tree.finish()
         assert sorted(path.name for path in Path(folder).iterdir()) == ["contents", "r"]

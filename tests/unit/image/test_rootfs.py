@@ -17,7 +17,7 @@ import zstandard
 from harness.errors import UsageError
 from harness.image.layers import read_into
 from harness.image.rootfs import rootfs
-from harness.image.tree import Tree
+from harness.image.tree import FileTree
 from harness.util.proc import run
 from tests.needs import needs_features
 
@@ -93,7 +93,7 @@ def read(tmp_path: Path) -> Callable[[bytes | Path], dict[str, str]]:
             path.write_bytes(source)
         contents = tmp_path / "contents"
         contents.mkdir()
-        tree = Tree("source", contents)
+        tree = FileTree("source", contents)
         read_into(tree, path if isinstance(source, bytes) else source, "amd64")
         tree.finish()
         found = {}
