@@ -5,24 +5,20 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.cli import positive, say
+from harness.cli import downloads, positive, say
 from harness.errors import UsageError
 from harness.kernel import cache as kernel_cache
 from harness.kernel import lockfile, prune, selector
 from harness.kernel.build import kbuild, source
 from harness.kernel.catalog import Catalog, policy
-from harness.kernel.files.download import Meter, no_meter
 from harness.kernel.providers import distributions
 from harness.kernel.types import Choice
 from harness.util import architecture, tables
@@ -224,7 +220,7 @@ def _offer_facts(offer: Choice) -> dict[str, object]:
 
 def _fetch(arguments: argparse.Namespace) -> int:
     stop = threading.Event()
-    with _bars() as draw:
+    with downloads.bars() as draw:
 
         def meter(name: str, done: int, total: int) -> None:
             if stop.is_set():
@@ -234,7 +230,7 @@ def _fetch(arguments: argparse.Namespace) -> int:
         catalog = Catalog(progress=say, meter=meter, refresh=arguments.refresh, default=arguments.arch)
         choices = catalog.resolve(arguments.selector)
         _say_choices(choices)
-        kernels = _parallel([partial(catalog.acquire, choice) for choice in choices], arguments.jobs, stop)
+        kernels = downloads.parallel([partial(catalog.acquire, choice) for choice in choices], arguments.jobs, stop)
     for kernel in kernels:
         print(f"{kernel.label}: {kernel.origin} -> {kernel.boot_image}")
     return 0
@@ -243,56 +239,6 @@ def _fetch(arguments: argparse.Namespace) -> int:
 def _say_choices(choices: Sequence[Choice]) -> None:
     for choice in choices:
         say(f"{choice.label}: {choice.version} {choice.flavour} ({choice.provider} {choice.key})")
-
-
-def _parallel(jobs: Sequence[Callable[[], Any]], workers: int, stop: threading.Event) -> list[Any]:
-    """Run jobs side by side; when one fails, start no further ones, let the running ones end, and raise.
-
-    An interrupt is passed on by setting `stop`, at which a download ends where it is, to go on another time.
-    """
-    if len(jobs) == 1:
-        # In the main thread an interrupt is felt even while nothing arrives.
-        return [jobs[0]()]
-    with ThreadPoolExecutor(max_workers=workers) as pool:
-        try:
-            futures: list[Future[Any]] = [pool.submit(job) for job in jobs]
-            wait(futures, return_when=FIRST_EXCEPTION)
-            pool.shutdown(cancel_futures=True)
-        except BaseException:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
-            raise
-    # The first that failed says why; those after it were perhaps not even started.
-    return [future.result() for future in sorted(futures, key=lambda future: future.cancelled())]
-
-
-@contextmanager
-def _bars() -> Iterator[Meter]:
-    """Show a progress bar with speed for each download, on a terminal; elsewhere lines of progress must do."""
-    if not sys.stderr.isatty():
-        yield no_meter
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-    from rich.table import Column
-
-    columns = (
-        TextColumn("{task.description}", table_column=Column(no_wrap=True, ratio=2)),
-        BarColumn(bar_width=None, table_column=Column(ratio=1)),
-        DownloadColumn(table_column=Column(no_wrap=True)),
-        TransferSpeedColumn(table_column=Column(no_wrap=True)),
-    )
-    with Progress(*columns, console=Console(stderr=True), expand=True) as bars:
-        tasks: dict[str, Any] = {}
-        lock = threading.Lock()
-
-        def meter(name: str, done: int, total: int) -> None:
-            with lock:
-                if name not in tasks:
-                    tasks[name] = bars.add_task(name.partition("_")[0], total=total or None)
-                bars.update(tasks[name], completed=done)
-
-        yield meter
 
 
 # build
@@ -313,7 +259,7 @@ def _build(arguments: argparse.Namespace) -> int:
         raise UsageError(
             f"{arguments.source} has many kernels", expected="--ref with a tag or branch", hint="--ref v6.6.30"
         )
-    with _bars() as meter:
+    with downloads.bars() as meter:
         if remote or not (arguments.source or versions):
             tree = source.from_remote(arguments.source or "", arguments.ref, progress=say)
         elif arguments.source:
@@ -418,7 +364,7 @@ def _prune(arguments: argparse.Namespace) -> int:
 
 
 def _lock(arguments: argparse.Namespace) -> int:
-    with _bars() as meter:
+    with downloads.bars() as meter:
         catalog = Catalog(progress=say, meter=meter, refresh=arguments.refresh, default=arguments.arch)
         locked: list[Choice] = []
         packages: dict[str, dict[str, str]] = {}

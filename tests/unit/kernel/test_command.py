@@ -15,8 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.cli import kernels as cli
-from harness.cli import main
+from harness.cli import downloads, main
 from harness.kernel import cache as kernel_cache
 from harness.kernel import prune
 from harness.kernel.version import KernelVersion
@@ -315,7 +314,7 @@ def test_an_interrupt_reaches_downloads_side_by_side() -> None:
 
     jobs = [partial(job, "a", lambda: None), partial(job, "b", lambda: os.kill(os.getpid(), signal.SIGINT))]
     with pytest.raises(KeyboardInterrupt):
-        cli._parallel([*jobs, partial(ended.append, "never started")], 2, stop)
+        downloads.parallel([*jobs, partial(ended.append, "never started")], 2, stop)
     # An interrupt in the middle of starting a thread leaves that one to end by itself.
     wait_until(lambda: sorted(ended) == ["a", "b"])
 
