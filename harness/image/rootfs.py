@@ -16,7 +16,7 @@ from typing import Any
 from harness import needs
 from harness.errors import BuildError, UsageError
 from harness.image.layers import read_into
-from harness.image.tree import Node, FileTree
+from harness.image.tree import FileTree, Node
 from harness.util import cache
 from harness.util.proc import run
 
