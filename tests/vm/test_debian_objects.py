@@ -44,7 +44,7 @@ def embedded(program: bytes) -> bytes:
     raise AssertionError("the program has no BPF object in it")
 
 
-class OneMachine(kernels.Machines):
+class OneMachine(kernels.PoolMachines):
     """The same machine as long as it is healthy: each trial has a process of its own there."""
 
     def __init__(self, pool: Pool, choice: Choice) -> None:
