@@ -10,7 +10,7 @@ from pathlib import Path
 import harness
 from harness.errors import UsageError
 from harness.kernel.build import kbuild, kept_tree
-from harness.kernel.build.source import Tree
+from harness.kernel.build.source import SourceTree
 from harness.mutants import generate, recipes
 from harness.mutants.edit import Mutant
 from harness.mutants.schemata import SchemataTrial
@@ -32,7 +32,7 @@ class Campaign:
         say: Prints a line of progress.
     """
 
-    def __init__(self, tree: Tree, series: str, say: Callable[[str], None]) -> None:
+    def __init__(self, tree: SourceTree, series: str, say: Callable[[str], None]) -> None:
         self._tree = tree
         self._series = series
         self._say = say

@@ -38,7 +38,7 @@ _CHECKSUM = re.compile(r"([0-9a-f]{64})  (linux-(\d+\.\d+(?:\.\d+)?)\.tar\.xz)")
 
 
 @dataclass(frozen=True)
-class Tree:
+class SourceTree:
     """A kernel source tree on this machine.
 
     Attributes:
@@ -50,7 +50,7 @@ class Tree:
     origin: str
 
 
-def in_hand(path: Path, ref: str, *, progress: Progress) -> Tree:
+def in_hand(path: Path, ref: str, *, progress: Progress) -> SourceTree:
     """Use a tree, a git repository or an archive that the user has.
 
     Args:
@@ -67,11 +67,11 @@ def in_hand(path: Path, ref: str, *, progress: Progress) -> Tree:
     if ref:
         return _from_git(path, ref, progress)
     if path.is_dir():
-        return Tree(path, f"the tree {path}")
+        return SourceTree(path, f"the tree {path}")
     return _unpacked(path, cache.digest_file(path), f"the archive {path}", progress)
 
 
-def _from_git(repository: Path, ref: str, progress: Progress, *, shown: tuple[str, str] = ("", "")) -> Tree:
+def _from_git(repository: Path, ref: str, progress: Progress, *, shown: tuple[str, str] = ("", "")) -> SourceTree:
     """Export a commit; `shown`: what messages call it and its repository."""
     name, place = (shown[0] or ref, shown[1] or str(repository))
     git = needs.program("git")
@@ -96,7 +96,7 @@ def _from_git(repository: Path, ref: str, progress: Progress, *, shown: tuple[st
         return _unpacked(archive, commit, f"{name} ({commit[:12]}) of {place}", progress)
 
 
-def from_remote(url: str, ref: str, *, progress: Progress) -> Tree:
+def from_remote(url: str, ref: str, *, progress: Progress) -> SourceTree:
     """Fetch one commit from a git repository on a server, without its history.
 
     Args:
@@ -137,7 +137,7 @@ def wanted(text: str) -> tuple[KernelVersion, bool]:
     return version, re.fullmatch(r"v?\d+\.\d+", text.strip()) is not None
 
 
-def from_debian(text: str, index: dict[str, Any], *, progress: Progress, meter: Meter = no_meter) -> Tree:
+def from_debian(text: str, index: dict[str, Any], *, progress: Progress, meter: Meter = no_meter) -> SourceTree:
     """Fetch the tree of a series from its `linux-source-SERIES` package.
 
     Args:
@@ -223,7 +223,7 @@ def on_kernel_org(text: str, *, progress: Progress) -> tuple[str, KernelVersion,
     return (base, max(fit), *releases[max(fit)])
 
 
-def from_kernel_org(text: str, *, progress: Progress, meter: Meter = no_meter) -> Tree:
+def from_kernel_org(text: str, *, progress: Progress, meter: Meter = no_meter) -> SourceTree:
     """Fetch a release's tarball from kernel.org and compare it with the sha256 published there.
 
     Args:
@@ -248,7 +248,7 @@ def from_kernel_org(text: str, *, progress: Progress, meter: Meter = no_meter) -
     return tree
 
 
-def find(text: str, index: Any, *, progress: Progress, meter: Meter = no_meter) -> Tree:
+def find(text: str, index: Any, *, progress: Progress, meter: Meter = no_meter) -> SourceTree:
     """Fetch a tree from the first place that has it: Debian's source package, then kernel.org.
 
     Args:
@@ -266,7 +266,7 @@ def find(text: str, index: Any, *, progress: Progress, meter: Meter = no_meter) 
         ("kernel.org", lambda: from_kernel_org(text, progress=progress, meter=meter)),
     ):
         tree = _attempt(bring)
-        if isinstance(tree, Tree):
+        if isinstance(tree, SourceTree):
             return tree
         progress(f"{name}: {tree.what}")
         reasons.append(f"{name}: {tree.what}")
@@ -278,9 +278,9 @@ def find(text: str, index: Any, *, progress: Progress, meter: Meter = no_meter) 
     )
 
 
-def _attempt(bring: Any) -> Tree | HarnessError:
+def _attempt(bring: Any) -> SourceTree | HarnessError:
     try:
-        tree: Tree = bring()
+        tree: SourceTree = bring()
     except (SelectorError, InfrastructureError) as error:
         return error
     return tree
@@ -290,12 +290,12 @@ def _place(identity: str) -> Path:
     return kernel_cache.folder() / "sources" / identity[:20]
 
 
-def _known(identity: str, origin: str) -> Tree | None:
+def _known(identity: str, origin: str) -> SourceTree | None:
     place = _place(identity)
-    return Tree(place, origin) if place.is_dir() else None
+    return SourceTree(place, origin) if place.is_dir() else None
 
 
-def _unpacked(archive: Path, identity: str, origin: str, progress: Progress) -> Tree:
+def _unpacked(archive: Path, identity: str, origin: str, progress: Progress) -> SourceTree:
     """Return the tree in an archive, unpacked into the cache under `identity`."""
     place = _place(identity)
     with cache.locked(place.with_name(f"{place.name}.lock")):
@@ -304,7 +304,7 @@ def _unpacked(archive: Path, identity: str, origin: str, progress: Progress) -> 
             with cache.new_folder(place) as made, tempfile.TemporaryDirectory(prefix="harness-source-") as scratch:
                 _extract(_tarball(archive, Path(scratch)), made)
                 kbuild.tree_version(made)
-    return Tree(place, origin)
+    return SourceTree(place, origin)
 
 
 def _tarball(archive: Path, scratch: Path) -> Path:
