@@ -10,12 +10,14 @@ import datetime as dt
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from harness.checks.faults import SIGNS
 from harness.errors import GuestEnded, GuestError, GuestHung, KernelCrashed, SelectorError, UsageError
 from harness.kernel import selector
 from harness.results.types import Fault
+from harness.util import data
 
 ENDS: dict[type[GuestError], str] = {KernelCrashed: "panic", GuestHung: "hung", GuestEnded: "ended"}
 """What the end of a guest is as a fault, by the error that a test gets; its kernel need not have logged it."""
@@ -102,18 +104,18 @@ class KnownFault:
 _FIELDS = {"kind": str, "title": str, "fingerprint": str, "kernels": str, "reason": str, "expires": dt.date}
 
 
-def read_known(data: Mapping[str, Any], file: str) -> list[KnownFault]:
+def read_known(content: Mapping[str, Any], file: str) -> list[KnownFault]:
     """Return the entries `[[fault]]` of a file.
 
     Args:
-        data: The content of the TOML file.
+        content: The content of the TOML file.
         file: Its name, for messages.
 
     Raises:
         UsageError: An entry is malformed, or lacks a fault, kernels, a reason or an expiry date.
     """
-    rows = data.get("fault", [])
-    if set(data) - {"fault"} or not isinstance(rows, list):
+    rows = content.get("fault", [])
+    if set(content) - {"fault"} or not isinstance(rows, list):
         raise UsageError(f"{file} contains more than known faults", expected="entries [[fault]] and nothing else")
     return [_known(row, f"{file}, entry {number}") for number, row in enumerate(rows, 1)]
 
@@ -148,6 +150,22 @@ def _known(row: object, origin: str) -> KnownFault:
         row["expires"],
         origin,
     )
+
+
+def load(files: Iterable[Path]) -> tuple[list[KnownFault], list[str]]:
+    """Return the valid known faults, the package's and those of files, and a line about each expired one.
+
+    Args:
+        files: The user's files.
+
+    Raises:
+        UsageError: A file cannot be read or is malformed.
+    """
+    name = "known-faults.toml"
+    entries = read_known(data.read_toml("kernels", name), f"kernels/{name}")
+    for path in files:
+        entries += read_known(data.read_user_toml(path), str(path))
+    return in_force(entries, dt.datetime.now(tz=dt.timezone.utc).date())
 
 
 def in_force(entries: Iterable[KnownFault], today: dt.date) -> tuple[list[KnownFault], list[str]]:

@@ -83,6 +83,14 @@ def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("--record", type=Path, metavar="FILE", help="write a run record, for report, compare and merge")
     parser.add_argument("--leaks", action="store_true", help="fail when kernel objects are left behind")
+    parser.add_argument(
+        "--known-faults",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="faults of the kernel that do not fail the program, besides the package's own list; repeats",
+    )
     parser.add_argument("--accel", choices=("auto", "kvm", "tcg"), default="auto", help="as for pytest (default: auto)")
     parser.add_argument("words", nargs=argparse.REMAINDER, metavar="PROGRAM ARGUMENTS", help="after --, or at the end")
 
@@ -128,4 +136,13 @@ def _run(arguments: argparse.Namespace) -> int:
     needs = Needs(memory=arguments.memory, cpus=arguments.cpus, rootfs=str(what or ""))
     selectors = arguments.kernel or ["6.12"]
     record = ExecRecord(arguments.record, sys.argv) if arguments.record is not None else None
-    return exec_on_kernels(pack_for, wishes, selectors, needs, accel=arguments.accel, say=say, record=record)
+    return exec_on_kernels(
+        pack_for,
+        wishes,
+        selectors,
+        needs,
+        accel=arguments.accel,
+        say=say,
+        record=record,
+        known_faults=arguments.known_faults,
+    )

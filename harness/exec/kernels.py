@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harness import kernel
+from harness.checks.kernel_log import KernelLog
+from harness.checks.known_faults import load
 from harness.errors import InfrastructureError, KernelFileError
 from harness.exec.parcel import Parcel
 from harness.exec.record import ExecRecord
 from harness.exec.run import Done, Wishes, run_on
 from harness.exec.streams import Input, Replayed, Writer, flush
+from harness.kernel.catalog import policy
+from harness.kernel.selector import Policy, meets, parse_condition
+from harness.kernel.types import Choice
 from harness.machines.pool import Pool, Settings
 from harness.results.outcomes import Outcome
 from harness.util import architecture
@@ -34,6 +40,7 @@ def exec_on_kernels(
     accel: str,
     say: Callable[[str], None],
     record: ExecRecord | None = None,
+    known_faults: Sequence[Path] = (),
 ) -> int:
     """Run it, each time on a machine of its own.
 
@@ -45,6 +52,7 @@ def exec_on_kernels(
         accel: "auto", "kvm" or "tcg".
         say: Prints a line of progress.
         record: The run record to write.
+        known_faults: Files with known faults, besides the package's list.
 
     Returns:
         The exit status of this command: the program's with one kernel, 0 or 1 with several, 3 when one was lost.
@@ -59,6 +67,10 @@ def exec_on_kernels(
     for note in next(iter(parcels.values())).notes:
         say(f"harness: {note}")
     pool = Pool(Settings(accel=accel), say)
+    known, expired = load(known_faults)
+    for line in expired:
+        say(f"harness: known fault: {line}")
+    of_data = policy()
     source = Replayed(Input())
     width = max(len(choice.label) for choice in choices)
     dones: list[Done] = []
@@ -77,8 +89,9 @@ def exec_on_kernels(
                 release = machine.release
                 try:
                     flush()
+                    log = KernelLog((), known, functools.partial(_is_for, choice, of_data))
                     out = Writer(1, prefix, keep=_KEPT if wishes.results is not None else 0)
-                    done = run_on(machine, parcel, wishes, source, out, Writer(2, prefix))
+                    done = run_on(machine, parcel, wishes, source, out, Writer(2, prefix), log)
                 finally:
                     pool.give_back(spec, machine)
             except (InfrastructureError, KernelFileError) as error:
@@ -86,7 +99,7 @@ def exec_on_kernels(
                 done = Done(InfrastructureError.exit_status, (str(error),), Outcome.INFRASTRUCTURE)
             dones.append(done)
             seconds = time.monotonic() - began
-            for text in done.said:
+            for text in (*done.excused, *done.said):
                 say(f"harness: {choice.label}: {text}")
             if prefix:
                 how = "could not be run" if done.outcome is Outcome.INFRASTRUCTURE else f"exit status {done.status}"
@@ -100,6 +113,10 @@ def exec_on_kernels(
     if record is not None:
         record.finish(status)
     return status
+
+
+def _is_for(choice: Choice, of_data: Policy, condition: str) -> bool:
+    return meets(choice, parse_condition(condition), of_data)
 
 
 def _status(dones: Sequence[Done]) -> int:

@@ -119,12 +119,14 @@ class Done:
         said: Why, where it is not the program that says so: a time-out, a crash, leaks, faults of the kernel.
         outcome: The same as records have it.
         suite: The program's own tests, where they were asked for.
+        excused: The known faults that the kernel reported, one line each; they do not fail it.
     """
 
     status: int
     said: tuple[str, ...] = ()
     outcome: Outcome = Outcome.PASSED
     suite: SuiteResult | None = None
+    excused: tuple[str, ...] = ()
 
 
 @dataclass
@@ -153,7 +155,15 @@ class _Signals:
             program.send_signal(signal.SIGKILL if number in self.numbers[: self.taken - 1] else number)
 
 
-def run_on(machine: Machine, parcel: Parcel, wishes: Wishes, source: InputSource, out: Sink, err: Sink) -> Done:
+def run_on(
+    machine: Machine,
+    parcel: Parcel,
+    wishes: Wishes,
+    source: InputSource,
+    out: Sink,
+    err: Sink,
+    log: KernelLog | None = None,
+) -> Done:
     """Run a command on a machine that is used for nothing else.
 
     Args:
@@ -163,13 +173,14 @@ def run_on(machine: Machine, parcel: Parcel, wishes: Wishes, source: InputSource
         source: Its standard input.
         out: Where its standard output goes.
         err: Where its standard error goes.
+        log: The check of the kernel log; by default one that knows no fault.
 
     Raises:
         UsageError: It cannot be started.
         InfrastructureError: The machine was lost, which says nothing about the program.
         BrokenPipeError: Nobody reads the output any more.
     """
-    log = KernelLog()
+    log = log if log is not None else KernelLog()
     checks = Checks([LeakCheck(Path.cwd(), is_last=True), log] if wishes.leaks else [log])
     checks.begin(machine)
     said: list[str] = []
@@ -205,7 +216,8 @@ def run_on(machine: Machine, parcel: Parcel, wishes: Wishes, source: InputSource
     bad = suite is not None and bool(suite.problems or any(case.outcome.is_bad for case in suite.cases))
     status = status or int(bool(troubles) or bad)
     outcome = outcome_of("failed" if status else "passed", expected=False, troubles=troubles)
-    return Done(status, tuple(said), outcome, suite)
+    excused = tuple(f"known fault: {fault.title} ({entry.reason})" for fault, entry in log.excused)
+    return Done(status, tuple(said), outcome, suite, excused)
 
 
 def send(process: GuestProcess, parcel: Parcel) -> None:

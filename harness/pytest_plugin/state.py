@@ -134,17 +134,10 @@ class PluginState:
         Raises:
             UsageError: A user's file cannot be read or is malformed.
         """
-        import datetime as dt
-
-        from harness.checks.known_faults import in_force, read_known
-        from harness.util import data
+        from harness.checks.known_faults import load
 
         if self._known is None:
-            name = "known-faults.toml"
-            entries = read_known(data.read_toml("kernels", name), f"kernels/{name}")
-            for path in self.config.getini("harness_known_faults"):
-                entries += read_known(data.read_user_toml(Path(path)), str(path))
-            self._known, self.expired = in_force(entries, dt.datetime.now(tz=dt.timezone.utc).date())
+            self._known, self.expired = load(map(Path, self.config.getini("harness_known_faults")))
         return self._known
 
     def require(self, choice: Choice, spec: MachineSpec, names: list[str], shared: Machine | None = None) -> None:

@@ -12,15 +12,19 @@ from pathlib import Path
 
 import pytest
 
+from harness.checks.kernel_log import KernelLog
+from harness.checks.known_faults import load
 from harness.cli import main
 from harness.exec.parcel import pack
 from harness.exec.run import Done, Results, Wishes, run_on
 from harness.exec.streams import Writer
 from harness.image.rootfs import Rootfs
 from harness.kernel.types import Choice
+from harness.machines.pool import Pool, Settings
 from harness.results.file import read
 from harness.results.outcomes import Outcome
 from harness.vm.machine import Machine
+from tests.vm.provoke import provoke
 
 
 class Words:
@@ -55,13 +59,14 @@ class Ran:
         wishes: Wishes,
         source: Words,
         rootfs: Rootfs | None = None,
+        log: KernelLog | None = None,
     ) -> None:
         parcel = pack(words, (), cwd=folder, memory=256, rootfs=rootfs)
         nowhere = os.open(os.devnull, os.O_WRONLY)
         try:
             out, err = Writer(nowhere, keep=1 << 24), Writer(nowhere, keep=1 << 24)
             source.printed = out.kept
-            self.done: Done = run_on(machine, parcel, wishes, source, out, err)
+            self.done: Done = run_on(machine, parcel, wishes, source, out, err, log)
         finally:
             os.close(nowhere)
         self.out, self.err = out.kept.decode(), err.kept.decode()
@@ -149,6 +154,34 @@ def test_a_crash_of_the_kernel_fails_the_program(vm: Machine, tmp_path: Path) ->
     ran = run(vm, tmp_path, "/bin/sh", "-c", "echo before; echo c > /proc/sysrq-trigger; sleep 60")
     assert (ran.done.status, ran.done.outcome) == (1, Outcome.CRASHED)
     assert "sysrq triggered crash" in "\n".join(ran.done.said)
+
+
+KNOWN = """
+[[fault]]
+kind = "WARN"
+title = "vmalloc"
+kernels = ">=4.12"
+reason = "it is provoked on purpose"
+expires = 2999-01-01
+"""
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_known_fault_does_not_fail_the_program(kernel_choice: Choice, tmp_path: Path, is_known: bool) -> None:
+    (tmp_path / "known.toml").write_text(KNOWN)
+    known, _ = load([tmp_path / "known.toml"] if is_known else [])
+    pool = Pool(Settings(), lambda _: None)  # the kernel is tainted afterwards, which the checks of `vm` report
+    try:
+        machine = pool.take(pool.prepare(kernel_choice))
+        provoke(machine, "warn")
+        ran = Ran(machine, tmp_path, ["/bin/true"], Wishes({}), Words(), log=KernelLog((), known))
+    finally:
+        pool.close()
+    if is_known:
+        assert (ran.done.status, ran.done.outcome, ran.done.said) == (0, Outcome.PASSED, ())
+        assert "it is provoked on purpose" in ran.done.excused[0]
+    else:
+        assert (ran.done.status, ran.done.outcome) == (1, Outcome.FAULTED)
 
 
 @pytest.mark.leaks("the program leaves a pinned map on purpose")
