@@ -41,6 +41,7 @@ class Architecture:
     shared: str
     syscalls: Mapping[str, int]
     flavours: Mapping[str, str]
+    kernel_parameters: tuple[str, ...] = ()
 
     @property
     def is_own(self) -> bool:

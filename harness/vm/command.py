@@ -38,6 +38,7 @@ def kernel_words(spec: MachineSpec) -> tuple[str, ...]:
         # A panic ends QEMU at once (with -no-reboot), so that the host notices it without a time-out.
         "panic=-1",
         f"harness.channel=/dev/{spec.architecture.channel}",
+        *spec.architecture.kernel_parameters,
         *spec.parameters,
     )
 
@@ -145,7 +146,8 @@ def plain_argv(spec: MachineSpec, *, qemu: Path) -> list[str]:
     argv += ["-accel", spec.accel.value, "-cpu", spec.architecture.cpu if spec.accel is Accel.TCG else "max"]
     argv += ["-m", f"{spec.needs.memory}M", "-smp", str(spec.needs.cpus)]
     argv += ["-kernel", str(spec.kernel.boot_image), "-initrd", str(spec.image.path)]
-    return [*argv, "-append", " ".join((f"console={spec.architecture.console}", "panic=-1", *spec.parameters))]
+    words = (f"console={spec.architecture.console}", "panic=-1", *spec.architecture.kernel_parameters, *spec.parameters)
+    return [*argv, "-append", " ".join(words)]
 
 
 def shell_argv(

@@ -45,8 +45,8 @@ def argv_of(made: MachineSpec) -> list[str]:
     return vng_argv(made, kernel=Path("/k/image"), vng=Path("/bin/vng"), qemu=Path("/run/vm-1/qemu"), run_dir=RUN)
 
 
-def appended(console: str, channel: str) -> list[str]:
-    words = (f"console={console}", "loglevel=5", "panic=-1", f"harness.channel=/dev/{channel}", "quiet")
+def appended(console: str, channel: str, *own: str) -> list[str]:
+    words = (f"console={console}", "loglevel=5", "panic=-1", f"harness.channel=/dev/{channel}", *own, "quiet")
     return [part for word in words for part in ("--append", word)]
 
 
@@ -69,7 +69,10 @@ def qemu_options(channel: str, *machine: str) -> list[str]:
 
 BEGIN = ["/bin/vng", "--run", "/k/image"]
 QEMU = ["--qemu", "/run/vm-1/qemu"]
-X86 = [*appended("ttyS0", "ttyS1"), *qemu_options("-serial chardev:harness", "-machine sata=off,smbus=off")]
+X86 = [
+    *appended("ttyS0", "ttyS1", "no_timer_check"),
+    *qemu_options("-serial chardev:harness", "-machine sata=off,smbus=off"),
+]
 ARM = [*appended("ttyAMA0", "ttyS0"), *qemu_options("-device pci-serial,chardev=harness")]
 
 
@@ -104,7 +107,7 @@ def test_the_commands_in_messages_fit_the_architecture(host: Callable[[str], Non
     assert x86 == [
         *"/q -machine q35 -nographic -no-reboot -accel tcg -cpu max".split(),
         *rest,
-        "console=ttyS0 panic=-1 quiet",
+        "console=ttyS0 panic=-1 no_timer_check quiet",
     ]
     assert arm == [
         *"/q -machine virt -nographic -no-reboot -accel tcg -cpu cortex-a57".split(),
