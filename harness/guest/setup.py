@@ -54,7 +54,8 @@ def mount_all(leave_out: Callable[[], list[str]] = list) -> list[str]:
         except OSError:
             absent.append(kind)  # without the file system, the kernel does not create this folder in sysfs
             continue
-        if syscalls.libc.mount(kind.encode(), target.encode(), kind.encode(), flags, options.encode()) != 0:
+        # cgroup2 of 4.14.67 and 4.19.13 refuses an empty option; that of 5.2.1 does not.
+        if syscalls.libc.mount(kind.encode(), target.encode(), kind.encode(), flags, options.encode() or None) != 0:
             absent.append(kind)
     return absent
 
