@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 import pytest
@@ -24,8 +25,10 @@ def attempt(of: Map, command: str, count: int, **fields: Any) -> dict[str, Any]:
         of: The map.
         command: "lookup", "update", "delete" or "lookup_and_delete".
         count: Elements that it is asked about.
-        **fields: Further fields; None makes a null pointer of one that would be written through.
+        **fields: Further fields; None makes a null pointer of one that would be written through, a tuple of numbers
+            goes in the guest's byte order.
     """
+    fields = {name: packed(of, *value) if isinstance(value, tuple) else value for name, value in fields.items()}
     outputs: dict[str, int | bytes] = {}
     if command.startswith("lookup"):
         rooms = {"out_batch": 8, "keys": 4 * max(count, 1), "values": 4 * max(count, 1)}
@@ -34,8 +37,8 @@ def attempt(of: Map, command: str, count: int, **fields: Any) -> dict[str, Any]:
     return {"errno": name_of(answer.errno), "count": answer.numbers.get("count", count)}
 
 
-def packed(*numbers: int) -> bytes:
-    return b"".join(number.to_bytes(4, "little", signed=number < 0) for number in numbers)
+def packed(of: Map, *numbers: int) -> bytes:
+    return b"".join(number.to_bytes(4, of.commands.byte_order, signed=number < 0) for number in numbers)
 
 
 @pytest.mark.contract("batch.command")
@@ -52,7 +55,7 @@ def test_which_batch_commands_there_are(scene: Scene, case: str, observe: Observ
 
 @pytest.mark.contract("batch.count_when_unsupported")
 def test_a_command_that_is_not_supported_leaves_the_count(scene: Scene, observe: Observe) -> None:
-    observe(attempt(scene.holding(), "delete", 3, keys=packed(0, 1, 2))["count"])
+    observe(attempt(scene.holding(), "delete", 3, keys=(0, 1, 2))["count"])
 
 
 # Reading.
@@ -61,7 +64,7 @@ def test_a_command_that_is_not_supported_leaves_the_count(scene: Scene, observe:
 @pytest.mark.contract("batch.lookup_values")
 def test_a_batch_reads_ids(scene: Scene, observe: Observe) -> None:
     values = scene.holding(0, 1, 2, 3).lookup_batch(4).values
-    observe("ids" if values == [packed(scene.inner.id)] * 4 else "something else")
+    observe("ids" if values == [packed(scene.inner, scene.inner.id)] * 4 else "something else")
 
 
 @pytest.mark.contract("batch.lookup_with_room")
@@ -94,7 +97,7 @@ def walk_in_steps(outer_type: str, step: int, elements: int) -> dict[str, Any]:
     template = raw.map_create("hash", 4, 4, 8)
     outer = raw.map_create(outer_type, 4, 4, elements, inner_map_fd=template)
     for number in range(elements):
-        raw.map_update(outer, number.to_bytes(4, "little"), template.to_bytes(4, "little"))
+        raw.map_update(outer, number.to_bytes(4, sys.byteorder), template.to_bytes(4, sys.byteorder))
     keys: set[bytes] = set()
     fields: dict[str, Any] = {"map_fd": outer, "count": step}
     while True:
@@ -122,13 +125,13 @@ def test_a_walk_in_batches_of_one_element(scene: Scene, observe: Observe) -> Non
 
 @pytest.mark.contract("batch.token_beyond_end")
 def test_a_walk_goes_on_beyond_the_end(scene: Scene, observe: Observe) -> None:
-    observe(attempt(scene.holding(0, 1, 2, 3), "lookup", 4, in_batch=packed(1 << 20, 0)))
+    observe(attempt(scene.holding(0, 1, 2, 3), "lookup", 4, in_batch=(1 << 20, 0)))
 
 
 @pytest.mark.contract("batch.null_pointer")
 def test_a_pointer_is_null(scene: Scene, case: str, observe: Observe) -> None:
     pointer, _, command = case.partition("_of_")
-    given = {"keys": packed(0), "values": packed(scene.inner.fd)} if command == "update" else {}
+    given = {"keys": (0,), "values": (scene.inner.fd,)} if command == "update" else {}
     outer = scene.holding(0, 1, 2, 3)
     observe(attempt(outer, command, 1 if command == "update" else 4, **{**given, pointer: None})["errno"])
 
@@ -139,7 +142,7 @@ def test_a_pointer_is_null(scene: Scene, case: str, observe: Observe) -> None:
 def update(outer: Map, *elements: tuple[int, int]) -> dict[str, Any]:
     """Update elements, which are given as keys and descriptors, in one batch."""
     keys, fds = zip(*elements, strict=True)
-    return attempt(outer, "update", len(elements), keys=packed(*keys), values=packed(*fds))
+    return attempt(outer, "update", len(elements), keys=keys, values=fds)
 
 
 @pytest.mark.contract("batch.update_bad_fd")
@@ -182,14 +185,14 @@ def which_is_at(scene: Scene, outer: Map, key: int) -> str:
 
 @pytest.mark.contract("batch.delete_missing")
 def test_a_batch_stops_at_a_key_that_is_not_there(scene: Scene, observe: Observe) -> None:
-    observe(attempt(scene.holding(0, 1), "delete", 3, keys=packed(0, 9, 1)))
+    observe(attempt(scene.holding(0, 1), "delete", 3, keys=(0, 9, 1)))
 
 
 @pytest.mark.contract("batch.delete_missing_keeps")
 def test_a_batch_keeps_what_follows_a_missing_key(scene: Scene, observe: Observe) -> None:
     outer = scene.holding(0, 1)
-    attempt(outer, "delete", 3, keys=packed(0, 9, 1))
-    observe([int.from_bytes(key, "little") for key in outer])
+    attempt(outer, "delete", 3, keys=(0, 9, 1))
+    observe([int.from_bytes(key, scene.bpf.byte_order) for key in outer])
 
 
 @pytest.mark.contract("batch.lookup_and_delete_leaves")
@@ -206,7 +209,7 @@ def answers_to_bits_of_batches(outer_type: str, command: str, field: str) -> lis
     hooks.expedite()
     template = raw.map_create("hash", 4, 4, 8)
     outer = raw.map_create(outer_type, 4, 4, 4, inner_map_fd=template)
-    value = template.to_bytes(4, "little")
+    value = template.to_bytes(4, sys.byteorder)
     is_there, found = False, []
     for number in (0, *(1 << bit for bit in range(64))):
         if not is_there:

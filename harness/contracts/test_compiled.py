@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable
 
 import pytest
@@ -54,9 +55,10 @@ def loaded(outer_type: str, has_two: bool) -> list[int]:
     """Load a program for each of :data:`READS`."""
     inner = raw.map_create("array", 4, SIZE, ELEMENTS)
     for element in range(ELEMENTS):
-        raw.map_update(inner, element.to_bytes(4, "little"), (40 + element).to_bytes(SIZE, "little"))
+        value = (40 + element).to_bytes(4, sys.byteorder) + bytes(SIZE - 4)
+        raw.map_update(inner, element.to_bytes(4, sys.byteorder), value)
     outer, other = (raw.map_create(outer_type, 4, 4, 3, inner_map_fd=inner) for _ in range(2))
-    raw.map_update(outer, bytes(4), inner.to_bytes(4, "little"))
+    raw.map_update(outer, bytes(4), inner.to_bytes(4, sys.byteorder))
     programs = []
     for key, element in READS:
         code = asm.assemble(*reading(outer, other if has_two else outer, key, element))
@@ -123,4 +125,5 @@ def translated_for_nobody(outer_type: str) -> bytes:
 @pytest.mark.contract("prog.spectre_mask")
 def test_what_is_masked_for_others(scene: Scene, observe: Observe) -> None:
     with jit(scene.bpf, b"1"), open_to_all(scene.bpf):
-        observe(masks(asm.disassemble(scene.guest.call(translated_for_nobody, scene.type, closes=False))))
+        code = scene.guest.call(translated_for_nobody, scene.type, closes=False)
+        observe(masks(asm.disassemble(code, scene.bpf.byte_order)))

@@ -6,6 +6,7 @@ import errno
 import mmap
 import os
 import pickle
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -62,7 +63,7 @@ def replace_at_once(outer_type: str, flags: int, rounds: int) -> int:
     def replace() -> None:
         for _ in range(rounds):
             inner = raw.map_create("hash", 4, 4, 8)
-            raw.map_update(outer, bytes(4), inner.to_bytes(4, "little"))
+            raw.map_update(outer, bytes(4), inner.to_bytes(4, sys.byteorder))
             os.close(inner)
 
     together(replace, replace)
@@ -75,7 +76,7 @@ def replace_at_once(outer_type: str, flags: int, rounds: int) -> int:
 def insert_once(outer_type: str, rounds: int) -> int:
     """Insert new keys from two processes (BPF_NOEXIST), one after the other; return how often one was inserted."""
     outer, inner = outer_map(outer_type, elements=rounds)
-    fields: dict[str, Any] = {"map_fd": outer, "value": inner.to_bytes(4, "little"), "flags": 1}
+    fields: dict[str, Any] = {"map_fd": outer, "value": inner.to_bytes(4, sys.byteorder), "flags": 1}
     return at_every_key("MAP_UPDATE_ELEM", fields, rounds)
 
 
@@ -83,7 +84,7 @@ def delete_once(outer_type: str, rounds: int) -> int:
     """Delete keys from two processes, one after the other; return how often one was deleted."""
     outer, inner = outer_map(outer_type, elements=rounds)
     for number in range(rounds):
-        raw.map_update(outer, number.to_bytes(4, "little"), inner.to_bytes(4, "little"))
+        raw.map_update(outer, number.to_bytes(4, sys.byteorder), inner.to_bytes(4, sys.byteorder))
     return at_every_key("MAP_DELETE_ELEM", {"map_fd": outer}, rounds)
 
 
@@ -96,7 +97,7 @@ def at_every_key(command: str, fields: dict[str, Any], keys: int) -> int:
         for number in range(keys):
             os.write(other, b"!")
             os.read(mine, 1)
-            found += not raw.attempt(command, {**fields, "key": number.to_bytes(4, "little")})[0]
+            found += not raw.attempt(command, {**fields, "key": number.to_bytes(4, sys.byteorder)})[0]
         return found
 
     return sum(together(lambda: succeed(here[0], there[1]), lambda: succeed(there[0], here[1])))
@@ -109,12 +110,12 @@ def change_at_once(outer_type: str, elements: int, rounds: int) -> dict[str, lis
     def repeat(command: str, fields: dict[str, Any], outputs: dict[str, int | bytes]) -> list[int]:
         element = {"map_fd": outer, **fields}
         seen = {
-            raw.attempt(command, {**element, "key": (number % 4).to_bytes(4, "little")}, outputs)[0]
+            raw.attempt(command, {**element, "key": (number % 4).to_bytes(4, sys.byteorder)}, outputs)[0]
             for number in range(rounds)
         }
         return sorted(seen)
 
-    value = {"value": inner.to_bytes(4, "little")}
+    value = {"value": inner.to_bytes(4, sys.byteorder)}
     updates, deletions, lookups, walks = together(
         lambda: repeat("MAP_UPDATE_ELEM", value, {}),
         lambda: repeat("MAP_DELETE_ELEM", {}, {}),
@@ -143,15 +144,15 @@ def lookups_during_replacements(outer_type: str, flags: int, lookups: int) -> di
     """Look up an element while another process replaces it; return how many lookups found, missed, or did otherwise."""
     outer, first = outer_map(outer_type, flags)
     second = raw.map_create("hash", 4, 4, 8)
-    raw.map_update(outer, bytes(4), first.to_bytes(4, "little"))
-    ids = [raw.info(inner, "map")["id"].to_bytes(4, "little") for inner in (first, second)]
+    raw.map_update(outer, bytes(4), first.to_bytes(4, sys.byteorder))
+    ids = [raw.info(inner, "map")["id"].to_bytes(4, sys.byteorder) for inner in (first, second)]
     begun, ended = 0, 1
     said = mmap.mmap(-1, 2)
 
     def replace() -> None:
         while not said[ended]:
             for inner in (first, second):
-                raw.map_update(outer, bytes(4), inner.to_bytes(4, "little"))
+                raw.map_update(outer, bytes(4), inner.to_bytes(4, sys.byteorder))
             said[begun] = 1
 
     def look_up() -> dict[str, int]:

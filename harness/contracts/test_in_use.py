@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -39,7 +40,7 @@ GONE_WITHIN = 20.0
 
 Code = list[asm.Instruction | asm.Label]
 FUNCTIONS = ("main", "each", "again")
-TYPES = btf.encode(btf.integer("int", 4), btf.prototype(1), *(btf.function(name, 2) for name in FUNCTIONS))
+TYPES = (btf.integer("int", 4), btf.prototype(1), *(btf.function(name, 2) for name in FUNCTIONS))
 
 
 def using(outer: int, shared: int, rounds: int) -> tuple[bytes, bytes]:
@@ -56,7 +57,7 @@ def using(outer: int, shared: int, rounds: int) -> tuple[bytes, bytes]:
     each: Code = [asm.label("each"), *repeat(rounds, "again"), *unless_told(shared, "go on")]
     again: Code = [asm.label("again"), asm.call("ktime_get_ns"), *unless_told(shared, "once more")]
     starts = [0, slots(main), slots([*main, *each])]
-    known = b"".join(struct.pack("<II", start, 3 + number) for number, start in enumerate(starts))
+    known = b"".join(struct.pack("=II", start, 3 + number) for number, start in enumerate(starts))
     return asm.assemble(*main, *each, *again), known
 
 
@@ -92,7 +93,7 @@ def freed_when(outer_type: str, removal: str, sleepable: int) -> str:
     # Of no outer map: what frees it is queued after what frees the inner map, unless that is put off.
     later, area_of_later = large_array()
     number = raw.info(inner, "map")["id"]
-    raw.map_update(outer, bytes(4), inner.to_bytes(4, "little"))
+    raw.map_update(outer, bytes(4), inner.to_bytes(4, sys.byteorder))
     os.close(inner)
     program = load(outer, shared, rounds, sleepable)
     packet: dict[str, Any] = {} if sleepable else {"data_in": bytes(64), "data_size_in": 64}
@@ -109,7 +110,7 @@ def freed_when(outer_type: str, removal: str, sleepable: int) -> str:
         if word(shared, ENDED):
             raise AssertionError("the program ended before it was asked to")
     finally:
-        raw.map_update(shared, bytes(4), struct.pack("<III", 1, 1, 0))
+        raw.map_update(shared, bytes(4), struct.pack("=III", 1, 1, 0))
     for child in (runner, remover):
         _, status = os.waitpid(child, 0)
         if status:
@@ -140,6 +141,7 @@ def await_end_of(holds: Callable[[], bool]) -> bool:
 def load(outer: int, shared: int, rounds: int, sleepable: int) -> int:
     """Load the program that uses an inner map."""
     code, known = using(outer, shared, rounds)
+    types = btf.encode(*TYPES)
     return raw.command(
         "PROG_LOAD",
         prog_type="syscall" if sleepable else "sched_cls",
@@ -147,7 +149,7 @@ def load(outer: int, shared: int, rounds: int, sleepable: int) -> int:
         license="GPL",
         insns=code,
         insn_cnt=len(code) // 8,
-        prog_btf_fd=raw.command("BTF_LOAD", btf=TYPES, btf_size=len(TYPES)),
+        prog_btf_fd=raw.command("BTF_LOAD", btf=types, btf_size=len(types)),
         func_info=known,
         func_info_rec_size=8,
         func_info_cnt=len(FUNCTIONS),
@@ -157,7 +159,7 @@ def load(outer: int, shared: int, rounds: int, sleepable: int) -> int:
 def take_out(outer: int, removal: str, other: int) -> None:
     """Delete or replace the element that the program has found."""
     if removal == "replace":
-        raw.map_update(outer, bytes(4), other.to_bytes(4, "little"))
+        raw.map_update(outer, bytes(4), other.to_bytes(4, sys.byteorder))
     else:
         raw.map_delete(outer, bytes(4))
 
@@ -170,7 +172,7 @@ def large_areas() -> set[str]:
 
 def word(shared: int, offset: int) -> int:
     """Read what the program says."""
-    return int.from_bytes(raw.map_lookup(shared, bytes(4), 12)[offset : offset + 4], "little")
+    return int.from_bytes(raw.map_lookup(shared, bytes(4), 12)[offset : offset + 4], sys.byteorder)
 
 
 def await_word(shared: int, offset: int) -> None:
@@ -270,14 +272,15 @@ def test_the_types_of_a_template_go_with_it(scene: Scene, case: str, observe: Ob
     observe("gone" if gone else "stays")
 
 
-def locked_template(outer_type: str, types: bytes, size: int, key_type: int, value_type: int) -> str:
+def locked_template(outer_type: str, types: tuple[btf.Type, ...], size: int, key_type: int, value_type: int) -> str:
     """Offer a map with a lock in its values as a template in a process of two threads; say whether it goes."""
     done = threading.Event()
     # With one thread alone the kernel takes no reference on the file of a descriptor, and has none to forget.
     other = threading.Thread(target=done.wait)
     other.start()
     try:
-        fds = [raw.command("BTF_LOAD", btf=types, btf_size=len(types))]
+        data = btf.encode(*types)
+        fds = [raw.command("BTF_LOAD", btf=data, btf_size=len(data))]
         described = {"btf_fd": fds[0], "btf_key_type_id": key_type, "btf_value_type_id": value_type}
         fds.append(raw.map_create("hash", 4, size, 1, **described))
         number = raw.map_info(fds[1])["id"]
@@ -293,6 +296,6 @@ def locked_template(outer_type: str, types: bytes, size: int, key_type: int, val
 
 @pytest.mark.contract("use.locked_template")
 def test_a_template_with_a_lock_goes(scene: Scene, observe: Observe) -> None:
-    types = map_types.struct_btf("bpf_spin_lock")
+    types = map_types.struct_types("bpf_spin_lock")
     size, ids = map_types.STRUCT_SIZE, (map_types.KEY_TYPE, map_types.STRUCT_TYPE)
     observe(scene.guest.call(locked_template, scene.type, types, size, *ids))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from pathlib import Path
@@ -34,10 +35,10 @@ def ids_that_stay(before: set[int]) -> int:
 
 def try_everything(outer_type: str) -> None:
     """Issue every command on outer maps that takes a descriptor, with and without success; close all there is."""
-    little = (1).to_bytes(4, "little")
+    little = (1).to_bytes(4, sys.byteorder)
 
     def value(fd: int) -> bytes:
-        return fd.to_bytes(4, "little")
+        return fd.to_bytes(4, sys.byteorder)
 
     template = raw.map_create("hash", 4, 4, 8)
     array = raw.map_create("array", 4, 4, 8)
@@ -59,7 +60,7 @@ def try_everything(outer_type: str) -> None:
                 continue
     for command in (
         lambda: raw.map_lookup(outer, little, 4),
-        lambda: raw.map_lookup(outer, (3).to_bytes(4, "little"), 4),
+        lambda: raw.map_lookup(outer, (3).to_bytes(4, sys.byteorder), 4),
         lambda: raw.map_lookup(outer, little, 4, 64),
         lambda: raw.map_lookup_and_delete(outer, little, 4),
         lambda: raw.map_next_key(outer, None, 4),
@@ -142,7 +143,7 @@ def left_of_full(outer_type: str) -> int:
     outer = raw.map_create(outer_type, 4, 4, 4, inner_map_fd=template)
     for slot in range(4):
         inner = raw.map_create("hash", 4, 4, 8)
-        raw.map_update(outer, slot.to_bytes(4, "little"), inner.to_bytes(4, "little"))
+        raw.map_update(outer, slot.to_bytes(4, sys.byteorder), inner.to_bytes(4, sys.byteorder))
         os.close(inner)
     os.close(template)
     os.close(outer)
@@ -160,7 +161,7 @@ def stays_open(outer_type: str) -> bool:
     inner = raw.map_create("hash", 4, 4, 8)
     # A hash of one element has one bucket.
     outer = raw.map_create(outer_type, 4, 4, 1, inner_map_fd=template)
-    raw.map_update(outer, bytes(4), inner.to_bytes(4, "little"))
+    raw.map_update(outer, bytes(4), inner.to_bytes(4, sys.byteorder))
     kept = {raw.info(fd, "map")["id"] for fd in (template, inner)}
     os.close(outer)
     ids_that_stay(kept)

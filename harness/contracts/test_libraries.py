@@ -83,7 +83,12 @@ def test_libbpf_fills_the_slots(scene: Scene, opened: Callable[[str], BpfObject]
         scene.bpf.unpin("/sys/fs/bpf/outer")
     names = {one.map(name).id: name for name in ("first", "second")}
     outer = one.map("outer")
-    observe({str(int.from_bytes(key, "little")): names.get(outer.lookup(key), "another") for key in sorted(outer)})
+    observe(
+        {
+            str(int.from_bytes(key, scene.bpf.byte_order)): names.get(outer.lookup(key), "another")
+            for key in sorted(outer)
+        }
+    )
 
 
 @pytest.mark.contract("libbpf.map_create")

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import resource
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -211,7 +212,7 @@ def live_after_replacements(outer_type: str, flags: int, rounds: int) -> int:
     before = set(raw.ids("map"))
     for _ in range(rounds):
         inner = raw.map_create("hash", 4, 4, 8)
-        raw.map_update(outer, bytes(4), inner.to_bytes(4, "little"))
+        raw.map_update(outer, bytes(4), inner.to_bytes(4, sys.byteorder))
         os.close(inner)
     return len(set(raw.ids("map")) - before)
 
@@ -234,8 +235,8 @@ def churn(outer_type: str, rounds: int, of: str) -> int:
         counts.append(len(raw.ids("map") if of == "ids" else list(Path("/proc/self/fd").iterdir())))
         for number in range(0 if last else rounds):
             inner = raw.map_create("hash", 4, 4, 8)
-            key = (number % 16).to_bytes(4, "little")
-            raw.map_update(outer, key, inner.to_bytes(4, "little"))
+            key = (number % 16).to_bytes(4, sys.byteorder)
+            raw.map_update(outer, key, inner.to_bytes(4, sys.byteorder))
             os.close(inner)
             raw.map_delete(outer, key)
     return counts[1] - counts[0]
@@ -273,7 +274,7 @@ def pages_after_replacements(outer_type: str, flags: int, rounds: int) -> int:
     before = locked_pages()
     for _ in range(rounds):
         inner = raw.map_create("hash", 4, 4, 8)
-        raw.map_update(outer, bytes(4), inner.to_bytes(4, "little"))
+        raw.map_update(outer, bytes(4), inner.to_bytes(4, sys.byteorder))
         os.close(inner)
     for _ in range(50):  # maps are freed in the background
         more = locked_pages() - before
@@ -321,11 +322,11 @@ def grace_periods(outer_type: str, commands: list[str], count: int) -> dict[str,
         # Other tests turn it on, and may have had this machine before.
         Path("/sys/kernel/rcu_expedited").write_text("0")
     template = raw.map_create("hash", 4, 4, 8)
-    keys = [number.to_bytes(4, "little") for number in range(count)]
+    keys = [number.to_bytes(4, sys.byteorder) for number in range(count)]
     outers = {command: raw.map_create(outer_type, 4, 4, count, inner_map_fd=template) for command in commands}
     for command, outer in outers.items():
         for key in [] if command in ("update", "update_batch") else keys:
-            raw.map_update(outer, key, template.to_bytes(4, "little"))
+            raw.map_update(outer, key, template.to_bytes(4, sys.byteorder))
     tracing = Path(hooks.tracing())
     probes = tracing / "events/waits"
     (tracing / "tracing_on").write_text("0")
@@ -372,7 +373,7 @@ def issue(command: str, outer: int, keys: list[bytes], inner: int) -> None:
     """
     refused = command.startswith("refused_")
     kind = command.removeprefix("refused_").replace("replace", "update")
-    value = (9999 if refused else inner).to_bytes(4, "little")
+    value = (9999 if refused else inner).to_bytes(4, sys.byteorder)
     if kind.endswith("batch"):
         fields: dict[str, Any] = {"map_fd": outer, "keys": b"".join(keys), "values": value * len(keys)}
         outputs: dict[str, int | bytes] = {}
@@ -381,7 +382,7 @@ def issue(command: str, outer: int, keys: list[bytes], inner: int) -> None:
             fields, outputs = {"map_fd": outer, "count": 16}, {"keys": 64, "values": 64, "out_batch": 8}
     else:
         missing = kind == "delete" and refused
-        fields = {"map_fd": outer, "key": (99).to_bytes(4, "little") if missing else keys[0]}
+        fields = {"map_fd": outer, "key": (99).to_bytes(4, sys.byteorder) if missing else keys[0]}
         outputs = {"value": 4} if kind == "lookup" else {}
         if kind == "update":
             fields["value"] = value

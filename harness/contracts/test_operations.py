@@ -7,6 +7,7 @@ import mmap as memory
 import os
 import socket
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def no_inner_map(bpf: Bpf, kind: str, outer: Map, template: Map) -> Held | int:
         "regular_file": lambda: bpf.open("/proc/version"),
         "directory": lambda: bpf.open("/"),
         "path_only": lambda: bpf.open("/", os.O_PATH),
-        "btf": lambda: bpf.btf(btf.encode(btf.integer("int", 4))),
+        "btf": lambda: bpf.btf([btf.integer("int", 4)]),
         "program": lambda: bpf.prog("socket_filter", asm.return_(0)),
         "link": lambda: bpf.link(
             bpf.prog("cgroup_skb", asm.return_(1), expected_attach_type="cgroup_inet_egress"),
@@ -71,7 +72,7 @@ def test_a_value_is_the_descriptor_of_an_inner_map(scene: Scene, case: str, obse
     outer = scene.empty()
     other = no_inner_map(scene.bpf, case, outer, scene.template)
     fd = other if isinstance(other, int) else other.fd
-    observe(errno_of(outer.update, 0, fd.to_bytes(4, "little", signed=fd < 0)))
+    observe(errno_of(outer.update, 0, fd.to_bytes(4, scene.bpf.byte_order, signed=fd < 0)))
     if not isinstance(other, int):
         other.close()  # until v4.15 one program alone can be attached to a tracepoint
 
@@ -143,7 +144,7 @@ def update_at_the_end_of_a_page(outer_type: str) -> int:
     start = ctypes.addressof(ctypes.c_char.from_buffer(pages))
     if libc.mprotect(ctypes.c_void_p(start + memory.PAGESIZE), ctypes.c_size_t(memory.PAGESIZE), 0):
         raise OSError(ctypes.get_errno(), "mprotect")
-    pages[memory.PAGESIZE - 4 : memory.PAGESIZE] = template.to_bytes(4, "little")
+    pages[memory.PAGESIZE - 4 : memory.PAGESIZE] = template.to_bytes(4, sys.byteorder)
     fields: dict[str, Any] = {"map_fd": outer, "key": bytes(4), "value": start + memory.PAGESIZE - 4}
     return raw.attempt("MAP_UPDATE_ELEM", fields)[0]
 
@@ -155,7 +156,7 @@ def test_a_value_is_four_bytes(scene: Scene, observe: Observe) -> None:
 
 @pytest.mark.contract("update.null_pointer")
 def test_key_and_value_are_there(scene: Scene, case: str, observe: Observe) -> None:
-    good = {"key": bytes(4), "value": scene.inner.fd.to_bytes(4, "little")}
+    good = {"key": bytes(4), "value": scene.inner.fd.to_bytes(4, scene.bpf.byte_order)}
     observe(errno_of(scene.bpf.command, "MAP_UPDATE_ELEM", map_fd=scene.empty(), **{**good, case: None}))
 
 
@@ -199,7 +200,7 @@ def answers_to_bits(
     template = raw.map_create("hash", 4, 4, 8)
     outer, found = -1, []
     for number in (0, *(1 << bit for bit in range(bits))):
-        key, value = bytes(4), template.to_bytes(4, "little")
+        key, value = bytes(4), template.to_bytes(4, sys.byteorder)
         if outer < 0:
             outer = raw.map_create(outer_type, 4, 4, 4, inner_map_fd=template)
             if present:
@@ -347,7 +348,7 @@ def test_the_keys_of_an_empty_map(scene: Scene, observe: Observe) -> None:
 
 @pytest.mark.contract("next_key.walk")
 def test_a_walk_comes_to_every_key(scene: Scene, observe: Observe) -> None:
-    observe(sorted(int.from_bytes(key, "little") for key in scene.holding(1, 3)))
+    observe(sorted(int.from_bytes(key, scene.bpf.byte_order) for key in scene.holding(1, 3)))
 
 
 # Opening by id, and descriptors that may not do everything.
@@ -540,7 +541,7 @@ def send_over_socket(outer_type: str) -> int:
     child = os.fork()
     if child == 0:
         _, fds, _, _ = socket.recv_fds(there, 1, 2)
-        fields: dict[str, Any] = {"map_fd": fds[0], "key": bytes(4), "value": fds[1].to_bytes(4, "little")}
+        fields: dict[str, Any] = {"map_fd": fds[0], "key": bytes(4), "value": fds[1].to_bytes(4, sys.byteorder)}
         os._exit(raw.attempt("MAP_UPDATE_ELEM", fields)[0])
     socket.send_fds(here, [b"x"], [outer, template])
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -561,7 +562,7 @@ def duplicate_as_value(outer_type: str) -> int:
     """Insert an inner map by a copy of its descriptor."""
     template = raw.map_create("hash", 4, 4, 8)
     outer = raw.map_create(outer_type, 4, 4, 4, inner_map_fd=template)
-    value = os.dup(template).to_bytes(4, "little")
+    value = os.dup(template).to_bytes(4, sys.byteorder)
     fields: dict[str, Any] = {"map_fd": outer, "key": bytes(4), "value": value}
     return raw.attempt("MAP_UPDATE_ELEM", fields)[0]
 
@@ -679,5 +680,5 @@ def test_iterators_over_elements(scene: Scene, kernel: Kernel, case: str, observ
     function = scene.guest.call(number_of_iterator, "bpf_map_elem")
     program = bpf.prog("tracing", asm.return_(0), expected_attach_type="trace_iter", attach_btf_id=function)
     of = scene.inner if case == "inner_map" else Scene(scene.guest, bpf, kernel, case).holding()
-    info = of.fd.to_bytes(4, "little")
+    info = of.fd.to_bytes(4, bpf.byte_order)
     observe(errno_of(bpf.link, program, "trace_iter", iter_info=info, iter_info_len=len(info)))

@@ -6,7 +6,6 @@ memory that is not the map's.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -237,7 +236,7 @@ def test_one_call_looks_up_in_either_of_two_outer_maps(
 ) -> None:
     wide = bpf.map("array", value_size=64, max_entries=8)
     other = outer_of(bpf, contract, wide)
-    wide[2] = struct.pack("<I60x", 43)
+    wide[2] = (43).to_bytes(4, bpf.byte_order) + bytes(60)
     other[1] = wide
     code: Code = [
         asm.ldx("W", R6, R1, 0),  # __sk_buff.len: 64 here, which the verifier does not know
@@ -420,10 +419,11 @@ USES = {
     ),
     "lpm_trie": Use(
         [
-            *(asm.mov(R1, R0), *key_on_stack(R2, 32, 0x0100000A), asm.call("map_lookup_elem")),
+            *(asm.mov(R1, R0), *key_on_stack(R2, 32, 0x0A00000A), asm.call("map_lookup_elem")),
             *(asm.jump("==", R0, 0, "none"), asm.ldx("W", R0, R0)),
         ],
-        lambda inner: inner.update(struct.pack("<I4B", 8, 10, 0, 0, 0), 41),
+        # 10.0.0.0/8. The program looks for 10.0.0.10, which reads the same from both sides.
+        lambda inner: inner.update((8).to_bytes(4, inner.commands.byte_order) + bytes([10, 0, 0, 0]), 41),
         attributes={"key_size": 8, "map_flags": uapi.NO_PREALLOC},
     ),
     "queue": Use(_POP, push_41_42, attributes=_KEYLESS),
@@ -477,9 +477,9 @@ def test_inner_maps_of_every_type(bpf: Bpf, contract: Contract, observe: Observe
 # Values that the kernel knows the type of.
 
 
-def value_types() -> bytes:
+def value_types() -> tuple[btf.Type, ...]:
     """Types of values: 3 holds a lock, 6 a timer."""
-    return btf.encode(
+    return (
         btf.integer("u32", 4),
         btf.struct_of("bpf_spin_lock", 4, ("val", 1, 0)),
         btf.struct_of("locked", 8, ("lock", 2, 0), ("number", 1, 4)),
@@ -497,7 +497,7 @@ TIMED: dict[str, Any] = {"value_size": 24, "btf_value_type_id": 6}
 def test_a_program_locks_an_element(bpf: Bpf, contract: Contract, observe: Observe) -> None:
     types = bpf.btf(value_types())
     inner = bpf.map("array", max_entries=8, btf_fd=types, btf_key_type_id=1, **LOCKED)
-    inner[2] = struct.pack("<II", 0, 41)
+    inner[2] = bytes(4) + (41).to_bytes(4, bpf.byte_order)
     try:
         outer = outer_of(bpf, contract, inner)
     except BpfError as error:
@@ -779,9 +779,10 @@ def functions(bpf: Bpf, code: Code, *callbacks: str) -> dict[str, Any]:
             start += one.slots
     names = ("main", *callbacks)
     types = (btf.integer("int", 4), btf.prototype(1), *(btf.function(name, 2) for name in names))
-    known = b"".join(struct.pack("<II", starts[name], 3 + number) for number, name in enumerate(names))
+    numbers = (word for number, name in enumerate(names) for word in (starts[name], 3 + number))
+    known = b"".join(word.to_bytes(4, bpf.byte_order) for word in numbers)
     return {
-        "prog_btf_fd": bpf.btf(btf.encode(*types)),
+        "prog_btf_fd": bpf.btf(types),
         "func_info": known,
         "func_info_rec_size": 8,
         "func_info_cnt": len(names),

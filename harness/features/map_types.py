@@ -16,11 +16,11 @@ from harness.remote.map import Map
 KEY_TYPE, VALUE_TYPE = 1, 2
 """Numbers of the two types of :data:`INTEGERS`."""
 
-INTEGERS = btf.encode(btf.integer("int", 4, btf.SIGNED), btf.integer("long", 8))
-"""BTF of an integer key of four bytes and an integer value of eight."""
+INTEGERS = (btf.integer("int", 4, btf.SIGNED), btf.integer("long", 8))
+"""The types of an integer key of four bytes and of an integer value of eight."""
 
 STRUCT_TYPE, STRUCT_SIZE = 4, 24
-"""Number and size in bytes of the value's type in the BTF of :func:`struct_btf`."""
+"""Number and size in bytes of the value's type in :func:`struct_types`."""
 
 SPECIAL = {"plain": 8, "bpf_spin_lock": 4, "bpf_res_spin_lock": 4, "bpf_timer": 16, "bpf_wq": 16, "bpf_task_work": 8}
 """Structs that a value may begin with, and their sizes in bytes. All but the first are special to the kernel."""
@@ -98,11 +98,11 @@ MAP_TYPES: dict[str, MapType] = {
 the kernel."""
 
 
-def struct_btf(special: str) -> bytes:
-    """Return BTF of an integer key and of a struct value that begins with one of :data:`SPECIAL`."""
+def struct_types(special: str) -> tuple[btf.Type, ...]:
+    """Return the types of an integer key and of a struct value that begins with one of :data:`SPECIAL`."""
     size = SPECIAL[special]
     parts = [(f"part_{at}", VALUE_TYPE, at) for at in range(0, size, 8)] if size >= 8 else [("part", KEY_TYPE, 0)]
-    return btf.encode(
+    return (
         btf.integer("int", 4, btf.SIGNED),
         btf.integer("long", 8),
         btf.struct_of(special, size, *parts),
@@ -118,7 +118,7 @@ def with_struct(bpf: Bpf, special: str, type_: str = "hash", **changes: Any) -> 
     """
     fields: dict[str, Any] = {"value_size": STRUCT_SIZE, **changes}
     if special:
-        fields |= {"btf_fd": bpf.btf(struct_btf(special))}
+        fields |= {"btf_fd": bpf.btf(struct_types(special))}
         fields |= {"btf_key_type_id": KEY_TYPE, "btf_value_type_id": STRUCT_TYPE}
     return bpf.map(type_, **fields)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from errno import E2BIG, EACCES, EBADF, EINVAL, ENOENT, EOPNOTSUPP, EPERM
 
@@ -104,7 +103,7 @@ def inner_max_entries(bpf: Bpf) -> ProbeResult:
 
 
 def _inserts(bpf: Bpf, outer: int, inner: int) -> ProbeResult:
-    fields = {"map_fd": outer, "key": bytes(4), "value": struct.pack("<i", inner)}
+    fields = {"map_fd": outer, "key": bytes(4), "value": inner.to_bytes(4, bpf.byte_order)}
     return _by_errno(bpf.commands.attempt("MAP_UPDATE_ELEM", fields).errno, yes=(0,), no=(EINVAL,))
 
 
@@ -117,7 +116,7 @@ def vmlinux_btf(bpf: Bpf) -> ProbeResult:
 
 def btf_load(bpf: Bpf) -> ProbeResult:
     """BTF of one integer type can be loaded."""
-    data = btf.encode(btf.integer("int", 4))
+    data = btf.encode(btf.integer("int", 4), byte_order=bpf.byte_order)
     return _by_errno(
         bpf.commands.attempt("BTF_LOAD", {"btf": data, "btf_size": len(data)}).errno, yes=(0,), no=(EINVAL,)
     )
@@ -134,7 +133,7 @@ def loads(type_: str, **attributes: int) -> Probe:
     """Programs of this type with these attributes can be loaded."""
 
     def probe(bpf: Bpf) -> ProbeResult:
-        code = asm.assemble(*asm.return_(0))
+        code = bpf.assemble(*asm.return_(0))
         fields = {"prog_type": type_, "insns": code, "insn_cnt": 2, "license": "GPL", **attributes}
         return _by_errno(bpf.commands.attempt("PROG_LOAD", fields).errno, yes=(0,), no=(EINVAL,))
 

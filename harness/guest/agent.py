@@ -94,8 +94,9 @@ class Agent:
         while True:
             if self.held:
                 # A clone wakes up here, with fresh shared memory that may contain its first request. Bytes that were
-                # on the way over the serial port are lost.
-                events = self.poll.poll(_HELD_POLL_MS)
+                # on the way over the serial port are lost. Without shared memory the request comes over the port, after
+                # the clone has started.
+                events = self.poll.poll(_HELD_POLL_MS if self.link.is_shared else None)
                 for frame in self.splitter.feed(self.link.poll()):
                     self.held = False
                     self._route(*frame)
@@ -111,6 +112,7 @@ class Agent:
                         child.capture.trim()
             for fd, _ in events:
                 if fd == self.link.fileno():
+                    self.held = self.held and self.link.is_shared
                     for frame in self.splitter.feed(self.link.receive()):
                         self._route(*frame)
                 elif fd == self.deaths:
@@ -350,8 +352,8 @@ def main(shared: str, numbers: dict[str, int]) -> NoReturn:
     # Before the processes of tests, however many those leave running: the host waits for the agent's answer.
     os.setpriority(os.PRIO_PROCESS, 0, -20)
     stacks.prepare()
+    refused = modules.load_all()  # the channel's driver may be one of them
     agent = Agent(HostLink(options["channel"], shared), lean="preload" not in options)
-    refused = modules.load_all()
     if refused is not None:
         agent.send(wire.EVENT, wire.AGENT, 0, {"event": "module refused", "module": refused[0], "errno": refused[1]})
         agent.serve()

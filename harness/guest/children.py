@@ -96,7 +96,7 @@ def watch_deaths() -> int:
     """Return a descriptor that is readable when a child has ended; it replaces an interrupting signal."""
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
     mask = ctypes.create_string_buffer(128)  # sigset_t of the C library
-    struct.pack_into("<Q", mask, 0, 1 << (signal.SIGCHLD - 1))
+    struct.pack_into("=Q", mask, 0, 1 << (signal.SIGCHLD - 1))
     return int(syscalls.libc.signalfd(-1, mask, _SFD_FLAGS))
 
 

@@ -35,9 +35,9 @@ def become(uid: int, capabilities: tuple[str, ...] = ()) -> None:
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
     mask = sum(1 << CAPABILITIES[name] for name in capabilities)
-    header = ctypes.create_string_buffer(struct.pack("<Ii", _CAPSET_VERSION_3, 0), 8)
+    header = ctypes.create_string_buffer(struct.pack("=Ii", _CAPSET_VERSION_3, 0), 8)
     low, high = mask & 0xFFFFFFFF, mask >> 32
-    data = ctypes.create_string_buffer(struct.pack("<6I", low, low, 0, high, high, 0), 24)
+    data = ctypes.create_string_buffer(struct.pack("=6I", low, low, 0, high, high, 0), 24)
     _checked(_capset(header, data), "capset")
 
 
@@ -50,13 +50,13 @@ def drop(capability: int) -> None:
     if libc.prctl(_PR_CAPBSET_READ, capability, 0, 0, 0) < 0:
         return
     _checked(libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0), "prctl")
-    header = ctypes.create_string_buffer(struct.pack("<Ii", _CAPSET_VERSION_3, 0), 8)
+    header = ctypes.create_string_buffer(struct.pack("=Ii", _CAPSET_VERSION_3, 0), 8)
     data = ctypes.create_string_buffer(24)
     _checked(_capget(header, data), "capget")
-    words = list(struct.unpack("<6I", data.raw))
+    words = list(struct.unpack("=6I", data.raw))
     for kind in range(3):  # effective, permitted, inheritable
         words[3 * (capability // 32) + kind] &= ~(1 << capability % 32)
-    _checked(_capset(header, ctypes.create_string_buffer(struct.pack("<6I", *words), 24)), "capset")
+    _checked(_capset(header, ctypes.create_string_buffer(struct.pack("=6I", *words), 24)), "capset")
 
 
 def leave(namespaces: tuple[str, ...]) -> None:

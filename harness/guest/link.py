@@ -1,4 +1,4 @@
-"""The guest's end of the channel: a serial port, and the memory shared with the host if it can be mapped.
+"""The guest's end of the channel: a port, and the memory shared with the host if it can be mapped.
 
 Runs in the guest.
 """
@@ -16,25 +16,32 @@ from harness.guest import wire
 _PCI = "/sys/bus/pci/devices"
 _IVSHMEM = ("0x1af4", "0x1110")
 _FULL_PAUSE = 0.0002
+_PORT_SECONDS, _PORT_PAUSE = 20.0, 0.01
 
 
 class HostLink:
     """Carries frames to and from the host.
 
     Args:
-        path: The serial port's device.
-        shared: How sysfs calls the part of the memory device that is the memory.
+        path: The port's device.
+        shared: How sysfs calls the part of the memory device that is the memory; "" where there is no such device.
     """
 
     def __init__(self, path: str, shared: str) -> None:
-        self._port = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
-        tty.setraw(self._port, termios.TCSANOW)
-        _hurry(path)
-        self._memory = _map_shared(shared)
+        self._port = _open(path)
+        if os.isatty(self._port):
+            tty.setraw(self._port, termios.TCSANOW)
+            _hurry(path)
+        self._memory = _map_shared(shared) if shared else None
         if self._memory is not None:
             view = memoryview(self._memory)
             self._incoming = wire.Ring(view, wire.TO_GUEST)
             self._outgoing = wire.Ring(view, wire.TO_HOST)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether frames travel through shared memory."""
+        return self._memory is not None
 
     def fileno(self) -> int:
         """Return the descriptor that becomes readable when the host has sent something."""
@@ -71,6 +78,18 @@ class HostLink:
                 os.write(self._port, wire.DOORBELL)
             if view:
                 time.sleep(_FULL_PAUSE)
+
+
+def _open(path: str) -> int:
+    """Open the port. The ports of a virtio device appear some time after its driver."""
+    end = time.monotonic() + _PORT_SECONDS
+    while True:
+        try:
+            return os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            if time.monotonic() > end:
+                raise
+        time.sleep(_PORT_PAUSE)
 
 
 def _hurry(path: str) -> None:

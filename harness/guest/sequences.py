@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import os
 import struct
+import sys
 import time
 
 from harness.guest.api import asm, bpf
@@ -236,7 +237,7 @@ class Player:
         error, _, numbers, found = bpf.attempt(command, fields, {"out_batch": 8, "keys": 4 * room, "values": 4 * room})
         if error != _ENOENT:
             return error
-        keys, values = (struct.unpack(f"<{room}I", found[name]) for name in ("keys", "values"))
+        keys, values = (struct.unpack(f"={room}I", found[name]) for name in ("keys", "values"))
         count = numbers.get("count", room)
         return [
             "batch",
@@ -260,8 +261,8 @@ def _id_of(fd: int) -> int | None:
 
 
 def _word(number: int) -> bytes:
-    return struct.pack("<I", number)
+    return struct.pack("=I", number)
 
 
 def _number_of(data: bytes) -> int:
-    return int.from_bytes(data, "little")
+    return int.from_bytes(data, sys.byteorder)

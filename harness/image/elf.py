@@ -138,13 +138,14 @@ def _dynamic(path: Path) -> tuple[list[str], str]:
 
 def strip(data: bytes) -> bytes:
     """Return an ELF object without sections that are never loaded (symbols for debuggers); other files unchanged."""
-    if data[:6] != b"\x7fELF\x02\x01":
+    order = {b"\x7fELF\x02\x01": "<", b"\x7fELF\x02\x02": ">"}.get(data[:6])
+    if order is None:
         return data
-    (phoff,) = struct.unpack_from("<Q", data, 32)
-    phentsize, phnum = struct.unpack_from("<HH", data, 54)
+    (phoff,) = struct.unpack_from(f"{order}Q", data, 32)
+    phentsize, phnum = struct.unpack_from(f"{order}HH", data, 54)
     end = phoff + phentsize * phnum
     for index in range(phnum):
-        offset, _, _, filesz = struct.unpack_from("<QQQQ", data, phoff + index * phentsize + 8)
+        offset, _, _, filesz = struct.unpack_from(f"{order}QQQQ", data, phoff + index * phentsize + 8)
         end = max(end, offset + filesz)
     head = bytearray(data[:end])
     struct.pack_into("<Q", head, 40, 0)  # e_shoff: where the section headers were

@@ -137,7 +137,7 @@ def seal(
         kernel = plain.read_bytes()
         bzimage.check_elf(kernel, name)
         pvh = bzimage.has_pvh_note(kernel)
-    release = release or bzimage.elf_banner(kernel).split(" ", 1)[0]
+    release = release or (raw_image.banner(kernel) or bzimage.elf_banner(kernel)).split(" ", 1)[0]
     if not config.exists() and (embedded := bzimage.embedded_config(kernel)) is not None:
         config.write_bytes(embedded)
     if config.exists():

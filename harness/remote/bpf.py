@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from harness.guest import calls
 from harness.guest.api import asm
+from harness.guest.api.btf import encode
 from harness.guest.api.uapi import MAP_TYPES, PROG_TYPES
 from harness.remote.command import Answer, Commands, HasFd
 from harness.remote.map import Map
 from harness.remote.objects import Btf, Held, Link, Program, SocketFilter
+from harness.util.architecture import ByteOrder
 from harness.vm.guest_process import GuestProcess
+
+if TYPE_CHECKING:
+    from harness.guest.api.btf import Type
 
 O_RDONLY = 0
 
@@ -26,6 +32,11 @@ class Bpf:
     def __init__(self, process: GuestProcess, loader: str = "raw") -> None:
         self.commands = Commands(process, loader)
         self.loader = loader
+
+    @property
+    def byte_order(self) -> ByteOrder:
+        """The order of the bytes of the guest's integers, for `int.to_bytes` and `int.from_bytes`."""
+        return self.commands.byte_order
 
     def command(self, name: str, /, outputs: dict[str, int | bytes] | None = None, **fields: Any) -> Answer:
         """Issue any bpf(2) command, for commands without a method below.
@@ -131,7 +142,7 @@ class Bpf:
         Raises:
             BpfError: The kernel refused it; the error has the verifier's log.
         """
-        code = instructions if isinstance(instructions, bytes) else asm.assemble(*instructions)
+        code = instructions if isinstance(instructions, bytes) else self.assemble(*instructions)
         fields: dict[str, Any] = {
             "prog_type": type,
             "insns": code,
@@ -143,6 +154,10 @@ class Bpf:
             fields["prog_name"] = name
         fd, log = self.commands.load(fields, log_level)
         return Program(self.commands, fd, type, log).owned()
+
+    def assemble(self, *items: asm.Instruction | asm.Label) -> bytes:
+        """Return a program's bytes in the guest's order; see :func:`harness.guest.api.asm.assemble`."""
+        return asm.assemble(*items, byte_order=self.byte_order)
 
     def prog_by_id(self, prog_id: int) -> Program:
         """Open the program with this id (4.13 and later)."""
@@ -221,8 +236,16 @@ class Bpf:
 
     # BTF, ids and the rest.
 
-    def btf(self, data: bytes) -> Btf:
-        """Load BTF (4.18 and later)."""
+    def btf(self, content: bytes | Sequence[Type]) -> Btf:
+        """Load BTF (4.18 and later).
+
+        Args:
+            content: Types of :mod:`harness.guest.api.btf`, or their BTF in the guest's byte order.
+
+        Raises:
+            BpfError: The kernel refused it.
+        """
+        data = content if isinstance(content, bytes) else encode(*content, byte_order=self.byte_order)
         return Btf(self.commands, self.command("BTF_LOAD", btf=data, btf_size=len(data)).result)
 
     def btf_by_id(self, btf_id: int) -> Btf:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from harness.errors import GuestCallError, GuestError, LoaderCannot
 from harness.guest import calls
+from harness.util.architecture import ByteOrder
 from harness.util.errnos import errno_name
 from harness.vm.guest_process import GuestProcess
 
@@ -112,6 +113,11 @@ class Commands:
         self.loader = loader
         self._attempt, self._load = _LOADERS[loader]
         self._cpus = 0
+
+    @property
+    def byte_order(self) -> ByteOrder:
+        """The order of the bytes of the guest's integers."""
+        return self.process.byte_order
 
     def attempt(
         self, name: str, fields: Mapping[str, Any], outputs: Mapping[str, int | bytes] | None = None, tail: bytes = b""

@@ -11,6 +11,7 @@ from harness.errors import GuestCallError, GuestError, UsageError
 from harness.guest import calls, wire
 from harness.remote import covered, pickling, transfer
 from harness.remote.program import OUTPUT_LIMIT, Ran, Running, process_for_programs
+from harness.util.architecture import ByteOrder
 from harness.vm.channel import call_error
 from harness.vm.guest_process import GuestProcess
 from harness.vm.machine import Machine
@@ -51,6 +52,11 @@ class Guest:
     def release(self) -> str:
         """The guest's `uname -r`."""
         return self._machine.release
+
+    @property
+    def byte_order(self) -> ByteOrder:
+        """The order of the bytes of its integers, for `int.to_bytes` and `int.from_bytes`."""
+        return self._machine.spec.architecture.byte_order
 
     @property
     def process(self) -> GuestProcess:

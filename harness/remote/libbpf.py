@@ -19,6 +19,8 @@ from harness.remote import transfer
 from harness.remote.command import BpfError, Commands, HasFd
 from harness.remote.map import Map
 from harness.remote.objects import Program
+from harness.util import clang
+from harness.vm.spec import MachineSpec
 
 LIBRARY = "libbpf.so.1"
 
@@ -113,23 +115,26 @@ class Libbpf:
         configuration where distributions have it, in /boot.
 
         Args:
-            source: Path of an object file, or its content.
+            source: Path of an object file, or its content. An object that the fixture `bpf_object` has compiled is
+                compiled again for a guest of another architecture.
             name: Its name in libbpf; default: the file's name.
             btf: Path of a file in the guest with the kernel's types, in place of the kernel's own.
 
         Raises:
-            UsageError: There is no such file.
+            UsageError: There is no such file, or it is an object for machines of the other byte order.
             BpfError: libbpf refuses it; the error's log has libbpf's messages.
         """
+        spec = self.commands.process.machine.spec
         if isinstance(source, bytes):
             data, known_as = source, name or "object"
         else:
-            path = Path(source)
+            path = clang.for_architecture(Path(source), spec.architecture)
             try:
                 data = path.read_bytes()
             except OSError as error:
                 raise UsageError(f"the BPF object {path} cannot be read: {error.strerror}") from error
             known_as = name or path.name.partition(".")[0]
+        _require_byte_order(data, known_as, spec)
         if b"\0.kconfig\0" in data:
             self._provide_configuration()
         answer = self.commands.process.ask_within(_LOAD_TIMEOUT, calls.Libbpf.open_object, data, known_as, btf)
@@ -144,6 +149,20 @@ class Libbpf:
         config = machine.spec.kernel.config
         if config is not None:
             transfer.push(self.commands.process, config, f"/boot/config-{machine.release}")
+
+
+def _require_byte_order(data: bytes, name: str, spec: MachineSpec) -> None:
+    """Refuse an object of the other byte order: versions of libbpf differ in what they say of it, and when."""
+    byte_order = {1: "little", 2: "big"}.get(data[5] if len(data) > 5 and data.startswith(b"\x7fELF") else 0)
+    guests = spec.architecture.byte_order
+    if byte_order not in (None, guests):
+        target = "bpfeb" if guests == "big" else "bpfel"
+        raise UsageError(
+            f"the BPF object {name} is {byte_order}-endian, and the guest of {spec.label} ({spec.architecture.title}) "
+            f"is {guests}-endian",
+            expected=f"a {guests}-endian object",
+            hint=f"compile it with -target {target}, or let the fixture bpf_object compile its source",
+        )
 
 
 def _definitions(described: dict[str, Any]) -> Definitions:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from errno import ENOENT
@@ -39,8 +38,8 @@ class Batch:
 class Map(KernelObject):
     """One map.
 
-    Keys and values are bytes, or integers, which are packed in the guest's (little-endian) order to the map's sizes. A
-    value may be a map or program, which is replaced by its file descriptor.
+    Keys and values are bytes, or integers, which are packed in the guest's byte order to the map's sizes. A value
+    may be a map or program, which is replaced by its file descriptor.
 
     Attributes:
         type: "hash", "array_of_maps", ...
@@ -75,7 +74,7 @@ class Map(KernelObject):
 
     def lookup(self, key: Key, flags: int = 0) -> int:
         """Read one element as an integer; in an outer map it is the inner map's id (4.13 and later)."""
-        return int.from_bytes(self.lookup_bytes(key, flags), "little")
+        return int.from_bytes(self.lookup_bytes(key, flags), self.commands.byte_order)
 
     def lookup_bytes(self, key: Key, flags: int = 0) -> bytes:
         """Read one element as bytes; in a per-CPU map the values of all CPUs, each padded to eight bytes."""
@@ -85,8 +84,8 @@ class Map(KernelObject):
     def lookup_percpu(self, key: Key) -> list[int]:
         """Read one element of a per-CPU map: an integer for each possible CPU."""
         data = self.lookup_bytes(key)
-        step = _aligned(self.value_size)
-        return [int.from_bytes(data[at : at + self.value_size], "little") for at in range(0, len(data), step)]
+        starts = range(0, len(data), _aligned(self.value_size))
+        return [int.from_bytes(data[at : at + self.value_size], self.commands.byte_order) for at in starts]
 
     def delete(self, key: Key) -> None:
         """Delete one element."""
@@ -197,14 +196,14 @@ class Map(KernelObject):
         return self._packed(key) or None
 
     def _packed(self, key: Key) -> bytes:
-        return key if isinstance(key, bytes) else key.to_bytes(self.key_size, "little", signed=key < 0)
+        return key if isinstance(key, bytes) else key.to_bytes(self.key_size, self.commands.byte_order, signed=key < 0)
 
     def _value(self, value: Value) -> bytes:
         if isinstance(value, bytes):
             return value
         if not isinstance(value, int):
-            return struct.pack("<i", value.fd)
-        data = value.to_bytes(self.value_size, "little", signed=value < 0)
+            return value.fd.to_bytes(4, self.commands.byte_order, signed=True)
+        data = value.to_bytes(self.value_size, self.commands.byte_order, signed=value < 0)
         if self.type in PER_CPU:
             return data.ljust(_aligned(self.value_size), b"\0") * self.commands.cpus()
         return data

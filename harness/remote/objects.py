@@ -183,7 +183,8 @@ class Program(KernelObject):
         Raises:
             BpfError: The kernel refused.
         """
-        return asm.disassemble(self.commands.ask("OBJ_GET_INFO_BY_FD", calls.Bpf.translated, fd=self.fd))
+        code = self.commands.ask("OBJ_GET_INFO_BY_FD", calls.Bpf.translated, fd=self.fd)
+        return asm.disassemble(code, self.commands.byte_order)
 
 
 class Link(KernelObject):

@@ -6,10 +6,13 @@ import functools
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from harness.errors import SelectorError
 from harness.util.data import read_toml
+
+ByteOrder = Literal["little", "big"]
+"""What `int.to_bytes`, `int.from_bytes` and `sys.byteorder` call an order of bytes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,11 +25,13 @@ class Architecture:
     machine: str
     kcidb: str
     elf: int
-    byte_order: str
+    byte_order: ByteOrder
     page_sizes: tuple[int, ...]
     triplet: str
+    bpf_arch: str
     image: str
     magic: str
+    magic_at: int
     image_path: str
     qemu: str
     qemu_machine: str

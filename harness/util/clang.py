@@ -16,7 +16,8 @@ from typing import Any
 
 from harness import needs
 from harness.errors import HarnessError, SourceError, ToolMissing, UsageError
-from harness.util import cache
+from harness.util import architecture, cache
+from harness.util.architecture import Architecture
 from harness.util.data import data_folder
 from harness.util.proc import run
 
@@ -26,16 +27,16 @@ FORMAT = 1
 """Part of every key: increase it when the same sources give another object."""
 
 _FLAGS = (
-    *("-target", "bpf"),
     # The instruction set of every kernel since 4.12; clang's default depends on its version.
     "-mcpu=v1",
     "-O2",
     "-g",  # it adds BTF
     "-Wall",
-    # The registers of a kprobe's context, for the macros of <bpf/bpf_tracing.h>.
-    "-D__TARGET_ARCH_x86",
 )
 _TIME_LIMIT = 120.0
+
+# How each object of this process was made, to make it for another architecture.
+_made: dict[Path, tuple[Path, tuple[str, ...], tuple[str, ...]]] = {}
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,12 @@ def find_source(name: str | Path) -> Path:
 
 
 def build(
-    source: Path, *, defines: Sequence[str] = (), flags: Sequence[str] = (), compiler: Compiler | None = None
+    source: Path,
+    *,
+    defines: Sequence[str] = (),
+    flags: Sequence[str] = (),
+    compiler: Compiler | None = None,
+    wanted: Architecture | None = None,
 ) -> Path:
     """Return the object of a source; compile it if the source or an included file has changed.
 
@@ -103,6 +109,7 @@ def build(
         defines: Macros, "NAME" or "NAME=VALUE".
         flags: More flags for clang; a later one wins over an earlier one, and over those of this module.
         compiler: The result of :func:`find_compiler`, if the caller has it.
+        wanted: The architecture of the kernel that is to load it; None for this machine's.
 
     Raises:
         ToolMissing: There is no suitable clang.
@@ -110,17 +117,46 @@ def build(
         CacheError: The cache cannot be written.
     """
     compiler = compiler or find_compiler()
-    argv = [str(compiler.path), *_FLAGS, *(f"-D{word}" for word in defines), f"-I{data_folder('bpf')}"]
+    argv = [str(compiler.path), *_target(wanted), *_FLAGS]
+    argv += [*(f"-D{word}" for word in defines), f"-I{data_folder('bpf')}", f"-I{source.parent}"]
     # <linux/bpf.h> includes <asm/types.h>, which is in a folder that clang does not search for this target.
-    argv += [f"-I{source.parent}", f"-idirafter/usr/include/{os.uname().machine}-linux-gnu", *flags]
+    if wanted is not None:
+        argv += [f"-idirafter/usr/{wanted.triplet}/include"]  # of Debian's cross compilers
+    argv += [f"-idirafter/usr/include/{os.uname().machine}-linux-gnu", *flags]
     named = "\0".join([str(FORMAT), compiler.version, str(source), *argv])
     key = cache.cache_root() / "objects" / hashlib.sha256(named.encode()).hexdigest()[:24]
     record = key.with_suffix(".json")
-    return cache.artefact(
+    made = cache.artefact(
         key,
         whole=lambda: cache.from_record(record, lambda known: _whole(record, known)),
         make=lambda: _compile(source, argv, record),
     )
+    _made[made] = source, tuple(defines), tuple(flags)
+    return made
+
+
+def _target(wanted: Architecture | None) -> tuple[str, ...]:
+    """Return the flags for the guest's byte order, and for its registers in the macros of <bpf/bpf_tracing.h>."""
+    if wanted is None:
+        return "-target", "bpf", f"-D__TARGET_ARCH_{architecture.own().bpf_arch}"
+    return "-target", "bpfeb" if wanted.byte_order == "big" else "bpfel", f"-D__TARGET_ARCH_{wanted.bpf_arch}"
+
+
+def for_architecture(made: Path, wanted: Architecture) -> Path:
+    """Return the object that an architecture's kernels load, in place of one for this machine's.
+
+    Args:
+        made: An object. One that :func:`build` did not make in this process is returned as it is.
+        wanted: The architecture.
+
+    Raises:
+        SourceError: Its source does not compile for the architecture.
+        CacheError: The cache cannot be written.
+    """
+    if wanted.is_own or made not in _made:
+        return made
+    source, defines, flags = _made[made]
+    return build(source, defines=defines, flags=flags, wanted=wanted)
 
 
 def build_all(sources: Sequence[Path], jobs: int | None = None) -> list[Path]:

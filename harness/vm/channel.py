@@ -186,9 +186,9 @@ class Channel:
             self._sending.release()
         return tag
 
-    def expect_memory(self) -> None:
-        """Use the shared memory from the start, as this machine's template did."""
-        self._in_memory = True
+    def expect(self, *, memory: bool) -> None:
+        """Use the shared memory, or the port alone, from the start, as this machine's template did."""
+        self._in_memory = memory
 
     def post(self, process: int, tag: int, value: object, deadline: float) -> None:
         """Send a request with the caller's tag; :meth:`collect` returns the answer."""

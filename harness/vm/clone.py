@@ -69,7 +69,8 @@ def start_clone(template: Template, spec: MachineSpec) -> Clone:
             log.info("+ %s", quote(argv))
             if not template.whole_stream:
                 # Written before QEMU starts, so that nothing waits for QEMU's monitor.
-                channel.leave(wire.AGENT, _identity())
+                if spec.architecture.shared:
+                    channel.leave(wire.AGENT, _identity())
                 monitor.sendall(clone_commands(feeder.reader))
             numbers = [theirs_monitor.fileno(), theirs.fileno(), shared, console, feeder.reader]
             process = ClonedProcess(
@@ -227,11 +228,16 @@ class Clone:
                 boot_log=self._template.boot_log,
                 state=State.STARTING,
             )
-            channel.expect_memory()
+            has_shared = bool(self._spec.architecture.shared)
+            channel.expect(memory=has_shared)
             if self._template.whole_stream:
                 from harness.vm.qmp import load_state
 
                 load_state(self._process.monitor.connection, self._state, timeout=timeout)
+            elif not has_shared:
+                # A port takes nothing before its guest runs.
+                self._process.monitor.wait_for("RESUME", timeout)
+            if self._template.whole_stream or not has_shared:
                 channel.post(wire.AGENT, FIRST_TAG, _identity(), deadline)
             channel.collect(wire.AGENT, FIRST_TAG, calls.name_of(calls.Agent.wake), deadline)
             machine.move(State.READY)

@@ -83,11 +83,19 @@ def qemu_options(spec: MachineSpec, run_dir: Path) -> tuple[str, ...]:
         "-no-reboot",
         f"-chardev socket,id=harness,path={run_dir / CHANNEL_SOCKET}",
         *spec.architecture.channel_options,
-        # Memory that host and guest both map, through a PCI device that needs no driver either. A machine
-        # with it can only be saved with master=on.
+        *(_shared_memory(run_dir) if spec.architecture.shared else ()),
+        f"-qmp unix:{run_dir / QMP_SOCKET},server=on,wait=off",
+    )
+
+
+def _shared_memory(run_dir: Path) -> tuple[str, ...]:
+    """Return the options for memory that host and guest both map, through a PCI device that needs no driver.
+
+    A machine with it can only be saved with master=on.
+    """
+    return (
         f"-object memory-backend-file,id=harness-shared,mem-path={run_dir / SHARED},size={SHARED_SIZE},share=on",
         "-device ivshmem-plain,memdev=harness-shared,master=on",
-        f"-qmp unix:{run_dir / QMP_SOCKET},server=on,wait=off",
     )
 
 

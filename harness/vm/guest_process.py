@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import harness
 from harness.guest import calls
+from harness.util.architecture import ByteOrder
 
 if TYPE_CHECKING:
     from harness.guest.calls import P, R
@@ -53,6 +54,11 @@ class GuestProcess:
         self._owners: dict[int, object] = {}
         self._dropped: deque[int] = deque()
         self._to_close: list[int] = []
+
+    @property
+    def byte_order(self) -> ByteOrder:
+        """The order of the bytes of the guest's integers."""
+        return self.machine.spec.architecture.byte_order
 
     def ask(self, call: calls.Call[P, R], /, *arguments: P.args, **keywords: P.kwargs) -> R:
         """Make a call in the guest process, which has 30 seconds.

@@ -59,6 +59,10 @@ class Monitor:
             return False
         return any(message.get("id") == _PROBE for message in self._messages(timeout))
 
+    def wait_for(self, event: str, timeout: float) -> bool:
+        """Wait for an event; return whether it came within `timeout` seconds and before QEMU ended."""
+        return any(message.get("event") == event for message in self._messages(timeout))
+
     def close(self) -> None:
         """Close the connection."""
         self.connection.close()
@@ -72,11 +76,11 @@ class Monitor:
                     return
                 *lines, self._rest = (self._rest + data).split(b"\n")
                 self._rest = self._rest[-_LONGEST:]
-                for one in lines:
-                    message = json.loads(one)
+                messages = [json.loads(one) for one in lines]
+                for message in messages:
                     if message.get("event") == "SHUTDOWN":
                         self.shutdown = str(message["data"].get("reason", ""))
-                    yield message
+                yield from messages
 
 
 def line(command: dict[str, Any]) -> bytes:

@@ -174,7 +174,12 @@ def make(folder: Path, spec: MachineSpec, *, boot_timeout: float) -> Template:
             argv = os.fsdecode((machine.folder / QEMU_ARGV).read_bytes()).split("\0")[:-1]
             machine.ask_agent_within(_SAVE_TIMEOUT, calls.Agent.hold)
             machine.move(State.SAVED)
-            whole_stream = _save(machine.folder / QMP_SOCKET, temporary / STATE, spec.label)
+            whole_stream = _save(
+                machine.folder / QMP_SOCKET,
+                temporary / STATE,
+                spec.label,
+                has_shared=bool(spec.architecture.shared),
+            )
             saved = time.monotonic()
             about, boot_log = machine.about, machine.boot_log
         if whole_stream:
@@ -209,8 +214,15 @@ def _require_room(folder: Path, spec: MachineSpec) -> None:
         )
 
 
-def _save(monitor: Path, state: Path, label: str) -> bool:
-    """Save the state, without the memory if QEMU can; return whether the state contains the memory."""
+def _save(monitor: Path, state: Path, label: str, *, has_shared: bool) -> bool:
+    """Save the state, without the memory if QEMU can; return whether the state contains the memory.
+
+    Args:
+        monitor: QEMU's monitor.
+        state: The file; created.
+        label: What messages call the machine's kernel.
+        has_shared: Whether the machine has memory that it shares with the host.
+    """
     from harness.vm.qmp import save_state  # clones do not need it, and asyncio is slow to import
 
     try:
@@ -218,7 +230,8 @@ def _save(monitor: Path, state: Path, label: str) -> bool:
     except MonitorError as error:
         log.info("saving %s without its memory: %s", label, error)
     else:
-        _forget_address(state)
+        if has_shared:
+            _forget_address(state)
         return False
     try:
         save_state(monitor, state, ignore_shared=False, timeout=_SAVE_TIMEOUT)

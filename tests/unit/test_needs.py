@@ -305,6 +305,8 @@ def test_setup_installs_what_another_architecture_needs_when_it_is_asked_to(mach
     assert set(machine.missing("--arch", "arm64", "bench")) == {*packages_of("bench"), "qemu-system-arm"}
     machine.put("qemu-system-aarch64")
     assert machine.missing("--arch", "arm64") == packages_of("run")
+    both = machine.missing("--arch", "arm64", "--arch", "s390x")
+    assert set(both) == {*packages_of("run"), "qemu-system-misc"}
 
 
 @pytest.mark.parametrize("words", [("--arch", "mips"), ("--arch",), ("--arch", "mips", "run")])
@@ -312,7 +314,7 @@ def test_setup_refuses_an_architecture_that_it_does_not_know(machine: Machine, w
     done = machine.setup("--packages", *words)
     assert (done.returncode, done.stdout) == (2, "")
     assert "unknown architecture" in done.stderr
-    assert "expected: one of arm64" in done.stderr
+    assert "expected: one of arm64 s390x" in done.stderr
 
 
 def test_the_table_of_needs_and_the_table_of_architectures_agree() -> None:

@@ -48,7 +48,7 @@ def test_elements_are_written_read_walked_and_deleted(table: Map) -> None:
     assert table[1] == 41
     assert 2 in table
     assert 3 not in table
-    assert {int.from_bytes(key, "little") for key in table} == {1, 2}
+    assert {int.from_bytes(key, table.commands.byte_order) for key in table} == {1, 2}
     assert table.next_key() == next(iter(table))
     del table[1]
     assert [table.lookup(key) for key in table] == [42]
@@ -80,7 +80,8 @@ def test_batches_write_read_and_delete(table: Map) -> None:
         batch = table.lookup_batch(8, token)
         seen.update(zip(batch.keys, batch.values, strict=True))
         token, done = batch.token, batch.done
-    assert {int.from_bytes(k, "little"): int.from_bytes(v, "little") for k, v in seen.items()} == {
+    order = table.commands.byte_order
+    assert {int.from_bytes(k, order): int.from_bytes(v, order) for k, v in seen.items()} == {
         key: key * 10 for key in range(1, 11)
     }
     assert table.delete_batch([1, 2, 3]) == 3
@@ -271,7 +272,7 @@ def test_a_cgroup_program_is_attached_and_detached(bpf: Bpf) -> None:
         found = bpf.command(
             "PROG_QUERY", {"prog_ids": 16}, target_fd=cgroup, attach_type="cgroup_inet_egress", prog_cnt=4
         )
-        assert found.buffers["prog_ids"][:4] == struct.pack("<I", prog.id)
+        assert found.buffers["prog_ids"][:4] == prog.id.to_bytes(4, bpf.byte_order)
         bpf.detach(prog, cgroup, "cgroup_inet_egress")
         with raises_errno(ENOENT):
             bpf.detach(prog, cgroup, "cgroup_inet_egress")
@@ -300,8 +301,9 @@ def test_a_link_is_updated_pinned_and_detached(bpf: Bpf) -> None:
 def test_btf_is_loaded_and_found(bpf: Bpf) -> None:
     # One type: int, 32 bits, signed.
     names = b"\0int\0"
-    types = struct.pack("<IIII", 1, 1 << 24, 4, 1 << 24 | 32)
-    header = struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(names))
+    order = "<" if bpf.byte_order == "little" else ">"
+    types = struct.pack(f"{order}IIII", 1, 1 << 24, 4, 1 << 24 | 32)
+    header = struct.pack(f"{order}HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(names))
     with bpf.btf(header + types + names) as btf:
         assert btf.id in bpf.ids("btf")
         with bpf.btf_by_id(btf.id) as again:

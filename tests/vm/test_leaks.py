@@ -64,14 +64,14 @@ def make_outer():
 
 def insert(outer, key):
     inner = raw.map_create("hash", 4, 4, 8, map_name="inner")
-    raw.map_update(outer, struct.pack("<I", key), struct.pack("<i", inner))
+    raw.map_update(outer, struct.pack("=I", key), struct.pack("=i", inner))
     return inner
 
 
 def forget_inner():
     outer = make_outer()
     insert(outer, 3)
-    raw.map_delete(outer, struct.pack("<I", 3))
+    raw.map_delete(outer, struct.pack("=I", 3))
     os.close(outer)
 
 
@@ -105,8 +105,8 @@ def test_inner_kept_by_an_outer_map(guest):
 def pin_program():
     outer = make_outer()
     os.close(insert(outer, 3))
-    code = struct.pack("<BBhiBBhi", 0x18, 0x11, 0, outer, 0, 0, 0, 0)
-    code += struct.pack("<BBhiBBhi", 0xB7, 0, 0, 0, 0x95, 0, 0, 0)
+    code = struct.pack("=BBhiBBhi", 0x18, 0x11, 0, outer, 0, 0, 0, 0)
+    code += struct.pack("=BBhiBBhi", 0xB7, 0, 0, 0, 0x95, 0, 0, 0)
     program = raw.command("PROG_LOAD", prog_type="socket_filter", insns=code, insn_cnt=4, license="GPL")
     raw.obj_pin(program, "/sys/fs/bpf/program")
     os.close(program)

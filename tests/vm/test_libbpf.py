@@ -61,7 +61,7 @@ def test_a_syscall_program_uses_an_inner_map(bpf: Bpf, libbpf: Libbpf, bpf_objec
         inner = bpf.map("hash", value_size=8, max_entries=16)
         inner[1] = 40
         obj.map("outer")[7] = inner
-        assert obj.prog("use_in_syscall").run(context=bytes(4)).context == (41).to_bytes(4, "little")
+        assert obj.prog("use_in_syscall").run(context=bytes(4)).context == (41).to_bytes(4, bpf.byte_order)
 
 
 @pytest.mark.requires("for_each_map_elem")
@@ -99,7 +99,7 @@ def test_an_iterator_walks_over_every_map(bpf: Bpf, libbpf: Libbpf, bpf_object: 
             bpf.map("array")
         with bpf.link(obj.prog("each_map"), "trace_iter") as link:
             written = link.iterate()
-            numbers = [int.from_bytes(written[at : at + 8], "little") for at in range(0, len(written), 8)]
+            numbers = [int.from_bytes(written[at : at + 8], bpf.byte_order) for at in range(0, len(written), 8)]
             assert numbers == list(range(len(bpf.ids("map"))))
 
 

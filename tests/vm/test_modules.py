@@ -31,15 +31,15 @@ def new_links(kind: str) -> list[str]:
     import struct
 
     def attribute(number: int, data: bytes) -> bytes:
-        return struct.pack("<HH", len(data) + 4, number) + data + bytes(-len(data) % 4)
+        return struct.pack("=HH", len(data) + 4, number) + data + bytes(-len(data) % 4)
 
     info = attribute(18, attribute(1, kind.encode()))  # IFLA_LINKINFO, IFLA_INFO_KIND
-    body = struct.pack("<BxHiII", socket.AF_UNSPEC, 0, 0, 0, 0) + info
+    body = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, 0, 0, 0) + info
     # RTM_NEWLINK; NLM_F_REQUEST | NLM_F_ACK | NLM_F_EXCL | NLM_F_CREATE
-    request = struct.pack("<IHHII", 16 + len(body), 16, 0x605, 1, 0) + body
+    request = struct.pack("=IHHII", 16 + len(body), 16, 0x605, 1, 0) + body
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as route:
         route.send(request)
-        (refused,) = struct.unpack_from("<i", route.recv(8192), 16)
+        (refused,) = struct.unpack_from("=i", route.recv(8192), 16)
     if refused:
         raise OSError(-refused, os.strerror(-refused))
     return sorted(name for _, name in socket.if_nameindex())

@@ -19,12 +19,15 @@ Pure: the host and guest functions may both import it.
 from __future__ import annotations
 
 import struct
+import sys
 
 from harness.guest.api.uapi import HELPERS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Literal
+
+    ByteOrder = Literal["little", "big"]
 
 
 class Register(int):
@@ -72,8 +75,10 @@ _CONDITIONS = {
 _CALL, _EXIT = 0x80, 0x90
 _PSEUDO_MAP_FD, _PSEUDO_MAP_VALUE, _PSEUDO_FUNC, _PSEUDO_CALL = 1, 2, 4, 1
 
-_INSTRUCTION = struct.Struct("<BBhi")
-INSTRUCTION_SIZE = _INSTRUCTION.size
+# struct bpf_insn. Its two registers are bit fields of one byte: the first one is its lower half in little-endian order,
+# its upper half in big-endian order.
+_INSTRUCTIONS = {"little": struct.Struct("<BBhi"), "big": struct.Struct(">BBhi")}
+INSTRUCTION_SIZE = _INSTRUCTIONS["little"].size
 
 
 class Label:
@@ -102,8 +107,10 @@ class Instruction:
         """The number of instruction slots: two for a 64-bit load, else one."""
         return 2 if self.code == _LD | SIZES["DW"] else 1
 
-    def encode(self, distance: int) -> bytes:
+    def encode(self, distance: int, byte_order: ByteOrder) -> bytes:
         """Return its bytes; `distance` counts from the next slot to its target."""
+        pack = _INSTRUCTIONS[byte_order].pack
+        registers = self.dst | self.src << 4 if byte_order == "little" else self.dst << 4 | self.src
         offset, value = self.offset, self.value
         if self.target and (self.slots == 2 or self.code == _JMP | _CALL):
             value = distance
@@ -111,14 +118,19 @@ class Instruction:
             offset = distance
         # Immediates are given as signed or unsigned 32 bits; both mean the same bits.
         signed = (value & 0xFFFFFFFF) - ((value & 0x80000000) << 1)
-        data = _INSTRUCTION.pack(self.code, self.dst | self.src << 4, offset, signed)
+        data = pack(self.code, registers, offset, signed)
         if self.slots == 2:
-            data += _INSTRUCTION.pack(0, 0, 0, self.wide)
+            data += pack(0, 0, 0, self.wide)
         return data
 
 
-def assemble(*items: Instruction | Label) -> bytes:
+def assemble(*items: Instruction | Label, byte_order: ByteOrder = sys.byteorder) -> bytes:
     """Return the program's bytes.
+
+    Args:
+        *items: Instructions and labels.
+        byte_order: The guest's. The default is right in the guest; :meth:`harness.remote.bpf.Bpf.assemble` knows it on
+            the host.
 
     Raises:
         ValueError: A label is missing or duplicate, or a jump is too far.
@@ -141,7 +153,7 @@ def assemble(*items: Instruction | Label) -> bytes:
             raise ValueError(f"a jump goes to the label {item.target!r}, which does not exist")
         distance = places[item.target] - at - 1 if item.target else 0
         try:
-            out.append(item.encode(distance))
+            out.append(item.encode(distance, byte_order))
         except struct.error as error:
             raise ValueError(
                 f"an instruction (code {item.code:#x}, to {item.target!r}) does not fit: {error}"
@@ -150,13 +162,15 @@ def assemble(*items: Instruction | Label) -> bytes:
     return b"".join(out)
 
 
-def disassemble(data: bytes) -> list[Instruction]:
-    """Return the instructions of a program's bytes, with jumps as offsets."""
+def disassemble(data: bytes, byte_order: ByteOrder = sys.byteorder) -> list[Instruction]:
+    """Return the instructions of a program's bytes, with jumps as offsets; `byte_order` as for :func:`assemble`."""
     found = []
-    slots = iter(_INSTRUCTION.iter_unpack(data))
+    slots = iter(_INSTRUCTIONS[byte_order].iter_unpack(data))
     for code, registers, offset, value in slots:
         wide = next(slots)[3] if code == _LD | SIZES["DW"] else 0
-        found.append(Instruction(code, registers & 15, registers >> 4, offset, value, wide=wide))
+        low, high = registers & 15, registers >> 4
+        dst, src = (low, high) if byte_order == "little" else (high, low)
+        found.append(Instruction(code, dst, src, offset, value, wide=wide))
     return found
 
 

@@ -15,6 +15,7 @@ import ctypes
 import mmap
 import os
 import struct
+import sys
 import time
 
 from harness.guest.api import syscalls
@@ -44,7 +45,7 @@ _READY: dict[str, tuple[int, int, dict[str, Ready]]] = {
         code,
         max(offset + size_of(form) for _, form, offset in layout),
         {
-            field: (form, struct.Struct("<" + form.replace("P", "Q")), offset, (1 << 8 * size_of(form)) - 1)
+            field: (form, struct.Struct("=" + form.replace("P", "Q")), offset, (1 << 8 * size_of(form)) - 1)
             for field, form, offset in layout
         },
     )
@@ -312,16 +313,18 @@ def info(fd: int, kind: str) -> dict[str, Any]:
     """
     data = bytearray(_INFO_ROOM)
     _, attr = _checked("OBJ_GET_INFO_BY_FD", {"bpf_fd": fd, "info_len": len(data), "info": data})
-    (known,) = struct.unpack_from("<I", attr, 4)
+    (known,) = struct.unpack_from("=I", attr, 4)
     found: dict[str, Any] = {}
     for field, form, offset in INFO[kind]:
         if offset + size_of(form) <= known:
-            (found[field],) = struct.unpack_from("<" + form, data, offset)
+            (found[field],) = struct.unpack_from("=" + form, data, offset)
     if "name" in found:
         found["name"] = found["name"].rstrip(b"\0").decode(errors="replace")
     if kind == "prog" and "nr_map_ids" in found:
         found["map_ids"] = _prog_map_ids(fd, found["nr_map_ids"])
-        found["gpl_compatible"] = found.get("gpl_compatible", 0) & 1
+        # A bit field: the first of the 32 bits is the lowest one in little-endian order, the highest one in big-endian.
+        first = 0 if sys.byteorder == "little" else 31
+        found["gpl_compatible"] = found.get("gpl_compatible", 0) >> first & 1
     if kind == "link":
         found["detail"] = bytes(data[16:known])
     return found
@@ -331,9 +334,9 @@ def _prog_map_ids(fd: int, count: int) -> list[int]:
     ids = bytearray(4 * max(count, 1))
     held = (ctypes.c_char * len(ids)).from_buffer(ids)
     data = bytearray(_INFO_ROOM)
-    struct.pack_into("<IQ", data, _PROG_MAP_IDS - 4, count, ctypes.addressof(held))
+    struct.pack_into("=IQ", data, _PROG_MAP_IDS - 4, count, ctypes.addressof(held))
     _checked("OBJ_GET_INFO_BY_FD", {"bpf_fd": fd, "info_len": len(data), "info": data})
-    return list(struct.unpack(f"<{count}I", ids[: 4 * count]))
+    return list(struct.unpack(f"={count}I", ids[: 4 * count]))
 
 
 def translated(fd: int) -> bytes:
@@ -347,10 +350,10 @@ def translated(fd: int) -> bytes:
     code = bytearray(size)
     held = (ctypes.c_char * size).from_buffer(code)
     data = bytearray(_INFO_ROOM)
-    struct.pack_into("<I", data, _PROG_XLATED_LEN, size)
-    struct.pack_into("<Q", data, _PROG_XLATED, ctypes.addressof(held))
+    struct.pack_into("=I", data, _PROG_XLATED_LEN, size)
+    struct.pack_into("=Q", data, _PROG_XLATED, ctypes.addressof(held))
     _checked("OBJ_GET_INFO_BY_FD", {"bpf_fd": fd, "info_len": len(data), "info": data})
-    if not struct.unpack_from("<Q", data, _PROG_XLATED)[0]:
+    if not struct.unpack_from("=Q", data, _PROG_XLATED)[0]:
         raise PermissionError(1, "this kernel does not show the instructions of a program to this user")
     del held
     return bytes(code)
@@ -369,7 +372,7 @@ def map_fd_by_id(map_id: int, open_flags: int = 0) -> int:
 def next_id(kind: str, start: int) -> int:
     """Return the id after `start` of the kind "map", "prog", "btf" or "link"; ENOENT at the end."""
     _, attr = _checked(f"{kind.upper()}_GET_NEXT_ID", {"start_id": start})
-    return int(struct.unpack_from("<I", attr, 4)[0])
+    return int(struct.unpack_from("=I", attr, 4)[0])
 
 
 def ids(kind: str, after: int = 0) -> list[int]:
@@ -380,12 +383,12 @@ def ids(kind: str, after: int = 0) -> list[int]:
             5.8).
     """
     command_name = f"{kind.upper()}_GET_NEXT_ID"
-    attr = bytearray(after.to_bytes(12, "little"))
+    attr = bytearray(after.to_bytes(12, sys.byteorder))
     at = ctypes.addressof(ctypes.c_char.from_buffer(attr))
     found: list[int] = []
     while syscalls.bpf(COMMANDS[command_name][0], at, len(attr)) == 0:
         attr[0:4] = attr[4:8]
-        found.append(int.from_bytes(attr[4:8], "little"))
+        found.append(int.from_bytes(attr[4:8], sys.byteorder))
     error = ctypes.get_errno()
     if error != 2:
         raise OSError(error, f"BPF_{command_name}: {os.strerror(error)}")

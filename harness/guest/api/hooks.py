@@ -111,10 +111,10 @@ def kprobe(prog_fd: int, symbol: str, *, at_return: bool) -> int:
 def _perf_event(prog_fd: int, kind: int, config: int, name: bytes) -> int:
     attr = ctypes.create_string_buffer(_PERF_ATTR_SIZE)
     held = ctypes.create_string_buffer(name)
-    struct.pack_into("<IIQQQ", attr, 0, kind, _PERF_ATTR_SIZE, config, 1, PERF_SAMPLE_RAW)
-    struct.pack_into("<I", attr, 48, 1)  # wakeup_events
+    struct.pack_into("=IIQQQ", attr, 0, kind, _PERF_ATTR_SIZE, config, 1, PERF_SAMPLE_RAW)
+    struct.pack_into("=I", attr, 48, 1)  # wakeup_events
     if name:
-        struct.pack_into("<Q", attr, 56, ctypes.addressof(held))  # config1: the function's name
+        struct.pack_into("=Q", attr, 56, ctypes.addressof(held))  # config1: the function's name
     # For every process, on the first CPU: such an event fires on all CPUs anyway.
     fd = _perf_event_open(ctypes.addressof(attr), -1, 0, -1, PERF_FLAG_FD_CLOEXEC)
     if fd < 0:
@@ -155,14 +155,14 @@ def make_interface_pair(first: str, second: str) -> None:
     info = _attribute(_IFLA_INFO_KIND, b"veth\0") + _attribute(_IFLA_INFO_DATA, peer)
     body = header + _attribute(_IFLA_IFNAME, first.encode() + b"\0") + _attribute(_IFLA_LINKINFO, info)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0) as link:
-        link.send(struct.pack("<IHHII", 16 + len(body), _RTM_NEWLINK, _NLM_F_CREATE, 1, 0) + body)
-        (error,) = struct.unpack_from("<i", link.recv(4096), 16)
+        link.send(struct.pack("=IHHII", 16 + len(body), _RTM_NEWLINK, _NLM_F_CREATE, 1, 0) + body)
+        (error,) = struct.unpack_from("=i", link.recv(4096), 16)
     if error:
         raise OSError(-error, f"veth: {os.strerror(-error)}")
 
 
 def _attribute(kind: int, data: bytes) -> bytes:
-    return struct.pack("<HH", 4 + len(data), kind) + data + bytes(-len(data) % 4)
+    return struct.pack("=HH", 4 + len(data), kind) + data + bytes(-len(data) % 4)
 
 
 def possible_cpus() -> int:

@@ -116,7 +116,7 @@ def _changed(layout: tuple[tuple[str, str, int], ...], after: Any, given: dict[s
     found = {}
     for field, form, at in layout:
         if form == "I":
-            (value,) = struct.unpack_from("<I", after, at)
+            (value,) = struct.unpack_from("=I", after, at)
             if value != (given.get(field) or 0):
                 found[field] = value
     return found
@@ -173,7 +173,7 @@ def open_object(data: bytes, name: str, btf: str) -> tuple[int, int, bytes, dict
     library = _library()
     held_name, held_btf = (ctypes.create_string_buffer(text.encode()) for text in (name, btf))
     # struct bpf_object_open_opts: its size, object_name, and btf_custom_path at offset 48.
-    options = struct.pack("<QQ32xQ", 56, ctypes.addressof(held_name), ctypes.addressof(held_btf) if btf else 0)
+    options = struct.pack("=QQ32xQ", 56, ctypes.addressof(held_name), ctypes.addressof(held_btf) if btf else 0)
     pointer = library.lib.bpf_object__open_mem(data, ctypes.c_size_t(len(data)), options)
     if not pointer:
         return ctypes.get_errno(), 0, library.take_messages(), {}
@@ -374,11 +374,11 @@ def attach_to(handle: int, name: str, hook: str, target: int) -> tuple[int, int,
 def _attach_tc(library: _Library, prog: ctypes.c_void_p, interface: int) -> tuple[int, int, int, bytes]:
     """Attach to what an interface receives, with a filter of clsact; it has no link and stays attached."""
     lib = library.lib
-    hook = struct.pack("<QiiI4x", 24, interface, _TC_INGRESS, 0)
+    hook = struct.pack("=QiiI4x", 24, interface, _TC_INGRESS, 0)
     made = lib.bpf_tc_hook_create(hook)
     if made not in (0, -_EEXIST):
         return -made, 0, -1, library.take_messages()
-    options = ctypes.create_string_buffer(struct.pack("<QiIIII4x", 32, lib.bpf_program__fd(prog), 0, 0, 0, 0), 32)
+    options = ctypes.create_string_buffer(struct.pack("=QiIIII4x", 32, lib.bpf_program__fd(prog), 0, 0, 0, 0), 32)
     attached = lib.bpf_tc_attach(hook, options)
     number = len(_links) + 1
     _links[number] = 0

@@ -99,11 +99,11 @@ class Call:
             return None
         size = max(at + size_of(form) for _, form, at in layout)
         found = ctypes.create_string_buffer(size)
-        struct.pack_into("<Q", found, 0, size)
+        struct.pack_into("=Q", found, 0, size)
         for field, form, at in given:
             value: int = self.pointer(field).value or 0 if form == "P" else self.number(field)
             bits = 8 * size_of(form)
-            struct.pack_into("<I" if form == "I" else "<Q", found, at, value & ((1 << bits) - 1))
+            struct.pack_into("=I" if form == "I" else "=Q", found, at, value & ((1 << bits) - 1))
         return found
 
     def finish(self) -> None:

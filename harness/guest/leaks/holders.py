@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import stat
 import struct
+import sys
 
 from harness.guest.api import bpf
 from harness.guest.api.uapi import MAP_TYPES
@@ -90,10 +91,10 @@ def _elements(fd: int, info: dict[str, Any]) -> Iterator[tuple[int | str, int]]:
         except OSError:
             return
         try:
-            (held,) = struct.unpack("<I", bpf.map_lookup(fd, key, 4))
+            (held,) = struct.unpack("=I", bpf.map_lookup(fd, key, 4))
         except OSError:
             continue  # an empty slot
-        yield (int.from_bytes(key, "little") if len(key) <= 8 else key.hex()), held
+        yield (int.from_bytes(key, sys.byteorder) if len(key) <= 8 else key.hex()), held
 
 
 def held_by_pins() -> list[list[Any]]:
@@ -161,7 +162,7 @@ def held_by_cgroups() -> list[list[Any]]:
                 fields: dict[str, bpf.Field] = {"target_fd": fd, "attach_type": attach_type, "prog_cnt": room}
                 error, _, numbers, buffers = bpf.attempt("PROG_QUERY", fields, {"prog_ids": 4 * room})
                 if error == 0 and numbers.get("prog_cnt", room):
-                    ids = struct.unpack_from(f"<{numbers.get('prog_cnt', room)}I", buffers["prog_ids"])
+                    ids = struct.unpack_from(f"={numbers.get('prog_cnt', room)}I", buffers["prog_ids"])
                     found += [["prog", number, f"cgroup {folder}"] for number in ids]
         finally:
             os.close(fd)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import sys
 
 from harness.guest.api import bpf, syscalls
 from harness.guest.api.uapi import ATTACH_TYPES
@@ -93,40 +94,40 @@ def _queried(target: int, kind: str) -> tuple[int, ...]:
     fields: dict[str, bpf.Field] = {"target_fd": target, "attach_type": ATTACH_TYPES[kind], "prog_cnt": _ROOM}
     error, _, numbers, buffers = bpf.attempt("PROG_QUERY", fields, {"prog_ids": 4 * _ROOM})
     count = numbers.get("prog_cnt", _ROOM)
-    return struct.unpack_from(f"<{count}I", buffers["prog_ids"]) if error == 0 and count <= _ROOM else ()
+    return struct.unpack_from(f"={count}I", buffers["prog_ids"]) if error == 0 and count <= _ROOM else ()
 
 
 def _of_interfaces(where: str) -> list[list[Any]]:
     """Return what holds programs on the interfaces of this process's network namespace."""
     found: list[list[Any]] = []
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_ROUTE) as link:
-        for body in _dump(link, _RTM_GETLINK, struct.pack("<BxHiII", 0, 0, 0, 0, 0)):
-            (index,) = struct.unpack_from("<i", body, 4)
+        for body in _dump(link, _RTM_GETLINK, struct.pack("=BxHiII", 0, 0, 0, 0, 0)):
+            (index,) = struct.unpack_from("=i", body, 4)
             fields = dict(_attributes(body[16:]))
             name = fields.get(_IFLA_IFNAME, b"?").rstrip(b"\0").decode(errors="replace") + where
             xdp = dict(_attributes(fields.get(_IFLA_XDP, b"")))
-            numbers = {int.from_bytes(xdp[kind], "little") for kind in _IFLA_XDP_PROG_IDS if kind in xdp}
+            numbers = {int.from_bytes(xdp[kind], sys.byteorder) for kind in _IFLA_XDP_PROG_IDS if kind in xdp}
             found += [["prog", number, f"interface {name} (xdp)"] for number in sorted(numbers)]
             for kind in _OF_INTERFACE:
                 word = kind.replace("_", " ")
                 found += [["prog", number, f"interface {name} ({word})"] for number in _queried(index, kind)]
             for parent, side in _CLSACT.items():
-                for one in _dump(link, _RTM_GETTFILTER, struct.pack("<BxHiIII", 0, 0, index, 0, parent, 0)):
+                for one in _dump(link, _RTM_GETTFILTER, struct.pack("=BxHiIII", 0, 0, index, 0, parent, 0)):
                     options = dict(_attributes(dict(_attributes(one[20:])).get(_TCA_OPTIONS, b"")))
                     if _TCA_BPF_ID in options:
-                        number = int.from_bytes(options[_TCA_BPF_ID], "little")
+                        number = int.from_bytes(options[_TCA_BPF_ID], sys.byteorder)
                         found.append(["prog", number, f"clsact of interface {name} (tc {side})"])
     return found
 
 
 def _dump(link: socket.socket, kind: int, body: bytes) -> list[bytes]:
     """Return the bodies of all messages that answer a request; none when the kernel refuses it."""
-    link.send(struct.pack("<IHHII", 16 + len(body), kind, _NLM_F_REQUEST_DUMP, 1, 0) + body)
+    link.send(struct.pack("=IHHII", 16 + len(body), kind, _NLM_F_REQUEST_DUMP, 1, 0) + body)
     found: list[bytes] = []
     while True:
         data = link.recv(1 << 16)
         while data:
-            size, answered = struct.unpack_from("<IH", data)
+            size, answered = struct.unpack_from("=IH", data)
             if answered in (_NLMSG_DONE, _NLMSG_ERROR):
                 return found
             found.append(data[16:size])
@@ -136,7 +137,7 @@ def _dump(link: socket.socket, kind: int, body: bytes) -> list[bytes]:
 def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield the type and content of each netlink attribute."""
     while len(data) >= 4:
-        size, kind = struct.unpack_from("<HH", data)
+        size, kind = struct.unpack_from("=HH", data)
         if size < 4:
             return
         yield kind & 0x3FFF, data[4:size]

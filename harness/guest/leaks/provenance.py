@@ -30,14 +30,14 @@ _OBJ_GET_INFO_BY_FD = 15
 _ID_AT = {"map": 4, "prog": 4, "link": 4, "btf": 12}
 """The offset of the id in the information of OBJ_GET_INFO_BY_FD."""
 
-_INFO = struct.Struct("<IIQ")
-_COUNT = struct.Struct("<I")
+_INFO = struct.Struct("=IIQ")
+_COUNT = struct.Struct("=I")
 _PROGRAM_AT = 4
-_SLOT = struct.Struct("<BxHI")
+_SLOT = struct.Struct("=BxHI")
 _SLOTS = 1 << 17
 _TEXT_AT = 16 + _SLOTS * _SLOT.size
 _TEXT_ROOM = 1 << 16
-_LENGTH = struct.Struct("<H")
+_LENGTH = struct.Struct("=H")
 _DEPTH = 8
 _NOWHERE = 0xFFFF
 
@@ -189,4 +189,4 @@ def _id_of(fd: int, at: int) -> int:
     attr = _INFO.pack(fd, at + 4, ctypes.addressof(ctypes.c_char.from_buffer(info)))
     if syscalls.bpf(_OBJ_GET_INFO_BY_FD, attr, len(attr)) != 0:
         return 0
-    return int.from_bytes(info[at : at + 4], "little")
+    return int.from_bytes(info[at : at + 4], sys.byteorder)

@@ -37,7 +37,7 @@ class ImageKind(Enum):
     BZIMAGE = "bzImage"
     VMLINUX = "vmlinux"
     IMAGE = "Image"
-    """Not compressed: harness.kernel.files.raw_image."""
+    """QEMU loads it as it is: harness.kernel.files.raw_image."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,11 @@ def image_kind(data: bytes, name: str) -> ImageKind:
     """Distinguish the types by a file's first bytes.
 
     Args:
-        data: At least the first 0x206 bytes of the file.
+        data: At least the first raw_image.HEAD_SIZE bytes of the file.
         name: Its name in error messages.
 
     Raises:
-        KernelFileError: It is neither.
+        KernelFileError: It is none of them.
     """
     if data[:4] == ELF_MAGIC:
         return ImageKind.VMLINUX
@@ -86,9 +86,11 @@ def image_kind(data: bytes, name: str) -> ImageKind:
         )
     raise KernelFileError(
         f"{name} is not a kernel image" + (" (it is empty)" if not data else ""),
-        expected="an x86 bzImage (boot protocol 2.08 or later), an x86-64 ELF vmlinux or an arm64 Image",
-        hint="name arch/x86/boot/bzImage, arch/arm64/boot/Image or vmlinux of a kernel build, or a distribution's "
-        "/boot/vmlinuz-*",
+        expected="an x86 bzImage (boot protocol 2.08 or later), an x86-64 ELF vmlinux or an image of "
+        + " or ".join(one.title for one in architecture.known().values() if one.magic),
+        hint="name "
+        + ", ".join(one.image_path for one in architecture.known().values())
+        + " or vmlinux of a kernel build, or a distribution's /boot/vmlinuz-*",
     )
 
 
@@ -96,7 +98,7 @@ def architecture_of(data: bytes, name: str) -> Architecture | None:
     """Return the architecture of a kernel image; None when the harness has none for it.
 
     Args:
-        data: At least the first 0x206 bytes of the file.
+        data: At least the first raw_image.HEAD_SIZE bytes of the file.
         name: Its name in error messages.
 
     Raises:
@@ -130,7 +132,7 @@ def require_architecture(data: bytes, name: str, wanted: Architecture) -> None:
     if found.image == ImageKind.IMAGE.value and image_kind(data, name) is ImageKind.VMLINUX:
         raise KernelFileError(
             f"{name} is an ELF file, which QEMU does not boot on {found.title}",
-            expected=f"an {found.image}",
+            expected=f"an {found.image_path.rpartition('/')[2]}",
             hint=f"name {found.image_path} of the kernel's build",
         )
 

@@ -122,11 +122,12 @@ def modinfo(data: bytes, name: str) -> dict[str, str]:
     try:
         if data[:5] != b"\x7fELF\x02":
             raise ValueError("no 64-bit ELF file")
+        order = "<" if data[5] == 1 else ">"
         table, entry_size, count, names_index = (
-            struct.unpack_from("<Q", data, 0x28)[0],
-            *struct.unpack_from("<HHH", data, 0x3A),
+            struct.unpack_from(f"{order}Q", data, 0x28)[0],
+            *struct.unpack_from(f"{order}HHH", data, 0x3A),
         )
-        sections = [struct.unpack_from("<IIQQQQ", data, table + entry_size * number) for number in range(count)]
+        sections = [struct.unpack_from(f"{order}IIQQQQ", data, table + entry_size * number) for number in range(count)]
         names_at = sections[names_index][4]
         for name_at, _, _, _, offset, size in sections:
             start = names_at + name_at

@@ -1,7 +1,8 @@
-"""Kernel images that are not compressed, such as arm64's `Image`: a header of 64 bytes, then the kernel.
+"""Kernel images that QEMU loads as they are: arm64's `Image` and s390x's `bzImage`.
 
-Pure: bytes in, records out. The layout is that of Linux `Documentation/arch/arm64/booting.rst`. With CONFIG_EFI the
-header is also that of a PE file, whose sections say how long the file is.
+Pure: bytes in, records out. arm64's has a header of 64 bytes (Linux `Documentation/arch/arm64/booting.rst`). With
+CONFIG_EFI that is also the header of a PE file, whose sections say how long the file is. s390x's has its parameters at
+a fixed place (struct parmarea of `arch/s390/include/asm/setup.h`), and a trailer (`arch/s390/boot/vmlinux.lds.S`).
 """
 
 from __future__ import annotations
@@ -12,17 +13,38 @@ from harness.errors import KernelFileError
 from harness.util import architecture
 from harness.util.architecture import Architecture
 
-_MAGIC_AT = 56
+HEAD_SIZE = 1 << 17
+"""Bytes at the beginning of a file that tell any image."""
+
+_S390 = b"S390EP"
+_S390_AT = 0x10008
+_KERNEL_VERSION_AT = 0x10428
+_TRAILER = b"\0\0\0\x20zIPL"
 
 
 def architecture_of(data: bytes) -> Architecture | None:
     """Return the architecture of an image, by the magic in its header; None when it is another kind of file.
 
     Args:
-        data: At least the first 64 bytes of the file.
+        data: At least the first HEAD_SIZE bytes of the file.
     """
-    magic = data[_MAGIC_AT : _MAGIC_AT + 4]
-    return next((one for one in architecture.known().values() if one.magic and one.magic.encode() == magic), None)
+
+    def is_there(one: Architecture) -> bool:
+        return bool(one.magic) and data.startswith(one.magic.encode(), one.magic_at)
+
+    return next(filter(is_there, architecture.known().values()), None)
+
+
+def banner(data: bytes) -> str:
+    """Return the version line that an image of s390x has beside the compressed kernel; "" for other images.
+
+    Args:
+        data: The whole file.
+    """
+    if not data.startswith(_S390, _S390_AT):
+        return ""
+    at = int.from_bytes(data[_KERNEL_VERSION_AT : _KERNEL_VERSION_AT + 8], "big")
+    return data[at : at + 512].split(b"\0", 1)[0].decode(errors="replace") if at else ""
 
 
 def is_zboot(data: bytes) -> bool:
@@ -44,6 +66,14 @@ def check(data: bytes, name: str) -> None:
     Raises:
         KernelFileError: It is damaged or cut short.
     """
+    if data.startswith(_S390, _S390_AT):
+        if not data.endswith(_TRAILER):
+            raise KernelFileError(
+                f"{name} is cut short: it does not end with the trailer of s390x's images",
+                expected="a whole image, of Linux 5.3 or later",
+                hint="fetch or build it again",
+            )
+        return
     try:
         (pe,) = struct.unpack_from("<I", data, 60)
         if data[:2] != b"MZ" or pe == 0:

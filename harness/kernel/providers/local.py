@@ -12,7 +12,7 @@ from pathlib import Path
 from harness.errors import KernelFileError, SelectorError
 from harness.kernel import cache as kernel_cache
 from harness.kernel import selector
-from harness.kernel.files import bzimage
+from harness.kernel.files import bzimage, raw_image
 from harness.kernel.types import ANYTHING, Choice, Kernel, Progress, Wanted
 from harness.kernel.version import KernelVersion
 from harness.util import architecture, cache
@@ -114,16 +114,17 @@ def _modules(root: Path, release: str) -> Path | None:
 def _banner(path: Path) -> str:
     """Return an image's version line; reads only the necessary part of the file."""
     with path.open("rb") as stream:
-        head = stream.read(1 << 16)
+        head = stream.read(raw_image.HEAD_SIZE)
         if bzimage.image_kind(head, str(path)) is bzimage.ImageKind.BZIMAGE:
             return bzimage.setup_header(head, str(path)).banner
-    return bzimage.elf_banner(path.read_bytes())
+    whole = path.read_bytes()
+    return raw_image.banner(whole) or bzimage.elf_banner(whole)
 
 
 def _architecture(path: Path) -> str:
     """Return the name of an image's architecture; this machine's own for one that is refused later."""
     with path.open("rb") as stream:
-        found = bzimage.architecture_of(stream.read(1 << 16), str(path))
+        found = bzimage.architecture_of(stream.read(raw_image.HEAD_SIZE), str(path))
     return found.name if found is not None else architecture.own_name()
 
 
@@ -241,7 +242,7 @@ def fill(found: LocalKernel, made: Path) -> None:
         KernelFileError: The image is not a kernel.
     """
     with found.image.open("rb") as stream:
-        kind = bzimage.image_kind(stream.read(0x206), str(found.image))
+        kind = bzimage.image_kind(stream.read(raw_image.HEAD_SIZE), str(found.image))
     shutil.copyfile(found.image, made / ("vmlinux" if kind is bzimage.ImageKind.VMLINUX else "vmlinuz"))
     if found.config is not None:
         shutil.copyfile(found.config, made / "config")

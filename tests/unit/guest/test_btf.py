@@ -16,6 +16,14 @@ def test_an_integer_is_encoded_as_pahole_encodes_it() -> None:
     assert btf.encode(btf.integer("int", 4, btf.SIGNED)).hex(" ") == expected
 
 
+def test_on_a_big_endian_machine_each_number_of_it_is_big_endian() -> None:
+    expected = (
+        "eb 9f 01 00 00 00 00 18 00 00 00 00 00 00 00 10 00 00 00 10 00 00 00 05"
+        " 00 00 00 01 01 00 00 00 00 00 00 04 01 00 00 20 00 69 6e 74 00"
+    )
+    assert btf.encode(btf.integer("int", 4, btf.SIGNED), byte_order="big").hex(" ") == expected
+
+
 def test_members_of_a_struct_name_types_and_bits() -> None:
     data = btf.encode(btf.integer("int", 4), btf.struct_of("pair", 8, ("a", 1, 0), ("b", 1, 4)))
     record = struct.unpack_from("<9I", data, 24 + 16)

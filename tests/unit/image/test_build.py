@@ -81,6 +81,17 @@ def test_every_folder_comes_before_what_is_in_it(files: list[tuple[str, bytes]])
 INTERPRETER = build._base_interpreter()
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_sections_that_are_never_loaded_go(order: str) -> None:
+    head = b"\x7fELF\x02" + (b"\x01" if order == "<" else b"\x02") + b"\x01" + bytes(9)
+    # One segment from byte 120 on, and the table of two sections behind it.
+    head += struct.pack(f"{order}HHIQQQIHHHHHH", 2, 22, 1, 0, 64, 200, 0, 64, 56, 1, 64, 2, 1)
+    segment = struct.pack(f"{order}IIQQQQQQ", 1, 5, 120, 0, 0, 30, 30, 1)
+    stripped = elf.strip(head + segment + bytes(400))
+    assert len(stripped) == 150
+    assert struct.unpack_from(f"{order}Q", stripped, 40) == (0,)  # e_shoff
+
+
 def test_a_stripped_program_runs(tmp_path: Path) -> None:
     whole = INTERPRETER.read_bytes()
     stripped = elf.strip(whole)

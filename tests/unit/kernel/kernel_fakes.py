@@ -80,18 +80,35 @@ def arm64_image(release: str = RELEASE, build: str = "#1 SMP", *, size: int = 0)
     return bytes(image)
 
 
-def module(depends: str = "", name: str = "m") -> bytes:
-    """A kernel module that holds nothing but what modinfo reads."""
+def s390x_image(release: str = RELEASE, build: str = "#1 SMP", *, named: bool = True) -> bytes:
+    """A bzImage of s390x: its magic, its version line unless not `named`, and the trailer at its end."""
+    image = bytearray(0x11000)
+    image[0x10008:0x10010] = b"S390EP\0\1"
+    version = f"{release} (fake@host) {build}\0".encode()
+    image[0x10800 : 0x10800 + len(version)] = version
+    if named:
+        struct.pack_into(">Q", image, 0x10428, 0x10800)
+    image[-8:] = b"\0\0\0\x20zIPL"
+    return bytes(image)
+
+
+def module(depends: str = "", name: str = "m", *, order: str = "<") -> bytes:
+    """A kernel module that holds nothing but what modinfo reads; `order` as in struct."""
     info = f"license=GPL\0depends={depends}\0name={name}\0".encode()
     names = b"\0.modinfo\0.shstrtab\0"
     sections = [(0, 0, 0), (1, 64, len(info)), (10, 64 + len(info), len(names))]
     table = b"".join(
-        struct.pack("<IIQQQQIIQQ", name_at, 1, 0, 0, offset, size, 0, 0, 1, 0) for name_at, offset, size in sections
+        struct.pack(f"{order}IIQQQQIIQQ", name_at, 1, 0, 0, offset, size, 0, 0, 1, 0)
+        for name_at, offset, size in sections
     )
     header = (
-        b"\x7fELF\x02\x01\x01"
+        b"\x7fELF\x02"
+        + (b"\x01" if order == "<" else b"\x02")
+        + b"\x01"
         + bytes(9)
-        + struct.pack("<HHIQQQIHHHHHH", 1, EM_X86_64, 1, 0, 0, 64 + len(info) + len(names), 0, 64, 0, 0, 64, 3, 2)
+        + struct.pack(
+            f"{order}HHIQQQIHHHHHH", 1, EM_X86_64, 1, 0, 0, 64 + len(info) + len(names), 0, 64, 0, 0, 64, 3, 2
+        )
     )
     return header + info + names + table
 

@@ -20,7 +20,7 @@ from harness.kernel.selector import Item, arrange, meets, parse, parse_condition
 from harness.kernel.types import Choice
 from harness.kernel.version import KernelVersion
 from harness.util import architecture
-from tests.unit.kernel.kernel_fakes import CONFIG, Archive, arm64_image, elf, kernel_image
+from tests.unit.kernel.kernel_fakes import CONFIG, Archive, arm64_image, elf, kernel_image, s390x_image
 
 X86, ARM, PAGES = "6.1.0-50-cloud-amd64", "6.1.0-50-cloud-arm64", "6.12.9-arm64-16k"
 
@@ -90,7 +90,7 @@ def test_one_architecture_ends_a_range() -> None:
     [
         ("6.12:mips", "the harness boots no kernels for 'mips'"),
         ("mips:6.12", "the harness boots no kernels for 'mips'"),
-        ("6.12:s390x:debug", "the harness boots no kernels for 's390x'"),
+        ("6.12:sparc64:debug", "the harness boots no kernels for 'sparc64'"),
         ("6.12:arm64:amd64", "it names two architectures, arm64 and amd64"),
         ("6.12:rt:cloud", "it names two flavours, rt and cloud"),
         ("6.12:6.1", "'6.1' is neither an architecture nor a flavour"),
@@ -251,6 +251,7 @@ def test_an_image_tells_its_architecture() -> None:
         for name, data in {
             "bzImage": kernel_image(),
             "Image": arm64_image(),
+            "image of s390x": s390x_image(),
             "vmlinux": elf(),
             "arm64 vmlinux": elf(machine=183),
             "mips vmlinux": elf(machine=8),
@@ -259,6 +260,7 @@ def test_an_image_tells_its_architecture() -> None:
     assert {name: one and one.name for name, one in found.items()} == {
         "bzImage": "amd64",
         "Image": "arm64",
+        "image of s390x": "s390x",
         "vmlinux": "amd64",
         "arm64 vmlinux": "arm64",
         "mips vmlinux": None,
@@ -278,6 +280,17 @@ def test_a_damaged_image_is_refused(data: bytes, message: str) -> None:
         raw_image.check(data, "Image")
 
 
+def test_an_image_of_s390x_has_its_version_beside_the_compressed_kernel() -> None:
+    data = s390x_image("6.12.9+deb13-s390x", "#1 SMP Debian 6.12.9-1")
+    raw_image.check(data, "bzImage")
+    assert raw_image.banner(data) == "6.12.9+deb13-s390x (fake@host) #1 SMP Debian 6.12.9-1"
+    assert raw_image.banner(s390x_image(named=False)) == ""
+    assert raw_image.banner(arm64_image()) == ""
+    for length in (len(data) - 1, 0x10010):
+        with pytest.raises(KernelFileError, match="is cut short"):
+            raw_image.check(data[:length], "bzImage")
+
+
 def test_an_image_without_a_pe_header_is_taken_as_it_is() -> None:
     raw_image.check(bytes(56) + b"ARM\x64" + bytes(100), "Image")
 
@@ -293,6 +306,11 @@ def test_a_path_is_of_the_architecture_of_its_image(tmp_path: Path) -> None:
     image.write_bytes(arm64_image("6.12.9", "#1 SMP"))
     [choice] = Catalog().resolve([str(image)])
     assert (choice.label, choice.architecture) == ("Image-arm64", "arm64")
+    other = tmp_path / "bzImage"
+    other.write_bytes(s390x_image("6.12.9", "#1 SMP"))
+    [choice] = Catalog().resolve([str(other)])
+    assert (choice.label, choice.architecture) == ("bzImage-s390x", "s390x")
+    assert Catalog().acquire(choice).release == "6.12.9"
     tree = tmp_path / "tree"
     built = tree / "arch" / "arm64" / "boot" / "Image"
     built.parent.mkdir(parents=True)

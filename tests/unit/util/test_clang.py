@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import SourceError, ToolMissing, UsageError
-from harness.util import clang
+from harness.util import architecture, clang
 
 PROGRAM = """
 #include "harness.h"
@@ -29,6 +29,15 @@ def source(tmp_path: Path) -> Path:
     path = tmp_path / "program.bpf.c"
     path.write_text(PROGRAM)
     return path
+
+
+REGISTERS = """
+#include "harness.h"
+#if !defined(__TARGET_ARCH_s390) || __BYTE_ORDER__ != __ORDER_BIG_ENDIAN__
+#error not for s390x
+#endif
+SEC("socket") int f(void *ctx) { return VALUE; }
+"""
 
 
 def fake_clang(folder: Path, version: str) -> Path:
@@ -94,3 +103,20 @@ def test_every_source_of_ours_compiles(capsys: pytest.CaptureFixture[str]) -> No
     built = [Path(line) for line in capsys.readouterr().out.splitlines()]
     assert {path.name.removesuffix(".bpf.o") for path in built} == set(clang.own_sources())
     assert clang.main(["no-such-source"]) == 2
+
+
+def test_an_object_is_compiled_again_for_a_guest_of_another_architecture(source: Path) -> None:
+    source.write_text(PROGRAM.replace("VALUE", "NUMBER"))
+    own = clang.build(source, defines=["NUMBER=3"])
+    foreign = clang.for_architecture(own, architecture.require("s390x"))
+    assert (own.read_bytes()[5], foreign.read_bytes()[5]) == (1, 2)
+    assert clang.for_architecture(own, architecture.own()) == own
+    assert clang.for_architecture(source, architecture.require("s390x")) == source  # it was not compiled here
+
+
+def test_a_program_knows_the_architecture_that_it_is_compiled_for(source: Path) -> None:
+    source.write_text(REGISTERS)
+    assert clang.build(source, defines=["VALUE=1"], wanted=architecture.require("s390x")).is_file()
+    with pytest.raises(SourceError, match="does not compile") as caught:
+        clang.build(source, defines=["VALUE=1"], wanted=architecture.require("arm64"))
+    assert "not for s390x" in str(caught.value)

@@ -50,7 +50,11 @@ def appended(console: str, channel: str, *own: str) -> list[str]:
     return [part for word in words for part in ("--append", word)]
 
 
-def qemu_options(channel: str, *machine: str) -> list[str]:
+def qemu_options(*channel: str, machine: tuple[str, ...] = (), shared: bool = True) -> list[str]:
+    memory = (
+        "-object memory-backend-file,id=harness-shared,mem-path=/run/vm-1/shared,size=4194304,share=on",
+        "-device ivshmem-plain,memdev=harness-shared,master=on",
+    )
     options = (
         "-object memory-backend-file,id=harness-ram,size=256M,mem-path=/t/ram,share=on",
         "-machine memory-backend=harness-ram",
@@ -59,9 +63,8 @@ def qemu_options(channel: str, *machine: str) -> list[str]:
         *machine,
         "-no-reboot",
         "-chardev socket,id=harness,path=/run/vm-1/channel.sock",
-        channel,
-        "-object memory-backend-file,id=harness-shared,mem-path=/run/vm-1/shared,size=4194304,share=on",
-        "-device ivshmem-plain,memdev=harness-shared,master=on",
+        *channel,
+        *(memory if shared else ()),
         "-qmp unix:/run/vm-1/qmp.sock,server=on,wait=off",
     )
     return [f"--qemu-opts={option}" for option in options]
@@ -71,9 +74,17 @@ BEGIN = ["/bin/vng", "--run", "/k/image"]
 QEMU = ["--qemu", "/run/vm-1/qemu"]
 X86 = [
     *appended("ttyS0", "ttyS1", "no_timer_check"),
-    *qemu_options("-serial chardev:harness", "-machine sata=off,smbus=off"),
+    *qemu_options("-serial chardev:harness", machine=("-machine sata=off,smbus=off",)),
 ]
 ARM = [*appended("ttyAMA0", "ttyS0"), *qemu_options("-device pci-serial,chardev=harness")]
+S390 = [
+    *appended("ttysclp0", "vport0p1"),
+    *qemu_options(
+        "-device virtio-serial-ccw,id=harness-serial",
+        "-device virtserialport,chardev=harness,name=harness",
+        shared=False,
+    ),
+]
 
 
 def test_an_x86_64_machine_boots_its_own_kernels_as_ever(host: Callable[[str], None]) -> None:
@@ -85,6 +96,11 @@ def test_an_x86_64_machine_boots_its_own_kernels_as_ever(host: Callable[[str], N
 def test_an_x86_64_machine_boots_arm64_kernels(host: Callable[[str], None]) -> None:
     host("x86_64")
     assert argv_of(spec("arm64")) == [*BEGIN, "--arch", "arm64", *QEMU, *COMMON, "--disable-kvm", *ARM]
+
+
+def test_a_machine_without_serial_ports_and_shared_memory_has_a_port_of_virtio(host: Callable[[str], None]) -> None:
+    host("x86_64")
+    assert argv_of(spec("s390x")) == [*BEGIN, "--arch", "s390x", *QEMU, *COMMON, "--disable-kvm", *S390]
 
 
 def test_a_kernel_with_pages_of_16_kib_gets_a_processor_that_has_them(host: Callable[[str], None]) -> None:

@@ -59,3 +59,13 @@ def test_a_monitor_that_is_gone_says_nothing(ends: tuple[Monitor, socket.socket]
     monitor.close()
     assert monitor.end() == ""
     assert not monitor.answers(20.0)
+
+
+def test_an_event_is_waited_for_and_what_comes_with_it_is_not_lost(ends: tuple[Monitor, socket.socket]) -> None:
+    monitor, theirs = ends
+    say(theirs, {"return": {}}, {"event": "RESUME"}, SHUTDOWN)
+    assert monitor.wait_for("RESUME", 10)
+    assert monitor.shutdown == "guest-reset"
+    assert not monitor.wait_for("RESUME", 0)
+    theirs.close()
+    assert not monitor.wait_for("RESUME", 10)

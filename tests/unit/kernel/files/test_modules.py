@@ -90,7 +90,8 @@ def test_other_files_than_modules_are_refused(data: bytes) -> None:
 
 
 def test_modinfo() -> None:
-    assert modinfo(module("a,b"), "m.ko") == {"license": "GPL", "depends": "a,b", "name": "m"}
+    for order in "<>":
+        assert modinfo(module("a,b", order=order), "m.ko") == {"license": "GPL", "depends": "a,b", "name": "m"}
 
 
 def test_index_files() -> None:
