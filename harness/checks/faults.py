@@ -121,9 +121,9 @@ SIGNS = _signs(
         End.MARK,
         (
             r"BUG: (?:unable to handle|kernel NULL pointer|.*stack guard page)",
-            r"Unable to handle kernel ",  # arm64
+            r"Unable to handle kernel ",  # arm64, s390x
             r"(?:PANIC: )?double fault|Fixing recursive fault",
-            r".*: (?:0x)?[0-9a-f]{4,16} \[#\d+\]",
+            r".*: (?:0x)?[0-9a-f]{4,16} (?:ilc:\d )?\[#\d+\]",
         ),
     ),
     ("WARN", End.MARK, (r"WARNING: CPU: \d+ PID: \d+ at ", r"WARNING: \S+:\d+ at ", r"WARNING: at ")),
@@ -154,9 +154,10 @@ _MARK = re.compile(r"---\[ end ")
 _RULE = re.compile(r"={10,}$")
 _CALL_TRACE = re.compile(r"\s*Call Trace:|\s*stack backtrace:|\s*backtrace:", re.IGNORECASE)
 _FUNCTION = r"([A-Za-z_][\w.$]*)\+(0x[0-9a-f]+)/(0x[0-9a-f]+)"
-_FRAME = re.compile(rf"\s*(?:\[<[0-9a-f]+>\]\s*)?(\? )?{_FUNCTION}")
-# The line with the faulting instruction, on x86-64 and on arm64.
-_RIP = re.compile(rf"(?:RIP: (?:0010:)?(?:\[<[0-9a-f]+>\]\s*)?|pc : ){_FUNCTION}")
+# A mark says that the frame may be none: a question mark, or on s390x a parenthesis around it.
+_FRAME = re.compile(rf"\s*(\((?=\[<))?(?:\[<[0-9a-f]+>\]\s*)?(\? )?{_FUNCTION}")
+# The line with the faulting instruction, on x86-64, on arm64 and on s390x.
+_RIP = re.compile(rf"(?:RIP: (?:0010:)?(?:\[<[0-9a-f]+>\]\s*)?|pc : |Krnl PSW : [0-9a-f]+ [0-9a-f]+ \(){_FUNCTION}")
 _AT = re.compile(rf"WARNING: .*\bat (?:\S+:\d+ )?{_FUNCTION}")
 # Other lines between the frames of a trace and after them.
 _IN_TRACE = re.compile(
@@ -181,6 +182,8 @@ _GENERIC = re.compile(
     r"|do_syscall_\w+|x64_sys_call|ret_from_fork\w*|start_thread|secondary_startup_\w+"
     # arm64
     r"|invoke_syscall|el[01]t?h?_\w+|do_el0_svc|do_mem_abort|do_translation_fault|__do_kernel_fault|__primary_switched"
+    # s390x
+    r"|system_call|__do_syscall|(?:__do_)?pgm_check\w*|monitor_event_exception|illegal_op"
 )
 """Functions that report a fault or enter the kernel; they say nothing about the fault itself."""
 
@@ -321,8 +324,8 @@ def frames_of(texts: Sequence[str], *, skip_interrupts: bool) -> list[str]:
             if match is not None and skip_interrupts:
                 first = first or [f"{match[1]}+{match[2]}/{match[3]}"]
             frame = _FRAME.match(text.removeprefix(" <TASK>").removeprefix(" <IRQ>"))
-            if frame is not None and frame[1] is None and not hidden:
-                frames.append(f"{frame[2]}+{frame[3]}/{frame[4]}")
+            if frame is not None and frame[1] is None and frame[2] is None and not hidden:
+                frames.append(f"{frame[3]}+{frame[4]}/{frame[5]}")
             elif frame is None and frames and not _IN_TRACE.match(text):
                 break
     if not traced:
@@ -330,7 +333,7 @@ def frames_of(texts: Sequence[str], *, skip_interrupts: bool) -> list[str]:
         for text in texts:
             frame = _FRAME.match(text)
             if frame is not None:
-                frames.append(f"{frame[2]}+{frame[3]}/{frame[4]}")
+                frames.append(f"{frame[3]}+{frame[4]}/{frame[5]}")
             elif frames:
                 break
     return first + [frame for frame in frames if frame not in first]

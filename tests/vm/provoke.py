@@ -33,7 +33,7 @@ GETPPID = 110
 """The number of the patched system call."""
 
 _REGISTERS = {"rdi": b"\x48\xbf", "rsi": b"\x48\xbe", "rdx": b"\x48\xba", "rcx": b"\x48\xb9", "rax": b"\x48\xb8"}
-_FUNCTIONS = ("__x64_sys_getppid", "__arm64_sys_getppid", "sys_getppid", "SyS_getppid")
+_FUNCTIONS = ("__x64_sys_getppid", "__arm64_sys_getppid", "__s390x_sys_getppid", "sys_getppid", "SyS_getppid")
 
 
 def symbols(names: Iterable[str]) -> dict[str, int]:
@@ -120,6 +120,27 @@ class ArmCode(Code):
         return self.load("x16", name).raw("00 02 1f d6")  # br x16
 
 
+class S390Code(Code):
+    """Machine instructions of s390x; arguments of functions are r2, r3, ..."""
+
+    def load(self, register: str, value: int | str) -> Code:
+        """Put a number, or a symbol's address, into a register."""
+        number = (self._symbol(value) if isinstance(value, str) else value) & (1 << 64) - 1
+        place = int(register.removeprefix("r")) << 4
+        # iihf and iilf: the upper and the lower half
+        self.bytes += struct.pack(">BBIBBI", 0xC0, place | 8, number >> 32, 0xC0, place | 9, number & 0xFFFFFFFF)
+        return self
+
+    def jump(self, name: str, **registers: int | str) -> Code:
+        """End by going to a function of the kernel, as if it had been called in the first place."""
+        for register, value in registers.items():
+            self.load(register, value)
+        return self.load("r1", name).raw("07 f1")  # br %r1
+
+
+_CODES = {"amd64": Code, "arm64": ArmCode, "s390x": S390Code}
+
+
 class Kernel:
     """The kernel of a machine, open to be patched.
 
@@ -145,8 +166,7 @@ class Kernel:
 
     def code(self) -> Code:
         """Return instructions to fill in."""
-        kind = ArmCode if self._machine.spec.kernel.architecture == "arm64" else Code
-        return kind(self.symbol)
+        return _CODES[self._machine.spec.kernel.architecture](self.symbol)
 
     def patch(self, code: Code) -> None:
         """Write instructions over the system call."""
@@ -414,11 +434,29 @@ ARM_RECIPES = {
 }
 """The same on arm64."""
 
+S390_RECIPES = {
+    "warn": Recipe("WARN", lambda kernel: kernel.code().jump("vfree", r2=0x1001)),
+    "bug": Recipe("BUG", lambda kernel: kernel.code().jump("__put_cred", r2="init_cred"), dies=True),
+    "opcode": Recipe("oops", lambda kernel: kernel.code().raw("00 00"), dies=True),
+    # lg %r2,0(%r1); br %r14. Address 0 is memory there.
+    "paging": Recipe(
+        "oops", lambda kernel: kernel.code().load("r1", 0xDEAD << 48).raw("e3 20 10 00 00 04 07 fe"), dies=True
+    ),
+    # lgr %r2,%r15; aghi %r2,-128
+    "refcount": Recipe(
+        "refcount",
+        lambda kernel: kernel.code().raw("b9 04 00 2f a7 2b ff 80").jump("refcount_warn_saturate", r3=3),
+    ),
+}
+"""The same on s390x."""
+
+_RECIPES = {"amd64": RECIPES, "arm64": ARM_RECIPES, "s390x": S390_RECIPES}
+
 
 def provoke(machine: Machine, name: str) -> None:
     """Provoke a fault; the machine has to be what its recipe takes."""
     kernel = Kernel(machine)
-    recipe = (ARM_RECIPES if machine.spec.kernel.architecture == "arm64" else RECIPES)[name]
+    recipe = _RECIPES[machine.spec.kernel.architecture][name]
     guest = Guest(machine)
     for path, text in recipe.files:
         guest.write(path, text)
