@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 CLOCK_REALTIME = 0
-RNDADDENTROPY, RNDRESEEDCRNG = 0x40085203, 0x5207
+RNDADDENTROPY, RNDRESEEDCRNG = 0x00085203, 0x5207
+"""Numbers of ioctls, without the bits of syscalls.IOCTL."""
 _ENTROPY = struct.Struct("ii")
 
 _HELD_POLL_MS = 5
@@ -306,9 +307,10 @@ class Agent:
     def wake(self, *, realtime: float, entropy: bytes, hostname: str) -> None:
         """Give a clone its own identity: clock, entropy and host name."""
         time.clock_settime(CLOCK_REALTIME, realtime)
-        fcntl.ioctl(self.random, RNDADDENTROPY, _ENTROPY.pack(len(entropy) * 8, len(entropy)) + entropy)
+        credit = _ENTROPY.pack(len(entropy) * 8, len(entropy))
+        fcntl.ioctl(self.random, syscalls.IOCTL["write"] | RNDADDENTROPY, credit + entropy)
         try:
-            fcntl.ioctl(self.random, RNDRESEEDCRNG)
+            fcntl.ioctl(self.random, syscalls.IOCTL["none"] | RNDRESEEDCRNG)
         except OSError:
             os.write(self.random, entropy)  # before 4.17 there is no such request; a write is mixed in too
         socket.sethostname(hostname)
@@ -335,14 +337,16 @@ def _options() -> dict[str, str]:
         return setup.parse_command_line(file.read())
 
 
-def main(shared: str, numbers: dict[str, int]) -> NoReturn:
+def main(shared: str, numbers: dict[str, int], ioctl: dict[str, int]) -> NoReturn:
     """Set up the machine, load modules, report "ready", serve.
 
     Args:
         shared: How sysfs calls the memory that is shared with the host.
         numbers: The numbers of system calls, by name.
+        ioctl: As syscalls.IOCTL.
     """
     syscalls.NUMBERS.update(numbers)
+    syscalls.IOCTL.update(ioctl)
     absent = setup.mount_all(lambda: _options().get("without", "").split(","))
     setup.raise_loopback()
     os.environ.update(PATH="/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", HOME="/root", LANG="C.UTF-8")

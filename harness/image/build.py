@@ -48,7 +48,7 @@ _OF_PYTHONS_TESTS = ("_test", "_xxtest")
 # machine, because that is where it looks for its library.
 _INIT = """#!{interpreter} -ISE
 from harness.guest import agent
-agent.main({shared!r}, {syscalls!r})
+agent.main({shared!r}, {syscalls!r}, {ioctl!r})
 """
 
 _ACCOUNTS = {
@@ -231,7 +231,8 @@ def _entries(python: _Python, sources: set[Path]) -> Iterable[cpio.CpioEntry]:
     # Python reads it before devtmpfs is mounted, when getrandom(2) has no random bytes yet (seen on 4.12).
     yield cpio.CpioEntry("dev/urandom", stat.S_IFCHR | 0o666, device=(1, 9))
     machine = python.architecture
-    init = _INIT.format(interpreter=python.shown, shared=machine.shared, syscalls=dict(machine.syscalls))
+    ioctl = {"none": machine.ioctl_none, "write": machine.ioctl_write}
+    init = _INIT.format(interpreter=python.shown, shared=machine.shared, syscalls=dict(machine.syscalls), ioctl=ioctl)
     yield cpio.file("init", init.encode(), 0o755)
     for account, text in _ACCOUNTS.items():
         yield cpio.file(account, text.encode())
@@ -292,7 +293,7 @@ def _libraries(python: _Python, objects: list[Path], sources: set[Path]) -> Iter
     for name, path in found.items():
         if name.startswith("/"):
             # The dynamic loader, at the path that programs name.
-            place = name.lstrip("/") if python.root is None else f"usr{name}"
+            place = name.lstrip("/") if python.root is None or not name.startswith("/lib/") else f"usr{name}"
             yield cpio.file(place, _object(path, sources), 0o755)
         else:
             yield cpio.file(f"usr/lib/{name}", _object(path, sources), 0o755)

@@ -135,7 +135,7 @@ def seal(
                 unpacked, compression = bzimage.extract_vmlinux(image, name)
                 plain.write_bytes(unpacked)
         kernel = plain.read_bytes()
-        bzimage.check_elf(kernel, name)
+        bzimage.check_elf(kernel, name, wanted)
         pvh = bzimage.has_pvh_note(kernel)
     release = release or (raw_image.banner(kernel) or bzimage.elf_banner(kernel)).split(" ", 1)[0]
     if not config.exists() and (embedded := bzimage.embedded_config(kernel)) is not None:

@@ -44,6 +44,8 @@ class Architecture:
     channel_options: tuple[str, ...]
     dropped: tuple[str, ...]
     shared: str
+    ioctl_none: int
+    ioctl_write: int
     syscalls: Mapping[str, int]
     flavours: Mapping[str, str]
     kernel_parameters: tuple[str, ...] = ()

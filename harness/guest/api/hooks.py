@@ -17,7 +17,8 @@ SO_ATTACH_BPF = 50
 PERF_TYPE_TRACEPOINT = 2
 PERF_SAMPLE_RAW = 1 << 10
 PERF_FLAG_FD_CLOEXEC = 8
-PERF_EVENT_IOC_ENABLE, PERF_EVENT_IOC_SET_BPF = 0x2400, 0x40042408
+PERF_EVENT_IOC_ENABLE, PERF_EVENT_IOC_SET_BPF = 0x2400, 0x00042408
+"""Numbers of ioctls, without the bits of syscalls.IOCTL."""
 
 _PERF_ATTR_SIZE = 112  # PERF_ATTR_SIZE_VER5: known to every kernel since 4.1
 _TRACING = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
@@ -120,8 +121,8 @@ def _perf_event(prog_fd: int, kind: int, config: int, name: bytes) -> int:
     if fd < 0:
         raise syscalls.failed("perf_event_open")
     try:
-        fcntl.ioctl(fd, PERF_EVENT_IOC_SET_BPF, prog_fd)
-        fcntl.ioctl(fd, PERF_EVENT_IOC_ENABLE, 0)
+        fcntl.ioctl(fd, syscalls.IOCTL["write"] | PERF_EVENT_IOC_SET_BPF, prog_fd)
+        fcntl.ioctl(fd, syscalls.IOCTL["none"] | PERF_EVENT_IOC_ENABLE, 0)
     except OSError:
         os.close(fd)
         raise

@@ -21,6 +21,10 @@ NUMBERS: dict[str, int] = {}
 """The numbers of system calls by name. They depend on the architecture, so the image has them (harness.image.build)."""
 
 
+IOCTL: dict[str, int] = {}
+"""The bits of an ioctl's number that say what happens with its argument: "none", "write". They depend on it too."""
+
+
 def system_call(name: str, *types: Any) -> Callable[..., int]:
     """Return a system call as a function, which returns what the kernel does, or -1 and the errno as :data:`libc` does.
 

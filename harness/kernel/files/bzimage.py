@@ -109,8 +109,12 @@ def architecture_of(data: bytes, name: str) -> Architecture | None:
         return raw_image.architecture_of(data)
     if kind is ImageKind.BZIMAGE:
         return architecture.require("amd64")
-    order = "<" if data[5:6] == b"\1" else ">"
-    return architecture.by_elf(struct.unpack_from(f"{order}H", data, 18)[0])
+    return architecture.by_elf(_elf_machine(data))
+
+
+def _elf_machine(data: bytes) -> int:
+    """Return the number of an ELF file's architecture (e_machine)."""
+    return int.from_bytes(data[18:20], "little" if data[5:6] == b"\1" else "big")
 
 
 def require_architecture(data: bytes, name: str, wanted: Architecture) -> None:
@@ -237,12 +241,13 @@ def _damaged(name: str, compression: str, why: str) -> KernelFileError:
     )
 
 
-def check_elf(data: bytes, name: str) -> None:
-    """Check that an ELF kernel is complete and for x86-64.
+def check_elf(data: bytes, name: str, wanted: Architecture | None = None) -> None:
+    """Check that an ELF kernel is complete and for an architecture.
 
     Args:
         data: The whole file.
         name: Its name in error messages.
+        wanted: The architecture; None for x86-64.
 
     Raises:
         KernelFileError: It is damaged, cut short, or for another architecture.
@@ -250,16 +255,16 @@ def check_elf(data: bytes, name: str) -> None:
     from elftools.common.exceptions import ELFError
     from elftools.construct import ConstructError
 
+    wanted = wanted or architecture.require("amd64")
     if data[:4] != ELF_MAGIC:
-        raise KernelFileError(f"{name} is not an ELF file", expected="an x86-64 vmlinux")
+        raise KernelFileError(f"{name} is not an ELF file", expected=f"a vmlinux for {wanted.title}")
     try:
         elf = _elf(data)
-        machine = elf.get_machine_arch()
-        if machine != "x64":
+        if architecture.by_elf(_elf_machine(data)) is not wanted:
             raise KernelFileError(
-                f"{name} is for {machine}",
-                expected="a kernel for x86-64",
-                hint=f"the harness boots ELF files of x86-64 alone; it knows {architecture.names()}",
+                f"{name} is for {elf.get_machine_arch()}",
+                expected=f"a kernel for {wanted.title}",
+                hint=f"the harness knows {architecture.names()}",
             )
         end = max((s["p_offset"] + s["p_filesz"] for s in elf.iter_segments()), default=0)
         end = max(end, elf["e_shoff"] + elf["e_shnum"] * elf["e_shentsize"])

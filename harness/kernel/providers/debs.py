@@ -121,7 +121,7 @@ def store(
             for path in packages:
                 unpack(path, str(kernel["release"]), made)
             origin = f"{provider} {kernel['key']} ({', '.join(kernel['suites'])})"
-            if not (made / "vmlinuz").is_file():
+            if not any((made / name).is_file() for name in ("vmlinuz", "vmlinux")):
                 raise KernelFileError(f"the packages of {origin} have no kernel image", expected="a vmlinuz in one")
             if not (made / "lib").is_dir():
                 progress(f"{provider}: the mirror no longer has the modules and configuration of {kernel['release']}")
@@ -147,12 +147,13 @@ def unpack(package: Path, release: str | None, target: Path) -> None:
     Args:
         package: The .deb file.
         release: The kernel's release; None for the changelog alone.
-        target: Folder to put `vmlinuz`, `config`, `lib/modules/RELEASE` and `changelog.gz` into.
+        target: Folder to put the image, `config`, `lib/modules/RELEASE` and `changelog.gz` into. The image is called
+            `vmlinuz`, or `vmlinux` where it is an ELF file.
 
     Raises:
         KernelFileError: It is not a Debian package, or is damaged.
     """
-    plain = {f"boot/vmlinuz-{release}": "vmlinuz", f"boot/config-{release}": "config"}
+    plain = {f"boot/{name}-{release}": name for name in ("vmlinuz", "vmlinux")} | {f"boot/config-{release}": "config"}
     tree = f"lib/modules/{release}/"
     with package_members(package) as members:
         for member in members:

@@ -85,6 +85,15 @@ S390 = [
         shared=False,
     ),
 ]
+PPC = [
+    *appended("hvc0", "vport0p1"),
+    *qemu_options(
+        "-device virtio-serial-pci,id=harness-serial",
+        "-device virtserialport,chardev=harness,name=harness",
+        machine=("-machine x-vof=on,cap-cfpc=broken,cap-sbbc=broken,cap-ibs=broken,cap-ccf-assist=off", "-cpu power9"),
+        shared=False,
+    ),
+]
 
 
 def test_an_x86_64_machine_boots_its_own_kernels_as_ever(host: Callable[[str], None]) -> None:
@@ -101,6 +110,11 @@ def test_an_x86_64_machine_boots_arm64_kernels(host: Callable[[str], None]) -> N
 def test_a_machine_without_serial_ports_and_shared_memory_has_a_port_of_virtio(host: Callable[[str], None]) -> None:
     host("x86_64")
     assert argv_of(spec("s390x")) == [*BEGIN, "--arch", "s390x", *QEMU, *COMMON, "--disable-kvm", *S390]
+
+
+def test_an_x86_64_machine_boots_ppc64el_kernels(host: Callable[[str], None]) -> None:
+    host("x86_64")
+    assert argv_of(spec("ppc64el")) == [*BEGIN, "--arch", "ppc64el", *QEMU, *COMMON, "--disable-kvm", *PPC]
 
 
 def test_a_kernel_with_pages_of_16_kib_gets_a_processor_that_has_them(host: Callable[[str], None]) -> None:

@@ -14,6 +14,7 @@ import zstandard
 
 from harness.errors import KernelFileError
 from harness.kernel.files import bzimage as bzimages
+from harness.util import architecture
 from tests.needs import needs_program
 from tests.unit.kernel.kernel_fakes import EM_AARCH64, bzimage, elf, gzipped
 
@@ -110,6 +111,16 @@ def test_release_and_banner_are_read_from_the_header() -> None:
 def test_a_vmlinux_for_another_architecture_is_refused() -> None:
     with pytest.raises(KernelFileError, match="AArch64"):
         bzimages.check_elf(elf(machine=EM_AARCH64), "vmlinux")
+    with pytest.raises(KernelFileError, match=r"is for x64\n  expected: a kernel for ppc64el"):
+        bzimages.check_elf(elf(), "vmlinux", architecture.require("ppc64el"))
+
+
+def test_a_vmlinux_is_an_image_where_qemu_boots_it() -> None:
+    data = elf(machine=21, pvh=False)
+    ppc64el = architecture.require("ppc64el")
+    assert bzimages.architecture_of(data, "vmlinux") is ppc64el
+    bzimages.require_architecture(data, "vmlinux", ppc64el)
+    bzimages.check_elf(data, "vmlinux", ppc64el)
 
 
 @pytest.mark.parametrize("keep", [0.95, 0.5, 0.0])
