@@ -64,7 +64,7 @@ def test_a_syscall_program_uses_an_inner_map(bpf: Bpf, libbpf: Libbpf, bpf_objec
         assert obj.prog("use_in_syscall").run(context=bytes(4)).context == (41).to_bytes(4, bpf.byte_order)
 
 
-@pytest.mark.requires("for_each_map_elem")
+@pytest.mark.requires("for_each_map_elem", "jit_switch")  # without a JIT, no program may have a callback
 def test_a_program_walks_over_an_inner_map(bpf: Bpf, libbpf: Libbpf, bpf_object: Build) -> None:
     with libbpf.open(bpf_object("iterate")) as obj:
         obj.load()
