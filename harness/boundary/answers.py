@@ -31,14 +31,12 @@ def reading_of(
     """
     answers: dict[str, ReleaseAnswer] = {}
     silent: dict[str, str] = {}
-    booted = False
     for result in record.results:
         if result.kernel != kernel or not about(result.test):
             continue
         if contract and contract != (result.contract or contract_in(result.test)):
             continue
         name = behaviour_of(result.test)
-        booted = booted or _booted(result)
         reason = _why_silent(result)
         if reason:
             silent[name] = reason
@@ -50,7 +48,7 @@ def reading_of(
     for missing in record.not_run:
         if missing.kernel == kernel and about(missing.test):
             silent.setdefault(contract or behaviour_of(missing.test), "the run ended before it")
-    return Reading(answers, {name: why for name, why in silent.items() if name not in answers}, booted)
+    return Reading(answers, {name: why for name, why in silent.items() if name not in answers})
 
 
 def _why_silent(result: RecordedResult) -> str:
@@ -83,8 +81,3 @@ def _told(observation: Observation) -> str:
 
 def _shown(observed: Any) -> str:
     return observed if isinstance(observed, str) else json.dumps(observed)
-
-
-def _booted(result: RecordedResult) -> bool:
-    """Return whether the test's machine was booted for it: a saved machine starts faster than it was booted."""
-    return result.boot is None or result.setup >= result.boot

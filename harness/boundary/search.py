@@ -39,12 +39,10 @@ class Reading:
     Attributes:
         answers: By test.
         silent: The reason of each test without an answer, by test; "" means all tests when none was run.
-        booted: Whether the kernel was booted; a machine saved by an earlier run needs no boot.
     """
 
     answers: dict[str, ReleaseAnswer] = field(default_factory=dict)
     silent: dict[str, str] = field(default_factory=dict)
-    booted: bool = False
 
     @property
     def text(self) -> str:
@@ -72,11 +70,6 @@ class Boundaries:
 
     readings: dict[int, Reading]
     found: dict[str, Bisected[ReleaseAnswer]]
-
-    @property
-    def booted(self) -> int:
-        """The number of kernels that were booted."""
-        return sum(reading.booted for reading in self.readings.values())
 
 
 def find(

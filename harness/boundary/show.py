@@ -96,16 +96,9 @@ def _changelog(count: int, entries: Sequence[ChangelogEntry], note: str, *, ever
 
 def _count(searched: Searched) -> str:
     known = searched.known
-    run = [reading for position, reading in searched.boundaries.readings.items() if position not in known]
-    booted = sum(reading.booted for reading in run)
-    parts = [
-        f"{len(searched.choices)} releases: {len(run)} were run, which took {booted} boot{'' if booted == 1 else 's'}"
-    ]
-    if booted < len(run):
-        parts.append("the others have a machine that an earlier run saved, or did not come to a boot")
-    if known:
-        parts.append(f"{len(known)} were known from records")
-    return "; ".join(parts)
+    run = [position for position in searched.boundaries.readings if position not in known]
+    of_records = f"; {len(known)} were known from records" if known else ""
+    return f"{len(searched.choices)} releases: {len(run)} were run{of_records}"
 
 
 def as_data(test: str, searched: Searched) -> dict[str, Any]:
@@ -129,7 +122,6 @@ def as_data(test: str, searched: Searched) -> dict[str, Any]:
         "test": test,
         "releases": [kernel(position) for position in range(len(choices))],
         "run": [choices[position].label for position in run],
-        "boots": sum(found.readings[position].booted for position in run),
         "known": [choices[position].label for position in sorted(known)],
         "silent": {
             choices[position].label: reading.silent

@@ -99,9 +99,3 @@ def test_a_contract_that_could_not_be_asked_is_silent() -> None:
     assert reading.silent == {"hom.a": "there is no such map type"}
     crashed = record(result("t[hom.a]", outcome="crashed", contract="hom.a"))
     assert reading_of(crashed, "6.12", contract="hom.a").answers["hom.a"].text == "crashed"
-
-
-def test_a_machine_that_was_saved_before_took_no_boot() -> None:
-    assert reading_of(record(result(boot=3.5, setup=3.9)), "6.12").booted
-    assert not reading_of(record(result(boot=3.5, setup=0.1)), "6.12").booted
-    assert reading_of(record(result(setup=4.0)), "6.12").booted

@@ -109,7 +109,7 @@ def test_the_answer_names_both_releases_the_changes_between_and_the_boots(
         "      6.12.22-1  bpf: Something about inner maps",
         "    upstream: https://www.kernel.org/pub/linux/kernel/v6.x/ChangeLog-6.12.22",
         "",
-        "21 releases: 6 were run, which took 6 boots",
+        "21 releases: 6 were run",
     ]
     assert len(made.run) == 6
     assert [line.split(" (")[0] for line in err.splitlines()[1:3]] == ["6.12.10: A", "6.12.30: B"]
@@ -154,7 +154,7 @@ def test_what_a_record_knows_is_not_run_again(
     found = json.loads(capsys.readouterr().out)
     assert made.choices[-1].label not in made.run
     assert found["known"] == ["6.12.30"]
-    assert (found["run"], found["boots"]) == (made.run, 5)
+    assert found["run"] == made.run
     [test] = found["tests"]
     [flip] = test["boundaries"]
     assert (flip["last"]["label"], flip["first"]["label"]) == ("6.12.21", "6.12.22")
