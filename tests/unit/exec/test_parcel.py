@@ -119,7 +119,7 @@ def test_a_file_that_is_not_executable_is_refused(folder: Path) -> None:
 
 def test_programs_of_another_machine_and_object_files_are_refused(folder: Path) -> None:
     program = bytearray(Path("/bin/true").read_bytes())
-    for offset, value, message in ((18, 22, "is a program for S390"), (16, 1, "not a program but an object file")):
+    for offset, value, message in ((18, 22, "is a program for s390x"), (16, 1, "not a program but an object file")):
         changed = bytearray(program)
         changed[offset] = value
         (folder / "s").write_bytes(changed)
