@@ -54,10 +54,16 @@ class Result:
 
 
 class Inner:
-    """A folder of tests and the pytest that runs them."""
+    """A folder of tests and the pytest that runs them.
+
+    Attributes:
+        folder: The folder.
+        warnings: What Python does about a warning, also before pytest has read its options.
+    """
 
     def __init__(self, folder: Path, runtime: Path) -> None:
         self.folder = folder
+        self.warnings = "error"
         self.runtime = runtime
         self.runs = runtime / f"kernel-harness-{os.getuid()}"
         self._environment = {
@@ -74,7 +80,7 @@ class Inner:
             (self.folder / f"{name}.py").write_text(text)
 
     def _argv(self, arguments: tuple[str, ...]) -> list[str]:
-        return [sys.executable, "-W", "error", "-m", "pytest", "-p", "no:cacheprovider", *arguments]
+        return [sys.executable, "-W", self.warnings, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
 
     def start(self, *arguments: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
         """Start an inner run."""
