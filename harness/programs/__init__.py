@@ -33,7 +33,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Find the programs, where the setting names any."""
     lines = config.getini(_NAME)
-    if not lines:
+    # `-p no:harness` leaves this out too: there are no machines without it.
+    if not lines or not config.pluginmanager.has_plugin("harness"):
         return
     from harness.errors import HarnessError
     from harness.programs.settings import find, parse

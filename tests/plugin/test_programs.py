@@ -146,3 +146,8 @@ def test_a_wrong_setting_is_named(project: Inner, line: str, said: str) -> None:
     result = project.run("--collect-only")
     assert said in result.out
     assert result.status == (4 if "kind" in said else 1 if "error" in result.last else 5)
+
+
+def test_without_the_plugin_they_are_not_collected(project: Inner) -> None:
+    result = project.run("-p", "no:harness", "-W", "default")
+    assert result.status == pytest.ExitCode.NO_TESTS_COLLECTED, result.out
