@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-
-import msgspec
+from collections.abc import Iterable
 
 from harness.check.results import Kind, Result, Verdict
-from harness.results import host
-from harness.results.file import Journal
+from harness.results.command import CommandRecord
 from harness.results.gather import plain, shortened
 from harness.results.outcomes import Outcome
 from harness.results.types import Fault, Observation, RecordedKernel, RecordedResult
@@ -28,45 +23,20 @@ _OUTCOMES = {
 _SENTENCE = "The answer to a loader."
 
 
-class CheckRecord:
-    """Writes the record of one command.
-
-    Args:
-        path: The record's file; its old content is removed.
-        command: The command line, for the record.
-
-    Raises:
-        RecordError: It cannot be written.
-    """
-
-    def __init__(self, path: Path, command: Sequence[str]) -> None:
-        self._journal = Journal(path)
-        self._began = time.monotonic()
-        self._run = msgspec.structs.replace(host.new_run(command, Path.cwd()), isolation="vm")
-        self._journal.add(run=self._run)
+class CheckRecord(CommandRecord):
+    """The record of `harness check`."""
 
     def add(self, kernel: RecordedKernel, results: Iterable[Result], acceleration: Acceleration | None) -> None:
-        """Add the results of an object on a kernel; they survive the end of this process.
+        """Add the results of an object on a kernel.
 
         Args:
             kernel: The kernel.
             results: The results.
             acceleration: How it was run; None when it was not.
         """
-        self._journal.add(kernel=kernel)
-        if acceleration is not None:
-            self._run = msgspec.structs.replace(
-                self._run, accelerator=acceleration.accel.value, accelerator_reason=acceleration.reason
-            )
+        self.add_kernel(kernel, acceleration)
         for one in results:
-            self._journal.add(result=recorded(one, self._run.id))
-
-    def finish(self, exit_status: int) -> None:
-        """Write the complete record."""
-        seconds = round(time.monotonic() - self._began, 3)
-        self._journal.finish(
-            msgspec.structs.replace(self._run, seconds=seconds, complete=True, exit_status=exit_status)
-        )
+            self.add_result(recorded(one, self.run))
 
 
 def recorded(one: Result, run: str) -> RecordedResult:

@@ -8,11 +8,11 @@ from __future__ import annotations
 import collections
 import contextlib
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from harness.remote.sysctl import JIT, UNPRIVILEGED, restricted, sysctl
-from harness.testing import Bpf, Guest, Kernel, Map, errno_name, errno_of
+from harness.testing import Bpf, Guest, Held, Kernel, Map, errno_name, errno_of
 
 T = TypeVar("T")
 
@@ -97,6 +97,19 @@ def by_errno(answers: Iterable[tuple[int, int]]) -> dict[str, str]:
         name: "the rest" if name == most else " ".join(f"{number:#x}" for number in found)
         for name, found in sorted(numbers.items())
     }
+
+
+@contextlib.contextmanager
+def descriptor(of: Held | int) -> Iterator[int]:
+    """Yield the descriptor of an object and close it in the end; a number stands for itself.
+
+    Until v4.15 one program alone can be attached to a tracepoint, so that a test must not leave its own there.
+    """
+    if isinstance(of, int):
+        yield of
+        return
+    with of:
+        yield of.fd
 
 
 def jit(bpf: Bpf, value: bytes) -> contextlib.AbstractContextManager[None]:

@@ -11,7 +11,7 @@ import pytest
 from harness.contracts.conftest import Observe
 from harness.contracts.contract import Contract
 from harness.contracts.inner import with_type
-from harness.contracts.scene import Scene, name_of
+from harness.contracts.scene import Scene, descriptor, name_of
 from harness.features import map_types
 from harness.guest import calls
 from harness.testing import Bpf, Held, asm, errno_of, uapi
@@ -213,10 +213,8 @@ NO_MAP: dict[str, Callable[[Bpf], Held | int]] = {
 
 @pytest.mark.contract("create.template_fd")
 def test_a_template_is_a_map(scene: Scene, case: str, observe: Observe) -> None:
-    other = NO_MAP[case](scene.bpf)
-    observe(errno_of(scene.bpf.map, scene.type, inner_map_fd=other if isinstance(other, int) else other.fd))
-    if not isinstance(other, int):
-        other.close()  # until v4.15 one program alone can be attached to a tracepoint
+    with descriptor(NO_MAP[case](scene.bpf)) as fd:
+        observe(errno_of(scene.bpf.map, scene.type, inner_map_fd=fd))
 
 
 @pytest.mark.contract("create.template_fd_left_out")

@@ -16,7 +16,7 @@ import pytest
 
 from harness.contracts.conftest import Observe
 from harness.contracts.contract import Contract
-from harness.contracts.scene import ENTRIES, Scene, by_errno, forbidden, name_of, open_to_all
+from harness.contracts.scene import ENTRIES, Scene, by_errno, descriptor, forbidden, name_of, open_to_all
 from harness.guest import calls
 from harness.guest.api import bpf as raw
 from harness.guest.api import btf
@@ -70,11 +70,8 @@ def no_inner_map(bpf: Bpf, kind: str, outer: Map, template: Map) -> Held | int:
 @pytest.mark.contract("update.fd_of_no_map", "update.fd_of_no_inner_map")
 def test_a_value_is_the_descriptor_of_an_inner_map(scene: Scene, case: str, observe: Observe) -> None:
     outer = scene.empty()
-    other = no_inner_map(scene.bpf, case, outer, scene.template)
-    fd = other if isinstance(other, int) else other.fd
-    observe(errno_of(outer.update, 0, fd.to_bytes(4, scene.bpf.byte_order, signed=fd < 0)))
-    if not isinstance(other, int):
-        other.close()  # until v4.15 one program alone can be attached to a tracepoint
+    with descriptor(no_inner_map(scene.bpf, case, outer, scene.template)) as fd:
+        observe(errno_of(outer.update, 0, fd.to_bytes(4, scene.bpf.byte_order, signed=fd < 0)))
 
 
 @pytest.mark.contract("update.bad_fd_and_flag")

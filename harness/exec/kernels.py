@@ -105,7 +105,7 @@ def exec_on_kernels(
                 how = "could not be run" if done.outcome is Outcome.INFRASTRUCTURE else f"exit status {done.status}"
                 say(f"harness: {choice.label:{width}}  {how}{_counts(done)}  {seconds:.1f} s")
             if record is not None:
-                record.add_kernel(choice, spec, release)
+                record.add_choice(choice, spec, release)
                 record.add(choice.label, Path(parcels[choice.architecture].argv[0]).name, done, seconds)
     finally:
         pool.close()

@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from pathlib import Path
-
-import msgspec
-
 from harness.exec.run import Done
 from harness.kernel.types import Choice
-from harness.results import host
-from harness.results.file import Journal
+from harness.results.command import CommandRecord
 from harness.results.gather import plain, shortened
 from harness.results.kernels import chosen_kernel, recorded_kernel
 from harness.results.outcomes import Outcome
@@ -19,32 +12,15 @@ from harness.results.types import RecordedResult
 from harness.vm.spec import MachineSpec
 
 
-class ExecRecord:
-    """Writes the record of one command.
+class ExecRecord(CommandRecord):
+    """The record of `harness exec`."""
 
-    Args:
-        path: The record's file; its old content is removed.
-        command: The command line, for the record.
-
-    Raises:
-        RecordError: It cannot be written.
-    """
-
-    def __init__(self, path: Path, command: Sequence[str]) -> None:
-        self._journal = Journal(path)
-        self._began = time.monotonic()
-        self._run = msgspec.structs.replace(host.new_run(command, Path.cwd()), isolation="vm")
-        self._journal.add(run=self._run)
-
-    def add_kernel(self, choice: Choice, spec: MachineSpec | None, release: str) -> None:
+    def add_choice(self, choice: Choice, spec: MachineSpec | None, release: str) -> None:
         """Add a kernel; `spec` is None where it is not on this machine, `release` "" where it did not run."""
         if spec is None:
-            self._journal.add(kernel=chosen_kernel(choice, release))
-            return
-        self._journal.add(kernel=recorded_kernel(choice, spec.kernel, release))
-        self._run = msgspec.structs.replace(
-            self._run, accelerator=spec.accel.value, accelerator_reason=spec.acceleration.reason
-        )
+            self.add_kernel(chosen_kernel(choice, release), None)
+        else:
+            self.add_kernel(recorded_kernel(choice, spec.kernel, release), spec.acceleration)
 
     def add(self, label: str, program: str, done: Done, seconds: float) -> None:
         """Add the result of a program on a kernel, and those of its tests.
@@ -62,25 +38,14 @@ class ExecRecord:
         self._result(program, label, done.outcome, round(seconds, 3), failure.partition("\n")[0], failure)
 
     def _result(self, test: str, label: str, outcome: Outcome, seconds: float, reason: str, failure: str) -> None:
-        self._journal.add(
-            result=RecordedResult(
+        self.add_result(
+            RecordedResult(
                 test=plain(test),
                 kernel=label,
-                run=self._run.id,
+                run=self.run,
                 outcome=outcome,
                 call=seconds,
                 reason=plain(reason),
                 failure=plain(shortened(failure)),
-            )
-        )
-
-    def finish(self, exit_status: int) -> None:
-        """Write the complete record."""
-        self._journal.finish(
-            msgspec.structs.replace(
-                self._run,
-                seconds=round(time.monotonic() - self._began, 3),
-                complete=True,
-                exit_status=exit_status,
             )
         )

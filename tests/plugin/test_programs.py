@@ -8,6 +8,7 @@ import pytest
 
 from harness.results.file import read
 from harness.results.outcomes import Outcome
+from tests.pinning import PINS_A_MAP
 from tests.plugin.inner import KERNEL, Inner
 
 # What a Go test binary does, as far as the plugin sees it: listing, selecting, printing.
@@ -34,16 +35,7 @@ TAP = """\
 echo 1..2; echo ok 1 first; echo not ok 2 second "# TODO soon"
 """
 
-PINS = """\
-#!/usr/bin/python3
-import ctypes, struct
-libc = ctypes.CDLL(None)
-created = ctypes.create_string_buffer(struct.pack("IIII", 2, 4, 4, 1), 112)
-fd = libc.syscall(321, 0, created, 112)
-path = ctypes.create_string_buffer(b"/sys/fs/bpf/kept")
-pinned = ctypes.create_string_buffer(struct.pack("QII", ctypes.addressof(path), fd, 0), 112)
-assert libc.syscall(321, 6, pinned, 112) == 0
-"""
+PINS = f"#!/usr/bin/python3\n{PINS_A_MAP}"
 
 SETTINGS = f"""\
 [pytest]

@@ -24,6 +24,7 @@ from harness.machines.pool import Pool, Settings
 from harness.results.file import read
 from harness.results.outcomes import Outcome
 from harness.vm.machine import Machine
+from tests.pinning import PINS_A_MAP
 from tests.vm.provoke import provoke
 
 
@@ -187,16 +188,7 @@ def test_a_known_fault_does_not_fail_the_program(kernel_choice: Choice, tmp_path
 @pytest.mark.leaks("the program leaves a pinned map on purpose")
 @pytest.mark.kernel(">=4.14")
 def test_what_is_left_behind_counts_where_it_is_asked_for(vm: Machine, tmp_path: Path) -> None:
-    code = """
-import ctypes, struct
-libc = ctypes.CDLL(None)
-created = ctypes.create_string_buffer(struct.pack("IIII", 2, 4, 4, 1), 112)
-fd = libc.syscall(321, 0, created, 112)
-path = ctypes.create_string_buffer(b"/sys/fs/bpf/kept")
-pinned = ctypes.create_string_buffer(struct.pack("QII", ctypes.addressof(path), fd, 0), 112)
-assert libc.syscall(321, 6, pinned, 112) == 0
-"""
-    ran = run(vm, tmp_path, "python3", "-c", code, wishes=Wishes({}, leaks=True))
+    ran = run(vm, tmp_path, "python3", "-c", PINS_A_MAP, wishes=Wishes({}, leaks=True))
     assert (ran.done.status, ran.done.outcome) == (1, Outcome.LEAKED)
     assert "held by pin /sys/fs/bpf/kept" in ran.done.said[0]
 
