@@ -54,8 +54,7 @@ def mount_all(leave_out: Callable[[], list[str]] = list) -> list[str]:
         except OSError:
             absent.append(kind)  # without the file system, the kernel does not create this folder in sysfs
             continue
-        # cgroup2 of 4.14.67 and 4.19.13 refuses an empty option; that of 5.2.1 does not.
-        if syscalls.libc.mount(kind.encode(), target.encode(), kind.encode(), flags, options.encode() or None) != 0:
+        if not _is_mounted(kind, target, kind, flags, options):
             absent.append(kind)
     return absent
 
@@ -89,8 +88,15 @@ def mount_rootfs(device: str) -> None:
         _mount(folder, f"{ROOTFS}{folder}", "", _MS_BIND | _MS_REC)
 
 
+def _is_mounted(source: str, target: str, kind: str, flags: int, options: str) -> bool:
+    """Mount a file system; return whether the kernel did it, with the reason in errno where it did not."""
+    # cgroup2 of 4.14.67 and 4.19.13 refuses an empty option; that of 5.2.1 does not.
+    done: int = syscalls.libc.mount(source.encode(), target.encode(), kind.encode(), flags, options.encode() or None)
+    return done == 0
+
+
 def _mount(source: str, target: str, kind: str, flags: int, options: str = "") -> None:
-    if syscalls.libc.mount(source.encode(), target.encode(), kind.encode(), flags, options.encode()) != 0:
+    if not _is_mounted(source, target, kind, flags, options):
         raise syscalls.failed(f"mounting {source} at {target}")
 
 
