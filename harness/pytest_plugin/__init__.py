@@ -14,15 +14,23 @@ import pytest
 from harness.pytest_plugin import fixtures, marks, options
 from harness.pytest_plugin.parts import start
 
+ENTRY_POINT = "harness"
+"""The plugin's name where pytest finds it by itself."""
+
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
-    """Declare the options, and register what pytest has to know from the start."""
+    """Declare the settings, and register what pytest has to know from the start."""
     if sys.stdout is None or sys.stderr is None:
         # pytest's reporter cannot do without, and the first machine's socket would take their place.
         from harness.util import streams
 
         streams.open_closed()
-    options.declare(parser)
+    options.declare_settings(parser)
+    if pluginmanager.get_name(sys.modules[__name__]) != ENTRY_POINT:
+        # A conftest loads it by its module's name, too late to look at the command line first.
+        from harness.pytest_plugin import command_line
+
+        command_line.declare(parser)
     for part in (options, fixtures):
         pluginmanager.register(part, part.__name__)
 

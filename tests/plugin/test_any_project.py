@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.pytest_plugin.options import DEFAULTS
 from tests.plugin.inner import KERNEL, Inner, Result
 
 NOWHERE = {"HARNESS_CACHE": "/proc/nowhere", "PATH": "", "HARNESS_DEBIAN_MIRROR": "http://127.0.0.1:9"}
@@ -316,10 +317,38 @@ def test_several_kernels_for_them_are_one_sentence(inner: Inner) -> None:
     assert "no attribute" not in result.out
 
 
+ASKS = """
+def test_it(request):
+    assert (request.config.getoption("harness_stress"), request.config.getoption("harness_loader")) == (5, ["raw"])
+"""
+
+
+@pytest.mark.parametrize(
+    "options", [("--stress=5",), ("--stress", "5", "-n1"), ("-p", "harness.pytest_plugin", "--stress=5")]
+)
+def test_an_option_has_its_value_however_the_plugin_is_loaded(inner: Inner, options: tuple[str, ...]) -> None:
+    inner.write(test_asks=ASKS)
+    env = {**NOWHERE, **({"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"} if "-p" in options else {})}
+    assert inner.run(*options, env=env).status == 0
+
+
+def test_a_conftest_may_load_the_plugin(inner: Inner) -> None:
+    inner.write(conftest='pytest_plugins = ["harness.pytest_plugin"]', test_asks=ASKS)
+    result = inner.run("--harness-stress=5", env={**NOWHERE, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"})
+    assert result.status == 0, result.out
+
+
+@pytest.mark.parametrize("word", ["--help", "-h", "-vh"])
+def test_the_help_has_each_option(inner: Inner, word: str) -> None:
+    shown = re.findall(r"^  --harness-([\w-]+)", inner.run(word, env=NOWHERE).out, re.MULTILINE)
+    assert shown == list(DEFAULTS)
+
+
 def plain_result(result: Result) -> str:
     """Return what pytest printed, without times and its own list of installed plugins."""
     lines = [line for line in result.lines if not line.startswith("plugins: ")]
-    return re.sub(r"\d+\.\d+s", "", "\n".join(lines))
+    # A longer time leaves less room for the line's rule.
+    return re.sub(r"^=* ?(.*) in \d+\.\d+s.*$", r"\1", "\n".join(lines), flags=re.MULTILINE)
 
 
 @pytest.mark.parametrize("options", [("-v", "-rA"), ("-n1",), ("--collect-only", "-q")])
