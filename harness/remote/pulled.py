@@ -41,7 +41,8 @@ class PulledFolder:
     def add_folder(self, name: str, mode: int) -> None:
         """Make a folder; its owner may always enter and write it."""
         with self._parent(name) as (parent, leaf):
-            os.mkdir(leaf, mode & _PERMISSIONS | 0o700, dir_fd=parent)
+            os.mkdir(leaf, 0o700, dir_fd=parent)
+            os.chmod(leaf, mode & _PERMISSIONS | 0o700, dir_fd=parent)  # whatever the umask, as a file
         self._folders.add(name)
 
     def add_file(self, name: str, fetch: Callable[[], bytes], mode: int) -> int:

@@ -168,11 +168,16 @@ def test_a_tree_that_does_not_lie_below_its_folder_is_not_pulled(
     assert tree(tmp_path) == before
 
 
-def test_no_file_of_a_guest_has_more_than_permissions(process: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_no_file_of_a_guest_has_more_than_permissions(process: Any, tmp_path: Path, umask: int) -> None:
     (process.root / "opt").mkdir()
     process.lies = [("folder", "folder", 0o3755, ""), ("folder/file", "file", 0o6755, "")]
     process.contents = b"text"
-    transfer.pull(process, "/opt", tmp_path / "back")
+    before = os.umask(umask)
+    try:
+        transfer.pull(process, "/opt", tmp_path / "back")
+    finally:
+        os.umask(before)
     assert (tmp_path / "back" / "folder").stat().st_mode & 0o7777 == 0o755
     assert (tmp_path / "back" / "folder" / "file").stat().st_mode & 0o7777 == 0o755
 
