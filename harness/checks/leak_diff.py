@@ -71,10 +71,11 @@ def judge(baseline: Snapshot, end: Snapshot, left_open: Sequence[Mapping[str, An
         for path in sorted(set(end["pins"]).difference(baseline["pins"]))
         if f"pin {path}" not in explained
     ]
-    found += [
-        _found("process", f"the process {pid} still runs: {command}", number=pid, name=command)
-        for pid, command in end["processes"]
-    ]
+    for pid, command, spins in end["processes"]:
+        how = "still runs and uses the processor" if spins else "still runs"
+        found.append(_found("process", f"the process {pid} {how}: {command}", number=pid, name=command))
+    if end["more_processes"]:
+        found.append(_found("process", f"{end['more_processes']} more processes still run, not looked at closely"))
     return found + _locked(baseline, end)
 
 

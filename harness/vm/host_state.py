@@ -12,6 +12,8 @@ from pathlib import Path
 _STARVED = 0.9
 """Part of the time in which a thread of QEMU waited for a processor, from which on this machine is to blame. A guest
 that spins on a machine with a few times more programs than processors waits less."""
+_BUSY = 0.5
+"""Part of the time that a thread of QEMU could run, from which on its guest spins; one that waits hardly runs."""
 _SHORTEST = 3.0
 """Seconds, below which the processor time of a thread says nothing: the scheduler of a busy machine takes turns."""
 _SUSPENDED = 1.0
@@ -98,6 +100,18 @@ def trouble_in(samples: list[HostSample]) -> str | None:
     return None
 
 
+def is_busy(samples: list[HostSample]) -> bool:
+    """Return whether a thread of QEMU ran for most of the time in which this machine let it: its guest spins."""
+    first, last = samples[0], samples[-1]
+    for number, now in last.threads.items():
+        before = first.threads.get(number)
+        if before is not None:
+            let = last.at - first.at - (now.waited - before.waited)
+            if now.ran - before.ran > let * _BUSY:
+                return True
+    return False
+
+
 class Watch:
     """Looks at QEMU while a request waits for its answer.
 
@@ -117,3 +131,7 @@ class Watch:
         """Return what this machine did to QEMU up to now; see :func:`trouble_in`."""
         self.look()
         return trouble_in(self._samples)
+
+    def is_busy(self) -> bool:
+        """Return whether the guest has used its processors up to the last look; see :func:`is_busy`."""
+        return is_busy(self._samples)

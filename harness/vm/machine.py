@@ -42,6 +42,9 @@ _END_TIMEOUT = 5.0
 _LEDGER_TIMEOUT = 60.0
 _AGENT_TIMEOUT = 10.0
 
+_SPINS = "look for what takes all its processor time: a program at a real-time priority, or a loop in the kernel"
+_WAITS = "look for what stopped it: its processors are idle"
+
 
 class State(enum.Enum):
     """The state of a machine."""
@@ -397,7 +400,9 @@ class Machine:
             )
         return self._die_of(
             GuestHung(
-                f"{error.what}; the kernel {self.release} stopped answering completely", detail=self.console_tail()
+                f"{error.what}; the kernel {self.release} stopped answering completely",
+                hint=_SPINS if watch.is_busy() else _WAITS,
+                detail=self.console_tail(),
             )
         )
 

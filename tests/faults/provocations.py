@@ -199,6 +199,17 @@ def test_out_of_memory(guest: Guest) -> None:
     guest.call(eat)
 
 
+def leave_spinning() -> None:
+    if os.fork() == 0:
+        os.setsid()
+        while True:
+            pass
+
+
+def test_process_left_spinning(guest: Guest) -> None:
+    guest.call(leave_spinning)
+
+
 def chatter(mebibytes: int) -> None:
     for number in range(mebibytes):
         print(number, "y" * ((1 << 20) - 1))
@@ -497,6 +508,17 @@ def fork_without_end() -> None:
 @pytest.mark.long
 def test_fork_bomb(guest: Guest) -> None:
     guest.call(fork_without_end, timeout=8)
+
+
+def leave_forking() -> None:
+    if os.fork() == 0:
+        os.setsid()
+        fork_without_end()
+
+
+@pytest.mark.long
+def test_fork_bomb_left_behind(guest: Guest) -> None:
+    guest.call(leave_forking)
 
 
 def spin_at_the_highest_priority() -> None:

@@ -14,6 +14,7 @@ _SILENT = r"within 3 s; the kernel \S+ stopped answering completely"
 _ALIVE = r"within 1 s; the kernel \S+ is alive, the guest process was killed"
 _HANDLED = "; the test handled that error and passed$"
 _SYSRQ = "Kernel panic - not syncing: sysrq triggered crash"
+_SPINS = r"the process \d+ still runs and uses the processor: forked by a function"
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,10 @@ def _lost(name: str, message: str) -> Fault:
     return Fault(name, Outcome.INFRASTRUCTURE, message, Trouble.INFRASTRUCTURE, attempts=2)
 
 
+def _leaked(name: str, message: str, *, is_long: bool = False) -> Fault:
+    return Fault(name, Outcome.LEAKED, f"^leaked: {message}", Trouble.LEAK, is_long=is_long)
+
+
 def _faulted(name: str, title: str, *, is_long: bool = False) -> Fault:
     return Fault(name, Outcome.FAULTED, f"^the kernel complained: {title}", Trouble.FAULT, is_long=is_long)
 
@@ -87,6 +92,7 @@ FAULTS = (
     _hung("process_stopped", _ALIVE),
     Fault("process_dies", Outcome.FAILED, r"the guest process ended \(exit status 3\) during die\(\)$", None, _PRINTED),
     Fault("out_of_memory", Outcome.FAILED, r"during eat\(\): the guest has no memory left$", None, _PRINTED),
+    _leaked("process_left_spinning", _SPINS),
     Fault("much_is_printed", Outcome.FAILED, r"AssertionError: 10486\d\d characters were kept"),
     Fault("exception_without_text", Outcome.FAILED, r"WithoutText: \(its __str__ raised LookupError\)"),
     Fault("value_that_contains_itself", Outcome.FAILED, "what return_itself returned cannot cross to the host"),
@@ -125,6 +131,7 @@ FAULTS = (
     _faulted("log_overrun", "lost records: harness: the kernel's log buffer overran", is_long=True),
     Fault("root_is_full", Outcome.FAILED, "OSError|MemoryError|GuestProcessDied|GuestCallError", is_long=True),
     _hung("fork_bomb", r"fork_without_end\(\) within 8 s; the kernel", is_long=True),
+    _leaked("fork_bomb_left_behind", _SPINS, is_long=True),
     _hung("spins_at_the_highest_priority", r"within 3 s; the kernel \S+ (is alive|stopped)", is_long=True),
 )
 

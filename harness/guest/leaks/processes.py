@@ -5,6 +5,7 @@ Runs in the guest.
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 TYPE_CHECKING = False
@@ -26,6 +27,27 @@ def lives(pid: int) -> bool:
         return False
     ended = fields[0] in "ZX" and int(fields[17]) < 2
     return not ended and fields[1] != "2" and pid != 2
+
+
+def calm(pid: int) -> None:
+    """Let a process run only while nothing else does: one that spins would take the time of those that look at it."""
+    # It may end meanwhile; and a process may put its own /proc elsewhere.
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(ProcessLookupError):
+                os.sched_setscheduler(int(thread), os.SCHED_IDLE, os.sched_param(0))
+
+
+def spins(pid: int) -> bool:
+    """Return whether a thread of a process wants a processor now."""
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/stat") as file:
+                if file.read().rpartition(")")[2].split()[0] == "R":
+                    return True
+    except (FileNotFoundError, ProcessLookupError):
+        pass  # it has ended
+    return False
 
 
 def open_children(pid: int) -> int | None:

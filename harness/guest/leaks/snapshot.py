@@ -22,7 +22,7 @@ from harness.guest.leaks import provenance
 from harness.guest.leaks.descriptors import describe
 from harness.guest.leaks.holders import held_by_cgroups, held_by_objects, held_by_pins, held_by_processes, pins
 from harness.guest.leaks.network import held_by_network
-from harness.guest.leaks.processes import command_of, lives, open_children, processes
+from harness.guest.leaks.processes import calm, command_of, lives, open_children, processes, spins
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ _ROUNDS_OF_GRACE = 10
 _PAUSES = (0.001, 0.005, 0.02)
 
 _DESCRIBED = 64
-"""Maximum number of objects of a kind that are examined."""
+"""Maximum number of objects of a kind, and of processes, that are examined."""
 _PINNED = ("map", "prog", "link")
 _membarrier = system_call("membarrier", ctypes.c_int, ctypes.c_uint)
 
@@ -86,11 +86,14 @@ class Baseline:
         Returns:
             The fields of the baseline, and: `waited` in milliseconds, the number of `grace` periods, the kinds of
                 objects
-            `beyond` the baseline, and for those `objects` (what each is), `holders` and `processes` (id, command line).
+            `beyond` the baseline, and for those `objects` (what each is), `holders` and `processes` (id, command line,
+            whether it spins; of many the first, and in `more_processes` how many others there are).
         """
         started = changed = time.monotonic()
         found = self._count()
         beyond = self._beyond(found, own)
+        fewest = len(beyond.get("process", ()))
+        calmed: set[int] = set()
         rounds, quiet, grace = 0, 0, 0
         while beyond:
             now = time.monotonic()
@@ -98,6 +101,9 @@ class Baseline:
                 break
             if briefly and rounds == _ROUNDS_OF_GRACE:
                 return {"beyond": sorted(beyond)}
+            for pid in set(beyond.get("process", ())) - calmed:
+                calm(pid)
+                calmed.add(pid)
             if rounds % _ROUNDS_OF_GRACE == _ROUNDS_OF_GRACE - 1:
                 grace += wait_for_grace_period()
             time.sleep(_PAUSES[min(rounds // _ROUNDS_OF_GRACE, len(_PAUSES) - 1)])
@@ -105,15 +111,20 @@ class Baseline:
             found = self._count()
             left = self._beyond(found, own)
             rounds, quiet = rounds + 1, quiet + 1
-            if left != beyond:
-                changed, quiet, beyond = time.monotonic(), 0, left
+            # Processes that start others without end would never settle: only fewer of them are a change.
+            count = len(left.get("process", ()))
+            if count < fewest or _without_processes(left) != _without_processes(beyond):
+                changed, quiet, fewest = time.monotonic(), 0, min(count, fewest)
+            beyond = left
         found["waited"] = int((time.monotonic() - started) * 1000)
         found["grace"] = grace
         found["beyond"] = sorted(beyond)
         found["objects"], found["holders"] = (
             self._look_closely(beyond) if any(kind in provenance.KINDS for kind in beyond) else ([], [])
         )
-        found["processes"] = [[pid, command_of(pid)] for pid in beyond.get("process", [])]
+        strays = beyond.get("process", [])
+        found["processes"] = [[pid, command_of(pid), spins(pid)] for pid in strays[:_DESCRIBED]]
+        found["more_processes"] = len(strays[_DESCRIBED:])
         if self._locked is not None:
             found["locked"] = locked_pages() if "locked" in beyond else self._locked
         return found
@@ -198,6 +209,10 @@ class Baseline:
         for look in (held_by_pins, held_by_processes, held_by_objects, held_by_cgroups, held_by_network):
             holders += look()
         return objects, holders
+
+
+def _without_processes(beyond: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    return {kind: what for kind, what in beyond.items() if kind != "process"}
 
 
 def _open_meminfo() -> int | None:

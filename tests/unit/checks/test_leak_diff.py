@@ -25,7 +25,8 @@ def snapshot(**given: Any) -> dict[str, Any]:
     ids: dict[str, list[int] | None] = {kind: [] for kind in KINDS}
     ids.update(given.pop("ids", {}))
     found: dict[str, Any] = {"ids": ids, "pins": [], "memory": MEMINFO, "locked": None}
-    return {**found, "objects": [], "holders": [], "processes": [], "waited": 0, "grace": 0, **given}
+    left = {"objects": [], "holders": [], "processes": [], "more_processes": 0}
+    return {**found, **left, "waited": 0, "grace": 0, **given}
 
 
 def a_map(number: int, **more: Any) -> dict[str, Any]:
@@ -102,8 +103,18 @@ def test_a_crowd_is_counted_when_it_was_not_looked_at() -> None:
 
 
 def test_a_process_that_still_runs_is_named() -> None:
-    leak = only(leak_diff.judge(snapshot(), snapshot(processes=[[88, "/usr/bin/python3 -c pass"]])))
+    leak = only(leak_diff.judge(snapshot(), snapshot(processes=[[88, "/usr/bin/python3 -c pass", False]])))
     assert (leak.kind, leak.id, leak.text) == ("process", 88, "the process 88 still runs: /usr/bin/python3 -c pass")
+
+
+def test_a_process_that_spins_is_said_to_use_the_processor() -> None:
+    leak = only(leak_diff.judge(snapshot(), snapshot(processes=[[88, "stress", True]])))
+    assert leak.text == "the process 88 still runs and uses the processor: stress"
+
+
+def test_of_very_many_processes_the_others_are_counted() -> None:
+    found = leak_diff.judge(snapshot(), snapshot(processes=[[88, "bomb", True]], more_processes=1200))
+    assert found[-1].leak.text == "1200 more processes still run, not looked at closely"
 
 
 def test_a_forgotten_descriptor_is_named_with_who_opened_it() -> None:

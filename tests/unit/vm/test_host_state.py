@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from harness.vm.host_state import HostSample, Thread, Watch, sample, trouble_in
+from harness.vm.host_state import HostSample, Thread, Watch, is_busy, sample, trouble_in
 
 
 def at(
@@ -51,6 +51,21 @@ def stopped(seconds: float) -> HostSample:
 )
 def test_what_the_host_did_is_said(samples: list[HostSample], words: str) -> None:
     assert words in (trouble_in(samples) or "")
+
+
+@pytest.mark.parametrize(
+    ("now", "expected"),
+    [
+        (at(5), False),
+        (at(5, "R", ran=5), True),
+        # It ran whenever this machine let it.
+        (at(5, "R", ran=1, waited=4), True),
+        (at(5, "R", ran=0.2, waited=0.1), False),
+        (HostSample(5, 0, {}), False),
+    ],
+)
+def test_a_guest_that_spins_uses_what_time_it_gets(now: HostSample, expected: bool) -> None:
+    assert is_busy([at(0), now]) is expected
 
 
 def test_a_process_that_is_stopped_is_seen_and_one_that_ended_is_no_trouble() -> None:
