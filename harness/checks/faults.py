@@ -149,6 +149,9 @@ SIGNS = _signs(
 )
 """The faults, the most specific first."""
 
+PANIC = re.compile("^Kernel panic - not syncing: .*", re.MULTILINE)
+"""The line of a panic in a report, which need not be a panic's: that of an oops or a warning that led to it has one."""
+
 _CUT = re.compile(r"-+\[ cut here \]-+")
 _MARK = re.compile(r"---\[ end ")
 _RULE = re.compile(r"={10,}$")

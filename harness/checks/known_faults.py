@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.checks.faults import SIGNS
+from harness.checks.faults import PANIC, SIGNS
 from harness.errors import GuestEnded, GuestError, GuestHung, KernelCrashed, SelectorError, UsageError
 from harness.kernel import selector
 from harness.results.types import Fault
@@ -41,8 +41,10 @@ class ExpectedFault:
     reason: str
 
     def matches(self, fault: Fault) -> bool:
-        """Return whether a fault matches."""
-        return fault.kind == self.kind and re.search(self.title, fault.title) is not None
+        """Return whether a fault matches; a panic that another fault led to is in that one's report."""
+        panics = PANIC.findall(fault.excerpt) if self.kind == ENDS[KernelCrashed] else []
+        titles = [fault.title, *panics] if panics or fault.kind == self.kind else []
+        return any(re.search(self.title, title) is not None for title in titles)
 
 
 def expect(kind: object, title: object, reason: object) -> ExpectedFault:

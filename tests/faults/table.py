@@ -13,7 +13,12 @@ _RESET = "GuestEnded: the guest reset its machine; its kernel was "
 _SILENT = r"within 3 s; the kernel \S+ stopped answering completely"
 _ALIVE = r"within 1 s; the kernel \S+ is alive, the guest process was killed"
 _HANDLED = "; the test handled that error and passed$"
-_SYSRQ = "Kernel panic - not syncing: sysrq triggered crash"
+_FATAL = r"\(Kernel panic - not syncing: Fatal exception\)"
+_SYSRQ = (
+    "(Kernel panic - not syncing: sysrq triggered crash"
+    # An old kernel crashes itself by a wild write.
+    rf"|BUG: unable to handle kernel NULL pointer dereference at +\(null\) {_FATAL})"
+)
 _SPINS = r"the process \d+ still runs and uses the processor: forked by a function"
 
 

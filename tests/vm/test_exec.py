@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -154,7 +155,8 @@ def test_an_interrupt_reaches_the_program_and_the_second_ends_it(vm: Machine, tm
 def test_a_crash_of_the_kernel_fails_the_program(vm: Machine, tmp_path: Path) -> None:
     ran = run(vm, tmp_path, "/bin/sh", "-c", "echo before; echo c > /proc/sysrq-trigger; sleep 60")
     assert (ran.done.status, ran.done.outcome) == (1, Outcome.CRASHED)
-    assert "sysrq triggered crash" in "\n".join(ran.done.said)
+    # An old kernel crashes itself by a wild write, and names the function.
+    assert re.search(r"sysrq triggered crash|sysrq_handle_crash", "\n".join(ran.done.said))
 
 
 KNOWN = """

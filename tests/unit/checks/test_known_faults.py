@@ -54,6 +54,30 @@ def test_an_expected_fault_that_did_not_come_is_missing(title: str) -> None:
     assert [one.fault for one in found.counted] == [WARN]
 
 
+PANICKED = Fault(
+    "oops",
+    OOPS.title,
+    OOPS.fingerprint,
+    excerpt=f"{OOPS.title}\nCall Trace:\nKernel panic - not syncing: Fatal exception\nKernel Offset: disabled",
+)
+
+
+@pytest.mark.parametrize("title", ["", "NULL pointer", "not syncing: Fatal exception$"])
+def test_an_expected_panic_may_be_what_an_oops_led_to(title: str) -> None:
+    found = sort_out([PANICKED], expected=[expect("panic", title, "on purpose")])
+    assert (found.counted, found.missing) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "title"),
+    [(OOPS, "panic", ""), (PANICKED, "panic", "sysrq triggered crash"), (PANICKED, "WARN", ""), (PANICKED, "hung", "")],
+)
+def test_an_oops_that_led_to_no_such_panic_counts(fault: Fault, kind: str, title: str) -> None:
+    found = sort_out([fault], expected=[expect(kind, title, "on purpose")])
+    assert [one.fault for one in found.counted] == [fault]
+    assert len(found.missing) == 1
+
+
 @pytest.mark.parametrize(
     ("marker", "complaint"),
     [
