@@ -98,6 +98,8 @@ _MAP = re.compile(r"^map '([^']+)': ")
 LACKS_TYPES = re.compile(r"failed to find valid kernel BTF|Error loading vmlinux BTF|vmlinux BTF is not found")
 _UNLOADED = re.compile(r"failed to initialize slot \[\d+\] to prog '([^']+)' fd=-")
 _UNCREATED = re.compile(r"BPF map '([^']+)' is referenced but wasn't created")
+# libbpf leaves these maps out by itself where the kernel (before 5.2) has no maps for global variables.
+OF_VARIABLES = re.compile(r"\.(?:rodata|data|bss|kconfig)\b")
 # What only the kernel can have said: libbpf prints these after bpf(2) has failed, or when the kernel lacks something.
 _OF_KERNEL = re.compile(
     r"BPF program load failed|failed to create|failed to freeze|Error loading \.BTF into kernel|failed to auto-?attach"
@@ -130,7 +132,8 @@ def explain(errno: int, said: str, log: str = "") -> Reason:
     verifier = log or (inside["log"] if inside else "")
     words = verifier_line(verifier)
     if needs := _UNCREATED.search(verifier):
-        return Reason(words, Author.LIBBPF, program, "", needs[1])
+        author = Author.KERNEL if OF_VARIABLES.search(needs[1]) else Author.LIBBPF
+        return Reason(words, author, program, "", needs[1])
     line = words if words and (program or not causes) else first
     unloaded = next((match[1] for line in causes if (match := _UNLOADED.search(line))), "")
     return Reason(line, _author(errno, causes, words), program, "" if unloaded else refused_map, "", unloaded)

@@ -302,6 +302,8 @@ class Trials:
         no_memory = outcome.errno == reason.ENOMEM and outcome.reason.author is Author.KERNEL
         if no_memory or outcome.reason.line == NO_MEMORY:
             return memory_hint(self._plan)
+        if reason.OF_VARIABLES.search(outcome.reason.needs_map):
+            return "the kernel has no maps for global variables; they came in 5.2"
         if self._plan.btf is None and reason.LACKS_TYPES.search(outcome.message):
             return "the kernel has no types (BTF) of its own; --btf FILE gives them"
         empty = [

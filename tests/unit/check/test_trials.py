@@ -72,6 +72,14 @@ def test_a_program_that_a_loader_need_not_load_is_not_tried() -> None:
     assert cells(chosen.all()) == {"b": "EACCES"}
 
 
+def test_a_kernel_without_global_variables_is_named() -> None:
+    log = "BPF map 'x.rodata' is referenced but wasn't created\n"
+    said = "libbpf: prog 'a': BPF program load failed: Invalid argument\n"
+    row = trials("a b", lambda loaded, *_: refused(22, said, log) if "a" in loaded else TrialOutcome()).all()[1]
+    assert (row.cell, row.author) == ("EINVAL", Author.KERNEL)
+    assert "5.2" in row.hint
+
+
 def test_what_was_blamed_is_left_out_until_the_rest_loads() -> None:
     made = trials("a b c d", lambda loaded, *_: next((bad(one) for one in "bd" if one in loaded), TrialOutcome()))
     results = made.all()
