@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 from harness import kernel
 from harness.check import loaders
@@ -19,22 +18,64 @@ from harness.kernel.types import Choice
 from harness.machines.pool import Pool, Settings, available_mib
 from harness.results.kernels import chosen_kernel, recorded_kernel
 from harness.results.types import RecordedKernel
-from harness.util import clang, workers
+from harness.util import architecture, clang, workers
+from harness.util.architecture import Architecture
 from harness.vm.machine import Machine
 from harness.vm.spec import Acceleration, MachineSpec, Needs
 
 
-def compiled(path: Path, flags: Sequence[str] = ()) -> Path:
-    """Return the object to try: the file itself, or what a C source compiles to.
+@dataclass(frozen=True)
+class Try:
+    """What is tried on the kernels of one architecture.
+
+    Attributes:
+        plan: The plan. Its path is that of the object, also when the user gave a C source.
+        file: The object.
+        loader: The user's loader; None for none.
+        wanted: The architecture.
+    """
+
+    plan: Plan
+    file: ObjectFile
+    loader: loaders.Found | None
+    wanted: Architecture
+
+    @property
+    def mismatch(self) -> str:
+        """Why no kernel of the architecture can load the object; "" when one can."""
+        its, wanted = self.file.byte_order, self.wanted
+        return "" if its == wanted.byte_order else f"the object is {its}-endian, and {wanted.title} {wanted.byte_order}"
+
+    @property
+    def loader_mismatch(self) -> str:
+        """Why no guest of the architecture can run the user's loader; "" when one can."""
+        its = self.loader.architecture if self.loader is not None else None
+        if its is None or its is self.wanted:
+            return ""
+        return f"the loader is for {its.title}, and the guest is {self.wanted.title}"
+
+    @property
+    def hint(self) -> str:
+        """What to do about an object of the other byte order."""
+        return f"compile it with -target {clang.target(self.wanted)}, or give the C source"
+
+
+def prepare(plan: Plan, wanted: Architecture) -> Try:
+    """Compile a plan's source for an architecture, and judge on this machine what can be judged here.
 
     Args:
-        path: The file.
-        flags: More flags for clang.
+        plan: The plan.
+        wanted: The architecture of the kernels.
 
     Raises:
-        UsageError: There is no such file, or it does not compile.
+        UsageError: There is no such file, it does not compile, or it, a variable's value or the loader cannot be tried.
     """
-    return clang.build(clang.find_source(path), flags=flags) if path.suffix == ".c" else path
+    if plan.path.suffix == ".c":
+        made = clang.build(clang.find_source(plan.path), flags=plan.flags, wanted=None if wanted.is_own else wanted)
+        plan = replace(plan, path=made)
+    file = read_object(plan.path)
+    initial_values(file, plan)
+    return Try(plan, file, loaders.find(plan.loader) if plan.loader.words else None, wanted)
 
 
 class PoolMachines:
@@ -64,24 +105,28 @@ _GUEST_OVERHEAD_MIB = 128
 """Memory that a guest costs beside its own: QEMU, its translated code, a worker."""
 
 
-def check(pool: Pool, choice: Choice, plan: Plan, file: ObjectFile, loader: loaders.Found | None) -> list[Result]:
+def check(pool: Pool, choice: Choice, one: Try) -> list[Result]:
     """Try everything on one kernel; a kernel that cannot be run is a result too.
 
     Args:
         pool: Where machines come from.
         choice: The kernel.
-        plan: The plan.
-        file: The object.
-        loader: The user's loader; None for none.
+        one: What is tried: what :func:`prepare` returned for the kernel's architecture.
 
     Raises:
         UsageError: The object has no such program or map.
     """
+    plan, loader = one.plan, one.loader
+    if one.mismatch:
+        return [_refused(choice, plan.name, plan.name, Kind.OBJECT, "open", one.mismatch, one.hint)]
     results: list[Result] = []
     try:
         machines = PoolMachines(pool, choice, Needs(memory=plan.memory, modules=plan.modules))
-        results += Trials(machines, plan, file, choice.label).all()
-        if loader is not None:
+        results += Trials(machines, plan, one.file, choice.label).all()
+        if loader is not None and one.loader_mismatch:
+            name = loader.program.name
+            results.append(_refused(choice, plan.name, name, Kind.LOADER, "run", one.loader_mismatch))
+        elif loader is not None:
             results.append(loaders.run(machines, plan, loader, choice.label))
     except (InfrastructureError, GuestError) as error:
         # What came before it stands, and the other kernels have something to say all the same.
@@ -91,6 +136,12 @@ def check(pool: Pool, choice: Choice, plan: Plan, file: ObjectFile, loader: load
             Result(choice.label, plan.name, name, kind, Verdict.LOST, "start", 0, Author.HARNESS, "harness", error.what)
         )
     return results
+
+
+def _refused(choice: Choice, file: str, row: str, kind: Kind, step: str, line: str, hint: str = "") -> Result:
+    """Return the row of what is refused on this machine."""
+    author = Author.HARNESS
+    return Result(choice.label, file, row, kind, Verdict.REFUSED, step, 0, author, author.value, line, hint)
 
 
 def check_on_kernels(
@@ -111,27 +162,26 @@ def check_on_kernels(
         record: The run record to write; the caller finishes it.
 
     Raises:
-        UsageError: An object or a loader cannot be tried on any kernel, or two objects have one name.
+        UsageError: An object or a loader cannot be tried on any of the kernels, or two objects have one name.
         SelectorError: A selector names no kernel.
     """
-    names = [plan.name for plan in plans]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UsageError(f"several objects are called {', '.join(twice)}", expected="objects with names of their own")
-    tries = []
-    for plan in plans:
-        file = read_object(plan.path)
-        initial_values(file, plan)
-        tries.append(_Try(plan, file, loaders.find(plan.loader) if plan.loader.words else None))
+    # An error in a source is reported before a package source is asked for kernels.
+    tries = {name: _prepared(plans, name) for name in kernel.named_architectures(selectors)}
+    choices = kernel.resolve(list(selectors), progress=say)
+    for choice in choices:
+        if choice.architecture not in tries:
+            tries[choice.architecture] = _prepared(plans, choice.architecture)
+    for number in range(len(plans)):
+        _require_a_kernel([(choice.label, tries[choice.architecture][number]) for choice in choices])
     at_once = _at_once(max(plan.memory for plan in plans))
-    jobs = _jobs(kernel.resolve(list(selectors), progress=say), range(len(tries)), at_once)
+    jobs = _jobs(choices, range(len(plans)), at_once)
 
     def work(job: tuple[Choice, Sequence[int]], say: Callable[[str], None]) -> Iterator[_Tried]:
         choice, numbers = job
         pool = Pool(Settings(accel=accel), say)
         try:
             for number in numbers:
-                one = tries[number]
-                results = check(pool, choice, one.plan, one.file, one.loader)
+                results = check(pool, choice, tries[choice.architecture][number])
                 spec = pool.known(choice, Needs())
                 if spec is None:
                     yield _Tried(number, results, chosen_kernel(choice), None)
@@ -148,26 +198,41 @@ def check_on_kernels(
             found[tried.number, at] = tried.results
             bad = sum(not result.is_good for result in tried.results)
             of = f" ({len(found)} of {count})" if count > 1 else ""
-            where = f"{plans[tried.number].name} on {tried.kernel.label}"
+            where = f"{tried.results[0].object} on {tried.kernel.label}"
             say(f"harness: {where}: {len(tried.results)} rows, {bad or 'none'} refused{of}")
             if record is not None:
                 record.add(tried.kernel, tried.results, tried.acceleration)
     return [result for key in sorted(found) for result in found[key]]
 
 
-@dataclass(frozen=True)
-class _Try:
-    """What is tried on each kernel.
+def _prepared(plans: Sequence[Plan], name: str) -> list[Try]:
+    """Prepare plans for an architecture of this name; errors as for :func:`prepare`, and when two have one name."""
+    tries = [prepare(plan, architecture.require(name)) for plan in plans]
+    names = [one.plan.name for one in tries]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UsageError(f"several objects are called {', '.join(twice)}", expected="objects with names of their own")
+    return tries
 
-    Attributes:
-        plan: The plan.
-        file: The object.
-        loader: The user's loader; None for none.
+
+def _require_a_kernel(tries: Sequence[tuple[str, Try]]) -> None:
+    """Refuse what can be tried on none of the kernels.
+
+    Args:
+        tries: What is tried, for each kernel's label.
     """
-
-    plan: Plan
-    file: ObjectFile
-    loader: loaders.Found | None
+    _, first = tries[0]
+    labels = ", ".join(label for label, _ in tries)
+    if all(one.mismatch for _, one in tries):
+        raise UsageError(
+            f"{first.plan.path} is a {first.file.byte_order}-endian object, and no kernel of {labels} is",
+            expected=f"a {first.wanted.byte_order}-endian object, or a kernel of another architecture",
+            hint=first.hint,
+        )
+    if first.loader is not None and all(one.loader_mismatch for _, one in tries):
+        raise UsageError(
+            f"the loader {first.loader.program} cannot run on {labels}: {first.loader_mismatch}",
+            expected=f"a program for {first.wanted.title}, or a script in Python",
+        )
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from harness.image import elf, script
 from harness.remote.guest import Guest
 from harness.remote.program import Ran
 from harness.util import architecture
+from harness.util.architecture import Architecture
 
 GUEST_FOLDER = "/tmp/check"  # noqa: S108 - a folder of the guest, in memory
 OBJECT_WORD = "{object}"
@@ -32,10 +33,12 @@ class Found:
     Attributes:
         program: The file on the host.
         interpreter: What runs it: "" for a compiled program, the guest's Python, or a compiled interpreter of the host.
+        architecture: The only one whose guests can run it; None for all.
     """
 
     program: Path
     interpreter: str = ""
+    architecture: Architecture | None = None
 
 
 def find(loader: Loader) -> Found:
@@ -55,8 +58,7 @@ def find(loader: Loader) -> Found:
             f"the loader {name} cannot be read: {error.strerror}", expected="a path, or the name of a program on PATH"
         ) from error
     if head.startswith(b"\x7fELF"):
-        _check_machine(path)
-        return Found(path)
+        return Found(path, architecture=_architecture_of(path))
     if path.suffix == ".py":
         return Found(path, script.PYTHON)
     starters = script.starters(head)
@@ -75,21 +77,25 @@ def find(loader: Loader) -> Found:
             expected="an interpreter of this machine",
         )
     elf.shared_libraries([Path(compiled).resolve()])
-    return Found(path, str(Path(compiled).resolve()))
+    return Found(path, str(Path(compiled).resolve()), architecture.own())
 
 
-def _check_machine(path: Path) -> None:
+def _architecture_of(path: Path) -> Architecture:
+    """Return the architecture of a compiled program, and check that its libraries are there."""
     try:
         header = elf.read_header(path)
     except ELFError as error:
         raise UsageError(f"the loader {path} is a damaged ELF file: {error}", expected="an ELF program") from None
-    own = architecture.own()
-    if header.number != own.elf:
+    found = architecture.by_elf(header.number)
+    if found is None:
         raise UsageError(
-            f"the loader {path} cannot run: it is a program for another machine", expected=f"a program for {own.title}"
+            f"the loader {path} cannot run: it is a program for {header.machine}",
+            expected=f"a program for one of {architecture.names()}",
         )
-    if header.is_dynamic:
+    # Those of another architecture come with the guest's image.
+    if header.is_dynamic and found.is_own:
         elf.shared_libraries([path])
+    return found
 
 
 def run(machines: Machines, plan: Plan, found: Found, label: str) -> Result:

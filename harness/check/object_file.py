@@ -12,6 +12,7 @@ from elftools.elf.sections import Section, SymbolTableSection
 
 from harness.check.plan import Plan, Variable
 from harness.errors import UsageError
+from harness.util.architecture import ByteOrder
 
 _EXPECTED = "a BPF object: an ELF file that clang -target bpf or bpf-gcc made, or a C source"
 _VARIABLES = (".rodata", ".data", ".bss")
@@ -41,11 +42,13 @@ class ObjectFile:
 
     Attributes:
         data: The file.
+        byte_order: Of its instructions and values.
         programs: Its programs' sections.
         variables: Its global variables by name.
     """
 
     data: bytes
+    byte_order: ByteOrder
     programs: tuple[str, ...]
     variables: dict[str, Symbol]
 
@@ -81,12 +84,6 @@ def read_object(path: Path) -> ObjectFile:
             expected=_EXPECTED,
             hint="give the object that the program loads; the program itself goes to --run-loader",
         )
-    if not file.little_endian:
-        raise UsageError(
-            f"{path} is a BPF object for machines of the other byte order (big-endian)",
-            expected="an object for little-endian machines",
-            hint="compile it with -target bpf or -target bpfel",
-        )
     if kind != "ET_REL":
         raise UsageError(f"{path} is a BPF file that is linked already ({kind})", expected="an object (ET_REL)")
     programs = tuple(
@@ -102,7 +99,7 @@ def read_object(path: Path) -> ObjectFile:
             f"{path} has neither programs nor maps nor variables",
             expected="a section for a program (SEC(...)), for maps (.maps) or for variables",
         )
-    return ObjectFile(data, programs, _variables(sections))
+    return ObjectFile(data, "little" if file.little_endian else "big", programs, _variables(sections))
 
 
 def _variables(sections: list[Section]) -> dict[str, Symbol]:
@@ -135,4 +132,4 @@ def _initial_value(found: ObjectFile, variable: Variable, plan: Plan) -> tuple[s
             f"{plan.path} has no global variable {variable.name!r}",
             expected=f"one of {', '.join(sorted(found.variables)) or 'none at all'}",
         )
-    return symbol.section, symbol.offset, variable.encoded(symbol.size)
+    return symbol.section, symbol.offset, variable.encoded(symbol.size, found.byte_order)

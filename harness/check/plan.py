@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.check.cost import Budget
 from harness.errors import UsageError
 from harness.guest.api.uapi import MAP_TYPES
+from harness.util.architecture import ByteOrder
 
 LOAD_TIMEOUT = 120.0
 LOADER_TIMEOUT = 60.0
@@ -124,11 +124,12 @@ class Variable:
     name: str
     value: int | str
 
-    def encoded(self, size: int) -> bytes:
+    def encoded(self, size: int, byte_order: ByteOrder) -> bytes:
         """Return the bytes to put there.
 
         Args:
             size: The variable's size in bytes.
+            byte_order: The object's.
 
         Raises:
             UsageError: The value does not fit.
@@ -138,7 +139,7 @@ class Variable:
             if len(data) < size:
                 return data.ljust(size, b"\0")
         elif size in (1, 2, 4, 8) and -(1 << (8 * size - 1)) <= self.value < 1 << 8 * size:
-            return struct.pack("<q" if self.value < 0 else "<Q", self.value)[:size]
+            return self.value.to_bytes(size, byte_order, signed=self.value < 0)
         raise UsageError(
             f"{self.value!r} does not fit into the variable {self.name}, which has {size} bytes",
             expected="a number that fits into 1, 2, 4 or 8 bytes, or a shorter text for an array of characters",
@@ -233,7 +234,7 @@ class Plan:
     """The plan of a check.
 
     Attributes:
-        path: The object.
+        path: The object, or its C source, which is compiled for the architecture of each kernel.
         templates: Templates for outer maps that have none in the object.
         programs: Programs to try; default: all.
         maps: What is set in maps.
@@ -246,6 +247,7 @@ class Plan:
         load_timeout: Seconds that one load of the object may take.
         stats: Whether to measure what verification costs.
         budgets: The most that a program may cost.
+        flags: More flags for clang, for a C source.
     """
 
     path: Path
@@ -261,6 +263,7 @@ class Plan:
     load_timeout: float = LOAD_TIMEOUT
     stats: bool = False
     budgets: tuple[Budget, ...] = ()
+    flags: tuple[str, ...] = ()
 
     @property
     def modules(self) -> tuple[str, ...]:

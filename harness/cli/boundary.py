@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from harness.boundary.releases import Question
     from harness.boundary.search import Reading
+    from harness.check.kernels import Try
     from harness.kernel.types import Choice
 
 _FOUND, _NONE = 0, 1
@@ -126,7 +127,7 @@ def _question(arguments: argparse.Namespace) -> Question:
         return TestsInQuestion(arguments.test, arguments.pytest)
     if arguments.known or arguments.pytest:
         raise UsageError("--known and --pytest are for tests, not for an object", expected="neither of them with --on")
-    return ObjectInQuestion(Path(arguments.test), arguments.on, say=say)
+    return ObjectInQuestion(Path(arguments.test), arguments.on, arguments.kernel, say=say)
 
 
 class ObjectInQuestion:
@@ -135,21 +136,23 @@ class ObjectInQuestion:
     Args:
         path: The object, or its source.
         on: "verdict", or one of the figures of :data:`harness.results.cost.FIGURES`.
+        selectors: The kernels.
         say: Prints a line of progress.
     """
 
     contract = ""
 
-    def __init__(self, path: Path, on: str, *, say: Callable[[str], None]) -> None:
-        from harness.check.kernels import compiled
-        from harness.check.object_file import read_object
+    def __init__(self, path: Path, on: str, selectors: Sequence[str], *, say: Callable[[str], None]) -> None:
+        from harness import kernel
         from harness.check.plan import Plan
         from harness.machines.pool import Pool, Settings
 
         self._on = on
-        self._plan = Plan(compiled(path), stats=on != _VERDICT)
-        self._file = read_object(self._plan.path)
+        self._plan = Plan(path, stats=on != _VERDICT)
+        self._tries: dict[str, Try] = {}
         self._pool = Pool(Settings(), say)
+        for name in kernel.named_architectures(selectors):
+            self._try(name)
 
     def means(self, test: str) -> bool:
         """Whether a test of a record is meant: none is."""
@@ -167,7 +170,7 @@ class ObjectInQuestion:
 
         del folder
         answers, silent = {}, {}
-        for one in check(self._pool, choice, self._plan, self._file, None):
+        for one in check(self._pool, choice, self._try(choice.architecture)):
             if one.verdict is Verdict.LOST:
                 silent[""] = one.line
             elif one.kind is not Kind.OBJECT:
@@ -178,3 +181,15 @@ class ObjectInQuestion:
                 else:
                     answers[one.program] = ReleaseAnswer("answered", (text,), text, one.is_good, one.reason)
         return Reading(answers, silent)
+
+    def _try(self, name: str) -> Try:
+        """Return what is tried on kernels of an architecture."""
+        from harness.check.kernels import prepare
+        from harness.util import architecture
+
+        if name not in self._tries:
+            made = prepare(self._plan, architecture.require(name))
+            if made.mismatch:
+                raise UsageError(f"{made.plan.path} cannot be tried: {made.mismatch}", hint=made.hint)
+            self._tries[name] = made
+        return self._tries[name]

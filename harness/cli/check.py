@@ -182,7 +182,6 @@ def _seconds(text: str) -> float:
 
 def _plan(arguments: argparse.Namespace) -> Plan:
     from harness.check.cost import parse_budget
-    from harness.check.kernels import compiled
     from harness.check.plan import Loader, Plan, parse_map, parse_place, parse_template, parse_variable
     from harness.vm.spec import LEAST_MEMORY
 
@@ -197,7 +196,7 @@ def _plan(arguments: argparse.Namespace) -> Plan:
     budgets = tuple(parse_budget(text) for text in arguments.budget)
     measures = arguments.baseline is not None or arguments.format == "veristat"
     return Plan(
-        compiled(arguments.object, flags),
+        arguments.object,
         tuple(parse_template(text) for text in arguments.inner),
         tuple(arguments.program),
         tuple(setting for text in arguments.map for setting in parse_map(text)),
@@ -215,6 +214,7 @@ def _plan(arguments: argparse.Namespace) -> Plan:
         load_timeout=arguments.load_timeout,
         stats=arguments.stats or bool(budgets) or measures,
         budgets=budgets,
+        flags=tuple(flags),
     )
 
 

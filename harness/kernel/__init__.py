@@ -5,6 +5,6 @@ out); the other providers have the side effects. Each function here makes a cata
 questions, use one :class:`harness.kernel.catalog.Catalog`.
 """
 
-from harness.kernel.catalog import acquire, resolve
+from harness.kernel.catalog import acquire, named_architectures, resolve
 
-__all__ = ["acquire", "resolve"]
+__all__ = ["acquire", "named_architectures", "resolve"]

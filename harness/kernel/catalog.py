@@ -388,6 +388,25 @@ def resolve(selectors: Sequence[str], *, progress: Progress = silent) -> list[Ch
     return Catalog(progress=progress).resolve(selectors)
 
 
+def named_architectures(selections: Sequence[str]) -> list[str]:
+    """Return the names of the architectures that selections mean by their words alone, each once; no provider is asked.
+
+    Those of images at a path and of the kernels in a lock file are known only when they are resolved.
+
+    Raises:
+        SelectorError: A selection is malformed.
+    """
+    by_content = (selector.SelectorKind.PATH, selector.SelectorKind.LOCK)
+    found = (
+        item.architecture or architecture.own_name()
+        for selection in selections
+        if not ("/" in selection and Path(selection).exists())
+        for item in selector.parse(selection)
+        if item.kind not in by_content
+    )
+    return list(dict.fromkeys(found))
+
+
 def acquire(choice: Choice, *, progress: Progress = silent) -> Kernel:
     """Bring a chosen kernel onto this machine; from the cache when it is there.
 

@@ -154,9 +154,8 @@ class Libbpf:
 def _require_byte_order(data: bytes, name: str, spec: MachineSpec) -> None:
     """Refuse an object of the other byte order: versions of libbpf differ in what they say of it, and when."""
     byte_order = {1: "little", 2: "big"}.get(data[5] if len(data) > 5 and data.startswith(b"\x7fELF") else 0)
-    guests = spec.architecture.byte_order
+    guests, target = spec.architecture.byte_order, clang.target(spec.architecture)
     if byte_order not in (None, guests):
-        target = "bpfeb" if guests == "big" else "bpfel"
         raise UsageError(
             f"the BPF object {name} is {byte_order}-endian, and the guest of {spec.label} ({spec.architecture.title}) "
             f"is {guests}-endian",

@@ -129,7 +129,7 @@ def build(
     made = cache.artefact(
         key,
         whole=lambda: cache.from_record(record, lambda known: _whole(record, known)),
-        make=lambda: _compile(source, argv, record),
+        make=lambda: _compile(source, argv, record, f" for {wanted.title}" if wanted is not None else ""),
     )
     _made[made] = source, tuple(defines), tuple(flags)
     return made
@@ -139,7 +139,12 @@ def _target(wanted: Architecture | None) -> tuple[str, ...]:
     """Return the flags for the guest's byte order, and for its registers in the macros of <bpf/bpf_tracing.h>."""
     if wanted is None:
         return "-target", "bpf", f"-D__TARGET_ARCH_{architecture.own().bpf_arch}"
-    return "-target", "bpfeb" if wanted.byte_order == "big" else "bpfel", f"-D__TARGET_ARCH_{wanted.bpf_arch}"
+    return "-target", target(wanted), f"-D__TARGET_ARCH_{wanted.bpf_arch}"
+
+
+def target(wanted: Architecture) -> str:
+    """Return what clang calls the machine (-target) of an architecture's BPF programs."""
+    return "bpfeb" if wanted.byte_order == "big" else "bpfel"
 
 
 def for_architecture(made: Path, wanted: Architecture) -> Path:
@@ -181,7 +186,7 @@ def _whole(record: Path, known: dict[str, Any]) -> Path | None:
     return path
 
 
-def _compile(source: Path, argv: list[str], record: Path) -> Path:
+def _compile(source: Path, argv: list[str], record: Path, whose: str) -> Path:
     folder = record.parent
     stem = source.name.removesuffix(".c").removesuffix(".bpf")
     with tempfile.TemporaryDirectory() as scratch:
@@ -189,7 +194,7 @@ def _compile(source: Path, argv: list[str], record: Path) -> Path:
         done = run([*argv, "-MD", "-MF", rule, "-c", source, "-o", made], timeout=_TIME_LIMIT)
         if done.status != 0:
             raise SourceError(
-                f"{source} does not compile",
+                f"{source} does not compile{whose}",
                 expected="a BPF program that clang accepts",
                 hint="correct the errors that clang reports",
                 detail=done.tail(40),

@@ -9,14 +9,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from harness.check import kernels, loaders
-from harness.check.object_file import read_object
+from harness.check import kernels
 from harness.check.plan import Loader, Plan, parse_map, parse_place, parse_template, parse_variable
 from harness.check.results import Author, Kind, Result, Verdict
 from harness.check.trials import LogWatch
@@ -24,7 +23,7 @@ from harness.cli import main
 from harness.kernel.types import Choice
 from harness.machines.pool import Pool, Settings
 from harness.remote.libbpf import Libbpf
-from harness.util import workers
+from harness.util import architecture, workers
 from harness.vm.machine import Machine
 from tests.needs import needs_program
 from tests.processes import has_ended, wait_until
@@ -52,10 +51,9 @@ class Checks:
         """Return the results of an object of the folder by row."""
         loader = settings.pop("loader", Loader())
         assert isinstance(loader, Loader)
-        path = kernels.compiled(OBJECTS / f"{name}.bpf.c")
-        plan = replace(Plan(path, loader=loader), **settings)  # type: ignore[arg-type]
-        found = loaders.find(loader) if loader.words else None
-        results = kernels.check(self.pool, self.choice, plan, read_object(path), found)
+        plan = replace(Plan(OBJECTS / f"{name}.bpf.c", loader=loader), **settings)  # type: ignore[arg-type]
+        one = kernels.prepare(plan, architecture.require(self.choice.architecture))
+        results = kernels.check(self.pool, self.choice, one)
         return {"object" if one.kind is Kind.OBJECT else one.program: one for one in results}
 
 
@@ -265,8 +263,10 @@ def test_the_image_holds_libbpf(libbpf: Libbpf) -> None:
     assert libbpf.version.startswith("v1.")
 
 
-def test_a_setting_of_the_kernels_configuration_is_known_to_libbpf(libbpf: Libbpf, checked: Checks) -> None:
-    with libbpf.open(kernels.compiled(OBJECTS / "kconfig_hz.bpf.c")) as obj:
+def test_a_setting_of_the_kernels_configuration_is_known_to_libbpf(
+    libbpf: Libbpf, bpf_object: Callable[[Path], Path]
+) -> None:
+    with libbpf.open(bpf_object(OBJECTS / "kconfig_hz.bpf.c")) as obj:
         obj.load()
         assert obj.prog("hz").run().retval in (100, 250, 300, 1000)
 

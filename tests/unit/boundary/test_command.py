@@ -281,8 +281,8 @@ def test_an_objects_cost_is_what_changes(
     choices = [choice(patch) for patch in range(1, 9)]
     asked = []
 
-    def check(_pool: object, one: Choice, plan: Any, *_: object) -> list[Result]:
-        assert plan.stats
+    def check(_pool: object, one: Choice, asked_of: kernels.Try) -> list[Result]:
+        assert asked_of.plan.stats
         asked.append(one.label)
         if one.version.patch == 4:
             return [Result(one.label, "x", "x", Kind.OBJECT, Verdict.LOST, "start", line="no answer")]

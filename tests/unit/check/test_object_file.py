@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from harness.check.kernels import prepare
 from harness.check.object_file import initial_values, read_object
 from harness.check.plan import Plan, Variable
 from harness.cli import main
 from harness.errors import UsageError
-from harness.util import clang
+from harness.util import architecture, clang
 from harness.util.proc import run
 from tests.needs import needs_program
 
@@ -65,11 +66,17 @@ def test_programs_and_foreign_objects_are_refused(tmp_path: Path) -> None:
         read_object(tmp_path / "none")
     with pytest.raises(UsageError, match="neither programs nor maps nor variables"):
         read_object(build(tmp_path, "typedef int nothing;"))
-    big = tmp_path / "big.o"
-    (tmp_path / "big.c").write_text("int p(void *ctx) { return 0; }")
-    assert run(["clang", "-target", "bpfeb", "-c", tmp_path / "big.c", "-o", big], timeout=60).status == 0
-    with pytest.raises(UsageError, match="other byte order"):
-        read_object(big)
+
+
+def test_values_are_in_the_objects_byte_order(tmp_path: Path) -> None:
+    build(tmp_path, SOURCE)
+    plan = Plan(tmp_path / "x.bpf.c", variables=(Variable("limit", 7), Variable("name", "lo")))
+    numbers = {}
+    for name in ("amd64", "s390x"):
+        one = prepare(plan, architecture.require(name))
+        (_, _, numbers[one.file.byte_order]), (_, _, text) = initial_values(one.file, plan)
+        assert text == b"lo".ljust(16, b"\0")
+    assert numbers == {"little": b"\7\0\0\0", "big": b"\0\0\0\7"}
 
 
 @pytest.mark.parametrize("text", ["const volatile int x = 7;", "int x = 7;", "int x;"])

@@ -45,17 +45,19 @@ def test_what_sets_nothing_in_a_map_is_refused(text: str) -> None:
 
 
 def test_values_of_variables() -> None:
-    assert parse_variable("pid=0x10").encoded(4) == b"\x10\0\0\0"
-    assert parse_variable("n=-1").encoded(2) == b"\xff\xff"
-    assert parse_variable("late=true").encoded(1) == b"\1"
-    assert parse_variable("name=lo").encoded(4) == b"lo\0\0"
-    assert parse_variable("empty=").encoded(2) == b"\0\0"
+    assert parse_variable("pid=0x10").encoded(4, "little") == b"\x10\0\0\0"
+    assert parse_variable("n=-1").encoded(2, "little") == b"\xff\xff"
+    assert parse_variable("late=true").encoded(1, "little") == b"\1"
+    assert parse_variable("name=lo").encoded(4, "little") == b"lo\0\0"
+    assert parse_variable("pid=0x10").encoded(4, "big") == b"\0\0\0\x10"
+    assert parse_variable("n=-2").encoded(8, "big") == b"\xff" * 7 + b"\xfe"
+    assert parse_variable("empty=").encoded(2, "little") == b"\0\0"
 
 
 @pytest.mark.parametrize("variable", [Variable("a", 256), Variable("a", -129), Variable("a", "x")])
 def test_a_value_that_does_not_fit_is_refused(variable: Variable) -> None:
     with pytest.raises(UsageError, match="does not fit into the variable a"):
-        variable.encoded(1)
+        variable.encoded(1, "little")
 
 
 @pytest.mark.parametrize("text", ["a", "=1", "a b=1", ""])

@@ -23,7 +23,7 @@ class Scripted(Trials):
     """Answers trials by a function of the programs that are loaded and attached, and of the log's level."""
 
     def __init__(self, plan: Plan, programs: str, maps: str, answer: Answer) -> None:
-        super().__init__(cast("Machines", None), plan, ObjectFile(b"", (), {}), "6.1")
+        super().__init__(cast("Machines", None), plan, ObjectFile(b"", "little", (), {}), "6.1")
         self._definitions = Definitions(
             {name: MapDefinition(name, "array", 4, 4, 0, 0) for name in maps.split()},
             {
