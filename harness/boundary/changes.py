@@ -41,7 +41,7 @@ def changes_between(
             note = ""
             if first.provider == catalog.debian.name:
                 try:
-                    text = catalog.debian.changelog(first, progress=progress)
+                    text = catalog.archive(first.architecture).changelog(first, progress=progress)
                 except HarnessError as error:
                     note = f"the changelog is unavailable: {error.what}"
             entries = between(text, last.version, first.version) if text else []

@@ -99,7 +99,7 @@ def search_releases(
         say: Prints a line of progress.
 
     Raises:
-        UsageError: There is one release only, or pytest finds no such test.
+        UsageError: There is one release only, or they are of several architectures, or pytest finds no such test.
     """
     catalog = Catalog(progress=say)
     choices = catalog.resolve(selectors, every=True)
@@ -108,6 +108,12 @@ def search_releases(
             f"{selectors[0]!r} is one release: {choices[0].version}",
             expected="at least two, to find a boundary between",
             hint="name a series (6.12) or a range ('>=6.12,<7.2'); `harness kernels list SERIES` shows its releases",
+        )
+    if len(architectures := {choice.architecture for choice in choices}) > 1:
+        raise UsageError(
+            f"the releases are of several architectures: {', '.join(sorted(architectures))}",
+            expected="those of one, as a boundary lies between two releases",
+            hint="what differs between architectures: harness compare",
         )
     known = _known(records, choices, asked)
     say(f"{len(choices)} releases, from {choices[0].version} to {choices[-1].version}")

@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.errors import CacheError, HarnessError, MirrorError, SelectorError
 from harness.kernel import cache as kernel_cache
@@ -31,6 +32,9 @@ from harness.kernel.types import ANYTHING, OTHERS, Choice, Kernel, Progress, Pro
 from harness.kernel.version import KernelVersion
 from harness.util import architecture
 from harness.util.data import read_toml
+
+if TYPE_CHECKING:
+    from harness.kernel.providers.debian import DebianProvider
 
 INDEXED = ("local", "debian")
 """Providers with a complete list; their offers define `all`, `newest` and ranges."""
@@ -114,6 +118,10 @@ class Catalog:
     def providers(self, of: str) -> tuple[Provider, ...]:
         """Return the providers of an architecture's kernels in the order of use."""
         return (self.local, self._debian[of], self.snapshot, self.ubuntu)
+
+    def archive(self, of: str) -> DebianProvider:
+        """Return Debian's archive of an architecture's packages."""
+        return self._debian[of]
 
     def provider(self, name: str, of: str) -> Provider:
         """Return a provider by its name.

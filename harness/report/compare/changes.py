@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import enum
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.errors import RecordError
@@ -156,7 +156,7 @@ def compare(
         old: The old record.
         new: The new record; may be the same record.
         kernels: Labels or exact versions of one kernel in each record, to compare only these two; default: kernels
-            are paired by their labels.
+            are paired by their labels or, when none is in both records, one release on two architectures.
         threshold: Percent by which the verification of a program may cost more or less without being a change.
 
     Raises:
@@ -167,11 +167,12 @@ def compare(
         only_old: list[RecordedKernel] = []
         only_new: list[RecordedKernel] = []
     else:
-        theirs = {kernel.label: kernel for kernel in new.kernels}
-        ours = {kernel.label for kernel in old.kernels}
-        pairs = [(kernel, theirs[kernel.label]) for kernel in old.kernels if kernel.label in theirs]
-        only_old = [kernel for kernel in old.kernels if kernel.label not in theirs]
-        only_new = [kernel for kernel in new.kernels if kernel.label not in ours]
+        name_of = _names(old, new)
+        theirs = {name_of(kernel): kernel for kernel in new.kernels}
+        ours = {name_of(kernel) for kernel in old.kernels}
+        pairs = [(kernel, theirs[name_of(kernel)]) for kernel in old.kernels if name_of(kernel) in theirs]
+        only_old = [kernel for kernel in old.kernels if name_of(kernel) not in theirs]
+        only_new = [kernel for kernel in new.kernels if name_of(kernel) not in ours]
         if not pairs:
             raise RecordError(
                 f"the records have no kernel in common: {_labels(old)} and {_labels(new)}",
@@ -187,6 +188,20 @@ def compare(
         tuple(only_old),
         tuple(only_new),
     )
+
+
+def _names(old: RunRecord, new: RunRecord) -> Callable[[RecordedKernel], str]:
+    """Return what gives the name by which kernels are paired."""
+
+    def without_architecture(kernel: RecordedKernel) -> str:
+        return kernel.label.replace(f"-{kernel.architecture}", "", 1)
+
+    def label(kernel: RecordedKernel) -> str:
+        return kernel.label
+
+    in_common = {one.label for one in old.kernels} & {one.label for one in new.kernels}
+    of_one_each = all(len({one.architecture for one in record.kernels}) == 1 for record in (old, new))
+    return without_architecture if of_one_each and not in_common else label
 
 
 def _labels(record: RunRecord) -> str:

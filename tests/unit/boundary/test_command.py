@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from harness.boundary import git_run, runs
 from harness.cli import main
 from harness.kernel import catalog, lockfile
 from harness.kernel.build import kbuild
+from harness.kernel.providers.debian import DebianProvider
 from harness.kernel.types import Choice
 from harness.kernel.version import KernelVersion
 from harness.results.types import FORMAT, VERSION
+from harness.util import architecture, clang
 from tests.needs import needs_program
 
 CHANGELOG = """\
@@ -75,7 +78,8 @@ def releases(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Releases]:
             assert every
             return made.choices
 
-        def changelog(self: object, of: Choice, **_: object) -> str:
+        def changelog(self: DebianProvider, of: Choice, **_: object) -> str:
+            assert self.architecture.name == of.architecture
             return "".join(CHANGELOG.format(patch=patch) for patch in range(of.version.patch, 9, -1))
 
         monkeypatch.setattr(catalog.Catalog, "resolve", resolve)
@@ -87,6 +91,35 @@ def releases(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Releases]:
 
 
 Capture = pytest.CaptureFixture[str]
+
+
+def test_releases_of_another_architecture_have_their_own_changelogs(
+    releases: Callable[[str], Releases], capsys: Capture
+) -> None:
+    made = releases("AABB")
+    made.choices = [replace(one, architecture="arm64") for one in made.choices]
+    assert main(["boundary", "t.py::test_inner_maps", "--kernel=6.12:arm64"]) == 0
+    assert "bpf: Something about inner maps" in capsys.readouterr().out
+
+
+def test_releases_of_two_architectures_have_no_boundary(releases: Callable[[str], Releases], capsys: Capture) -> None:
+    made = releases("AABB")
+    made.choices[2:] = [replace(one, architecture="arm64") for one in made.choices[2:]]
+    assert main(["boundary", "t.py::test_inner_maps", "--kernel=6.12", "--kernel=6.12:arm64"]) == 2
+    assert "the releases are of several architectures: amd64, arm64" in capsys.readouterr().err
+    assert made.run == []
+
+
+def test_an_object_of_the_other_byte_order_has_no_boundary(
+    releases: Callable[[str], Releases], capsys: Capture, tmp_path: Path
+) -> None:
+    needs_program("clang")
+    releases("AABB")
+    source = tmp_path / "x.bpf.c"
+    source.write_text('#include "harness.h"\nSEC("socket") int p(void *ctx) { return 0; }\n')
+    big = clang.build(source, wanted=architecture.require("s390x"))
+    assert main(["boundary", str(big), "--on", "insns", "--kernel=6.12:arm64"]) == 2
+    assert "cannot be tried: the object is big-endian, and arm64 little" in capsys.readouterr().err
 
 
 def test_the_answer_names_both_releases_the_changes_between_and_the_boots(

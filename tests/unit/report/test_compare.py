@@ -151,6 +151,23 @@ def test_kernels_are_paired_by_label_and_the_rest_is_named() -> None:
         compare(old, record(result("t::a", "7.3")))
 
 
+def test_one_release_on_two_architectures_is_a_pair() -> None:
+    old = record(kernels=[kernel(f"{name}.1", label=name, architecture="amd64") for name in ("6.1", "6.12")])
+    new = record(
+        results=[result("t::a", "6.12-arm64")],
+        kernels=[
+            kernel("6.1.9", label="6.1-arm64", architecture="arm64"),
+            kernel("6.12.9", label="6.12-arm64", architecture="arm64"),
+        ],
+    )
+    found = compare(old, new)
+    assert [pair.title for pair in found.pairs] == ["6.1 → 6.1-arm64", "6.12 → 6.12-arm64"]
+    assert [one.change for one in found.pairs[1].differences] == [Change.NEW]
+    both = record(kernels=[*new.kernels, kernel("6.1.7", label="6.1-s390x", architecture="s390x")])
+    with pytest.raises(RecordError, match="no kernel in common"):
+        compare(old, both)
+
+
 def test_two_kernels_of_one_record() -> None:
     one = record(result("t::a", "6.1"), result("t::a", "6.12", "failed"), result("t::b", "6.12"))
     (pair,) = compare(one, one, ("6.1", "6.12.117")).pairs
