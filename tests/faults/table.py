@@ -121,7 +121,7 @@ FAULTS = (
     _hung("frame_without_end", _SILENT),
     # Faults in the kernel's code.
     _faulted("oops", "oops: BUG: (unable to handle )?kernel NULL pointer dereference"),
-    _faulted("bug", "BUG: kernel BUG at kernel/cred.c"),
+    _faulted("bug", r"BUG: kernel BUG at (/\S+/)?kernel/cred.c"),
     _faulted("list_corruption", r"list corruption: list_add (double add|corruption)"),
     _crashed("stack_overflow", r"(BUG: TASK stack guard page was hit at .* \()?Kernel panic - not syncing: Fatal exc"),
     _crashed("triple_fault", "triple fault$"),

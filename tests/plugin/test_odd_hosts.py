@@ -136,5 +136,6 @@ def test_after_a_process_that_takes_the_processor_the_next_test_runs(inner: Inne
     inner.write(test_runaway=RUNAWAY)
     result = inner.run(f"--kernel={KERNEL}", "--accel=tcg", "-rA")
     assert "GuestHung: no answer to" in result.out
+    assert "a program at a real-time priority" in result.out
     assert result.outcomes("test_spins") == ["FAILED"]
     assert result.outcomes("test_next") == ["PASSED"]

@@ -46,7 +46,9 @@ _ROUNDS_OF_GRACE = 10
 _PAUSES = (0.001, 0.005, 0.02)
 
 _DESCRIBED = 64
-"""Maximum number of objects of a kind, and of processes, that are examined."""
+"""Maximum number of objects of a kind that are examined."""
+_NAMED = 16
+"""Maximum number of processes that are named."""
 _PINNED = ("map", "prog", "link")
 _membarrier = system_call("membarrier", ctypes.c_int, ctypes.c_uint)
 
@@ -123,8 +125,8 @@ class Baseline:
             self._look_closely(beyond) if any(kind in provenance.KINDS for kind in beyond) else ([], [])
         )
         strays = beyond.get("process", [])
-        found["processes"] = [[pid, command_of(pid), spins(pid)] for pid in strays[:_DESCRIBED]]
-        found["more_processes"] = len(strays[_DESCRIBED:])
+        found["processes"] = [[pid, command_of(pid), spins(pid)] for pid in strays[:_NAMED]]
+        found["more_processes"] = len(strays[_NAMED:])
         if self._locked is not None:
             found["locked"] = locked_pages() if "locked" in beyond else self._locked
         return found
