@@ -5,23 +5,25 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from harness import kernel
-from harness.check import loaders
 from harness.check.object_file import ObjectFile, initial_values, read_object
 from harness.check.plan import Plan
-from harness.check.record import CheckRecord
 from harness.check.results import Author, Kind, Result, Verdict
-from harness.check.trials import Trials
 from harness.errors import GuestError, InfrastructureError, UsageError
 from harness.kernel.types import Choice
 from harness.machines.pool import Pool, Settings, available_mib
-from harness.results.kernels import chosen_kernel, recorded_kernel
-from harness.results.types import RecordedKernel
-from harness.util import architecture, clang, workers
+from harness.util import architecture, clang, tables, workers
 from harness.util.architecture import Architecture
 from harness.vm.machine import Machine
 from harness.vm.spec import Acceleration, MachineSpec, Needs
+
+if TYPE_CHECKING:
+    from harness.check.loaders import Found
+    from harness.check.record import CheckRecord
+    from harness.check.trials import Trials
+    from harness.results.types import RecordedKernel
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Try:
 
     plan: Plan
     file: ObjectFile
-    loader: loaders.Found | None
+    loader: Found | None
     wanted: Architecture
 
     @property
@@ -75,11 +77,20 @@ def prepare(plan: Plan, wanted: Architecture) -> Try:
         plan = replace(plan, path=made)
     file = read_object(plan.path)
     initial_values(file, plan)
-    return Try(plan, file, loaders.find(plan.loader) if plan.loader.words else None, wanted)
+    return Try(plan, file, _found(plan), wanted)
+
+
+def _found(plan: Plan) -> Found | None:
+    """Return the user's loader; None for none."""
+    if not plan.loader.words:
+        return None
+    from harness.check import loaders
+
+    return loaders.find(plan.loader)
 
 
 class PoolMachines:
-    """Fresh machines of one kernel, from a pool.
+    """Fresh machines of one kernel, from a pool. The first one starts in the background.
 
     Args:
         pool: The pool.
@@ -90,6 +101,8 @@ class PoolMachines:
     def __init__(self, pool: Pool, choice: Choice, needs: Needs) -> None:
         self._pool = pool
         self._spec: MachineSpec = pool.prepare(choice, needs)
+        pool.save(choice, needs)
+        pool.expect(choice, needs)
 
     def take(self) -> Machine:
         """Return a machine that nothing ran on."""
@@ -103,6 +116,14 @@ class PoolMachines:
 
 _GUEST_OVERHEAD_MIB = 128
 """Memory that a guest costs beside its own: QEMU, its translated code, a worker."""
+
+
+def _trials() -> type[Trials]:
+    """Return the class, and load what prints results too: while a machine starts, this process has time."""
+    from harness.check.trials import Trials
+
+    tables.load()
+    return Trials
 
 
 def check(pool: Pool, choice: Choice, one: Try) -> list[Result]:
@@ -122,11 +143,13 @@ def check(pool: Pool, choice: Choice, one: Try) -> list[Result]:
     results: list[Result] = []
     try:
         machines = PoolMachines(pool, choice, Needs(memory=plan.memory, modules=plan.modules))
-        results += Trials(machines, plan, one.file, choice.label).all()
+        results += _trials()(machines, plan, one.file, choice.label).all()
         if loader is not None and one.loader_mismatch:
             name = loader.program.name
             results.append(_refused(choice, plan.name, name, Kind.LOADER, "run", one.loader_mismatch))
         elif loader is not None:
+            from harness.check import loaders
+
             results.append(loaders.run(machines, plan, loader, choice.label))
     except (InfrastructureError, GuestError) as error:
         # What came before it stands, and the other kernels have something to say all the same.
@@ -175,6 +198,8 @@ def check_on_kernels(
         _require_a_kernel([(choice.label, tries[choice.architecture][number]) for choice in choices])
     at_once = _at_once(max(plan.memory for plan in plans))
     jobs = _jobs(choices, range(len(plans)), at_once)
+    if len(jobs) > 1:
+        _trials()  # before the processes are forked, not in each of them
 
     def work(job: tuple[Choice, Sequence[int]], say: Callable[[str], None]) -> Iterator[_Tried]:
         choice, numbers = job
@@ -182,12 +207,10 @@ def check_on_kernels(
         try:
             for number in numbers:
                 results = check(pool, choice, tries[choice.architecture][number])
-                spec = pool.known(choice, Needs())
-                if spec is None:
-                    yield _Tried(number, results, chosen_kernel(choice), None)
+                if record is None:
+                    yield _Tried(number, results, choice.label)
                 else:
-                    known = recorded_kernel(choice, spec.kernel, spec.kernel.release)
-                    yield _Tried(number, results, known, spec.acceleration)
+                    yield _recorded(number, results, choice, pool.known(choice, Needs()))
         finally:
             pool.close()
 
@@ -198,9 +221,9 @@ def check_on_kernels(
             found[tried.number, at] = tried.results
             bad = sum(not result.is_good for result in tried.results)
             of = f" ({len(found)} of {count})" if count > 1 else ""
-            where = f"{tried.results[0].object} on {tried.kernel.label}"
+            where = f"{tried.results[0].object} on {tried.label}"
             say(f"harness: {where}: {len(tried.results)} rows, {bad or 'none'} refused{of}")
-            if record is not None:
+            if record is not None and tried.kernel is not None:
                 record.add(tried.kernel, tried.results, tried.acceleration)
     return [result for key in sorted(found) for result in found[key]]
 
@@ -242,14 +265,33 @@ class _Tried:
     Attributes:
         number: The object's position.
         results: The results.
-        kernel: The kernel, as records have it.
+        label: The kernel's name in results.
+        kernel: The kernel, as records have it; None when no record is written.
         acceleration: How it was run; None when it was not.
     """
 
     number: int
     results: list[Result]
-    kernel: RecordedKernel
-    acceleration: Acceleration | None
+    label: str
+    kernel: RecordedKernel | None = None
+    acceleration: Acceleration | None = None
+
+
+def _recorded(number: int, results: list[Result], choice: Choice, spec: MachineSpec | None) -> _Tried:
+    """Return results with what a record has of the kernel.
+
+    Args:
+        number: The object's position.
+        results: The results.
+        choice: The kernel.
+        spec: Its machine; None when it could not be run.
+    """
+    from harness.results.kernels import chosen_kernel, recorded_kernel
+
+    if spec is None:
+        return _Tried(number, results, choice.label, chosen_kernel(choice))
+    known = recorded_kernel(choice, spec.kernel, spec.kernel.release)
+    return _Tried(number, results, choice.label, known, spec.acceleration)
 
 
 def _at_once(memory: int) -> int:

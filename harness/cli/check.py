@@ -252,12 +252,15 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.object is not None and arguments.object.suffix != ".c":
         read_object(arguments.object)  # before anything that takes longer
     from harness.check.kernels import check_on_kernels
-    from harness.check.record import CheckRecord
     from harness.check.results import Verdict
 
     plans = _plans(arguments)
     before = _baseline(arguments.baseline)
-    record = CheckRecord(arguments.record, sys.argv) if arguments.record is not None else None
+    record = None
+    if arguments.record is not None:
+        from harness.check.record import CheckRecord
+
+        record = CheckRecord(arguments.record, sys.argv)
     results = check_on_kernels(plans, arguments.kernel or ["6.12"], accel=arguments.accel, say=say, record=record)
     if before is not None:
         from harness.check.cost import compared

@@ -20,7 +20,7 @@ import struct
 import time
 
 from harness.guest import calls, children, kernel_log, modules, process, setup, stacks, wire
-from harness.guest.api import syscalls
+from harness.guest.api import libbpf, syscalls
 from harness.guest.children import Child
 from harness.guest.leaks import provenance, snapshot
 from harness.guest.link import HostLink
@@ -245,6 +245,7 @@ class Agent:
         """
         for name in _COMMON:
             __import__(name)
+        libbpf.preload()
         gc.collect()
         gc.freeze()
         self.spares += [children.fork(settled=self.lean) for _ in range(_SPARES)]

@@ -11,14 +11,15 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness import needs
 from harness.errors import BuildError, UsageError
-from harness.image.layers import read_into
-from harness.image.tree import FileTree, Node
 from harness.util import cache
 from harness.util.proc import run
+
+if TYPE_CHECKING:
+    from harness.image.tree import Node
 
 log = logging.getLogger("harness.image")
 
@@ -117,6 +118,9 @@ def _signature(what: Path) -> Iterable[tuple[str, int, int, int]]:
 
 def _make(image: Path, what: Path, wanted: str) -> list[str]:
     """Write the image; return the absolute paths of its files and links."""
+    from harness.image.layers import read_into  # few machines have one
+    from harness.image.tree import FileTree
+
     mke2fs, debugfs = (needs.program(name) for name in ("mke2fs", "debugfs"))
     with cache.temporary_of(image) as folder:
         contents = folder / "root"

@@ -14,6 +14,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
+
+def load() -> None:
+    """Load rich ahead of the first table, while the caller waits for something."""
+    import rich.console
+    import rich.table  # noqa: F401
+
+
 Cell = str | tuple[str, str]
 """A text, or a text and its style: "bold red"."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UsageError
-from harness.testing import Bpf, BpfError, Libbpf, Map
+from harness.testing import Bpf, BpfError, Guest, Libbpf, Map
 
 Build = Callable[..., Path]
 
@@ -124,6 +124,14 @@ def test_an_outer_map_needs_a_template_which_may_be_closed_after_loading(
         obj.set_inner_map("traced", bpf.map("hash"))
         with pytest.raises(BpfError, match=r"bpf_map__set_inner_map_fd.*EINVAL"):
             obj.set_inner_map("traced", bpf.map("hash"))
+
+
+def has_the_library() -> bool:
+    return "/libbpf.so" in Path("/proc/self/maps").read_text()
+
+
+def test_a_saved_machine_has_the_library_loaded(guest: Guest) -> None:
+    assert guest.call(has_the_library)
 
 
 def test_a_refused_program_brings_the_verifiers_log(libbpf: Libbpf, bpf_object: Build, tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ Runs in the guest.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import mmap
 import struct
 
 from harness.guest.api import bpf, syscalls
@@ -27,17 +29,17 @@ _DEBUG = 2
 
 
 class _Library:
-    """libbpf, loaded at its first use, and its messages since the last call."""
+    """libbpf and its messages since the last call."""
 
     def __init__(self) -> None:
         self.lib = ctypes.CDLL(LIBRARY, use_errno=True)
         self.messages: list[bytes] = []
-        self._room = ctypes.create_string_buffer(_MESSAGE_ROOM)
+        self._room: ctypes.Array[ctypes.c_char] | None = None
         self._format = syscalls.libc.vsnprintf
         self._format.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_void_p)
         kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
         self._callback = kind(self._print)  # kept, because libbpf calls it as long as this process exists
-        self.lib.libbpf_set_print(self._callback)
+        self._listens = False
         for name in (
             "bpf_object__open_mem",
             "bpf_object__next_map",
@@ -51,8 +53,15 @@ class _Library:
         for name in ("bpf_map__name", "bpf_program__name", "bpf_program__section_name", "libbpf_version_string"):
             getattr(self.lib, name).restype = ctypes.c_char_p
 
+    def listen(self) -> None:
+        """Take the library's messages from now on. Until then they go to standard error, where it prints by itself."""
+        if not self._listens:
+            self._listens = True
+            self.lib.libbpf_set_print(self._callback)
+
     def _print(self, level: int, form: bytes, arguments: int) -> int:
         if level < _DEBUG:
+            self._room = self._room or _room(_MESSAGE_ROOM)
             size = self._format(self._room, _MESSAGE_ROOM, form, arguments)
             self.messages.append(ctypes.string_at(self._room, min(size, _MESSAGE_ROOM - 1)))
         return 0
@@ -64,12 +73,24 @@ class _Library:
         return taken
 
 
+def _room(size: int) -> ctypes.Array[ctypes.c_char]:
+    """Return a buffer of this many bytes; only pages that something is written to cost memory and time."""
+    return (ctypes.c_char * size).from_buffer(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+
+
 _loaded: list[_Library] = []
+
+
+def preload() -> None:
+    """Load the library, so that processes forked from this one have it; the image need not have it."""
+    with contextlib.suppress(OSError):  # the first use raises it again
+        _loaded.append(_Library())
 
 
 def _library() -> _Library:
     if not _loaded:
         _loaded.append(_Library())
+    _loaded[0].listen()
     return _loaded[0]
 
 
@@ -124,7 +145,7 @@ def _changed(layout: tuple[tuple[str, str, int], ...], after: Any, given: dict[s
 
 def load(fields: dict[str, Any], log_level: int | None) -> tuple[int, int, bytes]:
     """Load a program through bpf_prog_load(); arguments and result as for :func:`harness.guest.api.bpf.load`."""
-    log = bytearray(_LOG_ROOM)
+    log = mmap.mmap(-1, _LOG_ROOM)  # only pages that the kernel writes to are touched
     given = dict(fields)
     given.pop("insn_cnt", None)
     # With a buffer and level 0, the library asks for a log when the program is refused.
@@ -139,7 +160,7 @@ def load(fields: dict[str, Any], log_level: int | None) -> tuple[int, int, bytes
     result = _library().lib.bpf_prog_load(kind, name, licence, held, ctypes.c_size_t(len(code) // 8), options)
     if result >= 0:
         provenance.note("prog", result)
-    return -result if result < 0 else 0, result, bytes(log[: max(log.find(0), 0)])
+    return -result if result < 0 else 0, result, log[: max(log.find(b"\0"), 0)]
 
 
 # Objects.
@@ -257,7 +278,7 @@ def set_program(handle: int, name: str, setting: str, value: int) -> tuple[int, 
 def keep_log(handle: int, name: str, level: int, room: int) -> None:
     """Keep the verifier's log of a program, accepted or refused, for :func:`program_log`; `room` is in bytes."""
     one, lib = _find(handle, "program", name), _library().lib
-    held = _objects[handle].logs[name] = ctypes.create_string_buffer(room)
+    held = _objects[handle].logs[name] = _room(room)
     lib.bpf_program__set_log_buf(one, held, ctypes.c_size_t(room))
     lib.bpf_program__set_log_level(one, ctypes.c_uint32(level))
 
@@ -279,7 +300,7 @@ def share_log(handle: int, level: int, room: int) -> None:
         room: Bytes of the buffer.
     """
     lib = _library().lib
-    held = _objects[handle].shared_log = ctypes.create_string_buffer(room)
+    held = _objects[handle].shared_log = _room(room)
     for one in _walk(lib.bpf_object__next_program, _objects[handle].pointer):
         lib.bpf_program__set_log_buf(one, held, ctypes.c_size_t(room))
         lib.bpf_program__set_log_level(one, ctypes.c_uint32(level))

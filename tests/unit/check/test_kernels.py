@@ -97,7 +97,7 @@ def test_an_object_of_the_other_byte_order_for_all_kernels_is_bad_input(
 def test_an_object_of_the_other_byte_order_for_one_kernel_is_a_row(
     source: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("harness.check.kernels.Trials", _AllIsGood)
+    monkeypatch.setattr("harness.check.trials.Trials", _AllIsGood)
     monkeypatch.setattr("harness.check.kernels.PoolMachines", lambda *_: None)
     path = object_for(source, "arm64")
     assert main(["check", str(path), "--kernel=6.12:arm64", "--kernel=6.12:s390x", "--format=json"]) == 1

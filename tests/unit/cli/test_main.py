@@ -49,6 +49,21 @@ def test_a_comparison_starts_nothing_that_it_does_not_need(tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
 
 
+def test_a_check_loads_little_before_its_machine_starts(tmp_path: Path) -> None:
+    (tmp_path / "words.o").write_text("no object")
+    program = (
+        "import sys; from harness.cli import main\n"
+        "assert main(['check', 'words.o']) == 2\n"
+        "early = {'rich', 'msgspec', 'harness.check.kernels', 'harness.kernel.providers.debian'} & set(sys.modules)\n"
+        "assert not early, early\n"
+        "import harness.check.kernels\n"
+        "early = {'rich', 'msgspec', 'tarfile', 'harness.check.trials', 'harness.check.record'} & set(sys.modules)\n"
+        "assert not early, early\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
 def in_shell(words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     program = f"{sys.executable} -c 'import sys; from harness.cli import main; sys.exit(main())'"
     return subprocess.run(
