@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from harness.check.results import Author
+from harness.util.errnos import errno_name
 
 ENOMEM, EOPNOTSUPP = 12, 95
 _FIRST_OF_LIBBPF = 4000
@@ -92,6 +93,8 @@ _ASIDE = re.compile(
     r"|: failed to load: -?\d+$|^Error loading BTF|^magic: 0x|^-- (?:BEGIN|END)|^failed to load '\S*'$"
     r"|^permission error while running as root"
 )
+# What libbpf writes for an error that the C library has no name for.
+_UNNAMED = re.compile(r"ERROR: strerror_r\((\d+)\)=-?\d+")
 _PROGRAM = re.compile(r"^prog '([^']+)': ")
 _REFUSED = re.compile(r"^prog '([^']+)': (?:BPF program load failed|failed to load)|^failed to load program '([^']+)'")
 _MAP = re.compile(r"^map '([^']+)': ")
@@ -121,7 +124,7 @@ def explain(errno: int, said: str, log: str = "") -> Reason:
         said: libbpf's messages.
         log: The verifier's log of the refused program, where it is known; else it is taken from the messages.
     """
-    said = _BTF_LOG.sub("", said)
+    said = _UNNAMED.sub(lambda match: errno_name(int(match[1])), _BTF_LOG.sub("", said))
     lines = [line.removeprefix(_PREFIX).rstrip() for line in _LOG.sub("", said).splitlines() if line.strip()]
     causes = [line for line in lines if not _ASIDE.search(line)]
     first = causes[0] if causes else lines[0] if lines else ""

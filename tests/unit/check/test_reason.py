@@ -100,6 +100,11 @@ def test_who_refused(errno: int, said: str, author: Author) -> None:
     assert explain(errno, said).author is author
 
 
+def test_an_error_without_a_name_in_the_c_library_is_named() -> None:
+    said = "libbpf: prog 'so': BPF program load failed: ERROR: strerror_r(524)=22\n"
+    assert explain(524, said, "processed 0 insns\n").line == "prog 'so': BPF program load failed: ENOTSUPP"
+
+
 def test_the_log_inside_libbpfs_messages_is_the_verifiers() -> None:
     said = (
         "libbpf: prog 'bad': BPF program load failed: Permission denied\n"
