@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import needs
-from harness.errors import BootError, GuestHung, ProtocolBroken, VngFailed
+from harness.errors import BootError, GuestHung, ProtocolBroken, StateError, VngFailed
 from harness.guest import calls
 from harness.util import cache
 from harness.util.errnos import errno_name
@@ -28,6 +28,7 @@ from harness.vm.command import (
     wrapper_script,
 )
 from harness.vm.console import agent_exited, cause_of_death, tail_of
+from harness.vm.host_state import Watch
 from harness.vm.machine import Machine
 from harness.vm.process import QemuProcess, VngProcess, find_qemu, find_vng
 from harness.vm.sandbox import SANDBOX, abilities
@@ -38,6 +39,7 @@ log = logging.getLogger("harness.vm")
 BOOT_TIMEOUT = 120.0
 """Seconds that a guest may take to "agent ready"; software emulation usually takes three to five."""
 
+_MORE_TIME = "run again; with fewer workers (-n) or a longer --boot-timeout if this machine is busy"
 _POLL_INTERVAL = 0.25
 _END_TIMEOUT = 5.0
 
@@ -65,14 +67,18 @@ def boot(spec: MachineSpec, *, timeout: float = BOOT_TIMEOUT) -> Machine:
         deadline = time.monotonic() + timeout
         process = VngProcess(argv, folder)
         channel = connect(listener, process, deadline)
-        about = None
+        about = watch = None
         if channel is not None:
+            with contextlib.suppress(StateError):  # it has ended already
+                watch = Watch(process.pid())
+                watch.look()
             with contextlib.suppress(GuestHung, ChannelClosed, ProtocolBroken):
                 about = channel.wait_event(deadline - time.monotonic())
         if channel is None or about is None:
             if process.wait(0) and not (folder / QEMU_ARGV).exists():
                 raise _vng_failed(process.console(), plain_vng_argv(spec, vng=vng))
-            raise _boot_error(spec.label, process, plain_argv(spec, qemu=qemu), timeout)
+            stalled = watch.trouble() if watch is not None else None
+            raise _boot_error(spec.label, process, plain_argv(spec, qemu=qemu), timeout, stalled)
         if about["event"] != "ready":
             raise _module_error(spec.label, process, about)
         machine = Machine(spec, folder=folder, process=process, channel=channel, about=about, boot_log=[])
@@ -142,7 +148,7 @@ def _vng_failed(lines: list[str], plain: list[str]) -> VngFailed:
     )
 
 
-def _boot_error(label: str, process: QemuProcess, plain: list[str], timeout: float) -> BootError:
+def _boot_error(label: str, process: QemuProcess, plain: list[str], timeout: float, stalled: str | None) -> BootError:
     # A panic ends QEMU; its last lines may still arrive.
     ended = process.wait(_END_TIMEOUT if cause_of_death(process.console()) else 0.5)
     lines = process.console()
@@ -154,10 +160,10 @@ def _boot_error(label: str, process: QemuProcess, plain: list[str], timeout: flo
     elif ended:
         what = f"QEMU ended before the guest of {label} was ready"
     else:
-        what = f"the guest of {label} was not ready within {timeout:g} s"
+        what = f"the guest of {label} was not ready within {timeout:g} s{f': {stalled}' if stalled else ''}"
     return BootError(
         what,
         expected="the guest's agent to report that it is ready",
-        hint=f"look at the console below; without the harness: {quote(plain)}",
+        hint=_MORE_TIME if stalled else f"look at the console below; without the harness: {quote(plain)}",
         detail=tail_of(lines, 60 if agent_exited(lines) else 25),  # the agent's traceback comes before the kernel's
     )

@@ -37,6 +37,9 @@ class Thread:
     waited: float
 
 
+_NOT_BORN = Thread("", 0.0, 0.0)
+
+
 @dataclass(frozen=True)
 class HostSample:
     """What this machine does with QEMU at one moment.
@@ -91,8 +94,8 @@ def trouble_in(samples: list[HostSample]) -> str | None:
     if seconds < _SHORTEST:
         return None
     for number, now in last.threads.items():
-        before = first.threads.get(number)
-        if before is not None and now.waited - before.waited >= _STARVED * seconds:
+        before = first.threads.get(number, _NOT_BORN)  # those of its processors are made while it starts
+        if now.waited - before.waited >= _STARVED * seconds:
             return (
                 f"QEMU got {now.ran - before.ran:.1f} s of processor time in {seconds:.1f} s and waited for more; "
                 "other programs or a limit of its control group took the rest"

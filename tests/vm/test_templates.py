@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -14,7 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import InfrastructureError, LinkBroken, MonitorError, StateError, TemplateError
+from harness.errors import (
+    BootError,
+    GuestHung,
+    InfrastructureError,
+    LinkBroken,
+    MonitorError,
+    StateError,
+    TemplateError,
+)
 from harness.guest import calls
 from harness.guest.api import bpf as raw
 from harness.kernel.types import Choice, Kernel
@@ -23,8 +32,11 @@ from harness.machines.pool import Isolation, Pool, Settings
 from harness.remote.guest import Guest
 from harness.testing import Bpf
 from harness.util import cache as disk_cache
+from harness.vm import boot as boots
 from harness.vm import clone as clones
 from harness.vm import template
+from harness.vm.channel import Channel
+from harness.vm.host_state import Watch, sample
 from harness.vm.machine import Machine, State
 from harness.vm.process import find_qemu
 from harness.vm.sandbox import abilities, unprivileged_user
@@ -320,6 +332,28 @@ def test_a_machine_that_boots_may_not_do_much_more(make_pool: MakePool, spec: Ma
     assert int(status["CapEff"], 16) & ~(1 << 2) == 0, "root may go on reading files"
     assert status["NoNewPrivs"] == "1"
     assert status["Seccomp"] == ("2" if abilities(find_qemu()).sandbox else "0")
+
+
+def test_a_boot_that_this_machine_did_not_let_run_says_so(
+    monkeypatch: pytest.MonkeyPatch, kernel_choice: Choice, kernel: Kernel
+) -> None:
+    def stop_and_watch(pid: int) -> Watch:
+        os.kill(pid, signal.SIGSTOP)
+        while not sample(pid).is_stopped:
+            time.sleep(0.01)
+        return Watch(pid)
+
+    def wait_in_vain(*_: object) -> None:
+        raise GuestHung("no event in time")
+
+    monkeypatch.setattr(boots, "Watch", stop_and_watch)
+    monkeypatch.setattr(Channel, "wait_event", wait_in_vain)
+    pool = Pool(Settings(isolation=Isolation.BOOT, accel="tcg"), print, acquire=lambda _choice: kernel)
+    with (
+        contextlib.closing(pool),
+        pytest.raises(BootError, match=r"was not ready within 300 s: QEMU is stopped \(state T: SIGSTOP"),
+    ):
+        boots.boot(pool.prepare(kernel_choice), timeout=300)
 
 
 def devices() -> list[str]:

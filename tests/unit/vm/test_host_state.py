@@ -46,6 +46,8 @@ def stopped(seconds: float) -> HostSample:
         ([stopped(0)], "QEMU is stopped (state T"),
         ([stopped(1), stopped(2), at(3)], "QEMU was stopped for most of 2 s"),
         ([at(0), at(5, "R", ran=0.2, waited=4.7)], "QEMU got 0.2 s of processor time in 5.0 s and waited for more"),
+        # The processor's thread was made after the first look.
+        ([HostSample(0, 0, {}), at(5, "R", ran=0.2, waited=4.7)], "QEMU got 0.2 s of processor time in 5.0 s"),
         ([at(0), at(5, suspended=300)], "this machine was suspended for 300 s"),
     ],
 )
