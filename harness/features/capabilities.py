@@ -79,15 +79,13 @@ def judge(name: str, finding: ProbeResult, version: KernelVersion, config: Mappi
     lacks = f"{version} lacks {name}: {capability.sentence} ({finding.evidence}{origin})"
     if not capability.expected(version):
         return Judgement(Decision.SKIP, lacks)
-    if capability.config:
-        if config is not None and capability.config not in config:
-            return Judgement(Decision.SKIP, f"{lacks}; it was built without CONFIG_{capability.config}")
-        if config is None:
-            return Judgement(
-                Decision.SKIP, f"{lacks}; its configuration is unknown, CONFIG_{capability.config} may be off"
-            )
+    symbols = [f"CONFIG_{symbol}" for symbol in capability.config.split()]
+    if symbols and config is None:
+        return Judgement(Decision.SKIP, f"{lacks}; its configuration is unknown, {' or '.join(symbols)} may be off")
+    if config is not None and (missing := [name for name in symbols if name.removeprefix("CONFIG_") not in config]):
+        return Judgement(Decision.SKIP, f"{lacks}; it was built without {' and '.join(missing)}")
     if capability.is_part:
-        with_symbol = f", although it was built with CONFIG_{capability.config}" if capability.config else ""
+        with_symbol = f", although it was built with {' and '.join(symbols)}" if symbols else ""
         return Judgement(Decision.SKIP, f"{lacks}; it was booted without{with_symbol}")
     return Judgement(Decision.FAIL, f"{lacks}: a kernel of this version should have it")
 

@@ -158,7 +158,9 @@ def _type(type_: str, since: str, config: str) -> Capability:
 
 PARTS: dict[str, Capability] = {
     "jit_switch": _part(
-        "programs can be compiled (net.core.bpf_jit_enable)", "BPF_JIT", works(_with_compiler, "the compiler is on")
+        "programs can be compiled (net.core.bpf_jit_enable)",
+        "BPF_JIT PROC_SYSCTL",
+        works(_with_compiler, "the compiler is on"),
     ),
     "translated_programs": _part(
         "root sees the instructions of a program as the verifier left them",
