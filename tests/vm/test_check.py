@@ -20,6 +20,7 @@ from harness.check.plan import Loader, Plan, parse_map, parse_place, parse_templ
 from harness.check.results import Author, Kind, Result, Verdict
 from harness.check.trials import LogWatch
 from harness.cli import main
+from harness.errors import InfrastructureError
 from harness.kernel.types import Choice
 from harness.machines.pool import Pool, Settings
 from harness.remote.libbpf import Libbpf
@@ -54,6 +55,8 @@ class Checks:
         plan = replace(Plan(OBJECTS / f"{name}.bpf.c", loader=loader), **settings)  # type: ignore[arg-type]
         one = kernels.prepare(plan, architecture.require(self.choice.architecture))
         results = kernels.check(self.pool, self.choice, one)
+        for lost in (one for one in results if one.verdict is Verdict.LOST):
+            raise InfrastructureError(lost.line, expected="an answer for each row")
         return {"object" if one.kind is Kind.OBJECT else one.program: one for one in results}
 
 
