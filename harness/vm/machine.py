@@ -374,10 +374,13 @@ class Machine:
             hung = GuestHung(f"{error.what}; the kernel {self.release} is alive, the guest process was killed")
             try:
                 self._ask(calls.Agent.ping)
-                words = self._keep_words(process, hung)
-                hung.detail = f"the stacks of its threads, the innermost frame first:\n{words}" if words else ""
-                self._ask(calls.Agent.signal, process, int(signal.SIGKILL))
-                return hung
+                # After a short time-out it shows only now whether this machine let QEMU run.
+                stalled = watch.trouble()
+                if stalled is None:
+                    words = self._keep_words(process, hung)
+                    hung.detail = f"the stacks of its threads, the innermost frame first:\n{words}" if words else ""
+                    self._ask(calls.Agent.signal, process, int(signal.SIGKILL))
+                    return hung
             except GuestHung:
                 stalled = watch.trouble()
             except (ChannelClosed, ProtocolBroken) as other:
