@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.util import cache
@@ -228,7 +228,7 @@ def main() -> int:
         remains = left()
     print("\n".join([*table(parts), "", f"left: {', '.join(f'{count} {name}' for name, count in remains.items())}"]))
     if arguments.report is not None:
-        found = {"parts": [asdict(part) for part in parts], "left": remains}
+        found = {"parts": [vars(part) for part in parts], "left": remains}
         arguments.report.write_text(json.dumps(found, indent=1) + "\n")
     return 0 if all(part.is_good for part in parts) and not any(remains.values()) else 1
 

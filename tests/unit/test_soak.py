@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -61,6 +62,17 @@ def test_it_gives_up_where_nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None
     inner = Pytest(monkeypatch, *[""] * 9)
     assert run(100).done == 0
     assert len(inner.turns) == 3
+
+
+def test_the_report_is_written_with_what_was_lost(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    Pytest(monkeypatch, line(0, "infrastructure") + line(1))
+    report = tmp_path / "report.json"
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))  # it is set anew, and is as before afterwards
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["soak", "--tests", "2", "--boots", "0", "--report", str(report)])
+    assert soak.main() == 1
+    (part,) = json.loads(report.read_text())["parts"]
+    assert (part["done"], part["failures"]) == (2, {"infrastructure": 1})
 
 
 @pytest.mark.parametrize(
