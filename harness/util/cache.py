@@ -243,7 +243,13 @@ def is_abandoned(path: Path) -> bool:
 
 def is_writable(path: Path) -> bool:
     """Return whether this process may change what is at a path, or in the nearest folder above that exists."""
-    return os.access(next(place for place in (path, *path.parents) if place.exists()), os.W_OK)
+    for place in (path, *path.parents):
+        if os.access(place, os.W_OK):
+            return True
+        # Another process may remove it or make it anew between two looks.
+        if place.exists() and not os.access(place, os.W_OK):
+            return False
+    return False
 
 
 def mark_used(path: Path) -> None:

@@ -308,3 +308,26 @@ def test_who_waited_for_the_lock_takes_what_the_other_made(tmp_path: Path) -> No
 
     assert cache.artefact(tmp_path / "kept", whole=whole, make=kept._make) == "whole"
     assert (len(asked), kept.made) == (2, 0)
+
+
+@pytest.mark.parametrize("comes_back", [False, True])
+def test_a_folder_that_another_process_makes_anew_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, comes_back: bool
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    look = os.access
+
+    def access(path: Path, mode: int) -> bool:
+        if path != folder:
+            return look(path, mode)
+        monkeypatch.setattr(os, "access", look)
+        folder.rmdir()
+        found = look(path, mode)
+        if comes_back:
+            folder.mkdir()
+        return found
+
+    monkeypatch.setattr(os, "access", access)
+    assert cache.is_writable(folder)
+    assert folder.exists() is comes_back
