@@ -79,13 +79,15 @@ def judge(name: str, finding: ProbeResult, version: KernelVersion, config: Mappi
     lacks = f"{version} lacks {name}: {capability.sentence} ({finding.evidence}{origin})"
     if not capability.expected(version):
         return Judgement(Decision.SKIP, lacks)
-    symbols = [f"CONFIG_{symbol}" for symbol in capability.config.split()]
-    if symbols and config is None:
-        return Judgement(Decision.SKIP, f"{lacks}; its configuration is unknown, {' or '.join(symbols)} may be off")
-    if config is not None and (missing := [name for name in symbols if name.removeprefix("CONFIG_") not in config]):
+    needed = capability.config.split()
+    missing = [f"CONFIG_{symbol}" for symbol in needed if symbol not in (config or ())]
+    if missing and config is None:
+        return Judgement(Decision.SKIP, f"{lacks}; its configuration is unknown, {' or '.join(missing)} may be off")
+    if missing:
         return Judgement(Decision.SKIP, f"{lacks}; it was built without {' and '.join(missing)}")
     if capability.is_part:
-        with_symbol = f", although it was built with {' and '.join(symbols)}" if symbols else ""
+        symbols = " and ".join(f"CONFIG_{symbol}" for symbol in needed)
+        with_symbol = f", although it was built with {symbols}" if symbols else ""
         return Judgement(Decision.SKIP, f"{lacks}; it was booted without{with_symbol}")
     return Judgement(Decision.FAIL, f"{lacks}: a kernel of this version should have it")
 

@@ -206,8 +206,8 @@ class Catalog:
         choices: list[Choice] = []
         rules = policy(self.architecture)
         for selection in selections:
-            if "/" in selection and Path(selection).exists():
-                choices.append(self.local.choose(Path(selection)))  # a path may have blanks and commas
+            if _is_path(selection):
+                choices.append(self.local.choose(Path(selection)))
                 continue
             for item in selector.parse(selection):
                 choices += self._resolve(item, rules, every=every)
@@ -396,6 +396,11 @@ def resolve(selectors: Sequence[str], *, progress: Progress = silent) -> list[Ch
     return Catalog(progress=progress).resolve(selectors)
 
 
+def _is_path(selection: str) -> bool:
+    """Whether a selection as a whole is a path: it may have blanks and commas, which part selectors."""
+    return "/" in selection and Path(selection).exists()
+
+
 def named_architectures(selections: Sequence[str]) -> list[str]:
     """Return the names of the architectures that selections mean by their words alone, each once; no provider is asked.
 
@@ -408,7 +413,7 @@ def named_architectures(selections: Sequence[str]) -> list[str]:
     found = (
         item.architecture or architecture.own_name()
         for selection in selections
-        if not ("/" in selection and Path(selection).exists())
+        if not _is_path(selection)
         for item in selector.parse(selection)
         if item.kind not in by_content
     )

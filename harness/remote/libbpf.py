@@ -154,13 +154,14 @@ class Libbpf:
 def _require_byte_order(data: bytes, name: str, spec: MachineSpec) -> None:
     """Refuse an object of the other byte order: versions of libbpf differ in what they say of it, and when."""
     byte_order = {1: "little", 2: "big"}.get(data[5] if len(data) > 5 and data.startswith(b"\x7fELF") else 0)
-    guests, target = spec.architecture.byte_order, clang.target(spec.architecture)
+    guests = spec.architecture.byte_order
     if byte_order not in (None, guests):
         raise UsageError(
             f"the BPF object {name} is {byte_order}-endian, and the guest of {spec.label} ({spec.architecture.title}) "
             f"is {guests}-endian",
             expected=f"a {guests}-endian object",
-            hint=f"compile it with -target {target}, or let the fixture bpf_object compile its source",
+            hint=f"compile it with -target {clang.target(spec.architecture)}, "
+            "or let the fixture bpf_object compile its source",
         )
 
 

@@ -37,6 +37,12 @@ def test_options_before_the_command_are_no_commands(tmp_path: Path) -> None:
     assert main(["-v", "report", str(tmp_path / "a.json")]) == 0
 
 
+def succeeds(program: str, folder: Path) -> None:
+    """Run a program of Python in a folder, in a process that has loaded nothing yet; it has to succeed."""
+    done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_comparison_starts_nothing_that_it_does_not_need(tmp_path: Path) -> None:
     write(tmp_path / "a.json", record(result("t::a", "6.1")))
     program = (
@@ -45,8 +51,7 @@ def test_a_comparison_starts_nothing_that_it_does_not_need(tmp_path: Path) -> No
         "heavy = {'pytest', 'requests', 'jinja2', 'pexpect', 'rich', 'elftools', 'harness.machines.pool'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    succeeds(program, tmp_path)
 
 
 def test_a_check_loads_little_before_its_machine_starts(tmp_path: Path) -> None:
@@ -60,8 +65,7 @@ def test_a_check_loads_little_before_its_machine_starts(tmp_path: Path) -> None:
         "early = {'rich', 'msgspec', 'tarfile', 'harness.check.trials', 'harness.check.record'} & set(sys.modules)\n"
         "assert not early, early\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    succeeds(program, tmp_path)
 
 
 def in_shell(words: str, **environment: str) -> subprocess.CompletedProcess[str]:
