@@ -168,8 +168,7 @@ class Bench:
             ]
             _processor_time(argv)  # the first compiles modules
             for _ in range(rounds):
-                none = ["-p", "no:harness", "-p", "no:harness-programs"]
-                without, with_it = _processor_time([*argv, *none]), _processor_time(argv)
+                without, with_it = _processor_time([*argv, "-p", "no:harness"]), _processor_time(argv)
                 self.figures.add("plain_without", "s", f"{what}, without the plugin", without)
                 self.figures.add("plain_with", "s", f"{what}, with the plugin installed", with_it)
                 self.figures.add("idle_plugin", "s", "what the installed plugin adds to that", with_it - without)

@@ -1,51 +1,31 @@
 """Test programs as pytest items: the ini setting `harness_programs`, and the collection of what it names.
 
-pytest loads it in every project that has this package installed, so that it imports what it needs when the setting
-names something.
+A pytest plugin, which the package's own plugin loads where the setting names something.
 """
 
 from __future__ import annotations
 
 import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
-if TYPE_CHECKING:
-    from harness.programs.settings import Named
-
-_NAME = "harness_programs"
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Declare the setting."""
-    parser.addini(
-        _NAME,
-        "test programs whose tests run on kernels; one line for each kind: 'go: build/*.test', 'gtest: ...', "
-        "'libtest: ...', 'tap: ...', 'exec: ...'",
-        type="linelist",
-        default=[],
-    )
+from harness.errors import HarnessError
+from harness.programs.collect import ProgramFile
+from harness.programs.settings import Named, find, parse
+from harness.pytest_plugin.options import PROGRAMS_SETTING
 
 
-@pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Find the programs, where the setting names any."""
-    lines = config.getini(_NAME)
-    # `-p no:harness` leaves this out too: there are no machines without it.
-    if not lines or not config.pluginmanager.has_plugin("harness"):
-        return
-    from harness.errors import HarnessError
-    from harness.programs.settings import find, parse
-
+    """Find the programs."""
     try:
-        found, without = find([parse(line) for line in lines], config.rootpath)
+        found, without = find([parse(line) for line in config.getini(PROGRAMS_SETTING)], config.rootpath)
     except HarnessError as error:
         raise pytest.UsageError(str(error)) from None
     for pattern in without if not hasattr(config, "workerinput") else ():
         config.issue_config_time_warning(
-            pytest.PytestConfigWarning(f"{_NAME}: there is no file {pattern}; are the programs built?"), stacklevel=2
+            pytest.PytestConfigWarning(f"{PROGRAMS_SETTING}: there is no file {pattern}; are the programs built?"),
+            stacklevel=2,
         )
     if config.args_source is config.ArgsSource.TESTPATHS:
         # Nothing was named on the command line, and then all tests are meant.
@@ -87,8 +67,6 @@ class Programs:
         named = self._found.get(file_path)
         if named is None:
             return None
-        from harness.programs.collect import ProgramFile
-
         program: ProgramFile = ProgramFile.from_parent(parent, path=file_path)
         program.named = named
         return program

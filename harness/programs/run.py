@@ -13,7 +13,8 @@ from harness.exec.formats import PARSERS, Case, SuiteResult
 from harness.exec.parcel import Parcel
 from harness.exec.run import Results, Wishes, execute, send
 from harness.programs.kinds import Listed
-from harness.programs.settings import SETTING, Named
+from harness.programs.settings import Named
+from harness.pytest_plugin.options import PROGRAMS_SETTING
 from harness.remote.program import process_for_programs
 from harness.results import properties
 from harness.results.outcomes import Outcome
@@ -74,7 +75,7 @@ def run_test(machine: Machine, parcel: Parcel, named: Named, test: Listed, item:
         named.env,
         timeout=named.timeout,
         results=Results(kind.results) if kind.results else None,
-        limited_by=f"timeout= in {SETTING}",
+        limited_by=f"timeout= in {PROGRAMS_SETTING}",
     )
     said: list[str] = []
     out, err = Shown(sys.stdout), Shown(sys.stderr)

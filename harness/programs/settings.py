@@ -9,8 +9,7 @@ from pathlib import Path
 
 from harness.errors import UsageError
 from harness.programs.kinds import KINDS, ProgramKind
-
-SETTING = "harness_programs"
+from harness.pytest_plugin.options import PROGRAMS_SETTING
 
 _TIMEOUT = 120.0
 _MEMORY = 256
@@ -102,7 +101,7 @@ def _number(line: str, name: str, given: Mapping[str, str], default: float) -> f
 
 
 def _wrong(line: str, why: str) -> UsageError:
-    return UsageError(f"{SETTING}: {line!r}: {why}", expected=_FORM, hint="for example: go: build/*.test")
+    return UsageError(f"{PROGRAMS_SETTING}: {line!r}: {why}", expected=_FORM, hint="for example: go: build/*.test")
 
 
 def find(lines: Iterable[Named], root: Path) -> tuple[dict[Path, Named], list[str]]:
@@ -127,7 +126,7 @@ def find(lines: Iterable[Named], root: Path) -> tuple[dict[Path, Named], list[st
             for path in files:
                 if found.setdefault(path, named) is not named:
                     raise UsageError(
-                        f"{SETTING}: {path} is named by {found[path].line!r} and by {named.line!r}",
+                        f"{PROGRAMS_SETTING}: {path} is named by {found[path].line!r} and by {named.line!r}",
                         expected="each program on one line",
                     )
     return found, without

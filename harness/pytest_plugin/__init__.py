@@ -8,6 +8,7 @@ asks for something.
 from __future__ import annotations
 
 import sys
+from collections.abc import Generator
 
 import pytest
 
@@ -31,8 +32,15 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
         from harness.pytest_plugin import command_line
 
         command_line.declare(parser)
-    for part in (options, fixtures):
-        pluginmanager.register(part, part.__name__)
+    pluginmanager.register(fixtures, fixtures.__name__)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_load_initial_conftests(
+    early_config: pytest.Config, parser: pytest.Parser, args: list[str]
+) -> Generator[None, None, None]:
+    """Declare the options, where the command line has any."""
+    return (yield from options.declare_where_asked(early_config, parser, args))
 
 
 @pytest.hookimpl(trylast=True)
@@ -41,10 +49,19 @@ def pytest_configure(config: pytest.Config) -> None:
     marks.declare(config)
     if options.is_asked_for(config):
         start(config)
+    if config.getini(options.PROGRAMS_SETTING):
+        config.pluginmanager.import_plugin("harness.programs")
     if config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput"):
         from harness.pytest_plugin.workers import Workers
 
         config.pluginmanager.register(Workers(config), "harness-workers")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Refuse what cannot be, as long as that needs no collected test."""
+    if options.named(config):
+        options.refuse_parallel(config)
 
 
 @pytest.hookimpl(tryfirst=True)

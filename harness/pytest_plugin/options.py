@@ -23,6 +23,7 @@ BCC_FIXTURE = "_harness_bcc"
 """Fixtures that this plugin's own are made of: a project may have others that are called `kernel` or `vm`."""
 
 PREFIX = "--harness-"
+PROGRAMS_SETTING = "harness_programs"
 _DEST = "harness_"
 
 RAW = "raw"
@@ -85,6 +86,13 @@ def declare_settings(parser: pytest.Parser) -> None:
         "root file system of programs, where the marker vm names none: a folder, tar archive or saved image",
         default="",
     )
+    parser.addini(
+        PROGRAMS_SETTING,
+        "test programs whose tests run on kernels; one line for each kind: 'go: build/*.test', 'gtest: ...', "
+        "'libtest: ...', 'tap: ...', 'exec: ...'",
+        type="linelist",
+        default=[],
+    )
     parser.addini("harness_kernels", "kernels to test on without --harness-kernel", type="args", default=[])
 
 
@@ -102,18 +110,10 @@ def refuse_parallel(config: pytest.Config) -> None:
         )
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Refuse what cannot be, as long as that needs no collected test."""
-    if named(config):
-        refuse_parallel(config)
-
-
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_load_initial_conftests(
+def declare_where_asked(
     early_config: pytest.Config, parser: pytest.Parser, args: list[str]
 ) -> Generator[None, None, None]:
-    """Declare the options, where `args` has any, and understand their short forms."""
+    """Declare the options around the loading of conftest files, where `args` has any; understand their short forms."""
     values = vars(early_config.option)
     is_declared = _DEST + "kernel" in values  # a worker of pytest-xdist has the values without
     for name, value in DEFAULTS.items():
