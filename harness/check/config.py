@@ -26,7 +26,7 @@ from typing import Any
 from harness.errors import UsageError
 from harness.util.data import read_user_toml
 
-OF_RUN = ("kernel", "format", "differences", "accel", "baseline", "threshold", "record")
+OF_RUN = ("kernel", "format", "differences", "accel", "boot-timeout", "baseline", "threshold", "record")
 """Options that are for the whole run, not for one object."""
 _PATHS = ("btf", "I", "baseline", "record")
 _SHORT = ("D", "I")

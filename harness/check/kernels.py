@@ -170,8 +170,8 @@ def _refused(choice: Choice, file: str, row: str, kind: Kind, step: str, line: s
 def check_on_kernels(
     plans: Sequence[Plan],
     selectors: Sequence[str],
+    settings: Settings,
     *,
-    accel: str,
     say: Callable[[str], None],
     record: CheckRecord | None = None,
 ) -> list[Result]:
@@ -180,7 +180,7 @@ def check_on_kernels(
     Args:
         plans: What to try, one for each object.
         selectors: The kernels.
-        accel: "auto", "kvm" or "tcg".
+        settings: How machines are run.
         say: Prints a line of progress.
         record: The run record to write; the caller finishes it.
 
@@ -203,7 +203,7 @@ def check_on_kernels(
 
     def work(job: tuple[Choice, Sequence[int]], say: Callable[[str], None]) -> Iterator[_Tried]:
         choice, numbers = job
-        pool = Pool(Settings(accel=accel), say)
+        pool = Pool(settings, say)
         try:
             for number in numbers:
                 results = check(pool, choice, tries[choice.architecture][number])

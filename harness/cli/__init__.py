@@ -22,6 +22,7 @@ from harness.util import streams
 
 if TYPE_CHECKING:
     from harness.kernel.types import Choice
+    from harness.machines.pool import Settings
 
 _MISUSE = 2
 """The exit status of argparse when it does not understand the command line."""
@@ -44,6 +45,35 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError("at least 1")
     return number
+
+
+def seconds(text: str) -> float:
+    """Read a duration for an option; 0, and what has no end, is bad usage."""
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError("more than 0 seconds")
+    return number
+
+
+def add_machine_options(parser: argparse.ArgumentParser) -> None:
+    """Add how machines are run: what `machine_settings` reads."""
+    from harness.vm.spec import BOOT_TIMEOUT
+
+    parser.add_argument("--accel", choices=("auto", "kvm", "tcg"), default="auto", help="as for pytest (default: auto)")
+    parser.add_argument(
+        "--boot-timeout",
+        type=seconds,
+        default=BOOT_TIMEOUT,
+        metavar="S",
+        help="longest time from start to a guest that answers (default: %(default)g)",
+    )
+
+
+def machine_settings(arguments: argparse.Namespace) -> Settings:
+    """Return how machines are run, as the command line says it."""
+    from harness.machines.pool import Settings
+
+    return Settings(accel=arguments.accel, boot_timeout=arguments.boot_timeout)
 
 
 def one_kernel(selector: str, command: str) -> Choice:

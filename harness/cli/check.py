@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.cli import positive, say
+from harness.cli import add_machine_options, machine_settings, positive, say, seconds
 from harness.errors import InfrastructureError, UsageError
 from harness.util import tables
 
@@ -65,7 +65,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--differences", action="store_true", help="print only the rows that are not equal on all kernels"
     )
-    parser.add_argument("--accel", choices=("auto", "kvm", "tcg"), default="auto", help="as for pytest (default: auto)")
+    add_machine_options(parser)
     parser.add_argument(
         "--memory", type=positive, default=256, metavar="MIB", help="the guest's memory (default: %(default)s)"
     )
@@ -97,7 +97,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     )
     before.add_argument(
         "--load-timeout",
-        type=_seconds,
+        type=seconds,
         default=LOAD_TIMEOUT,
         metavar="S",
         help="seconds that one load of the object may take (default: %(default)g)",
@@ -147,7 +147,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     )
     own.add_argument(
         "--loader-timeout",
-        type=_seconds,
+        type=seconds,
         default=LOADER_TIMEOUT,
         metavar="S",
         help="seconds after which a loader that still runs has failed (default: %(default)g)",
@@ -160,7 +160,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     )
     own.add_argument(
         "--loader-alive",
-        type=_seconds,
+        type=seconds,
         default=0.0,
         metavar="S",
         help="a loader that still runs after S seconds is good; it is then interrupted (SIGINT) and must end",
@@ -171,13 +171,6 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     source.add_argument("-I", dest="includes", action="append", default=[], metavar="FOLDER", help="where headers are")
     source.add_argument("--mcpu", default="", metavar="V", help="BPF's instruction set: v1 (default), v2, v3, v4")
     source.add_argument("--cflags", default="", metavar="'FLAGS'", help="more flags for clang")
-
-
-def _seconds(text: str) -> float:
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError("more than 0 seconds")
-    return number
 
 
 def _plan(arguments: argparse.Namespace) -> Plan:
@@ -234,14 +227,15 @@ def _plans(arguments: argparse.Namespace) -> list[Plan]:
     _add_options(parser)
     defaults = parser.parse_args(["-"])
     given = [name for name, value in vars(defaults).items() if getattr(arguments, name) != value and name != "object"]
-    if wrong := sorted(set(given).difference(OF_RUN)):
+    of_run = [name.replace("-", "_") for name in OF_RUN]
+    if wrong := sorted(name.replace("_", "-") for name in set(given).difference(of_run)):
         raise UsageError(
             f"with --config, {', '.join(wrong)} of the command line would be for every object",
             expected="it in the file",
         )
     run, objects = read_config(arguments.config)
     for name, value in vars(parser.parse_args(["-", *run])).items():
-        if name in OF_RUN and name not in given:
+        if name in of_run and name not in given:
             setattr(arguments, name, value)
     return [_plan(parser.parse_args([*words, f"--format={arguments.format}"])) for words in objects]
 
@@ -261,7 +255,8 @@ def _run(arguments: argparse.Namespace) -> int:
         from harness.check.record import CheckRecord
 
         record = CheckRecord(arguments.record, sys.argv)
-    results = check_on_kernels(plans, arguments.kernel or ["6.12"], accel=arguments.accel, say=say, record=record)
+    settings = machine_settings(arguments)
+    results = check_on_kernels(plans, arguments.kernel or ["6.12"], settings, say=say, record=record)
     if before is not None:
         from harness.check.cost import compared
 

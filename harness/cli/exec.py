@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.cli import positive, say
+from harness.cli import add_machine_options, machine_settings, positive, say
 from harness.errors import UsageError
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
         metavar="FILE",
         help="faults of the kernel that do not fail the program, besides the package's own list; repeats",
     )
-    parser.add_argument("--accel", choices=("auto", "kvm", "tcg"), default="auto", help="as for pytest (default: auto)")
+    add_machine_options(parser)
     parser.add_argument("words", nargs=argparse.REMAINDER, metavar="PROGRAM ARGUMENTS", help="after --, or at the end")
 
 
@@ -141,7 +141,7 @@ def _run(arguments: argparse.Namespace) -> int:
         wishes,
         selectors,
         needs,
-        accel=arguments.accel,
+        settings=machine_settings(arguments),
         say=say,
         record=record,
         known_faults=arguments.known_faults,

@@ -37,7 +37,7 @@ def exec_on_kernels(
     selectors: Sequence[str],
     needs: Needs,
     *,
-    accel: str,
+    settings: Settings,
     say: Callable[[str], None],
     record: ExecRecord | None = None,
     known_faults: Sequence[Path] = (),
@@ -49,7 +49,7 @@ def exec_on_kernels(
         wishes: How to run it.
         selectors: The kernels.
         needs: Memory and CPUs of the machines.
-        accel: "auto", "kvm" or "tcg".
+        settings: How machines are run.
         say: Prints a line of progress.
         record: The run record to write.
         known_faults: Files with known faults, besides the package's list.
@@ -66,7 +66,7 @@ def exec_on_kernels(
     parcels = {name: pack_for(architecture.require(name), None) for name in {one.architecture for one in choices}}
     for note in next(iter(parcels.values())).notes:
         say(f"harness: {note}")
-    pool = Pool(Settings(accel=accel), say)
+    pool = Pool(settings, say)
     known, expired = load(known_faults)
     for line in expired:
         say(f"harness: known fault: {line}")

@@ -28,10 +28,10 @@ from harness.util import architecture
 from harness.util.architecture import Architecture
 from harness.vm import accel, template
 from harness.vm import clone as clones
-from harness.vm.boot import BOOT_TIMEOUT, boot
+from harness.vm.boot import boot
 from harness.vm.machine import Machine, State, sweep_abandoned
 from harness.vm.process import find_qemu, find_vng
-from harness.vm.spec import DISK_MODULES, Accel, Acceleration, MachineSpec, Needs
+from harness.vm.spec import BOOT_TIMEOUT, DISK_MODULES, Accel, Acceleration, MachineSpec, Needs
 
 T = TypeVar("T")
 

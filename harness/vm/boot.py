@@ -32,12 +32,9 @@ from harness.vm.host_state import Watch
 from harness.vm.machine import Machine
 from harness.vm.process import QemuProcess, VngProcess, find_qemu, find_vng
 from harness.vm.sandbox import SANDBOX, abilities
-from harness.vm.spec import MachineSpec
+from harness.vm.spec import BOOT_TIMEOUT, MachineSpec
 
 log = logging.getLogger("harness.vm")
-
-BOOT_TIMEOUT = 120.0
-"""Seconds that a guest may take to "agent ready"; software emulation usually takes three to five."""
 
 _MORE_TIME = "run again; with fewer workers (-n) or a longer --boot-timeout if this machine is busy"
 _POLL_INTERVAL = 0.25

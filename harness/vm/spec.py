@@ -46,6 +46,9 @@ DISK_MODULES = ("virtio_pci", "virtio_blk", "overlay")
 LEAST_MEMORY = 192
 """MiB: a kernel, the guest image, and during the boot the same once more as an archive. 7.3 boots with that."""
 
+BOOT_TIMEOUT = 120.0
+"""Seconds that a guest may take to "agent ready"; software emulation usually takes three to five."""
+
 
 @dataclass(frozen=True)
 class Needs:

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from harness.check import kernels
 from harness.check.config import read_config
+from harness.check.results import Result
 from harness.cli import main
 from harness.errors import UsageError
+from harness.machines.pool import Settings
 
 FILE = """
 kernel = ["6.1", "6.12"]
@@ -74,3 +77,24 @@ def test_the_command_refuses_what_contradicts_the_file(tmp_path: Path, capsys: p
     assert main(["check", "--config", str(file), "x.bpf.o"]) == 2
     assert main(["check"]) == 2
     assert "an object or a file of objects" in capsys.readouterr().err
+
+
+def test_how_machines_are_run_is_said_for_the_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[Settings] = []
+
+    def tried(plans: object, selectors: object, settings: Settings, **_: object) -> list[Result]:
+        del plans, selectors
+        said.append(settings)
+        return []
+
+    monkeypatch.setattr(kernels, "check_on_kernels", tried)
+    file = tmp_path / "check.toml"
+    file.write_text('accel = "tcg"\nboot-timeout = 300\n[[object]]\npath = "x.bpf.o"\n')
+    assert main(["check", "--config", str(file)]) == 0
+    assert main(["check", "--config", str(file), "--boot-timeout=400"]) == 0
+    assert said == [Settings(accel="tcg", boot_timeout=300), Settings(accel="tcg", boot_timeout=400)]
+    file.write_text('[[object]]\npath = "x.bpf.o"\nboot-timeout = 300\n')
+    assert main(["check", "--config", str(file)]) == 2
+    with pytest.raises(SystemExit) as caught:
+        main(["check", "x.bpf.o", "--boot-timeout=0"])
+    assert caught.value.code == 2
