@@ -11,6 +11,7 @@ from harness import kernel
 from harness.check.object_file import ObjectFile, initial_values, read_object
 from harness.check.plan import Plan
 from harness.check.results import Author, Kind, Result, Verdict
+from harness.check.table import tally
 from harness.errors import GuestError, InfrastructureError, UsageError
 from harness.kernel.types import Choice
 from harness.machines.pool import Pool, Settings, available_mib
@@ -219,10 +220,8 @@ def check_on_kernels(
     with contextlib.closing(workers.do(jobs, work, at_once=at_once, say=say)) as done:
         for at, tried in done:
             found[tried.number, at] = tried.results
-            bad = sum(not result.is_good for result in tried.results)
-            of = f" ({len(found)} of {count})" if count > 1 else ""
-            where = f"{tried.results[0].object} on {tried.label}"
-            say(f"harness: {where}: {len(tried.results)} rows, {bad or 'none'} refused{of}")
+            progress = f" ({len(found)} of {count} done)" if count > 1 else ""
+            say(f"harness: {tried.results[0].object} on {tried.label}: {tally(tried.results)}{progress}")
             if record is not None and tried.kernel is not None:
                 record.add(tried.kernel, tried.results, tried.acceleration)
     return [result for key in sorted(found) for result in found[key]]

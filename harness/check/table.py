@@ -79,6 +79,13 @@ def _rows(results: Sequence[Result]) -> list[tuple[str, str, Kind]]:
     return rows
 
 
+def tally(results: Sequence[Result]) -> str:
+    """Return how many of the rows that a table of these results has are good: "14 of 15 ok"."""
+    rows = {*_rows(results)}
+    shown = [one for one in results if (one.object, one.program, one.kind) in rows]
+    return f"{sum(one.is_good for one in shown)} of {len(shown)} ok"
+
+
 def _heading(group: Sequence[str]) -> str:
     return f"{group[0]} … {group[-1]}" if len(group) > 1 else group[0]
 

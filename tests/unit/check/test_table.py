@@ -10,7 +10,7 @@ import pytest
 
 from harness.check import table
 from harness.check.results import Author, Kind, Result, Verdict
-from harness.check.table import as_markdown, as_records, as_text
+from harness.check.table import as_markdown, as_records, as_text, tally
 from harness.results.cost import FIGURES
 
 
@@ -49,6 +49,10 @@ def test_an_object_has_a_row_where_its_programs_do_not_say_it() -> None:
     assert as_text(
         [*RESULTS, result("6.1", "y.bpf.o", file="y.bpf.o"), result("6.1", "other", file="y.bpf.o")]
     ).splitlines()[4:6] == ["y.bpf.o    ok      -", "  other    ok      -"]
+
+
+def test_progress_counts_the_rows_that_the_table_has() -> None:
+    assert [tally(RESULTS[:3]), tally(RESULTS[3:]), tally([LOST])] == ["1 of 2 ok", "2 of 2 ok", "0 of 1 ok"]
 
 
 def test_only_the_differences_are_printed_when_asked_for() -> None:
