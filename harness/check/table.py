@@ -5,6 +5,7 @@ Pure.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from harness.util import tables
 from harness.util.printable import printable
 
 _STYLES = {Verdict.OK: "green", Verdict.LOST: "yellow"}
+_COST_HEADER = ("program", "kernel", *FIGURES)
 _SEPARATE_COLUMNS = 4
 """From one more on, neighbouring kernels with equal columns share one."""
 
@@ -98,18 +100,27 @@ def remarks(results: Sequence[Result], rows: Sequence[tuple[str, str, Kind]] = (
         rows: The rows of the table; () for all.
     """
     shown = set(rows) or {(one.object, one.program, one.kind) for one in results}
+    names = _full_names(results)
     by_text: dict[str, dict[str, list[str]]] = {}
     for one in results:
         if (one.object, one.program, one.kind) not in shown or not one.reason:
             continue
-        by_text.setdefault(printable(one.reason), {}).setdefault(one.program, []).append(one.kernel)
+        name = names[one.object, one.program]
+        by_text.setdefault(printable(one.reason), {}).setdefault(name, []).append(one.kernel)
     found = []
     for text, programs in by_text.items():
         by_kernels: dict[tuple[str, ...], list[str]] = {}
         for program, kernels in programs.items():
             by_kernels.setdefault(tuple(kernels), []).append(program)
-        found += [f"{', '.join(names)} on {', '.join(kernels)}: {text}" for kernels, names in by_kernels.items()]
+        found += [f"{', '.join(rows)} on {', '.join(kernels)}: {text}" for kernels, rows in by_kernels.items()]
     return found
+
+
+def _full_names(results: Sequence[Result]) -> dict[tuple[str, str], str]:
+    """Return the name of each program by object and program: with its object's where several objects have it."""
+    pairs = dict.fromkeys((one.object, one.program) for one in results)
+    objects = Counter(program for _, program in pairs)
+    return {(file, program): f"{program} of {file}" if objects[program] > 1 else program for file, program in pairs}
 
 
 def as_text(
@@ -144,13 +155,18 @@ def cost_lines(results: Sequence[Result], *, width: int | None = None, colour: b
         width: As for :func:`harness.util.tables.lines`.
         colour: As there.
     """
-    rows = [
-        [one.program, one.kernel, *(str(one.cost.get(figure, "-")) for figure in FIGURES)]
+    rows = _costs(results)
+    return tables.lines(rows, header=_COST_HEADER, right=[*FIGURES], width=width, colour=colour) if rows else []
+
+
+def _costs(results: Sequence[Result]) -> list[list[str]]:
+    """Return the cells of the table of costs."""
+    names = _full_names(results)
+    return [
+        [names[one.object, one.program], one.kernel, *(str(one.cost.get(figure, "-")) for figure in FIGURES)]
         for one in results
         if one.cost is not None
     ]
-    header = ["program", "kernel", *FIGURES]
-    return tables.lines(rows, header=header, right=[*FIGURES], width=width, colour=colour) if rows else []
 
 
 def as_markdown(results: Sequence[Result], *, differences: bool = False) -> str:
@@ -161,9 +177,13 @@ def as_markdown(results: Sequence[Result], *, differences: bool = False) -> str:
     lines = [f"| program | {' | '.join(map(_heading, grid.columns))} |", f"|---|{'---|' * len(grid.columns)}"]
     for row in grid.rows:
         cells = " | ".join(grid.cell(row, group[0])[0] for group in grid.columns)
-        lines += [f"| `{row[1]}` | {cells} |"]
+        name = f"**`{row[1]}`**" if row[2] is Kind.OBJECT else f"`{row[1]}`"
+        lines += [f"| {name} | {cells} |"]
     below = [f"- {text.replace('|', chr(92) + '|').replace('`', chr(39))}" for text in remarks(results, grid.rows)]
-    return "\n".join([*lines, *([""] if below else []), *below])
+    costs = _costs(results)
+    table = [_COST_HEADER, ["---", "---", *("---:" for _ in FIGURES)], *costs] if costs else []
+    costs_below = [f"| {' | '.join(cells)} |" for cells in table]
+    return "\n".join([*lines, *([""] if below else []), *below, *([""] if costs else []), *costs_below])
 
 
 def as_records(results: Sequence[Result]) -> list[dict[str, Any]]:

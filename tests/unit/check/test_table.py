@@ -88,6 +88,30 @@ def test_a_note_on_what_was_taken_is_printed_once() -> None:
     assert found.splitlines()[-1] == f"a, b on 6.1: {note}"
 
 
+def test_programs_of_one_name_are_told_apart() -> None:
+    bad = [result(kernel, "p", Verdict.REFUSED, file=file) for file in ("x.o", "y.o") for kernel in ("6.1", "6.12")]
+    whole = [result(kernel, file, file=file) for file in ("x.o", "y.o") for kernel in ("6.1", "6.12")]
+    reason = "p of x.o, p of y.o on 6.1, 6.12: EACCES at load by the kernel: R0 !read_ok"
+    assert as_text([*whole, *bad]).splitlines()[-1] == reason
+    assert as_markdown([*whole, *bad]).splitlines()[2:] == [
+        "| **`x.o`** | ok | ok |",
+        "| `p` | EACCES | EACCES |",
+        "| **`y.o`** | ok | ok |",
+        "| `p` | EACCES | EACCES |",
+        "",
+        f"- {reason}",
+    ]
+
+
+def test_markdown_has_the_costs_too() -> None:
+    assert as_markdown([result("6.1", "p", cost={"insns": 3})]).splitlines()[3:] == [
+        "",
+        f"| program | kernel | {' | '.join(FIGURES)} |",
+        f"| --- | --- | {' | '.join('---:' for _ in FIGURES)} |",
+        f"| p | 6.1 | 3 | {' | '.join('-' for _ in [*FIGURES][1:])} |",
+    ]
+
+
 def test_markdown_and_records_say_the_same() -> None:
     found = as_markdown([*RESULTS, result("6.12", "a|b", Verdict.REFUSED, line="R1 `x`|y")])
     assert "| `forgets` | EACCES | ok |" in found
