@@ -96,19 +96,27 @@ _COLUMNS = {
 }
 
 
+def require_one_kernel(labels: Sequence[str]) -> None:
+    """Refuse kernels whose costs veristat's CSV cannot tell apart: more than one.
+
+    Raises:
+        UsageError: There are several.
+    """
+    if len(labels) > 1:
+        raise UsageError(
+            f"veristat's CSV is about one kernel, not {len(labels)}: {', '.join(labels)}",
+            expected="one --kernel",
+            hint="--format json has the costs on all kernels",
+        )
+
+
 def as_veristat(results: Sequence[Result]) -> str:
     """Return the programs' costs as the CSV that veristat writes and compares, without the last line's end.
 
     Raises:
         UsageError: The results are of several kernels, which the format does not tell apart.
     """
-    kernels = list(dict.fromkeys(one.kernel for one in results))
-    if len(kernels) > 1:
-        raise UsageError(
-            f"veristat's CSV is about one kernel, not {len(kernels)}: {', '.join(kernels)}",
-            expected="one --kernel",
-            hint="--format json has the costs on all kernels",
-        )
+    require_one_kernel(list(dict.fromkeys(one.kernel for one in results)))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_COLUMNS)

@@ -29,7 +29,7 @@ from harness.guest import calls
 from harness.remote import transfer
 from harness.remote.bpf import Bpf
 from harness.remote.command import BpfError
-from harness.remote.libbpf import BpfObject, Definitions, Libbpf
+from harness.remote.libbpf import PLACE_LOOKUPS, BpfObject, Definitions, Libbpf
 from harness.vm.machine import Machine, State
 
 _LOG_ROOM = 1 << 20
@@ -306,12 +306,13 @@ class Trials:
             return "the kernel has no maps for global variables; they came in 5.2"
         if self._plan.btf is None and reason.LACKS_TYPES.search(outcome.message):
             return "the kernel has no types (BTF) of its own; --btf FILE gives them"
+        sized = [one.map for one in self._plan.maps if one.setting == "max_entries"]
         empty = [
             name
             for name in dict.fromkeys([outcome.reason.map, *self._refused_maps])
-            if (about := self._definitions.maps.get(name)) is not None and about.max_entries == 0
+            if (about := self._definitions.maps.get(name)) is not None and about.max_entries == 0 and name not in sized
         ]
-        if outcome.reason.map and empty:
+        if outcome.step == "load" and outcome.reason.map and empty:
             options = " ".join(f"--map {name}:max_entries=N" for name in empty)
             return f"max_entries is 0; if the loader sets it: {options}"
         return ""
@@ -438,13 +439,18 @@ class Trials:
         if any(one.target in VETH_PAIR for one in self._plan.places):
             bpf.commands.ask("veth", calls.Hooks.make_interface_pair, first=VETH_PAIR[0], second=VETH_PAIR[1])
         for one in self._plan.templates:
-            template = bpf.map(
-                one.type,
-                key_size=one.key_size,
-                value_size=one.value_size,
-                max_entries=one.max_entries,
-                map_flags=one.map_flags,
-            )
+            try:
+                template = bpf.map(
+                    one.type,
+                    key_size=one.key_size,
+                    value_size=one.value_size,
+                    max_entries=one.max_entries,
+                    map_flags=one.map_flags,
+                )
+            except BpfError as error:
+                # As libbpf puts it for a template in the object.
+                said = f"map '{one.outer}': failed to create inner map: {error.name}"
+                raise BpfError(error.errno, error.command, error.attributes, log=said) from None
             obj.set_inner_map(one.outer, template)
 
     def _attach_all(self, outcome: TrialOutcome, obj: BpfObject, names: Sequence[str], watch: LogWatch) -> None:
@@ -481,6 +487,10 @@ class Trials:
                 obj.attach_to(name, place.hook, place.target).close()
         except BpfError as error:
             outcome = self._refused(obj.library, "attach", error)
+            if error.command in PLACE_LOOKUPS:
+                kind = "cgroup" if place.hook == "cgroup" else "interface"
+                lacks = reason.Reason(f"the guest has no {kind} {place.target}", Author.HARNESS)
+                return replace(outcome, reason=lacks)
             why = outcome.reason.line or f"{where.replace('attached', 'attaching')} was refused"
             # libbpf passes on what the kernel answered, without a word of its own.
             author = outcome.reason.author if outcome.reason.line else Author.KERNEL

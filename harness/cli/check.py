@@ -219,6 +219,8 @@ def _plans(arguments: argparse.Namespace) -> list[Plan]:
             expected="harness check OBJECT.bpf.o, or harness check --config check.toml",
         )
     if arguments.config is None:
+        if not arguments.run_loader and (arguments.loader_until or arguments.loader_alive):
+            raise UsageError("no loader is given", expected="--run-loader with --loader-until and --loader-alive")
         return [_plan(arguments)]
     from harness.check.config import OF_RUN, read_config
 
@@ -250,13 +252,19 @@ def _run(arguments: argparse.Namespace) -> int:
 
     plans = _plans(arguments)
     before = _baseline(arguments.baseline)
+    selectors = arguments.kernel or ["6.12"]
+    if arguments.format == "veristat":
+        from harness import kernel
+        from harness.check.cost import require_one_kernel
+
+        require_one_kernel([choice.label for choice in kernel.resolve(selectors, progress=say)])
     record = None
     if arguments.record is not None:
         from harness.check.record import CheckRecord
 
         record = CheckRecord(arguments.record, sys.argv)
     settings = machine_settings(arguments)
-    results = check_on_kernels(plans, arguments.kernel or ["6.12"], settings, say=say, record=record)
+    results = check_on_kernels(plans, selectors, settings, say=say, record=record)
     if before is not None:
         from harness.check.cost import compared
 

@@ -177,6 +177,10 @@ def _definitions(described: dict[str, Any]) -> Definitions:
     return found
 
 
+PLACE_LOOKUPS = ("if_nametoindex", "open")
+"""The commands of :class:`BpfError` by which :meth:`BpfObject.attach_to` looks for the place: nothing is there."""
+
+
 class BpfObject:
     """An object in the guest. Prepare it, load it, use its maps and programs; close it or use a with-block.
 

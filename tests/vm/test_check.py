@@ -122,6 +122,9 @@ def test_maps_are_sized_as_the_loader_does_it(checked: Checks) -> None:
     assert "--map rings:max_entries=N" in rows["maps"].hint
     settings = tuple(one for text in ("rings:max_entries=8", "percpu:max_entries=2") for one in parse_map(text))
     assert cells(checked("sized_by_loader", templates=template, maps=settings)) == {"p": "ok"}
+    whole = checked("sized_by_loader", templates=(parse_template("rings=ringbuf:0:0:100"),))["object"]
+    assert (whole.cell, whole.step, whole.author) == ("EINVAL", "prepare", Author.KERNEL)
+    assert (whole.line, whole.hint) == ("map 'rings': failed to create inner map: EINVAL", "")
 
 
 def test_the_memory_of_the_guest_is_not_the_kernels_answer(checked: Checks) -> None:
@@ -175,8 +178,12 @@ def test_programs_are_attached_where_the_user_says(checked: Checks) -> None:
     }
     assert set(cells(rows).values()) == {"ok"}
     assert rows["drop"].line == "attached to xdp lo"
-    nowhere = checked("attach_mixed", attach=True, places=(parse_place("xdp=eth9"),), programs=("drop",))["drop"]
-    assert (nowhere.cell, nowhere.step) == ("ENODEV", "attach")
+    places = tuple(parse_place(text) for text in ("xdp=eth9", "cgroup=/none"))
+    rows = checked("attach_mixed", attach=True, places=places, programs=("drop", "gate"))
+    assert {name: (one.cell, one.step, one.line) for name, one in rows.items() if name != "object"} == {
+        "drop": ("harness", "attach", "the guest has no interface eth9"),
+        "gate": ("harness", "attach", "the guest has no cgroup /none"),
+    }
 
 
 @pytest.mark.kernel(">=5.10,<6.19")  # Debian's later packages come without modules

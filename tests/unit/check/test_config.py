@@ -77,6 +77,8 @@ def test_the_command_refuses_what_contradicts_the_file(tmp_path: Path, capsys: p
     assert main(["check", "--config", str(file), "x.bpf.o"]) == 2
     assert main(["check"]) == 2
     assert "an object or a file of objects" in capsys.readouterr().err
+    assert main(["check", "x.bpf.c", "--loader-alive=3"]) == 2
+    assert "no loader is given" in capsys.readouterr().err
 
 
 def test_how_machines_are_run_is_said_for_the_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,6 +94,13 @@ def test_an_object_of_the_other_byte_order_for_all_kernels_is_bad_input(
     assert f"compile it with -target {'bpfel' if other == 'little' else 'bpfeb'}, or give the C source" in said
 
 
+def test_a_csv_for_veristat_of_several_kernels_is_refused_before_any_boots(
+    source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", str(source), "--kernel=6.12", "--kernel=6.12:s390x", "--format=veristat"]) == 2
+    assert "about one kernel, not 2: 6.12, 6.12-s390x" in capsys.readouterr().err
+
+
 def test_an_object_of_the_other_byte_order_for_one_kernel_is_a_row(
     source: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

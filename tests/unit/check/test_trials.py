@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from harness.check.object_file import ObjectFile
-from harness.check.plan import Plan
+from harness.check.plan import MapSetting, Plan
 from harness.check.reason import Reason, explain
 from harness.check.results import Author, Result, Verdict
 from harness.check.trials import Machines, TrialOutcome, Trials
@@ -183,3 +183,12 @@ def test_an_object_that_cannot_be_opened_has_one_row() -> None:
     outcome = TrialOutcome(Verdict.REFUSED, "open", 4001, explain(4001, "libbpf: elf: broken\n"), by="libbpf v1.1")
     (row,) = trials("", lambda *_: outcome).all()
     assert row.reason == "LIBBPF_ERRNO__FORMAT at open by libbpf v1.1: elf: broken"
+
+
+def test_a_size_that_the_user_has_set_is_not_asked_for() -> None:
+    said = "libbpf: map 'm': failed to create: Invalid argument(-22)\n"
+    hints = [
+        Scripted(Plan(Path("x.bpf.o"), maps=maps), "", "m", lambda *_: refused(22, said)).all()[-1].hint
+        for maps in ((), (MapSetting("m", "max_entries", 4),))
+    ]
+    assert hints == ["max_entries is 0; if the loader sets it: --map m:max_entries=N", ""]
