@@ -36,6 +36,8 @@ def test_there_are_logs() -> None:
     [
         ("", ""),
         ("0: R1=ctx(off=0,imm=0) R10=fp0\n0: (95) exit\nprocessed 1 insns (limit 1000000)\n", ""),
+        ("btf_vmlinux is malformed\nreg type unsupported for arg#0 function p#7\nprocessed 2 insns\n", ""),
+        ("arg#0 type is not a struct\nUnrecognized arg#0 type PTR\nprocessed 2 insns\n", ""),
         ("0: (05) goto pc-1\nback-edge from insn 0 to 0\n", "back-edge from insn 0 to 0"),
         ("1: (55) if r1 != 0x0 goto pc+1 9: R0_w=1 R10=fp0\nR0 !read_ok\n", "R0 !read_ok"),
         ("1: (55) if r1 != 0x0 goto pc+1 R0_w=1 R10=fp0\nR0 !read_ok\n", "R0 !read_ok"),
