@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from harness.check.results import Author
 from harness.util.errnos import errno_name
 
-ENOMEM, EOPNOTSUPP = 12, 95
+ENOMEM, EINVAL, EOPNOTSUPP = 12, 22, 95
 _FIRST_OF_LIBBPF = 4000
 
 

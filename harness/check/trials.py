@@ -26,6 +26,7 @@ from harness.check.results import MAPS_ROW, Author, Kind, Result, Verdict
 from harness.checks.kernel_log import find_faults
 from harness.errors import GuestHung, GuestProcessDied, HarnessError, KernelCrashed, UsageError
 from harness.guest import calls
+from harness.guest.api.uapi import MMAPABLE
 from harness.remote import transfer
 from harness.remote.bpf import Bpf
 from harness.remote.command import BpfError
@@ -398,8 +399,23 @@ class Trials:
             obj.load(timeout=self._plan.load_timeout)
             return TrialOutcome(loaded=obj)
         except BpfError as error:
-            kept = obj.shared_log() if obj is not None and steps[-1] == "load" else ""
-            return self._refused(libbpf, steps[-1], error, kept)
+            if obj is None or steps[-1] != "load":
+                return self._refused(libbpf, steps[-1], error)
+            return self._with_flags(obj, self._refused(libbpf, "load", error, obj.shared_log()))
+
+    def _with_flags(self, obj: BpfObject, outcome: TrialOutcome) -> TrialOutcome:
+        """Return a refusal as libbpf's where libbpf has given a map of variables a flag that nobody asked for.
+
+        Up to 1.1 at the least it toggles BPF_F_MMAPABLE on kernels that do not know this flag, when it is not set too.
+        """
+        why = outcome.reason
+        about = self._definitions.maps.get(why.map)
+        if about is None or not reason.OF_VARIABLES.search(why.map) or about.map_flags & MMAPABLE:
+            return outcome
+        if outcome.errno != reason.EINVAL or not obj.map_flags(why.map) & MMAPABLE:
+            return outcome
+        line = f"{why.line}: libbpf has set BPF_F_MMAPABLE, which this kernel does not know; it came with 5.5"
+        return replace(outcome, reason=replace(why, line=line, author=Author.LIBBPF))
 
     def _refused(self, libbpf: Libbpf, step: str, error: BpfError, log: str = "") -> TrialOutcome:
         why = reason.explain(error.errno, error.log, log)

@@ -271,6 +271,10 @@ class BpfObject:
         """Return the log that :meth:`share_log` has kept."""
         return self._commands.process.ask(calls.Libbpf.shared_log, self._handle).decode(errors="replace")
 
+    def map_flags(self, name: str) -> int:
+        """Return the flags of a map as libbpf has them now; :meth:`load`, refused too, may have changed them."""
+        return self._commands.process.ask(calls.Libbpf.map_flags, self._handle, name)
+
     def set_bytes(self, section: str, offset: int, data: bytes) -> None:
         """Change initial values of global variables before the object is loaded.
 

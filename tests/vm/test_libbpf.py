@@ -38,6 +38,7 @@ def test_programs_of_every_kind_use_an_inner_map(bpf: Bpf, libbpf: Libbpf, bpf_o
     with libbpf.open(bpf_object("programs", f"OUTER_TYPE=BPF_MAP_TYPE_{outer_type}")) as obj:
         assert obj.definitions.maps["outer"].type == outer_type.lower()
         assert obj.definitions.maps["outer"].inner is not None
+        assert obj.map_flags("outer") == obj.definitions.maps["outer"].map_flags
         obj.load()
         inner = bpf.map("hash", value_size=8, max_entries=16)
         inner.update_batch({1: 10, 3: 30})

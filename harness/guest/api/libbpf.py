@@ -312,6 +312,12 @@ def shared_log(handle: int) -> bytes:
     return held.value if held is not None else b""
 
 
+def map_flags(handle: int, name: str) -> int:
+    """Return the flags of a map as the library has them now: loading may change them."""
+    flags: int = _library().lib.bpf_map__map_flags(_find(handle, "map", name))
+    return flags
+
+
 def set_bytes(handle: int, section: str, offset: int, data: bytes) -> int:
     """Change initial values of global variables before the object is loaded; return the error number, 0 for none.
 

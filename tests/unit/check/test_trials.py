@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -13,7 +14,7 @@ from harness.check.plan import MapSetting, Plan
 from harness.check.reason import Reason, explain
 from harness.check.results import Author, Result, Verdict
 from harness.check.trials import Machines, TrialOutcome, Trials
-from harness.remote.libbpf import Definitions, MapDefinition, ProgramDefinition
+from harness.remote.libbpf import BpfObject, Definitions, MapDefinition, ProgramDefinition
 
 NO_LOAD = Reason("the process was killed by signal 9", Author.KERNEL)
 Answer = Callable[[Sequence[str], Sequence[str], int], TrialOutcome]
@@ -192,3 +193,14 @@ def test_a_size_that_the_user_has_set_is_not_asked_for() -> None:
         for maps in ((), (MapSetting("m", "max_entries", 4),))
     ]
     assert hints == ["max_entries is 0; if the loader sets it: --map m:max_entries=N", ""]
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "author"),
+    [("x.rodata", 0x480, Author.LIBBPF), ("x.rodata", 0x80, Author.KERNEL), ("m", 0x480, Author.KERNEL)],
+)
+def test_a_flag_that_only_the_library_asked_for_is_its_mistake(name: str, flags: int, author: Author) -> None:
+    made = trials("", lambda *_: TrialOutcome(), maps=name)
+    outcome = refused(22, f"libbpf: map '{name}': failed to create: Invalid argument(-22)\n")
+    now = made._with_flags(cast("BpfObject", SimpleNamespace(map_flags=lambda _: flags)), outcome)
+    assert (now.reason.author, "MMAPABLE" in now.reason.line) == (author, author is Author.LIBBPF)
