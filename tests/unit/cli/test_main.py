@@ -68,6 +68,15 @@ def test_a_check_loads_little_before_its_machine_starts(tmp_path: Path) -> None:
     succeeds(program, tmp_path)
 
 
+def test_a_process_that_ends_does_not_look_for_cycles(tmp_path: Path) -> None:
+    program = (
+        "import atexit, gc, os; from harness.cli import main\n"
+        "atexit.register(lambda: gc.get_freeze_count() or os._exit(7))\n"
+        "main(['check'])\n"
+    )
+    succeeds(program, tmp_path)
+
+
 def in_shell(words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     program = f"{sys.executable} -c 'import sys; from harness.cli import main; sys.exit(main())'"
     return subprocess.run(
