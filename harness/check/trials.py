@@ -23,7 +23,6 @@ from harness.check.cost import figures_of, over_budget
 from harness.check.object_file import ObjectFile, initial_values
 from harness.check.plan import HOOKS, VETH_PAIR, Plan
 from harness.check.results import MAPS_ROW, Author, Kind, Result, Verdict
-from harness.checks.kernel_log import find_faults
 from harness.errors import GuestHung, GuestProcessDied, HarnessError, KernelCrashed, UsageError
 from harness.guest import calls
 from harness.guest.api.uapi import MMAPABLE
@@ -89,6 +88,10 @@ class LogWatch:
             return ()
         said = self._machine.ask_agent(calls.Agent.log_since)
         self.out_of_memory |= any(_OUT_OF_MEMORY.search(record) for record in said["records"])
+        if not said["records"] and said["tainted"] == self._tainted:
+            return ()
+        from harness.checks.kernel_log import find_faults  # takes longer than a load, and most loads log nothing
+
         found = find_faults(said["records"], self._tainted, said["tainted"])
         self._tainted = said["tainted"]
         return tuple(f"{fault.kind}: {fault.title}" for fault in found)
