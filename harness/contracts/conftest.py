@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakKeyDictionary
@@ -18,8 +19,10 @@ from harness.guest import calls
 from harness.kernel.vendor import vendor_of
 from harness.pytest_plugin.markers import Capabilities, act_on
 from harness.pytest_plugin.options import KERNEL_PARAMETER, LIBBPF
+from harness.pytest_plugin.state import STATE
 from harness.pytest_plugin.summaries.contracts import FOR_KERNELS
 from harness.remote.libbpf import require_library
+from harness.remote.sysctl import restricted
 from harness.results import properties
 from harness.results.types import Observation
 from harness.testing import Bpf
@@ -43,6 +46,10 @@ class Observe(Protocol):
 
 Probed = Callable[[Contract], str]
 """Returns what the probe says that decides a contract: "yes", "no" or ""."""
+
+
+Forbidden = Callable[[], contextlib.AbstractContextManager[None]]
+"""Forbids bpf(2) to the unprivileged for a while."""
 
 
 class ContractBroken(AssertionError):
@@ -138,6 +145,23 @@ def scene(
         bpf.commands.ask("rcu_expedited", calls.Hooks.expedite)
         known = made[bpf_loader, outer_type] = Scene(shared_guest, bpf, kernel, outer_type)
     return known
+
+
+@pytest.fixture
+def forbidden(scene: Scene, vm: Machine, request: pytest.FixtureRequest) -> Forbidden:
+    """Forbids bpf(2) to the unprivileged for a while, as distributions do.
+
+    Where it cannot be allowed again, no other test gets the machine.
+    """
+
+    @contextlib.contextmanager
+    def forbid() -> Iterator[None]:
+        with restricted(scene.bpf.commands) as can_be_allowed:
+            if not can_be_allowed:
+                request.config.stash[STATE].pool().spoil(vm)
+            yield
+
+    return forbid
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
-from harness.remote.sysctl import JIT, UNPRIVILEGED, restricted, sysctl
+from harness.remote.sysctl import JIT, UNPRIVILEGED, sysctl
 from harness.testing import Bpf, Guest, Held, Kernel, Map, errno_name, errno_of
 
 T = TypeVar("T")
@@ -43,12 +43,16 @@ class Scene:
     @functools.cached_property
     def template(self) -> Map:
         """The template."""
-        return self.bpf.map("hash", max_entries=8)
+        return self.like_template()
 
     @functools.cached_property
     def inner(self) -> Map:
         """The inner map."""
-        return self.bpf.map("hash", max_entries=8)
+        return self.like_template()
+
+    def like_template(self, **attributes: Any) -> Map:
+        """Return a new map that differs from the template in these attributes alone."""
+        return self.bpf.map("hash", **{"max_entries": 8, **attributes})
 
     def once(self, make: Callable[..., T], *arguments: Any, **attributes: Any) -> T:
         """Return what `make` makes of :attr:`bpf` and the arguments, made once, for tests that do not change it."""
@@ -120,8 +124,3 @@ def jit(bpf: Bpf, value: bytes) -> contextlib.AbstractContextManager[None]:
 def open_to_all(bpf: Bpf) -> contextlib.AbstractContextManager[None]:
     """Allow bpf(2) to the unprivileged for a while; errors as :func:`sysctl`."""
     return sysctl(bpf.commands, UNPRIVILEGED, "0")
-
-
-def forbidden(bpf: Bpf) -> contextlib.AbstractContextManager[bool]:
-    """Forbid bpf(2) to the unprivileged for a while; what it yields and its errors as :func:`restricted`."""
-    return restricted(bpf.commands)

@@ -50,7 +50,7 @@ def opened(scene: Scene, bpf_object: Build, tmp_path: Path) -> Callable[[str], B
 def test_libbpf_is_given_a_template(
     scene: Scene, opened: Callable[[str], BpfObject], case: str, observe: Observe
 ) -> None:
-    template = scene.bpf.map("hash", max_entries=8)
+    template = scene.like_template()
     one = opened({"of_no_outer_map": "no_outer"}.get(case, "without_values"))
     if case == "second_call":
         one.set_inner_map("outer", template)

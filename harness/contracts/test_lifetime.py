@@ -56,7 +56,7 @@ def last_state(bpf: Bpf, map_id: int, like: Map) -> str:
 @pytest.fixture
 def inner(scene: Scene) -> Map:
     """A map that no other test uses; its id is known."""
-    inner = scene.bpf.map("hash", max_entries=8)
+    inner = scene.like_template()
     assert inner.id
     return inner
 
@@ -71,7 +71,7 @@ def remove(scene: Scene, outer: Map, how: str) -> None:
 
 @pytest.mark.contract("lifetime.template_closed")
 def test_an_outer_map_works_when_its_template_is_gone(scene: Scene, inner: Map, observe: Observe) -> None:
-    template = scene.bpf.map("hash", max_entries=8)
+    template = scene.like_template()
     template_id = template.id
     outer = scene.empty(inner=template)
     template.close()
@@ -81,7 +81,7 @@ def test_an_outer_map_works_when_its_template_is_gone(scene: Scene, inner: Map, 
 
 @pytest.mark.contract("lifetime.refused_inner")
 def test_a_refused_map_goes_when_it_is_closed(scene: Scene, observe: Observe) -> None:
-    unlike = scene.bpf.map("hash", key_size=8, max_entries=8)
+    unlike = scene.like_template(key_size=8)
     unlike_id = unlike.id
     assert errno_of(scene.empty().update, 0, unlike) != "ok"
     unlike.close()
@@ -160,7 +160,7 @@ def test_a_descriptor_keeps_an_inner_map_whose_outer_map_goes(scene: Scene, inne
 @pytest.mark.usefixtures("replaces")
 def test_batches_release_at_once(scene: Scene, contract: Contract, observe: Observe) -> None:
     outer = scene.empty()
-    inners = [scene.bpf.map("hash", max_entries=8) for _ in range(3)]
+    inners = [scene.like_template() for _ in range(3)]
     ids = [inner.id for inner in inners]
     outer.update_batch(dict(enumerate(inners)))
     for inner in inners:

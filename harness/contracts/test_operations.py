@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from harness.contracts.conftest import Observe
+from harness.contracts.conftest import Forbidden, Observe
 from harness.contracts.contract import Contract
-from harness.contracts.scene import ENTRIES, Scene, by_errno, descriptor, forbidden, name_of, open_to_all
+from harness.contracts.scene import ENTRIES, Scene, by_errno, descriptor, name_of, open_to_all
 from harness.guest import calls
 from harness.guest.api import bpf as raw
 from harness.guest.api import btf
@@ -373,7 +373,7 @@ def test_an_id_opens_the_same_map(scene: Scene, observe: Observe) -> None:
 
 @pytest.mark.contract("fd_by_id.of_inner")
 def test_what_a_lookup_gives_opens_the_inner_map(scene: Scene, observe: Observe) -> None:
-    inner, outer = scene.bpf.map("hash", max_entries=8), scene.empty()
+    inner, outer = scene.like_template(), scene.empty()
     inner[1] = 41
     outer[0] = inner
     observe(scene.bpf.map_by_id(outer.lookup(0), like=inner).lookup(1))
@@ -454,8 +454,8 @@ def freeze_as_another_user(outer_type: str) -> int:
 
 
 @pytest.mark.contract("freeze.without_capabilities")
-def test_freezing_without_capabilities(scene: Scene, case: str, observe: Observe) -> None:
-    with open_to_all(scene.bpf) if case == "allowed" else forbidden(scene.bpf):
+def test_freezing_without_capabilities(scene: Scene, case: str, forbidden: Forbidden, observe: Observe) -> None:
+    with open_to_all(scene.bpf) if case == "allowed" else forbidden():
         observe(name_of(scene.guest.call(freeze_as_another_user, scene.type, closes=False)))
 
 
@@ -617,7 +617,7 @@ def test_a_pin_has_a_dot_in_its_name(scene: Scene, observe: Observe) -> None:
 @pytest.mark.contract("pinned.reopened")
 @pytest.mark.usefixtures("unpinned")
 def test_a_pin_keeps_the_outer_map_and_its_elements(scene: Scene, observe: Observe) -> None:
-    inner, outer = scene.bpf.map("hash", max_entries=8), scene.empty()
+    inner, outer = scene.like_template(), scene.empty()
     inner[1] = 41
     outer[0] = inner
     outer.pin(f"{BPFFS}/kept")

@@ -7,13 +7,11 @@ from typing import Any
 
 import pytest
 
-from harness.contracts.conftest import Observe
-from harness.contracts.scene import Scene, forbidden, open_to_all
+from harness.contracts.conftest import Forbidden, Observe
+from harness.contracts.scene import Scene, open_to_all
 from harness.guest import calls
-from harness.pytest_plugin.state import STATE
 from harness.testing import Map, asm, errno_of, uapi
 from harness.vm.guest_process import GuestProcess
-from harness.vm.machine import Machine
 
 pytestmark = pytest.mark.vm(scope="module")
 
@@ -54,11 +52,9 @@ class Caller:
 
 
 @pytest.fixture
-def restricted(scene: Scene, vm: Machine, request: pytest.FixtureRequest) -> Iterator[None]:
-    """Forbid bpf(2) to the unprivileged, as distributions do, until the test is over."""
-    with forbidden(scene.bpf) as can_be_allowed:
-        if not can_be_allowed:  # no other test may have this machine
-            request.config.stash[STATE].pool().spoil(vm)
+def restricted(forbidden: Forbidden) -> Iterator[None]:
+    """Forbid bpf(2) to the unprivileged until the test is over."""
+    with forbidden():
         yield
 
 
