@@ -4,6 +4,7 @@ Whatever is missing, no contract fails: it is asked, or it is not asked with the
 with a record; records are kept until the harness changes, so that trials go on where they were ended.
 
     scripts/config-trials --run-time 60 --kernel 6.1
+    scripts/config-trials --build 20 --source ~/linux-6.1
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.contracts import taken
+from harness.contracts import built, taken
 from harness.errors import HarnessError, RecordError
+from harness.kernel.build import kbuild
 from harness.results.file import read
 from harness.results.outcomes import Outcome
 from harness.results.types import RunRecord
@@ -140,10 +142,16 @@ def judged(names: tuple[str, ...], record: RunRecord) -> ConfigTrial:
 
 def run(kernel: str, names: tuple[str, ...], record: Path, share: int, select: Sequence[str]) -> None:
     """Ask the contracts of a kernel from which these are taken away, and write the record."""
-    log = record.with_suffix(".log")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "harness.contracts.taken"]
-    command += ["--pyargs", *(select or ["harness.contracts"]), f"--kernel={kernel}", f"--record={record}"]
     environment = {**os.environ, taken.VARIABLE: words(names), taken.SHARE: str(share)}
+    _pytest(names, record, ["-p", "harness.contracts.taken", f"--kernel={kernel}"], select, environment)
+
+
+def _pytest(
+    names: Sequence[str], record: Path, arguments: list[str], select: Sequence[str], environment: Mapping[str, str]
+) -> None:
+    log = record.with_suffix(".log")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
+    command += ["--pyargs", *(select or ["harness.contracts"]), f"--record={record}"]
     with log.open("w") as output:
         subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, env=environment, check=False)
     if not record.exists():
@@ -163,19 +171,47 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--share", type=int, default=20, help="of contracts that need no part, ask one of so many")
     parser.add_argument("--only", nargs="+", choices=THINGS, metavar="THING", help="one trial, without all of these")
     parser.add_argument("--again", action="store_true", help="do not go on from trials that were done")
+    parser.add_argument("--build", type=int, metavar="N", help="build so many kernels without options in place of that")
+    parser.add_argument("--source", type=Path, metavar="TREE", help="with --build: the source tree")
     parser.add_argument("select", nargs="*", help="modules in place of harness.contracts")
     arguments = parser.parse_args(argv)
-    sets = [tuple(arguments.only)] if arguments.only else trials(arguments.run_time, arguments.seed)
+    if (arguments.build is None) != (arguments.source is None):
+        parser.error("--build and --source belong together: --build 20 --source TREE")
     try:
-        done = list(_all(sets, arguments))
+        return _with_builds(arguments) if arguments.build is not None else _at_run_time(arguments)
     except HarnessError as error:
         print(f"config-trials: {error}", file=sys.stderr)
         return 3
-    rows = [
-        [", ".join(one.names), *map(str, (one.asked, sum(one.not_asked.values()), len(one.failures)))] for one in done
-    ]
-    header = ("without", "asked", "not asked", "failed")
-    print("\n".join(tables.lines(rows, header=header, right=header[1:])))
+
+
+def _with_builds(arguments: argparse.Namespace) -> int:
+    tree = arguments.source.expanduser().absolute()
+    folder = _folder(f"built-{kbuild.tree_version(tree)}")
+    digest, done = _digest(), []
+    sets = built.option_sets(arguments.build, arguments.seed)
+    for number, names in enumerate(sets, 1):
+        kernel = built.kernel(tree, names, folder, lambda line: print(line, file=sys.stderr))
+        if kernel.still_on:
+            print(f"  on all the same: {', '.join(kernel.still_on)}", file=sys.stderr)
+        record = folder / f"{kernel.folder.name}-{_short(repr((arguments.select, digest)))}.json"
+        if arguments.again or not _complete(record):
+            _pytest(names, record, [f"--kernel={kernel.folder}"], arguments.select, os.environ)
+        done.append(judged(names, read(record)))
+        _say(done[-1], f"{number}/{len(sets)}")
+    _print(done)
+    lacking = built.by_option(one.not_asked for one in done)
+    rows = []
+    for option in sorted({*built.OPTIONS, *lacking}):
+        what = ", ".join(f"{name} ({count})" for name, count in sorted(lacking.get(option, {}).items()))
+        rows.append([option, str(sum(option in one for one in sets)), what])
+    print("\n".join(tables.lines(rows, header=("option", "sets", "not asked without it"), right=("sets",))))
+    return int(any(one.failures for one in done))
+
+
+def _at_run_time(arguments: argparse.Namespace) -> int:
+    sets = [tuple(arguments.only)] if arguments.only else trials(arguments.run_time, arguments.seed)
+    done = list(_all(sets, arguments))
+    _print(done)
     for one in (one for one in done if len(one.names) == 1 or arguments.only):
         for reason, count in sorted(one.not_asked.items()):
             if " lacks " in reason:
@@ -183,25 +219,47 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(any(one.failures for one in done))
 
 
-def _all(sets: Sequence[tuple[str, ...]], arguments: argparse.Namespace) -> Iterator[ConfigTrial]:
-    folder = cache.cache_root() / "config-trials" / arguments.kernel.replace("/", "_")
+def _print(done: Sequence[ConfigTrial]) -> None:
+    rows = [
+        [", ".join(one.names), *map(str, (one.asked, sum(one.not_asked.values()), len(one.failures)))] for one in done
+    ]
+    header = ("without", "asked", "not asked", "failed")
+    print("\n".join(tables.lines(rows, header=header, right=header[1:])))
+
+
+def _say(trial: ConfigTrial, number: str) -> None:
+    print(
+        f"{number} without {', '.join(trial.names)}: {trial.asked} asked, "
+        f"{sum(trial.not_asked.values())} not asked, {len(trial.failures)} failed",
+        file=sys.stderr,
+    )
+    for failure in trial.failures:
+        print(f"  {failure}", file=sys.stderr)
+
+
+def _folder(name: str) -> Path:
+    folder = cache.cache_root() / "config-trials" / name
     folder.mkdir(parents=True, exist_ok=True)
-    harness_digest = _digest()
+    return folder
+
+
+def _complete(record: Path) -> bool:
+    return record.exists() and read(record).complete
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _all(sets: Sequence[tuple[str, ...]], arguments: argparse.Namespace) -> Iterator[ConfigTrial]:
+    folder = _folder(arguments.kernel.replace("/", "_"))
+    digest = _digest()
     for number, names in enumerate(sets, 1):
-        what = repr((words(names), arguments.share, arguments.select, harness_digest))
-        record = folder / f"{hashlib.sha256(what.encode()).hexdigest()[:12]}.json"
-        if arguments.again:
-            record.unlink(missing_ok=True)
-        if not record.exists() or not read(record).complete:
+        record = folder / f"{_short(repr((words(names), arguments.share, arguments.select, digest)))}.json"
+        if arguments.again or not _complete(record):
             run(arguments.kernel, names, record, arguments.share, arguments.select)
         trial = judged(names, read(record))
-        print(
-            f"{number}/{len(sets)} without {', '.join(names)}: {trial.asked} asked, "
-            f"{sum(trial.not_asked.values())} not asked, {len(trial.failures)} failed",
-            file=sys.stderr,
-        )
-        for failure in trial.failures:
-            print(f"  {failure}", file=sys.stderr)
+        _say(trial, f"{number}/{len(sets)}")
         yield trial
 
 
