@@ -197,7 +197,7 @@ CAPABILITIES: dict[str, Capability] = {
     ),
     "elided_null_check": Capability(
         "a constant key of an inner array of any size needs no null check, which is a mistake",
-        "6.15",
+        "6.14",
         "get_constant_map_key() in kernel/bpf/verifier.c",
         elided_null_check,
         until="7.2",
