@@ -450,7 +450,7 @@ USES = {
     ),
     "devmap": Use(_REDIRECT, program="xdp"),
     "devmap_hash": Use(_REDIRECT, program="xdp"),
-    "cpumap": Use(_REDIRECT, program="xdp"),
+    "cpumap": Use(_REDIRECT, program="xdp", attributes={"max_entries": 1}),  # no more than CONFIG_NR_CPUS
     "xskmap": Use(_REDIRECT, program="xdp"),
     "sockmap": Use(
         [*_SOCKET[:2], asm.mov(R3, 0), asm.mov(R4, 0), asm.call(52)], program="sk_skb", loads=True
