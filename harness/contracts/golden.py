@@ -111,12 +111,18 @@ def read(folder: Path) -> list[Golden]:
 
 
 def add(folder: Path, new: Golden) -> Path:
-    """Write what a kernel answered; answers that it gave before and not now are kept. Return the file."""
+    """Write what a kernel answered; answers that it gave before and not now are kept. Return the file.
+
+    A run that asked less than an earlier one says nothing of what is not asked: that is kept too.
+    """
     path = folder / f"{new.name}{SUFFIX}"
     if path.exists():
         old = msgspec.json.decode(gzip.decompress(path.read_bytes()), type=Golden)
         answers, probed = {**old.answers, **new.answers}, {**old.probed, **new.probed}
-        new = msgspec.structs.replace(new, answers=dict(sorted(answers.items())), probed=dict(sorted(probed.items())))
+        not_asked = old.not_asked if len(new.answers) < len(old.answers) else new.not_asked
+        new = msgspec.structs.replace(
+            new, answers=dict(sorted(answers.items())), probed=dict(sorted(probed.items())), not_asked=not_asked
+        )
     folder.mkdir(parents=True, exist_ok=True)
     # No time in the header: the same answers are the same file.
     path.write_bytes(gzip.compress(msgspec.json.encode(new), mtime=0))

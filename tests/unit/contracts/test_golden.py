@@ -90,6 +90,15 @@ def test_answers_that_were_not_given_again_are_kept(tmp_path: Path) -> None:
     assert found == msgspec.structs.replace(SEEN, answers={"hom.a": "EINVAL", "hom.b": [1]})
 
 
+def test_a_run_of_a_part_does_not_say_what_is_not_asked(tmp_path: Path) -> None:
+    whole = msgspec.structs.replace(SEEN, not_asked={"6.1.3 lacks btf": 8})
+    golden.add(tmp_path, whole)
+    golden.add(tmp_path, msgspec.structs.replace(SEEN, answers={"hom.a": "ok"}, not_asked={"6.1.3 lacks btf": 1}))
+    assert golden.read(tmp_path) == [whole]
+    golden.add(tmp_path, SEEN)
+    assert golden.read(tmp_path) == [SEEN]
+
+
 def test_the_same_answers_are_the_same_file(tmp_path: Path) -> None:
     first = golden.add(tmp_path, SEEN).read_bytes()
     assert golden.add(tmp_path, SEEN).read_bytes() == first
