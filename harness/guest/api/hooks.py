@@ -180,14 +180,20 @@ def limit_locked_memory(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_MEMLOCK, (size, size))
 
 
+def series_of(release: str) -> tuple[int, int]:
+    """Return the two numbers that a release begins with: the name may follow them at once, as in 7.3-cloud-amd64."""
+    major, _, rest = release.partition(".")
+    digits = len(rest) - len(rest.lstrip("0123456789"))
+    return int(major), int(rest[:digits])
+
+
 def expedite() -> None:
     """Make the kernel expedite its grace periods: from 4.19 on, changes of outer maps wait for them, some lookups too.
 
     Not on earlier kernels: nothing becomes faster there, and 4.12.4 was seen to stop forever with idle CPUs, while
     waiting to settle after processes had been killed; without this it never did.
     """
-    major, minor = os.uname().release.split(".")[:2]
-    if (int(major), int(minor)) < (4, 19):
+    if series_of(os.uname().release) < (4, 19):
         return
     try:
         with open("/sys/kernel/rcu_expedited", "w") as file:
