@@ -36,6 +36,15 @@ OUTERS = {"hom": "hash_of_maps", "aom": "array_of_maps", "mim": ""}
 """First word of a contract's id, and the outer map it speaks of; "mim" speaks of map-in-map as such."""
 
 
+def _between(since: KernelVersion | None, version: KernelVersion, until: KernelVersion | None) -> bool:
+    return (since is None or _reached(version, since)) and (until is None or not _reached(version, until))
+
+
+def _reached(version: KernelVersion, bound: KernelVersion) -> bool:
+    """Whether a version is a bound or later; candidates of a release have what came with it, in its merge window."""
+    return version >= bound or (bound == KernelVersion(*bound.series) and version.series == bound.series)
+
+
 @dataclass(frozen=True)
 class Range:
     """The answer of a run of versions.
@@ -56,7 +65,7 @@ class Range:
 
     def holds(self, version: KernelVersion) -> bool:
         """Whether a version is in the range."""
-        return (self.since is None or version >= self.since) and (self.until is None or version < self.until)
+        return _between(self.since, version, self.until)
 
 
 @dataclass(frozen=True)
@@ -112,7 +121,7 @@ class Contract:
 
     def can_be_asked_of(self, version: KernelVersion) -> bool:
         """Whether there is anything to ask of a version."""
-        return (self.since is None or version >= self.since) and (self.until is None or version < self.until)
+        return _between(self.since, version, self.until)
 
 
 @dataclass(frozen=True)
