@@ -69,7 +69,7 @@ def do(
         for one in running.values():
             one.process.terminate()
         for one in running.values():
-            one.process.join()
+            _wait_for_end(one.process)
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,14 @@ class _Running:
 
     number: int
     process: ForkProcess
+
+
+def _wait_for_end(process: ForkProcess) -> None:
+    """Wait until a process that was asked to end has ended."""
+    # A signal that arrives just before a blocking call does not interrupt it: the next one does.
+    while process.is_alive():
+        process.join(1.0)
+        process.terminate()
 
 
 def _start(number: int, job: Job, work: Work[Job, Done], running: dict[Connection, _Running]) -> None:

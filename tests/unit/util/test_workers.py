@@ -78,6 +78,24 @@ def test_what_a_job_raises_ends_all_jobs(tmp_path: Path, error: Exception, raise
     assert has_ended(int((tmp_path / "pid").read_text()))
 
 
+def test_a_signal_that_comes_just_before_a_wait_is_sent_again(tmp_path: Path) -> None:
+    def work(job: int, say: Say) -> Iterator[int]:
+        say("here")
+        if job:
+            wait_until((tmp_path / "deaf").exists, about="the other job")
+            raise UsageError("no such map", expected="another")
+        end = signal.getsignal(signal.SIGTERM)
+        # The first is over before the wait begins, as far as the wait can see.
+        signal.signal(signal.SIGTERM, lambda number, _: print(signal.signal(number, end)))
+        (tmp_path / "deaf").touch()
+        signal.pause()
+        signal.pause()
+        yield job
+
+    with pytest.raises(UsageError, match="no such map"):
+        list(workers.do([0, 1], work, at_once=2, say=print))
+
+
 def test_a_process_that_is_killed_is_no_result() -> None:
     def work(job: int, say: Say) -> Iterator[int]:
         say("here")
