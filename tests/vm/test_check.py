@@ -22,6 +22,7 @@ from harness.check.trials import LogWatch
 from harness.cli import main
 from harness.errors import InfrastructureError
 from harness.kernel.types import Choice
+from harness.kernel.version import KernelVersion
 from harness.machines.pool import Pool, Settings
 from harness.remote.libbpf import Libbpf
 from harness.util import architecture, workers
@@ -159,10 +160,12 @@ def test_a_load_that_takes_too_long_costs_no_other_row(checked: Checks) -> None:
 
 def test_what_was_not_tried_is_not_refused(checked: Checks) -> None:
     rows = checked("attach_mixed", attach=True)
-    nowhere = [name for name in "drop shape gate sock skp pe up kp tpbare sc".split() if rows[name].step == "load"]
-    assert len(nowhere) == 10
+    nowhere = [name for name in "drop shape gate sock skp pe up kp tpbare".split() if rows[name].step == "load"]
+    assert len(nowhere) == 9
     assert {rows[name].verdict for name in nowhere} == {Verdict.OK}
     assert {rows[name].line for name in nowhere} == {"loaded; its section does not say where to attach"}
+    # Programs of the type syscall came with 5.14.
+    assert rows["sc"].cell == ("EINVAL" if checked.choice.version < KernelVersion.parse("5.14") else "ok")
     assert [(rows[name].cell, rows[name].step) for name in ("fine", "tpfull")] == [("ok", "attach")] * 2
     assert (rows["kpno"].author, rows["up2"].author) == (Author.KERNEL, Author.HARNESS)
 
@@ -247,7 +250,8 @@ def test_a_fault_during_a_trial_is_seen(vm: Machine) -> None:
     watch = LogWatch(vm)
     assert watch.faults() == ()
     provoke(vm, "warn")
-    assert [title.partition(":")[0] for title in watch.faults()] == ["WARN"]
+    # 6.12 warns twice of the same mistake.
+    assert {title.partition(":")[0] for title in watch.faults()} == {"WARN"}
     assert watch.faults() == ()
 
 
