@@ -185,7 +185,7 @@ class Player:
 
     def step_run(self, key: int) -> Any:
         """Run the program: it looks up a key."""
-        packet = _word(key) + bytes(60)
+        packet = bytes(2) + _word(key) + bytes(58)
         fields: dict[str, Any] = {"prog_fd": self.program, "data_in": packet, "data_size_in": 64, "data_size_out": 256}
         error, _, numbers, _ = bpf.attempt("PROG_TEST_RUN", fields, {"data_out": 256})
         return error or ["returned", numbers.get("retval", 0)]

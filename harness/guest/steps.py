@@ -63,7 +63,7 @@ OPERATIONS = {
         Operation("freeze_outer", "", "{outer}.freeze()"),
         Operation("load", uses_outer=True),
         Operation("unload", "", "prog.close()"),
-        Operation("run", "key", "prog.run(bytes([{0}]) + bytes(63))"),
+        Operation("run", "key", "prog.run(bytes([0, 0, {0}]) + bytes(61))"),
     )
 }
 
@@ -78,14 +78,18 @@ NULL, MISSING = 0x7777, 0x7778
 
 
 def reader(outer: int) -> list[asm.Instruction | asm.Label]:
-    """Return a program that looks up the key at the start of its packet, then element 0 of the found map."""
+    """Return a program that looks up a key from its packet, then element 0 of the found map.
+
+    The key lies at byte 2. Without CONFIG_HAVE_EFFICIENT_UNALIGNED_ACCESS the verifier takes packets to begin 2 bytes
+    (NET_IP_ALIGN) behind a multiple of 4, and refuses what is not aligned (check_pkt_ptr_alignment()).
+    """
     return [
         asm.ldx("W", asm.R2, asm.R1, 0),
         asm.ldx("W", asm.R3, asm.R1, 4),
         asm.mov(asm.R4, asm.R2),
-        asm.add(asm.R4, 4),
+        asm.add(asm.R4, 6),
         asm.jump(">", asm.R4, asm.R3, "null"),
-        asm.ldx("W", asm.R5, asm.R2, 0),
+        asm.ldx("W", asm.R5, asm.R2, 2),
         asm.stx("W", asm.R10, -4, asm.R5),
         *asm.lookup(outer, -4),
         asm.jump("==", asm.R0, 0, "null"),

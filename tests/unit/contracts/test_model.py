@@ -201,7 +201,7 @@ def test_a_sequence_is_written_down_as_a_test() -> None:
         "    outer.update_batch([(1, map0), (3, map1_again)])",
         "    map1_again.update(0, 7)",
         '    prog = bpf.prog("xdp", reader(outer.fd))',
-        "    prog.run(bytes([2]) + bytes(63))",
+        "    prog.run(bytes([0, 0, 2]) + bytes(61))",
         "    # this",
         "    # that",
     ]
