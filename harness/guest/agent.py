@@ -80,7 +80,7 @@ class Agent:
         self.counts: snapshot.Baseline  # once the machine is ready
         self.records: list[provenance.Record] = []
         self.past: list[provenance.Record] = []
-        self.held = False
+        self.held = self.polls = False
 
     def tainted(self) -> int:
         """Return the kernel's taint flags; 0 where it shows none (built without CONFIG_PROC_SYSCTL)."""
@@ -95,9 +95,9 @@ class Agent:
         while True:
             if self.held:
                 # A clone wakes up here, with fresh shared memory that may contain its first request. Bytes that were
-                # on the way over the serial port are lost. Without shared memory the request comes over the port, after
-                # the clone has started.
-                events = self.poll.poll(_HELD_POLL_MS if self.link.is_shared else None)
+                # on the way over the serial port are lost. Where it cannot poll, what wakes it comes over the port,
+                # after the clone has started.
+                events = self.poll.poll(_HELD_POLL_MS if self.polls else None)
                 for frame in self.splitter.feed(self.link.poll()):
                     self.held = False
                     self._route(*frame)
@@ -113,8 +113,8 @@ class Agent:
                         child.capture.trim()
             for fd, _ in events:
                 if fd == self.link.fileno():
-                    self.held = self.held and self.link.is_shared
                     for frame in self.splitter.feed(self.link.receive()):
+                        self.held = False
                         self._route(*frame)
                 elif fd == self.deaths:
                     os.read(self.deaths, children.SIGNALS_ROOM)
@@ -220,6 +220,10 @@ class Agent:
         """Answer, so that the host can distinguish a hung test from a hung kernel."""
         return time.monotonic()
 
+    def sleep(self, seconds: float) -> None:
+        """Sleep, so that the host sees whether timers expire in a clone."""
+        time.sleep(seconds)
+
     def signal(self, number: int, signum: int) -> None:
         """Send a signal to the process group of a guest process."""
         if number in self.children:
@@ -237,11 +241,15 @@ class Agent:
         os.ftruncate(child.capture.files[1], before)
         return {**child.capture.printed(), "stacks": found}
 
-    def hold(self) -> None:
-        """Poll for requests until one comes, because the machine is about to be saved.
+    def hold(self, *, polls: bool) -> None:
+        """Wait for requests until one comes, because the machine is about to be saved.
 
         A clone starts without translated code and pays for each piece of code that it runs first. So as much as
         possible is done before.
+
+        Args:
+            polls: Whether to look into the shared memory again and again. Else a byte on the port must announce the
+                request, and no timer is pending in the saved machine.
         """
         for name in _COMMON:
             __import__(name)
@@ -252,7 +260,7 @@ class Agent:
         if self.lean:
             process.own_memory()
         self.link.rewind()
-        self.held = True
+        self.held, self.polls = True, polls
 
     def leak_snapshot(self, *, is_last: bool) -> dict[str, Any]:
         """Return what the kernel holds after the test's remaining processes have ended.
@@ -307,6 +315,7 @@ class Agent:
 
     def wake(self, *, realtime: float, entropy: bytes, hostname: str) -> None:
         """Give a clone its own identity: clock, entropy and host name."""
+        # First: the kernel also programs its timers anew, and a clone may have lost the interrupt of the next.
         time.clock_settime(CLOCK_REALTIME, realtime)
         credit = _ENTROPY.pack(len(entropy) * 8, len(entropy))
         fcntl.ioctl(self.random, syscalls.IOCTL["write"] | RNDADDENTROPY, credit + entropy)

@@ -280,7 +280,11 @@ class Pool:
         if doubted or spec not in self._templates:
             try:
                 self._templates[spec] = template.find_or_make(
-                    spec, boot_timeout=self._settings.boot_timeout, progress=self._progress, doubted=doubted
+                    spec,
+                    boot_timeout=self._settings.boot_timeout,
+                    progress=self._progress,
+                    doubted=doubted,
+                    tried=None if spec.architecture.keeps_timers else lambda new: clones.require_timers(new, spec),
                 )
             except TemplateError as error:
                 self._progress(f"{error.what}; every test boots {spec.label} instead")

@@ -49,11 +49,17 @@ class Architecture:
     syscalls: Mapping[str, int]
     flavours: Mapping[str, str]
     kernel_parameters: tuple[str, ...] = ()
+    keeps_timers: bool = True
 
     @property
     def is_own(self) -> bool:
         """Whether this machine has it; any other is emulated."""
         return self.name == own().name
+
+    @property
+    def clone_polls(self) -> bool:
+        """Whether a clone looks into the shared memory for its first request, for which it needs its timers."""
+        return bool(self.shared) and self.keeps_timers
 
 
 @functools.cache

@@ -30,6 +30,9 @@ from harness.vm.template import RAM, STATE, Template, log, mark_of
 CLONE_TIMEOUT = 30.0
 """Seconds that a clone may take to its first answer; a fifth of a second is usual."""
 
+_SLEEP, _WAKES_WITHIN = 0.05, 10.0
+"""Seconds that a clone sleeps on trial, and may take for it on a busy machine."""
+
 
 def start_clone(template: Template, spec: MachineSpec) -> Clone:
     """Start a clone; it loads in the background.
@@ -69,7 +72,7 @@ def start_clone(template: Template, spec: MachineSpec) -> Clone:
             log.info("+ %s", quote(argv))
             if not template.whole_stream:
                 # Written before QEMU starts, so that nothing waits for QEMU's monitor.
-                if spec.architecture.shared:
+                if spec.architecture.clone_polls:
                     channel.leave(wire.AGENT, _identity())
                 monitor.sendall(clone_commands(feeder.reader))
             numbers = [theirs_monitor.fileno(), theirs.fileno(), shared, console, feeder.reader]
@@ -177,6 +180,29 @@ def _changed(template: Template, name: str, spec: MachineSpec) -> TemplateError:
     )
 
 
+def require_timers(template: Template, spec: MachineSpec) -> None:
+    """Start a clone and let it sleep a moment: QEMU may have lost the interrupts of its timers.
+
+    Args:
+        template: The template.
+        spec: The template's specification.
+
+    Raises:
+        TemplateError: The clone does not start, or does not wake up again.
+    """
+    machine = start_clone(template, spec).finish()
+    try:
+        machine.ask_agent_within(_WAKES_WITHIN, calls.Agent.sleep, _SLEEP)
+    except GuestHung as error:
+        raise TemplateError(
+            f"a clone of the saved machine of {spec.label} sleeps for ever",
+            expected=f"that it wakes up after {_SLEEP:g} s",
+            hint="this QEMU loses the timers of saved machines: install another, or use --isolation=boot",
+        ) from error
+    finally:
+        machine.close()
+
+
 def _identity() -> calls.Request:
     """Return the request that gives a clone its own identity."""
     entropy = os.urandom(64)
@@ -228,16 +254,16 @@ class Clone:
                 boot_log=self._template.boot_log,
                 state=State.STARTING,
             )
-            has_shared = bool(self._spec.architecture.shared)
-            channel.expect(memory=has_shared)
+            polls = self._spec.architecture.clone_polls
+            channel.expect(memory=bool(self._spec.architecture.shared))
             if self._template.whole_stream:
                 from harness.vm.qmp import load_state
 
                 load_state(self._process.monitor.connection, self._state, timeout=timeout)
-            elif not has_shared:
+            elif not polls:
                 # A port takes nothing before its guest runs.
                 self._process.monitor.wait_for("RESUME", timeout)
-            if self._template.whole_stream or not has_shared:
+            if self._template.whole_stream or not polls:
                 channel.post(wire.AGENT, FIRST_TAG, _identity(), deadline)
             channel.collect(wire.AGENT, FIRST_TAG, calls.name_of(calls.Agent.wake), deadline)
             machine.move(State.READY)

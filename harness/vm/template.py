@@ -111,7 +111,12 @@ def folder_of(key: str) -> Path:
 
 
 def find_or_make(
-    spec: MachineSpec, *, boot_timeout: float, progress: Callable[[str], None], doubted: bool = False
+    spec: MachineSpec,
+    *,
+    boot_timeout: float,
+    progress: Callable[[str], None],
+    doubted: bool = False,
+    tried: Callable[[Template], None] | None = None,
 ) -> Template:
     """Return the template for a machine; make it when there is no usable one.
 
@@ -121,9 +126,10 @@ def find_or_make(
             processes have clones of it.
         boot_timeout: Seconds that a boot may take.
         progress: Called with a line of text when something takes time.
+        tried: Called with a new template; raises TemplateError when it is of no use. It is removed then.
 
     Raises:
-        TemplateError: The machine boots but cannot be saved.
+        TemplateError: The machine boots but cannot be saved, or is of no use.
         BootError: It does not boot.
         CacheError: The cache folder cannot be used.
     """
@@ -145,6 +151,12 @@ def find_or_make(
             else:
                 progress(f"booting {spec.label} and saving it; tests start from that, also in later runs")
             found = make(folder, spec, boot_timeout=boot_timeout)
+            if tried is not None:
+                try:
+                    tried(found)
+                except TemplateError:
+                    shutil.rmtree(folder)
+                    raise
             cache.drop_unused(folder.parent.glob("*"))
     return found
 
@@ -172,7 +184,7 @@ def make(folder: Path, spec: MachineSpec, *, boot_timeout: float) -> Template:
             if reason is not None:
                 raise TemplateError(f"no template can be made of the machine of {spec.label}: {reason}")
             argv = os.fsdecode((machine.folder / QEMU_ARGV).read_bytes()).split("\0")[:-1]
-            machine.ask_agent_within(_SAVE_TIMEOUT, calls.Agent.hold)
+            machine.ask_agent_within(_SAVE_TIMEOUT, calls.Agent.hold, polls=spec.architecture.clone_polls)
             machine.move(State.SAVED)
             whole_stream = _save(
                 machine.folder / QMP_SOCKET,

@@ -1,8 +1,9 @@
-"""Kernel images that QEMU loads as they are: arm64's `Image` and s390x's `bzImage`.
+"""Kernel images that QEMU loads as they are: the `Image` of arm64 and riscv64, and s390x's `bzImage`.
 
-Pure: bytes in, records out. arm64's has a header of 64 bytes (Linux `Documentation/arch/arm64/booting.rst`). With
-CONFIG_EFI that is also the header of a PE file, whose sections say how long the file is. s390x's has its parameters at
-a fixed place (struct parmarea of `arch/s390/include/asm/setup.h`), and a trailer (`arch/s390/boot/vmlinux.lds.S`).
+Pure: bytes in, records out. An `Image` has a header of 64 bytes (Linux `Documentation/arch/arm64/booting.rst` and
+`Documentation/arch/riscv/boot-image-header.rst`). With CONFIG_EFI that is also the header of a PE file, whose sections
+say how long the file is. s390x's has its parameters at a fixed place (struct parmarea of
+`arch/s390/include/asm/setup.h`), and a trailer (`arch/s390/boot/vmlinux.lds.S`).
 """
 
 from __future__ import annotations

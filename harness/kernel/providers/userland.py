@@ -36,21 +36,23 @@ def own_python() -> str:
     return f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
-def packed(python: str) -> Mapping[str, Any]:
+def packed(python: str, wanted: Architecture) -> Mapping[str, Any]:
     """Return the entry of `kernels/debian.toml` for a version of Python.
 
     Args:
         python: The version, "3.11".
+        wanted: The architecture.
 
     Raises:
-        BuildError: Debian has no such Python.
+        BuildError: Debian has no such Python for the architecture.
     """
     known: Sequence[Mapping[str, Any]] = debian_archive.settings()["userland"]
-    found = next((one for one in known if one["python"] == python), None)
+    served = [one for one in known if wanted.name not in one["lacks"]]
+    found = next((one for one in served if one["python"] == python), None)
     if found is None:
         raise BuildError(
-            f"guests of another architecture cannot run the bytecode of this machine's Python {python}",
-            expected="Python " + " or ".join(str(one["python"]) for one in known) + ", which Debian has for all",
+            f"guests of {wanted.title} cannot run the bytecode of this machine's Python {python}",
+            expected="Python " + " or ".join(str(one["python"]) for one in served) + ", which Debian has for it",
             hint="make the virtual environment with such a Python",
         )
     return found
@@ -74,7 +76,7 @@ def userland(wanted: Architecture, *, progress: Progress) -> Path:
         KernelFileError: A package is damaged.
         CacheError: The cache cannot be written.
     """
-    entry = packed(own_python())
+    entry = packed(own_python(), wanted)
     folder = folder_of(wanted)
 
     def whole() -> Path | None:

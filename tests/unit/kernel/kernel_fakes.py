@@ -80,6 +80,11 @@ def arm64_image(release: str = RELEASE, build: str = "#1 SMP", *, size: int = 0)
     return bytes(image)
 
 
+def riscv64_image(release: str = RELEASE, build: str = "#1 SMP", *, size: int = 0) -> bytes:
+    """An Image of riscv64, whose header differs from that of arm64 in its magic."""
+    return arm64_image(release, build, size=size).replace(b"ARM\x64", b"RSC\x05", 1)
+
+
 def s390x_image(release: str = RELEASE, build: str = "#1 SMP", *, named: bool = True) -> bytes:
     """A bzImage of s390x: its magic, its version line unless not `named`, and the trailer at its end."""
     image = bytearray(0x11000)

@@ -20,7 +20,7 @@ from harness.kernel.selector import Item, arrange, meets, parse, parse_condition
 from harness.kernel.types import Choice
 from harness.kernel.version import KernelVersion
 from harness.util import architecture
-from tests.unit.kernel.kernel_fakes import CONFIG, Archive, arm64_image, elf, kernel_image, s390x_image
+from tests.unit.kernel.kernel_fakes import CONFIG, Archive, arm64_image, elf, kernel_image, riscv64_image, s390x_image
 
 X86, ARM, PAGES = "6.1.0-50-cloud-amd64", "6.1.0-50-cloud-arm64", "6.12.9-arm64-16k"
 
@@ -60,6 +60,8 @@ def mixed(archive: Archive) -> Archive:
         ("arm64:6.12", "6.12", "arm64", ""),
         ("6.12:aarch64", "6.12", "arm64", ""),
         ("6.12:x86_64", "6.12", "amd64", ""),
+        ("6.12:riscv64", "6.12", "riscv64", ""),
+        ("all:riscv64", "all", "riscv64", ""),
         ("6.12:arm64:16k", "6.12", "arm64", "16k"),
         ("6.12:16k:arm64", "6.12", "arm64", "16k"),
         ("arm64:16k:6.12", "6.12", "arm64", "16k"),
@@ -252,6 +254,7 @@ def test_an_image_tells_its_architecture() -> None:
             "bzImage": kernel_image(),
             "Image": arm64_image(),
             "image of s390x": s390x_image(),
+            "Image of riscv64": riscv64_image(),
             "vmlinux": elf(),
             "arm64 vmlinux": elf(machine=183),
             "mips vmlinux": elf(machine=8),
@@ -261,6 +264,7 @@ def test_an_image_tells_its_architecture() -> None:
         "bzImage": "amd64",
         "Image": "arm64",
         "image of s390x": "s390x",
+        "Image of riscv64": "riscv64",
         "vmlinux": "amd64",
         "arm64 vmlinux": "arm64",
         "mips vmlinux": None,
@@ -271,6 +275,7 @@ def test_an_image_tells_its_architecture() -> None:
     ("data", "message"),
     [
         (arm64_image(size=1 << 20), "is cut short"),
+        (riscv64_image(size=1 << 20), "is cut short"),
         (arm64_image()[:70], "ends inside its header"),
         (arm64_image().replace(b"PE\0\0", b"PX\0\0"), "names no PE header"),
     ],

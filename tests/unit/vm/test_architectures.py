@@ -94,6 +94,7 @@ PPC = [
         shared=False,
     ),
 ]
+RISCV = [*appended("ttyS0", "ttyS1"), *qemu_options("-device pci-serial,chardev=harness")]
 
 
 def test_an_x86_64_machine_boots_its_own_kernels_as_ever(host: Callable[[str], None]) -> None:
@@ -115,6 +116,11 @@ def test_a_machine_without_serial_ports_and_shared_memory_has_a_port_of_virtio(h
 def test_an_x86_64_machine_boots_ppc64el_kernels(host: Callable[[str], None]) -> None:
     host("x86_64")
     assert argv_of(spec("ppc64el")) == [*BEGIN, "--arch", "ppc64el", *QEMU, *COMMON, "--disable-kvm", *PPC]
+
+
+def test_an_x86_64_machine_boots_riscv64_kernels(host: Callable[[str], None]) -> None:
+    host("x86_64")
+    assert argv_of(spec("riscv64")) == [*BEGIN, "--arch", "riscv64", *QEMU, *COMMON, "--disable-kvm", *RISCV]
 
 
 def test_a_kernel_with_pages_of_16_kib_gets_a_processor_that_has_them(host: Callable[[str], None]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -53,8 +54,10 @@ class Saved:
         self.made += 1
         return self.write(f"made {self.made}")
 
-    def find(self, *, doubted: bool = False) -> template.Template:
-        return template.find_or_make(SPEC, boot_timeout=1.0, progress=self.said.append, doubted=doubted)
+    def find(
+        self, *, doubted: bool = False, tried: Callable[[template.Template], None] | None = None
+    ) -> template.Template:
+        return template.find_or_make(SPEC, boot_timeout=1.0, progress=self.said.append, doubted=doubted, tried=tried)
 
     def record(self) -> dict[str, object]:
         content: dict[str, object] = json.loads((self.folder / template.RECORD).read_text())
@@ -89,6 +92,23 @@ def test_processes_that_doubt_a_damaged_machine_make_one_anew_and_keep_it(saved:
         found = [done.result() for done in [workers.submit(doubt) for _ in range(4)]]
     assert {tuple(one.argv) for one in found} == {("made 1",)}
     assert saved.said == ["the saved machine of 6.1 is damaged; booting it anew"]
+
+
+def test_a_new_machine_is_tried_once_and_removed_when_it_is_of_no_use(saved: Saved) -> None:
+    tried: list[str] = []
+
+    def sleeps_for_ever(new: template.Template) -> None:
+        tried.append(new.argv[0])
+        raise TemplateError("a clone sleeps for ever")
+
+    saved.find(doubted=True, tried=sleeps_for_ever)
+    assert tried == []
+    (saved.folder / template.STATE).write_text("flip")
+    with pytest.raises(TemplateError, match="sleeps for ever"):
+        saved.find(doubted=True, tried=sleeps_for_ever)
+    assert not saved.folder.exists()
+    saved.find(doubted=True, tried=lambda new: tried.append(new.argv[0]))
+    assert tried == ["made 1", "made 2"]
 
 
 def test_no_lock_file_stays(saved: Saved) -> None:

@@ -32,7 +32,7 @@ def an_x86_64_machine_with_python_3_11(monkeypatch: pytest.MonkeyPatch) -> Itera
 @pytest.fixture
 def served(archive: Archive) -> Archive:
     """An archive with every package of the list, one of them in two versions."""
-    for name in packed("3.11")["packages"]:
+    for name in packed("3.11", ARM)["packages"]:
         archive.foreign.add(name)
         archive.add("bookworm", name, "1.0-1", {f"usr/lib/{name}": name.encode()})
     archive.add("bookworm-security", "libc6", "1.0-2", {"lib/aarch64-linux-gnu/libc.so.6": b"new"})
@@ -49,7 +49,7 @@ def test_the_newest_of_each_package_is_unpacked_and_its_digest_kept(served: Arch
     assert (folder / "usr/lib/aarch64-linux-gnu/libc.so.6").read_bytes() == b"new"
     assert (folder / "usr/lib/libffi8").read_bytes() == b"libffi8"
     record = json.loads((folder / "packages.json").read_text())
-    assert list(record) == packed("3.11")["packages"]
+    assert list(record) == packed("3.11", ARM)["packages"]
     name, digest = record["libc6"].split()
     assert (name, len(digest)) == ("libc6_1.0-2_arm64.deb", 64)
     assert not list((kernel_cache.folder() / "downloads").glob("*.deb"))
@@ -63,8 +63,8 @@ def test_it_is_made_once_and_anew_when_the_list_of_packages_has_changed(
     lines.clear()
     assert userland(ARM, progress=lines.append) == folder
     assert lines == []
-    changed = {**packed("3.11"), "packages": [*packed("3.11")["packages"], "libnothing1"]}
-    monkeypatch.setattr(module, "packed", lambda python: changed)
+    changed = {**packed("3.11", ARM), "packages": [*packed("3.11", ARM)["packages"], "libnothing1"]}
+    monkeypatch.setattr(module, "packed", lambda python, wanted: changed)
     with pytest.raises(MirrorError, match="the mirror serves no package libnothing1 for arm64"):
         userland(ARM, progress=lines.append)
 
@@ -86,9 +86,17 @@ def test_a_package_that_is_not_what_the_index_says_is_refused(served: Archive) -
 
 
 def test_a_python_that_debian_lacks_is_one_clear_error() -> None:
-    with pytest.raises(BuildError, match=r"bytecode of this machine's Python 3\.12") as caught:
-        packed("3.12")
-    assert "Python 3.11 or 3.13" in str(caught.value)
+    with pytest.raises(BuildError, match=r"guests of arm64 .* bytecode of this machine's Python 3\.12") as caught:
+        packed("3.12", ARM)
+    assert "Python 3.11 or 3.13, which Debian has for it" in str(caught.value)
+
+
+def test_a_python_that_debian_lacks_for_the_architecture_is_one_clear_error() -> None:
+    riscv64 = architecture.require("riscv64")
+    assert packed("3.13", riscv64) is not None
+    with pytest.raises(BuildError, match=r"guests of riscv64 .* bytecode of this machine's Python 3\.11") as caught:
+        packed("3.11", riscv64)
+    assert "expected: Python 3.13, which" in str(caught.value)
 
 
 def test_links_stay_inside_and_documentation_is_left_out(tmp_path: Path) -> None:
