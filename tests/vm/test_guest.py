@@ -120,7 +120,7 @@ def test_a_program_runs_beside_the_test(guest: Guest) -> None:
         assert running.wait().status == 5
     with guest.start([PYTHON, "-c", script]) as running, pytest.raises(AssertionError, match="ended with status 0"):
         running.wait_for("never")
-    with guest.start([PYTHON, "-c", "import time; print('up', flush=True); time.sleep(60)"]) as running:
+    with guest.start([PYTHON, "-c", "import time; print('up', flush=True)\nwhile True: time.sleep(0.1)"]) as running:
         running.wait_for("up")
         assert running.output().status is None
         running.send_signal(2)

@@ -68,6 +68,9 @@ NAMESPACES = {"user": "user_namespaces", "mnt": "mount_namespaces"}
 ALWAYS = ("socket_filter", "sched_cls", "syscall")
 """Types of programs that need no part: the first two are there wherever a guest starts, "syscall" has a capability."""
 
+MAP_OF_CASE = "map_CASE"
+"""What a test needs that creates a map of the type that its case names."""
+
 EVERY_CASE = ""
 
 
@@ -163,17 +166,21 @@ def _reach(node: ast.AST) -> Iterator[str]:
         yield from (NAMESPACES[one.value] for one in ast.walk(node) if _is_text(one) and one.value in NAMESPACES)  # type: ignore[attr-defined]
     if name == "ask" and any(ast.unparse(one) == "calls.Credentials.become" for one in node.args):
         yield "users"
+    if name == "map" and node.args and ast.unparse(node.args[0]) in ("case", "contract.case"):
+        yield MAP_OF_CASE
+    if name == "Use" and any(_is_text(one) and one.value == "perf_event_output" for one in ast.walk(node)):  # type: ignore[attr-defined]
+        yield "prog_perf_event"
     if name in ("prog", "load", "run", "Use"):
         texts += [one.value.value for one in node.keywords if one.arg == "program" and _is_text(one.value)]  # type: ignore[attr-defined]
         yield from (f"prog_{one}" for one in texts if f"prog_{one}" in CAPABILITIES and one not in ALWAYS)
 
 
-def of_case(contract: Contract) -> Iterator[str]:
+def of_case(contract: Contract, *, makes_map: bool) -> Iterator[str]:
     """Yield the parts that the case of a contract names: a type of programs or of maps that has a symbol of its own."""
     for word in (contract.case, contract.case.partition("_with")[0]):
         if contract.name == "prog.type" and f"prog_{word}" in CAPABILITIES and word not in ALWAYS:
             yield f"prog_{word}"
-        if contract.name == "prog.inner_type" and word in MAP_TYPES and MAP_TYPES[word].config:
+        if makes_map and word in MAP_TYPES and MAP_TYPES[word].config:
             yield f"map_{word}"
 
 
@@ -191,7 +198,7 @@ def undeclared(path: Path, promised: Mapping[str, Contract]) -> list[str]:
                 continue
             keys = {EVERY_CASE, contract.case, contract.name, *module.texts(test)}
             wanted = {need for need, cases in needs.items() if cases & keys}
-            wanted |= set(of_case(contract))
+            wanted = {*wanted - {MAP_OF_CASE}, *of_case(contract, makes_map=MAP_OF_CASE in wanted)}
             wanted -= {one for need in wanted for one in IMPLIED.get(need, ())}
             missing = wanted - set(contract.requires) - {contract.decided_by}
             found += [f"{contract.id} does not require {need}" for need in sorted(missing)]
