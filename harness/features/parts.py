@@ -28,6 +28,8 @@ ATTACHED: dict[str, dict[str, Any]] = {
 }
 """What programs of some types are loaded with."""
 
+_SPECTRE = "/sys/devices/system/cpu/vulnerabilities/spectre_v1"
+
 BPFFS, CGROUPS = "/sys/fs/bpf", "/sys/fs/cgroup"
 
 
@@ -147,6 +149,22 @@ def _switch(value: str, *, back: bool) -> Probe:
     return probe
 
 
+def _mitigated(bpf: Bpf) -> ProbeResult:
+    """The kernel protects itself against Spectre.
+
+    Otherwise the verifier masks no index from v6.7 on: Linux kernel commit bc5bc309db45 ("bpf: Inherit system settings
+    for CPU security mitigations").
+    """
+    for path, sign in ((_SPECTRE, b"Vulnerable"), ("/proc/cmdline", b"mitigations=off")):
+        try:
+            said = bpf.commands.ask(f"read of {path}", calls.Files.read_file, path=path)
+        except BpfError:
+            continue  # not every architecture and release says it
+        if sign in said:
+            return ProbeResult(Availability.NO, f"{path}: {sign.decode()}")
+    return ProbeResult(Availability.YES, "nothing says that it does not")
+
+
 def _part(sentence: str, config: str, probe: Probe) -> Capability:
     return Capability(sentence, "4.12", "", probe, config, is_part=True)
 
@@ -204,6 +222,9 @@ PARTS: dict[str, Capability] = {
     "second_cpu": _part("there is a second processor", "SMP", works(_second_cpu, "a process ran there")),
     "vmallocinfo": _part("root sees areas of memory (/proc/vmallocinfo)", "MMU", reads("/proc/vmallocinfo")),
     "meminfo": _part("the kernel says how much memory it uses (/proc/meminfo)", "PROC_FS", reads("/proc/meminfo")),
+    "mitigations": _part(
+        "the kernel protects itself against Spectre (no mitigations=off)", "CPU_MITIGATIONS", _mitigated
+    ),
     "locked_memory": _part("root may lock any amount of memory", "MULTIUSER", works(_locked_memory, "setrlimit")),
     **{
         f"prog_{name}": _type(name, since, config)

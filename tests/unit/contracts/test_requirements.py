@@ -35,6 +35,7 @@ GIVEN = ("/proc/self/status", "/proc/self/stat", "/proc/self/fd", "/proc/version
 NAMES = {
     "jit": "jit_switch",
     "translated": "translated_programs",
+    "translated_for_nobody": "mitigations",
     "cgroup": "cgroups",
     "tracepoint": "tracepoints",
     "raw_tracepoint": "raw_tracepoints",
