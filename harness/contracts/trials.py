@@ -150,6 +150,7 @@ def _pytest(
     names: Sequence[str], record: Path, arguments: list[str], select: Sequence[str], environment: Mapping[str, str]
 ) -> None:
     log = record.with_suffix(".log")
+    record.unlink(missing_ok=True)  # that of an earlier trial must not speak for this one
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
     command += ["--pyargs", *(select or ["harness.contracts"]), f"--record={record}"]
     with log.open("w") as output:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
+
 import pytest
 
-from harness.contracts.trials import THINGS, judged, trials, words
+from harness.contracts.trials import THINGS, judged, run, trials, words
+from harness.errors import RecordError
 from tests.unit.results.samples import observation, record, result
 
 
@@ -42,3 +46,13 @@ def test_a_contract_passes_or_is_not_asked(outcome: str, failed: int) -> None:
     )
     assert (trial.asked, trial.not_asked) == (1, {"6.1 lacks tracefs": 1})
     assert list(trial.failures) == [f"test.py::test_it[hom.a]: {outcome}: why"] * failed
+
+
+def test_an_earlier_record_does_not_speak_for_a_run_that_wrote_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: None)
+    earlier = tmp_path / "earlier.json"
+    earlier.write_text("{}")
+    with pytest.raises(RecordError, match="wrote no record"):
+        run("6.1", ("tracefs",), earlier, 20, [])
