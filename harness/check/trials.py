@@ -12,7 +12,6 @@ A verdict comes from a load without a log; the verifier is asked for its log onl
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -30,6 +29,7 @@ from harness.remote import transfer
 from harness.remote.bpf import Bpf
 from harness.remote.command import BpfError
 from harness.remote.libbpf import PLACE_LOOKUPS, BpfObject, Definitions, Libbpf
+from harness.vm.death import OUT_OF_MEMORY
 from harness.vm.machine import Machine, State
 
 _LOG_ROOM = 1 << 20
@@ -41,7 +41,6 @@ _LONGEST_LOG = (1 << 24) - 1
 _LOG_STATS = 4
 """BPF_LOG_STATS (5.2): the verifier's words and counts alone, so that no log is too large."""
 _ENOSPC = 28
-_OUT_OF_MEMORY = re.compile(rb"Out of memory: Kill(?:ed)? process")
 _BTF = "/tmp/check-btf"  # noqa: S108 - a file of the guest, in memory
 
 
@@ -87,7 +86,7 @@ class LogWatch:
         if self._machine.state is not State.READY:
             return ()
         said = self._machine.ask_agent(calls.Agent.log_since)
-        self.out_of_memory |= any(_OUT_OF_MEMORY.search(record) for record in said["records"])
+        self.out_of_memory |= any(OUT_OF_MEMORY.search(record.decode(errors="replace")) for record in said["records"])
         if not said["records"] and said["tainted"] == self._tainted:
             return ()
         from harness.checks.kernel_log import find_faults  # takes longer than a load, and most loads log nothing

@@ -12,29 +12,17 @@ from harness.errors import HarnessError, InfrastructureError
 from harness.pytest_plugin.marks import has_mark
 from harness.pytest_plugin.options import option
 from harness.pytest_plugin.pause import pause_at
-from harness.pytest_plugin.state import COMPLAINED, FOUND, LEAK_CHECK, OUTCOME, STATE
+from harness.pytest_plugin.state import COMPLAINED, FOUND, OUTCOME, STATE
 from harness.results import properties
 
 if TYPE_CHECKING:
-    from harness.checks.base import Checks, Complaint
+    from harness.checks.base import Complaint
     from harness.checks.kernel_log import KernelLog
     from harness.checks.known_faults import ExpectedFault, KnownFault
     from harness.kernel.types import Choice
     from harness.results.types import Fault
     from harness.vm.machine import Machine
     from harness.vm.spec import MachineSpec
-
-
-def checks_around(item: pytest.Item, log: KernelLog) -> Checks:
-    """Return the checks around a test; the kernel log is the last."""
-    from harness.checks.base import Checks
-    from harness.checks.leaks import LeakCheck
-
-    if has_mark(item, "leaks"):
-        return Checks([log])
-    shared = item.config.stash[STATE].pool().shares
-    item.stash[LEAK_CHECK] = leak_check = LeakCheck(item.config.rootpath, is_last=not shared)
-    return Checks([leak_check, log])
 
 
 def log_check(item: pytest.Item, choice: Choice) -> KernelLog:
@@ -80,9 +68,10 @@ def note_boot_faults(item: pytest.Item, log: KernelLog, machine: Machine) -> Non
     from harness.checks.known_faults import sort_out
 
     seen = item.config.stash[STATE].boot_logs
-    if any(one is machine.boot_log for one in seen):
+    boot_log = hash(tuple(machine.boot_log))
+    if boot_log in seen:
         return
-    seen.append(machine.boot_log)
+    seen.add(boot_log)
     found = sort_out(find_faults(machine.boot_log, 0, machine.about["tainted"]), known=log.known, is_for=log.is_for)
     item.user_properties += [(properties.BOOT_FAULT, asdict(one.fault)) for one in found.counted]
     item.user_properties += [known_fault(one.fault, entry) for one, entry in found.known]
@@ -104,6 +93,9 @@ class Taken:
     """
 
     def __init__(self, item: pytest.Item, choice: Choice, spec: MachineSpec) -> None:
+        from harness.checks.base import Checks
+        from harness.checks.leaks import LeakCheck
+
         self._state = item.config.stash[STATE]
         self._spec = spec
         pool = self._state.pool()
@@ -114,8 +106,9 @@ class Taken:
             pool.expect(*self._state.next)
         self._log = log_check(item, choice)
         note_boot_faults(item, self._log, self.machine)
-        self._checks = checks_around(item, self._log)
-        self._leaks = item.stash.get(LEAK_CHECK, None)
+        # The kernel log is the last.
+        self._leaks = None if has_mark(item, "leaks") else LeakCheck(item.config.rootpath, is_last=not pool.shares)
+        self._checks = Checks([self._log] if self._leaks is None else [self._leaks, self._log])
         self._checks.begin(self.machine)
 
     @property

@@ -13,7 +13,6 @@ from harness.pytest_plugin.output import Output
 
 if TYPE_CHECKING:
     from harness.checks.known_faults import KnownFault
-    from harness.checks.leaks import LeakCheck
     from harness.kernel.catalog import Catalog
     from harness.kernel.files.addr2line import Lines
     from harness.kernel.types import Choice
@@ -35,7 +34,6 @@ TOLD = pytest.StashKey[int]()
 OUTCOME = pytest.StashKey[str]()
 COMPLAINED = pytest.StashKey[bool]()
 FOUND = pytest.StashKey[str]()
-LEAK_CHECK: pytest.StashKey[LeakCheck] = pytest.StashKey()
 ALONE = pytest.StashKey[bool]()
 """Whether a test that shares its machine runs again on one of its own."""
 
@@ -54,7 +52,7 @@ class PluginState:
         self.unreachable: dict[str, str] = {}
         self.left_out: list[tuple[str, str, str]] = []
         self.recorder: Recorder | None = None
-        self.boot_logs: list[list[bytes]] = []
+        self.boot_logs: set[int] = set()
         self._known: list[KnownFault] | None = None
         self._lines: dict[Choice, Lines | None] = {}
         self.expired: list[str] = []

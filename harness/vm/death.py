@@ -6,6 +6,7 @@ the guest writes.
 
 from __future__ import annotations
 
+import re
 import signal
 from dataclasses import dataclass
 
@@ -16,7 +17,8 @@ _TRIPLE_FAULT = "Triple fault"
 """QEMU's log, in software emulation."""
 _POWERED_OFF, _RESET, _BY_SIGNAL = "guest-shutdown", "guest-reset", "host-signal"
 _TERMINATED = "terminating on signal"
-_OUT_OF_MEMORY = "Out of memory: Killed process"
+OUT_OF_MEMORY = re.compile("Out of memory: Kill(ed)? process")
+"""What the kernel says when it kills a process; "Kill" up to 5.2."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def is_out_of_memory(status: int, lines: list[str]) -> bool:
         status: Its wait status.
         lines: The console's last lines.
     """
-    return status & 0x7F == signal.SIGKILL and any(_OUT_OF_MEMORY in line for line in lines)
+    return status & 0x7F == signal.SIGKILL and any(OUT_OF_MEMORY.search(line) for line in lines)
 
 
 def _lost(label: str, end: QemuEnd, tail: str) -> LinkBroken:

@@ -123,7 +123,9 @@ FAULTS = (
     _faulted("oops", "oops: BUG: (unable to handle )?kernel NULL pointer dereference"),
     _faulted("bug", r"BUG: kernel BUG at (/\S+/)?kernel/cred.c"),
     _faulted("list_corruption", r"list corruption: list_add (double add|corruption)"),
-    _crashed("stack_overflow", r"(BUG: (TASK )?stack guard page was hit at .* \()?Kernel panic - not syncing: Fatal exc"),
+    _crashed(
+        "stack_overflow", r"(BUG: (TASK )?stack guard page was hit at .* \()?Kernel panic - not syncing: Fatal exc"
+    ),
     _crashed("triple_fault", "triple fault$"),
     _faulted("nmi", "NMI: (Uhhuh. )?NMI received for unknown reason"),
     _crashed("nmi_that_panics", "Kernel panic - not syncing: NMI: Not continuing"),

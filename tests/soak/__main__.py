@@ -25,7 +25,10 @@ SETTLED = 100
 """Tests after which memory and descriptors must no longer grow."""
 
 GROWTH = 1.1
-"""How many times as much they may become."""
+"""How many times as much they may become, without what pytest itself keeps of each test."""
+
+_PLAIN = 2000
+"""Tests without a kernel that show what pytest keeps."""
 
 _STALLED = 900.0
 """Seconds without an ended test, after which pytest is killed and started again."""
@@ -39,7 +42,7 @@ class Part:
 
     Attributes:
         kernel: The kernel's selector.
-        isolation: "vm" for tests on clones, "boot" for a boot each.
+        isolation: "vm" for tests on clones, "boot" for a boot each, "none" for tests that use no kernel.
         wanted: Tests to run.
         done: Tests that have ended.
         failures: Tests that did not pass, by kind.
@@ -47,6 +50,7 @@ class Part:
         rss: KiB of memory: when it had settled, and the most after that.
         descriptors: Likewise.
         seconds: How long it took.
+        kept: KiB that pytest itself keeps of each test.
     """
 
     kernel: str
@@ -58,11 +62,21 @@ class Part:
     rss: list[int] = field(default_factory=lambda: [0, 0])
     descriptors: list[int] = field(default_factory=lambda: [0, 0])
     seconds: float = 0.0
+    kept: float = 0.0
 
     @property
     def grew(self) -> bool:
         """Whether the process grew after it had settled."""
-        return any(most > settled * GROWTH for settled, most in (self.rss, self.descriptors))
+        kept = self.kept * max(self.done - SETTLED, 0)
+        return any(
+            most > settled * GROWTH + by_pytest
+            for (settled, most), by_pytest in ((self.rss, kept), (self.descriptors, 0.0))
+        )
+
+    @property
+    def growth(self) -> float:
+        """KiB of memory that each test took for good, after the process had settled."""
+        return (self.rss[1] - self.rss[0]) / max(self.done - SETTLED, 1)
 
     @property
     def is_good(self) -> bool:
@@ -85,9 +99,10 @@ class Soak:
         self._folder = Path(tempfile.mkdtemp(prefix="soak-"))
 
     def run(self) -> None:
-        """Run every part to its end."""
+        """Run every part to its end; the first, without a kernel, shows what pytest itself keeps."""
         try:
             for part in self.parts:
+                part.kept = self.parts[0].growth if self.parts[0].isolation == "none" else 0.0
                 self._run_part(part)
         finally:
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -108,10 +123,11 @@ class Soak:
         """Run pytest from a turn on; return the first turn that has not ended."""
         lines = self._folder / f"{part.kernel.replace('/', '_')}-{part.isolation}-{first}"
         output = lines.with_suffix(".out")
+        kernel = [f"--kernel={part.kernel}", f"--isolation={part.isolation}", "tests/soak/cases.py"]
         argv = [
             *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "tests.soak.plugin"),
-            *(f"--kernel={part.kernel}", f"--isolation={part.isolation}"),
-            *(f"--soak-turns={first}:{part.wanted}", f"--soak-lines={lines}", "tests/soak/cases.py"),
+            *(kernel if part.isolation != "none" else ["-p", "no:harness", "tests/soak/plain.py"]),
+            *(f"--soak-turns={first}:{part.wanted}", f"--soak-lines={lines}"),
         ]
         lines.touch()
         turn, at, moved = first, 0, time.monotonic()
@@ -186,14 +202,15 @@ def left() -> dict[str, int]:
 
 def table(parts: list[Part]) -> list[str]:
     """Return the report as a table in Markdown."""
-    lines = ["| kernel | isolation | tests | failed | restarts | RSS (MiB) | descriptors | s | |", f"|{'---|' * 9}"]
+    heads = "kernel", "isolation", "tests", "failed", "restarts", "RSS (MiB)", "KiB a test", "descriptors", "s", ""
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     for part in parts:
         failed = ", ".join(f"{count} {kind}" for kind, count in part.failures.items()) or "0"
-        rss, descriptors = ([*part.rss], [*part.descriptors])
+        rss, descriptors = part.rss, part.descriptors
         lines.append(
             f"| {part.kernel} | {part.isolation} | {part.done} of {part.wanted} | {failed} | {len(part.restarts)} | "
-            f"{rss[0] >> 10} → {rss[1] >> 10} | {descriptors[0]} → {descriptors[1]} | {part.seconds:.0f} | "
-            f"{'good' if part.is_good else 'NOT GOOD'} |"
+            f"{rss[0] >> 10} → {rss[1] >> 10} | {part.growth:.2f} | {descriptors[0]} → {descriptors[1]} | "
+            f"{part.seconds:.0f} | {'good' if part.is_good else 'NOT GOOD'} |"
         )
         lines += [f"\n{why}" for why in part.restarts]
     return lines
@@ -209,7 +226,8 @@ def main() -> int:
     parser.add_argument("--report", type=Path, metavar="FILE", help="write what was seen as JSON")
     arguments = parser.parse_args()
     kernels = arguments.kernel or ["6.1"]
-    parts = [
+    parts = [Part("none", "none", _PLAIN)]
+    parts += [
         Part(kernel, isolation, count // len(kernels))
         for isolation, count in (("vm", arguments.tests), ("boot", arguments.boots))
         for kernel in kernels

@@ -1,4 +1,8 @@
-"""Writes a line of JSON for each test of a soak: how it ended, and what the pytest process uses then."""
+"""Writes a line of JSON for each test of a soak: how it ended, and what the pytest process uses then.
+
+pytest keeps the reports of every test until its end, some KiB each. Those of tests that passed are thrown away here, so
+that what grows is the harness.
+"""
 
 from __future__ import annotations
 
@@ -45,6 +49,7 @@ class Lines:
         """Write the line of a test that is over."""
         self._kinds = []
         result = yield
+        forget_passed(item)
         line = {"turn": item.callspec.params["turn"], "kinds": self._kinds, **usage()}  # type: ignore[attr-defined]
         with self._path.open("a") as file:
             file.write(json.dumps(line) + "\n")
@@ -55,6 +60,15 @@ class Lines:
         if not report.passed:
             troubles = [trouble.value for trouble in properties.troubles(report.user_properties)]
             self._kinds += troubles or [report.outcome]
+
+
+def forget_passed(item: pytest.Item) -> None:
+    """Throw away what pytest keeps of tests that passed."""
+    reporter = item.config.pluginmanager.get_plugin("terminalreporter")
+    assert reporter is not None
+    for kind in ("", "passed"):
+        reporter.stats.pop(kind, None)
+    item.user_properties.clear()
 
 
 def usage() -> dict[str, int]:

@@ -65,13 +65,13 @@ def test_it_gives_up_where_nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_the_report_is_written_with_what_was_lost(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    Pytest(monkeypatch, line(0, "infrastructure") + line(1))
+    Pytest(monkeypatch, line(1999), line(0, "infrastructure") + line(1))
     report = tmp_path / "report.json"
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))  # it is set anew, and is as before afterwards
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(sys, "argv", ["soak", "--tests", "2", "--boots", "0", "--report", str(report)])
     assert soak.main() == 1
-    (part,) = json.loads(report.read_text())["parts"]
+    _, part = json.loads(report.read_text())["parts"]
     assert (part["done"], part["failures"]) == (2, {"infrastructure": 1})
 
 
@@ -84,3 +84,12 @@ def test_growth_after_the_first_tests_is_not_good(
     facts: dict[str, Any] = {name: most}
     Pytest(monkeypatch, line(0) + line(1) + line(2, **facts) + line(3))
     assert run(4).is_good == good
+
+
+def test_what_pytest_itself_keeps_of_each_test_is_no_growth(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(soak, "SETTLED", 1)
+    Pytest(monkeypatch, line(0) + line(10, rss=1200) * 2, line(0) + line(1, rss=1201), line(0) + line(1, rss=1199))
+    plain, grows, is_flat = soak.Part("none", "none", 3), soak.Part("6.1", "vm", 2), soak.Part("6.12", "vm", 2)
+    soak.Soak([plain, grows, is_flat], every=1000).run()
+    assert plain.growth == 100
+    assert (grows.grew, is_flat.grew) == (True, False)

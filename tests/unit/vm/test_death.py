@@ -57,6 +57,7 @@ def test_a_signal_says_who_sent_it_and_what_to_look_at() -> None:
 def test_a_process_that_the_guests_kernel_killed_for_memory_is_told_from_one_that_was_killed() -> None:
     lines = ["[   39.3] Out of memory: Killed process 81 (init) total-vm:163308kB"]
     assert is_out_of_memory(9, lines)
+    assert is_out_of_memory(9, ["Out of memory: Kill process 33 (init) score 772 or sacrifice child"])  # 4.14
     assert not is_out_of_memory(9, [])
     assert not is_out_of_memory(11, lines)
     assert not is_out_of_memory(0x300, lines)
