@@ -123,8 +123,10 @@ FAULTS = (
     _faulted("oops", "oops: BUG: (unable to handle )?kernel NULL pointer dereference"),
     _faulted("bug", r"BUG: kernel BUG at (/\S+/)?kernel/cred.c"),
     _faulted("list_corruption", r"list corruption: list_add (double add|corruption)"),
+    # Without CONFIG_VMAP_STACK there is no guard page, and no stack for the report.
     _crashed(
-        "stack_overflow", r"(BUG: (TASK )?stack guard page was hit at .* \()?Kernel panic - not syncing: Fatal exc"
+        "stack_overflow",
+        r"((BUG: (TASK )?stack guard page was hit at .* \()?Kernel panic - not syncing: Fatal exc|triple fault$)",
     ),
     _crashed("triple_fault", "triple fault$"),
     _faulted("nmi", "NMI: (Uhhuh. )?NMI received for unknown reason"),

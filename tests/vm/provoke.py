@@ -162,7 +162,9 @@ class Kernel:
     def symbol(self, name: str) -> int:
         """Return a symbol's address; with "a|b" that of the first that there is."""
         found = self._guest.call(symbols, name.split("|"))
-        return next(found[one] for one in name.split("|") if one in found)
+        places = [found[one] for one in name.split("|") if one in found]
+        assert places, f"{self._machine.release} has no {name}"
+        return places[0]
 
     def code(self) -> Code:
         """Return instructions to fill in."""
@@ -451,6 +453,11 @@ S390_RECIPES = {
 """The same on s390x."""
 
 _RECIPES = {"amd64": RECIPES, "arm64": ARM_RECIPES, "s390x": S390_RECIPES}
+
+
+def has_symbol(machine: Machine, name: str) -> bool:
+    """Return whether a kernel has a symbol, or with "a|b" one of them."""
+    return bool(Guest(machine).call(symbols, name.split("|")))
 
 
 def provoke(machine: Machine, name: str) -> None:
