@@ -79,14 +79,18 @@ def judge(name: str, finding: ProbeResult, version: KernelVersion, config: Mappi
     lacks = f"{version} lacks {name}: {capability.sentence} ({finding.evidence}{origin})"
     if not capability.expected(version):
         return Judgement(Decision.SKIP, lacks)
-    needed = capability.config.split()
-    missing = [f"CONFIG_{symbol}" for symbol in needed if symbol not in (config or ())]
-    if missing and config is None:
-        return Judgement(Decision.SKIP, f"{lacks}; its configuration is unknown, {' or '.join(missing)} may be off")
-    if missing:
+    needed = [f"CONFIG_{symbol}" for symbol in capability.config.split() if not symbol.startswith("!")]
+    unwanted = [f"CONFIG_{symbol[1:]}" for symbol in capability.config.split() if symbol.startswith("!")]
+    if config is None and needed + unwanted:
+        doubts = [f"{' or '.join(names)} may be {how}" for names, how in ((needed, "off"), (unwanted, "on")) if names]
+        return Judgement(Decision.SKIP, f"{lacks}; its configuration is unknown, {' and '.join(doubts)}")
+    known = {f"CONFIG_{symbol}" for symbol in config or ()}
+    if missing := [name for name in needed if name not in known]:
         return Judgement(Decision.SKIP, f"{lacks}; it was built without {' and '.join(missing)}")
+    if present := [name for name in unwanted if name in known]:
+        return Judgement(Decision.SKIP, f"{lacks}; it was built with {' and '.join(present)}")
     if capability.is_part:
-        symbols = " and ".join(f"CONFIG_{symbol}" for symbol in needed)
+        symbols = " and ".join(needed)
         with_symbol = f", although it was built with {symbols}" if symbols else ""
         return Judgement(Decision.SKIP, f"{lacks}; it was booted without{with_symbol}")
     return Judgement(Decision.FAIL, f"{lacks}: a kernel of this version should have it")
@@ -105,7 +109,11 @@ CAPABILITIES: dict[str, Capability] = {
         refuses_bad_fd("PROG_TEST_RUN", "prog_fd"),
     ),
     "interpreter": Capability(
-        "programs can be interpreted", "4.12", "CONFIG_BPF_JIT_ALWAYS_ON, from v4.15, takes it away", interpreter
+        "programs can be interpreted",
+        "4.12",
+        "CONFIG_BPF_JIT_ALWAYS_ON, from v4.15, takes it away",
+        interpreter,
+        "!BPF_JIT_ALWAYS_ON",
     ),
     "ids": Capability("maps and programs have ids that can be walked", "4.13", "commit 34ad5580f8f9", next_id("MAP")),
     "outer_lookup": Capability(

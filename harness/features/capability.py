@@ -49,7 +49,8 @@ class Capability:
         since: The first mainline version that has it.
         origin: The kernel commit that introduced it, or the place in the kernel's source that shows it.
         probe: Asks a kernel; it may leave objects in the guest process that it gets.
-        config: The configuration symbols that it needs, with spaces between them; "" for none.
+        config: The configuration symbols that it needs, with spaces between them; "" for none. One after a "!" takes it
+            away.
         is_part: Whether it is a part that a kernel can be built or booted without, whatever its version: a missing one
             is not a failure.
         until: The first later mainline version that lacks it, "" for none.

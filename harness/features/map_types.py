@@ -34,7 +34,7 @@ class MapType:
         since: The first mainline version that has it.
         origin: The kernel commit that introduced it.
         fields: Attributes of BPF_MAP_CREATE other than four bytes of key, four of value and one element.
-        config: The configuration symbol that it needs; "" for none.
+        config: The configuration symbols that it needs, on some releases at least; "" for none.
         btf: Whether it must be created with BTF, such as :data:`INTEGERS`.
     """
 
@@ -54,6 +54,7 @@ _KEYLESS = {"key_size": 0}
 _PAGES = {"key_size": 0, "value_size": 0, "max_entries": 4096}
 _STORAGE = {"value_size": 8, "max_entries": 0, "map_flags": uapi.NO_PREALLOC}
 _CGROUP = {"key_size": 16, "value_size": 8, "max_entries": 0}
+_SOCKETS = "INET BPF_STREAM_PARSER"  # in bpf_types.h of v5.15 the first alone
 
 MAP_TYPES: dict[str, MapType] = {
     "hash": MapType("3.19", "commit 0f8e4bd8a1fc"),
@@ -68,10 +69,10 @@ MAP_TYPES: dict[str, MapType] = {
     "lru_percpu_hash": MapType("4.10", "commit 8f8449384ec3"),
     "lpm_trie": MapType("4.11", "commit b95a5c4db09b", {"key_size": 8, "map_flags": uapi.NO_PREALLOC}),
     "devmap": MapType("4.14", "commit 546ac1ffb70d", config="NET"),
-    "sockmap": MapType("4.14", "commit 174a79ff9515", config="INET"),
+    "sockmap": MapType("4.14", "commit 174a79ff9515", config=_SOCKETS),
     "cpumap": MapType("4.15", "commit 6710e1126934", config="NET"),
     "xskmap": MapType("4.18", "commit fbfc504a24f5", config="XDP_SOCKETS"),
-    "sockhash": MapType("4.18", "commit 81110384441a", config="INET"),
+    "sockhash": MapType("4.18", "commit 81110384441a", config=_SOCKETS),
     "cgroup_storage": MapType("4.19", "commit de9cbbaadba5", _CGROUP, "CGROUP_BPF"),
     "reuseport_sockarray": MapType("4.19", "commit 5dc4c4b7d4e8", {"value_size": 8}, "INET"),
     "percpu_cgroup_storage": MapType("4.20", "commit b741f1630346", _CGROUP, "CGROUP_BPF"),
@@ -81,7 +82,7 @@ MAP_TYPES: dict[str, MapType] = {
     "devmap_hash": MapType("5.4", "commit 6f9d451ab1a3", config="NET"),
     "ringbuf": MapType("5.8", "commit 457f44363a88", _PAGES),
     "inode_storage": MapType("5.10", "commit 8ea636848aca", _STORAGE, "BPF_LSM", btf=True),
-    "task_storage": MapType("5.11", "commit 4cf1bc1f1045", _STORAGE, btf=True),
+    "task_storage": MapType("5.11", "commit 4cf1bc1f1045", _STORAGE, "BPF_LSM", btf=True),  # none in v5.15
     "bloom_filter": MapType("5.16", "commit 9330986c0300", _KEYLESS),
     "user_ringbuf": MapType("6.1", "commit 583c1f420173", _PAGES),
     "cgrp_storage": MapType("6.2", "commit c4bcfb38a95e", _STORAGE, "CGROUPS", btf=True),

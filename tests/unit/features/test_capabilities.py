@@ -27,6 +27,12 @@ YES, NO, UNKNOWN = (
         ("btf", NO, "6.1", {"BPF": "y"}, Decision.SKIP),
         ("btf", NO, "6.1", {"DEBUG_INFO_BTF": "y"}, Decision.FAIL),
         ("btf", NO, "6.1", None, Decision.SKIP),
+        ("interpreter", NO, "6.1", {"BPF_JIT_ALWAYS_ON": "y"}, Decision.SKIP),
+        ("interpreter", NO, "6.1", {"BPF": "y"}, Decision.FAIL),
+        ("interpreter", NO, "6.1", None, Decision.SKIP),
+        ("map_sockmap", NO, "5.4", {"INET": "y"}, Decision.SKIP),
+        ("map_sockmap", NO, "5.4", {"INET": "y", "BPF_STREAM_PARSER": "y"}, Decision.FAIL),
+        ("map_task_storage", NO, "5.11", {"BPF": "y"}, Decision.SKIP),
         ("user_namespaces", NO, "6.1", {"BPF": "y"}, Decision.SKIP),
         ("user_namespaces", NO, "6.1", {"USER_NS": "y"}, Decision.SKIP),
         ("user_namespaces", NO, "6.1", None, Decision.SKIP),
@@ -55,10 +61,12 @@ def test_the_reason_names_where_it_came_from() -> None:
         ("user_namespaces", None, "its configuration is unknown, CONFIG_USER_NS may be off"),
         ("jit_switch", {"BPF_JIT": "y"}, "it was built without CONFIG_PROC_SYSCTL"),
         ("jit_switch", {"BPF": "y"}, "it was built without CONFIG_BPF_JIT and CONFIG_PROC_SYSCTL"),
+        ("interpreter", {"BPF_JIT_ALWAYS_ON": "y"}, "it was built with CONFIG_BPF_JIT_ALWAYS_ON"),
+        ("interpreter", None, "its configuration is unknown, CONFIG_BPF_JIT_ALWAYS_ON may be on"),
         ("jit_switch", None, "its configuration is unknown, CONFIG_BPF_JIT or CONFIG_PROC_SYSCTL may be off"),
     ],
 )
-def test_the_reason_names_the_symbols_of_a_missing_part(name: str, config: dict[str, str] | None, words: str) -> None:
+def test_the_reason_names_the_symbols_of_what_is_missing(name: str, config: dict[str, str] | None, words: str) -> None:
     reason = judge(name, NO, KernelVersion.parse("6.1"), config).reason
     assert reason.startswith(f"6.1 lacks {name}: ")
     assert reason.endswith(words)
