@@ -7,6 +7,7 @@ configuration symbol that brings it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from errno import E2BIG
 from typing import Any
 
 from harness.errors import GuestCallError
@@ -117,6 +118,13 @@ def _namespace(name: str) -> Callable[[Bpf], object]:
     return lambda bpf: bpf.commands.process.ask(calls.Credentials.leave, (name,))
 
 
+def _cpumap_of_two(bpf: Bpf) -> ProbeResult:
+    fields = {"map_type": "cpumap", "key_size": 4, "value_size": 4, "max_entries": 2}
+    errno = bpf.commands.attempt("MAP_CREATE", fields).errno
+    answer = Availability.NO if errno == E2BIG else Availability.YES
+    return ProbeResult(answer, errno_name(errno) if errno else "accepted")
+
+
 def _another_user(bpf: Bpf) -> None:
     bpf.commands.process.ask(calls.Credentials.become, 65534, ())
 
@@ -198,6 +206,9 @@ PARTS: dict[str, Capability] = {
     "wait_trace": _part(
         "kprobe events count waits for grace periods", "KPROBE_EVENTS", works(_traced_waits, "an event was added")
     ),
+    "expedited_waits": _part(
+        "waits for grace periods are ordinary or expedited", "!TINY_RCU", reads("/sys/kernel/rcu_expedited")
+    ),
     "tracepoints": _part(
         "perf events attach programs to tracepoints of system calls",
         "FTRACE_SYSCALLS",
@@ -220,6 +231,7 @@ PARTS: dict[str, Capability] = {
     "users": _part("a process can become another user", "MULTIUSER", works(_another_user, "it became 65534")),
     "unix_sockets": _part("there are sockets of the family AF_UNIX", "UNIX", works(_socket, "a pair was made")),
     "second_cpu": _part("there is a second processor", "SMP", works(_second_cpu, "a process ran there")),
+    "cpumap_of_two": _part("a cpumap, where there are any, may have two elements", "SMP", _cpumap_of_two),
     "vmallocinfo": _part("root sees areas of memory (/proc/vmallocinfo)", "MMU", reads("/proc/vmallocinfo")),
     "meminfo": _part("the kernel says how much memory it uses (/proc/meminfo)", "PROC_FS", reads("/proc/meminfo")),
     "mitigations": _part(

@@ -209,3 +209,9 @@ def undeclared(path: Path, promised: Mapping[str, Contract]) -> list[str]:
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
 def test_a_contract_declares_what_it_reaches_for(path: Path) -> None:
     assert undeclared(path, contracts()) == []
+
+
+def test_an_expedited_wait_is_expected_only_where_waits_are_of_two_kinds() -> None:
+    expected = [one for one in contracts().values() if any("expedited" in str(part.answer) for part in one.ranges)]
+    assert len(expected) > 5
+    assert [one.id for one in expected if "expedited_waits" not in one.requires] == []

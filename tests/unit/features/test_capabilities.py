@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from errno import E2BIG, EINVAL
+from unittest.mock import Mock
+
 import pytest
 
 from harness.errors import UsageError
@@ -59,6 +62,7 @@ def test_the_reason_names_where_it_came_from() -> None:
         ("user_namespaces", {"BPF": "y"}, "it was built without CONFIG_USER_NS"),
         ("user_namespaces", {"USER_NS": "y"}, "it was booted without, although it was built with CONFIG_USER_NS"),
         ("user_namespaces", None, "its configuration is unknown, CONFIG_USER_NS may be off"),
+        ("expedited_waits", {"TINY_RCU": "y"}, "it was built with CONFIG_TINY_RCU"),
         ("jit_switch", {"BPF_JIT": "y"}, "it was built without CONFIG_PROC_SYSCTL"),
         ("jit_switch", {"BPF": "y"}, "it was built without CONFIG_BPF_JIT and CONFIG_PROC_SYSCTL"),
         ("interpreter", {"BPF_JIT_ALWAYS_ON": "y"}, "it was built with CONFIG_BPF_JIT_ALWAYS_ON"),
@@ -74,6 +78,17 @@ def test_the_reason_names_the_symbols_of_what_is_missing(name: str, config: dict
 
 def test_every_part_has_a_symbol() -> None:
     assert [name for name, part in PARTS.items() if not part.config or not part.is_part] == []
+
+
+@pytest.mark.parametrize(
+    ("errno", "answer"),
+    [(0, Availability.YES), (E2BIG, Availability.NO), (EINVAL, Availability.YES)],
+    ids=["two CPUs or more", "one CPU", "no cpumaps"],
+)
+def test_a_cpumap_has_no_more_elements_than_there_can_be_cpus(errno: int, answer: Availability) -> None:
+    bpf = Mock()
+    bpf.commands.attempt.return_value.errno = errno
+    assert find("cpumap_of_two").probe(bpf).answer is answer
 
 
 def test_an_unknown_name_is_refused_with_the_nearest_one() -> None:
