@@ -36,6 +36,7 @@ from harness.features.probes import (
     refuses_bad_fd,
     sleepable_outer,
     struct_btf_counts,
+    timer_programs,
     unlimited_memory,
     vmlinux_btf,
 )
@@ -180,6 +181,13 @@ CAPABILITIES: dict[str, Capability] = {
         "a sleepable (syscall) program uses an outer map", "5.14", "commit 79a7f8bdb159", sleepable_outer
     ),
     "timers": Capability("programs set timers in map values", "5.15", "commit b00628b1c7d5", helper(169)),
+    "timer_programs": Capability(
+        "the verifier accepts programs that initialise timers",
+        "5.15",
+        "commit b00628b1c7d5",
+        timer_programs,
+        "!PREEMPT_RT",
+    ),
     "outer_batch_ops": Capability("outer maps have batch commands", "5.19", "commit 9263dddc7b6f", outer_batch),
     "lookup_percpu_elem": Capability(
         "programs read other CPUs' values of a per-CPU map", "5.19", "commit 07343110b293", helper(195)

@@ -199,6 +199,24 @@ def inner_spin_lock(bpf: Bpf) -> ProbeResult:
     return _template(bpf, lambda: map_types.with_struct(bpf, "bpf_spin_lock"), no=(ENOTSUPP,))
 
 
+def timer_programs(bpf: Bpf) -> ProbeResult:
+    """A program that initialises the timer in a map's value can be loaded."""
+    try:
+        timed = map_types.with_struct(bpf, "bpf_timer", "array")
+    except BpfError as error:
+        return ProbeResult(Availability.NO, f"no such map: {error.name}")
+    code = (
+        *(
+            asm.st("W", asm.R10, -4, 0),
+            *asm.lookup(timed, -4),
+            asm.jump("==", asm.R0, 0, "none"),
+            asm.mov(asm.R1, asm.R0),
+        ),
+        *(asm.ld_map(asm.R2, timed), asm.mov(asm.R3, 1), asm.call("timer_init"), asm.label("none"), *asm.return_(0)),
+    )
+    return _by_errno(_errno(bpf.prog, "sched_cls", code), yes=(0,), no=(EINVAL, EACCES))
+
+
 def exclusive_inner(bpf: Bpf) -> ProbeResult:
     """A map for one program alone can be a template."""
     return _template(bpf, lambda: bpf.map("array", excl_prog_hash=bytes(32), excl_prog_hash_size=32), no=(ENOTSUPP,))

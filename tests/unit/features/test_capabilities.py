@@ -33,6 +33,8 @@ YES, NO, UNKNOWN = (
         ("interpreter", NO, "6.1", {"BPF_JIT_ALWAYS_ON": "y"}, Decision.SKIP),
         ("interpreter", NO, "6.1", {"BPF": "y"}, Decision.FAIL),
         ("interpreter", NO, "6.1", None, Decision.SKIP),
+        ("timer_programs", NO, "6.1", {"PREEMPT_RT": "y"}, Decision.SKIP),
+        ("timer_programs", NO, "6.1", {"PREEMPT": "y"}, Decision.FAIL),
         ("map_sockmap", NO, "5.4", {"INET": "y"}, Decision.SKIP),
         ("map_sockmap", NO, "5.4", {"INET": "y", "BPF_STREAM_PARSER": "y"}, Decision.FAIL),
         ("map_task_storage", NO, "5.11", {"BPF": "y"}, Decision.SKIP),
