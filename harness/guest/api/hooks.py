@@ -195,8 +195,10 @@ def expedite() -> None:
     """
     if series_of(os.uname().release) < (4, 19):
         return
-    try:
-        with open("/sys/kernel/rcu_expedited", "w") as file:
-            file.write("1")
-    except OSError:
-        return  # built for tiny machines (no grace periods to wait for)
+    # Where the first is on, as with CONFIG_PREEMPT_RT, the second is of no effect.
+    for name, value in (("rcu_normal", "0"), ("rcu_expedited", "1")):
+        try:
+            with open(f"/sys/kernel/{name}", "w") as file:
+                file.write(value)
+        except OSError:
+            return  # built for tiny machines (no grace periods to wait for)
