@@ -76,7 +76,11 @@ SIGNS = _signs(
     (
         "hard lockup",
         End.TRACE,
-        (r"(?:NMI )?watchdog: BUG: hard lockup", r"(?:NMI )?watchdog: (?:CPU\d+: )?Watchdog detected hard LOCKUP"),
+        (
+            r"(?:NMI )?watchdog: BUG: hard lockup",
+            r"(?:NMI )?watchdog: (?:CPU\d+: )?Watchdog detected hard LOCKUP",
+            r"watchdog: CPU \d+ (?:self-)?detected hard LOCKUP",  # ppc64el
+        ),
     ),
     ("workqueue lockup", End.LINE, (r"(?:workqueue: )?BUG: workqueue lockup",)),
     (
@@ -120,8 +124,9 @@ SIGNS = _signs(
         "oops",
         End.MARK,
         (
-            r"BUG: (?:unable to handle|kernel NULL pointer|.*stack guard page)",
-            r"Unable to handle kernel ",  # arm64, s390x
+            r"BUG: (?:[Uu]nable to handle|[Kk]ernel NULL pointer|.*stack guard page)",
+            r"Unable to handle kernel ",  # arm64, s390x, riscv64
+            r"(?:Oops|Kernel BUG)\b.*\[#\d+\]",  # ppc64el, riscv64
             r"(?:PANIC: )?double fault|Fixing recursive fault",
             r".*: (?:0x)?[0-9a-f]{4,16} (?:ilc:\d )?\[#\d+\]",
         ),
@@ -157,10 +162,13 @@ _MARK = re.compile(r"---\[ end ")
 _RULE = re.compile(r"={10,}$")
 _CALL_TRACE = re.compile(r"\s*Call Trace:|\s*stack backtrace:|\s*backtrace:", re.IGNORECASE)
 _FUNCTION = r"([A-Za-z_][\w.$]*)\+(0x[0-9a-f]+)/(0x[0-9a-f]+)"
-# A mark says that the frame may be none: a question mark, or on s390x a parenthesis around it.
-_FRAME = re.compile(rf"\s*(\((?=\[<))?(?:\[<[0-9a-f]+>\]\s*)?(\? )?{_FUNCTION}")
-# The line with the faulting instruction, on x86-64, on arm64 and on s390x.
-_RIP = re.compile(rf"(?:RIP: (?:0010:)?(?:\[<[0-9a-f]+>\]\s*)?|pc : |Krnl PSW : [0-9a-f]+ [0-9a-f]+ \(){_FUNCTION}")
+# A mark says that the frame may be none: a question mark, on s390x a parenthesis around it, on ppc64el a word after it.
+_FRAME = re.compile(rf"\s*(\((?=\[<))?(?:\[<?[0-9a-f]+>?\]\s*)*(\? )?(?!.*\(unreliable\)){_FUNCTION}")
+# The line with the faulting instruction, on x86-64, on arm64 and riscv64, on s390x and on ppc64el.
+_RIP = re.compile(
+    r"(?:RIP: (?:0010:)?(?:\[<[0-9a-f]+>\]\s*)?|(?<!\w)e?pc : |Krnl PSW : [0-9a-f]+ [0-9a-f]+ \(|NIP \[[0-9a-f]+\] )"
+    + _FUNCTION
+)
 _AT = re.compile(rf"WARNING: .*\bat (?:\S+:\d+ )?{_FUNCTION}")
 # Other lines between the frames of a trace and after them.
 _IN_TRACE = re.compile(
@@ -185,8 +193,8 @@ _GENERIC = re.compile(
     r"|do_syscall_\w+|x64_sys_call|ret_from_fork\w*|start_thread|secondary_startup_\w+"
     # arm64
     r"|invoke_syscall|el[01]t?h?_\w+|do_el0_svc|do_mem_abort|do_translation_fault|__do_kernel_fault|__primary_switched"
-    # s390x
-    r"|system_call|__do_syscall|(?:__do_)?pgm_check\w*|monitor_event_exception|illegal_op"
+    # s390x, ppc64el, riscv64
+    r"|system_call\w*|__do_syscall|handle_exception|(?:__do_)?pgm_check\w*|monitor_event_exception|illegal_op"
 )
 """Functions that report a fault or enter the kernel; they say nothing about the fault itself."""
 
@@ -358,7 +366,7 @@ def fingerprint(kind: str, title: str, frames: Iterable[str]) -> str:
 
 
 _PLACE = re.compile(rf"{_FUNCTION}(?![0-9a-f]| ?\[)")  # a module's name follows the place
-_EXACT = re.compile(r"\s*(?:RIP: |pc : |WARNING: )")
+_EXACT = re.compile(r"\s*(?:RIP: |e?pc : |NIP |WARNING: )")
 
 
 def with_lines(excerpt: str, line_of: Callable[[str, bool], str]) -> str:

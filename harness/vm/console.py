@@ -29,7 +29,10 @@ def read_lines(log: Path) -> list[str]:
 
 # A panic that only says that there was an exception; the line that names it came before.
 _FATAL_EXCEPTION = "Kernel panic - not syncing: Fatal exception"
-_EXCEPTION = re.compile(r"(?:BUG: |kernel BUG at |(?:Oops: )?general protection fault|(?:PANIC: )?double fault).*")
+_EXCEPTION = re.compile(
+    r"(?:BUG: |kernel BUG at |(?:Oops: )?general protection fault|(?:PANIC: )?double fault|Unable to handle kernel "
+    r"|Oops\b.*\[#\d+\]).*"
+)
 
 
 def cause_of_death(lines: list[str]) -> str | None:

@@ -33,7 +33,14 @@ GETPPID = 110
 """The number of the patched system call."""
 
 _REGISTERS = {"rdi": b"\x48\xbf", "rsi": b"\x48\xbe", "rdx": b"\x48\xba", "rcx": b"\x48\xb9", "rax": b"\x48\xb8"}
-_FUNCTIONS = ("__x64_sys_getppid", "__arm64_sys_getppid", "__s390x_sys_getppid", "sys_getppid", "SyS_getppid")
+_FUNCTIONS = (
+    "__x64_sys_getppid",
+    "__arm64_sys_getppid",
+    "__s390x_sys_getppid",
+    "__riscv_sys_getppid",
+    "sys_getppid",
+    "SyS_getppid",
+)
 
 
 def symbols(names: Iterable[str]) -> dict[str, int]:
@@ -138,7 +145,48 @@ class S390Code(Code):
         return self.load("r1", name).raw("07 f1")  # br %r1
 
 
-_CODES = {"amd64": Code, "arm64": ArmCode, "s390x": S390Code}
+class RiscvCode(Code):
+    """Machine instructions of riscv64; arguments of functions are a0, a1, ..."""
+
+    def load(self, register: str, value: int | str) -> Code:
+        """Put a number, or a symbol's address, into a register."""
+        number = (self._symbol(value) if isinstance(value, str) else value) & (1 << 64) - 1
+        place = {"a": 10, "t": 5}[register[0]] + int(register[1:])
+        # auipc register, 0; ld register, 12(register); a jump over the number that follows
+        load = 12 << 20 | place << 15 | 3 << 12 | place << 7 | 0x03
+        self.bytes += struct.pack("<IIIQ", place << 7 | 0x17, load, 0x00C0006F, number)
+        return self
+
+    def jump(self, name: str, **registers: int | str) -> Code:
+        """End by going to a function of the kernel, as if it had been called in the first place."""
+        for register, value in registers.items():
+            self.load(register, value)
+        return self.load("t1", name).raw("67 00 03 00")  # jr t1
+
+
+class PowerCode(Code):
+    """Machine instructions of ppc64el; arguments of functions are r3, r4, ..."""
+
+    def load(self, register: str, value: int | str) -> Code:
+        """Put a number, or a symbol's address, into a register."""
+        number = (self._symbol(value) if isinstance(value, str) else value) & (1 << 64) - 1
+        parts = [number >> place & 0xFFFF for place in (48, 32, 16, 0)]
+        place = int(register.removeprefix("r"))
+        itself = place << 21 | place << 16
+        # lis; ori; sldi by 32; oris; ori
+        high = (0x3C000000 | place << 21 | parts[0], 0x60000000 | itself | parts[1], 0x780007C6 | itself)
+        self.bytes += struct.pack("<5I", *high, 0x64000000 | itself | parts[2], 0x60000000 | itself | parts[3])
+        return self
+
+    def jump(self, name: str, **registers: int | str) -> Code:
+        """End by going to a function of the kernel, as if it had been called in the first place."""
+        for register, value in registers.items():
+            self.load(register, value)
+        # A function finds its data by its own address, which is in r12: mtctr r12; bctr
+        return self.load("r12", name).raw("a6 03 89 7d 20 04 80 4e")
+
+
+_CODES = {"amd64": Code, "arm64": ArmCode, "s390x": S390Code, "riscv64": RiscvCode, "ppc64el": PowerCode}
 
 
 class Kernel:
@@ -452,7 +500,45 @@ S390_RECIPES = {
 }
 """The same on s390x."""
 
-_RECIPES = {"amd64": RECIPES, "arm64": ARM_RECIPES, "s390x": S390_RECIPES}
+RISCV_RECIPES = {
+    "warn": Recipe("WARN", lambda kernel: kernel.code().jump("vfree", a0=0x1001)),
+    "bug": Recipe("BUG", lambda kernel: kernel.code().jump("__put_cred", a0="init_cred"), dies=True),
+    # ld a0, 0(a1); ret
+    "null": Recipe("oops", lambda kernel: kernel.code().load("a1", 0).raw("03 b5 05 00 67 80 00 00"), dies=True),
+    "opcode": Recipe("oops", lambda kernel: kernel.code().raw("00 00"), dies=True),
+    "paging": Recipe(
+        "oops", lambda kernel: kernel.code().load("a1", 0xDEAD << 48).raw("03 b5 05 00 67 80 00 00"), dies=True
+    ),
+    # addi a0, sp, -128
+    "refcount": Recipe(
+        "refcount", lambda kernel: kernel.code().raw("13 05 01 f8").jump("refcount_warn_saturate", a1=3)
+    ),
+}
+"""The same on riscv64."""
+
+POWER_RECIPES = {
+    "warn": Recipe("WARN", lambda kernel: kernel.code().jump("vfree", r3=0x1001)),
+    "bug": Recipe("BUG", lambda kernel: kernel.code().jump("__put_cred", r3="init_cred"), dies=True),
+    # ld r3, 0(r4); blr
+    "null": Recipe("oops", lambda kernel: kernel.code().load("r4", 0).raw("00 00 64 e8 20 00 80 4e"), dies=True),
+    "opcode": Recipe("oops", lambda kernel: kernel.code().raw("00 00 00 00"), dies=True),
+    "paging": Recipe(
+        "oops", lambda kernel: kernel.code().load("r4", 0xDEAD << 48).raw("00 00 64 e8 20 00 80 4e"), dies=True
+    ),
+    # addi r3, r1, -512: below what a function may use of the stack without a frame
+    "refcount": Recipe(
+        "refcount", lambda kernel: kernel.code().raw("00 fe 61 38").jump("refcount_warn_saturate", r4=3)
+    ),
+}
+"""The same on ppc64el."""
+
+_RECIPES = {
+    "amd64": RECIPES,
+    "arm64": ARM_RECIPES,
+    "s390x": S390_RECIPES,
+    "riscv64": RISCV_RECIPES,
+    "ppc64el": POWER_RECIPES,
+}
 
 
 def has_symbol(machine: Machine, name: str) -> bool:

@@ -39,6 +39,16 @@ PROVOKED = [
     ("opcode-6.12-s390x", ["oops"], "^illegal operation: 0001 ilc:1", "oops: __s390x_sys_getppid"),
     ("paging-6.12-s390x", ["oops"], "^Unable to handle kernel pointer dereference", "oops: __s390x_sys_getppid"),
     ("refcount-6.12-s390x", ["refcount"], "underflow; use-after-free", "refcount: refcount_t: underflow"),
+    ("warn-6.12-riscv64", ["WARN"] * 2, r"mm/vmalloc\.c:\d+ remove_vm_area", "WARN: remove_vm_area < vfree"),
+    ("null-6.12-riscv64", ["oops"], "^Unable to handle kernel access to user memory", "oops: __riscv_sys_getppid"),
+    ("paging-6.12-riscv64", ["oops"], "^Unable to handle kernel paging request", "oops: __riscv_sys_getppid"),
+    ("refcount-6.12-riscv64", ["refcount"], "underflow; use-after-free", "refcount: refcount_t: underflow"),
+    ("warn-6.12-ppc64el", ["WARN"] * 2, r"mm/vmalloc\.c:\d+ remove_vm_area", "WARN: remove_vm_area < vfree"),
+    ("bug-6.12-ppc64el", ["BUG"], r"kernel BUG at kernel/cred\.c", "BUG: __put_cred"),
+    ("null-6.12-ppc64el", ["oops"], "^BUG: Kernel NULL pointer dereference on read", "oops: sys_getppid"),
+    ("opcode-6.12-ppc64el", ["oops"], "^Oops: Exception in kernel mode, sig: 4", "oops: sys_getppid"),
+    ("paging-6.12-ppc64el", ["oops"], "^BUG: Unable to handle kernel data access", "oops: sys_getppid"),
+    ("refcount-6.12-ppc64el", ["refcount"], "underflow; use-after-free", "refcount: refcount_t: underflow"),
     ("bug-5.10", ["BUG"], r"kernel BUG at kernel/cred\.c", "BUG: __put_cred"),
     ("bug-6.1", ["BUG"], r"kernel BUG at kernel/cred\.c", "BUG: __put_cred"),
     ("bug-7.2", ["BUG"], r"kernel BUG at kernel/cred\.c", "BUG: __put_cred"),
@@ -151,6 +161,20 @@ def test_a_panic_is_a_fault() -> None:
     (fault,) = find_faults(parse_console(clean(line) for line in log))
     assert fault.kind == "panic"
     assert "sysrq_handle_crash" in fault.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "fingerprint"),
+    [
+        ("bug-riscv64", "BUG", "BUG: __put_cred"),
+        ("oops-riscv64", "oops", "oops: __riscv_sys_getppid"),
+        ("hard-lockup-ppc64el", "hard lockup", "hard lockup: decrementer_set_next_event < "),
+    ],
+)
+def test_a_fault_on_the_console_of_another_architecture(name: str, kind: str, fingerprint: str) -> None:
+    (fault,) = faults_of((CONSOLES / f"{name}.log").read_text())
+    assert fault.kind == kind
+    assert fault.fingerprint.startswith(fingerprint)
 
 
 def test_a_panic_that_an_oops_ends_in_is_part_of_it() -> None:

@@ -25,6 +25,14 @@ def lines_of(name: str) -> list[str]:
         ("agent-exited", "Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100"),
         ("no-init", "Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)"),
         ("kvm-error", None),
+        (
+            "bug-riscv64",
+            "kernel BUG at kernel/cred.c:103! (Kernel panic - not syncing: Fatal exception in interrupt)",
+        ),
+        (
+            "oops-riscv64",
+            "Oops - illegal instruction [#1] (Kernel panic - not syncing: Fatal exception in interrupt)",
+        ),
     ],
 )
 def test_the_cause_of_death_is_the_kernels_own_line(log: str, cause: str | None) -> None:
