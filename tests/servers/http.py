@@ -6,7 +6,7 @@ import contextlib
 import fnmatch
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -38,7 +38,13 @@ class Answer:
 
 
 class Site(Protocol):
-    """Something that has files, or answers questions, under one path of the server."""
+    """Something that has files, or answers questions, under one path of the server.
+
+    Attributes:
+        newest_first: The order of its lists.
+    """
+
+    newest_first: bool
 
     def answer(self, path: str, query: str) -> Answer | None:
         """Return the answer to a path below the site, without a leading slash; None: not found."""
@@ -72,6 +78,20 @@ class Fault:
     endless: bool = False
 
 
+NAMED_FAULTS: dict[str, Callable[[], Fault]] = {
+    "404": lambda: Fault(status=404),
+    "500": lambda: Fault(status=500),
+    "busy": lambda: Fault(status=503, retry_after="1", times=2),
+    "changed": lambda: Fault(changed=True),
+    "cut": lambda: Fault(cut=100),
+    "slow": lambda: Fault(pause=1.0),
+    "loop": lambda: Fault(location="loop"),
+    "html": lambda: Fault(html=True),
+    "endless": lambda: Fault(endless=True),
+}
+"""Faults as `python -m tests.servers --fault PATTERN=NAME` calls them."""
+
+
 @dataclass
 class Server:
     """A running server.
@@ -82,6 +102,7 @@ class Server:
         faults: Faults by a pattern of the whole path (`*` and `?`).
         requests: The paths asked for, with their queries.
         most_at_once: The greatest number of requests that were under way at one time.
+        log: Called with the path of each request.
     """
 
     url: str = ""
@@ -89,6 +110,7 @@ class Server:
     faults: dict[str, Fault] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
     most_at_once: int = 0
+    log: Callable[[str], None] = field(default=lambda _path: None)
 
     def fault(self, path: str) -> Fault | None:
         """Return the fault of a path that is due, and count it."""
@@ -141,6 +163,7 @@ def serve(port: int = 0) -> Iterator[Server]:
                 running += 1
                 state.most_at_once = max(state.most_at_once, running)
                 state.requests.append(self.path)
+                state.log(self.path)
             try:
                 with contextlib.suppress(ConnectionError):
                     self._answer()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.unit.kernel.kernel_fakes import Signer
 
 
-def publish(root: Path, tarballs: list[Path], signer: Signer) -> None:
+def publish(root: Path, tarballs: Sequence[Path], signer: Signer) -> None:
     """Put tarballs into their folders, and write the list of each.
 
     Args:

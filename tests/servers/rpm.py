@@ -123,10 +123,12 @@ class Folder:
 
     Args:
         root: The folder.
+        newest_first: The order of its page of links.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, newest_first: bool = False) -> None:
         self.root = root
+        self.newest_first = newest_first
 
     def answer(self, path: str, query: str) -> Answer | None:
         """Answer with a file, or with a folder's page of links."""
@@ -136,7 +138,8 @@ class Folder:
             return Answer(place, kind)
         if place.is_dir():
             links = "".join(
-                f'<a href="{one.name}{"/" * one.is_dir()}">{one.name}</a>\n' for one in sorted(place.iterdir())
+                f'<a href="{one.name}{"/" * one.is_dir()}">{one.name}</a>\n'
+                for one in sorted(place.iterdir(), reverse=self.newest_first)
             )
             return Answer(f"<html><body>{links}</body></html>".encode(), "text/html")
         return None
