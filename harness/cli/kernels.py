@@ -108,13 +108,6 @@ def _list(arguments: argparse.Namespace) -> int:
     catalog = Catalog(progress=say, refresh=arguments.refresh, default=arguments.arch)
     if arguments.verbose:
         return _list_reasons(catalog, arguments.selector)
-    offers = [
-        offer
-        for offer in catalog.offers()
-        if offer.version.series >= policy().oldest and arguments.flavour in (None, offer.flavour)
-    ]
-    for (name, _), trouble in catalog.troubles.items():
-        say(f"{name}: {trouble}")
     if arguments.selector:
         choices = [choice for one in catalog.resolve(arguments.selector) for choice in (one, *one.alternatives)]
         chosen = {(choice.provider, choice.key) for choice in choices}
@@ -126,6 +119,14 @@ def _list(arguments: argparse.Namespace) -> int:
         known = {(offer.provider, offer.key) for offer in offers}
         # The offers are those of providers with a complete list; what another one has was found by the selector.
         offers += [choice for choice in choices if (choice.provider, choice.key) not in known]
+    else:
+        offers = [
+            offer
+            for offer in catalog.offers()
+            if offer.version.series >= policy().oldest and arguments.flavour in (None, offer.flavour)
+        ]
+    for (name, _), trouble in catalog.troubles.items():
+        say(f"{name}: {trouble}")
     if arguments.json:
         print(json.dumps([_offer_facts(offer) for offer in offers], indent=1))
     elif arguments.selector:

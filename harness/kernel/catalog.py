@@ -289,15 +289,35 @@ class Catalog:
                 else:
                     yield name, self._reason(name, of)
             if not item.provider:
-                yield "source", "`harness kernels build` makes it"
+                yield SOURCE, self._source_reason(item, of)
 
     def _reason(self, name: str, of: str) -> str:
         return self.troubles[name, of].what if (name, of) in self.troubles else "has no such kernel"
 
+    def _source_reason(self, item: selector.Item, of: str) -> str:
+        """Return what `harness kernels build` would build of an item, or why nothing."""
+        from harness.kernel.build import source
+
+        if item.kind not in _BUILDABLE:
+            return "builds a series or a release, and this is neither"
+        if of != architecture.own_name():
+            return f"builds for {architecture.own_name()} alone"
+        command = f"`harness kernels build {item.word}` makes it"
+        try:
+            # A mirror that does not answer has been reported as Debian's.
+            index = {"sources": []} if (INDEXED[1], of) in self.troubles else self.debian.index(progress=self.progress)
+            package = source.debian_package(item.word, index)
+            if package is not None:
+                return f"{package['name']} {package['version']}: {command}"
+            _, version, _, _ = source.on_kernel_org(item.word, progress=self.progress)
+        except HarnessError as error:
+            return error.what
+        return f"{version} of kernel.org: {command}"
+
     def _nothing(self, item: selector.Item, asked: Sequence[str], of: str) -> HarnessError:
         lines = [f"{name}: {self._reason(name, of)}" for name in asked]
         if not item.provider:
-            lines.append("source: not built here")
+            lines.append(f"{SOURCE}: not built here")
         offers = [offer for name in asked for offer in self._ask(name, of, item)]
         series = sorted({offer.version.series for offer in offers})
         known = ", ".join("{}.{}".format(*one) for one in series)
@@ -310,7 +330,7 @@ class Catalog:
                 f"no kernel for {item.text!r} can be found: {trouble.what}",
                 expected=trouble.expected,
                 hint=trouble.hint or build,
-                detail="\n".join([*lines, *trouble.detail.splitlines()]),
+                detail="\n".join([*(line for line in lines if trouble.what not in line), *trouble.detail.splitlines()]),
             )
         if item.flavour and offers and all(offer.flavour != item.flavour for offer in offers):
             flavours = ", ".join(dict.fromkeys(offer.flavour for offer in offers))

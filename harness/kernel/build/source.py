@@ -137,6 +137,26 @@ def wanted(text: str) -> tuple[KernelVersion, bool]:
     return version, re.fullmatch(r"v?\d+\.\d+", text.strip()) is not None
 
 
+def debian_package(text: str, index: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the `linux-source-SERIES` package of a series or release; None when the mirror has none.
+
+    Args:
+        text: A series, or the exact release that the package must have.
+        index: The Debian provider's index.
+
+    Raises:
+        SelectorError: `text` is neither.
+    """
+    from harness.kernel.providers.debian_index import upstream
+
+    version, any_release = wanted(text)
+    for package in index["sources"]:
+        if str(package["name"]).rpartition("-")[2] == "{}.{}".format(*version.series):
+            fits = any_release or upstream(str(package["version"])) == version
+            return dict(package) if fits else None
+    return None
+
+
 def from_debian(text: str, index: dict[str, Any], *, progress: Progress, meter: Meter = no_meter) -> SourceTree:
     """Fetch the tree of a series from its `linux-source-SERIES` package.
 
@@ -150,14 +170,9 @@ def from_debian(text: str, index: dict[str, Any], *, progress: Progress, meter: 
         SelectorError: The mirror has no such package.
         MirrorError: It cannot be fetched.
     """
-    version, any_release = wanted(text)
-    series = "{}.{}".format(*version.series)
-    from harness.kernel.providers.debian_index import upstream
-
-    known = {str(package["name"]).rpartition("-")[2]: package for package in index["sources"]}
-    package = known.get(series)
-    if package is None or not (any_release or upstream(str(package["version"])) == version):
-        has = ", ".join(f"{package['name']} {package['version']}" for package in known.values())
+    package = debian_package(text, index)
+    if package is None:
+        has = ", ".join(f"{one['name']} {one['version']}" for one in index["sources"])
         raise SelectorError(f"the Debian mirror has no source package of {text}", expected=f"one of {has or 'none'}")
     path = kernel_cache.folder() / "downloads" / str(package["url"]).rpartition("/")[2]
     origin = f"{package['name']} {package['version']}"

@@ -40,6 +40,9 @@ LONGEST_PAUSE = 120.0
 SMALL = 64 << 20
 """Bytes that a file fetched whole into memory may have."""
 
+LARGEST = 2 << 30
+"""Bytes that a file of unknown size may have."""
+
 
 wait = time.sleep
 """Lets the time pass that a busy server asks for."""
@@ -120,6 +123,13 @@ def _get(url: str, partial: Path, *, size: int, proxy: str, meter: Meter) -> boo
                 expected="the same file as before",
                 hint="run the command again: it fetches this file from the start",
             )
+        if answer.headers.get("Content-Type", "").startswith("text/html"):
+            # Kept as the file's beginning, it would spoil the next attempt too.
+            raise MirrorError(
+                f"{url} is a web page (text/html)",
+                expected="a file",
+                hint="open the address in a browser: a proxy or a login page may answer in the server's place",
+            )
         if answer.status_code != 206:
             have = 0
         total = size or have + int(answer.headers.get("Content-Length", 0))
@@ -131,6 +141,13 @@ def _get(url: str, partial: Path, *, size: int, proxy: str, meter: Meter) -> boo
                 meter(partial.stem, have, total)
                 if size and have > size:
                     break  # it is another file, whatever else would arrive
+                if not size and have > LARGEST:
+                    partial.unlink()
+                    raise MirrorError(
+                        f"{url} has more than {LARGEST >> 20} MiB",
+                        expected="one package",
+                        hint="is it the right server?",
+                    )
     return True
 
 
@@ -211,6 +228,11 @@ def get(url: str, *, proxy: str = "", limit: int = SMALL) -> bytes | None:
 
 
 def _reason(error: Exception) -> str:
+    import requests
+
+    if isinstance(error, requests.HTTPError):
+        # Its own text repeats the address.
+        return f"{error.response.status_code} {error.response.reason}"
     # requests wraps urllib3 wraps socket errors; the innermost says what happened in words.
     cause: BaseException = error
     while True:
@@ -233,8 +255,7 @@ def _check(partial: Path, url: str, *, size: int, sha256: str) -> None:
         digest = cache.digest_file(partial)
         partial.unlink()
         raise MirrorError(
-            f"{url} is not the file that the signed index names: it has {got} bytes and sha256 {digest}",
-            expected=f"{size or 'any number of'} bytes, sha256 {sha256}",
-            hint="`harness kernels list --refresh` and try again; if it stays, the mirror is damaged: "
-            "name another with HARNESS_DEBIAN_MIRROR",
+            f"{url} is not the file that its index names: it has {got} bytes and sha256 {digest}",
+            expected=f"{size} bytes, sha256 {sha256}" if size else f"sha256 {sha256}",
+            hint="`harness kernels list --refresh` and try again; if it stays, the server is damaged: name another",
         )

@@ -148,6 +148,11 @@ def signatures(status: str) -> list[_Signature]:
     return found
 
 
+def has_keys(data: bytes) -> bool:
+    """Whether a file is a keyring: it has an armoured block, or begins as a binary packet does."""
+    return _KEY_BLOCK.search(data) is not None or data[:1] >= b"\x80"
+
+
 def binary_keys(data: bytes) -> bytes:
     """Return a keyring in the binary form that gpgv reads; an armoured one is decoded.
 

@@ -123,8 +123,10 @@ def store(
             origin = f"{provider} {kernel['key']} ({', '.join(kernel['suites'])})"
             if not any((made / name).is_file() for name in ("vmlinuz", "vmlinux")):
                 raise KernelFileError(f"the packages of {origin} have no kernel image", expected="a vmlinuz in one")
-            if not (made / "lib").is_dir():
-                progress(f"{provider}: the mirror no longer has the modules and configuration of {kernel['release']}")
+            has = {"modules": (made / "lib").is_dir(), "configuration": (made / "config").is_file()}
+            lacks = " and ".join(name for name, there in has.items() if not there)
+            if lacks:
+                progress(f"{provider}: the packages of {kernel['release']} have no {lacks}")
             kernel_cache.seal(
                 made,
                 version=choice.version,

@@ -12,7 +12,8 @@ import lzma
 import os
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -21,7 +22,7 @@ from harness.errors import MirrorError
 from harness.kernel import cache as kernel_cache
 from harness.kernel.files import rpm, signature
 from harness.kernel.files.decompress import open_stream
-from harness.kernel.files.download import fetch, get
+from harness.kernel.files.download import get
 from harness.kernel.providers import local
 from harness.kernel.providers.distributions import Indexed, address
 from harness.kernel.types import Choice, Kernel, Progress
@@ -61,8 +62,8 @@ class RpmDistribution(Indexed):
             )
         signed = get(f"{where}/repodata/repomd.xml.asc")
         if signed is not None:
-            verified = signature.detached(repomd, signed, [self._keys(progress)], f"{where}/repodata/repomd.xml")
-            self._known_key(verified, f"{where}/repodata/repomd.xml")
+            name, proof = f"{where}/repodata/repomd.xml", signed
+            self._verified(name, lambda keys: signature.detached(repomd, proof, [keys], name), progress)
         else:
             progress(f"{self.name}: the index of {where} is unsigned; its packages are signed one by one")
         name, algorithm, digest = primary_of(repomd, where)
@@ -87,21 +88,34 @@ class RpmDistribution(Indexed):
         if not target.is_file():
             url = name if "://" in name else f"{address(self.record)}/{name}"
             progress(f"{self.name}: fetching its keys from {url}")
-            if not fetch(url, target):
+            keys = get(url)
+            if keys is None or not signature.has_keys(keys):
+                why = "is not served (404)" if keys is None else "has no keys in it"
                 raise MirrorError(
-                    f"{url} is not served (404), so nothing of {self.record['title']} can be verified",
+                    f"{url} {why}, so nothing of {self.record['title']} can be verified",
                     expected="the keys of the distribution",
                     hint=f"put {name.rpartition('/')[2]} into a folder and name that with {KEYS_VARIABLE}",
                 )
+            with cache.new_file(target) as made:
+                made.write_bytes(keys)
         return target
 
-    def _known_key(self, verified: signature.Signed, name: str) -> None:
-        if verified.key not in self.record["fingerprints"]:
-            raise MirrorError(
-                f"{name} is signed by key {verified.key}",
-                expected="the key " + " or ".join(self.record["fingerprints"]),
-                hint="the mirror is not to be trusted; name another, or report that the distribution has a new key",
-            )
+    def _verified(self, name: str, verify: Callable[[Path], signature.Signed], progress: Progress) -> signature.Signed:
+        """Verify a file by the distribution's keys, and that the record names the key."""
+        keys = self._keys(progress)
+        try:
+            verified = verify(keys)
+            if verified.key not in self.record["fingerprints"]:
+                raise MirrorError(
+                    f"{name} is signed by key {verified.key}",
+                    expected="the key " + " or ".join(self.record["fingerprints"]),
+                    hint="the mirror is not to be trusted; name another, or report that the distribution has a new key",
+                )
+        except MirrorError:
+            if keys.parent == self.folder:
+                keys.unlink(missing_ok=True)  # what is wrong may be the keys that were fetched
+            raise
+        return verified
 
     def store(
         self, choice: Choice, kernel: Mapping[str, Any], downloads: list[Path], progress: Progress
@@ -110,8 +124,8 @@ class RpmDistribution(Indexed):
         origin = f"{self.record['title']} {kernel['key']}"
         for path in downloads:
             try:
-                verified = rpm.verify(rpm.read(path), [self._keys(progress)])
-                self._known_key(verified, path.name)
+                package = rpm.read(path)
+                verified = self._verified(path.name, partial(_verified_rpm, package), progress)
             except MirrorError:
                 path.unlink()
                 raise
@@ -132,6 +146,10 @@ class RpmDistribution(Indexed):
         for path in downloads:
             path.unlink(missing_ok=True)
         return kernel_cache.load(choice, progress=progress)
+
+
+def _verified_rpm(package: rpm.Rpm, keys: Path) -> signature.Signed:
+    return rpm.verify(package, [keys])
 
 
 def primary_of(repomd: bytes, where: str) -> tuple[str, str, str]:

@@ -81,7 +81,14 @@ class UbuntuProvider:
 
         def ask() -> dict[str, Any]:
             progress(f"ubuntu: fetching the list of builds from {self.server}")
-            return {"versions": [str(version) for version in listed(self._page(f"{self.server}/"))]}
+            versions = [str(version) for version in listed(self._page(f"{self.server}/"))]
+            if not versions:
+                raise MirrorError(
+                    f"the page {self.server}/ links to no build",
+                    expected="Ubuntu's list of mainline builds",
+                    hint=f"check {MIRROR_VARIABLE}",
+                )
+            return {"versions": versions}
 
         file = kernel_cache.folder() / "ubuntu.json"
         kept = KeptList(file, name=self.name, what="list", hours=self.settings["list_hours"])

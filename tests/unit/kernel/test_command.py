@@ -69,8 +69,14 @@ def test_list_says_why_a_provider_has_nothing(mirror: Archive, capsys: pytest.Ca
     out = " ".join(capsys.readouterr().out.split())
     assert "6.6 debian has no such kernel" in out
     assert "6.6 snapshot http://127.0.0.1:9/mr/package/linux/ could not be fetched" in out
-    assert "6.6 source `harness kernels build` makes it" in out
+    assert "6.6 source http://127.0.0.1:9/v6.x/sha256sums.asc could not be fetched" in out
     assert "6.1 debian 6.1.180 cloud" in out
+    mirror.add("bookworm", "linux-source-6.1", "6.1.180-1", {})
+    mirror.publish()
+    assert harness("list", "6.1", "--refresh") == harness("list", "6.1", ">=6.1", "-v") == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "6.1 source linux-source-6.1 6.1.180-1: `harness kernels build 6.1` makes it" in out
+    assert ">=6.1 source builds a series or a release, and this is neither" in out
     assert harness("list", "-v") == 2
     assert "-v explains a selector" in capsys.readouterr().err
 

@@ -63,7 +63,7 @@ def test_another_file_than_the_signed_one_is_refused_and_dropped(
     served: Server, tmp_path: Path, content: bytes
 ) -> None:
     (served.root / "file").write_bytes(content)
-    with pytest.raises(MirrorError, match="not the file that the signed index names") as caught:
+    with pytest.raises(MirrorError, match="not the file that its index names") as caught:
         fetch(f"{served.url}/file", tmp_path / "t", size=len(DATA), sha256=SHA256)
     assert SHA256 in caught.value.expected
     assert sorted(path.name for path in tmp_path.glob("t*")) == []

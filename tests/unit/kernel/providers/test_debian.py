@@ -309,7 +309,7 @@ def test_the_unsigned_package_replaces_a_missing_one(archive: Archive, by: str) 
 
 DAMAGES: dict[str, tuple[Callable[[bytes], bytes], type[HarnessError], str]] = {
     "truncated": (lambda data: data[: len(data) // 2], MirrorError, "truncated"),
-    "changed": (lambda data: data[:-5] + b"xxxxx", MirrorError, "not the file that the signed index names"),
+    "changed": (lambda data: data[:-5] + b"xxxxx", MirrorError, "not the file that its index names"),
 }
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from harness.cli import main
 from harness.errors import HarnessError, KernelFileError, MirrorError, SelectorError, UsageError
 from harness.kernel import cache as kernel_cache
 from harness.kernel.catalog import Catalog
@@ -172,9 +173,11 @@ def test_keys_of_the_users_own_come_first(
         ("*primary*", Fault(changed=True), r"is not the file that repomd\.xml names"),
         ("*primary*", Fault(cut=100), "truncated|could not be fetched"),
         ("*primary*", Fault(status=404), "not served"),
-        ("*/kernel-core*.rpm", Fault(changed=True), "is not the file that the signed index names"),
+        ("*/kernel-core*.rpm", Fault(changed=True), "is not the file that its index names"),
         ("*/kernel-modules*.rpm", Fault(status=404), "serves none"),
         ("*/kernel-core*.rpm", Fault(cut=400), "truncated|could not be fetched"),
+        ("*/KEY", Fault(html=True), "KEY has no keys in it"),
+        ("*/KEY", Fault(changed=True), "is not valid|is damaged"),
     ],
 )
 def test_a_bad_answer_is_the_servers_and_leaves_nothing(
@@ -248,6 +251,17 @@ def test_distributions_cost_nothing_until_one_is_named(
     with pytest.raises(SelectorError):
         catalog.resolve(["7.77"])
     assert web.requests == []
+
+
+def test_a_list_of_a_distribution_asks_no_other_server(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def asked(_self: DebianProvider, **_arguments: object) -> list[Choice]:
+        raise AssertionError("Debian's mirror is asked")
+
+    monkeypatch.setattr(DebianProvider, "offers", asked)
+    assert main(["kernels", "list", "test9"]) == 0
+    assert NEW in capsys.readouterr().out
 
 
 def test_an_unknown_distribution_names_the_known_ones() -> None:

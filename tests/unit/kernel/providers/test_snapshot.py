@@ -192,10 +192,11 @@ def test_a_file_that_is_gone_in_the_middle(service: Snapshot, web: Server) -> No
 @pytest.mark.parametrize(
     ("pattern", "fault", "message"),
     [
-        ("*.deb", Fault(changed=True), "is not the file that the signed index names"),
+        ("*.deb", Fault(changed=True), "is not the file that its index names"),
         ("*.deb", Fault(cut=5000), "truncated|could not be fetched"),
-        ("*.deb", Fault(endless=True), "is not the file that the signed index names"),
-        ("*/Packages*", Fault(changed=True), "is not the file that the signed index names"),
+        ("*.deb", Fault(html=True), "is a web page"),
+        ("*.deb", Fault(endless=True), "is not the file that its index names"),
+        ("*/Packages*", Fault(changed=True), "is not the file that its index names"),
         ("*/Packages*", Fault(status=404), "not served"),
         ("*/InRelease", Fault(changed=True), "is not valid"),
         ("*/InRelease", Fault(endless=True), "more than"),

@@ -10,6 +10,7 @@ import pytest
 from harness.errors import HarnessError, KernelFileError, MirrorError
 from harness.kernel import cache as kernel_cache
 from harness.kernel.catalog import Catalog
+from harness.kernel.files import download
 from harness.kernel.providers.debian import DebianProvider
 from harness.kernel.providers.ubuntu import listed, parse_checksums
 from harness.kernel.types import Kernel
@@ -100,17 +101,20 @@ def test_a_build_without_checksums_is_protected_by_https_alone(build: Path) -> N
 @pytest.mark.parametrize(
     ("pattern", "fault", "message"),
     [
-        ("*linux-image*", Fault(changed=True), "is not the file that the signed index names"),
+        ("*linux-image*", Fault(changed=True), "is not the file that its index names"),
         ("*linux-modules*", Fault(status=404), "listed but not served"),
         ("*linux-image*", Fault(cut=100), "truncated|could not be fetched|is not the file"),
+        ("*linux-image*", Fault(endless=True), "has more than 1 MiB"),
         ("*/CHECKSUMS", Fault(location="loop"), "redirects"),
+        ("/mainline/", Fault(html=True), "links to no build"),
     ],
 )
 def test_a_bad_answer_is_the_servers_and_leaves_nothing(
-    build: Path, web: Server, pattern: str, fault: Fault, message: str
+    build: Path, web: Server, pattern: str, fault: Fault, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(download, "LARGEST", 1 << 20)
     web.faults[pattern] = fault
-    with pytest.raises(MirrorError, match=message):
+    with pytest.raises(HarnessError, match=message):
         acquire("6.6")
     assert list((kernel_cache.folder() / "store").glob("[!.]*")) == []
     web.faults.clear()
