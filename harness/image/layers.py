@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import lzma
 import tarfile
@@ -34,35 +35,48 @@ def read_into(tree: FileTree, what: Path, wanted: str) -> None:
     Raises:
         UsageError: It is none of these, is damaged, or has what a root file system cannot have.
     """
-    if what.is_dir():
-        if (what / "oci-layout").is_file():
-            _image(tree, lambda name: (what / name).open("rb"), oci=True, wanted=wanted)
-        else:
-            tree.add_folder(what)
+    layout = (what / "oci-layout").is_file()
+    if what.is_dir() and not layout:
+        tree.add_folder(what)
         return
     try:
-        with _opened(what.open("rb")) as archive:
-            names = _image_names(archive)
-        if names is None:
-            with _opened(what.open("rb")) as archive:
-                tree.add_layer(archive, whiteouts=False)
-            return
-        with tarfile.open(what, "r:*") as archive:
-
-            def member(name: str) -> IO[bytes]:
-                found = archive.extractfile(name)
-                if found is None:
-                    raise KeyError(name)
-                return found
-
-            _image(tree, member, oci="manifest.json" not in names, wanted=wanted)
+        if layout:
+            _image(tree, lambda name: _file_of(what, name), oci=True, wanted=wanted)
+        else:
+            _read_archive(tree, what, wanted)
     except _DAMAGE as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the disk's, not the archive's
+        kind, expected = ("an archive", "a tar archive, plain or compressed with gzip, xz or zstd")
+        if layout:
+            kind, expected = ("an OCI layout", "every blob that its index names, whole")
         raise UsageError(
-            f"{what} cannot be read as an archive: {error or type(error).__name__}",
-            expected="a tar archive, plain or compressed with gzip, xz or zstd",
+            f"{what} cannot be read as {kind}: {error or type(error).__name__}", expected=expected
         ) from None
+
+
+def _file_of(layout: Path, name: str) -> IO[bytes]:
+    if not (layout / name).is_file():
+        raise ValueError(f"{name} is missing")
+    return (layout / name).open("rb")
+
+
+def _read_archive(tree: FileTree, what: Path, wanted: str) -> None:
+    with _opened(what.open("rb")) as archive:
+        names = _image_names(archive)
+    if names is None:
+        with _opened(what.open("rb")) as archive:
+            tree.add_layer(archive, whiteouts=False)
+        return
+    with tarfile.open(what, "r:*") as archive:
+
+        def member(name: str) -> IO[bytes]:
+            found = archive.extractfile(name)
+            if found is None:
+                raise KeyError(name)
+            return found
+
+        _image(tree, member, oci="manifest.json" not in names, wanted=wanted)
 
 
 @contextmanager
@@ -87,13 +101,10 @@ def _image_names(archive: tarfile.TarFile) -> set[str] | None:
 
 def _image(tree: FileTree, opener: Opener, *, oci: bool, wanted: str) -> None:
     """Add the layers of an image, the lowest first."""
-    if oci:
-        layers = _oci_layers(tree, opener, wanted)
-    else:
-        found = _json(opener, "manifest.json")
-        if len(found) != 1:
-            raise tree.refused(f"it has {len(found)} images", "save one image")
-        layers = [str(name) for name in found[0]["Layers"]]
+    try:
+        layers = _oci_layers(tree, opener, wanted) if oci else _docker_layers(tree, opener)
+    except (TypeError, AttributeError) as error:  # JSON of another shape
+        raise ValueError(f"its list of layers is malformed: {error}") from error
     for layer in layers:
         with _opened(opener(layer)) as archive:
             tree.add_layer(archive, whiteouts=True)
@@ -104,6 +115,13 @@ def _json(opener: Opener, name: str) -> Any:
         return json.loads(file.read())
 
 
+def _docker_layers(tree: FileTree, opener: Opener) -> list[str]:
+    found = _json(opener, "manifest.json")
+    if len(found) != 1:
+        raise tree.refused(f"it has {len(found)} images", "save one image")
+    return [str(name) for name in found[0]["Layers"]]
+
+
 def _oci_layers(tree: FileTree, opener: Opener, wanted: str) -> list[str]:
     index = _json(opener, "index.json")
     while "manifests" in index:
@@ -112,12 +130,20 @@ def _oci_layers(tree: FileTree, opener: Opener, wanted: str) -> list[str]:
             manifests = [one for one in manifests if one.get("platform", {}).get("architecture") == wanted]
         if len(manifests) != 1:
             raise tree.refused(f"{len(manifests)} of its images are for {wanted}", "save one image")
-        index = _json(opener, _blob(manifests[0]))
-    return [_blob(one) for one in index["layers"]]
+        index = _json(opener, _blob(opener, manifests[0]))
+    return [_blob(opener, one) for one in index["layers"]]
 
 
-def _blob(described: dict[str, Any]) -> str:
+def _blob(opener: Opener, described: dict[str, Any]) -> str:
+    """Return the name of a blob whose content has its digest."""
     algorithm, _, digest = str(described["digest"]).partition(":")
-    if not (algorithm.isalnum() and digest.isalnum()):
+    if not (algorithm in ("sha256", "sha512") and digest.isalnum()):
         raise ValueError(f"{described['digest']!r} is not a digest")
-    return f"blobs/{algorithm}/{digest}"
+    name = f"blobs/{algorithm}/{digest}"
+    content = hashlib.new(algorithm)
+    with opener(name) as file:
+        while block := file.read(1 << 20):
+            content.update(block)
+    if content.hexdigest() != digest:
+        raise ValueError(f"{name} is damaged: its {algorithm} is {content.hexdigest()}")
+    return name

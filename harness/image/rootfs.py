@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("harness.image")
 
-FORMAT = 1
+FORMAT = 2
 """Part of every key: raise it when the same source gives another image."""
 
 _BLOCK = 4096

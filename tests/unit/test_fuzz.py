@@ -550,12 +550,7 @@ ROOTS = [
     rootfs_samples.PLAIN,
     gzip.compress(rootfs_samples.PLAIN, mtime=0),
     rootfs_samples.docker(*rootfs_samples.LAYERS),
-    rootfs_samples.tar(
-        ("oci-layout", ""),
-        ("index.json", '{"manifests": [{"digest": "sha256:1"}]}'),
-        ("blobs/sha256/1", '{"layers": [{"digest": "sha256:2"}]}'),
-        ("blobs/sha256/2", rootfs_samples.PLAIN.decode("latin-1")),
-    ),
+    rootfs_samples.oci_archive(rootfs_samples.PLAIN),
 ]
 
 

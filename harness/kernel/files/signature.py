@@ -108,6 +108,7 @@ def _verify(folder: Path, files: Sequence[str | Path], keyrings: Sequence[Path],
     raise MirrorError(
         f"the signature of {name} is not valid: {_reason(found) or done.tail(1)}",
         expected="a signature by a key in " + (" or ".join(map(str, keyrings)) or "a keyring, and there is none"),
+        hint="the server is not to be trusted, or signs with a new key: name another, or a keyring with that key",
     )
 
 

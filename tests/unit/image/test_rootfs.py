@@ -73,7 +73,7 @@ def oci(folder: Path, *layers: bytes) -> Path:
         (blobs / digest).write_bytes(data)
         return {"digest": f"sha256:{digest}", "size": len(data)}
 
-    manifest = blob(json.dumps({"layers": [blob(gzip.compress(layer)) for layer in layers]}).encode())
+    manifest = blob(json.dumps({"layers": [blob(gzip.compress(layer, mtime=0)) for layer in layers]}).encode())
     other = blob(json.dumps({"layers": []}).encode())
     manifests = [
         {**manifest, "platform": {"architecture": "amd64"}},
@@ -82,6 +82,24 @@ def oci(folder: Path, *layers: bytes) -> Path:
     (folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
     (folder / "index.json").write_text(json.dumps({"manifests": manifests}))
     return folder
+
+
+def oci_archive(layer: bytes) -> bytes:
+    """Return an OCI layout of one image with one layer, as an archive."""
+
+    def blob(text: str) -> tuple[str, str]:
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        return f"blobs/sha256/{digest}", json.dumps({"digest": f"sha256:{digest}"})
+
+    layer_name, described = blob(layer.decode("latin-1"))
+    manifest = f'{{"layers": [{described}]}}'
+    manifest_name, index = blob(manifest)
+    return tar(
+        ("oci-layout", ""),
+        ("index.json", f'{{"manifests": [{index}]}}'),
+        (manifest_name, manifest),
+        (layer_name, layer.decode("latin-1")),
+    )
 
 
 @pytest.fixture
@@ -162,10 +180,26 @@ def test_layers_of_an_oci_layout_are_put_together(read: Callable[..., dict[str, 
     assert read(oci(tmp_path / "oci", *LAYERS)) == PUT_TOGETHER
 
 
+@pytest.mark.parametrize(("damage", "said"), [(b"x", "is damaged: its sha256 is"), (None, "is missing")])
+def test_a_layout_with_a_damaged_blob_is_refused(
+    read: Callable[..., dict[str, str]], tmp_path: Path, damage: bytes | None, said: str
+) -> None:
+    layout = oci(tmp_path / "oci", *LAYERS)
+    blob = layout / "blobs/sha256" / hashlib.sha256(gzip.compress(LAYERS[0], mtime=0)).hexdigest()
+    blob.unlink()
+    if damage is not None:
+        blob.write_bytes(damage)
+    with pytest.raises(UsageError, match="cannot be read as an OCI layout") as raised:
+        read(layout)
+    assert said in raised.value.what
+
+
 @pytest.mark.parametrize(
     ("source", "said"),
     [
         (b"", "cannot be read as an archive"),
+        (tar(("manifest.json", "[5]")), "its list of layers is malformed"),
+        (tar(("oci-layout", ""), ("index.json", '{"manifests": [5]}')), "its list of layers is malformed"),
         (b"#!/bin/sh\n" * 200, "cannot be read as an archive"),
         (gzip.compress(PLAIN)[:-40], "cannot be read as an archive"),
         (PLAIN[:700], "cannot be read as an archive"),
