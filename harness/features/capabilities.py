@@ -15,6 +15,7 @@ from harness.features import map_types
 from harness.features.capability import Availability, Capability, Decision, Judgement, ProbeResult
 from harness.features.parts import PARTS
 from harness.features.probes import (
+    blocks_above_4_mib,
     btf_load,
     creates,
     creates_type,
@@ -31,6 +32,7 @@ from harness.features.probes import (
     next_id,
     outer_batch,
     outer_lookup,
+    percpu_array_inlined,
     percpu_array_size_counts,
     raw_tracepoint,
     refuses_bad_fd,
@@ -172,6 +174,21 @@ CAPABILITIES: dict[str, Capability] = {
         "5.11",
         "htab_map_alloc_check in kernel/bpf/hashtab.c",
         creates(map_type="hash", key_size=513, no=(E2BIG,)),
+    ),
+    "blocks_above_4_mib": Capability(
+        "the kernel allocates more than 4 MiB in one piece (MAX_PAGE_ORDER, the size of its pages)",
+        "4.12",
+        "",
+        blocks_above_4_mib,
+        is_part=True,
+    ),
+    "percpu_array_inlined": Capability(
+        "lookups in per-CPU arrays are inlined, where the architecture's JIT can (bpf_jit_supports_percpu_insn())",
+        "6.10",
+        "commit db69718b8efa",
+        percpu_array_inlined,
+        "BPF_JIT",
+        is_part=True,
     ),
     "for_each_map_elem": Capability("programs walk over maps", "5.13", "commit 69c087ba6225", helper(164)),
     "syscall_programs": Capability(

@@ -14,6 +14,9 @@ from harness.remote.command import BpfError, HasFd
 from harness.remote.sysctl import JIT, sysctl
 from harness.util.errnos import ENOTSUPP, errno_name
 
+_AT_PAGESZ = 6
+"""The entry of the auxiliary vector with the size of a page."""
+
 
 def _by_errno(errno: int, *, yes: tuple[int, ...], no: tuple[int, ...]) -> ProbeResult:
     answer = Availability.YES if errno in yes else Availability.NO if errno in no else Availability.INCONCLUSIVE
@@ -164,6 +167,43 @@ def interpreter(bpf: Bpf) -> ProbeResult:
             return ProbeResult(Availability.YES, "the compiler can be switched off")
     except BpfError as error:
         return _by_errno(error.errno, yes=(), no=(EINVAL,))
+
+
+def percpu_array_inlined(bpf: Bpf) -> ProbeResult:
+    """A program that is compiled has no call of the helper left; the compiler must know addresses of a CPU's data."""
+    lookup = asm.call("map_lookup_elem")
+    numbers = bpf.map("percpu_array", max_entries=1)
+    reads = (
+        asm.ld_map(asm.R1, numbers),
+        asm.st("W", asm.R10, -8, 0),
+        asm.mov(asm.R2, asm.R10),
+        asm.add(asm.R2, -8),
+        lookup,
+        *asm.return_(0),
+    )
+    try:
+        with sysctl(bpf.commands, JIT, "1"), bpf.prog("socket_filter", reads) as program:
+            called = any(one.code == lookup.code for one in program.translated())
+    except BpfError as error:
+        return ProbeResult(Availability.INCONCLUSIVE, f"{error.command}: {error.name}")
+    return ProbeResult(Availability.NO if called else Availability.YES, "called" if called else "inlined")
+
+
+def blocks_above_4_mib(bpf: Bpf) -> ProbeResult:
+    """/proc/buddyinfo has a column for each power of two of pages, up to the largest block."""
+    try:
+        lines, vector = (
+            bpf.commands.ask(f"read of {path}", calls.Files.read_file, path=path)
+            for path in ("/proc/buddyinfo", "/proc/self/auxv")
+        )
+    except BpfError as error:
+        return ProbeResult(Availability.INCONCLUSIVE, f"{error.command}: {error.name}")
+    words = [int.from_bytes(vector[at : at + 8], bpf.byte_order) for at in range(0, len(vector), 8)]
+    page = dict(zip(words[::2], words[1::2], strict=True))[_AT_PAGESZ]
+    columns = lines.splitlines()[0].partition(b"zone")[2].split()[1:]
+    largest = page << len(columns) - 1
+    answer = Availability.YES if largest > 4 << 20 else Availability.NO
+    return ProbeResult(answer, f"blocks have up to {largest >> 10} KiB")
 
 
 def _small_map() -> tuple[str, dict[str, int | str]]:
