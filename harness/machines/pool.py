@@ -112,6 +112,7 @@ class Pool:
             HarnessError: It is unavailable, or cannot be run; any kind but GuestError.
         """
         if (choice, needs) not in self._specs:
+            _require_memory(choice, needs)
             plain = self._specs.get((choice, Needs())) or self._bring(choice)
             self._specs[choice, Needs()] = plain
             image = image_with(plain, choice, needs, self._progress)
@@ -290,6 +291,16 @@ class Pool:
                 self._progress(f"{error.what}; every test boots {spec.label} instead")
                 self._templates[spec] = None
         return self._templates[spec]
+
+
+def _require_memory(choice: Choice, needs: Needs) -> None:
+    """Raise UsageError where a machine of the kernel's architecture cannot have as much memory as a test asks for."""
+    wanted = architecture.require(choice.architecture)
+    if needs.memory % wanted.memory_step:
+        raise UsageError(
+            f"a guest of {choice.label} cannot have {needs.memory} MiB of memory",
+            expected=f"a multiple of {wanted.memory_step} MiB, for {wanted.title}",
+        )
 
 
 def image_with(plain: MachineSpec, choice: Choice, needs: Needs, progress: Progress) -> Image:

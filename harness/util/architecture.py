@@ -50,6 +50,7 @@ class Architecture:
     flavours: Mapping[str, str]
     kernel_parameters: tuple[str, ...] = ()
     keeps_timers: bool = True
+    memory_step: int = 1
 
     @property
     def is_own(self) -> bool:

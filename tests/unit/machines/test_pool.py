@@ -175,3 +175,14 @@ def test_bcc_in_a_guest_of_another_architecture_is_refused() -> None:
     with pytest.raises(UsageError, match=r"a guest of 6\.1 cannot have bcc") as caught:
         pools.image_with(foreign, choice, Needs(image="bcc"), print)
     assert "--loader=libbpf" in str(caught.value)
+
+
+def test_memory_that_a_machine_of_the_architecture_cannot_have_is_refused_before_anything_is_fetched() -> None:
+    choice = Choice("6.12-ppc64el", KernelVersion(6, 12), "debian", "key", architecture="ppc64el")
+
+    def acquire(_choice: Choice) -> Any:
+        raise AssertionError("nothing is to be fetched")
+
+    with pytest.raises(UsageError, match=r"a guest of 6\.12-ppc64el cannot have 300 MiB of memory") as caught:
+        Pool(Settings(), print, acquire=acquire).prepare(choice, Needs(memory=300))
+    assert caught.value.expected == "a multiple of 256 MiB, for ppc64el"
