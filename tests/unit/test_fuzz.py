@@ -525,7 +525,7 @@ def test_what_servers_and_gpgv_say(data: bytes) -> None:
         snapshot.parsed(data, "http://127.0.0.1")
     with only(MirrorError):
         signature.binary_keys(
-            b"-----BEGIN PGP PUBLIC KEY BLOCK-----\n\n" + data + b"\n-----END PGP PUBLIC KEY BLOCK-----"
+            b"-----BEGIN PGP PUBLIC KEY BLOCK-----\n\n" + data + b"\n-----END PGP PUBLIC KEY BLOCK-----", "k"
         )
 
 

@@ -318,7 +318,11 @@ def _unpacked(archive: Path, identity: str, origin: str, progress: Progress) -> 
             progress(f"unpacking {origin}")
             with cache.new_folder(place) as made, tempfile.TemporaryDirectory(prefix="harness-source-") as scratch:
                 _extract(_tarball(archive, Path(scratch)), made)
-                kbuild.tree_version(made)
+                try:
+                    kbuild.tree_version(made)
+                except KernelFileError as error:
+                    error.what = error.what.replace(str(made), origin)
+                    raise
     return SourceTree(place, origin)
 
 

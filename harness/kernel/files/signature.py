@@ -95,7 +95,7 @@ def _verify(folder: Path, files: Sequence[str | Path], keyrings: Sequence[Path],
     options: list[str | Path] = []
     for number, keyring in enumerate(keyrings):
         binary = folder / f"keys-{number}.gpg"
-        binary.write_bytes(binary_keys(keyring.read_bytes()))
+        binary.write_bytes(binary_keys(keyring.read_bytes(), str(keyring)))
         options += ["--keyring", binary]
     done = proc.run([needs.program("gpgv"), "--status-fd", "1", *options, *files], timeout=60)
     found = signatures(done.stdout)
@@ -106,9 +106,10 @@ def _verify(folder: Path, files: Sequence[str | Path], keyrings: Sequence[Path],
             day = datetime.fromtimestamp(one.key_expired, timezone.utc).date()
             return one.key, f"its key {one.key[-16:]} expired on {day}, after it had signed this"
     raise MirrorError(
-        f"the signature of {name} is not valid: {_reason(found) or done.tail(1)}",
+        f"the signature of {name} is not valid: {_reason(found) or 'there is none that can be read'}",
         expected="a signature by a key in " + (" or ".join(map(str, keyrings)) or "a keyring, and there is none"),
         hint="the server is not to be trusted, or signs with a new key: name another, or a keyring with that key",
+        detail="" if found else done.tail(3),
     )
 
 
@@ -154,8 +155,12 @@ def has_keys(data: bytes) -> bool:
     return _KEY_BLOCK.search(data) is not None or data[:1] >= b"\x80"
 
 
-def binary_keys(data: bytes) -> bytes:
+def binary_keys(data: bytes, name: str) -> bytes:
     """Return a keyring in the binary form that gpgv reads; an armoured one is decoded.
+
+    Args:
+        data: The keyring.
+        name: What error messages call it.
 
     Raises:
         MirrorError: It is armoured and damaged.
@@ -166,4 +171,4 @@ def binary_keys(data: bytes) -> bytes:
     try:
         return b"".join(base64.b64decode(re.sub(rb"\s", b"", block), validate=True) for block in blocks)
     except binascii.Error as error:
-        raise MirrorError(f"a keyring is damaged: {error}", expected="OpenPGP public keys") from error
+        raise MirrorError(f"the keyring {name} is damaged: {error}", expected="OpenPGP public keys") from error

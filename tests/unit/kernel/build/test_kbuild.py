@@ -447,6 +447,13 @@ def test_a_tarball_in_hand_and_one_cut_off(tmp_path: Path) -> None:
         source.in_hand(path, "", progress=print)
 
 
+def test_an_archive_of_something_else_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "linux.tar.xz"
+    path.write_bytes(tarball({"x/Makefile": b"all:\n"}))
+    with pytest.raises(KernelFileError, match=rf"the archive {path} is not a complete kernel source tree"):
+        source.in_hand(path, "", progress=print)
+
+
 def test_an_archive_that_reaches_outside_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "linux.tar.xz"
     path.write_bytes(tarball({"a/Makefile": b"", "a/../../evil": b""}))

@@ -177,7 +177,7 @@ def test_keys_of_the_users_own_come_first(
         ("*/kernel-modules*.rpm", Fault(status=404), "serves none"),
         ("*/kernel-core*.rpm", Fault(cut=400), "truncated|could not be fetched"),
         ("*/KEY", Fault(html=True), "KEY has no keys in it"),
-        ("*/KEY", Fault(changed=True), "is not valid|is damaged"),
+        ("*/KEY", Fault(changed=True), "is not valid|keys-KEY is damaged"),
     ],
 )
 def test_a_bad_answer_is_the_servers_and_leaves_nothing(

@@ -199,6 +199,7 @@ def test_a_file_that_is_gone_in_the_middle(service: Snapshot, web: Server) -> No
         ("*/Packages*", Fault(changed=True), "is not the file that its index names"),
         ("*/Packages*", Fault(status=404), "not served"),
         ("*/InRelease", Fault(changed=True), "is not valid"),
+        ("*/InRelease", Fault(html=True), "is not valid: there is none that can be read"),
         ("*/InRelease", Fault(endless=True), "more than"),
         ("*/binfiles", Fault(html=True), "is not JSON"),
         ("*/binfiles", Fault(location="loop"), "redirects"),
