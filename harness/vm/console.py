@@ -30,9 +30,10 @@ def read_lines(log: Path) -> list[str]:
 # A panic that only says that there was an exception; the line that names it came before.
 _FATAL_EXCEPTION = "Kernel panic - not syncing: Fatal exception"
 _EXCEPTION = re.compile(
-    r"(?:BUG: |kernel BUG at |(?:Oops: )?general protection fault|(?:PANIC: )?double fault|Unable to handle kernel "
-    r"|Oops\b.*\[#\d+\]).*"
+    r"(?:BUG: |kernel BUG at |(?:Oops: )?general protection fault|(?:PANIC: )?double fault|Unable to handle kernel ).*"
 )
+# It follows on a line that says more, where there is one.
+_OOPS = re.compile(r"Oops\b.*\[#\d+\].*")
 
 
 def cause_of_death(lines: list[str]) -> str | None:
@@ -42,7 +43,7 @@ def cause_of_death(lines: list[str]) -> str | None:
         match = _DEATH.search(line)
         if match is not None:
             return f"{exception} ({match[0]})" if exception and match[0].startswith(_FATAL_EXCEPTION) else match[0]
-        found = _EXCEPTION.search(line)
+        found = _EXCEPTION.search(line) or (None if exception else _OOPS.search(line))
         exception = found[0] if found is not None else exception
     return None
 

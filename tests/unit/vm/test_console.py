@@ -93,3 +93,12 @@ def test_an_exception_that_a_panic_ends_is_the_cause() -> None:
     assert cause_of_death([lines[0], "Kernel panic - not syncing: sysrq triggered crash"]) == (
         "Kernel panic - not syncing: sysrq triggered crash"
     )
+
+
+def test_the_line_that_says_what_was_wrong_counts_before_the_oops_that_follows_it() -> None:
+    bug, panic = (
+        "BUG: unable to handle kernel NULL pointer dereference at (null)",
+        "Kernel panic - not syncing: Fatal exception",
+    )
+    assert cause_of_death([bug, "IP: sysrq_handle_crash+0x12/0x20", "Oops: 0002 [#1] SMP", panic]) == f"{bug} ({panic})"
+    assert cause_of_death(["Oops - BUG [#1]", panic]) == f"Oops - BUG [#1] ({panic})"
