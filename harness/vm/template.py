@@ -27,7 +27,7 @@ from harness.guest import calls, wire
 from harness.image.build import Image
 from harness.util import cache
 from harness.vm.boot import boot
-from harness.vm.command import QEMU_ARGV, QMP_SOCKET, qemu_options
+from harness.vm.command import QEMU_ARGV, QMP_SOCKET, kernel_words, qemu_options
 from harness.vm.machine import State
 from harness.vm.process import find_qemu
 from harness.vm.sandbox import abilities
@@ -89,7 +89,7 @@ def key_of(spec: MachineSpec) -> str:
         spec.accel.value,
         spec.needs.memory,
         spec.needs.cpus,
-        spec.parameters,
+        kernel_words(spec),
         # The command with placeholders for folders and files.
         qemu_options(dataclasses.replace(spec, ram=Path("ram"), image=Image(Path("initrd"), "")), Path("run")),
         _host_cpu(spec.accel),

@@ -86,7 +86,7 @@ S390 = [
     ),
 ]
 PPC = [
-    *appended("hvc0", "vport0p1"),
+    *appended("hvc0", "vport0p1", "nmi_watchdog=0"),
     *qemu_options(
         "-device virtio-serial-pci,id=harness-serial",
         "-device virtserialport,chardev=harness,name=harness",

@@ -20,6 +20,16 @@ from tests.unit.vm.specs import spec_of
 SPEC = spec_of("/k", "/i")
 
 
+def test_a_machine_with_another_kernel_command_line_is_another(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    qemu = tmp_path / "qemu"
+    qemu.touch()
+    monkeypatch.setattr(template, "find_qemu", lambda _architecture: qemu)
+    before = template.key_of(SPEC)
+    assert template.key_of(SPEC) == before
+    monkeypatch.setattr(template, "kernel_words", lambda _spec: ("nmi_watchdog=0",))
+    assert template.key_of(SPEC) != before
+
+
 class Saved:
     """A saved machine, and how often another one is made in its place."""
 
