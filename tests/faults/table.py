@@ -10,6 +10,7 @@ from harness.results.outcomes import Outcome, Trouble
 _CRASHED = r"KernelCrashed: the kernel \S+ crashed: "
 _BROKE = "ProtocolBroken: the guest broke the protocol: "
 _RESET = "GuestEnded: the guest reset its machine; its kernel was "
+_PC = "amd64"
 _SILENT = r"within 3 s; the kernel \S+ stopped answering completely"
 _ALIVE = r"within 1 s; the kernel \S+ is alive, the guest process was killed"
 _HANDLED = "; the test handled that error and passed$"
@@ -34,6 +35,7 @@ class Fault:
         printed: Text that the record's output of the test has.
         attempts: How often the test ran.
         is_long: Whether it takes long, or its kernel much time: run with `-m long`.
+        only_on: The architecture whose machine alone can have it; "" for all.
     """
 
     name: str
@@ -43,14 +45,15 @@ class Fault:
     printed: str = ""
     attempts: int = 1
     is_long: bool = False
+    only_on: str = ""
 
 
-def _crashed(name: str, cause: str) -> Fault:
-    return Fault(name, Outcome.CRASHED, _CRASHED + cause, Trouble.CRASHED)
+def _crashed(name: str, cause: str, *, only_on: str = "") -> Fault:
+    return Fault(name, Outcome.CRASHED, _CRASHED + cause, Trouble.CRASHED, only_on=only_on)
 
 
-def _ended(name: str, message: str) -> Fault:
-    return Fault(name, Outcome.FAILED, message, Trouble.ENDED)
+def _ended(name: str, message: str, *, only_on: str = "") -> Fault:
+    return Fault(name, Outcome.FAILED, message, Trouble.ENDED, only_on=only_on)
 
 
 def _hung(name: str, message: str, printed: str = "", *, is_long: bool = False) -> Fault:
@@ -69,8 +72,9 @@ def _leaked(name: str, message: str, *, is_long: bool = False) -> Fault:
     return Fault(name, Outcome.LEAKED, f"^leaked: {message}", Trouble.LEAK, is_long=is_long)
 
 
-def _faulted(name: str, title: str, *, is_long: bool = False) -> Fault:
-    return Fault(name, Outcome.FAULTED, f"^the kernel complained: {title}", Trouble.FAULT, is_long=is_long)
+def _faulted(name: str, title: str, *, is_long: bool = False, only_on: str = "") -> Fault:
+    reason = f"^the kernel complained: {title}"
+    return Fault(name, Outcome.FAULTED, reason, Trouble.FAULT, is_long=is_long, only_on=only_on)
 
 
 _PRINTED = "last words before "
@@ -86,12 +90,12 @@ FAULTS = (
     _ended("restart_by_sysrq", _RESET),
     _ended("reboot", _RESET),
     _ended("power_off", "GuestEnded: the guest powered off"),
-    _ended("chipset_reset", _RESET),
-    _ended("keyboard_controller_reset", _RESET),
+    _ended("chipset_reset", _RESET, only_on=_PC),
+    _ended("keyboard_controller_reset", _RESET, only_on=_PC),
     _ended("forged_panic", "GuestEnded: the guest powered off"),
     _hung("agent_stopped", _SILENT),
     _hung("agent_stopped_and_handled", _SILENT + _HANDLED),
-    _crashed("agent_destroyed", "Kernel panic - not syncing: Attempted to kill init! exitcode=0x0000000[5b]"),
+    _crashed("agent_destroyed", "Kernel panic - not syncing: Attempted to kill init! exitcode=0x0000000[45b]"),
     # A function in the guest.
     _hung("hang", rf"sleep\(\) {_ALIVE}", f"{_PRINTED}the hang"),
     _hung("process_stopped", _ALIVE),
@@ -120,17 +124,19 @@ FAULTS = (
     _hung("endless_bell", _SILENT),
     _hung("frame_without_end", _SILENT),
     # Faults in the kernel's code.
-    _faulted("oops", "oops: BUG: (unable to handle )?kernel NULL pointer dereference"),
+    _faulted("oops", "oops: (BUG: (unable to handle )?|Unable to handle )kernel NULL pointer dereference"),
     _faulted("bug", r"BUG: kernel BUG at (/\S+/)?kernel/cred.c"),
-    _faulted("list_corruption", r"list corruption: list_add (double add|corruption)"),
-    # Without CONFIG_VMAP_STACK there is no guard page, and no stack for the report.
+    # arm64's idle task warns after it, and grace periods may take a minute.
+    _faulted("list_corruption", r"list corruption: list_add (double add|corruption)", only_on=_PC),
+    # Without CONFIG_VMAP_STACK there is no guard page, and no stack for the report. The last words are arm64's.
     _crashed(
         "stack_overflow",
-        r"((BUG: (TASK )?stack guard page was hit at .* \()?Kernel panic - not syncing: Fatal exc|triple fault$)",
+        r"((BUG: (TASK )?stack guard page was hit at .* \()?Kernel panic - not syncing: Fatal exc"
+        r"|triple fault$|Kernel panic - not syncing: kernel stack overflow)",
     ),
-    _crashed("triple_fault", "triple fault$"),
-    _faulted("nmi", "NMI: (Uhhuh. )?NMI received for unknown reason"),
-    _crashed("nmi_that_panics", "Kernel panic - not syncing: NMI: Not continuing"),
+    _crashed("triple_fault", "triple fault$", only_on=_PC),
+    _faulted("nmi", "NMI: (Uhhuh. )?NMI received for unknown reason", only_on=_PC),
+    _crashed("nmi_that_panics", "Kernel panic - not syncing: NMI: Not continuing", only_on=_PC),
     Fault("nothing_goes_wrong", Outcome.PASSED),
     # What takes long.
     _hung("hard_lockup", r"within 5 s; the kernel \S+ stopped answering completely", is_long=True),

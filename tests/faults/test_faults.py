@@ -37,9 +37,12 @@ class Provoked:
     results: dict[str, RecordedResult]
     most_memory: int
     """KiB."""
+    architecture: str
 
 
-def run(folders: pytest.TempPathFactory, kernel: str, which: str) -> Iterator[Provoked]:
+def run(folders: pytest.TempPathFactory, choice: Choice, which: str) -> Iterator[Provoked]:
+    name = choice.label.removesuffix(f"-{choice.architecture}")
+    kernel = f"{name}:{choice.architecture}" if name != choice.label else name
     with inner_runs(folders) as new_inner:
         inner = new_inner()
         inner.write(test_provocations=PROVOCATIONS.read_text())
@@ -48,21 +51,23 @@ def run(folders: pytest.TempPathFactory, kernel: str, which: str) -> Iterator[Pr
         result = inner.run(f"--kernel={kernel}", "-m", which, "-rA", "--record=r.json", env=HERE, within=570)
         results = {one.test.partition("::test_")[2]: one for one in read(inner.folder / "r.json").results}
         memory = inner.folder / "most-memory"
-        yield Provoked(result.out, results, int(memory.read_text()) if memory.exists() else 0)
+        yield Provoked(result.out, results, int(memory.read_text()) if memory.exists() else 0, choice.architecture)
 
 
 @pytest.fixture(scope="module")
 def quick(kernel_choice: Choice, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Provoked]:
-    yield from run(tmp_path_factory, kernel_choice.label, "not long")
+    yield from run(tmp_path_factory, kernel_choice, "not long")
 
 
 @pytest.fixture(scope="module")
 def long(kernel_choice: Choice, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Provoked]:
-    yield from run(tmp_path_factory, kernel_choice.label, "long")
+    yield from run(tmp_path_factory, kernel_choice, "long")
 
 
 def check(fault: Fault, provoked: Provoked) -> None:
     found = provoked.results[fault.name]
+    if fault.only_on not in ("", provoked.architecture):
+        pytest.skip(f"machines of {fault.only_on} alone have it")
     if found.outcome is Outcome.UNSUPPORTED:
         pytest.skip(found.reason)  # what the kernel was built without
     assert found.outcome is fault.outcome, f"{found.outcome}: {found.reason}\n{found.failure}"

@@ -468,6 +468,10 @@ RECIPES = {
 """Faults by what provokes them."""
 
 ARM_RECIPES = {
+    # sub sp, sp, #256; str x0, [sp]; back to the first
+    "stack-overflow": Recipe(
+        "oops", lambda kernel: kernel.code().raw("ff 03 04 d1 e0 03 00 f9 fe ff ff 17"), dies=True
+    ),
     "warn": Recipe("WARN", lambda kernel: kernel.code().jump("vfree", x0=0x1001)),
     "bug": Recipe("BUG", lambda kernel: kernel.code().jump("__put_cred", x0="init_cred"), dies=True),
     # ldr x0, [x1]; ret
