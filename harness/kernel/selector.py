@@ -211,6 +211,12 @@ def _item(word: str, *, packages: bool = False) -> Item:
         return replace(named, kind=SelectorKind.EVERY, word=match[1])
     if _RELEASE.fullmatch(rest):
         return replace(named, kind=SelectorKind.RELEASE)
+    version, _, name = rest.rpartition("-")
+    one = architecture.named(name)
+    if one is not None and not named.architecture and (_SERIES.fullmatch(version) or _RELEASE.fullmatch(version)):
+        # A label of a report, "6.12-arm64".
+        kind = SelectorKind.SERIES if _SERIES.fullmatch(version) else SelectorKind.RELEASE
+        return replace(named, kind=kind, word=version.removeprefix("v"), architecture=one.name)
     if _PACKAGE.fullmatch(rest):
         return replace(named, kind=SelectorKind.PACKAGE, architecture=named.architecture or _architecture_of(rest))
     if re.fullmatch(r"v?\d{1,3}(\.\*?)?", rest):

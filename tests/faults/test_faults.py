@@ -41,14 +41,12 @@ class Provoked:
 
 
 def run(folders: pytest.TempPathFactory, choice: Choice, which: str) -> Iterator[Provoked]:
-    name = choice.label.removesuffix(f"-{choice.architecture}")
-    kernel = f"{name}:{choice.architecture}" if name != choice.label else name
     with inner_runs(folders) as new_inner:
         inner = new_inner()
         inner.write(test_provocations=PROVOCATIONS.read_text())
         (inner.folder / "pytest.ini").write_text("[pytest]\nmarkers = long: takes long\n")
         # It ends with the check that no QEMU and no folder is left.
-        result = inner.run(f"--kernel={kernel}", "-m", which, "-rA", "--record=r.json", env=HERE, within=570)
+        result = inner.run(f"--kernel={choice.label}", "-m", which, "-rA", "--record=r.json", env=HERE, within=570)
         results = {one.test.partition("::test_")[2]: one for one in read(inner.folder / "r.json").results}
         memory = inner.folder / "most-memory"
         yield Provoked(result.out, results, int(memory.read_text()) if memory.exists() else 0, choice.architecture)

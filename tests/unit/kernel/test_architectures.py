@@ -129,6 +129,8 @@ def labels(text: str, default: str = "") -> list[str]:
         ("6.1:arm64", "", ["6.1-arm64"]),
         ("arm64:6.1", "", ["6.1-arm64"]),
         ("debian:6.12:arm64:16k", "", ["debian:6.12-arm64:16k"]),
+        ("debian:6.12-arm64:16k", "", ["debian:6.12-arm64:16k"]),  # a label is a selector
+        ("6.12-arm64", "amd64", ["6.12-arm64"]),
         ("6.12.*:arm64", "", ["6.12.9-arm64"]),
         ("all:arm64", "", ["6.1-arm64", "6.12-arm64"]),
         ("all", "", ["6.1"]),
