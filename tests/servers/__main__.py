@@ -12,6 +12,7 @@ import argparse
 import re
 import shlex
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -157,6 +158,9 @@ def main() -> None:
     kernels = [(one, arguments.version or str(one.version)) for one in cached(arguments.kernel, arguments.flavour)]
     if not kernels:
         parser.error("the kernel cache has no such kernel: harness kernels fetch 6.1")
+    # A shell starts what runs in the background with interrupts ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     # gpg's socket needs a short path.
     folder = Path(tempfile.mkdtemp(prefix="harness-servers-"))
     (folder / "www").mkdir()
