@@ -171,19 +171,14 @@ def interpreter(bpf: Bpf) -> ProbeResult:
 
 def percpu_array_inlined(bpf: Bpf) -> ProbeResult:
     """A program that is compiled has no call of the helper left; the compiler must know addresses of a CPU's data."""
-    lookup = asm.call("map_lookup_elem")
     numbers = bpf.map("percpu_array", max_entries=1)
-    reads = (
-        asm.ld_map(asm.R1, numbers),
-        asm.st("W", asm.R10, -8, 0),
-        asm.mov(asm.R2, asm.R10),
-        asm.add(asm.R2, -8),
-        lookup,
-        *asm.return_(0),
-    )
+    read = asm.lookup(numbers, -8)
     try:
-        with sysctl(bpf.commands, JIT, "1"), bpf.prog("socket_filter", reads) as program:
-            called = any(one.code == lookup.code for one in program.translated())
+        with (
+            sysctl(bpf.commands, JIT, "1"),
+            bpf.prog("socket_filter", (asm.st("W", asm.R10, -8, 0), *read, *asm.return_(0))) as program,
+        ):
+            called = any(one.code == read[-1].code for one in program.translated())
     except BpfError as error:
         return ProbeResult(Availability.INCONCLUSIVE, f"{error.command}: {error.name}")
     return ProbeResult(Availability.NO if called else Availability.YES, "called" if called else "inlined")

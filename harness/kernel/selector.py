@@ -192,7 +192,7 @@ def _item(word: str, *, packages: bool = False) -> Item:
         return Item(word, SelectorKind.PATH, word)
     if is_distribution(word):
         return Item(word, SelectorKind.DISTRIBUTION, word, provider=word)
-    named = _named(word)
+    named = _unlabelled(_named(word))
     rest = named.word
     if rest in _WORDS:
         return replace(named, kind=_WORDS[rest])
@@ -211,12 +211,6 @@ def _item(word: str, *, packages: bool = False) -> Item:
         return replace(named, kind=SelectorKind.EVERY, word=match[1])
     if _RELEASE.fullmatch(rest):
         return replace(named, kind=SelectorKind.RELEASE)
-    version, _, name = rest.rpartition("-")
-    one = architecture.named(name)
-    if one is not None and not named.architecture and (_SERIES.fullmatch(version) or _RELEASE.fullmatch(version)):
-        # A label of a report, "6.12-arm64".
-        kind = SelectorKind.SERIES if _SERIES.fullmatch(version) else SelectorKind.RELEASE
-        return replace(named, kind=kind, word=version.removeprefix("v"), architecture=one.name)
     if _PACKAGE.fullmatch(rest):
         return replace(named, kind=SelectorKind.PACKAGE, architecture=named.architecture or _architecture_of(rest))
     if re.fullmatch(r"v?\d{1,3}(\.\*?)?", rest):
@@ -253,6 +247,15 @@ def _named(word: str) -> Item:
             raise _malformed(word, f"it names two {kind}s, {found[kind]} and {name}")
         found[kind] = name
     return Item(word, SelectorKind.ALL, what, provider, found["flavour"], found["architecture"])
+
+
+def _unlabelled(named: Item) -> Item:
+    """Return an item whose word is a label of a report, "6.12-arm64", as its version and its architecture."""
+    version, _, name = named.word.rpartition("-")
+    one = architecture.named(name)
+    if one is None or named.architecture or not (_SERIES.fullmatch(version) or _RELEASE.fullmatch(version)):
+        return named
+    return replace(named, word=version, architecture=one.name)
 
 
 def _architecture_of(package: str) -> str:

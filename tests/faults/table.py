@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.results.outcomes import Outcome, Trouble
 
 _CRASHED = r"KernelCrashed: the kernel \S+ crashed: "
 _BROKE = "ProtocolBroken: the guest broke the protocol: "
 _RESET = "GuestEnded: the guest reset its machine; its kernel was "
-_PC = "amd64"
 _SILENT = r"within 3 s; the kernel \S+ stopped answering completely"
 _ALIVE = r"within 1 s; the kernel \S+ is alive, the guest process was killed"
 _HANDLED = "; the test handled that error and passed$"
@@ -48,12 +47,16 @@ class Fault:
     only_on: str = ""
 
 
-def _crashed(name: str, cause: str, *, only_on: str = "") -> Fault:
-    return Fault(name, Outcome.CRASHED, _CRASHED + cause, Trouble.CRASHED, only_on=only_on)
+def _of_a_pc(fault: Fault) -> Fault:
+    return replace(fault, only_on="amd64")
 
 
-def _ended(name: str, message: str, *, only_on: str = "") -> Fault:
-    return Fault(name, Outcome.FAILED, message, Trouble.ENDED, only_on=only_on)
+def _crashed(name: str, cause: str) -> Fault:
+    return Fault(name, Outcome.CRASHED, _CRASHED + cause, Trouble.CRASHED)
+
+
+def _ended(name: str, message: str) -> Fault:
+    return Fault(name, Outcome.FAILED, message, Trouble.ENDED)
 
 
 def _hung(name: str, message: str, printed: str = "", *, is_long: bool = False) -> Fault:
@@ -72,9 +75,8 @@ def _leaked(name: str, message: str, *, is_long: bool = False) -> Fault:
     return Fault(name, Outcome.LEAKED, f"^leaked: {message}", Trouble.LEAK, is_long=is_long)
 
 
-def _faulted(name: str, title: str, *, is_long: bool = False, only_on: str = "") -> Fault:
-    reason = f"^the kernel complained: {title}"
-    return Fault(name, Outcome.FAULTED, reason, Trouble.FAULT, is_long=is_long, only_on=only_on)
+def _faulted(name: str, title: str, *, is_long: bool = False) -> Fault:
+    return Fault(name, Outcome.FAULTED, f"^the kernel complained: {title}", Trouble.FAULT, is_long=is_long)
 
 
 _PRINTED = "last words before "
@@ -90,8 +92,8 @@ FAULTS = (
     _ended("restart_by_sysrq", _RESET),
     _ended("reboot", _RESET),
     _ended("power_off", "GuestEnded: the guest powered off"),
-    _ended("chipset_reset", _RESET, only_on=_PC),
-    _ended("keyboard_controller_reset", _RESET, only_on=_PC),
+    _of_a_pc(_ended("chipset_reset", _RESET)),
+    _of_a_pc(_ended("keyboard_controller_reset", _RESET)),
     _ended("forged_panic", "GuestEnded: the guest powered off"),
     _hung("agent_stopped", _SILENT),
     _hung("agent_stopped_and_handled", _SILENT + _HANDLED),
@@ -127,16 +129,16 @@ FAULTS = (
     _faulted("oops", "oops: (BUG: (unable to handle )?|Unable to handle )kernel NULL pointer dereference"),
     _faulted("bug", r"BUG: kernel BUG at (/\S+/)?kernel/cred.c"),
     # arm64's idle task warns after it, and grace periods may take a minute.
-    _faulted("list_corruption", r"list corruption: list_add (double add|corruption)", only_on=_PC),
+    _of_a_pc(_faulted("list_corruption", r"list corruption: list_add (double add|corruption)")),
     # Without CONFIG_VMAP_STACK there is no guard page, and no stack for the report. The last words are arm64's.
     _crashed(
         "stack_overflow",
         r"((BUG: (TASK )?stack guard page was hit at .* \()?Kernel panic - not syncing: Fatal exc"
         r"|triple fault$|Kernel panic - not syncing: kernel stack overflow)",
     ),
-    _crashed("triple_fault", "triple fault$", only_on=_PC),
-    _faulted("nmi", "NMI: (Uhhuh. )?NMI received for unknown reason", only_on=_PC),
-    _crashed("nmi_that_panics", "Kernel panic - not syncing: NMI: Not continuing", only_on=_PC),
+    _of_a_pc(_crashed("triple_fault", "triple fault$")),
+    _of_a_pc(_faulted("nmi", "NMI: (Uhhuh. )?NMI received for unknown reason")),
+    _of_a_pc(_crashed("nmi_that_panics", "Kernel panic - not syncing: NMI: Not continuing")),
     Fault("nothing_goes_wrong", Outcome.PASSED),
     # What takes long.
     _hung("hard_lockup", r"within 5 s; the kernel \S+ stopped answering completely", is_long=True),

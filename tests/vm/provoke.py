@@ -70,7 +70,13 @@ def getppid(times: int = 1) -> None:
 
 
 class Code:
-    """Machine instructions of x86-64, put together step by step; symbols are addresses of the kernel's."""
+    """Machine instructions of x86-64, put together step by step; symbols are addresses of the kernel's.
+
+    Attributes:
+        JUMP: A register, and the instructions that go to the address in it.
+    """
+
+    JUMP = "rax", "ff e0"
 
     def __init__(self, symbol: Callable[[str], int]) -> None:
         self._symbol = symbol
@@ -97,7 +103,8 @@ class Code:
         """End by going to a function of the kernel, as if it had been called in the first place."""
         for register, value in registers.items():
             self.load(register, value)
-        return self.load("rax", name).raw("ff e0")
+        through, instructions = self.JUMP
+        return self.load(through, name).raw(instructions)
 
     def frame(self) -> Code:
         """Align the stack, as calls need it."""
@@ -111,6 +118,8 @@ class Code:
 class ArmCode(Code):
     """Machine instructions of arm64; arguments of functions are x0, x1, ..."""
 
+    JUMP = "x16", "00 02 1f d6"  # br x16
+
     def load(self, register: str, value: int | str) -> Code:
         """Put a number, or a symbol's address, into a register."""
         number = (self._symbol(value) if isinstance(value, str) else value) & (1 << 64) - 1
@@ -120,15 +129,11 @@ class ArmCode(Code):
             self.bytes += struct.pack("<I", kind | place << 21 | part << 5 | int(register.removeprefix("x")))
         return self
 
-    def jump(self, name: str, **registers: int | str) -> Code:
-        """End by going to a function of the kernel, as if it had been called in the first place."""
-        for register, value in registers.items():
-            self.load(register, value)
-        return self.load("x16", name).raw("00 02 1f d6")  # br x16
-
 
 class S390Code(Code):
     """Machine instructions of s390x; arguments of functions are r2, r3, ..."""
+
+    JUMP = "r1", "07 f1"  # br %r1
 
     def load(self, register: str, value: int | str) -> Code:
         """Put a number, or a symbol's address, into a register."""
@@ -138,15 +143,11 @@ class S390Code(Code):
         self.bytes += struct.pack(">BBIBBI", 0xC0, place | 8, number >> 32, 0xC0, place | 9, number & 0xFFFFFFFF)
         return self
 
-    def jump(self, name: str, **registers: int | str) -> Code:
-        """End by going to a function of the kernel, as if it had been called in the first place."""
-        for register, value in registers.items():
-            self.load(register, value)
-        return self.load("r1", name).raw("07 f1")  # br %r1
-
 
 class RiscvCode(Code):
     """Machine instructions of riscv64; arguments of functions are a0, a1, ..."""
+
+    JUMP = "t1", "67 00 03 00"  # jr t1
 
     def load(self, register: str, value: int | str) -> Code:
         """Put a number, or a symbol's address, into a register."""
@@ -157,15 +158,12 @@ class RiscvCode(Code):
         self.bytes += struct.pack("<IIIQ", place << 7 | 0x17, load, 0x00C0006F, number)
         return self
 
-    def jump(self, name: str, **registers: int | str) -> Code:
-        """End by going to a function of the kernel, as if it had been called in the first place."""
-        for register, value in registers.items():
-            self.load(register, value)
-        return self.load("t1", name).raw("67 00 03 00")  # jr t1
-
 
 class PowerCode(Code):
     """Machine instructions of ppc64el; arguments of functions are r3, r4, ..."""
+
+    # A function finds its data by its own address, which is in r12: mtctr r12; bctr
+    JUMP = "r12", "a6 03 89 7d 20 04 80 4e"
 
     def load(self, register: str, value: int | str) -> Code:
         """Put a number, or a symbol's address, into a register."""
@@ -177,13 +175,6 @@ class PowerCode(Code):
         high = (0x3C000000 | place << 21 | parts[0], 0x60000000 | itself | parts[1], 0x780007C6 | itself)
         self.bytes += struct.pack("<5I", *high, 0x64000000 | itself | parts[2], 0x60000000 | itself | parts[3])
         return self
-
-    def jump(self, name: str, **registers: int | str) -> Code:
-        """End by going to a function of the kernel, as if it had been called in the first place."""
-        for register, value in registers.items():
-            self.load(register, value)
-        # A function finds its data by its own address, which is in r12: mtctr r12; bctr
-        return self.load("r12", name).raw("a6 03 89 7d 20 04 80 4e")
 
 
 _CODES = {"amd64": Code, "arm64": ArmCode, "s390x": S390Code, "riscv64": RiscvCode, "ppc64el": PowerCode}
@@ -467,73 +458,75 @@ RECIPES = {
 }
 """Faults by what provokes them."""
 
+
+def _common(first: str, second: str, *, reads: tuple[str, str], undefined: str, below: str) -> dict[str, Recipe]:
+    """Return the recipes that every other architecture has.
+
+    Args:
+        first: The register of a function's first argument.
+        second: That of its second.
+        reads: A register, and instructions that read from the address in it and return.
+        undefined: An instruction that there is not.
+        below: Instructions that put an address below the stack's end into the first register.
+    """
+    base, read = reads
+
+    def reading(address: int) -> Recipe:
+        return Recipe("oops", lambda kernel: kernel.code().load(base, address).raw(read), dies=True)
+
+    return {
+        "warn": Recipe("WARN", lambda kernel: kernel.code().jump("vfree", **{first: 0x1001})),
+        "bug": Recipe("BUG", lambda kernel: kernel.code().jump("__put_cred", **{first: "init_cred"}), dies=True),
+        "null": reading(0),
+        "opcode": Recipe("oops", lambda kernel: kernel.code().raw(undefined), dies=True),
+        "paging": reading(0xDEAD << 48),
+        "refcount": Recipe(
+            "refcount", lambda kernel: kernel.code().raw(below).jump("refcount_warn_saturate", **{second: 3})
+        ),
+    }
+
+
 ARM_RECIPES = {
+    **_common(
+        "x0",
+        "x1",
+        reads=("x1", "20 00 40 f9 c0 03 5f d6"),  # ldr x0, [x1]; ret
+        undefined="00 00 00 00",
+        below="e0 03 00 91 00 00 02 d1",  # add x0, sp, #-128, as two instructions: mov x0, sp; sub x0, x0, #128
+    ),
     # sub sp, sp, #256; str x0, [sp]; back to the first
     "stack-overflow": Recipe(
         "oops", lambda kernel: kernel.code().raw("ff 03 04 d1 e0 03 00 f9 fe ff ff 17"), dies=True
     ),
-    "warn": Recipe("WARN", lambda kernel: kernel.code().jump("vfree", x0=0x1001)),
-    "bug": Recipe("BUG", lambda kernel: kernel.code().jump("__put_cred", x0="init_cred"), dies=True),
-    # ldr x0, [x1]; ret
-    "null": Recipe("oops", lambda kernel: kernel.code().load("x1", 0).raw("20 00 40 f9 c0 03 5f d6"), dies=True),
-    "opcode": Recipe("oops", lambda kernel: kernel.code().raw("00 00 00 00"), dies=True),
-    "paging": Recipe(
-        "oops", lambda kernel: kernel.code().load("x1", 0xDEAD << 48).raw("20 00 40 f9 c0 03 5f d6"), dies=True
-    ),
-    # add x0, sp, #-128, as two instructions: mov x0, sp; sub x0, x0, #128
-    "refcount": Recipe(
-        "refcount",
-        lambda kernel: kernel.code().raw("e0 03 00 91 00 00 02 d1").jump("refcount_warn_saturate", x1=3),
-    ),
 }
 """The same on arm64."""
 
-S390_RECIPES = {
-    "warn": Recipe("WARN", lambda kernel: kernel.code().jump("vfree", r2=0x1001)),
-    "bug": Recipe("BUG", lambda kernel: kernel.code().jump("__put_cred", r2="init_cred"), dies=True),
-    "opcode": Recipe("oops", lambda kernel: kernel.code().raw("00 00"), dies=True),
-    # lg %r2,0(%r1); br %r14. Address 0 is memory there.
-    "paging": Recipe(
-        "oops", lambda kernel: kernel.code().load("r1", 0xDEAD << 48).raw("e3 20 10 00 00 04 07 fe"), dies=True
-    ),
-    # lgr %r2,%r15; aghi %r2,-128
-    "refcount": Recipe(
-        "refcount",
-        lambda kernel: kernel.code().raw("b9 04 00 2f a7 2b ff 80").jump("refcount_warn_saturate", r3=3),
-    ),
-}
+S390_RECIPES = _common(
+    "r2",
+    "r3",
+    reads=("r1", "e3 20 10 00 00 04 07 fe"),  # lg %r2,0(%r1); br %r14
+    undefined="00 00",
+    below="b9 04 00 2f a7 2b ff 80",  # lgr %r2,%r15; aghi %r2,-128
+)
 """The same on s390x."""
+del S390_RECIPES["null"]  # address 0 is memory there
 
-RISCV_RECIPES = {
-    "warn": Recipe("WARN", lambda kernel: kernel.code().jump("vfree", a0=0x1001)),
-    "bug": Recipe("BUG", lambda kernel: kernel.code().jump("__put_cred", a0="init_cred"), dies=True),
-    # ld a0, 0(a1); ret
-    "null": Recipe("oops", lambda kernel: kernel.code().load("a1", 0).raw("03 b5 05 00 67 80 00 00"), dies=True),
-    "opcode": Recipe("oops", lambda kernel: kernel.code().raw("00 00"), dies=True),
-    "paging": Recipe(
-        "oops", lambda kernel: kernel.code().load("a1", 0xDEAD << 48).raw("03 b5 05 00 67 80 00 00"), dies=True
-    ),
-    # addi a0, sp, -128
-    "refcount": Recipe(
-        "refcount", lambda kernel: kernel.code().raw("13 05 01 f8").jump("refcount_warn_saturate", a1=3)
-    ),
-}
+RISCV_RECIPES = _common(
+    "a0",
+    "a1",
+    reads=("a1", "03 b5 05 00 67 80 00 00"),  # ld a0, 0(a1); ret
+    undefined="00 00",
+    below="13 05 01 f8",  # addi a0, sp, -128
+)
 """The same on riscv64."""
 
-POWER_RECIPES = {
-    "warn": Recipe("WARN", lambda kernel: kernel.code().jump("vfree", r3=0x1001)),
-    "bug": Recipe("BUG", lambda kernel: kernel.code().jump("__put_cred", r3="init_cred"), dies=True),
-    # ld r3, 0(r4); blr
-    "null": Recipe("oops", lambda kernel: kernel.code().load("r4", 0).raw("00 00 64 e8 20 00 80 4e"), dies=True),
-    "opcode": Recipe("oops", lambda kernel: kernel.code().raw("00 00 00 00"), dies=True),
-    "paging": Recipe(
-        "oops", lambda kernel: kernel.code().load("r4", 0xDEAD << 48).raw("00 00 64 e8 20 00 80 4e"), dies=True
-    ),
-    # addi r3, r1, -512: below what a function may use of the stack without a frame
-    "refcount": Recipe(
-        "refcount", lambda kernel: kernel.code().raw("00 fe 61 38").jump("refcount_warn_saturate", r4=3)
-    ),
-}
+POWER_RECIPES = _common(
+    "r3",
+    "r4",
+    reads=("r4", "00 00 64 e8 20 00 80 4e"),  # ld r3, 0(r4); blr
+    undefined="00 00 00 00",
+    below="00 fe 61 38",  # addi r3, r1, -512: below what a function may use of the stack without a frame
+)
 """The same on ppc64el."""
 
 _RECIPES = {

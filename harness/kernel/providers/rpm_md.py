@@ -12,7 +12,7 @@ import lzma
 import os
 import re
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -62,8 +62,8 @@ class RpmDistribution(Indexed):
             )
         signed = get(f"{where}/repodata/repomd.xml.asc")
         if signed is not None:
-            name, proof = f"{where}/repodata/repomd.xml", signed
-            self._verified(name, lambda keys: signature.detached(repomd, proof, [keys], name), progress)
+            name = f"{where}/repodata/repomd.xml"
+            self._verified(name, partial(signature.detached, repomd, signed, name=name), progress)
         else:
             progress(f"{self.name}: the index of {where} is unsigned; its packages are signed one by one")
         name, algorithm, digest = primary_of(repomd, where)
@@ -100,11 +100,13 @@ class RpmDistribution(Indexed):
                 made.write_bytes(keys)
         return target
 
-    def _verified(self, name: str, verify: Callable[[Path], signature.Signed], progress: Progress) -> signature.Signed:
+    def _verified(
+        self, name: str, verify: Callable[[Sequence[Path]], signature.Signed], progress: Progress
+    ) -> signature.Signed:
         """Verify a file by the distribution's keys, and that the record names the key."""
         keys = self._keys(progress)
         try:
-            verified = verify(keys)
+            verified = verify([keys])
             if verified.key not in self.record["fingerprints"]:
                 raise MirrorError(
                     f"{name} is signed by key {verified.key}",
@@ -124,8 +126,7 @@ class RpmDistribution(Indexed):
         origin = f"{self.record['title']} {kernel['key']}"
         for path in downloads:
             try:
-                package = rpm.read(path)
-                verified = self._verified(path.name, partial(_verified_rpm, package), progress)
+                verified = self._verified(path.name, partial(rpm.verify, rpm.read(path)), progress)
             except MirrorError:
                 path.unlink()
                 raise
@@ -146,10 +147,6 @@ class RpmDistribution(Indexed):
         for path in downloads:
             path.unlink(missing_ok=True)
         return kernel_cache.load(choice, progress=progress)
-
-
-def _verified_rpm(package: rpm.Rpm, keys: Path) -> signature.Signed:
-    return rpm.verify(package, [keys])
 
 
 def primary_of(repomd: bytes, where: str) -> tuple[str, str, str]:
