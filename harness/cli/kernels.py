@@ -22,6 +22,7 @@ from harness.kernel.catalog import Catalog, policy
 from harness.kernel.providers import distributions
 from harness.kernel.types import Choice
 from harness.util import architecture, tables
+from harness.util.cache import cache_root
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction as SubParsers
@@ -79,8 +80,13 @@ def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
 
     command = add("prune", _prune, "remove from the cache what is not needed, and report sizes")
     command.add_argument("--dry-run", "-n", action="store_true", help="only say what would be removed")
-    command.add_argument("--unused", type=float, metavar="DAYS", help="also kernels not used for that long")
-    command.add_argument("--all", action="store_true", help="also every kernel")
+    command.add_argument(
+        "--unused",
+        type=float,
+        metavar="DAYS",
+        help="also kernels not used for that long; saved machines and images: instead of a day",
+    )
+    command.add_argument("--all", action="store_true", help="also every kernel, saved machine and image")
 
     command = add("lock", _lock, "write a lock file of exact kernels, for --kernel=@lock")
     architecture_of(command)
@@ -354,7 +360,7 @@ def _prune(arguments: argparse.Namespace) -> int:
         if not arguments.dry_run:
             prune.remove(victim)
     print(f"{'would free' if arguments.dry_run else 'freed'} {megabytes(removed)}")
-    sizes = [*prune.report(), ("all of it", prune.size_of(kernel_cache.folder()))]
+    sizes = [*prune.report(), ("all of it", prune.size_of(cache_root()))]
     tables.show(
         ((what, megabytes(size)) for what, size in sizes), header=("what the cache holds", "size"), right={"size"}
     )

@@ -1,4 +1,4 @@
-"""What can be removed from the kernel cache, and its size."""
+"""What can be removed from the cache, and its size."""
 
 from __future__ import annotations
 
@@ -25,7 +25,17 @@ FOLDERS = {
     "snapshot": "what the snapshot archive has",
     "distributions": "package indexes and keys of distributions",
 }
-"""The parts of the cache, with names for the user."""
+"""The parts of the kernel cache, with names for the user."""
+
+MADE_AGAIN = {
+    "templates/[0-9a-f]*[0-9a-f]": "saved machines",
+    "images/[0-9a-f]*.cpio": "guest images",
+    "rootfs/[0-9a-f]*.ext4": "root file systems",
+}
+"""What the cache holds that is made again in seconds: glob patterns below the cache folder, likewise."""
+
+IDLE_DAYS = 1.0
+"""Days after which what is made again in seconds is not needed."""
 
 
 @dataclass(frozen=True)
@@ -60,15 +70,20 @@ def size_of(path: Path) -> int:
 
 def report() -> list[tuple[str, int]]:
     """Return the size of each part of the cache."""
-    return [(what, size_of(kernel_cache.folder() / name)) for name, what in FOLDERS.items()]
+    of_kernels = [(what, size_of(kernel_cache.folder() / name)) for name, what in FOLDERS.items()]
+    root = cache.cache_root()
+    made_again = [(what, sum(map(size_of, root.glob(pattern)))) for pattern, what in MADE_AGAIN.items()]
+    return [*of_kernels, *made_again]
 
 
 def victims(*, unused_days: float | None, everything: bool, now: float) -> Iterator[Victim]:
     """Choose what to remove: leftovers, kernels replaced by a newer release of their series, and more on request.
 
+    What is made again in seconds goes when it was not used for IDLE_DAYS.
+
     Args:
-        unused_days: Also kernels that were not used for this many days.
-        everything: Also every kernel.
+        unused_days: Also kernels that were not used for this many days; it replaces IDLE_DAYS.
+        everything: Also every kernel, and all that is made again.
         now: The time, in seconds since the epoch.
     """
     top = kernel_cache.folder()
@@ -102,10 +117,16 @@ def victims(*, unused_days: float | None, everything: bool, now: float) -> Itera
         elif entry.version < newest[entry.group]:
             reason = f"{newest[entry.group]} is newer"
         elif unused_days is not None and idle > unused_days:
-            reason = f"not used for {idle:.0f} days"
+            reason = f"not used for {_span(idle)}"
         else:
             continue
         yield Victim(entry.path, reason, size_of(entry.path), entry=True)
+    days = IDLE_DAYS if unused_days is None else unused_days
+    for path in (path for pattern in MADE_AGAIN for path in sorted(cache.cache_root().glob(pattern))):
+        idle = (now - path.stat().st_mtime) / DAY
+        if (everything or idle > days) and not is_busy(path):
+            reason = "everything was requested" if everything else f"not used for {_span(idle)}, made again in seconds"
+            yield Victim(path, reason, size_of(path))
 
 
 def remove(victim: Victim) -> None:
@@ -139,6 +160,10 @@ def is_busy(path: Path) -> bool:
             return False
     except CacheError:
         return True
+
+
+def _span(days: float) -> str:
+    return f"{days:.0f} days" if days >= 2 else f"{days * 24:.0f} hours"
 
 
 def _lock_of(path: Path) -> Path:

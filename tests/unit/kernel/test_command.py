@@ -235,6 +235,32 @@ def test_prune_removes_leftovers_and_replaced_releases_and_reports_sizes(capsys:
     assert "all of it" in capsys.readouterr().out
 
 
+def test_prune_removes_saved_machines_and_images_that_were_not_used_for_a_day(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    root = cache.cache_root()
+    kept = [root / "templates/00aa", root / "images/00aa.cpio", root / "images/11bb.json", root / "templates/11bb.lock"]
+    gone = [root / "templates/11bb", root / "images/11bb.cpio", root / "rootfs/11bb.ext4"]
+    then = time.time() - 2 * prune.DAY
+    for path in (*kept, *gone):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir() if path.suffix == "" else path.write_bytes(bytes(1_000_000))
+        age = then if "11bb" in path.name else time.time()
+        os.utime(path, (age, age))
+    assert harness("prune", "--unused", "3") == 0
+    assert "removing" not in capsys.readouterr().out
+    with cache.locked(root / "templates/11bb.lock"):
+        assert harness("prune", "-n") == 0
+        assert capsys.readouterr().out.count("would remove") == 2
+    assert harness("prune") == 0
+    assert "not used for 2 days, made again in seconds" in capsys.readouterr().out
+    assert [path.exists() for path in gone] == [False] * 3
+    assert [path.exists() for path in kept[:3]] == [True] * 3
+    assert harness("prune", "--all") == 0
+    assert not kept[0].exists()
+    assert not kept[1].exists()
+
+
 def test_prune_leaves_alone_what_is_at_work(capsys: pytest.CaptureFixture[str]) -> None:
     downloads = kernel_cache.folder() / "downloads"
     downloads.mkdir(parents=True)
