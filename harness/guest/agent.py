@@ -367,7 +367,7 @@ def main(shared: str, numbers: dict[str, int], ioctl: dict[str, int]) -> NoRetur
     os.setpriority(os.PRIO_PROCESS, 0, -20)
     stacks.prepare()
     refused = modules.load_all()  # the channel's driver may be one of them
-    agent = Agent(HostLink(options["channel"], shared), lean="preload" not in options)
+    agent = Agent(HostLink(setup.wait_for(options["channel"]), shared), lean="preload" not in options)
     if refused is not None:
         agent.send(wire.EVENT, wire.AGENT, 0, {"event": "module refused", "module": refused[0], "errno": refused[1]})
         agent.serve()

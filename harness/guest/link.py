@@ -16,7 +16,6 @@ from harness.guest import wire
 _PCI = "/sys/bus/pci/devices"
 _IVSHMEM = ("0x1af4", "0x1110")
 _FULL_PAUSE = 0.0002
-_PORT_SECONDS, _PORT_PAUSE = 20.0, 0.01
 
 
 class HostLink:
@@ -28,7 +27,7 @@ class HostLink:
     """
 
     def __init__(self, path: str, shared: str) -> None:
-        self._port = _open(path)
+        self._port = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
         if os.isatty(self._port):
             tty.setraw(self._port, termios.TCSANOW)
             _hurry(path)
@@ -78,18 +77,6 @@ class HostLink:
                 os.write(self._port, wire.DOORBELL)
             if view:
                 time.sleep(_FULL_PAUSE)
-
-
-def _open(path: str) -> int:
-    """Open the port. The ports of a virtio device appear some time after its driver."""
-    end = time.monotonic() + _PORT_SECONDS
-    while True:
-        try:
-            return os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            if time.monotonic() > end:
-                raise
-        time.sleep(_PORT_PAUSE)
 
 
 def _hurry(path: str) -> None:

@@ -61,7 +61,41 @@ def mount_all(leave_out: Callable[[], list[str]] = list) -> list[str]:
 
 LOWER, UPPER, ROOTFS = "/run/harness/lower", "/run/harness/upper", "/run/harness/root"
 _SHOWN = ("/proc", "/sys", "/dev", "/tmp")  # noqa: S108 - the guest's own, memory-only
-_APPEARS = 10.0
+_VIRTIO_PORTS = "/sys/class/virtio-ports"
+_APPEARS, _PAUSE = 10.0, 0.01
+
+
+def wait_for(device: str) -> str:
+    """Wait until a device is there, and return its path; its driver may make it some time after it was loaded.
+
+    The host's time-out ends a boot without it, and shows the console, which says then what was waited for.
+
+    Args:
+        device: The path in /dev; /dev/virtio-ports/NAME is the port of that name, as udev would call it.
+    """
+    said, since = False, time.monotonic()
+    while not (found := _port_named(device)):
+        if not said and time.monotonic() - since > _APPEARS:
+            said = True
+            os.write(2, f"harness: waiting for {device}, which no driver has made yet\n".encode())
+        time.sleep(_PAUSE)
+    return found
+
+
+def _port_named(device: str) -> str:
+    """Return the path of a device, or "" while it is not there."""
+    if not device.startswith("/dev/virtio-ports/"):
+        return device if os.path.exists(device) else ""
+    ports = os.listdir(_VIRTIO_PORTS) if os.path.isdir(_VIRTIO_PORTS) else []
+    for port in ports:
+        try:
+            with open(f"{_VIRTIO_PORTS}/{port}/name") as file:
+                name = file.read().strip()
+        except OSError:
+            continue  # the host gives the name some time after the port
+        if name == os.path.basename(device):
+            return f"/dev/{port}"
+    return ""
 
 
 def mount_rootfs(device: str) -> None:
@@ -71,11 +105,9 @@ def mount_rootfs(device: str) -> None:
         device: The disk.
 
     Raises:
-        OSError: It does not appear, or cannot be mounted.
+        OSError: It cannot be mounted.
     """
-    deadline = time.monotonic() + _APPEARS
-    while not os.path.exists(device) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for(device)
     for folder in (LOWER, UPPER, ROOTFS):
         os.makedirs(folder)
     _mount(device, LOWER, "ext4", MS_RDONLY)

@@ -33,6 +33,7 @@ class Architecture:
     magic: str
     magic_at: int
     image_path: str
+    kbuild: str
     qemu: str
     qemu_machine: str
     machine_options: tuple[str, ...]
@@ -42,6 +43,7 @@ class Architecture:
     console: str
     channel: str
     channel_options: tuple[str, ...]
+    disk: str
     dropped: tuple[str, ...]
     shared: str
     ioctl_none: int
@@ -56,6 +58,11 @@ class Architecture:
     def is_own(self) -> bool:
         """Whether this machine has it; any other is emulated."""
         return self.name == own().name
+
+    @property
+    def cross(self) -> str:
+        """What the names of compilers for it begin with: that of a cross compiler, or "" for this machine's own."""
+        return "" if self.is_own else f"{self.triplet}-"
 
     @property
     def clone_polls(self) -> bool:

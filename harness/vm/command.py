@@ -66,7 +66,7 @@ def qemu_options(spec: MachineSpec, run_dir: Path) -> tuple[str, ...]:
         (
             # Only read: the guest has an overlay in its memory over it. So it can be saved, and clones share it.
             "-drive " + shlex.quote(f"file={str(spec.rootfs.path).replace(',', ',,')}{_DISK}"),
-            "-device virtio-blk-pci,drive=harness-disk",
+            f"-device {spec.architecture.disk},drive=harness-disk",
         )
         if spec.rootfs is not None
         else ()

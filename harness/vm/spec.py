@@ -40,7 +40,7 @@ class Acceleration:
 DISK = "/dev/vda"
 """The guest's only disk, where it has a root file system."""
 
-DISK_MODULES = ("virtio_pci", "virtio_blk", "overlay")
+DISK_MODULES = ("virtio_pci", "virtio_blk", "ext4", "overlay")
 """What a kernel needs for that disk and for an overlay over it, built in or as modules."""
 
 LEAST_MEMORY = 192

@@ -154,6 +154,17 @@ def read_module(path: Path) -> bytes:
         ) from error
 
 
+def softly(line: str) -> list[str]:
+    """Return the modules that a module's `softdep` asks to be loaded before it. Pure.
+
+    It may name an algorithm, such as ext4's crypto-crc32c, which the module crc32c_generic has: the guest has no
+    modprobe that knows such names.
+    """
+    before = re.search(r"\bpre:([^:]*)(?:post:|$)", line)
+    words = [canonical(word) for word in before[1].split()] if before else []
+    return [name for word in words for name in (word, f"{word.removeprefix('crypto_')}_generic")]
+
+
 def find(folder: Path, wanted: Iterable[str]) -> ModulePlan:
     """Find the files of modules and of their dependencies, in loading order.
 
@@ -171,10 +182,9 @@ def find(folder: Path, wanted: Iterable[str]) -> ModulePlan:
     known = parse_dep(dep_file.read_text()) if dep_file.is_file() else {}
 
     def depends(name: str) -> list[str]:
-        if name in known:
-            return known[name]
-        line = modinfo(read_module(files[name]), str(files[name])).get("depends", "")
-        return [word for word in line.split(",") if word]
+        info = modinfo(read_module(files[name]), str(files[name]))
+        needed = known[name] if name in known else [word for word in info.get("depends", "").split(",") if word]
+        return [*needed, *(other for other in softly(info.get("softdep", "")) if other in files)]
 
     return plan(wanted, files, builtin, depends)
 
@@ -202,7 +212,7 @@ def find_in(kernel: Kernel, wanted: Iterable[str]) -> ModulePlan:
     enabled = {line.removesuffix("=y") for line in text.splitlines() if line.endswith("=y")}
     for name in names:
         option = f"CONFIG_{canonical(name).upper()}"
-        if option not in enabled:
+        if enabled.isdisjoint((option, f"{option}_FS")):  # the module overlay is CONFIG_OVERLAY_FS
             raise SelectorError(
                 f"the kernel {kernel.label} ({kernel.release}) has no module files, and "
                 + (f"its configuration lacks {option}=y" if text else "no configuration"),

@@ -97,9 +97,11 @@ def s390x_image(release: str = RELEASE, build: str = "#1 SMP", *, named: bool = 
     return bytes(image)
 
 
-def module(depends: str = "", name: str = "m", *, order: str = "<") -> bytes:
+def module(depends: str = "", name: str = "m", *, order: str = "<", softdep: str = "") -> bytes:
     """A kernel module that holds nothing but what modinfo reads; `order` as in struct."""
     info = f"license=GPL\0depends={depends}\0name={name}\0".encode()
+    if softdep:
+        info += f"softdep={softdep}\0".encode()
     names = b"\0.modinfo\0.shstrtab\0"
     sections = [(0, 0, 0), (1, 64, len(info)), (10, 64 + len(info), len(names))]
     table = b"".join(

@@ -78,7 +78,7 @@ X86 = [
 ]
 ARM = [*appended("ttyAMA0", "ttyS0"), *qemu_options("-device pci-serial,chardev=harness")]
 S390 = [
-    *appended("ttysclp0", "vport0p1"),
+    *appended("ttysclp0", "virtio-ports/harness"),
     *qemu_options(
         "-device virtio-serial-ccw,id=harness-serial",
         "-device virtserialport,chardev=harness,name=harness",
@@ -86,7 +86,7 @@ S390 = [
     ),
 ]
 PPC = [
-    *appended("hvc0", "vport0p1", "nmi_watchdog=0"),
+    *appended("hvc0", "virtio-ports/harness", "nmi_watchdog=0"),
     *qemu_options(
         "-device virtio-serial-pci,id=harness-serial",
         "-device virtserialport,chardev=harness,name=harness",

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import KernelFileError, SelectorError
-from harness.kernel.files.modules import ModulePlan, canonical, find, modinfo, parse_builtin, parse_dep, plan
+from harness.kernel.files.modules import ModulePlan, canonical, find, modinfo, parse_builtin, parse_dep, plan, softly
 from tests.unit.kernel.kernel_fakes import elf, module
 
 PACK: dict[str, Callable[[bytes], bytes]] = {
@@ -51,6 +51,16 @@ def test_depmods_index_is_used_where_there_is_one(tmp_path: Path) -> None:
     folder = tree(tmp_path, DEPENDS)
     (folder / "modules.dep").write_text("kernel/n/nf-conntrack.ko: kernel/l/lonely.ko\nkernel/l/lonely.ko:\n")
     assert names(find(folder, ["nf-conntrack"])) == ["lonely", "nf_conntrack"]
+
+
+def test_what_a_module_softly_depends_on_comes_before_it_where_it_is_there(tmp_path: Path) -> None:
+    assert softly("pre: crypto-crc32c") == ["crypto_crc32c", "crc32c_generic"]
+    assert softly("pre: a b-c post: d") == ["a", "a_generic", "b_c", "b_c_generic"]
+    assert softly("post: d") == softly("") == []
+    folder = tree(tmp_path, {"lonely": "", "crc32c_generic": ""})
+    (folder / "kernel/e").mkdir()
+    (folder / "kernel/e/extfs.ko").write_bytes(module("lonely", softdep="pre: crypto-crc32c crypto-sha1"))
+    assert names(find(folder, ["extfs"])) == ["lonely", "crc32c_generic", "extfs"]
 
 
 def test_built_in_modules_need_no_file(tmp_path: Path) -> None:

@@ -58,8 +58,11 @@ def test_nothing_asked_for_is_nothing(tmp_path: Path, folder_there: bool) -> Non
 
 def test_without_modules_the_configuration_says_what_is_built_in(tmp_path: Path) -> None:
     config = tmp_path / "config"
-    config.write_text("CONFIG_VETH=y\nCONFIG_VIRTIO_NET=y\nCONFIG_DUMMY=m\n# CONFIG_TUN is not set\n")
+    config.write_text(
+        "CONFIG_VETH=y\nCONFIG_VIRTIO_NET=y\nCONFIG_OVERLAY_FS=y\nCONFIG_DUMMY=m\n# CONFIG_TUN is not set\n"
+    )
     assert modules.find_in(kernel(config=config), ["veth", "virtio-net"]).builtin == ("veth", "virtio_net")
+    assert modules.find_in(kernel(config=config), ["overlay"]).builtin == ("overlay",)
     for name in ("dummy", "tun", "vet"):
         with pytest.raises(SelectorError, match=rf"lacks CONFIG_{name.upper()}=y"):
             modules.find_in(kernel(config=config), ["veth", name])
