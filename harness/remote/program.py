@@ -60,8 +60,9 @@ def _named(process: GuestProcess, program: str) -> Iterator[None]:
             raise
         raise UsageError(
             f"{program} cannot be started in the guest: {error.what}",
-            expected="a program in the guest, whose image has only Python and perhaps busybox",
-            hint="send it with guest.push_program",
+            expected="an executable program of the guest's image (Python, perhaps busybox) or root file system, and "
+            "the interpreter that it names",
+            hint="send it with guest.push_program, which brings its libraries too",
         ) from None
 
 
