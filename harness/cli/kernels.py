@@ -61,6 +61,12 @@ def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
     command.add_argument("words", nargs="*", metavar="CC=COMPILER", help="a compiler, in place of the table's choice")
     command.add_argument("--flavour", choices=tuple(kbuild.FLAVOURS), default="minimal", help="default: minimal")
     command.add_argument(
+        "--arch",
+        default="",
+        metavar="NAME",
+        help="another architecture than this machine's, by Debian's cross compiler",
+    )
+    command.add_argument(
         "--source", help="a tree, a git repository (here or a URL), a tarball or a linux-source package"
     )
     command.add_argument(
@@ -266,6 +272,8 @@ def _build(arguments: argparse.Namespace) -> int:
         raise UsageError(
             f"{arguments.source} has many kernels", expected="--ref with a tag or branch", hint="--ref v6.6.30"
         )
+    wanted = architecture.require(arguments.arch).name if arguments.arch else architecture.own_name()
+    kbuild.fragment_settings(arguments.flavour, wanted)  # a refusal comes before anything is fetched
     with downloads.bars() as meter:
         if remote or not (arguments.source or versions):
             tree = source.from_remote(arguments.source or "", arguments.ref, progress=say)
@@ -290,6 +298,7 @@ def _build(arguments: argparse.Namespace) -> int:
         cc=compilers[0] if compilers else "",
         jobs=arguments.jobs,
         again=arguments.again,
+        wanted=wanted,
         progress=say,
     )
     kernel = built.kernel
@@ -297,7 +306,8 @@ def _build(arguments: argparse.Namespace) -> int:
     print(f"  {kernel.origin}; compiled in {built.seconds:.0f} s")
     print("  not in this tree: " + (", ".join(built.gaps.unknown) or "nothing"))
     print("  dropped, as something they depend on is missing: " + (", ".join(built.gaps.dropped) or "nothing"))
-    print(f"  use it: pytest --kernel={kernel.version}:{kernel.flavour}")
+    of = "" if wanted == architecture.own_name() else f":{wanted}"
+    print(f"  use it: pytest --kernel={kernel.version}{of}:{kernel.flavour}")
     return 0
 
 

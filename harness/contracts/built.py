@@ -110,7 +110,7 @@ def kernel(tree: Path, names: Sequence[str], work: Path, progress: Progress) -> 
             job.output.mkdir(parents=True, exist_ok=True)
             job.log.unlink(missing_ok=True)
         job.configure(version, "minimal", without(asked, names))
-        job.make("bzImage", seconds=4 * 3600)
+        job.make(job.image.name, seconds=4 * 3600)
         with cache.disk_errors(work):
             made = work / "made"
             shutil.rmtree(made, ignore_errors=True)

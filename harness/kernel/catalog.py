@@ -231,9 +231,8 @@ class Catalog:
                 asked = (*asked, name)
                 chosen = self._select(item, (name,), rules, of, every=every)
         buildable = item.kind in _BUILDABLE and not item.provider and item.flavour in ("", *self.local.flavours)
-        # A kernel of another architecture would need a cross compiler.
-        if not chosen and self._build_missing and buildable and of == architecture.own_name():
-            chosen = [self._to_build(item)]
+        if not chosen and self._build_missing and buildable:
+            chosen = self._to_build(item, of)
         # The cache alone cannot say which kernels `all` or a range means: a run over fewer kernels would look
         # complete.
         failed = any((name, of) in self.troubles for name in asked)
@@ -241,19 +240,24 @@ class Catalog:
             raise self._nothing(item, asked, of)
         return chosen
 
-    def _to_build(self, item: selector.Item) -> Choice:
-        from harness.kernel.build import source
+    def _to_build(self, item: selector.Item, of: str) -> list[Choice]:
+        from harness.kernel.build import kbuild, source
 
+        if of not in kbuild.buildable():
+            return []
         _, version, _, _ = source.on_kernel_org(item.word, progress=self.progress)
-        return Choice(item.text, version, SOURCE, str(version), item.flavour or BUILT_FLAVOUR)
+        return [Choice(item.text, version, SOURCE, str(version), item.flavour or BUILT_FLAVOUR, architecture=of)]
 
     def _build(self, choice: Choice) -> Kernel:
         from harness.kernel.build import kbuild, source
 
-        known = kernel_cache.load(kbuild.choice_of(choice.version, choice.flavour), progress=self.progress)
+        of = choice.architecture
+        known = kernel_cache.load(kbuild.choice_of(choice.version, choice.flavour, wanted=of), progress=self.progress)
         if known is None:
             tree = source.from_kernel_org(choice.key, progress=self.progress, meter=self._meter)
-            known = kbuild.build(tree.path, choice.flavour, origin=tree.origin, progress=self.progress).kernel
+            known = kbuild.build(
+                tree.path, choice.flavour, origin=tree.origin, wanted=of, progress=self.progress
+            ).kernel
         return replace(known, label=choice.label)
 
     def _more(self, item: selector.Item, asked: Sequence[str], of: str) -> list[str]:

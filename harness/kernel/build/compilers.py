@@ -11,6 +11,7 @@ from harness import needs
 from harness.errors import BuildError, SelectorError
 from harness.kernel.version import KernelVersion
 from harness.util import proc
+from harness.util.architecture import Architecture
 
 
 @dataclass(frozen=True)
@@ -20,13 +21,15 @@ class KernelCompiler:
     Attributes:
         cc: The compiler.
         make: More arguments for make.
-        alignment: Smallest alignment of loadable segments in a correct vmlinux, in bytes.
+        wanted: The architecture of the kernel.
+        alignment: Smallest alignment of loadable segments in a correct vmlinux, in bytes; 0 where none is known.
         reason: Why, from the table.
         doubt: Why it may not work, or "".
     """
 
     cc: str
     make: tuple[str, ...]
+    wanted: Architecture
     alignment: int
     reason: str
     doubt: str
@@ -37,6 +40,7 @@ def choose_compiler(
     version: KernelVersion,
     cc: str,
     gcc_major: Callable[[str], int | None],
+    wanted: Architecture,
 ) -> KernelCompiler:
     """Choose the compiler for a kernel.
 
@@ -46,6 +50,7 @@ def choose_compiler(
         cc: The compiler the user asks for, or "".
         gcc_major: Returns the major version of a compiler on PATH; None when it is not there, 0 when it is not
             gcc.
+        wanted: The architecture of the kernel.
 
     Raises:
         SelectorError: The table has no row for this version.
@@ -66,17 +71,17 @@ def choose_compiler(
             hint="add a row to kernels/compilers.toml",
         )
     newest = int(str(row["newest_gcc"]))
-    make = row["make"]
-    assert isinstance(make, list), "a row's make is a list of arguments"
-    reason, alignment = str(row["reason"]), int(str(row["segment_alignment"]))
-    candidates = [cc] if cc else ["gcc", *(f"gcc-{major}" for major in range(newest, 7, -1))]
+    special = row.get(wanted.name, {"make": [], "segment_alignment": 0})
+    assert isinstance(special, dict), "what a row says of one architecture is a table"
+    gcc = f"{wanted.cross}gcc"
+    candidates = [cc] if cc else [gcc, *(f"{gcc}-{major}" for major in range(newest, 7, -1))]
     majors = {name: gcc_major(name.split()[-1] if cc else name) for name in candidates}
     present = [name for name in candidates if majors[name] is not None]
     if not present:
         raise BuildError(
             f"the compiler {candidates[0]} is not installed",
             expected="a C compiler" + (f", gcc {newest} or older" if newest else ""),
-            hint=f"{needs.need('gcc').install}, or name one with CC=",
+            hint=f"{needs.need(gcc).install}, or name one with CC=",
         )
     fit = [name for name in present if not newest or 0 < (majors[name] or 0) <= newest]
     chosen = present[0] if cc or not fit else fit[0]
@@ -85,7 +90,8 @@ def choose_compiler(
         if chosen in fit
         else f"{chosen} (gcc {majors[chosen] or '?'}) is newer than the compilers known to build {version}"
     )
-    return KernelCompiler(chosen, tuple(str(word) for word in make), alignment, reason, doubt)
+    make = tuple(str(word) for word in special["make"])
+    return KernelCompiler(chosen, make, wanted, int(special["segment_alignment"]), str(row["reason"]), doubt)
 
 
 def gcc_major(name: str) -> int | None:

@@ -24,7 +24,7 @@ from harness.kernel.build.compilers import KernelCompiler, choose_compiler, gcc_
 from harness.kernel.files import bzimage
 from harness.kernel.types import Choice, Kernel, Progress
 from harness.kernel.version import KernelVersion
-from harness.util import cache, proc
+from harness.util import architecture, cache, proc
 from harness.util.data import data_folder, read_toml
 
 log = proc.log
@@ -37,7 +37,7 @@ FLAVOURS = {
     "bcc": ("minimal", "bcc"),
     "mutants": ("minimal", "mutants"),
 }
-"""Configuration fragments of each flavour; later fragments override earlier ones."""
+"""Configuration fragments of each flavour, later ones override earlier ones; the architecture's follows the first."""
 
 COVERAGE_FOLDER = "kernel/bpf"
 
@@ -103,19 +103,39 @@ def tree_version(tree: Path) -> KernelVersion:
     return KernelVersion.parse(number + (rc[0] if rc else ""))
 
 
-def fragment_settings(flavour: str) -> list[kconfig.Setting]:
+def buildable() -> list[str]:
+    """Return the names of the architectures whose kernels can be built: those that have a fragment."""
+    return [name for name in architecture.known() if (_fragments() / f"{name}.config").exists()]
+
+
+def _fragments() -> Path:
+    return data_folder("kernels") / "configs"
+
+
+def fragment_settings(flavour: str, wanted: str = "") -> list[kconfig.Setting]:
     """Return the settings of a flavour's fragments, in order.
 
+    Args:
+        flavour: One of :data:`FLAVOURS`.
+        wanted: Name of the architecture; "" for this machine's own.
+
     Raises:
-        SelectorError: There is no such flavour.
+        SelectorError: There is no such flavour, or no kernel of the architecture can be built.
     """
+    wanted = wanted or architecture.own_name()
     if flavour not in FLAVOURS:
         raise SelectorError(f"{flavour!r} is not a flavour to build", expected="one of " + ", ".join(FLAVOURS))
-    folder = data_folder("kernels") / "configs"
+    if wanted not in buildable():
+        raise SelectorError(
+            f"kernels for {wanted} cannot be built: the harness has no configuration for them",
+            expected="one of " + ", ".join(buildable()),
+            hint=f"Debian's are served built: harness kernels list all:{wanted}",
+        )
+    first, *more = FLAVOURS[flavour]
     return [
         setting
-        for name in FLAVOURS[flavour]
-        for setting in kconfig.parse_fragment((folder / f"{name}.config").read_text(), f"{name}.config")
+        for name in (first, wanted, *more)
+        for setting in kconfig.parse_fragment((_fragments() / f"{name}.config").read_text(), f"{name}.config")
     ]
 
 
@@ -128,6 +148,7 @@ def build(
     jobs: int = 0,
     again: bool = False,
     revision: str = "",
+    wanted: str = "",
     progress: Progress,
 ) -> Built:
     """Build a kernel and put it into the cache.
@@ -141,20 +162,22 @@ def build(
         again: Build even when the kernel is in the cache.
         revision: For a commit between releases, its hash. Selectors do not find such a kernel; :func:`choice_of`
             names it. Compiled files are kept, so that the next commit compiles only what differs.
+        wanted: Name of the architecture; "" for this machine's own. Another's is compiled by Debian's cross compiler.
         progress: Called with a line of text for each step.
 
     Raises:
         KernelFileError: The tree is not a clean, whole kernel tree.
+        SelectorError: No kernel of the architecture can be built.
         BuildError: The build failed, or its result is unusable.
         ToolMissing: A program that builds need is missing.
         CacheError: The cache cannot be written.
     """
-    version, compiler, asked = plan(tree, flavour, cc, progress)
-    choice = choice_of(version, flavour, revision)
+    version, compiler, asked = plan(tree, flavour, cc, progress, wanted)
+    choice = choice_of(version, flavour, revision, wanted)
     key = choice.key
     if not again and (kernel := kernel_cache.load(choice, progress=progress)) is not None:
         return _recorded(kernel, key, compiler)
-    work = kernel_cache.folder() / "build" / (f"commits-{flavour}" if revision else key)
+    work = kernel_cache.folder() / "build" / (f"commits-{flavour}{_suffix(wanted)}" if revision else key)
     with kernel_cache.new_entry(PROVIDER, key, again=again) as made, cache.locked(work.with_name(f"{work.name}.lock")):
         if made is not None:
             job = Job(tree, work, compiler, jobs or os.cpu_count() or 1, progress, keep=bool(revision))
@@ -167,6 +190,7 @@ def build(
                 key=key,
                 flavour=flavour,
                 origin=f"built here from {origin}, flavour {flavour}, {compiler.cc}",
+                architecture=compiler.wanted.name,
                 built=int(time.time()),
                 seconds=round(seconds, 1),
                 gaps={"required": [], "dropped": gaps.dropped, "unknown": gaps.unknown},
@@ -180,17 +204,25 @@ def build(
     return _recorded(kernel, key, compiler)
 
 
-def choice_of(version: KernelVersion, flavour: str, revision: str = "") -> Choice:
+def choice_of(version: KernelVersion, flavour: str, revision: str = "", wanted: str = "") -> Choice:
     """Return the choice that means a kernel built here; arguments as for :func:`build`."""
     name = f"{version}-g{revision[:12]}" if revision else str(version)
-    return Choice(f"{name}:{flavour}", version, PROVIDER, f"{name}-{flavour}", flavour)
+    of = wanted or architecture.own_name()
+    label = f"{name}:{flavour}" + _suffix(wanted).replace("-", ":")
+    return Choice(label, version, PROVIDER, f"{name}-{flavour}{_suffix(wanted)}", flavour, architecture=of)
+
+
+def _suffix(wanted: str) -> str:
+    """Return what keeps a foreign kernel apart from this machine's own in names."""
+    return f"-{wanted}" if wanted not in ("", architecture.own_name()) else ""
 
 
 def plan(
-    tree: Path, flavour: str, cc: str, progress: Progress
+    tree: Path, flavour: str, cc: str, progress: Progress, wanted: str = ""
 ) -> tuple[KernelVersion, KernelCompiler, list[kconfig.Setting]]:
     """Check that this machine can build a tree; return its version, compiler and settings."""
-    settings = fragment_settings(flavour)
+    target = architecture.require(wanted) if wanted else architecture.own()
+    settings = fragment_settings(flavour, target.name)
     version = tree_version(tree)
     dirty = [name for name in (".config", "include/config", "include/generated") if (tree / name).exists()]
     if dirty:
@@ -199,10 +231,10 @@ def plan(
             expected="a clean tree, because the harness builds in a separate folder",
             hint=f"make -C {tree} mrproper; or, to use that build: --kernel={tree}",
         )
-    for need in needs.table().of(("build", f"build-{flavour}")):
+    for need in needs.table().of(("build", f"build-{flavour}", *([] if target.is_own else [f"build-{target.name}"]))):
         if need.is_program:
             needs.program(need.name)
-    compiler = choose_compiler(read_toml("kernels", "compilers.toml")["row"], version, cc, gcc_major)
+    compiler = choose_compiler(read_toml("kernels", "compilers.toml")["row"], version, cc, gcc_major, target)
     if compiler.doubt:
         progress(f"warning: {compiler.doubt}")
     return version, compiler, kconfig.applicable(settings, version, lambda tool: shutil.which(tool) is not None)
@@ -229,6 +261,7 @@ class Job:
         self.compiler = compiler
         self.jobs = jobs
         self.progress = progress
+        self.image = self.output / compiler.wanted.image_path
 
     def run(self, version: KernelVersion, flavour: str, asked: Sequence[kconfig.Setting]) -> tuple[float, kconfig.Gaps]:
         """Configure and build the kernel; return the seconds it took and the settings that it lacks."""
@@ -241,7 +274,7 @@ class Job:
                 self.tree = self._instrumented()
         gaps = self.configure(version, flavour, asked)
         started = time.monotonic()
-        self.make("bzImage", seconds=4 * 3600)
+        self.make(self.image.name, seconds=4 * 3600)
         return time.monotonic() - started, gaps
 
     def configure(self, version: KernelVersion, flavour: str, asked: Sequence[kconfig.Setting]) -> kconfig.Gaps:
@@ -266,9 +299,8 @@ class Job:
 
     def collect(self, made: Path, flavour: str) -> None:
         """Copy what the cache keeps, after a check that the kernel can boot."""
-        image = self.output / "arch" / "x86" / "boot" / "bzImage"
-        if not image.is_file():
-            raise BuildError(f"the build made no {image}", expected="a bzImage", hint=f"see {self.log}")
+        if not self.image.is_file():
+            raise BuildError(f"the build made no {self.image}", expected="the kernel's image", hint=f"see {self.log}")
         alignment = bzimage.load_alignment((self.output / "vmlinux").read_bytes())
         if alignment < self.compiler.alignment:
             raise BuildError(
@@ -276,7 +308,7 @@ class Job:
                 expected=f"{self.compiler.alignment:#x}",
                 hint="give the linker -z max-page-size=0x200000 for this series, in kernels/compilers.toml",
             )
-        shutil.copyfile(image, made / "vmlinuz")
+        shutil.copyfile(self.image, made / ("vmlinux" if self.image.name == "vmlinux" else "vmlinuz"))
         shutil.copyfile(self.output / ".config", made / "config")
         headers_of_its_own = self.output / "kernel" / "kheaders_data.tar.xz"
         if headers_of_its_own.is_file():
@@ -311,7 +343,8 @@ class Job:
             f"-j{self.jobs}",
             f"--directory={self.tree}",
             f"O={self.output}",
-            "ARCH=x86_64",
+            f"ARCH={self.compiler.wanted.kbuild}",
+            *([f"CROSS_COMPILE={self.compiler.wanted.cross}"] if self.compiler.wanted.cross else []),
             # What was compiled before, for this kernel or another, is not compiled again.
             f"CC={cached(self.compiler.cc)}",
             *self.compiler.make,

@@ -74,6 +74,7 @@ def test_a_kernel_that_was_built_is_not_built_again(tmp_path: Path, monkeypatch:
     class Job:
         def __init__(self, tree: Path, folder: Path, *_: object, **__: object) -> None:
             self.output, self.log, self.off = folder / "out", folder / "build.log", ""
+            self.image = self.output / "bzImage"
 
         def configure(self, version: object, flavour: str, asked: list[Setting]) -> None:
             self.off = " ".join(one.symbol for one in asked if one.value == "n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import shutil
 import subprocess
@@ -32,9 +33,12 @@ from harness.kernel.files.headers import headers_of
 from harness.kernel.providers import local
 from harness.kernel.providers.debian import DebianProvider
 from harness.kernel.version import KernelVersion
+from harness.util import architecture
 from harness.util.data import data_folder, read_toml
 from tests.needs import needs_features, needs_program
-from tests.unit.kernel.kernel_fakes import Server, Signer, bzimage, deb, elf, gzipped, tarball
+from tests.unit.kernel.kernel_fakes import Server, Signer, arm64_image, bzimage, deb, elf, gzipped, tarball
+
+AMD64 = architecture.require("amd64")
 
 # configuration
 
@@ -69,6 +73,7 @@ def test_every_fragment_and_table_that_is_shipped_is_sound() -> None:
         assert any(setting.symbol == "BPF_SYSCALL" and setting.required for setting in settings)
     assert set(local.LocalProvider.flavours) == set(kbuild.FLAVOURS)
     used = {f"{name}.config" for names in kbuild.FLAVOURS.values() for name in names}
+    used |= {f"{name}.config" for name in kbuild.buildable()}
     assert {path.name for path in (data_folder("kernels") / "configs").iterdir()} == used
     rows = read_toml("kernels", "compilers.toml")["row"]
     # Without gaps: each row begins where the one before ends.
@@ -117,9 +122,11 @@ def test_gaps_distinguish_required_dropped_and_unknown_settings() -> None:
 
 # compilers
 
+OLD = {"make": ["LD=x"], "segment_alignment": 4096}
+NEW = {"make": [], "segment_alignment": 4096}
 TABLE = [
-    {"from": "4.12", "until": "6.2", "newest_gcc": 12, "make": ["LD=x"], "segment_alignment": 4096, "reason": "old"},
-    {"from": "6.2", "until": "9.0", "newest_gcc": 0, "make": [], "segment_alignment": 4096, "reason": "new"},
+    {"from": "4.12", "until": "6.2", "newest_gcc": 12, "amd64": OLD, "reason": "old"},
+    {"from": "6.2", "until": "9.0", "newest_gcc": 0, "amd64": NEW, "reason": "new"},
 ]
 
 
@@ -139,7 +146,7 @@ TABLE = [
 def test_the_compiler_comes_from_the_table(
     version: str, cc: str, there: dict[str, int], chosen: str, doubt: bool
 ) -> None:
-    compiler = compilers.choose_compiler(TABLE, KernelVersion.parse(version), cc, there.get)
+    compiler = compilers.choose_compiler(TABLE, KernelVersion.parse(version), cc, there.get, AMD64)
     assert compiler.cc == chosen
     assert bool(compiler.doubt) is doubt
     assert compiler.make == (("LD=x",) if version == "5.4" else ())
@@ -147,9 +154,19 @@ def test_the_compiler_comes_from_the_table(
 
 def test_no_compiler_and_no_row() -> None:
     with pytest.raises(BuildError, match="gcc is not installed"):
-        compilers.choose_compiler(TABLE, KernelVersion(5, 4), "", {"gcc-13": 13}.get)
+        compilers.choose_compiler(TABLE, KernelVersion(5, 4), "", {"gcc-13": 13}.get, AMD64)
     with pytest.raises(SelectorError, match=r"no compiler is known for 4\.4"):
-        compilers.choose_compiler(TABLE, KernelVersion(4, 4), "", {"gcc": 12}.get)
+        compilers.choose_compiler(TABLE, KernelVersion(4, 4), "", {"gcc": 12}.get, AMD64)
+
+
+def test_a_foreign_kernel_has_a_cross_compiler_and_none_of_the_words_for_this_machine() -> None:
+    arm64 = architecture.require("arm64")
+    there = {"gcc": 12, "aarch64-linux-gnu-gcc": 14, "aarch64-linux-gnu-gcc-12": 12}
+    compiler = compilers.choose_compiler(TABLE, KernelVersion(5, 4), "", there.get, arm64)
+    assert (compiler.cc, compiler.make, compiler.alignment) == ("aarch64-linux-gnu-gcc-12", (), 0)
+    with pytest.raises(BuildError, match="aarch64-linux-gnu-gcc is not installed") as caught:
+        compilers.choose_compiler(TABLE, KernelVersion(6, 12), "", {"gcc": 12}.get, arm64)
+    assert "gcc-aarch64-linux-gnu" in caught.value.hint
 
 
 # whole builds
@@ -163,6 +180,9 @@ tinyconfig:
 \tcp tiny $(O)/.config
 olddefconfig:
 \tgrep -v -e DROPPED -e RSEQ $(O)/.config > $(O)/.new && mv $(O)/.new $(O)/.config
+Image:
+\ttest $(ARCH) = arm64 && test $(CROSS_COMPILE)gcc = $(CC)
+\tmkdir -p $(O)/arch/arm64/boot && cp built.image $(O)/arch/arm64/boot/Image && cp built.vmlinux $(O)/vmlinux
 bzImage:
 \tmkdir -p $(O)/arch/x86/boot && cp built.bzimage $(O)/arch/x86/boot/bzImage && cp built.vmlinux $(O)/vmlinux
 """
@@ -181,6 +201,7 @@ def kernel_tree(folder: Path, *, makefile: str = MAKEFILE, align: int = 0x200000
     (folder / "kernel/bpf/x.c").write_text("int x;\n")
     vmlinux = elf(align=align, release="6.1.7-minimal")
     (folder / "built.vmlinux").write_bytes(vmlinux)
+    (folder / "built.image").write_bytes(arm64_image("6.1.7-minimal"))
     (folder / "built.bzimage").write_bytes(bzimage(gzipped(vmlinux), release="6.1.7-minimal"))
     return folder
 
@@ -214,6 +235,25 @@ def test_a_build_lands_in_the_cache_and_is_found_by_version(tree: Path) -> None:
     assert not (kernel_cache.folder() / "build/6.1.7-minimal").exists()
 
 
+def test_a_foreign_kernel_is_built_beside_this_machines_own(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "aarch64-linux-gnu-gcc").symlink_to("/bin/true")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(kbuild, "cached", lambda cc: cc)
+    monkeypatch.setattr(kbuild, "gcc_major", lambda name: 12)
+    own = build(tree)
+    foreign = kbuild.build(tree, "minimal", origin="a test", jobs=1, wanted="arm64", progress=print)
+    assert (own.kernel.architecture, foreign.kernel.architecture) == ("amd64", "arm64")
+    assert [one.key for one in resolve(["6.1.7:minimal", "6.1.7:arm64:minimal"])] == [
+        "6.1.7-minimal",
+        "6.1.7-minimal-arm64",
+    ]
+    with pytest.raises(SelectorError, match="kernels for riscv64 cannot be built") as caught:
+        kbuild.build(tree, "minimal", origin="a test", wanted="riscv64", progress=print)
+    assert caught.value.expected == "one of " + ", ".join(kbuild.buildable())
+
+
 def test_a_finished_build_is_not_repeated_without_again(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # One as new as this machine's may be is warned of, at each build.
     monkeypatch.setattr(kbuild, "gcc_major", lambda name: 12)
@@ -243,15 +283,13 @@ def test_a_commit_reuses_the_previous_build_and_is_not_a_release(tree: Path, fla
 
 def test_dropped_settings_are_named(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fragments = kbuild.fragment_settings("minimal")
-    monkeypatch.setattr(kbuild, "fragment_settings", lambda flavour: [*fragments, Setting("DROPPED", "y")])
+    monkeypatch.setattr(kbuild, "fragment_settings", lambda *_: [*fragments, Setting("DROPPED", "y")])
     assert build(tree).gaps.dropped == ("DROPPED",)
 
 
 def test_a_configuration_without_required_settings_fails_the_build(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fragments = kbuild.fragment_settings("minimal")
-    monkeypatch.setattr(
-        kbuild, "fragment_settings", lambda flavour: [*fragments, Setting("DROPPED", "y", required=True)]
-    )
+    monkeypatch.setattr(kbuild, "fragment_settings", lambda *_: [*fragments, Setting("DROPPED", "y", required=True)])
     with pytest.raises(BuildError, match="lacks CONFIG_DROPPED"):
         build(tree)
     assert stored() == []
@@ -537,6 +575,17 @@ def test_what_nobody_serves_is_built(
     [again] = Catalog(build_missing=True).resolve([selector])
     assert (again.provider, Catalog().acquire(again)) == ("local", kernel)
     assert len(server.requests) == asked
+
+
+def test_what_nobody_serves_of_another_architecture_is_built_where_that_is_possible(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel_org(server, monkeypatch, packed_tree(tmp_path))
+    monkeypatch.setattr(DebianProvider, "offers", lambda _self, **_arguments: [])
+    [choice] = Catalog(build_missing=True).resolve(["6.1:arm64"])
+    assert (choice.provider, choice.architecture, choice.label) == ("source", "arm64", "6.1:arm64")
+    with pytest.raises(HarnessError, match="no kernel matches"):
+        Catalog(build_missing=True).resolve(["6.1:riscv64"])
 
 
 def test_ccache_is_used_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from harness.errors import SelectorError
 from harness.kernel.files import modules
 from harness.kernel.types import Kernel
 from harness.kernel.version import KernelVersion
+from tests.unit.kernel.kernel_fakes import module
 
 
 def kernel(*, folder: Path | None = None, config: Path | None = None) -> Kernel:
@@ -32,7 +34,7 @@ def kernel(*, folder: Path | None = None, config: Path | None = None) -> Kernel:
 def folder(tmp_path: Path) -> Path:
     folder = tmp_path / "6.1.0-56"
     (folder / "kernel").mkdir(parents=True)
-    (folder / "kernel" / "veth.ko.xz").touch()
+    (folder / "kernel" / "veth.ko.xz").write_bytes(lzma.compress(module()))
     (folder / "modules.dep").write_text("kernel/veth.ko.xz:\n")
     (folder / "modules.builtin").write_text("kernel/drivers/net/dummy.ko\n")
     return folder
