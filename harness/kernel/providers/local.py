@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import re
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.errors import KernelFileError, SelectorError
@@ -207,32 +208,32 @@ class LocalProvider:
         if not choice.key.startswith("/"):
             return kernel_cache.load(choice, progress=progress)
         found = find(Path(choice.key))
-        digest = _image_digest(found.image)
-        key = f"{found.image.name}-{digest[:20]}"
+        key = f"{found.image.name}-{_content_digest(found)[:20]}"
         # An unpacked package is named by itself.
         inside = (kernel_cache.folder() / "unpacked") in found.image.parents
         origin = f"file {choice.key if inside else found.image}"
         by_content = Choice(
             choice.label, choice.version, self.name, key, choice.flavour, architecture=choice.architecture
         )
-        cached = kernel_cache.load(by_content, progress=progress)
-        if cached is not None:
-            return cached
-        with kernel_cache.new_entry(self.name, key) as made:
-            if made is not None:
-                progress(f"local: checking and unpacking {found.image}")
-                fill(found, made)
-                kernel_cache.seal(
-                    made,
-                    version=choice.version,
-                    provider=self.name,
-                    key=key,
-                    flavour=choice.flavour,
-                    origin=origin,
-                    architecture=choice.architecture,
-                    file=True,
-                )
-        return kernel_cache.load(by_content, progress=progress)
+        kernel = kernel_cache.load(by_content, progress=progress)
+        if kernel is None:
+            with kernel_cache.new_entry(self.name, key) as made:
+                if made is not None:
+                    progress(f"local: checking and unpacking {found.image}")
+                    fill(found, made)
+                    kernel_cache.seal(
+                        made,
+                        version=choice.version,
+                        provider=self.name,
+                        key=key,
+                        flavour=choice.flavour,
+                        origin=origin,
+                        architecture=choice.architecture,
+                        file=True,
+                    )
+            kernel = kernel_cache.load(by_content, progress=progress)
+        # The same content may have been named by another path before.
+        return replace(kernel, origin=origin) if kernel is not None else None
 
 
 def fill(found: LocalKernel, made: Path) -> None:
@@ -282,15 +283,27 @@ def fill_from(downloads: Sequence[Path], made: Path, origin: str) -> None:
         fill(found, made)
 
 
-def _image_digest(image: Path) -> str:
-    # The name, size and time of a known file identify its content: a vmlinux can have 500 MB.
-    stat = image.stat()
-    seen = f"{image}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}"
+def _content_digest(found: LocalKernel) -> str:
+    """Return a digest of all that an entry is made of: one image may come with modules, without, or with others."""
+    parts = [_known_digest([found.image], lambda: cache.digest_file(found.image))]
+    if found.config is not None:
+        parts.append(cache.digest_file(found.config))
+    if (modules := found.modules) is not None:
+        parts.append(_known_digest(sorted(modules.rglob("*.ko*")), lambda: kernel_cache.modules_digest(modules)))
+    return parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()
+
+
+def _known_digest(files: Sequence[Path], digest_now: Callable[[], str]) -> str:
+    """Return the digest of files; computed when one of them is new or has changed."""
+    # Name, size and time of a known file identify its content: a vmlinux can have 500 MB.
+    stats = ((path, path.stat()) for path in files)
+    facts = "\n".join(f"{path}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}" for path, stat in stats)
+    seen = hashlib.sha256(facts.encode(errors="surrogateescape")).hexdigest()
     memory = kernel_cache.folder() / "seen.json"
     known: dict[str, str] = cache.from_record(memory, dict) or {}
     if seen in known:
         return known[seen]
-    digest = cache.digest_file(image)
+    digest = digest_now()
     if not cache.is_writable(memory):
         return digest
     with cache.locked(kernel_cache.folder() / "locks" / "seen.lock"):

@@ -69,6 +69,27 @@ def test_a_folder_with_boot_and_modules(tmp_path: Path, modules: str) -> None:
     assert not (kernel.modules / "build").is_symlink()
 
 
+def test_one_image_with_and_without_modules_is_two_kernels(tmp_path: Path) -> None:
+    for name in ("bare", "one", "two"):
+        write(tmp_path / name / "boot/vmlinuz-6.1.7-fake-amd64", kernel_image())
+    for name, content in (("one", module()), ("two", module() + b"x")):
+        write(tmp_path / name / "lib/modules/6.1.7-fake-amd64/kernel/m.ko", content)
+    bare, one, two = (acquire(resolve([f"{tmp_path}/{name}"])[0]) for name in ("bare", "one", "two"))
+    assert bare.modules is None
+    assert one.modules is not None
+    assert two.modules is not None
+    assert (two.modules / "kernel/m.ko").read_bytes() != (one.modules / "kernel/m.ko").read_bytes()
+    write(tmp_path / "bare/boot/config-6.1.7-fake-amd64", CONFIG.encode() + b"CONFIG_NET=y\n")
+    changed = acquire(resolve([f"{tmp_path}/bare"])[0])
+    assert changed.settings is not None
+    assert changed.settings["NET"] == "y"
+
+
+def test_the_origin_of_a_copy_is_its_own_path(tmp_path: Path) -> None:
+    copies = [write(tmp_path / name / "bzImage", kernel_image()) for name in ("one", "two")]
+    assert [acquire(resolve([str(copy)])[0]).origin for copy in copies] == [f"file {copy}" for copy in copies]
+
+
 def test_a_folder_with_two_kernels_is_ambiguous(tmp_path: Path) -> None:
     for release in ("6.1.7", "6.1.8"):
         write(tmp_path / f"root/boot/vmlinuz-{release}", kernel_image(release))
