@@ -249,7 +249,10 @@ def sources(*, online: bool) -> Finding:
         with tempfile.TemporaryDirectory(prefix="harness-doctor-") as folder:
             urls = [f"{mirror.uri}/dists/{suite}/InRelease" for suite in mirror.suites]
             if not any(fetch(url, Path(folder, "InRelease")) for url in urls):
-                raise MirrorError(f"{mirror.uri} has none of {', '.join(mirror.suites)}", hint="name another mirror")
+                raise MirrorError(
+                    f"{mirror.uri} has none of {', '.join(mirror.suites)}",
+                    hint=f"name another mirror with {debian_archive.MIRROR_VARIABLE}",
+                )
     what = ", ".join(f"{mirror.uri} (keys: {mirror.keyring})" for mirror in mirrors)
     asked = "they answer" if online else "--online also checks that they answer"
     return Finding("package sources", Status.GOOD, f"{what}; {asked}", features=("debian",))

@@ -24,7 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import CacheError, HarnessError, MirrorError, SelectorError
+from harness.errors import CacheError, HarnessError, KernelFileError, MirrorError, SelectorError
 from harness.kernel import cache as kernel_cache
 from harness.kernel import lockfile, selector
 from harness.kernel.files.download import Meter, no_meter
@@ -178,6 +178,8 @@ class Catalog:
             try:
                 found = provider.offers(progress=self.progress, wanted=_wanted(item, every=every))
             except HarnessError as error:
+                if isinstance(error, MirrorError):
+                    error.name_setting(provider.setting)
                 self.progress(f"{name}: {error.what}")
                 self.troubles[name, of] = error
             known = {offer.key for offer in found}
@@ -377,11 +379,21 @@ class Catalog:
                 return kernel, candidate
             if choice.alternatives and candidate is not choice.alternatives[-1]:
                 self.progress(f"{choice.label}: {candidate.key} is no longer served; trying the next release")
-        raise MirrorError(
-            f"{choice.label}: {choice.provider} serves none of the releases in its index",
+        if choice.provider == self.local.name:
+            raise KernelFileError(
+                f"{choice.label}: the kernel {choice.key} that was built here is not in the cache",
+                expected=str(kernel_cache.entry_folder(choice.provider, choice.key)),
+                hint=f"harness kernels build {choice.version} --flavour {choice.flavour}",
+            )
+        missing = MirrorError(
+            f"{choice.label}: {choice.provider} no longer serves "
+            + ("any of the releases in its index" if choice.alternatives else choice.key),
             expected=f"the packages of {choice.key}" + (" or an older release" if choice.alternatives else ""),
-            hint="`harness kernels list --refresh` asks the mirror for a new index",
+            hint="`harness kernels list --refresh` asks for a new index, `harness kernels lock` locks anew"
+            + (f"; snapshot:{choice.version} is in Debian's snapshot archive" if choice.provider == INDEXED[1] else ""),
         )
+        missing.name_setting(self.provider(choice.provider, choice.architecture).setting)
+        raise missing
 
     def _acquire(self, choice: Choice) -> Kernel | None:
         if choice.provider == SOURCE:
@@ -390,7 +402,12 @@ class Catalog:
             cached = kernel_cache.load(choice, progress=self.progress)
             if cached is not None:
                 return cached
-        return self.provider(choice.provider, choice.architecture).acquire(choice, progress=self.progress)
+        provider = self.provider(choice.provider, choice.architecture)
+        try:
+            return provider.acquire(choice, progress=self.progress)
+        except MirrorError as error:
+            error.name_setting(provider.setting)
+            raise
 
 
 def _wanted(item: selector.Item | None, *, every: bool) -> Wanted:

@@ -132,9 +132,15 @@ ANYTHING = Wanted(lambda _version: True)
 
 
 class Provider(Protocol):
-    """A source of kernels. Providers are tried in the order of :mod:`harness.kernel.catalog`."""
+    """A source of kernels. Providers are tried in the order of :mod:`harness.kernel.catalog`.
+
+    Attributes:
+        name: Its name in selectors.
+        setting: What names its server, for messages: an environment variable; "" when it has no server.
+    """
 
     name: str
+    setting: str
 
     def offers(self, *, progress: Progress, wanted: Wanted = ANYTHING) -> list[Choice]:
         """Return what it can bring, in order of version, without labels.

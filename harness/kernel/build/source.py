@@ -13,7 +13,8 @@ import shutil
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,7 @@ def from_remote(url: str, ref: str, *, progress: Progress) -> SourceTree:
         assert made.status == 0, made.tail()
         # A server that asks for a password would wait for ever.
         ask_nothing: list[str | Path] = [git, "-c", "core.askPass=true", "-C", folder]
-        done = proc.run([*ask_nothing, "fetch", "--quiet", "--depth=1", url, ref], timeout=3600)
+        done = proc.run([*ask_nothing, "fetch", "--quiet", "--depth=1", "--", url, ref], timeout=3600)
         if done.status != 0:
             raise MirrorError(
                 f"{ref} cannot be fetched from {url}",
@@ -193,6 +194,17 @@ def parse_checksums(text: str) -> dict[KernelVersion, tuple[str, str]]:
     return {KernelVersion.parse(match[3]): (match[2], match[1]) for match in _CHECKSUM.finditer(text)}
 
 
+@contextmanager
+def _served_by(setting: str) -> Iterator[None]:
+    """Let errors of a server say which setting names it."""
+    try:
+        yield
+    except MirrorError as error:
+        error.name_setting(setting)
+        raise
+
+
+@_served_by(KERNEL_ORG_VARIABLE)
 def on_kernel_org(text: str, *, progress: Progress) -> tuple[str, KernelVersion, str, str]:
     """Find a release on kernel.org.
 
@@ -238,6 +250,7 @@ def on_kernel_org(text: str, *, progress: Progress) -> tuple[str, KernelVersion,
     return (base, max(fit), *releases[max(fit)])
 
 
+@_served_by(KERNEL_ORG_VARIABLE)
 def from_kernel_org(text: str, *, progress: Progress, meter: Meter = no_meter) -> SourceTree:
     """Fetch a release's tarball from kernel.org and compare it with the sha256 published there.
 
@@ -257,7 +270,7 @@ def from_kernel_org(text: str, *, progress: Progress, meter: Meter = no_meter) -
         return tree
     progress(f"fetching {base}/{name}")
     if not fetch(f"{base}/{name}", downloads / name, sha256=digest, meter=meter):
-        raise MirrorError(f"{base}/{name} is listed but not served (404)", hint="try another release or mirror")
+        raise MirrorError(f"{base}/{name} is listed but not served (404)", hint="try another release")
     tree = _unpacked(downloads / name, digest, origin, progress)
     (downloads / name).unlink(missing_ok=True)
     return tree

@@ -84,13 +84,18 @@ def image_kind(data: bytes, name: str) -> ImageKind:
             expected="an image that QEMU boots itself",
             hint="name arch/arm64/boot/Image of its build, or build it without CONFIG_EFI_ZBOOT",
         )
+    if data[:2] == b"MZ":
+        raise KernelFileError(
+            f"{name} is an EFI program in which no kernel is found",
+            expected="a unified kernel image (it has a section .linux), a zboot EFI image or an Image",
+            hint="name the image that was put together with a kernel, not the stub or the boot loader",
+        )
+    paths = dict.fromkeys([*(one.image_path for one in architecture.known().values()), "vmlinux"])
     raise KernelFileError(
         f"{name} is not a kernel image" + (" (it is empty)" if not data else ""),
         expected="an x86 bzImage (boot protocol 2.08 or later), an x86-64 ELF vmlinux or an image of "
         + " or ".join(one.title for one in architecture.known().values() if one.magic),
-        hint="name "
-        + ", ".join(one.image_path for one in architecture.known().values())
-        + " or vmlinux of a kernel build, or a distribution's /boot/vmlinuz-*",
+        hint="name " + ", ".join(paths) + " of a kernel build, or a distribution's /boot/vmlinuz-*",
     )
 
 

@@ -257,5 +257,5 @@ def _check(partial: Path, url: str, *, size: int, sha256: str) -> None:
         raise MirrorError(
             f"{url} is not the file that its index names: it has {got} bytes and sha256 {digest}",
             expected=f"{size} bytes, sha256 {sha256}" if size else f"sha256 {sha256}",
-            hint="`harness kernels list --refresh` and try again; if it stays, the server is damaged: name another",
+            hint="`harness kernels list --refresh` and try again; if it stays, the server is damaged",
         )

@@ -147,11 +147,17 @@ def unpack(path: Path, target: Path) -> None:
     elif kind is PackageKind.ZBOOT:
         _write(target / "boot" / "vmlinuz", _zboot(path.read_bytes(), str(path)))
     elif kind is PackageKind.UKI:
-        sections = _sections(path.read_bytes())
-        start, size = sections[b".linux"]
-        with path.open("rb") as stream:
-            stream.seek(start)
-            _write(target / "boot" / "vmlinuz", stream.read(size))
+        data = path.read_bytes()
+        start, size = _sections(data)[b".linux"]
+        if start + size > len(data):
+            raise KernelFileError(
+                f"{path} is cut short: the kernel in it ends at byte {start + size}, the file has {len(data)}",
+                expected="a whole unified kernel image",
+                hint="fetch or make it again",
+            )
+        kernel = data[start : start + size]
+        zboot = raw_image.is_zboot(kernel)
+        _write(target / "boot" / "vmlinuz", _zboot(kernel, str(path)) if zboot else kernel)
 
 
 def placed(name: str) -> str | None:
@@ -286,12 +292,21 @@ def _zboot(data: bytes, name: str) -> bytes:
     compression = data[24:56].split(b"\0", 1)[0].decode(errors="replace")
     payload = data[start : start + size]
     endings = {"gzip": ".gz", "zstd": ".zst", "zstd22": ".zst", "xzkern": ".xz", "lzma": ".xz"}
-    if len(payload) < size or compression not in endings:
+    if compression not in endings:
         raise KernelFileError(
-            f"the kernel in {name} is cut short, or its compression {compression!r} is unknown",
-            expected="a whole image, compressed with gzip, zstd, xz or lzma",
+            f"the kernel in {name} is compressed with {compression!r}, which the harness does not unpack",
+            expected="a zboot image compressed with gzip, zstd, xz or lzma",
+            hint="name the Image of its build, which is not compressed",
+        )
+    if len(payload) < size:
+        raise KernelFileError(
+            f"{name} is cut short: the kernel in it ends at byte {start + size}, the file has {len(data)}",
+            expected="a whole zboot image",
+            hint="fetch or build it again",
         )
     try:
         return unpacked(payload, endings[compression])
     except ValueError as error:
-        raise KernelFileError(f"the kernel in {name} is damaged: {error}", hint="fetch or build it again") from error
+        raise KernelFileError(
+            f"the kernel in {name} is damaged: {error}", expected="a whole image", hint="fetch or build it again"
+        ) from error

@@ -108,7 +108,7 @@ def _verify(folder: Path, files: Sequence[str | Path], keyrings: Sequence[Path],
     raise MirrorError(
         f"the signature of {name} is not valid: {_reason(found) or 'there is none that can be read'}",
         expected="a signature by a key in " + (" or ".join(map(str, keyrings)) or "a keyring, and there is none"),
-        hint="the server is not to be trusted, or signs with a new key: name another, or a keyring with that key",
+        hint="the server is not to be trusted, or signs with a new key: then name a keyring with that key",
         detail="" if found else done.tail(3),
     )
 

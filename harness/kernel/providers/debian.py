@@ -38,6 +38,7 @@ class DebianProvider:
     """
 
     name = "debian"
+    setting = debian_archive.MIRROR_VARIABLE
 
     def __init__(self, name: str = "", *, meter: Meter = no_meter, refresh: bool = False) -> None:
         self.architecture = architecture.require(name) if name else architecture.own()

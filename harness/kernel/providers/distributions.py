@@ -116,6 +116,7 @@ class DebianRelease:
 
     def __init__(self, name: str, codename: str, debian: Provider, snapshot: Provider) -> None:
         self.name = name
+        self.setting = debian.setting
         self._codename = codename
         self._debian = debian
         self._snapshot = snapshot
@@ -152,6 +153,7 @@ class Indexed:
 
     def __init__(self, record: Mapping[str, Any], *, meter: Meter, refresh: bool = False) -> None:
         self.name = str(record["name"])
+        self.setting = str(record.get("variable") or f"its record in {RECORDS_VARIABLE}")
         self.record = record
         self.meter = meter
         self.folder = kernel_cache.folder() / "distributions" / self.name
@@ -173,11 +175,7 @@ class Indexed:
         def ask() -> dict[str, Any]:
             base = address(self.record)
             progress(f"{self.name}: fetching the package index from {base}")
-            try:
-                found = self.fetch_index(base, progress)
-            except MirrorError as error:
-                error.hint = error.hint or f"name another mirror with {self.record.get('variable', 'the record')}"
-                raise
+            found = self.fetch_index(base, progress)
             return {"kernels": sorted(found, key=lambda one: package_order(str(one["revision"])))}
 
         named = os.environ.get(str(self.record.get("variable", "")), "")

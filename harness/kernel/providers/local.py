@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.errors import KernelFileError, SelectorError
+from harness.errors import HarnessError, KernelFileError, SelectorError
 from harness.kernel import cache as kernel_cache
 from harness.kernel import selector
 from harness.kernel.files import bzimage, raw_image
@@ -30,11 +30,13 @@ class LocalKernel:
         image: The bzImage, Image or vmlinux.
         config: Its configuration, if there is one.
         modules: The folder lib/modules/RELEASE, if there is one.
+        others: Where there is none: the releases that lib/modules has instead.
     """
 
     image: Path
     config: Path | None
     modules: Path | None
+    others: tuple[str, ...] = ()
 
 
 def find(path: Path) -> LocalKernel:
@@ -49,7 +51,7 @@ def find(path: Path) -> LocalKernel:
     path = path.expanduser()
     try:
         if path.is_dir():
-            return _find_in_folder(packages.unpacked_folder(path) if packages.is_oci(path) else path)
+            return _find_unpacked(path) if packages.is_oci(path) else _find_in_folder(path)
         if not path.exists():
             raise KernelFileError(
                 f"{path} does not exist",
@@ -57,8 +59,10 @@ def find(path: Path) -> LocalKernel:
                 "boot/",
                 hint="check the path; for a release, write its number without a '/'",
             )
+        if not path.is_file():
+            raise KernelFileError(f"{path} is neither a file nor a folder", expected="a kernel in one of these")
         if packages.kind_of(path) is not None:
-            return _find_in_folder(packages.unpacked_folder(path))
+            return _find_unpacked(path)
         release = _banner(path).split(" ", 1)[0]
         config = _first(path.with_name(f"config-{release}"), path.with_name("config"), path.with_name(".config"))
         return LocalKernel(path, config, _modules(path.parent.parent, release))
@@ -68,6 +72,21 @@ def find(path: Path) -> LocalKernel:
             expected="a kernel file this user may read",
             hint="/boot is often readable by root alone: sudo chmod +r the image, or copy it",
         ) from error
+
+
+def _find_unpacked(path: Path) -> LocalKernel:
+    from harness.kernel.files import packages  # only for a path
+
+    folder = packages.unpacked_folder(path)
+    try:
+        return _find_in_folder(folder)
+    except HarnessError as error:
+        # The user knows the package, not the folder in the cache.
+        error.what = error.what.replace(str(folder), str(path))
+        error.hint = error.hint.replace(f"{folder}/", "")
+        if isinstance(error, SelectorError):
+            error.hint = f"unpack it, and {error.hint}"
+        raise
 
 
 def _find_in_folder(folder: Path) -> LocalKernel:
@@ -83,8 +102,8 @@ def _find_in_folder(folder: Path) -> LocalKernel:
         built = (folder / "Makefile").is_file() and (folder / "Kconfig").is_file()
         raise KernelFileError(
             f"{folder} contains no kernel" + ("; it is a kernel tree that is not built" if built else ""),
-            expected=", ".join(one.image_path for one in architecture.known().values())
-            + ", vmlinux, or boot/vmlinuz-* in it",
+            expected=", ".join(dict.fromkeys([*(one.image_path for one in architecture.known().values()), "vmlinux"]))
+            + " or boot/vmlinuz-* in it",
             hint=f"`harness kernels build --source {folder}` builds it" if built else "name the image itself",
         )
     if len(images) > 1:
@@ -96,9 +115,9 @@ def _find_in_folder(folder: Path) -> LocalKernel:
     image = images[0]
     release = _banner(image).split(" ", 1)[0]
     root = folder if image.parent != folder else folder.parent
-    return LocalKernel(
-        image, _first(image.with_name(f"config-{release}"), image.with_name("config")), _modules(root, release)
-    )
+    modules = _modules(root, release)
+    others = () if modules is not None else tuple(sorted(one.name for one in (root / "lib" / "modules").glob("*")))
+    return LocalKernel(image, _first(image.with_name(f"config-{release}"), image.with_name("config")), modules, others)
 
 
 def _first(*paths: Path) -> Path | None:
@@ -170,6 +189,7 @@ class LocalProvider:
     """Kernels on this machine: files that a user names, and kernels that the harness built."""
 
     name = "local"
+    setting = ""
     flavours = ("minimal", "debug", "coverage", "bcc", "mutants")
     """Flavours that only `harness kernels build` makes."""
 
@@ -208,6 +228,8 @@ class LocalProvider:
         if not choice.key.startswith("/"):
             return kernel_cache.load(choice, progress=progress)
         found = find(Path(choice.key))
+        if found.others:
+            progress(f"{choice.label}: no module can be used: lib/modules has {', '.join(found.others)}")
         key = f"{found.image.name}-{_content_digest(found)[:20]}"
         # An unpacked package is named by itself.
         inside = (kernel_cache.folder() / "unpacked") in found.image.parents

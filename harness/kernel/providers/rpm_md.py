@@ -58,7 +58,7 @@ class RpmDistribution(Indexed):
             raise MirrorError(
                 f"{where} has no repodata/repomd.xml",
                 expected="a repository in the rpm-md format",
-                hint=f"name another mirror with {self.record.get('variable', 'the record')}",
+                hint=f"name another mirror with {self.setting}",
             )
         signed = get(f"{where}/repodata/repomd.xml.asc")
         if signed is not None:
@@ -74,7 +74,7 @@ class RpmDistribution(Indexed):
             raise MirrorError(
                 f"{where}/{name} is not the file that repomd.xml names",
                 expected=f"{algorithm} {digest}",
-                hint="the mirror may be in the middle of an update: try again later, or name another",
+                hint="the mirror may be in the middle of an update: try again later",
             )
         return data
 
@@ -111,7 +111,7 @@ class RpmDistribution(Indexed):
                 raise MirrorError(
                     f"{name} is signed by key {verified.key}",
                     expected="the key " + " or ".join(self.record["fingerprints"]),
-                    hint="the mirror is not to be trusted; name another, or report that the distribution has a new key",
+                    hint="the mirror is not to be trusted, or the distribution has a new key: then report that",
                 )
         except MirrorError:
             if keys.parent == self.folder:

@@ -98,6 +98,7 @@ class SnapshotProvider:
     """
 
     name = "snapshot"
+    setting = SERVER_VARIABLE
 
     def __init__(self, *, meter: Meter = no_meter, refresh: bool = False) -> None:
         self.meter = meter

@@ -49,6 +49,7 @@ class UbuntuProvider:
     """
 
     name = "ubuntu"
+    setting = MIRROR_VARIABLE
 
     def __init__(self, *, meter: Meter = no_meter) -> None:
         self.meter = meter
@@ -127,7 +128,7 @@ class UbuntuProvider:
                 found = self._packages(choice.key, progress)
                 if found is None:
                     raise MirrorError(
-                        f"Ubuntu's build {choice.key} has no kernel for amd64",
+                        f"Ubuntu's build {choice.key} at {self.server} has no kernel for amd64",
                         expected="a linux-image-*-generic package in it",
                         hint="some builds failed; name another release",
                     )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import CacheError, MirrorError, SelectorError
+from harness.errors import CacheError, KernelFileError, MirrorError, SelectorError
 from harness.kernel import acquire, lockfile, resolve
 from harness.kernel import cache as kernel_cache
 from harness.kernel.types import Choice
@@ -205,8 +205,17 @@ def test_another_image_than_the_locked_one_is_refused(one: Archive) -> None:
 
 def test_a_locked_kernel_that_is_no_longer_indexed_is_an_error(one: Archive) -> None:
     gone = Choice("6.1", KernelVersion(6, 1, 170), "debian", "6.1.0-47-cloud-amd64=6.1.170-3", "cloud", sha256="0" * 64)
-    with pytest.raises(MirrorError, match="none of the releases"):
+    with pytest.raises(MirrorError, match=r"debian no longer serves 6\.1\.0-47-cloud-amd64=6\.1\.170-3") as caught:
         acquire(gone)
+    assert "snapshot:6.1.170" in caught.value.hint
+    assert caught.value.hint.endswith("the server is named by HARNESS_DEBIAN_MIRROR")
+
+
+def test_a_locked_kernel_that_was_built_on_another_machine_says_how_to_build_it() -> None:
+    built_there = Choice("6.6", KernelVersion(6, 6, 9), "local", "6.6.9-minimal", "minimal", sha256="0" * 64)
+    with pytest.raises(KernelFileError, match="not in the cache") as caught:
+        acquire(built_there)
+    assert caught.value.hint == "harness kernels build 6.6.9 --flavour minimal"
 
 
 @pytest.mark.parametrize(

@@ -434,8 +434,9 @@ def test_releases_that_kernel_org_does_not_have(
     with pytest.raises(MirrorError, match=r"has no sha256sums\.asc"):
         source.from_kernel_org("5.4", progress=print)
     (server.root / "v6.x/linux-6.1.7.tar.xz").unlink()
-    with pytest.raises(MirrorError, match="not served"):
+    with pytest.raises(MirrorError, match="not served") as caught:
         source.from_kernel_org("6.1.7", progress=print)
+    assert caught.value.hint == "try another release; the server is named by HARNESS_KERNEL_ORG"
 
 
 def test_kernel_org_out_of_reach_names_the_ways_round_it() -> None:
@@ -536,6 +537,10 @@ def test_a_tag_is_fetched_from_a_server(tree: Path) -> None:
     with pytest.raises(MirrorError, match="v2 cannot be fetched from") as caught:
         source.from_remote(f"file://{tree}", "v2", progress=said.append)
     assert "git ls-remote --tags" in caught.value.hint
+    marker = tree.with_name("ran")
+    with pytest.raises(MirrorError, match="cannot be fetched from"):
+        source.from_remote(f"file://{tree}", f"--upload-pack=touch {marker}; false", progress=said.append)
+    assert not marker.exists()
 
 
 def test_the_list_of_kernel_org_is_verified_where_the_key_is(

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from harness.errors import KernelFileError, MirrorError
+from harness.errors import KernelFileError, MirrorError, SelectorError
 from harness.kernel import acquire, prune, resolve
 from harness.kernel.files import packages, rpm
 from harness.kernel.types import Kernel
@@ -36,9 +36,9 @@ IN_MODULES = {
 }
 
 
-def kernel_at(path: Path) -> Kernel:
+def kernel_at(path: Path, label: str = "") -> Kernel:
     [choice] = resolve([str(path)])
-    assert choice.label == path.name
+    assert choice.label == (label or path.name)
     return acquire(choice)
 
 
@@ -121,6 +121,23 @@ def test_a_unified_kernel_image(tmp_path: Path) -> None:
     assert kernel.bzimage.read_bytes() == image
 
 
+def test_a_unified_kernel_image_around_a_compressed_efi_image(tmp_path: Path) -> None:
+    inner = zboot(gzip.compress(arm64_image(RELEASE)), "gzip")
+    assert kernel_at(write(tmp_path / "linux.efi", pe({b".linux": inner})), "linux.efi-arm64").release == RELEASE
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_a_unified_kernel_image_that_is_cut_short(tmp_path: Path, share: float) -> None:
+    whole = pe({b".osrel": b"ID=x", b".linux": kernel_image(RELEASE)})
+    with pytest.raises(KernelFileError, match=r"linux\.efi is cut short: the kernel in it ends at byte"):
+        resolve([str(write(tmp_path / "linux.efi", whole[: int(len(whole) * share)]))])
+
+
+def test_an_efi_program_without_a_kernel(tmp_path: Path) -> None:
+    with pytest.raises(KernelFileError, match="EFI program in which no kernel is found"):
+        resolve([str(write(tmp_path / "stub.efi", pe({b".text": b"x", b".osrel": b"ID=x"})))])
+
+
 def zboot(payload: bytes, compression: str) -> bytes:
     head = b"MZ\0\0zimg" + struct.pack("<II", 64, len(payload)) + bytes(8) + compression.encode()
     return head.ljust(64, b"\0") + payload
@@ -140,9 +157,16 @@ def test_a_compressed_efi_image_for_arm64(tmp_path: Path) -> None:
     assert acquire(choice).release == RELEASE
 
 
-@pytest.mark.parametrize("data", [zboot(b"short", "gzip")[:66], zboot(b"", "brotli"), zboot(b"no gzip", "gzip")])
-def test_a_damaged_compressed_efi_image(tmp_path: Path, data: bytes) -> None:
-    with pytest.raises(KernelFileError, match=r"vmlinuz\.efi is (cut short|damaged)"):
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (zboot(b"short", "gzip")[:66], r"vmlinuz\.efi is cut short: the kernel in it ends at byte 69, the file has 66"),
+        (zboot(b"", "lzo"), r"vmlinuz\.efi is compressed with 'lzo', which the harness does not unpack"),
+        (zboot(b"no gzip", "gzip"), r"vmlinuz\.efi is damaged"),
+    ],
+)
+def test_a_damaged_compressed_efi_image(tmp_path: Path, data: bytes, message: str) -> None:
+    with pytest.raises(KernelFileError, match=message):
         resolve([str(write(tmp_path / "vmlinuz.efi", data))])
 
 
@@ -210,8 +234,11 @@ def test_a_package_without_a_kernel(tmp_path: Path, make: Callable[[Mapping[str,
 
 def test_two_kernels_are_ambiguous(tmp_path: Path) -> None:
     files = {f"boot/vmlinuz-{release}": kernel_image(release) for release in ("6.1.1-a", "6.1.2-b")}
-    with pytest.raises(Exception, match="contains 2 kernels"):
-        resolve([str(write(tmp_path / "x.tar.xz", tarball(files)))])
+    path = write(tmp_path / "x.tar.xz", tarball(files))
+    with pytest.raises(SelectorError, match=r"x\.tar\.xz is ambiguous: it contains 2 kernels") as caught:
+        resolve([str(path)])
+    assert caught.value.what.startswith(str(path))
+    assert caught.value.hint == "unpack it, and name one of them: boot/vmlinuz-6.1.1-a, boot/vmlinuz-6.1.2-b"
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])

@@ -174,7 +174,7 @@ def test_keys_of_the_users_own_come_first(
         ("*primary*", Fault(cut=100), "truncated|could not be fetched"),
         ("*primary*", Fault(status=404), "not served"),
         ("*/kernel-core*.rpm", Fault(changed=True), "is not the file that its index names"),
-        ("*/kernel-modules*.rpm", Fault(status=404), "serves none"),
+        ("*/kernel-modules*.rpm", Fault(status=404), "no longer serves"),
         ("*/kernel-core*.rpm", Fault(cut=400), "truncated|could not be fetched"),
         ("*/KEY", Fault(html=True), "KEY has no keys in it"),
         ("*/KEY", Fault(changed=True), "is not valid|keys-KEY is damaged"),
@@ -184,8 +184,9 @@ def test_a_bad_answer_is_the_servers_and_leaves_nothing(
     repository: Path, web: Server, pattern: str, fault: Fault, message: str
 ) -> None:
     web.faults[pattern] = fault
-    with pytest.raises(MirrorError, match=message):
+    with pytest.raises(MirrorError, match=message) as caught:
         acquire("test9")
+    assert "its record in HARNESS_DISTRIBUTIONS" in caught.value.hint
     assert list((kernel_cache.folder() / "store").glob("*")) == []
     web.faults.clear()
     assert acquire("test9").release == release_of(NEW)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from harness.errors import KernelFileError, SelectorError
 from harness.kernel import acquire, resolve
 from harness.kernel import cache as kernel_cache
+from harness.kernel.catalog import Catalog
 from harness.kernel.providers import local
 from harness.kernel.version import KernelVersion
 from tests.unit.kernel.kernel_fakes import CONFIG, EM_AARCH64, bzimage, elf, gzipped, kernel_image, module
@@ -88,6 +90,21 @@ def test_one_image_with_and_without_modules_is_two_kernels(tmp_path: Path) -> No
 def test_the_origin_of_a_copy_is_its_own_path(tmp_path: Path) -> None:
     copies = [write(tmp_path / name / "bzImage", kernel_image()) for name in ("one", "two")]
     assert [acquire(resolve([str(copy)])[0]).origin for copy in copies] == [f"file {copy}" for copy in copies]
+
+
+def test_modules_of_another_release_are_named(tmp_path: Path) -> None:
+    write(tmp_path / "root/boot/vmlinuz-6.1.7-fake-amd64", kernel_image())
+    write(tmp_path / "root/lib/modules/6.1.6-fake-amd64/kernel/m.ko", module())
+    said: list[str] = []
+    catalog = Catalog(progress=said.append)
+    assert catalog.acquire(catalog.resolve([f"{tmp_path}/root"])[0]).modules is None
+    assert said[0] == "root: no module can be used: lib/modules has 6.1.6-fake-amd64"
+
+
+def test_a_pipe_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(KernelFileError, match="neither a file nor a folder"):
+        resolve([f"{tmp_path}/pipe"])
 
 
 def test_a_folder_with_two_kernels_is_ambiguous(tmp_path: Path) -> None:

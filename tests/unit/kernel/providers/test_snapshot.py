@@ -185,8 +185,9 @@ def test_an_unknown_series_says_what_every_provider_said(service: Snapshot) -> N
 
 def test_a_file_that_is_gone_in_the_middle(service: Snapshot, web: Server) -> None:
     web.faults["*.deb"] = Fault(status=404)
-    with pytest.raises(MirrorError, match="serves none"):
+    with pytest.raises(MirrorError, match=r"snapshot no longer serves 6\.6\.15-cloud-amd64=6\.6\.15-2") as caught:
         acquire("6.6")
+    assert "the server is named by HARNESS_DEBIAN_SNAPSHOT" in caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -212,8 +213,9 @@ def test_a_bad_answer_is_the_services_and_leaves_nothing(
 ) -> None:
     monkeypatch.setattr(download, "SMALL", 1 << 20)
     web.faults[pattern] = fault
-    with pytest.raises(MirrorError, match=message):
+    with pytest.raises(MirrorError, match=message) as caught:
         acquire("6.6")
+    assert "HARNESS_DEBIAN_SNAPSHOT" in caught.value.hint
     assert list((kernel_cache.folder() / "store").glob("*")) == []
     web.faults.clear()
     assert acquire("6.6").release == "6.6.15-cloud-amd64"
