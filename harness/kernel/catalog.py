@@ -385,11 +385,12 @@ class Catalog:
                 expected=str(kernel_cache.entry_folder(choice.provider, choice.key)),
                 hint=f"harness kernels build {choice.version} --flavour {choice.flavour}",
             )
+        named = f"{choice.provider} " if selector.is_distribution(choice.provider) else ""
         missing = MirrorError(
             f"{choice.label}: {choice.provider} no longer serves "
             + ("any of the releases in its index" if choice.alternatives else choice.key),
             expected=f"the packages of {choice.key}" + (" or an older release" if choice.alternatives else ""),
-            hint="`harness kernels list --refresh` asks for a new index, `harness kernels lock` locks anew"
+            hint=f"`harness kernels list {named}--refresh` asks for a new index, `harness kernels lock` locks anew"
             + (f"; snapshot:{choice.version} is in Debian's snapshot archive" if choice.provider == INDEXED[1] else ""),
         )
         missing.name_setting(self.provider(choice.provider, choice.architecture).setting)
@@ -439,7 +440,10 @@ def resolve(selectors: Sequence[str], *, progress: Progress = silent) -> list[Ch
 
 def _is_path(selection: str) -> bool:
     """Whether a selection as a whole is a path: it may have blanks and commas, which part selectors."""
-    return "/" in selection and Path(selection).exists()
+    try:
+        return "/" in selection and Path(selection).exists()
+    except OSError:  # in a folder that this user may not enter, say, which the local provider reports
+        return True
 
 
 def named_architectures(selections: Sequence[str]) -> list[str]:

@@ -68,7 +68,7 @@ def find(path: Path) -> LocalKernel:
         return LocalKernel(path, config, _modules(path.parent.parent, release))
     except OSError as error:
         raise KernelFileError(
-            f"{path} cannot be read: {error.strerror}",
+            f"{error.filename or path} cannot be read: {error.strerror}",
             expected="a kernel file this user may read",
             hint="/boot is often readable by root alone: sudo chmod +r the image, or copy it",
         ) from error
@@ -96,7 +96,9 @@ def _find_in_folder(folder: Path) -> LocalKernel:
             return LocalKernel(tree, _first(folder / ".config"), None)
     if (folder / "vmlinux").is_file():
         return LocalKernel(folder / "vmlinux", _first(folder / ".config", folder / "config"), None)
-    images = sorted({*(folder / "boot").glob("vmlinuz*"), *folder.glob("vmlinuz*"), *folder.glob("bzImage*")})
+    # A glob would find nothing in a folder that this user may not read, and say nothing.
+    here = [path for top in (folder / "boot", folder) if top.is_dir() for path in sorted(top.iterdir())]
+    images = [path for path in here if path.name.startswith(("vmlinuz", "bzImage"))]
     images = [image for image in images if image.is_file() and not image.is_symlink()] or images
     if not images:
         built = (folder / "Makefile").is_file() and (folder / "Kconfig").is_file()

@@ -165,6 +165,22 @@ def test_a_file_that_cannot_be_read_is_an_error_of_its_own(tmp_path: Path, monke
     assert "/boot" in caught.value.hint
 
 
+def test_a_folder_that_cannot_be_read_is_not_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "root/boot").mkdir(parents=True)
+
+    def refuse(self: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(KernelFileError, match="root/boot cannot be read: Permission denied"):
+        local.find(tmp_path / "root")
+
+
+def test_a_path_that_the_system_refuses_is_one_error() -> None:
+    with pytest.raises(KernelFileError, match="cannot be read: File name too long"):
+        resolve([f"/{'a' * 300}"])
+
+
 def test_host_is_the_running_kernels_image_or_says_where_it_looked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
