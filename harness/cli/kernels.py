@@ -319,7 +319,8 @@ def _info(arguments: argparse.Namespace) -> int:
     facts = []
     status = 0
     for choice in catalog.resolve(arguments.selector):
-        path = kernel_cache.entry_folder(choice.provider, choice.key)
+        key = catalog.local.cached_key(choice) if choice.provider == catalog.local.name else choice.key
+        path = kernel_cache.entry_folder(choice.provider, key)
         entry = kernel_cache.read_entry(path)
         one: dict[str, object] = {
             "label": choice.label,

@@ -220,6 +220,14 @@ class LocalProvider:
         named = label or selector.labelled(whole.name, of)
         return Choice(named, version, self.name, str(whole), architecture=of)
 
+    def cached_key(self, choice: Choice) -> str:
+        """Return the key under which the cache keeps what a choice means: for a path, that of its content.
+
+        Raises:
+            KernelFileError: There is no usable kernel.
+        """
+        return _entry_key(find(Path(choice.key))) if choice.key.startswith("/") else choice.key
+
     def acquire(self, choice: Choice, *, progress: Progress) -> Kernel | None:
         """Check the file that a choice names and unpack it into the cache, keyed by its content.
 
@@ -232,7 +240,7 @@ class LocalProvider:
         found = find(Path(choice.key))
         if found.others:
             progress(f"{choice.label}: no module can be used: lib/modules has {', '.join(found.others)}")
-        key = f"{found.image.name}-{_content_digest(found)[:20]}"
+        key = _entry_key(found)
         # An unpacked package is named by itself.
         inside = (kernel_cache.folder() / "unpacked") in found.image.parents
         origin = f"file {choice.key if inside else found.image}"
@@ -305,6 +313,10 @@ def fill_from(downloads: Sequence[Path], made: Path, origin: str) -> None:
         except KernelFileError as error:
             raise KernelFileError(f"the packages of {origin} have no kernel image: {error.what}") from error
         fill(found, made)
+
+
+def _entry_key(found: LocalKernel) -> str:
+    return f"{found.image.name}-{_content_digest(found)[:20]}"
 
 
 def _content_digest(found: LocalKernel) -> str:

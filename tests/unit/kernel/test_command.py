@@ -171,6 +171,18 @@ def test_info_describes_and_verifies(mirror: Archive, capsys: pytest.CaptureFixt
     assert "damaged: its modules differ" in capsys.readouterr().out
 
 
+def test_info_finds_what_the_cache_holds_of_a_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = tmp_path / "bzImage"
+    image.write_bytes(kernel_image("6.1.7-mine"))
+    for cached, verb in (("no", "fetch"), (str(kernel_cache.folder() / "store" / "local-bzImage-"), "info")):
+        assert harness("info", "--json", str(image)) == 0
+        [facts] = json.loads(capsys.readouterr().out)
+        assert facts["cached"].startswith(cached)
+        assert harness(verb, str(image)) == 0
+        capsys.readouterr()
+    assert facts["origin"] == f"file {image}"
+
+
 def test_lock_and_use(
     mirror: Archive, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
