@@ -31,7 +31,8 @@ _MISUSE = 2
 
 
 COMMANDS = (
-    "doctor kernels exec shell attach check bench merge compare report matrix boundary contracts mutants export"
+    "doctor kernels exec selftests shell attach check bench merge compare report matrix boundary contracts mutants "
+    "export"
 ).split()
 """The commands, each a module of that name, in the order in which --help lists them."""
 

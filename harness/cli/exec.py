@@ -78,8 +78,8 @@ def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
         "--results",
         default="",
         metavar="FORMAT[=PATH]",
-        help="how the program reports its tests: go, libtest, gtest, tap (KTAP too) or junit; on its output, or in a "
-        "file of the guest",
+        help="how the program reports its tests: go, libtest, gtest, tap (KTAP too), bpf or junit; on its output, or "
+        "in a file of the guest",
     )
     parser.add_argument("--record", type=Path, metavar="FILE", help="write a run record, for report, compare and merge")
     parser.add_argument("--leaks", action="store_true", help="fail when kernel objects are left behind")

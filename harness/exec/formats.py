@@ -261,6 +261,62 @@ def _tap_case(point: re.Match[str], printed: str) -> Case:
     return Case(name, outcome, 0.0, reason, printed)
 
 
+_BPF = re.compile(r"^#(?P<number>\d+(?:/\w+)?)\s+(?P<name>\S.*?)(?: |:)(?P<word>OK|FAIL|SKIP)\b(?P<why>.*)$")
+_BPF_BEGIN = re.compile(r"^#\d+/[up] (?P<name>\S.*)$")
+_BPF_END = re.compile(
+    r"^Summary: (?P<passed>\d+)(?P<parts>/\d+)? PASSED, (?P<skipped>\d+) SKIPPED, (?P<failed>\d+) FAILED", re.MULTILINE
+)
+_BPF_WORDS = {"OK": Outcome.PASSED, "FAIL": Outcome.FAILED, "SKIP": Outcome.UNSUPPORTED}
+
+
+def parse_bpf(text: str) -> SuiteResult:
+    """Read what the kernel's own BPF tests print, test_verifier and test_progs; others have no case here."""
+    cases: list[Case] = []
+    parts: list[int] = []
+    begun: str | None = None
+    printed: list[str] = []
+
+    def close() -> None:
+        if cases and cases[-1].outcome is Outcome.FAILED and printed:
+            reason = cases[-1].reason or next((one.strip() for one in printed if one.strip()), "")
+            cases[-1] = replace(cases[-1], reason=reason, output="\n".join(printed))
+        printed.clear()
+
+    for line in text.splitlines():
+        if match := _BPF.match(line):
+            close()
+            begun = None
+            _, _, part = match["number"].partition("/")
+            name = match["name"]
+            if part in ("u", "p"):  # test_verifier: as a plain user, as root
+                name = f"{name} ({'unprivileged' if part == 'u' else 'privileged'})"
+            elif part:
+                parts.append(len(cases))
+            else:
+                for index in parts:  # old test_progs leave the name of the test above out
+                    if not cases[index].name.startswith(f"{name}/"):
+                        cases[index] = replace(cases[index], name=f"{name}/{cases[index].name}")
+                parts = []
+            cases.append(Case(name, _BPF_WORDS[match["word"]], 0.0, match["why"].strip(" :()")))
+        elif match := _BPF_BEGIN.match(line):
+            close()
+            begun = match["name"].strip()
+        elif match := _BPF_END.match(line):
+            close()
+        else:
+            printed.append(line)
+    close()
+    end = _BPF_END.search(text)
+    if begun is not None:
+        cases.append(Case(begun, Outcome.FAILED, 0.0, UNFINISHED))
+    if not cases:
+        return SuiteResult(())
+    if end is None:
+        return SuiteResult(tuple(cases), ("the program ended before its summary",))
+    planned = 0 if end["parts"] else sum(int(end[name]) for name in ("passed", "skipped", "failed"))
+    return SuiteResult(tuple(cases), _unmet(planned, len(cases)))
+
+
 def parse_junit(text: str) -> SuiteResult:
     """Read JUnit XML.
 
@@ -303,6 +359,7 @@ PARSERS: dict[str, Callable[[str], SuiteResult]] = {
     "libtest": parse_libtest,
     "gtest": parse_gtest,
     "tap": parse_tap,
+    "bpf": parse_bpf,
     "junit": parse_junit,
 }
 """The parser of each format, by the name that --results takes."""

@@ -89,7 +89,7 @@ def exec_on_kernels(
                 release = machine.release
                 try:
                     flush()
-                    log = KernelLog((), known, functools.partial(_is_for, choice, of_data))
+                    log = KernelLog((), known, functools.partial(is_for, choice, of_data))
                     out = Writer(1, prefix, keep=_KEPT if wishes.results is not None else 0)
                     done = run_on(machine, parcel, wishes, source, out, Writer(2, prefix), log)
                 finally:
@@ -115,7 +115,8 @@ def exec_on_kernels(
     return status
 
 
-def _is_for(choice: Choice, of_data: Policy, condition: str) -> bool:
+def is_for(choice: Choice, of_data: Policy, condition: str) -> bool:
+    """Return whether a condition, as the marker `kernel` takes it, matches a kernel."""
     return meets(choice, parse_condition(condition), of_data)
 
 

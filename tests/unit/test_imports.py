@@ -19,7 +19,7 @@ STOREYS = {
     "machines": ("guest", "kernel image", "vm", "machines", "remote"),
     "knowledge": ("testing features results", "checks"),
     "tests": ("pytest_plugin", "contracts"),
-    "commands' features": ("report boundary check exec mutants shell bench doctor shards", "programs"),
+    "commands' features": ("report boundary check exec mutants shell bench doctor shards", "programs selftests"),
     "commands": ("cli",),
 }
 PLACES = {

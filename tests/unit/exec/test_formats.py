@@ -258,3 +258,58 @@ def test_any_text_gives_cases_or_the_declared_error(name: str, lines: list[str])
         assert name == "junit"
         return
     assert all(isinstance(case.outcome, Outcome) and case.name for case in found.cases)
+
+
+VERIFIER = """\
+#0/u BPF_ATOMIC_AND without fetch OK
+#0/p BPF_ATOMIC_AND without fetch OK
+#1/p check deducing bounds FAIL
+Unexpected success to load!
+processed 9 insns
+#2/u calls: one SKIP (unknown map type)
+Summary: 2 PASSED, 1 SKIPPED, 1 FAILED
+"""
+
+PROGS = """\
+#1/1 mov:OK
+#1/2 packet:FAIL
+#1 align:FAIL
+#2/1     map_in_map/lookup:OK
+#2       map_in_map:OK
+#3       xdp:SKIP
+Summary: 1/2 PASSED, 1 SKIPPED, 1 FAILED
+"""
+
+
+def test_what_test_verifier_prints() -> None:
+    found = PARSERS["bpf"](VERIFIER)
+    assert shown(found.cases) == [
+        ("BPF_ATOMIC_AND without fetch (unprivileged)", "passed", ""),
+        ("BPF_ATOMIC_AND without fetch (privileged)", "passed", ""),
+        ("check deducing bounds (privileged)", "failed", "Unexpected success to load!"),
+        ("calls: one (unprivileged)", "unsupported", "unknown map type"),
+    ]
+    assert found.problems == ()
+    assert found.cases[2].output == "Unexpected success to load!\nprocessed 9 insns"
+
+
+def test_what_test_progs_prints_of_old_and_new() -> None:
+    found = PARSERS["bpf"](PROGS)
+    assert [(case.name, case.outcome.value) for case in found.cases] == [
+        ("align/mov", "passed"),
+        ("align/packet", "failed"),
+        ("align", "failed"),
+        ("map_in_map/lookup", "passed"),
+        ("map_in_map", "passed"),
+        ("xdp", "unsupported"),
+    ]
+    assert found.problems == ()
+
+
+def test_bpf_tests_that_end_in_the_middle_or_report_less_than_they_count() -> None:
+    found = PARSERS["bpf"]("#0/u first OK\n#1/u second ")
+    assert shown(found.cases)[1] == ("second", "failed", UNFINISHED)
+    assert found.problems == ("the program ended before its summary",)
+    found = PARSERS["bpf"]("#0/u first OK\nSummary: 2 PASSED, 0 SKIPPED, 0 FAILED\n")
+    assert found.problems == ("2 tests were planned, 1 have a result",)
+    assert PARSERS["bpf"]("test_maps: OK, 0 SKIPPED\n").cases == ()

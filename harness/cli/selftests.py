@@ -1,0 +1,112 @@
+"""`harness selftests`: the kernel's own tests on clones of each kernel."""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.cli import add_machine_options, downloads, machine_settings, positive, say, seconds
+from harness.errors import UsageError
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction as SubParsers
+
+    from harness.kernel.build.source import SourceTree
+
+_SERIES = "6.12"
+
+
+def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
+    """Add `selftests`."""
+    from harness.kernel.selector import GRAMMAR
+
+    summary = "build the kernel's own tests (kselftest) and run each on a fresh guest of each kernel"
+    parser = subparsers.add_parser(
+        "selftests",
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ". The tree's own makefiles build them; what cannot be built is "
+        "listed. Exit status: 0, 1 when a test failed, 3 when one could not be built or run.",
+    )
+    parser.set_defaults(run=_run)
+    parser.add_argument(
+        "targets", nargs="+", metavar="TARGET[:TEST]", help="a folder of tools/testing/selftests, and one of its tests"
+    )
+    parser.add_argument(
+        "--kernel", action="append", metavar="SELECTOR", help=f"{GRAMMAR}; repeat it for several (default: 6.12)"
+    )
+    parser.add_argument(
+        "--source",
+        default=_SERIES,
+        metavar="TREE",
+        help="where the tests come from: a kernel tree, a tarball, a linux-source package, or a series or release that "
+        "Debian or kernel.org has (default: %(default)s)",
+    )
+    parser.add_argument("--jobs", type=positive, default=0, metavar="N", help="of make (default: one per processor)")
+    parser.add_argument("--memory", type=int, default=512, metavar="MIB", help="guest memory (default: %(default)s)")
+    parser.add_argument("--cpus", type=positive, default=1, help="virtual CPUs (default: 1)")
+    parser.add_argument(
+        "--module", action="append", default=[], metavar="NAME", help="a kernel module that tests need; repeats"
+    )
+    parser.add_argument(
+        "--timeout", type=seconds, default=0.0, metavar="S", help="for a test (default: six times the target's own)"
+    )
+    parser.add_argument("--record", type=Path, metavar="FILE", help="write a run record, for report, compare and merge")
+    parser.add_argument("--leaks", action="store_true", help="a test fails when it leaves kernel objects behind")
+    parser.add_argument(
+        "--deny",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="tests that are not run, each with reason and expiry date, besides the package's own list; repeats",
+    )
+    parser.add_argument(
+        "--known-faults",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="faults of the kernel that do not fail a test, besides the package's own list; repeats",
+    )
+    add_machine_options(parser)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from harness.checks import known_faults
+    from harness.exec.record import ExecRecord
+    from harness.selftests import build, denied
+    from harness.selftests.run import SelftestPlan, run_selftests
+    from harness.vm.spec import LEAST_MEMORY, Needs
+
+    if arguments.memory < LEAST_MEMORY:
+        raise UsageError(f"--memory {arguments.memory} is too little", expected=f"{LEAST_MEMORY} or more")
+    wanted = [build.parse_wanted(text) for text in arguments.targets]
+    entries, expired = denied.load(arguments.deny, dt.datetime.now(tz=dt.timezone.utc).date())
+    known, old = known_faults.load(arguments.known_faults)
+    for line in (*expired, *old):
+        say(f"harness: {line}")
+    tree = _tree(arguments.source)
+    tests = build.build(tree.path, wanted, jobs=arguments.jobs, say=say)
+    needs = Needs(memory=arguments.memory, cpus=arguments.cpus, modules=tuple(arguments.module))
+    record = ExecRecord(arguments.record, sys.argv) if arguments.record is not None else None
+    return run_selftests(
+        SelftestPlan(tests, entries, needs, arguments.timeout, arguments.leaks, known),
+        arguments.kernel or ["6.12"],
+        settings=machine_settings(arguments),
+        say=lambda line: print(line, flush=True),
+        record=record,
+    )
+
+
+def _tree(text: str) -> SourceTree:
+    """Return the tree that --source names: a path, or a series or release."""
+    from harness.kernel.build import source
+    from harness.kernel.catalog import Catalog
+
+    if Path(text).exists() or "/" in text:
+        return source.in_hand(Path(text), "", progress=say)
+    with downloads.bars() as meter:
+        return source.find(text, lambda: Catalog(progress=say).debian.index(progress=say), progress=say, meter=meter)

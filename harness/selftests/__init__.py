@@ -1,0 +1,1 @@
+"""`harness selftests`: the kernel's own tests (tools/testing/selftests), run on clones of each kernel."""

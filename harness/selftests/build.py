@@ -1,0 +1,251 @@
+"""Builds kselftest targets with the tree's own makefiles, and puts what each installs into a folder.
+
+The tree is only read: make writes to a folder in the cache, where the next run finds what is up to date.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness import needs
+from harness.errors import BuildError, UsageError
+from harness.util import cache, proc
+
+_SELFTESTS = "tools/testing/selftests"
+_NAME = re.compile(r"[\w.+-]+(?:/[\w.+-]+)*")
+_TIMEOUT = 3600.0
+_PROGRAMS = ("TEST_PROGS", "TEST_GEN_PROGS", "TEST_CUSTOM_PROGS")
+_BESIDE = ("TEST_PROGS_EXTENDED", "TEST_GEN_PROGS_EXTENDED", "TEST_FILES", "TEST_GEN_FILES", "TEST_INCLUDES")
+_TOOLS = ("make", "gcc", "ld", "/usr/include/stdio.h")
+_MISSING = re.compile(
+    r"fatal error: (?P<header>[\w./-]+\.h): No such file|cannot find -l(?P<library>\w+)"
+    r"|(?P<program>[\w.-]+): (?:command )?not found"
+)
+
+
+@dataclass(frozen=True)
+class WantedSelftest:
+    """What the user asks for.
+
+    Attributes:
+        target: A folder below tools/testing/selftests.
+        test: One of its tests; "" for all that it runs by default.
+    """
+
+    target: str
+    test: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.target}:{self.test}" if self.test else self.target
+
+
+@dataclass(frozen=True)
+class Selftest:
+    """A test that can run.
+
+    Attributes:
+        name: TARGET:TEST.
+        path: The program in the folder of what the target installs; None where it could not be built.
+        why: Why it could not, in make's last lines.
+        timeout: Seconds that the target gives each of its tests; 0 where it sets no limit.
+    """
+
+    name: str
+    path: Path | None
+    why: str = ""
+    timeout: float = 0.0
+
+    @property
+    def target(self) -> str:
+        """The target's name."""
+        return self.name.partition(":")[0]
+
+
+def parse_wanted(text: str) -> WantedSelftest:
+    """Read TARGET or TARGET:TEST.
+
+    Raises:
+        UsageError: It has another form.
+    """
+    target, colon, test = text.partition(":")
+    if not all(_NAME.fullmatch(word) for word in ([target, test] if colon else [target])) or ".." in text:
+        raise UsageError(f"{text!r} is not a target of selftests", expected="TARGET or TARGET:TEST")
+    return WantedSelftest(target, test)
+
+
+def build(tree: Path, wanted: Sequence[WantedSelftest], *, jobs: int, say: Callable[[str], None]) -> list[Selftest]:
+    """Build tests.
+
+    Args:
+        tree: The kernel tree.
+        wanted: What to build, in the order in which it is to run.
+        jobs: Parallel jobs of make; 0 for one per processor.
+        say: Prints a line of progress.
+
+    Raises:
+        UsageError: The tree has no such target, or the target no such test.
+        ToolMissing: A program is not installed that every build needs.
+        BuildError: The kernel's headers cannot be made.
+    """
+    for one in wanted:
+        _folder(tree, one)
+    for tool in _TOOLS:
+        if needs.find(needs.need(tool)) is None:
+            raise needs.missing(tool)
+    key = hashlib.sha256(str(tree.resolve()).encode()).hexdigest()[:20]
+    out = cache.cache_root() / "selftests" / key
+    out.mkdir(parents=True, exist_ok=True)
+    with cache.locked(out.with_name(f"{key}.lock")), cache.disk_errors(out):
+        make = _Make(tree, out, jobs or os.cpu_count() or 1)
+        say(f"building selftests of {tree}: the kernel's headers")
+        make.headers()
+        found: dict[str, Selftest] = {}
+        for one in wanted:
+            say(f"building selftests of {tree}: {one}")
+            for test in make.tests(one):
+                found.setdefault(test.name, test)
+    return list(found.values())
+
+
+def _folder(tree: Path, wanted: WantedSelftest) -> Path:
+    above = tree / _SELFTESTS
+    if not (above / "lib.mk").is_file():
+        raise UsageError(f"{tree} has no selftests", expected=f"a kernel tree with {_SELFTESTS}")
+    folder = above / wanted.target
+    if not (folder / "Makefile").is_file():
+        names = sorted(path.parent.name for path in above.glob("*/Makefile"))
+        near = difflib.get_close_matches(wanted.target, names, n=3)
+        raise UsageError(
+            f"{tree} has no selftests {wanted.target}",
+            expected=f"a folder below {_SELFTESTS} that has a Makefile",
+            hint=f"did you mean {' or '.join(near)}?" if near else f"ls {above}",
+        )
+    return folder
+
+
+def installs(printed: str) -> list[str]:
+    """Return how to install what a build lacked, one line for each package.
+
+    Args:
+        printed: What make printed on standard error.
+    """
+    found: dict[str, None] = {}
+    for match in _MISSING.finditer(printed):
+        header = match["header"] or f"{match['library'] or ''}.h"
+        for need in needs.table().needs:
+            if match["program"] in need.names or any(name.endswith(f"/{header}") for name in need.names):
+                found[f"{match[0]}: {need.install}"] = None
+    return list(found)
+
+
+class _Make:
+    """Runs make for one tree.
+
+    Args:
+        tree: The tree.
+        out: The folder for all that is made.
+        jobs: Parallel jobs.
+    """
+
+    def __init__(self, tree: Path, out: Path, jobs: int) -> None:
+        self._tree = tree
+        self._out = out
+        self._words: list[str | Path] = [needs.program("make"), f"-j{jobs}"]
+
+    def headers(self) -> None:
+        """Make the headers that the kernel has for programs."""
+        done = proc.run([*self._words, "-s", "-C", self._tree, f"O={self._out}", "headers"], timeout=_TIMEOUT)
+        if done.status != 0:
+            raise BuildError(
+                f"the headers of {self._tree} cannot be made",
+                expected="a tree in which `make O=FOLDER headers` works",
+                detail=done.tail(),
+            )
+
+    def tests(self, wanted: WantedSelftest) -> list[Selftest]:
+        """Build a target, or one test of it, and install what there is."""
+        source = _folder(self._tree, wanted)
+        out = self._out / "kselftest" / wanted.target
+        out.mkdir(parents=True, exist_ok=True)
+        lists = self._lists(source, out, wanted)
+        programs = [name for variable in _PROGRAMS for name in lists[variable]]
+        extended = lists["TEST_GEN_PROGS_EXTENDED"] + lists["TEST_PROGS_EXTENDED"]
+        if wanted.test:
+            named = [name for name in [*programs, *extended] if Path(name).name == wanted.test]
+            if not named:
+                known = ", ".join(sorted({Path(name).name for name in programs}))
+                raise UsageError(f"there is no selftest {wanted}", expected=f"one of {known}")
+            programs = named[:1]
+        goals = [name for name in programs if name.startswith("/")] if wanted.test else ["all"]
+        done = self._run(source, out, "-k", *goals) if goals else None
+        installed = self._out / "installed" / wanted.target.replace("/", "-")
+        _install(source, installed, wanted.target, [name for names in lists.values() for name in names])
+        for script in sorted((source.parent / "kselftest").glob("*.sh")):
+            _copy(script, installed / "kselftest" / script.name)
+        why = "" if done is None or done.status == 0 else "\n".join([done.tail(10), *installs(done.stderr)])
+        timeout = _timeout(source)
+        result = []
+        for name in dict.fromkeys(Path(program).name for program in programs):
+            path = installed / wanted.target / name
+            result.append(Selftest(f"{wanted.target}:{name}", path if path.is_file() else None, why, timeout))
+        return result
+
+    def _lists(self, source: Path, out: Path, wanted: WantedSelftest) -> dict[str, list[str]]:
+        """Return what the makefile lists: its tests, and the files that they need."""
+        # make prints them itself: a shell takes no word as long as the list of all BPF objects.
+        lines = "".join(f"$(info harness:{name}=$({name}))" for name in (*_PROGRAMS, *_BESIDE))
+        done = self._run(source, out, "-s", f"--eval=harness-lists:;{lines}@:", "harness-lists")
+        found = dict(re.findall(r"^harness:(\w+)=(.*)$", done.stdout, re.MULTILINE))
+        if done.status != 0 or not found:
+            raise BuildError(
+                f"the makefile of the selftests {wanted.target} cannot be read",
+                expected="a makefile that make understands on this machine",
+                detail=done.tail(),
+            )
+        return {name: found.get(name, "").split() for name in (*_PROGRAMS, *_BESIDE)}
+
+    def _run(self, source: Path, out: Path, *words: str) -> proc.Completed:
+        headers = f"-isystem {self._out / 'usr/include'}"
+        return proc.run(
+            [*self._words, "-C", source, f"OUTPUT={out}", f"KHDR_INCLUDES={headers}", *words],
+            timeout=_TIMEOUT,
+            # Makefiles before 6.0 know no KHDR_INCLUDES.
+            env={**os.environ, "CFLAGS": f"{os.environ.get('CFLAGS', '')} {headers}".strip()},
+        )
+
+
+def _install(source: Path, installed: Path, target: str, names: Iterable[str]) -> None:
+    """Copy what exists of a target's files to where `make install` puts them."""
+    settings = source / "settings"
+    for name in [*names, *([str(settings)] if settings.is_file() else [])]:
+        path = Path(name) if name.startswith("/") else source / name
+        # Files of another target keep their place beside this one.
+        place = f"{target}/{path.name}" if not name.startswith("..") else os.path.normpath(f"{target}/{name}")
+        if path.exists() and not place.startswith(".."):
+            _copy(path, installed / place)
+
+
+def _copy(path: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        shutil.copytree(path, target, dirs_exist_ok=True)
+    else:
+        target.unlink(missing_ok=True)  # another run may be reading it
+        shutil.copy2(path, target)
+
+
+def _timeout(source: Path) -> float:
+    """Return the seconds that a target gives each test: 45 where it says nothing, as upstream's runner has it."""
+    try:
+        text = (source / "settings").read_text()
+    except FileNotFoundError:
+        return 45.0
+    match = re.search(r"^timeout=(\d+)", text, re.MULTILINE)
+    return float(match[1]) if match else 45.0

@@ -1,0 +1,224 @@
+"""Runs selftests on kernels, each on a clone of its own, and makes of each end what kselftest means by it."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from harness import kernel
+from harness.checks.kernel_log import KernelLog
+from harness.checks.known_faults import KnownFault
+from harness.errors import InfrastructureError, KernelFileError
+from harness.exec.kernels import is_for
+from harness.exec.parcel import Parcel, pack, parse_push
+from harness.exec.record import ExecRecord
+from harness.exec.run import Done, Results, Wishes, run_on
+from harness.kernel.catalog import policy
+from harness.kernel.types import Choice
+from harness.machines.pool import Pool, Settings
+from harness.results.outcomes import Outcome
+from harness.selftests.build import Selftest
+from harness.selftests.denied import Denied, denied
+from harness.vm.spec import Needs
+
+_KEPT = 16 << 20
+_SHOWN = 15
+_FOLDER_LIMIT = 128 << 20
+
+_STATUSES = {2: Outcome.XFAILED, 4: Outcome.UNSUPPORTED}
+"""KSFT_XFAIL and KSFT_SKIP of kselftest.h."""
+
+EMULATED = 6
+"""How many times longer a test may take than upstream allows it: most machines have no KVM."""
+
+_LONGEST = 1800.0
+"""Seconds for a test of a target that sets no limit."""
+
+
+@dataclass(frozen=True)
+class SelftestPlan:
+    """How to run selftests.
+
+    Attributes:
+        tests: The tests.
+        denied: Those that are not run.
+        needs: The machines.
+        timeout: Seconds for a test; 0 for :data:`EMULATED` times the target's own limit.
+        leaks: Whether kernel objects that a test leaves behind count.
+        known_faults: Faults of the kernel that do not fail a test.
+    """
+
+    tests: Sequence[Selftest]
+    denied: Sequence[Denied]
+    needs: Needs
+    timeout: float = 0.0
+    leaks: bool = False
+    known_faults: Sequence[KnownFault] = ()
+
+
+class _Nothing:
+    def take(self) -> tuple[bytes, bool]:
+        return b"", True
+
+
+class _Kept:
+    """Keeps what a test prints."""
+
+    def __init__(self) -> None:
+        self.kept = bytearray()
+
+    def write(self, data: bytes) -> None:
+        self.kept += data[: _KEPT - len(self.kept)]
+
+    def end(self) -> None:
+        pass
+
+
+def run_selftests(
+    plan: SelftestPlan,
+    selectors: Sequence[str],
+    *,
+    settings: Settings,
+    say: Callable[[str], None],
+    record: ExecRecord | None,
+) -> int:
+    """Run tests on kernels; print a line for each, and why one failed.
+
+    Args:
+        plan: The tests.
+        selectors: The kernels.
+        settings: How machines are run.
+        say: Prints a line.
+        record: The run record to write.
+
+    Returns:
+        The exit status: 0, 1 when a test failed, 3 when one could not be run.
+
+    Raises:
+        SelectorError: A selector names no kernel.
+        UsageError: A test cannot be started.
+    """
+    choices = kernel.resolve(list(selectors), progress=say)
+    parcels = {test.name: _pack(test, plan.needs.memory) for test in plan.tests if test.path is not None}
+    pool = Pool(settings, say)
+    dones: list[Done] = []
+    try:
+        for choice in choices:
+            runner = _Runner(plan, choice, pool, say, record)
+            for test in plan.tests:
+                runner.run(test, parcels.get(test.name))
+            dones += runner.dones
+            counts = Counter(done.outcome for done in runner.dones)
+            say(f"{choice.label}  " + ", ".join(f"{counts[one]} {one.shown}" for one in Outcome if counts[one]))
+    finally:
+        pool.close()
+    status = status_of(dones)
+    if record is not None:
+        record.finish(status)
+    return status
+
+
+class _Runner:
+    """Runs tests on one kernel.
+
+    Attributes:
+        dones: How each ended.
+    """
+
+    def __init__(
+        self, plan: SelftestPlan, choice: Choice, pool: Pool, say: Callable[[str], None], record: ExecRecord | None
+    ) -> None:
+        self.dones: list[Done] = []
+        self._plan = plan
+        self._choice = choice
+        self._pool = pool
+        self._say = say
+        self._record = record
+        self._is_for = functools.partial(is_for, choice, policy())
+        self._width = max(len(test.name) for test in plan.tests)
+        self._is_recorded = False
+
+    def run(self, test: Selftest, parcel: Parcel | None) -> None:
+        """Run one test; `parcel` is None where it was not built."""
+        began = time.monotonic()
+        entry = denied(self._plan.denied, test.name, self._is_for)
+        if entry is not None:
+            done = Done(0, (f"denied until {entry.expires}: {entry.reason}",), Outcome.UNSUPPORTED)
+        elif parcel is None:
+            done = Done(InfrastructureError.exit_status, (f"not built\n{test.why}".strip(),), Outcome.INFRASTRUCTURE)
+        else:
+            done = self._run(test, parcel)
+        seconds = time.monotonic() - began
+        self.dones.append(done)
+        label = self._choice.label
+        line = f"{label}  {test.name:{self._width}}  {done.outcome.shown:10} {seconds:6.1f} s{_counts(done)}"
+        self._say("\n    ".join([line, *(one for text in (*done.excused, *done.said) for one in text.splitlines())]))
+        if self._record is not None:
+            if not self._is_recorded:
+                self._record.add_choice(self._choice, None, "")
+            self._is_recorded = True
+            self._record.add(label, test.name, done, seconds)
+
+    def _run(self, test: Selftest, parcel: Parcel) -> Done:
+        limit = self._plan.timeout or test.timeout * EMULATED or _LONGEST
+        wishes = Wishes({}, None, limit, self._plan.leaks, Results("bpf" if test.target == "bpf" else "tap"))
+        out, err = _Kept(), _Kept()
+        try:
+            spec = self._pool.prepare(self._choice, self._plan.needs)
+            machine = self._pool.take(spec)
+            try:
+                if self._record is not None and not self._is_recorded:
+                    self._record.add_choice(self._choice, spec, machine.release)
+                    self._is_recorded = True
+                log = KernelLog((), self._plan.known_faults, self._is_for)
+                done = run_on(machine, parcel, wishes, _Nothing(), out, err, log)
+            finally:
+                self._pool.give_back(spec, machine)
+        except (InfrastructureError, KernelFileError) as error:
+            return Done(InfrastructureError.exit_status, (str(error),), Outcome.INFRASTRUCTURE)
+        return judged(done, (out.kept + err.kept).decode(errors="replace"))
+
+
+def judged(done: Done, printed: str) -> Done:
+    """Return how a test ended, by the exit statuses of kselftest; a failure has its last lines.
+
+    Args:
+        done: How the program ended.
+        printed: What it printed.
+    """
+    last = [line for line in printed.splitlines() if line.strip()][-_SHOWN:]
+    if done.outcome is Outcome.FAILED and not done.said and done.status in _STATUSES:
+        return replace(done, status=0, outcome=_STATUSES[done.status], said=tuple(last[-1:]))
+    if done.outcome.is_bad:
+        ended = () if done.said else (f"exit status {done.status}",)
+        return replace(done, said=(*done.said, *ended, *last))
+    if done.outcome is Outcome.PASSED and done.suite is not None and done.suite.cases:
+        outcomes = {case.outcome for case in done.suite.cases}
+        if outcomes == {Outcome.UNSUPPORTED}:
+            return replace(done, outcome=Outcome.UNSUPPORTED, said=(done.suite.cases[0].reason,))
+    return done
+
+
+def status_of(dones: Sequence[Done]) -> int:
+    """Return the exit status for all tests: 3 when one could not be run, 1 when one failed."""
+    if any(done.outcome is Outcome.INFRASTRUCTURE for done in dones):
+        return InfrastructureError.exit_status
+    return int(any(done.outcome.is_bad for done in dones))
+
+
+def _pack(test: Selftest, memory: int) -> Parcel:
+    assert test.path is not None, "a test that was not built is not packed"
+    folder = test.path.parent
+    top = folder.parents[test.target.count("/")]
+    beside = [path for path in sorted(top.iterdir()) if path not in (folder, *folder.parents)]
+    pushes = [parse_push(str(path)) for path in beside]
+    return pack([str(test.path)], pushes, cwd=folder, folder_limit=_FOLDER_LIMIT, memory=memory)
+
+
+def _counts(done: Done) -> str:
+    cases = done.suite.cases if done.suite is not None else ()
+    found = Counter(case.outcome for case in cases)
+    return "  " + ", ".join(f"{found[one]} {one.shown}" for one in Outcome if found[one]) if cases else ""

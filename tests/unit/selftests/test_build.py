@@ -1,0 +1,129 @@
+"""Building selftests: with the makefiles of a small tree."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.errors import BuildError, UsageError
+from harness.selftests.build import Selftest, WantedSelftest, build, installs, parse_wanted
+from tests.needs import needs_program
+
+LIB = """
+TEST_GEN_PROGS := $(patsubst %,$(OUTPUT)/%,$(TEST_GEN_PROGS))
+TEST_GEN_PROGS_EXTENDED := $(patsubst %,$(OUTPUT)/%,$(TEST_GEN_PROGS_EXTENDED))
+all: $(TEST_GEN_PROGS) $(TEST_GEN_PROGS_EXTENDED)
+$(OUTPUT)/%: %.txt
+\ttest -e $(lastword $(KHDR_INCLUDES))/made
+\tcp $< $@
+"""
+
+TIMERS = """
+TEST_PROGS := script.sh
+TEST_GEN_PROGS := good bad
+TEST_GEN_PROGS_EXTENDED := dangerous
+TEST_FILES := data settings
+TEST_INCLUDES := ../other/lib.sh
+include ../lib.mk
+"""
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("make", "gcc"):
+        needs_program(name)
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
+    tree = tmp_path / "tree"
+    tests = tree / "tools/testing/selftests"
+    for folder in ("timers", "other", "kselftest"):
+        (tests / folder).mkdir(parents=True)
+    (tree / "Makefile").write_text("headers:\n\tmkdir -p $(O)/usr/include && touch $(O)/usr/include/made\n")
+    (tests / "lib.mk").write_text(LIB)
+    (tests / "timers/Makefile").write_text(TIMERS)
+    (tests / "timers/settings").write_text("timeout=90\n")
+    for name in ("timers/good.txt", "timers/dangerous.txt", "timers/script.sh", "timers/data", "other/lib.sh"):
+        (tests / name).write_text(name)
+    (tests / "kselftest/runner.sh").write_text("")
+    return tree
+
+
+def made(tree: Path, *wanted: WantedSelftest) -> list[Selftest]:
+    return build(tree, wanted, jobs=1, say=lambda _: None)
+
+
+def test_a_target_is_built_and_what_cannot_be_is_named(tree: Path) -> None:
+    script, good, bad = made(tree, WantedSelftest("timers"))
+    assert [one.name for one in (script, good, bad)] == ["timers:script.sh", "timers:good", "timers:bad"]
+    assert script.path is not None
+    assert good.path is not None
+    assert good.path.read_text() == "timers/good.txt"
+    assert (good.timeout, good.target) == (90, "timers")
+    assert bad.path is None
+    assert "No rule to make target" in bad.why
+    folder = script.path.parent
+    assert sorted(path.name for path in folder.iterdir()) == ["dangerous", "data", "good", "script.sh", "settings"]
+    # A script finds what lies beside its own folder.
+    assert (folder / "../other/lib.sh").exists()
+    assert (folder / "../kselftest/runner.sh").exists()
+    assert not list((tree / "tools").rglob("good"))  # the tree was only read
+
+
+def test_one_test_is_built_alone_also_one_that_does_not_run_by_default(tree: Path) -> None:
+    (only,) = made(tree, WantedSelftest("timers", "dangerous"))
+    assert only.path is not None
+    assert not (only.path.parent / "good").exists()
+
+
+def test_a_changed_source_is_built_again(tree: Path) -> None:
+    made(tree, WantedSelftest("timers", "good"))
+    (tree / "tools/testing/selftests/timers/good.txt").write_text("new")
+    (tree / "tools/testing/selftests/timers/good.txt").touch()
+    (found,) = made(tree, WantedSelftest("timers", "good"))
+    assert found.path is not None
+    assert found.path.read_text() == "new"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        (WantedSelftest("timer"), "has no selftests timer"),
+        (WantedSelftest("timers", "goood"), "there is no selftest timers:goood"),
+    ],
+)
+def test_an_unknown_target_or_test_is_named_with_those_there_are(tree: Path, wanted: WantedSelftest, said: str) -> None:
+    with pytest.raises(UsageError, match=said) as raised:
+        made(tree, wanted)
+    assert "timers" in raised.value.hint or "bad, good, script.sh" in raised.value.expected
+
+
+def test_a_tree_without_selftests_is_refused(tree: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="has no selftests"):
+        made(tmp_path, WantedSelftest("timers"))
+    (tree / "Makefile").write_text("")
+    with pytest.raises(BuildError, match="headers"):
+        made(tree, WantedSelftest("timers"))
+
+
+@pytest.mark.parametrize("text", ["", ":", "bpf:", "../bpf", "/bpf", "bpf:a b", "bpf;ls", "net/../bpf"])
+def test_what_names_no_target_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="is not a target"):
+        parse_wanted(text)
+
+
+def test_targets_and_tests_are_read() -> None:
+    assert parse_wanted("net/forwarding:a.sh") == WantedSelftest("net/forwarding", "a.sh")
+    assert str(parse_wanted("bpf")) == "bpf"
+
+
+def test_what_a_build_lacked_is_named_with_its_package() -> None:
+    printed = (
+        "cap.c:3:10: fatal error: sys/capability.h: No such file or directory\n"
+        "/usr/bin/ld: cannot find -lnuma: No such file or directory\n/bin/sh: 1: clang: not found\n"
+        "a.c:1:10: fatal error: own.h: No such file or directory\n"
+    )
+    assert [line.rpartition(": ")[2] for line in installs(printed)] == [
+        "apt-get install libcap-dev",
+        "apt-get install libnuma-dev",
+        "apt-get install clang",
+    ]

@@ -1,0 +1,42 @@
+"""What the end of a selftest means."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.exec.formats import Case, SuiteResult
+from harness.exec.run import Done
+from harness.results.outcomes import Outcome
+from harness.selftests.run import judged, status_of
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"),
+    [(0, Outcome.PASSED), (1, Outcome.FAILED), (2, Outcome.XFAILED), (3, Outcome.FAILED), (4, Outcome.UNSUPPORTED)],
+)
+def test_exit_statuses_are_those_of_kselftest(status: int, outcome: Outcome) -> None:
+    before = Outcome.FAILED if status else Outcome.PASSED
+    assert judged(Done(status, (), before), "no root\n").outcome is outcome
+
+
+def test_a_skip_has_its_last_line_and_a_failure_its_last_lines() -> None:
+    assert judged(Done(4, (), Outcome.FAILED), "a\nno root\n\n").said == ("no root",)
+    assert judged(Done(1, (), Outcome.FAILED), "a\nb\n").said == ("exit status 1", "a", "b")
+    assert judged(Done(1, ("leaked",), Outcome.LEAKED), "b\n").said == ("leaked", "b")
+
+
+def test_a_fault_or_a_time_out_is_no_skip() -> None:
+    assert judged(Done(4, ("WARN",), Outcome.FAULTED), "").outcome is Outcome.FAULTED
+    assert judged(Done(4, ("2 tests were planned, 1 has a result",), Outcome.FAILED), "").outcome is Outcome.FAILED
+
+
+def test_a_test_that_skips_all_its_parts_is_skipped() -> None:
+    skip, good = Case("a", Outcome.UNSUPPORTED, reason="none"), Case("b", Outcome.PASSED)
+    done = judged(Done(0, (), Outcome.PASSED, SuiteResult((skip, skip))), "")
+    assert (done.outcome, done.said) == (Outcome.UNSUPPORTED, ("none",))
+    assert judged(Done(0, (), Outcome.PASSED, SuiteResult((skip, good))), "").outcome is Outcome.PASSED
+
+
+def test_the_status_of_all_tells_what_could_not_run_from_what_failed() -> None:
+    passed, failed, lost = Done(0), Done(1, (), Outcome.FAILED), Done(3, (), Outcome.INFRASTRUCTURE)
+    assert [status_of(dones) for dones in ([], [passed], [passed, failed], [failed, lost])] == [0, 0, 1, 3]
