@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import lzma
 import tarfile
@@ -21,6 +22,61 @@ _ZSTD = b"\x28\xb5\x2f\xfd"
 _DAMAGE = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError, KeyError, ValueError, OSError)
 
 Opener = Callable[[str], IO[bytes]]
+
+
+class Blob(io.RawIOBase):
+    """A file that is read once, whose digest is taken meanwhile.
+
+    Args:
+        file: The file.
+        name: Its name.
+        described: Its digest as images have it, "sha256:..."; "" where nobody says it.
+
+    Raises:
+        ValueError: The digest has another form.
+    """
+
+    def __init__(self, file: IO[bytes], name: str, described: str) -> None:
+        self._file = file
+        self._name = name
+        self._algorithm, self._digest = split_digest(described) if described else ("sha256", "")
+        self._content = hashlib.new(self._algorithm)
+
+    def readable(self) -> bool:
+        """Return that it can be read."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read the next bytes."""
+        found = self._file.read(len(buffer))
+        self._content.update(found)
+        buffer[: len(found)] = found
+        return len(found)
+
+    def check(self) -> None:
+        """Read the rest and compare the digest.
+
+        Raises:
+            ValueError: It has another.
+        """
+        if not self._digest:
+            return
+        while block := self._file.read(1 << 20):
+            self._content.update(block)
+        if self._content.hexdigest() != self._digest:
+            raise ValueError(f"{self._name} is damaged: its {self._algorithm} is {self._content.hexdigest()}")
+
+
+def split_digest(described: str) -> tuple[str, str]:
+    """Return algorithm and digest of "sha256:...".
+
+    Raises:
+        ValueError: It is not a digest.
+    """
+    algorithm, _, digest = described.partition(":")
+    if not (algorithm in ("sha256", "sha512") and digest.isalnum()):
+        raise ValueError(f"{described!r} is not a digest")
+    return algorithm, digest
 
 
 def read_into(tree: FileTree, what: Path, wanted: str) -> None:
@@ -80,11 +136,10 @@ def _read_archive(tree: FileTree, what: Path, wanted: str) -> None:
 
 
 @contextmanager
-def _opened(file: IO[bytes]) -> Iterator[tarfile.TarFile]:
+def _opened(file: io.BufferedReader) -> Iterator[tarfile.TarFile]:
     """Open an archive that is read once from its beginning to its end."""
     with file:
-        start = file.read(4)
-        file.seek(0)
+        start = file.peek(4)[:4]
         stream: Any = zstandard.ZstdDecompressor().stream_reader(file) if start == _ZSTD else file
         with tarfile.open(fileobj=stream, mode="r|" if start == _ZSTD else "r|*") as archive:
             yield archive
@@ -105,24 +160,34 @@ def _image(tree: FileTree, opener: Opener, *, oci: bool, wanted: str) -> None:
         layers = _oci_layers(tree, opener, wanted) if oci else _docker_layers(tree, opener)
     except (TypeError, AttributeError) as error:  # JSON of another shape
         raise ValueError(f"its list of layers is malformed: {error}") from error
-    for layer in layers:
-        with _opened(opener(layer)) as archive:
-            tree.add_layer(archive, whiteouts=True)
+    for name, digest in layers:
+        with opener(name) as file:
+            blob = Blob(file, name, digest)
+            try:
+                with _opened(io.BufferedReader(blob, 1 << 20)) as archive:
+                    tree.add_layer(archive, whiteouts=True)
+            except _DAMAGE:
+                blob.check()  # which says more than what the archive met
+                raise
+            blob.check()
 
 
-def _json(opener: Opener, name: str) -> Any:
+def _json(opener: Opener, name: str, digest: str = "") -> Any:
     with opener(name) as file:
-        return json.loads(file.read())
+        blob = Blob(file, name, digest)
+        content = blob.readall()
+        blob.check()
+        return json.loads(content)
 
 
-def _docker_layers(tree: FileTree, opener: Opener) -> list[str]:
+def _docker_layers(tree: FileTree, opener: Opener) -> list[tuple[str, str]]:
     found = _json(opener, "manifest.json")
     if len(found) != 1:
         raise tree.refused(f"it has {len(found)} images", "save one image")
-    return [str(name) for name in found[0]["Layers"]]
+    return [(str(name), "") for name in found[0]["Layers"]]
 
 
-def _oci_layers(tree: FileTree, opener: Opener, wanted: str) -> list[str]:
+def _oci_layers(tree: FileTree, opener: Opener, wanted: str) -> list[tuple[str, str]]:
     index = _json(opener, "index.json")
     while "manifests" in index:
         manifests = index["manifests"]
@@ -130,20 +195,11 @@ def _oci_layers(tree: FileTree, opener: Opener, wanted: str) -> list[str]:
             manifests = [one for one in manifests if one.get("platform", {}).get("architecture") == wanted]
         if len(manifests) != 1:
             raise tree.refused(f"{len(manifests)} of its images are for {wanted}", "save one image")
-        index = _json(opener, _blob(opener, manifests[0]))
-    return [_blob(opener, one) for one in index["layers"]]
+        index = _json(opener, *_blob(manifests[0]))
+    return [_blob(one) for one in index["layers"]]
 
 
-def _blob(opener: Opener, described: dict[str, Any]) -> str:
-    """Return the name of a blob whose content has its digest."""
-    algorithm, _, digest = str(described["digest"]).partition(":")
-    if not (algorithm in ("sha256", "sha512") and digest.isalnum()):
-        raise ValueError(f"{described['digest']!r} is not a digest")
-    name = f"blobs/{algorithm}/{digest}"
-    content = hashlib.new(algorithm)
-    with opener(name) as file:
-        while block := file.read(1 << 20):
-            content.update(block)
-    if content.hexdigest() != digest:
-        raise ValueError(f"{name} is damaged: its {algorithm} is {content.hexdigest()}")
-    return name
+def _blob(described: dict[str, Any]) -> tuple[str, str]:
+    """Return the name and the digest of a blob."""
+    digest = str(described["digest"])
+    return "/".join(("blobs", *split_digest(digest))), digest
