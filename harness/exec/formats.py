@@ -177,6 +177,7 @@ _TAP_POINT = re.compile(
 )
 _TAP_PLAN = re.compile(r"^1\.\.(?P<count>\d+)(?:\s*#\s*(?P<why>.*))?$")
 _TAP_LINE = re.compile(r"^(?:# | )*(?:(?:not )?ok\b|1\.\.\d+)")
+_TAP_LATE = re.compile(r"^(?P<before>(?!#|not ok\b|ok\b).*?[^\w\s])(?P<point>(?:not )?ok (?P<number>\d+) .*)$")
 _TAP_WORD = re.compile(r"^(?P<word>SKIP|TODO|XFAIL)\S*\s*(?P<why>.*)$", re.IGNORECASE)
 
 
@@ -192,6 +193,10 @@ def parse_tap(text: str) -> SuiteResult:
     unit = _tap_unit(lines)
     for line in lines:
         depth, content = _tap_depth(line, unit)
+        if (match := _TAP_LATE.match(content)) and int(match["number"]) == levels[0].points + 1:
+            # What the test printed before had no end of line.
+            said.append(match["before"])
+            depth, content = 0, match["point"]
         point, plan = _TAP_POINT.match(content), _TAP_PLAN.match(content)
         if content.startswith("Bail out!"):
             problems.append(content)

@@ -120,6 +120,7 @@ class Done:
         outcome: The same as records have it.
         suite: The program's own tests, where they were asked for.
         excused: The known faults that the kernel reported, one line each; they do not fail it.
+        interrupted: Whether this process got a signal meanwhile, which went to the program.
     """
 
     status: int
@@ -127,6 +128,7 @@ class Done:
     outcome: Outcome = Outcome.PASSED
     suite: SuiteResult | None = None
     excused: tuple[str, ...] = ()
+    interrupted: bool = False
 
 
 @dataclass
@@ -186,10 +188,10 @@ def run_on(
     said: list[str] = []
     troubles: list[Trouble] = []
     status, suite, crashed = 0, None, None
+    signals = _Signals()
     try:
         process = process_for_programs(machine)
         send(process, parcel)
-        signals = _Signals()
         with signals.caught():
             status = execute(process, parcel, wishes, source, out, err, said, forward=signals.forward)
         if wishes.results is not None:
@@ -217,7 +219,7 @@ def run_on(
     status = status or int(bool(troubles) or bad)
     outcome = outcome_of("failed" if status else "passed", expected=False, troubles=troubles)
     excused = tuple(f"known fault: {fault.title} ({entry.reason})" for fault, entry in log.excused)
-    return Done(status, tuple(said), outcome, suite, excused)
+    return Done(status, tuple(said), outcome, suite, excused, bool(signals.numbers))
 
 
 def send(process: GuestProcess, parcel: Parcel) -> None:

@@ -100,6 +100,7 @@ def run_selftests(
     Raises:
         SelectorError: A selector names no kernel.
         UsageError: A test cannot be started.
+        KeyboardInterrupt: A signal came while a test ran, which got it first.
     """
     choices = kernel.resolve(list(selectors), progress=say)
     parcels = {test.name: _pack(test, plan.needs.memory) for test in plan.tests if test.path is not None}
@@ -107,7 +108,7 @@ def run_selftests(
     dones: list[Done] = []
     try:
         for choice in choices:
-            runner = _Runner(plan, choice, pool, say, record)
+            runner = Runner(plan, choice, pool, say, record)
             for test in plan.tests:
                 runner.run(test, parcels.get(test.name))
             dones += runner.dones
@@ -121,18 +122,19 @@ def run_selftests(
     return status
 
 
-class _Runner:
+class Runner:
     """Runs tests on one kernel.
 
     Attributes:
         dones: How each ended.
+        plan: The tests.
     """
 
     def __init__(
         self, plan: SelftestPlan, choice: Choice, pool: Pool, say: Callable[[str], None], record: ExecRecord | None
     ) -> None:
         self.dones: list[Done] = []
-        self._plan = plan
+        self.plan = plan
         self._choice = choice
         self._pool = pool
         self._say = say
@@ -144,7 +146,7 @@ class _Runner:
     def run(self, test: Selftest, parcel: Parcel | None) -> None:
         """Run one test; `parcel` is None where it was not built."""
         began = time.monotonic()
-        entry = denied(self._plan.denied, test.name, self._is_for)
+        entry = denied(self.plan.denied, test.name, self._is_for)
         if entry is not None:
             done = Done(0, (f"denied until {entry.expires}: {entry.reason}",), Outcome.UNSUPPORTED)
         elif parcel is None:
@@ -153,6 +155,8 @@ class _Runner:
             done = self._run(test, parcel)
         seconds = time.monotonic() - began
         self.dones.append(done)
+        if done.interrupted:
+            raise KeyboardInterrupt
         label = self._choice.label
         line = f"{label}  {test.name:{self._width}}  {done.outcome.shown:10} {seconds:6.1f} s{_counts(done)}"
         self._say("\n    ".join([line, *(one for text in (*done.excused, *done.said) for one in text.splitlines())]))
@@ -163,17 +167,17 @@ class _Runner:
             self._record.add(label, test.name, done, seconds)
 
     def _run(self, test: Selftest, parcel: Parcel) -> Done:
-        limit = self._plan.timeout or test.timeout * EMULATED or _LONGEST
-        wishes = Wishes({}, None, limit, self._plan.leaks, Results("bpf" if test.target == "bpf" else "tap"))
+        limit = self.plan.timeout or test.timeout * EMULATED or _LONGEST
+        wishes = Wishes({}, None, limit, self.plan.leaks, Results("bpf" if test.target == "bpf" else "tap"))
         out, err = _Kept(), _Kept()
         try:
-            spec = self._pool.prepare(self._choice, self._plan.needs)
+            spec = self._pool.prepare(self._choice, self.plan.needs)
             machine = self._pool.take(spec)
             try:
                 if self._record is not None and not self._is_recorded:
                     self._record.add_choice(self._choice, spec, machine.release)
                     self._is_recorded = True
-                log = KernelLog((), self._plan.known_faults, self._is_for)
+                log = KernelLog((), self.plan.known_faults, self._is_for)
                 done = run_on(machine, parcel, wishes, _Nothing(), out, err, log)
             finally:
                 self._pool.give_back(spec, machine)

@@ -313,3 +313,26 @@ def test_bpf_tests_that_end_in_the_middle_or_report_less_than_they_count() -> No
     found = PARSERS["bpf"]("#0/u first OK\nSummary: 2 PASSED, 0 SKIPPED, 0 FAILED\n")
     assert found.problems == ("2 tests were planned, 1 have a result",)
     assert PARSERS["bpf"]("test_maps: OK, 0 SKIPPED\n").cases == ()
+
+
+def test_a_tap_point_behind_a_line_that_a_test_did_not_end() -> None:
+    # posix_timers of v6.12, whose messages have no end of line.
+    text = "1..3\nok 1 a\nDiff too high: 3327286..not ok 2 b\n# this is ok 3 of many\nok 3 # SKIP old kernel\n"
+    found = parse_tap(text)
+    assert shown(found.cases) == [
+        ("a", "passed", ""),
+        ("b", "failed", "Diff too high: 3327286.."),
+        ("3", "unsupported", "old kernel"),
+    ]
+    assert found.problems == ()
+
+
+def test_five_hundred_subtests_of_go_are_five_hundred_cases_with_their_seconds() -> None:
+    lines = ["=== RUN   TestMany"]
+    for number in range(500):
+        lines += [f"=== RUN   TestMany/{number}", f"    --- PASS: TestMany/{number} ({number / 100:.2f}s)"]
+    found = parse_go("\n".join([*lines, "--- PASS: TestMany (9.00s)", "PASS", ""]))
+    assert [(case.name, case.seconds) for case in found.cases] == [
+        *((f"TestMany/{number}", number / 100) for number in range(500)),
+        ("TestMany", 9.0),
+    ]

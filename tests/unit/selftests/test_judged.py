@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import datetime as dt
+from pathlib import Path
+
 import pytest
 
 from harness.exec.formats import Case, SuiteResult
+from harness.exec.parcel import Parcel
 from harness.exec.run import Done
+from harness.kernel.types import Choice
+from harness.kernel.version import KernelVersion
+from harness.machines.pool import Pool, Settings
 from harness.results.outcomes import Outcome
-from harness.selftests.run import judged, status_of
+from harness.selftests.build import Selftest
+from harness.selftests.denied import Denied
+from harness.selftests.run import Runner, SelftestPlan, judged, status_of
+from harness.vm.spec import Needs
 
 
 @pytest.mark.parametrize(
@@ -40,3 +50,29 @@ def test_a_test_that_skips_all_its_parts_is_skipped() -> None:
 def test_the_status_of_all_tells_what_could_not_run_from_what_failed() -> None:
     passed, failed, lost = Done(0), Done(1, (), Outcome.FAILED), Done(3, (), Outcome.INFRASTRUCTURE)
     assert [status_of(dones) for dones in ([], [passed], [passed, failed], [failed, lost])] == [0, 0, 1, 3]
+
+
+CHOICE = Choice("6.1", KernelVersion.parse("6.1.9"), "debian", "key")
+ENTRY = Denied("timers:b", ">=4.12", "there is no clock", dt.date(2999, 1, 1), "f.toml, entry 1")
+
+
+def runner(said: list[str]) -> Runner:
+    tests = (Selftest("timers:a", None, "cannot find -lx"), Selftest("timers:b", Path("b")))
+    return Runner(SelftestPlan(tests, (ENTRY,), Needs()), CHOICE, Pool(Settings(), said.append), said.append, None)
+
+
+def test_what_was_not_built_has_no_verdict_and_what_is_denied_is_skipped_with_its_reason() -> None:
+    said: list[str] = []
+    one = runner(said)
+    for test in one.plan.tests:
+        one.run(test, None)
+    assert [done.outcome for done in one.dones] == [Outcome.INFRASTRUCTURE, Outcome.UNSUPPORTED]
+    assert "not built\n    cannot find -lx" in said[0]
+    assert "denied until 2999-01-01: there is no clock" in said[1]
+
+
+def test_an_interrupt_ends_the_run_and_not_only_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = Done(130, (), Outcome.FAILED, interrupted=True)
+    monkeypatch.setattr(Runner, "_run", lambda *_: done)
+    with pytest.raises(KeyboardInterrupt):
+        runner([]).run(Selftest("timers:a", Path("a")), Parcel(("a",), "/", ()))
