@@ -1,8 +1,8 @@
 """No contract reaches for a part of the kernel beyond bpf(2) that it does not declare.
 
-The sources of the contracts' tests are read: each test with the functions, fixtures and values of its module that it
-uses. What is found in the value of a dictionary counts for the cases that the key names alone, and for tests that
-name the key.
+The sources of the contracts' tests are read: each test with the functions, fixtures and values that it uses of its
+module and, in a folder of its subject, of the modules beside it. What is found in the value of a dictionary counts for
+the cases that the key names alone, and for tests that name the key.
 """
 
 from __future__ import annotations
@@ -74,6 +74,8 @@ MAP_OF_CASE = "map_CASE"
 
 EVERY_CASE = ""
 
+SUITE = Path(suite.__file__).parent
+
 
 class Module:
     """The source of a module of tests.
@@ -83,10 +85,11 @@ class Module:
     """
 
     def __init__(self, path: Path) -> None:
-        tree = ast.parse(path.read_text())
+        beside = [one for one in path.parent.glob("*.py") if path.parent != SUITE and not one.name.startswith("test_")]
+        body = [node for one in (*beside, path) for node in ast.parse(one.read_text()).body]
         self._defined: dict[str, ast.AST] = {}
         self.tests: dict[str, list[str]] = {}
-        for node in tree.body:
+        for node in body:
             if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
                 self._defined[node.name] = node
             elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
@@ -185,9 +188,6 @@ def of_case(contract: Contract, *, makes_map: bool) -> Iterator[str]:
             yield f"map_{word}"
 
 
-MODULES = sorted(Path(suite.__file__).parent.glob("test_*.py"))
-
-
 def undeclared(path: Path, promised: Mapping[str, Contract]) -> list[str]:
     """Return what the contracts of a module reach for and do not declare."""
     module = Module(path)
@@ -206,7 +206,7 @@ def undeclared(path: Path, promised: Mapping[str, Contract]) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(SUITE.rglob("test_*.py")), ids=lambda path: path.stem)
 def test_a_contract_declares_what_it_reaches_for(path: Path) -> None:
     assert undeclared(path, contracts()) == []
 

@@ -15,8 +15,9 @@ from harness.contracts.conftest import pytest_configure
 
 def observed_names() -> Iterator[str]:
     """Yield the names in every marker `contract` of the suite's tests."""
-    for path in Path(suite.__file__).parent.glob("test_*.py"):
-        module = importlib.import_module(f"{suite.__name__}.{path.stem}")
+    folder = Path(suite.__file__).parent
+    for path in folder.rglob("test_*.py"):
+        module = importlib.import_module(".".join((suite.__name__, *path.relative_to(folder).with_suffix("").parts)))
         for name, function in vars(module).items():
             if name.startswith("test_"):
                 marks = [mark for mark in getattr(function, "pytestmark", ()) if mark.name == "contract"]
