@@ -17,7 +17,8 @@ from harness.exec.record import ExecRecord
 from harness.exec.run import Done, Wishes, run_on
 from harness.exec.streams import Input, Replayed, Writer, flush
 from harness.kernel.catalog import policy
-from harness.kernel.selector import Policy, meets, parse_condition
+from harness.kernel.selection import Policy, meets
+from harness.kernel.selector import parse_condition
 from harness.kernel.types import Choice
 from harness.machines.pool import Pool, Settings
 from harness.results.outcomes import Outcome

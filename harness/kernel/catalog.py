@@ -26,8 +26,10 @@ from typing import TYPE_CHECKING
 
 from harness.errors import CacheError, HarnessError, KernelFileError, MirrorError, SelectorError
 from harness.kernel import cache as kernel_cache
-from harness.kernel import lockfile, selector
+from harness.kernel import lockfile
 from harness.kernel.files.download import Meter, no_meter
+from harness.kernel.selection import Policy, arrange, has_version, select
+from harness.kernel.selector import GRAMMAR, SINGLE, Item, SelectorKind, is_distribution, parse
 from harness.kernel.types import ANYTHING, OTHERS, Choice, Kernel, Progress, Provider, Wanted
 from harness.kernel.version import KernelVersion
 from harness.util import architecture
@@ -40,8 +42,8 @@ INDEXED = ("local", "debian")
 """Providers with a complete list; their offers define `all`, `newest` and ranges."""
 
 ON_REQUEST = {
-    "snapshot": (selector.SelectorKind.SERIES, selector.SelectorKind.RELEASE, selector.SelectorKind.PACKAGE),
-    "ubuntu": (selector.SelectorKind.SERIES, selector.SelectorKind.RELEASE),
+    "snapshot": (SelectorKind.SERIES, SelectorKind.RELEASE, SelectorKind.PACKAGE),
+    "ubuntu": (SelectorKind.SERIES, SelectorKind.RELEASE),
 }
 """Providers that are asked only for what those before them do not have, in this order, and for which kinds of items."""
 
@@ -51,14 +53,14 @@ SOURCE = "source"
 
 BUILT_FLAVOUR = "minimal"
 
-_BUILDABLE = (selector.SelectorKind.SERIES, selector.SelectorKind.RELEASE)
+_BUILDABLE = (SelectorKind.SERIES, SelectorKind.RELEASE)
 
 
 def silent(line: str) -> None:
     """Ignore a line of progress."""
 
 
-def policy(default: str = "") -> selector.Policy:
+def policy(default: str = "") -> Policy:
     """Return the selection policy from the data in `kernels/`.
 
     Args:
@@ -66,7 +68,7 @@ def policy(default: str = "") -> selector.Policy:
     """
     series = read_toml("kernels", "series.toml")
     flavours = list(dict.fromkeys(name for one in architecture.known().values() for name in one.flavours))
-    return selector.Policy(
+    return Policy(
         longterm=frozenset(KernelVersion.parse(text).series for text in series["longterm"]),
         # Debian's kernels come first; of kernels built here, the one with BPF alone.
         flavours=(flavours[0], "minimal", *flavours[1:]),
@@ -136,7 +138,7 @@ class Catalog:
         for provider in self.providers(of):
             if provider.name == name:
                 return provider
-        if selector.is_distribution(name):
+        if is_distribution(name):
             if name not in self._distributions:
                 from harness.kernel.providers import distributions
 
@@ -162,7 +164,7 @@ class Catalog:
         found = [offer for (name, *_), offers in self._asked.items() if name in INDEXED for offer in offers]
         return sorted(found, key=lambda offer: (offer.version, offer.rank))
 
-    def _ask(self, name: str, of: str, item: selector.Item | None = None, *, every: bool = False) -> list[Choice]:
+    def _ask(self, name: str, of: str, item: Item | None = None, *, every: bool = False) -> list[Choice]:
         """Return a provider's offers.
 
         Args:
@@ -187,7 +189,7 @@ class Catalog:
             self._asked[asked] = [offer for offer in kept + found if offer.architecture == of]
         return self._asked[asked]
 
-    def _asked_for(self, item: selector.Item) -> tuple[str, ...]:
+    def _asked_for(self, item: Item) -> tuple[str, ...]:
         """Return the providers whose offers an item can mean; others are not asked."""
         if item.provider:
             return (item.provider,)
@@ -211,20 +213,20 @@ class Catalog:
             if _is_path(selection):
                 choices.append(self.local.choose(Path(selection)))
                 continue
-            for item in selector.parse(selection):
+            for item in parse(selection):
                 choices += self._resolve(item, rules, every=every)
         if not choices:
-            raise SelectorError("no kernel is selected", expected=selector.GRAMMAR)
-        return selector.arrange(choices)
+            raise SelectorError("no kernel is selected", expected=GRAMMAR)
+        return arrange(choices)
 
-    def _resolve(self, item: selector.Item, rules: selector.Policy, *, every: bool) -> list[Choice]:
-        if item.kind is selector.SelectorKind.PATH:
+    def _resolve(self, item: Item, rules: Policy, *, every: bool) -> list[Choice]:
+        if item.kind is SelectorKind.PATH:
             return [self.local.choose(Path(item.word))]
-        if item.kind is selector.SelectorKind.HOST:
+        if item.kind is SelectorKind.HOST:
             from harness.kernel.providers.local import host_image
 
             return [self.local.choose(host_image(), label="host")]
-        if item.kind is selector.SelectorKind.LOCK:
+        if item.kind is SelectorKind.LOCK:
             return lockfile.read(lockfile.path_of(item.word))
         asked, of = self._asked_for(item), item.architecture or self.architecture
         chosen = self._select(item, asked, rules, of, every=every)
@@ -238,11 +240,11 @@ class Catalog:
         # The cache alone cannot say which kernels `all` or a range means: a run over fewer kernels would look
         # complete.
         failed = any((name, of) in self.troubles for name in asked)
-        if not chosen or (item.kind not in selector.SINGLE and failed):
+        if not chosen or (item.kind not in SINGLE and failed):
             raise self._nothing(item, asked, of)
         return chosen
 
-    def _to_build(self, item: selector.Item, of: str) -> list[Choice]:
+    def _to_build(self, item: Item, of: str) -> list[Choice]:
         from harness.kernel.build import kbuild, source
 
         if of not in kbuild.buildable():
@@ -262,17 +264,15 @@ class Catalog:
             ).kernel
         return replace(known, label=choice.label)
 
-    def _more(self, item: selector.Item, asked: Sequence[str], of: str) -> list[str]:
+    def _more(self, item: Item, asked: Sequence[str], of: str) -> list[str]:
         """Return the providers that are asked for what those with a complete list do not have."""
         if tuple(asked) != INDEXED or of != OTHERS:
             return []
         return [name for name, kinds in ON_REQUEST.items() if item.kind in kinds]
 
-    def _select(
-        self, item: selector.Item, names: Sequence[str], rules: selector.Policy, of: str, *, every: bool
-    ) -> list[Choice]:
+    def _select(self, item: Item, names: Sequence[str], rules: Policy, of: str, *, every: bool) -> list[Choice]:
         offers = [offer for name in names for offer in self._ask(name, of, item, every=every)]
-        return selector.select(item, offers, rules, every=every)
+        return select(item, offers, rules, every=every)
 
     def reasons(self, selection: str) -> Iterator[tuple[str, str]]:
         """Yield each provider that a selection can mean, and what it has of it or why it has nothing.
@@ -281,8 +281,8 @@ class Catalog:
             SelectorError: The selection is malformed.
         """
         rules = policy(self.architecture)
-        for item in selector.parse(selection):
-            if item.kind in (selector.SelectorKind.PATH, selector.SelectorKind.HOST, selector.SelectorKind.LOCK):
+        for item in parse(selection):
+            if item.kind in (SelectorKind.PATH, SelectorKind.HOST, SelectorKind.LOCK):
                 continue
             asked, of = self._asked_for(item), item.architecture or self.architecture
             for name in (*asked, *self._more(item, asked, of)):
@@ -300,7 +300,7 @@ class Catalog:
     def _reason(self, name: str, of: str) -> str:
         return self.troubles[name, of].what if (name, of) in self.troubles else "has no such kernel"
 
-    def _source_reason(self, item: selector.Item, of: str) -> str:
+    def _source_reason(self, item: Item, of: str) -> str:
         """Return what `harness kernels build` would build of an item, or why nothing."""
         from harness.kernel.build import source
 
@@ -320,7 +320,7 @@ class Catalog:
             return error.what
         return f"{version} of kernel.org: {command}"
 
-    def _nothing(self, item: selector.Item, asked: Sequence[str], of: str) -> HarnessError:
+    def _nothing(self, item: Item, asked: Sequence[str], of: str) -> HarnessError:
         lines = [f"{name}: {self._reason(name, of)}" for name in asked]
         if not item.provider:
             lines.append(f"{SOURCE}: not built here")
@@ -385,7 +385,7 @@ class Catalog:
                 expected=str(kernel_cache.entry_folder(choice.provider, choice.key)),
                 hint=f"harness kernels build {choice.version} --flavour {choice.flavour}",
             )
-        named = f"{choice.provider} " if selector.is_distribution(choice.provider) else ""
+        named = f"{choice.provider} " if is_distribution(choice.provider) else ""
         missing = MirrorError(
             f"{choice.label}: {choice.provider} no longer serves "
             + ("any of the releases in its index" if choice.alternatives else choice.key),
@@ -411,15 +411,15 @@ class Catalog:
             raise
 
 
-def _wanted(item: selector.Item | None, *, every: bool) -> Wanted:
+def _wanted(item: Item | None, *, every: bool) -> Wanted:
     if item is None:
         return ANYTHING
     rules = policy()
     return Wanted(
-        version=lambda version: selector.has_version(item, version, rules),
-        revision=item.word if item.kind is selector.SelectorKind.PACKAGE else "",
+        version=lambda version: has_version(item, version, rules),
+        revision=item.word if item.kind is SelectorKind.PACKAGE else "",
         flavour=item.flavour,
-        every=every or item.kind is selector.SelectorKind.EVERY,
+        every=every or item.kind is SelectorKind.EVERY,
     )
 
 
@@ -454,12 +454,12 @@ def named_architectures(selections: Sequence[str]) -> list[str]:
     Raises:
         SelectorError: A selection is malformed.
     """
-    by_content = (selector.SelectorKind.PATH, selector.SelectorKind.LOCK)
+    by_content = (SelectorKind.PATH, SelectorKind.LOCK)
     found = (
         item.architecture or architecture.own_name()
         for selection in selections
         if not _is_path(selection)
-        for item in selector.parse(selection)
+        for item in parse(selection)
         if item.kind not in by_content
     )
     return list(dict.fromkeys(found))

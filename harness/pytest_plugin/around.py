@@ -29,7 +29,8 @@ def log_check(item: pytest.Item, choice: Choice) -> KernelLog:
     """Return the check of the kernel log, with the test's expected faults and the known faults."""
     from harness.checks.kernel_log import KernelLog
     from harness.kernel.catalog import policy
-    from harness.kernel.selector import meets, parse_condition
+    from harness.kernel.selection import meets
+    from harness.kernel.selector import parse_condition
 
     expected: list[ExpectedFault] = []
     if has_mark(item, "expects_fault"):

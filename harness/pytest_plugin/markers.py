@@ -16,7 +16,7 @@ from harness.checks.known_faults import ExpectedFault
 from harness.errors import CapabilityMissing, ProbeInconclusive, SelectorError, UsageError
 from harness.features import capabilities
 from harness.features.capability import Decision, Judgement, ProbeResult
-from harness.kernel import selector
+from harness.kernel import selection, selector
 from harness.kernel.types import Choice, Kernel
 from harness.pytest_plugin.marks import marks
 from harness.pytest_plugin.options import KERNEL_PARAMETER, VM_FIXTURE
@@ -88,7 +88,7 @@ class Sorted:
         return {name: text for name, text in conditions.items() if name not in reached}
 
 
-def sort_out(items: list[pytest.Item], policy: Callable[[], selector.Policy]) -> Sorted:
+def sort_out(items: list[pytest.Item], policy: Callable[[], selection.Policy]) -> Sorted:
     """Split tests by whether their kernel fits their markers.
 
     Args:
@@ -111,13 +111,13 @@ def _choice(item: pytest.Item) -> Choice | None:
     return callspec.params.get(KERNEL_PARAMETER) if callspec is not None else None
 
 
-def _unmet(item: pytest.Item, policy: Callable[[], selector.Policy]) -> str | None:
+def _unmet(item: pytest.Item, policy: Callable[[], selection.Policy]) -> str | None:
     """Return the condition that the test's kernel does not meet; None when it meets all."""
     choice = _choice(item)
     if choice is None:
         return None  # a marker of its module or class, for the other tests
     for mark in marks(item, "kernel"):
-        if not selector.meets(choice, _condition(mark), policy()):
+        if not selection.meets(choice, _condition(mark), policy()):
             return " or ".join(mark.args)
     return None
 

@@ -17,7 +17,7 @@ from harness.kernel import cache as kernel_cache
 from harness.kernel.files.download import Meter, get
 from harness.kernel.providers import debian_archive, debian_index, debs
 from harness.kernel.providers.kept import KeptList
-from harness.kernel.selector import package_order
+from harness.kernel.selection import package_order
 from harness.kernel.types import ANYTHING, OTHERS, Choice, Kernel, Progress, Provider, Wanted
 from harness.kernel.version import KernelVersion
 from harness.util.data import read_toml, read_user_toml

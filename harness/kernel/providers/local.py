@@ -12,7 +12,7 @@ from pathlib import Path
 
 from harness.errors import HarnessError, KernelFileError, SelectorError
 from harness.kernel import cache as kernel_cache
-from harness.kernel import selector
+from harness.kernel import selection
 from harness.kernel.files import bzimage, raw_image
 from harness.kernel.types import ANYTHING, Choice, Kernel, Progress, Wanted
 from harness.kernel.version import KernelVersion
@@ -217,7 +217,7 @@ class LocalProvider:
             ) from error
         version = version_of(banner, str(found.image))
         whole = path.expanduser().absolute()
-        named = label or selector.labelled(whole.name, of)
+        named = label or selection.labelled(whole.name, of)
         return Choice(named, version, self.name, str(whole), architecture=of)
 
     def cached_key(self, choice: Choice) -> str:

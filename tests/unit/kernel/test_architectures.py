@@ -16,7 +16,8 @@ from harness.kernel import cache as kernel_cache
 from harness.kernel import lockfile, prune
 from harness.kernel.catalog import Catalog, policy
 from harness.kernel.files import bzimage, raw_image
-from harness.kernel.selector import Item, arrange, meets, parse, parse_condition, select
+from harness.kernel.selection import arrange, meets, select
+from harness.kernel.selector import Item, parse, parse_condition
 from harness.kernel.types import Choice
 from harness.kernel.version import KernelVersion
 from harness.util import architecture

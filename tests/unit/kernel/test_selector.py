@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import HarnessError, SelectorError
-from harness.kernel.selector import Policy, SelectorKind, arrange, package_order, parse, select
+from harness.kernel.selection import Policy, arrange, package_order, select
+from harness.kernel.selector import SelectorKind, parse
 from harness.kernel.types import Choice
 from harness.kernel.version import KernelVersion
 
