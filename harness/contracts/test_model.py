@@ -14,17 +14,9 @@ pytest.importorskip("hypothesis", reason="random sequences need hypothesis: pip 
 
 from harness import kernel as kernels
 from harness.contracts import contracts
-from harness.contracts.sequences.model import (
-    SETTINGS,
-    Facts,
-    Model,
-    OuterSetting,
-    common,
-    difference,
-    facts,
-    seen,
-    unexplained,
-)
+from harness.contracts.sequences.comparison import difference, seen, unexplained
+from harness.contracts.sequences.facts import SETTINGS, Facts, OuterSetting, common, facts
+from harness.contracts.sequences.model import Model
 from harness.contracts.sequences.script import script
 from harness.contracts.sequences.strategy import Foretold, check
 from harness.guest import calls

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from harness.contracts.sequences.model import OuterSetting, Step
+from harness.contracts.sequences.facts import OuterSetting
+from harness.contracts.sequences.model import Step
 from harness.guest.steps import KINDS, OPERATIONS
 
 

@@ -20,7 +20,8 @@ from typing import Any
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-from harness.contracts.sequences.model import SETTINGS, Facts, Model, OuterSetting, Step
+from harness.contracts.sequences.facts import SETTINGS, Facts, OuterSetting
+from harness.contracts.sequences.model import Model, Step
 from harness.guest.api.uapi import EXIST, NOEXIST
 
 Foretold = Sequence[tuple[Step, dict[str, Any]]]

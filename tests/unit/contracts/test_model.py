@@ -9,19 +9,9 @@ from typing import Any
 import pytest
 
 from harness.contracts import contracts
-from harness.contracts.sequences.model import (
-    ANY,
-    SETTINGS,
-    Facts,
-    Model,
-    OuterSetting,
-    Step,
-    common,
-    difference,
-    facts,
-    seen,
-    unexplained,
-)
+from harness.contracts.sequences.comparison import difference, seen, unexplained
+from harness.contracts.sequences.facts import ANY, SETTINGS, Facts, OuterSetting, common, facts
+from harness.contracts.sequences.model import Model, Step
 from harness.contracts.sequences.script import script
 from harness.contracts.sequences.strategy import Foretold, check
 from harness.guest.sequences import Player
