@@ -12,7 +12,7 @@ from elftools.common.exceptions import ELFError
 from harness.check.plan import Loader, Plan
 from harness.check.reason import output_line
 from harness.check.results import Author, Kind, Result, Verdict
-from harness.check.trials import ENDS, NO_MEMORY, LogWatch, Machines, ended, machine_of, memory_hint
+from harness.check.trial import ENDS, NO_MEMORY, LogWatch, Machines, ended, machine_of
 from harness.errors import UsageError
 from harness.image import elf, script
 from harness.remote.guest import Guest
@@ -116,11 +116,11 @@ def run(machines: Machines, plan: Plan, found: Found, label: str) -> Result:
         except ENDS as error:
             outcome = ended(error, "run", watch)
             lost = _with(result, outcome.verdict, outcome.reason.line, outcome.reason.author, faults=outcome.faults)
-            return replace(lost, hint=memory_hint(plan)) if watch.out_of_memory else lost
+            return replace(lost, hint=plan.memory_hint) if watch.out_of_memory else lost
         said = ran.stderr or ran.stdout
         if ran.signal == signal.SIGKILL and watch.out_of_memory:
             no_memory = _with(result, Verdict.KILLED, NO_MEMORY, Author.HARNESS, said, faults)
-            return replace(no_memory, hint=memory_hint(plan))
+            return replace(no_memory, hint=plan.memory_hint)
         if verdict is Verdict.OK and faults:
             return _with(result, Verdict.FAULTED, faults[0], Author.KERNEL, said, faults)
         return _with(result, verdict, line, Author.LOADER, said, faults)

@@ -273,6 +273,11 @@ class Plan:
         return tuple(dict.fromkeys([*found, *pair]))
 
     @property
+    def memory_hint(self) -> str:
+        """What to do about a guest that has too little memory."""
+        return f"the guest has {self.memory} MiB of memory; more with --memory {4 * self.memory}"
+
+    @property
     def name(self) -> str:
         """The object's name in results."""
         return self.path.name

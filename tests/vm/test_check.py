@@ -18,7 +18,7 @@ import pytest
 from harness.check import kernels
 from harness.check.plan import Loader, Plan, parse_map, parse_place, parse_template, parse_variable
 from harness.check.results import Author, Kind, Result, Verdict
-from harness.check.trials import LogWatch
+from harness.check.trial import LogWatch
 from harness.cli import main
 from harness.errors import InfrastructureError
 from harness.kernel.types import Choice

@@ -9,23 +9,25 @@ from typing import Any, cast
 
 import pytest
 
+from harness.check.loads import Loads
 from harness.check.object_file import ObjectFile
 from harness.check.plan import MapSetting, Plan
 from harness.check.reason import Reason, explain
 from harness.check.results import Author, Result, Verdict
-from harness.check.trials import Machines, TrialOutcome, Trials
+from harness.check.trial import Machines, TrialOutcome
+from harness.check.trials import Trials
 from harness.remote.libbpf import BpfObject, Definitions, MapDefinition, ProgramDefinition
 
 NO_LOAD = Reason("the process was killed by signal 9", Author.KERNEL)
 Answer = Callable[[Sequence[str], Sequence[str], int], TrialOutcome]
 
 
-class Scripted(Trials):
-    """Answers trials by a function of the programs that are loaded and attached, and of the log's level."""
+class Scripted(Loads):
+    """Answers loads by a function of the programs that are loaded and attached, and of the log's level."""
 
     def __init__(self, plan: Plan, programs: str, maps: str, answer: Answer) -> None:
-        super().__init__(cast("Machines", None), plan, ObjectFile(b"", "little", (), {}), "6.1")
-        self._definitions = Definitions(
+        super().__init__(cast("Machines", None), plan, ObjectFile(b"", "little", (), {}))
+        self.definitions = Definitions(
             {name: MapDefinition(name, "array", 4, 4, 0, 0) for name in maps.split()},
             {
                 name.strip("?"): ProgramDefinition(name.strip("?"), "socket", "socket_filter", autoload="?" not in name)
@@ -35,8 +37,13 @@ class Scripted(Trials):
         self._answer = answer
         self.tried: list[str] = []
 
+    def all(self) -> list[Result]:
+        made = Trials(self._machines, self._plan, self._file, "6.1")
+        made.loads = self
+        return made.all()
+
     def _trial(self, programs: Sequence[str], attach: Sequence[str], *, level: int = 0, room: int = 0) -> TrialOutcome:
-        loaded = tuple(programs or (name for name, about in self._definitions.programs.items() if about.autoload))
+        loaded = tuple(programs or (name for name, about in self.definitions.programs.items() if about.autoload))
         self.tried.append(" ".join(loaded))
         return self._answer(loaded, attach or loaded, level)
 
@@ -144,7 +151,7 @@ def test_a_log_that_was_too_large_is_asked_for_in_a_short_form() -> None:
 
 def test_a_program_that_uses_a_refused_map_is_refused_because_of_it() -> None:
     def answer(loaded: Sequence[str], _attach: Sequence[str], _level: int) -> TrialOutcome:
-        if not made._refused_maps:
+        if not made.refused_maps:
             return refused(22, "libbpf: map 'm': failed to create: Invalid argument(-22)\n")
         if "uses" in loaded:
             log = "BPF map 'm' is referenced but wasn't created\n"
