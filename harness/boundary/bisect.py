@@ -88,7 +88,7 @@ def search(
     """
     if groups and len(groups) != count:
         raise ValueError(f"{count} candidates, but {len(groups)} groups")
-    row = _Row(count, oracle, known or {})
+    row = _Positions(count, oracle, known or {})
     if exhaustive:
         for position in range(count):
             row.ask(position)
@@ -110,7 +110,7 @@ def _spans(groups: Sequence[Hashable]) -> Iterator[tuple[int, int]]:
             first = position
 
 
-class _Row(Generic[Answer]):
+class _Positions(Generic[Answer]):
     def __init__(self, count: int, oracle: Callable[[int], Answer | None], known: Mapping[int, Answer | None]) -> None:
         self._count = count
         self._oracle = oracle

@@ -285,12 +285,10 @@ def _recorded(number: int, results: list[Result], choice: Choice, spec: MachineS
         choice: The kernel.
         spec: Its machine; None when it could not be run.
     """
-    from harness.results.kernels import chosen_kernel, recorded_kernel
+    from harness.results.kernels import recorded_kernel
 
-    if spec is None:
-        return _Tried(number, results, choice.label, chosen_kernel(choice))
-    known = recorded_kernel(choice, spec.kernel, spec.kernel.release)
-    return _Tried(number, results, choice.label, known, spec.acceleration)
+    known = recorded_kernel(choice, spec, spec.kernel.release if spec else "")
+    return _Tried(number, results, choice.label, known, spec.acceleration if spec else None)
 
 
 def _at_once(memory: int) -> int:

@@ -6,7 +6,7 @@ from harness.exec.run import Done
 from harness.kernel.types import Choice
 from harness.results.command import CommandRecord
 from harness.results.gather import plain, shortened
-from harness.results.kernels import chosen_kernel, recorded_kernel
+from harness.results.kernels import recorded_kernel
 from harness.results.outcomes import Outcome
 from harness.results.types import RecordedResult
 from harness.vm.spec import MachineSpec
@@ -17,10 +17,7 @@ class ExecRecord(CommandRecord):
 
     def add_choice(self, choice: Choice, spec: MachineSpec | None, release: str) -> None:
         """Add a kernel; `spec` is None where it is not on this machine, `release` "" where it did not run."""
-        if spec is None:
-            self.add_kernel(chosen_kernel(choice, release), None)
-        else:
-            self.add_kernel(recorded_kernel(choice, spec.kernel, release), spec.acceleration)
+        self.add_kernel(recorded_kernel(choice, spec, release), spec.acceleration if spec else None)
 
     def add(self, label: str, program: str, done: Done, seconds: float) -> None:
         """Add the result of a program on a kernel, and those of its tests.

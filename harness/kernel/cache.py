@@ -91,27 +91,13 @@ def new_entry(provider: str, key: str, *, again: bool = False) -> Iterator[Path 
                 assert (made / RECORD).is_file(), "a new entry is sealed"
 
 
-def seal(
-    made: Path,
-    *,
-    version: KernelVersion,
-    provider: str,
-    key: str,
-    flavour: str,
-    origin: str,
-    architecture: str = "",
-    **facts: object,
-) -> None:
+def seal(made: Path, choice: Choice, *, origin: str, **facts: object) -> None:
     """Check the kernel in a new entry, unpack the ELF kernel and write the entry's record.
 
     Args:
         made: The folder that :func:`new_entry` yielded, holding `vmlinuz` or `vmlinux`.
-        version: The upstream version.
-        provider: As in :class:`Choice`.
-        key: As in :class:`Choice`.
-        flavour: As in :class:`Choice`.
+        choice: The kernel; its image must be for this architecture.
         origin: Where it came from, as text for the user.
-        architecture: Name of the architecture that it must be for; "" for this machine's own.
         facts: More data for the record (checksums of packages, build time); must be JSON.
 
     Raises:
@@ -119,7 +105,7 @@ def seal(
     """
     from harness.kernel.files import bzimage, raw_image
 
-    wanted = architectures.require(architecture) if architecture else architectures.own()
+    wanted = architectures.require(choice.architecture)
     compressed, plain, config = made / "vmlinuz", made / "vmlinux", made / "config"
     name = f"the kernel image of {origin}"
     release, compression, pvh = "", "", False
@@ -151,11 +137,11 @@ def seal(
     modules = made / "lib" / "modules" / release
     record = {
         "format": FORMAT,
-        "version": str(version),
+        "version": str(choice.version),
         "release": release,
-        "provider": provider,
-        "key": key,
-        "flavour": flavour,
+        "provider": choice.provider,
+        "key": choice.key,
+        "flavour": choice.flavour,
         "architecture": wanted.name,
         "origin": origin,
         "pvh": pvh,

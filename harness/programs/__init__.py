@@ -31,10 +31,10 @@ def pytest_configure(config: pytest.Config) -> None:
         # Nothing was named on the command line, and then all tests are meant.
         places = [Path(place) for place in config.args]
         config.args += [str(path) for path in found if not any(place in (path, *path.parents) for place in places)]
-    config.pluginmanager.register(Programs(config, found), "harness-programs-collection")
+    config.pluginmanager.register(ProgramCollector(config, found), "harness-programs-collection")
 
 
-class Programs:
+class ProgramCollector:
     """Collects the programs.
 
     Args:

@@ -21,7 +21,7 @@ from harness.results import host, properties
 from harness.results.file import Journal
 from harness.results.gather import Gatherer, Phase, parts
 from harness.results.ids import kernel_of, without_kernel
-from harness.results.kernels import chosen_kernel, recorded_kernel
+from harness.results.kernels import recorded_kernel
 from harness.results.types import Deselected, NotRun, RecordedKernel
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ class Recorder:
         self._add(kernel=self._kernel(choice, release))
 
     def _kernel(self, choice: Choice, release: str) -> RecordedKernel:
-        known = chosen_kernel(choice, release)
+        known = recorded_kernel(choice, None, release)
         if not release:
             return known  # it was never booted, so it may be unavailable
         try:
@@ -162,7 +162,7 @@ class Recorder:
             self._gatherer.problems.append(f"{choice.label}: it is not on this machine: {error.what}")
             return known
         self._accelerator = (spec.accel.value, spec.acceleration.reason)
-        return recorded_kernel(choice, spec.kernel, release)
+        return recorded_kernel(choice, spec, release)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_keyboard_interrupt(self) -> None:

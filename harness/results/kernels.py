@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import msgspec
 
-from harness.kernel.types import Choice, Kernel
+from harness.kernel.types import Choice
 from harness.results.types import RecordedKernel
 from harness.util.cache import digest_file
+from harness.vm.spec import MachineSpec
 
 
-def chosen_kernel(choice: Choice, release: str = "") -> RecordedKernel:
-    """Return what is known of a kernel by its choice alone.
+def recorded_kernel(choice: Choice, spec: MachineSpec | None, release: str = "") -> RecordedKernel:
+    """Return what is known of a kernel.
 
     Args:
         choice: The kernel.
+        spec: A machine of it; None when the kernel is not on this machine, so that its choice alone is known.
         release: Its `uname -r`; "" when it never ran.
     """
-    return RecordedKernel(
+    chosen = RecordedKernel(
         label=choice.label,
         version=str(choice.version),
         release=release,
@@ -26,12 +28,11 @@ def chosen_kernel(choice: Choice, release: str = "") -> RecordedKernel:
         architecture=choice.architecture,
         digest=choice.sha256,
     )
-
-
-def recorded_kernel(choice: Choice, kernel: Kernel, release: str) -> RecordedKernel:
-    """Return a kernel that is on this machine; arguments as for :func:`chosen_kernel`."""
+    if spec is None:
+        return chosen
+    kernel = spec.kernel
     return msgspec.structs.replace(
-        chosen_kernel(choice, release),
+        chosen,
         version=str(kernel.version),
         flavour=kernel.flavour,
         architecture=kernel.architecture,

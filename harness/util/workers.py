@@ -56,7 +56,7 @@ def do(
         for number, job in enumerate(jobs):
             yield from ((number, result) for result in work(job, say))
         return
-    running: dict[Connection, _Running] = {}
+    running: dict[Connection, _RunningJob] = {}
     waiting = list(enumerate(jobs))
     try:
         while waiting or running:
@@ -73,7 +73,7 @@ def do(
 
 
 @dataclass(frozen=True)
-class _Running:
+class _RunningJob:
     """A job whose process runs.
 
     Attributes:
@@ -93,7 +93,7 @@ def _wait_for_end(process: ForkProcess) -> None:
         process.terminate()
 
 
-def _start(number: int, job: Job, work: Work[Job, Done], running: dict[Connection, _Running]) -> None:
+def _start(number: int, job: Job, work: Work[Job, Done], running: dict[Connection, _RunningJob]) -> None:
     ours, theirs = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.get_context("fork").Process(
         target=_body, args=(job, work, theirs, [ours, *running]), name=f"job {number}"
@@ -102,13 +102,13 @@ def _start(number: int, job: Job, work: Work[Job, Done], running: dict[Connectio
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTS)
     try:
         process.start()
-        running[ours] = _Running(number, process)
+        running[ours] = _RunningJob(number, process)
     finally:
         theirs.close()
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _received(connection: Connection, running: dict[Connection, _Running], say: Say) -> Iterator[tuple[int, Any]]:
+def _received(connection: Connection, running: dict[Connection, _RunningJob], say: Say) -> Iterator[tuple[int, Any]]:
     """Receive what the process of a job has sent."""
     one = running[connection]
     try:

@@ -185,12 +185,8 @@ def build(
             job.collect(made, flavour)
             kernel_cache.seal(
                 made,
-                version=version,
-                provider=PROVIDER,
-                key=key,
-                flavour=flavour,
+                choice,
                 origin=f"built here from {origin}, flavour {flavour}, {compiler.cc}",
-                architecture=compiler.wanted.name,
                 built=int(time.time()),
                 seconds=round(seconds, 1),
                 gaps={"required": [], "dropped": gaps.dropped, "unknown": gaps.unknown},

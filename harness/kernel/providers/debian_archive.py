@@ -134,19 +134,23 @@ def mirrors(data: dict[str, Any], machine: Sequence[apt_sources.Source]) -> list
     return found
 
 
-class AptArchive:
-    """The archive through apt-get.
+@dataclass(frozen=True)
+class _Archive:
+    """An archive.
 
-    Args:
-        folder: Folder of its private configuration, lists and cache.
+    Attributes:
+        folder: Folder of its indexes, and of apt-get's private configuration and cache.
         component: Component of the archive.
         architecture: Architecture of the packages.
     """
 
-    def __init__(self, folder: Path, *, component: str, architecture: str) -> None:
-        self.folder = folder
-        self.component = component
-        self.architecture = architecture
+    folder: Path
+    component: str
+    architecture: str
+
+
+class AptArchive(_Archive):
+    """The archive through apt-get."""
 
     def refresh(self, mirrors: Sequence[Mirror]) -> Refreshed:
         """Run `apt-get update` under the private configuration."""
@@ -240,19 +244,8 @@ def proxy_of(shell: str) -> str:
     return "" if value.upper() == "DIRECT" else value
 
 
-class PlainArchive:
-    """The archive without apt.
-
-    Args:
-        folder: Folder of the indexes.
-        component: Component of the archive.
-        architecture: Architecture of the packages.
-    """
-
-    def __init__(self, folder: Path, *, component: str, architecture: str) -> None:
-        self.folder = folder
-        self.component = component
-        self.architecture = architecture
+class PlainArchive(_Archive):
+    """The archive without apt."""
 
     def refresh(self, mirrors: Sequence[Mirror]) -> Refreshed:
         """Fetch and verify each suite's InRelease and the index that it names.

@@ -127,16 +127,8 @@ def store(
             lacks = " and ".join(name for name, there in has.items() if not there)
             if lacks:
                 progress(f"{provider}: the packages of {kernel['release']} have no {lacks}")
-            kernel_cache.seal(
-                made,
-                version=choice.version,
-                provider=provider,
-                key=choice.key,
-                flavour=choice.flavour,
-                origin=origin,
-                architecture=choice.architecture,
-                packages={path.name: cache.digest_file(path) for path in packages},
-            )
+            digests = {path.name: cache.digest_file(path) for path in packages}
+            kernel_cache.seal(made, choice, origin=origin, packages=digests)
     revision = str(kernel["revision"]).split(":", 1)[-1]
     for path in (kernel_cache.folder() / "downloads").glob(f"*{kernel['release']}*_{revision}_*.deb*"):
         path.unlink(missing_ok=True)

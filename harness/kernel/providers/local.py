@@ -253,16 +253,7 @@ class LocalProvider:
                 if made is not None:
                     progress(f"local: checking and unpacking {found.image}")
                     fill(found, made)
-                    kernel_cache.seal(
-                        made,
-                        version=choice.version,
-                        provider=self.name,
-                        key=key,
-                        flavour=choice.flavour,
-                        origin=origin,
-                        architecture=choice.architecture,
-                        file=True,
-                    )
+                    kernel_cache.seal(made, by_content, origin=origin, file=True)
             kernel = kernel_cache.load(by_content, progress=progress)
         # The same content may have been named by another path before.
         return replace(kernel, origin=origin) if kernel is not None else None

@@ -135,15 +135,8 @@ class RpmDistribution(Indexed):
         with kernel_cache.new_entry(self.name, choice.key) as made:
             if made is not None:
                 local.fill_from(downloads, made, origin)
-                kernel_cache.seal(
-                    made,
-                    version=choice.version,
-                    provider=self.name,
-                    key=choice.key,
-                    flavour=choice.flavour,
-                    origin=origin,
-                    packages={path.name: cache.digest_file(path) for path in downloads},
-                )
+                digests = {path.name: cache.digest_file(path) for path in downloads}
+                kernel_cache.seal(made, choice, origin=origin, packages=digests)
         for path in downloads:
             path.unlink(missing_ok=True)
         return kernel_cache.load(choice, progress=progress)

@@ -137,10 +137,7 @@ class UbuntuProvider:
                 local.fill_from(paths, made, f"Ubuntu's build {choice.key}")
                 kernel_cache.seal(
                     made,
-                    version=choice.version,
-                    provider=self.name,
-                    key=choice.key,
-                    flavour=choice.flavour,
+                    choice,
                     origin=f"ubuntu mainline {choice.key} ({signed})",
                     packages={path.name: cache.digest_file(path) for path in paths},
                     architecture=OTHERS,

@@ -26,15 +26,8 @@ def built(version: str, flavour: str = "minimal") -> None:
         assert made is not None
         (made / "vmlinuz").write_bytes(kernel_image(key))
         (made / "config").write_text(CONFIG)
-        kernel_cache.seal(
-            made,
-            version=KernelVersion.parse(version),
-            provider="local",
-            key=key,
-            flavour=flavour,
-            origin="built",
-            built=1,
-        )
+        choice = Choice(key, KernelVersion.parse(version), "local", key, flavour)
+        kernel_cache.seal(made, choice, origin="built", built=1)
 
 
 def package(archive: Archive, release: str, revision: str) -> Path:

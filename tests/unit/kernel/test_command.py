@@ -18,6 +18,7 @@ import pytest
 from harness.cli import downloads, main
 from harness.kernel import cache as kernel_cache
 from harness.kernel import prune
+from harness.kernel.types import Choice
 from harness.kernel.version import KernelVersion
 from harness.util import cache
 from tests.needs import needs_features, needs_program
@@ -207,9 +208,8 @@ def entry(version: str, *, age_days: float = 0) -> Path:
     with kernel_cache.new_entry("debian", version) as made:
         assert made is not None
         (made / "vmlinuz").write_bytes(kernel_image(f"{version}-x"))
-        kernel_cache.seal(
-            made, version=KernelVersion.parse(version), provider="debian", key=version, flavour="cloud", origin="test"
-        )
+        choice = Choice(version, KernelVersion.parse(version), "debian", version, "cloud")
+        kernel_cache.seal(made, choice, origin="test")
     path = kernel_cache.entry_folder("debian", version)
     then = time.time() - age_days * prune.DAY
     os.utime(path / kernel_cache.RECORD, (then, then))
@@ -290,8 +290,6 @@ def test_prune_leaves_alone_what_is_at_work(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_using_a_kernel_counts_as_use() -> None:
-    from harness.kernel.types import Choice
-
     path = entry("6.1.1", age_days=40)
     assert (
         kernel_cache.load(Choice("6.1", KernelVersion(6, 1, 1), "debian", "6.1.1", "cloud"), progress=print) is not None

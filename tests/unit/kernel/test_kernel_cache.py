@@ -35,9 +35,7 @@ def add(
             folder = made / "lib/modules/6.1.7-fake-amd64/kernel"
             folder.mkdir(parents=True)
             (folder / "m.ko").write_bytes(modules)
-        kernel_cache.seal(
-            made, version=VERSION, provider=CHOICE.provider, key=CHOICE.key, flavour="cloud", origin="a test"
-        )
+        kernel_cache.seal(made, CHOICE, origin="a test")
     return True
 
 
