@@ -64,18 +64,18 @@ def answer_of(result: RecordedResult) -> ReleaseAnswer:
     is the answer.
     """
     differs = any(one.verdict == "differs" for one in result.observations)
-    told = tuple(_told(one) for one in result.observations)
+    seen = tuple(_text_of(one) for one in result.observations)
     shown = ", ".join(_shown(one.observed) for one in result.observations)
     judged = result.outcome is Outcome.FAILED and not result.trouble and differs
-    if told and (result.outcome is Outcome.PASSED or judged):
-        return ReleaseAnswer("answered", told, shown, not differs, result.reason if differs else "")
+    if seen and (result.outcome is Outcome.PASSED or judged):
+        return ReleaseAnswer("answered", seen, shown, not differs, result.reason if differs else "")
     trouble = result.trouble if result.outcome is Outcome.FAILED else ()
     outcome = " ".join([result.outcome.value, *trouble])
     good = result.outcome in (Outcome.PASSED, Outcome.XFAILED)
-    return ReleaseAnswer(outcome, told, f"{outcome}, {shown}" if told else outcome, good, "" if good else result.reason)
+    return ReleaseAnswer(outcome, seen, f"{outcome}, {shown}" if seen else outcome, good, "" if good else result.reason)
 
 
-def _told(observation: Observation) -> str:
+def _text_of(observation: Observation) -> str:
     return json.dumps([observation.contract or observation.sentence, observation.observed], sort_keys=True)
 
 

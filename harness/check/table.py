@@ -70,8 +70,8 @@ def _rows(results: Sequence[Result]) -> list[tuple[str, str, Kind]]:
     for file in objects:
         of_object = [one for one in results if one.object == file]
         others = [one for one in of_object if one.kind is not Kind.OBJECT]
-        told = {one.kernel for one in others if not one.is_good}
-        whole = [one for one in of_object if one.kind is Kind.OBJECT and not one.is_good and one.kernel not in told]
+        blamed = {one.kernel for one in others if not one.is_good}
+        whole = [one for one in of_object if one.kind is Kind.OBJECT and not one.is_good and one.kernel not in blamed]
         keep = len(objects) > 1 or not others or bool(whole)
         rows += [
             row

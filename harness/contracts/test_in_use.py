@@ -54,8 +54,8 @@ def using(outer: int, shared: int, rounds: int) -> tuple[bytes, bytes]:
         *(asm.mov(asm.R1, asm.R6), *key, asm.call("map_lookup_elem")),
         *(asm.label("none"), *asm.return_(0)),
     ]
-    each: Code = [asm.label("each"), *repeat(rounds, "again"), *unless_told(shared, "go on")]
-    again: Code = [asm.label("again"), asm.call("ktime_get_ns"), *unless_told(shared, "once more")]
+    each: Code = [asm.label("each"), *repeat(rounds, "again"), *unless_stopped(shared, "go on")]
+    again: Code = [asm.label("again"), asm.call("ktime_get_ns"), *unless_stopped(shared, "once more")]
     starts = [0, slots(main), slots([*main, *each])]
     known = b"".join(struct.pack("=II", start, 3 + number) for number, start in enumerate(starts))
     return asm.assemble(*main, *each, *again), known
@@ -67,7 +67,7 @@ def repeat(rounds: int, function: str) -> Code:
     return [asm.ld_map(asm.R1, rounds), asm.ld_function(asm.R2, function), *arguments, asm.call("for_each_map_elem")]
 
 
-def unless_told(shared: int, label: str) -> Code:
+def unless_stopped(shared: int, label: str) -> Code:
     """Return 0, or 1 when the program is to end."""
     return [
         *(asm.ld_map_value(asm.R1, shared), asm.ldx("W", asm.R0, asm.R1, GO_ON)),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from harness.pytest_plugin.state import COMPLAINED, FOUND, OUTCOME, TOLD
+from harness.pytest_plugin.state import COMPLAINED, FOUND, OUTCOME, REPORTED
 from harness.results import properties
 
 _COLLECTED = pytest.StashKey[int]()
@@ -19,7 +19,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     first = item.stash.setdefault(_COLLECTED, len(item.user_properties))
     known = item.user_properties
     known[first:] = [one for one in known[first:] if one[0] not in properties.OF_AN_ATTEMPT]
-    keys: tuple[pytest.StashKey[Any], ...] = (OUTCOME, COMPLAINED, FOUND, TOLD)
+    keys: tuple[pytest.StashKey[Any], ...] = (OUTCOME, COMPLAINED, FOUND, REPORTED)
     for key in keys:
         if key in item.stash:
             del item.stash[key]

@@ -19,7 +19,7 @@ from harness.errors import (
 from harness.pytest_plugin import evidence
 from harness.pytest_plugin.collection import kernel_of
 from harness.pytest_plugin.retry import LOST, note_loss
-from harness.pytest_plugin.state import COMPLAINED, FOUND, GUESTS, OUTCOME, TOLD
+from harness.pytest_plugin.state import COMPLAINED, FOUND, GUESTS, OUTCOME, REPORTED
 from harness.results import properties
 from harness.results.outcomes import Trouble, trouble_of
 
@@ -35,9 +35,9 @@ def pytest_runtest_makereport(
     if call.when == "call" and GUESTS in item.stash:
         # Each once: a subtest has a report of its own, before that of its test.
         outputs = item.stash[GUESTS].outputs
-        told = item.stash.get(TOLD, 0)
-        item.stash[TOLD] = len(outputs)
-        for output in outputs[told:]:
+        reported = item.stash.get(REPORTED, 0)
+        item.stash[REPORTED] = len(outputs)
+        for output in outputs[reported:]:
             for stream, text in (("stdout", output.stdout), ("stderr", output.stderr)):
                 if text:
                     report.sections.append((f"Guest {stream} of {output.function}", text))

@@ -29,7 +29,7 @@ CHOICE: pytest.StashKey[Choice] = pytest.StashKey()
 """The kernel of a test that has no parameter of it."""
 MACHINE: pytest.StashKey[Machine] = pytest.StashKey()
 GUESTS: pytest.StashKey[Guest] = pytest.StashKey()
-TOLD = pytest.StashKey[int]()
+REPORTED = pytest.StashKey[int]()
 """How many outputs of the guest are in a test's reports."""
 OUTCOME = pytest.StashKey[str]()
 COMPLAINED = pytest.StashKey[bool]()

@@ -99,7 +99,7 @@ def as_html(record: RunRecord, *, title: str = "Behaviours by kernel") -> str:
         shows=SHOWS,
         matrix=matrix,
         groups=[
-            {"name": group.name, "told": _told(group), "rows": [next(numbers) for _ in group.rows]}
+            {"name": group.name, "summary": _summary(group), "rows": [next(numbers) for _ in group.rows]}
             for group in matrix.groups
         ],
         legend=list(matrix.counts()),
@@ -121,7 +121,7 @@ def _as_script(data: dict[str, Any]) -> Markup:
     return Markup(text)  # noqa: S704 - escaped above
 
 
-def _told(group: Group) -> str:
+def _summary(group: Group) -> str:
     bad = sum(any(cell.ending.is_bad for cell in row.cells) for row in group.rows)
     edges = sum(any(row.boundaries) for row in group.rows)
     words = [counted(len(group.rows), "behaviour")]

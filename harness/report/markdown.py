@@ -119,7 +119,7 @@ def _table(matrix: Matrix, rows: tuple[Row, ...]) -> list[str]:
     for row in rows:
         cells = []
         for cell, edge in zip(row.cells, row.boundaries, strict=True):
-            told = "" if cell.ending is Absent.NO_TEST else f"{cell.ending.sign} {escaped(_answer(cell))}"
-            cells.append(f"◆ **{told}**" if edge else told)
+            content = "" if cell.ending is Absent.NO_TEST else f"{cell.ending.sign} {escaped(_answer(cell))}"
+            cells.append(f"◆ **{content}**" if edge else content)
         lines.append(_row(code(row.title), *cells))
     return lines

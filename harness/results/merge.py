@@ -112,7 +112,7 @@ def _same(one: RecordedKernel, other: RecordedKernel) -> bool:
     )
 
 
-def _told(kernel: RecordedKernel) -> str:
+def _description(kernel: RecordedKernel) -> str:
     return f"{kernel.version} ({kernel.origin or kernel.key}, {kernel.digest[:12] or 'unavailable'})"
 
 
@@ -123,8 +123,8 @@ def _kernels(records: Sequence[tuple[str, RunRecord]]) -> dict[str, RecordedKern
             where, known = found.get(kernel.label, (name, kernel))
             if not _same(known, kernel):
                 raise RecordError(
-                    f"two different kernels are called {kernel.label!r}: {_told(known)} in {where}, "
-                    f"{_told(kernel)} in {name}",
+                    f"two different kernels are called {kernel.label!r}: {_description(known)} in {where}, "
+                    f"{_description(kernel)} in {name}",
                     expected="one exact kernel for each label",
                     hint="run with one lock file (harness kernels lock), or merge with --relabel to keep them apart",
                 )

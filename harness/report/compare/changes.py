@@ -286,36 +286,36 @@ def _differ(was: Cell | None, now: Cell | None, speed: float | None, threshold: 
         # A test that is not for this kernel is not gone.
         if known.ending is Absent.LEFT_OUT:
             return None
-        return (Change.NEW if was is None else Change.GONE), _told(known)
-    told = f"{_told(was)} → {_told(now)}"
+        return (Change.NEW if was is None else Change.GONE), _phrase_of(known)
+    phrase = f"{_phrase_of(was)} → {_phrase_of(now)}"
     if was.ending in _MISSING or now.ending in _MISSING:
-        return _without_verdict(was, now, told)
+        return _without_verdict(was, now, phrase)
     if now.ending.is_bad:
         if not was.ending.is_bad:
-            return Change.BROKEN, told
-        return (Change.FAILURE, told) if was.ending is not now.ending or _changed_answers(was, now) else None
+            return Change.BROKEN, phrase
+        return (Change.FAILURE, phrase) if was.ending is not now.ending or _changed_answers(was, now) else None
     if now.ending in _NOT_ASKED:
-        return (Change.UNSUPPORTED, told) if was.ending not in _NOT_ASKED else None
+        return (Change.UNSUPPORTED, phrase) if was.ending not in _NOT_ASKED else None
     if was.ending.is_bad:
-        return Change.FIXED, told
+        return Change.FIXED, phrase
     if was.ending in _NOT_ASKED:
-        return Change.SUPPORTED, told
+        return Change.SUPPORTED, phrase
     changed = _changed_answers(was, now)
     if changed:
         return Change.OBSERVATION, "; ".join(changed)
     return _costlier(was, now, threshold) or _slower(was, now, speed)
 
 
-def _without_verdict(was: Cell, now: Cell, told: str) -> tuple[Change, str] | None:
+def _without_verdict(was: Cell, now: Cell, phrase: str) -> tuple[Change, str] | None:
     if was.ending in _MISSING and now.ending in _MISSING:
         return None
     if now.ending in _MISSING:
-        return (Change.LOST, told) if was.ending not in _NOT_ASKED else None
+        return (Change.LOST, phrase) if was.ending not in _NOT_ASKED else None
     # A failure is a failure, also when there was no verdict before.
-    return (Change.BROKEN if now.ending.is_bad else Change.REGAINED), told
+    return (Change.BROKEN if now.ending.is_bad else Change.REGAINED), phrase
 
 
-def _told(cell: Cell) -> str:
+def _phrase_of(cell: Cell) -> str:
     word = cell.ending.shown
     if cell.seen and len(cell.observations) == 1:
         return f"{word} ({cell.seen})"
@@ -327,14 +327,14 @@ def _told(cell: Cell) -> str:
 def _changed_answers(was: Cell, now: Cell) -> list[str]:
     before, after = was.answers, now.answers
     single = len(before) <= 1 and len(after) <= 1
-    told = []
+    phrase = []
     for name in dict.fromkeys([*before, *after]):
         # As JSON: to Python, true is 1.
         if name in before and name in after and exact_text_of(before[name]) == exact_text_of(after[name]):
             continue
         left, right = (text_of(one[name]) if name in one else "nothing" for one in (before, after))
-        told.append(f"{left} → {right}" if single else f"{name}: {left} → {right}")
-    return told
+        phrase.append(f"{left} → {right}" if single else f"{name}: {left} → {right}")
+    return phrase
 
 
 def _costlier(was: Cell, now: Cell, threshold: float) -> tuple[Change, str] | None:
@@ -350,13 +350,13 @@ def _slower(was: Cell, now: Cell, speed: float | None) -> tuple[Change, str] | N
     if not _call(was) or not _call(now) or speed is None:
         return None
     expected, took = _call(was) * speed, _call(now)
-    told = f"{_call(was):.2f} s → {took:.2f} s"
+    phrase = f"{_call(was):.2f} s → {took:.2f} s"
     if speed > 1.25 or speed < 0.8:
-        told += f" (all tests take {speed:.2g} times as long)"
+        phrase += f" (all tests take {speed:.2g} times as long)"
     if took > expected * SLOWER_FACTOR and took - expected > SLOWER_SECONDS:
-        return Change.SLOWER, told
+        return Change.SLOWER, phrase
     if expected > took * SLOWER_FACTOR and expected - took > SLOWER_SECONDS:
-        return Change.FASTER, told
+        return Change.FASTER, phrase
     return None
 
 

@@ -81,9 +81,9 @@ def _line(number: int, result: RecordedResult) -> str:
 
 def _details(result: RecordedResult) -> Iterator[str]:
     for one in result.observations:
-        told = f"{one.contract or one.sentence}: {json.dumps(one.observed)}"
+        answer = f"{one.contract or one.sentence}: {json.dumps(one.observed)}"
         expected = f", expected {json.dumps(one.expected)} by {one.source}" if one.verdict == "differs" else ""
-        yield from _said(f"{told} ({one.verdict}{expected})")
+        yield from _said(f"{answer} ({one.verdict}{expected})")
     for leak in result.leaks:
         yield from _said(f"left behind: {leak.text}")
     for fault in result.faults:

@@ -1,4 +1,4 @@
-"""`harness boundary` on made-up releases: what it runs, what it prints, and what `git bisect run` is told."""
+"""`harness boundary` on made-up releases: what it runs, what it prints, and what `git bisect run` gets."""
 
 from __future__ import annotations
 

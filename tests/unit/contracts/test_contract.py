@@ -1,4 +1,4 @@
-"""Promises by version: which range a kernel is in, what its answer means, and what a malformed table is told."""
+"""Promises by version: which range a kernel is in, what its answer means, and the error for a malformed table."""
 
 from __future__ import annotations
 

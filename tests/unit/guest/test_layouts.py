@@ -1,4 +1,4 @@
-"""union bpf_attr as the raw loader knows it, held against offsets read from include/uapi/linux/bpf.h."""
+"""union bpf_attr as the raw loader knows it, compared with offsets read from include/uapi/linux/bpf.h."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What counts as a change, and how comparisons are told."""
+"""What counts as a change, and how comparisons are printed."""
 
 from __future__ import annotations
 

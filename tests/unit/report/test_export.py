@@ -1,4 +1,4 @@
-"""Records in the forms of kernel CI systems: KTAP read back, KCIDB's report held against its own schema."""
+"""Records in the forms of kernel CI systems: KTAP read back, KCIDB's report checked by its own schema."""
 
 from __future__ import annotations
 

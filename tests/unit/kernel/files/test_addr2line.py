@@ -1,4 +1,4 @@
-"""Lines of sources are told by a program that this machine's compiler made, as it would make a vmlinux."""
+"""Lines of sources are read from a program that this machine's compiler made, as it would make a vmlinux."""
 
 from __future__ import annotations
 
