@@ -8,10 +8,9 @@ import pytest
 
 from harness.errors import KernelFileError
 from harness.kernel import boot_needs
-from harness.kernel.build.kconfig import parse_fragment
+from harness.kernel.build import kbuild
 from harness.kernel.types import Kernel
 from harness.kernel.version import KernelVersion
-from harness.util.data import data_folder
 
 WHOLE = {need.config: "y" for need in boot_needs.table()} | {"X86_64": "y"}
 
@@ -66,7 +65,8 @@ def test_serial_ports_of_another_machine_are_not_asked_for() -> None:
     assert boot_needs.missing(settings, boot_needs.table(), has_modules=False) == []
 
 
-def test_what_a_boot_needs_is_required_of_built_kernels() -> None:
-    text = (data_folder("kernels") / "configs" / "minimal.config").read_text()
-    required = {setting.symbol for setting in parse_fragment(text, "minimal") if setting.required}
-    assert {need.config for need in boot_needs.table() if need.where in ("", "X86_64")} <= required
+@pytest.mark.parametrize("wanted", kbuild.buildable())
+def test_what_a_boot_needs_is_required_of_built_kernels(wanted: str) -> None:
+    required = {setting.symbol for setting in kbuild.fragment_settings("minimal", wanted) if setting.required}
+    own = {"amd64": "X86_64", "arm64": "ARM64", "s390x": "S390", "ppc64el": "PPC_PSERIES", "riscv64": "RISCV"}[wanted]
+    assert {need.config for need in boot_needs.table() if need.where in ("", own)} <= required

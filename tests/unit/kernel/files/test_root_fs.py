@@ -10,6 +10,7 @@ import pytest
 from harness.kernel.files.root_fs import lacks
 from harness.kernel.types import Kernel
 from harness.kernel.version import KernelVersion
+from tests.unit.kernel.kernel_fakes import module
 
 KERNEL = Kernel("6.1", KernelVersion(6, 1, 192), "6.1.0-56", None, Path("vmlinux"), True, None, None, "", "", "a test")
 
@@ -27,7 +28,7 @@ def with_modules(kernel: Kernel, folder: Path, *names: str) -> Kernel:
     modules = folder / "6.1.0-56"
     modules.mkdir()
     for name in names:
-        (modules / f"{name}.ko").touch()
+        (modules / f"{name}.ko").write_bytes(module())
     (modules / "modules.dep").write_text("".join(f"{name}.ko:\n" for name in names))
     return replace(kernel, modules=modules)
 
