@@ -1,4 +1,4 @@
-"""Tests without a kernel, with as many fixtures as a soak's tests have: they show what pytest itself keeps of each."""
+"""Tests without a kernel, with the fixtures that a soak's tests have: they show what pytest itself keeps of each."""
 
 from __future__ import annotations
 
@@ -13,22 +13,32 @@ def choice(request: pytest.FixtureRequest) -> float:
 
 
 @pytest.fixture
-def vm(choice: float) -> Iterator[float]:
+def machine(choice: float) -> Iterator[float]:
     held = [choice]
     yield choice
     held.clear()
 
 
 @pytest.fixture
-def guest(vm: float) -> Iterator[float]:
-    held = [vm]
-    yield vm
+def inner(machine: float) -> Iterator[float]:
+    held = [machine]
+    yield machine
     held.clear()
 
 
 @pytest.fixture
-def bpf(guest: float) -> float:
-    return guest
+def guest(inner: float) -> float:
+    return inner
+
+
+@pytest.fixture
+def loader() -> str:
+    return ""
+
+
+@pytest.fixture
+def bpf(inner: float, loader: str) -> float:
+    return inner
 
 
 def test_turn(turn: int, guest: float, bpf: float) -> None:
