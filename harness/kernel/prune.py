@@ -31,11 +31,12 @@ MADE_AGAIN = {
     "templates/[0-9a-f]*[0-9a-f]": "saved machines",
     "images/[0-9a-f]*.cpio": "guest images",
     "rootfs/[0-9a-f]*.ext4": "root file systems",
+    "selftests/[0-9a-f]*[0-9a-f]": "built selftests",
 }
-"""What the cache holds that is made again in seconds: glob patterns below the cache folder, likewise."""
+"""What the cache holds that is made again when it is needed: glob patterns below the cache folder, likewise."""
 
 IDLE_DAYS = 1.0
-"""Days after which what is made again in seconds is not needed."""
+"""Days without use after which such things go."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def report() -> list[tuple[str, int]]:
 def victims(*, unused_days: float | None, everything: bool, now: float) -> Iterator[Victim]:
     """Choose what to remove: leftovers, kernels replaced by a newer release of their series, and more on request.
 
-    What is made again in seconds goes when it was not used for IDLE_DAYS.
+    What is made again when it is needed goes when it was not used for IDLE_DAYS.
 
     Args:
         unused_days: Also kernels that were not used for this many days; it replaces IDLE_DAYS.
@@ -125,7 +126,7 @@ def victims(*, unused_days: float | None, everything: bool, now: float) -> Itera
     for path in (path for pattern in MADE_AGAIN for path in sorted(cache.cache_root().glob(pattern))):
         idle = (now - path.stat().st_mtime) / DAY
         if (everything or idle > days) and not is_busy(path):
-            reason = "everything was requested" if everything else f"not used for {_span(idle)}, made again in seconds"
+            reason = "everything was requested" if everything else f"not used for {_span(idle)}; made again when needed"
             yield Victim(path, reason, size_of(path))
 
 

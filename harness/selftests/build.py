@@ -101,7 +101,9 @@ def build(tree: Path, wanted: Sequence[WantedSelftest], *, jobs: int, say: Calla
             raise needs.missing(tool)
     key = hashlib.sha256(str(tree.resolve()).encode()).hexdigest()[:20]
     out = cache.cache_root() / "selftests" / key
-    out.mkdir(parents=True, exist_ok=True)
+    with cache.disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        cache.mark_used(out)
     with cache.locked(out.with_name(f"{key}.lock")), cache.disk_errors(out):
         make = _Make(tree, out, jobs or os.cpu_count() or 1)
         say(f"building selftests of {tree}: the kernel's headers")

@@ -265,7 +265,7 @@ def test_prune_removes_saved_machines_and_images_that_were_not_used_for_a_day(
         assert harness("prune", "-n") == 0
         assert capsys.readouterr().out.count("would remove") == 2
     assert harness("prune") == 0
-    assert "not used for 2 days, made again in seconds" in capsys.readouterr().out
+    assert "not used for 2 days; made again when needed" in capsys.readouterr().out
     assert [path.exists() for path in gone] == [False] * 3
     assert [path.exists() for path in kept[:3]] == [True] * 3
     assert harness("prune", "--all") == 0
