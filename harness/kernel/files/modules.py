@@ -44,6 +44,7 @@ def plan(
     files: Mapping[str, Path],
     builtin: frozenset[str],
     depends: Callable[[str], Iterable[str]],
+    before: Callable[[str], Iterable[str]] = lambda _name: (),
 ) -> ModulePlan:
     """Sort modules and their dependencies into loading order. Pure.
 
@@ -52,6 +53,7 @@ def plan(
         files: The kernel's module files, by canonical name.
         builtin: Canonical names of modules that are built into the kernel.
         depends: Returns the modules that a module needs, by canonical names.
+        before: Returns the modules that are to be loaded before a module where they are there, by canonical names.
 
     Raises:
         SelectorError: The kernel has no such module.
@@ -76,6 +78,9 @@ def plan(
         inside.append(name)
         for other in depends(name):
             visit(canonical(other), name)
+        for other in before(name):
+            if other in files and other not in inside:  # which two modules may wish of each other
+                visit(other, name)
         inside.pop()
         done.add(name)
         order.append(name)
@@ -181,12 +186,16 @@ def find(folder: Path, wanted: Iterable[str]) -> ModulePlan:
     builtin = parse_builtin(builtin_file.read_text()) if builtin_file.is_file() else frozenset[str]()
     known = parse_dep(dep_file.read_text()) if dep_file.is_file() else {}
 
-    def depends(name: str) -> list[str]:
-        info = modinfo(read_module(files[name]), str(files[name]))
-        needed = known[name] if name in known else [word for word in info.get("depends", "").split(",") if word]
-        return [*needed, *(other for other in softly(info.get("softdep", "")) if other in files)]
+    def info(name: str) -> dict[str, str]:
+        return modinfo(read_module(files[name]), str(files[name]))
 
-    return plan(wanted, files, builtin, depends)
+    def depends(name: str) -> list[str]:
+        return known[name] if name in known else [word for word in info(name).get("depends", "").split(",") if word]
+
+    def before(name: str) -> list[str]:
+        return softly(info(name).get("softdep", ""))
+
+    return plan(wanted, files, builtin, depends, before)
 
 
 def find_in(kernel: Kernel, wanted: Iterable[str]) -> ModulePlan:

@@ -61,6 +61,11 @@ def test_what_a_module_softly_depends_on_comes_before_it_where_it_is_there(tmp_p
     (folder / "kernel/e").mkdir()
     (folder / "kernel/e/extfs.ko").write_bytes(module("lonely", softdep="pre: crypto-crc32c crypto-sha1"))
     assert names(find(folder, ["extfs"])) == ["lonely", "crc32c_generic", "extfs"]
+    files = {"a": Path("a"), "b": Path("b")}
+    assert plan(["a"], files, frozenset(), lambda _: (), lambda name: {"a": "b", "b": "a"}[name]).files == (
+        Path("b"),
+        Path("a"),
+    )
 
 
 def test_built_in_modules_need_no_file(tmp_path: Path) -> None:
