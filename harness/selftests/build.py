@@ -215,11 +215,16 @@ class _Make:
 
     def _run(self, source: Path, out: Path, *words: str) -> proc.Completed:
         headers = f"-isystem {self._out / 'usr/include'}"
+        env = dict(os.environ)
+        shared = [self._tree / _SELFTESTS / name for name in ("Makefile", "lib.mk")]
+        if not any("KHDR_INCLUDES" in path.read_text() for path in shared if path.is_file()):
+            # Trees before 6.0. Later ones must not have it: make hands CFLAGS of the environment on to the makes that
+            # it starts, together with what the makefiles add, and bpftool's then defines _GNU_SOURCE twice.
+            env["CFLAGS"] = f"{env.get('CFLAGS', '')} {headers}".strip()
         return proc.run(
             [*self._words, "-C", source, f"OUTPUT={out}", f"KHDR_INCLUDES={headers}", *words],
             timeout=_TIMEOUT,
-            # Makefiles before 6.0 know no KHDR_INCLUDES.
-            env={**os.environ, "CFLAGS": f"{os.environ.get('CFLAGS', '')} {headers}".strip()},
+            env=env,
         )
 
 

@@ -84,6 +84,20 @@ def test_a_changed_source_is_built_again(tree: Path) -> None:
     assert found.path.read_text() == "new"
 
 
+def test_only_trees_that_do_not_know_khdr_includes_get_the_headers_in_cflags(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CFLAGS", raising=False)
+    library = tree / "tools/testing/selftests/lib.mk"
+    library.write_text(LIB.replace("\tcp $< $@", '\techo "$(origin CFLAGS)" > $@'))
+    (new,) = made(tree, WantedSelftest("timers", "good"))
+    library.write_text(library.read_text().replace("\ttest -e $(lastword $(KHDR_INCLUDES))/made\n", ""))
+    (old,) = made(tree, WantedSelftest("timers", "dangerous"))
+    assert new.path is not None
+    assert old.path is not None
+    assert (new.path.read_text(), old.path.read_text()) == ("undefined\n", "environment\n")
+
+
 @pytest.mark.parametrize(
     ("wanted", "said"),
     [
