@@ -1,7 +1,6 @@
 """Known faults and expected faults: these do not fail a test.
 
-Known faults are data, `kernels/known-faults.toml` and a project's own files. An entry must have a reason and an
-expiry date. An expired entry has no effect and is listed. Pure except for reading the project's file.
+Known faults are data, `kernels/known-faults.toml` and a project's own files. Pure except for reading these.
 """
 
 from __future__ import annotations
@@ -13,11 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.checks import expiring
 from harness.checks.faults import PANIC, SIGNS
-from harness.errors import GuestEnded, GuestError, GuestHung, KernelCrashed, SelectorError, UsageError
-from harness.kernel import selector
+from harness.errors import GuestEnded, GuestError, GuestHung, KernelCrashed, UsageError
 from harness.results.types import Fault
-from harness.util import data
 
 ENDS: dict[type[GuestError], str] = {KernelCrashed: "panic", GuestHung: "hung", GuestEnded: "ended"}
 """What the end of a guest is as a fault, by the error that a test gets; its kernel need not have logged it."""
@@ -94,6 +92,11 @@ class KnownFault:
     expires: dt.date
     origin: str
 
+    @property
+    def subject(self) -> str:
+        """What the entry is about."""
+        return self.kind
+
     def matches(self, fault: Fault) -> bool:
         """Return whether a fault matches, on any kernel."""
         return (
@@ -116,19 +119,14 @@ def read_known(content: Mapping[str, Any], file: str) -> list[KnownFault]:
     Raises:
         UsageError: An entry is malformed, or lacks a fault, kernels, a reason or an expiry date.
     """
-    rows = content.get("fault", [])
-    if set(content) - {"fault"} or not isinstance(rows, list):
-        raise UsageError(f"{file} contains more than known faults", expected="entries [[fault]] and nothing else")
-    return [_known(row, f"{file}, entry {number}") for number, row in enumerate(rows, 1)]
+    rows = expiring.rows(content, file, table="fault", what="known faults", fields=_FIELDS)
+    return [_known(row, origin) for row, origin in rows]
 
 
-def _known(row: object, origin: str) -> KnownFault:
-    if not isinstance(row, dict) or set(row) - set(_FIELDS):
-        raise UsageError(f"{origin} has unknown fields", expected=f"only {', '.join(_FIELDS)}")
+def _known(row: dict[str, Any], origin: str) -> KnownFault:
     for name, kind in _FIELDS.items():
         if name in row and type(row[name]) is not kind:
-            wanted = "a day such as 2027-01-31" if kind is dt.date else "a text"
-            raise UsageError(f"{origin}: {name} is {row[name]!r}", expected=wanted)
+            raise UsageError(f"{origin}: {name} is {row[name]!r}", expected=expiring.expected_of(kind))
     for name, why in (("kind", "what it is"), ("kernels", "where"), ("reason", "why"), ("expires", "until when")):
         if not row.get(name):
             raise UsageError(
@@ -139,10 +137,7 @@ def _known(row: object, origin: str) -> KnownFault:
     if not (row.get("title") or row.get("fingerprint")):
         raise UsageError(f"{origin} would hide every {row['kind']}", expected="a field title or fingerprint")
     _regular(row.get("title", ""), f"{origin}: title")
-    try:
-        selector.parse_condition(row["kernels"])
-    except SelectorError as error:
-        raise UsageError(f"{origin}: kernels: {error.what}", expected=error.expected) from None
+    expiring.require_condition(row, origin)
     return KnownFault(
         row["kind"],
         row.get("title", ""),
@@ -163,22 +158,7 @@ def load(files: Iterable[Path]) -> tuple[list[KnownFault], list[str]]:
     Raises:
         UsageError: A file cannot be read or is malformed.
     """
-    name = "known-faults.toml"
-    entries = read_known(data.read_toml("kernels", name), f"kernels/{name}")
-    for path in files:
-        entries += read_known(data.read_user_toml(path), str(path))
-    return in_force(entries, dt.datetime.now(tz=dt.timezone.utc).date())
-
-
-def in_force(entries: Iterable[KnownFault], today: dt.date) -> tuple[list[KnownFault], list[str]]:
-    """Return the entries that have not expired, and a line about each expired entry."""
-    kept, lines = [], []
-    for entry in entries:
-        if entry.expires >= today:
-            kept.append(entry)
-        else:
-            lines.append(f"{entry.origin} ({entry.kind}) expired on {entry.expires} and has no effect")
-    return kept, lines
+    return expiring.load_entries("known-faults.toml", files, read_known, expiring.today())
 
 
 @dataclass(frozen=True)

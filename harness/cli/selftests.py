@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import datetime as dt
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,7 +74,7 @@ def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from harness.checks import known_faults
+    from harness.checks import expiring, known_faults
     from harness.exec.record import ExecRecord
     from harness.selftests import build, denied
     from harness.selftests.run import SelftestPlan, run_selftests
@@ -84,7 +83,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.memory < LEAST_MEMORY:
         raise UsageError(f"--memory {arguments.memory} is too little", expected=f"{LEAST_MEMORY} or more")
     wanted = [build.parse_wanted(text) for text in arguments.targets]
-    entries, expired = denied.load(arguments.deny, dt.datetime.now(tz=dt.timezone.utc).date())
+    entries, expired = denied.load(arguments.deny, expiring.today())
     known, old = known_faults.load(arguments.known_faults)
     for line in (*expired, *old):
         say(f"harness: {line}")

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.errors import SelectorError, UsageError
-from harness.kernel import selector
-from harness.util import data
+from harness.checks import expiring
+from harness.errors import UsageError
 
 FILE = "selftests.toml"
 _FIELDS = {"test": str, "kernels": str, "reason": str, "expires": dt.date}
@@ -35,6 +34,11 @@ class Denied:
     expires: dt.date
     origin: str
 
+    @property
+    def subject(self) -> str:
+        """What the entry is about."""
+        return self.test
+
 
 def load(files: Iterable[Path], today: dt.date) -> tuple[list[Denied], list[str]]:
     """Return the entries in force, the package's and those of files, and a line about each expired one.
@@ -46,12 +50,7 @@ def load(files: Iterable[Path], today: dt.date) -> tuple[list[Denied], list[str]
     Raises:
         UsageError: A file cannot be read or is malformed.
     """
-    entries = read_denied(data.read_toml("kernels", FILE), f"kernels/{FILE}")
-    for path in files:
-        entries += read_denied(data.read_user_toml(path), str(path))
-    kept = [one for one in entries if one.expires >= today]
-    gone = [one for one in entries if one.expires < today]
-    return kept, [f"{one.origin} ({one.test}) expired on {one.expires} and has no effect" for one in gone]
+    return expiring.load_entries(FILE, files, read_denied, today)
 
 
 def read_denied(content: Mapping[str, Any], file: str) -> list[Denied]:
@@ -64,23 +63,15 @@ def read_denied(content: Mapping[str, Any], file: str) -> list[Denied]:
     Raises:
         UsageError: An entry is malformed, or lacks a test, kernels, a reason or an expiry date.
     """
-    rows = content.get("deny", [])
-    if set(content) - {"deny"} or not isinstance(rows, list):
-        raise UsageError(f"{file} contains more than tests to leave out", expected="entries [[deny]] and nothing else")
-    return [_entry(row, f"{file}, entry {number}") for number, row in enumerate(rows, 1)]
+    rows = expiring.rows(content, file, table="deny", what="tests to leave out", fields=_FIELDS)
+    return [_entry(row, origin) for row, origin in rows]
 
 
-def _entry(row: object, origin: str) -> Denied:
-    if not isinstance(row, dict) or set(row) - set(_FIELDS):
-        raise UsageError(f"{origin} has unknown fields", expected=f"only {', '.join(_FIELDS)}")
+def _entry(row: dict[str, Any], origin: str) -> Denied:
     for name, kind in _FIELDS.items():
         if type(row.get(name)) is not kind or not row[name]:
-            wanted = "a day such as 2027-01-31" if kind is dt.date else "a text"
-            raise UsageError(f"{origin} has no valid {name}", expected=wanted)
-    try:
-        selector.parse_condition(row["kernels"])
-    except SelectorError as error:
-        raise UsageError(f"{origin}: kernels: {error.what}", expected=error.expected) from None
+            raise UsageError(f"{origin} has no valid {name}", expected=expiring.expected_of(kind))
+    expiring.require_condition(row, origin)
     return Denied(**row, origin=origin)
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from harness.checks.known_faults import KINDS, KnownFault, expect, in_force, read_known, sort_out
+from harness.checks.expiring import in_force
+from harness.checks.known_faults import KINDS, KnownFault, expect, read_known, sort_out
 from harness.errors import UsageError
 from harness.results.types import Fault
 from harness.util.data import read_toml
