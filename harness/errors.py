@@ -116,15 +116,6 @@ class ToolMissing(InfrastructureError):
 class MirrorError(InfrastructureError):
     """A package source could not be reached, or its signature or checksum did not verify."""
 
-    def name_setting(self, setting: str) -> None:
-        """Say in the next step what names the server, unless it says that already.
-
-        Args:
-            setting: An environment variable, or other words for it; "" for a source without a server.
-        """
-        if setting and setting not in self.hint:
-            self.hint = f"{self.hint}; the server is named by {setting}".removeprefix("; ")
-
 
 class CacheError(InfrastructureError):
     """The cache folder cannot be used, or an entry in it is damaged."""

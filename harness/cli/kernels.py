@@ -272,7 +272,7 @@ def _build(arguments: argparse.Namespace) -> int:
         raise UsageError(
             f"{arguments.source} has many kernels", expected="--ref with a tag or branch", hint="--ref v6.6.30"
         )
-    wanted = architecture.require(arguments.arch).name if arguments.arch else architecture.own_name()
+    wanted = architecture.or_own(arguments.arch).name
     kbuild.fragment_settings(arguments.flavour, wanted)  # a refusal comes before anything is fetched
     with downloads.bars() as meter:
         if remote or not (arguments.source or versions):
@@ -306,8 +306,7 @@ def _build(arguments: argparse.Namespace) -> int:
     print(f"  {kernel.origin}; compiled in {built.seconds:.0f} s")
     print("  not in this tree: " + (", ".join(built.gaps.unknown) or "nothing"))
     print("  dropped, as something they depend on is missing: " + (", ".join(built.gaps.dropped) or "nothing"))
-    of = "" if wanted == architecture.own_name() else f":{wanted}"
-    print(f"  use it: pytest --kernel={kernel.version}{of}:{kernel.flavour}")
+    print(f"  use it: pytest --kernel={kernel.label}")
     return 0
 
 

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 from harness.errors import CacheError, HarnessError, KernelFileError, MirrorError, SelectorError
 from harness.kernel import cache as kernel_cache
 from harness.kernel import lockfile
-from harness.kernel.files.download import Meter, no_meter
+from harness.kernel.files.download import Meter, no_meter, served_by
 from harness.kernel.selection import Policy, arrange, has_version, select
 from harness.kernel.selector import GRAMMAR, SINGLE, Item, SelectorKind, is_distribution, parse
 from harness.kernel.types import ANYTHING, OTHERS, Choice, Kernel, Progress, Provider, Wanted
@@ -107,7 +107,7 @@ class Catalog:
 
         self.progress = progress
         self.local = LocalProvider()
-        self.architecture = architecture.require(default).name if default else architecture.own_name()
+        self.architecture = architecture.or_own(default).name
         self._debian = {name: DebianProvider(name, meter=meter, refresh=refresh) for name in architecture.known()}
         self.debian = self._debian[architecture.own_name()]
         self.snapshot = SnapshotProvider(meter=meter, refresh=refresh)
@@ -178,10 +178,9 @@ class Catalog:
             found: list[Choice] = []
             provider = self.provider(name, of)
             try:
-                found = provider.offers(progress=self.progress, wanted=_wanted(item, every=every))
+                with served_by(provider.setting):
+                    found = provider.offers(progress=self.progress, wanted=_wanted(item, every=every))
             except HarnessError as error:
-                if isinstance(error, MirrorError):
-                    error.name_setting(provider.setting)
                 self.progress(f"{name}: {error.what}")
                 self.troubles[name, of] = error
             known = {offer.key for offer in found}
@@ -302,13 +301,13 @@ class Catalog:
 
     def _source_reason(self, item: Item, of: str) -> str:
         """Return what `harness kernels build` would build of an item, or why nothing."""
-        from harness.kernel.build import source
+        from harness.kernel.build import kbuild, source
 
         if item.kind not in _BUILDABLE:
             return "builds a series or a release, and this is neither"
-        if of != architecture.own_name():
-            return f"builds for {architecture.own_name()} alone"
-        command = f"`harness kernels build {item.word}` makes it"
+        if of not in kbuild.buildable():
+            return f"builds for {' and '.join(kbuild.buildable())} alone"
+        command = f"`harness kernels build {item.word}{_option(of)}` makes it"
         try:
             # A mirror that does not answer has been reported as Debian's.
             index = {"sources": []} if (INDEXED[1], of) in self.troubles else self.debian.index(progress=self.progress)
@@ -383,18 +382,21 @@ class Catalog:
             raise KernelFileError(
                 f"{choice.label}: the kernel {choice.key} that was built here is not in the cache",
                 expected=str(kernel_cache.entry_folder(choice.provider, choice.key)),
-                hint=f"harness kernels build {choice.version} --flavour {choice.flavour}",
+                hint=f"harness kernels build {choice.version} --flavour {choice.flavour}{_option(choice.architecture)}",
             )
         named = f"{choice.provider} " if is_distribution(choice.provider) else ""
-        missing = MirrorError(
-            f"{choice.label}: {choice.provider} no longer serves "
-            + ("any of the releases in its index" if choice.alternatives else choice.key),
-            expected=f"the packages of {choice.key}" + (" or an older release" if choice.alternatives else ""),
-            hint=f"`harness kernels list {named}--refresh` asks for a new index, `harness kernels lock` locks anew"
-            + (f"; snapshot:{choice.version} is in Debian's snapshot archive" if choice.provider == INDEXED[1] else ""),
-        )
-        missing.name_setting(self.provider(choice.provider, choice.architecture).setting)
-        raise missing
+        with served_by(self.provider(choice.provider, choice.architecture).setting):
+            raise MirrorError(
+                f"{choice.label}: {choice.provider} no longer serves "
+                + ("any of the releases in its index" if choice.alternatives else choice.key),
+                expected=f"the packages of {choice.key}" + (" or an older release" if choice.alternatives else ""),
+                hint=f"`harness kernels list {named}--refresh` asks for a new index, `harness kernels lock` locks anew"
+                + (
+                    f"; snapshot:{choice.version} is in Debian's snapshot archive"
+                    if choice.provider == INDEXED[1]
+                    else ""
+                ),
+            )
 
     def _acquire(self, choice: Choice) -> Kernel | None:
         if choice.provider == SOURCE:
@@ -404,11 +406,13 @@ class Catalog:
             if cached is not None:
                 return cached
         provider = self.provider(choice.provider, choice.architecture)
-        try:
+        with served_by(provider.setting):
             return provider.acquire(choice, progress=self.progress)
-        except MirrorError as error:
-            error.name_setting(provider.setting)
-            raise
+
+
+def _option(of: str) -> str:
+    """Return the option of `harness kernels build` for an architecture, with a blank before it; "" for the own one."""
+    return "" if of == architecture.own_name() else f" --arch {of}"
 
 
 def _wanted(item: Item | None, *, every: bool) -> Wanted:

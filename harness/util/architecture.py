@@ -136,6 +136,15 @@ def require(word: str) -> Architecture:
     return found
 
 
+def or_own(word: str) -> Architecture:
+    """Return the architecture with this name or alias; this machine's own for "".
+
+    Raises:
+        SelectorError: There is none.
+    """
+    return require(word) if word else own()
+
+
 def names() -> str:
     """Return the names of all architectures, for messages."""
     return ", ".join(known())

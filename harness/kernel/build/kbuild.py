@@ -122,19 +122,19 @@ def fragment_settings(flavour: str, wanted: str = "") -> list[kconfig.Setting]:
     Raises:
         SelectorError: There is no such flavour, or no kernel of the architecture can be built.
     """
-    wanted = wanted or architecture.own_name()
+    of = architecture.or_own(wanted).name
     if flavour not in FLAVOURS:
         raise SelectorError(f"{flavour!r} is not a flavour to build", expected="one of " + ", ".join(FLAVOURS))
-    if wanted not in buildable():
+    if of not in buildable():
         raise SelectorError(
-            f"kernels for {wanted} cannot be built: the harness has no configuration for them",
+            f"kernels for {of} cannot be built: the harness has no configuration for them",
             expected="one of " + ", ".join(buildable()),
-            hint=f"Debian's are served built: harness kernels list all:{wanted}",
+            hint=f"Debian's are served built: harness kernels list all:{of}",
         )
     first, *more = FLAVOURS[flavour]
     return [
         setting
-        for name in (first, wanted, *more)
+        for name in (first, of, *more)
         for setting in kconfig.parse_fragment((_fragments() / f"{name}.config").read_text(), f"{name}.config")
     ]
 
@@ -177,7 +177,7 @@ def build(
     key = choice.key
     if not again and (kernel := kernel_cache.load(choice, progress=progress)) is not None:
         return _recorded(kernel, key, compiler)
-    work = kernel_cache.folder() / "build" / (f"commits-{flavour}{_suffix(wanted)}" if revision else key)
+    work = kernel_cache.folder() / "build" / (f"commits-{_kind(flavour, compiler.wanted)}" if revision else key)
     with kernel_cache.new_entry(PROVIDER, key, again=again) as made, cache.locked(work.with_name(f"{work.name}.lock")):
         if made is not None:
             job = Job(tree, work, compiler, jobs or os.cpu_count() or 1, progress, keep=bool(revision))
@@ -203,21 +203,21 @@ def build(
 def choice_of(version: KernelVersion, flavour: str, revision: str = "", wanted: str = "") -> Choice:
     """Return the choice that means a kernel built here; arguments as for :func:`build`."""
     name = f"{version}-g{revision[:12]}" if revision else str(version)
-    of = wanted or architecture.own_name()
-    label = f"{name}:{flavour}" + _suffix(wanted).replace("-", ":")
-    return Choice(label, version, PROVIDER, f"{name}-{flavour}{_suffix(wanted)}", flavour, architecture=of)
+    of = architecture.or_own(wanted)
+    label = f"{name}:{flavour}" if of.is_own else f"{name}:{of.name}:{flavour}"
+    return Choice(label, version, PROVIDER, f"{name}-{_kind(flavour, of)}", flavour, architecture=of.name)
 
 
-def _suffix(wanted: str) -> str:
-    """Return what keeps a foreign kernel apart from this machine's own in names."""
-    return f"-{wanted}" if wanted not in ("", architecture.own_name()) else ""
+def _kind(flavour: str, of: architecture.Architecture) -> str:
+    """Return the flavour, with the architecture where that is foreign: what keeps builds of one release apart."""
+    return flavour if of.is_own else f"{flavour}-{of.name}"
 
 
 def plan(
     tree: Path, flavour: str, cc: str, progress: Progress, wanted: str = ""
 ) -> tuple[KernelVersion, KernelCompiler, list[kconfig.Setting]]:
     """Check that this machine can build a tree; return its version, compiler and settings."""
-    target = architecture.require(wanted) if wanted else architecture.own()
+    target = architecture.or_own(wanted)
     settings = fragment_settings(flavour, target.name)
     version = tree_version(tree)
     dirty = [name for name in (".config", "include/config", "include/generated") if (tree / name).exists()]

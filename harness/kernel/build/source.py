@@ -13,8 +13,7 @@ import shutil
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from harness.kernel import cache as kernel_cache
 from harness.kernel.build import kbuild
 from harness.kernel.files import signature
 from harness.kernel.files.decompress import package_members
-from harness.kernel.files.download import Meter, fetch, get, no_meter
+from harness.kernel.files.download import Meter, fetch, get, no_meter, served_by
 from harness.kernel.types import Progress
 from harness.kernel.version import KernelVersion
 from harness.util import cache, proc
@@ -194,17 +193,7 @@ def parse_checksums(text: str) -> dict[KernelVersion, tuple[str, str]]:
     return {KernelVersion.parse(match[3]): (match[2], match[1]) for match in _CHECKSUM.finditer(text)}
 
 
-@contextmanager
-def _served_by(setting: str) -> Iterator[None]:
-    """Let errors of a server say which setting names it."""
-    try:
-        yield
-    except MirrorError as error:
-        error.name_setting(setting)
-        raise
-
-
-@_served_by(KERNEL_ORG_VARIABLE)
+@served_by(KERNEL_ORG_VARIABLE)
 def on_kernel_org(text: str, *, progress: Progress) -> tuple[str, KernelVersion, str, str]:
     """Find a release on kernel.org.
 
@@ -250,7 +239,7 @@ def on_kernel_org(text: str, *, progress: Progress) -> tuple[str, KernelVersion,
     return (base, max(fit), *releases[max(fit)])
 
 
-@_served_by(KERNEL_ORG_VARIABLE)
+@served_by(KERNEL_ORG_VARIABLE)
 def from_kernel_org(text: str, *, progress: Progress, meter: Meter = no_meter) -> SourceTree:
     """Fetch a release's tarball from kernel.org and compare it with the sha256 published there.
 

@@ -152,6 +152,21 @@ def _get(url: str, partial: Path, *, size: int, proxy: str, meter: Meter) -> boo
 
 
 @contextmanager
+def served_by(setting: str) -> Iterator[None]:
+    """Let the error of a server say in its next step what names the server, unless it says that already.
+
+    Args:
+        setting: An environment variable, or other words for it; "" for a source without a server.
+    """
+    try:
+        yield
+    except MirrorError as error:
+        if setting and setting not in error.hint:
+            error.hint = f"{error.hint}; the server is named by {setting}".removeprefix("; ")
+        raise
+
+
+@contextmanager
 def _answer(url: str, headers: Mapping[str, str], proxy: str) -> Iterator[requests.Response]:
     """Ask for a file, again after a pause while the server is busy; statuses other than 404, 410, 416 are errors."""
     import requests

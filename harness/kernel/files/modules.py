@@ -6,6 +6,7 @@ lines of the modules are read.
 
 from __future__ import annotations
 
+import functools
 import re
 import struct
 from collections.abc import Callable, Iterable, Mapping
@@ -186,6 +187,7 @@ def find(folder: Path, wanted: Iterable[str]) -> ModulePlan:
     builtin = parse_builtin(builtin_file.read_text()) if builtin_file.is_file() else frozenset[str]()
     known = parse_dep(dep_file.read_text()) if dep_file.is_file() else {}
 
+    @functools.cache
     def info(name: str) -> dict[str, str]:
         return modinfo(read_module(files[name]), str(files[name]))
 

@@ -41,7 +41,7 @@ class DebianProvider:
     setting = debian_archive.MIRROR_VARIABLE
 
     def __init__(self, name: str = "", *, meter: Meter = no_meter, refresh: bool = False) -> None:
-        self.architecture = architecture.require(name) if name else architecture.own()
+        self.architecture = architecture.or_own(name)
         self.meter = meter
         self.folder = kernel_cache.folder() / ("debian" if self.architecture.is_own else f"debian-{name}")
         self.settings = debian_archive.settings()

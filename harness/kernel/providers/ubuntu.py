@@ -140,7 +140,6 @@ class UbuntuProvider:
                     choice,
                     origin=f"ubuntu mainline {choice.key} ({signed})",
                     packages={path.name: cache.digest_file(path) for path in paths},
-                    architecture=OTHERS,
                 )
                 for path in paths:
                     path.unlink()
