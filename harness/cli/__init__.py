@@ -16,6 +16,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import __version__
@@ -70,6 +71,32 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="longest time from start to a guest that answers (default: %(default)g)",
     )
+
+
+def add_verdict_options(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add where results go and what fails `what`, a program of the user's or of a suite, besides itself."""
+    parser.add_argument("--record", type=Path, metavar="FILE", help="write a run record, for report, compare and merge")
+    parser.add_argument("--leaks", action="store_true", help=f"{what} fails when it leaves kernel objects behind")
+    parser.add_argument(
+        "--known-faults",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help=f"faults of the kernel that do not fail {what}, besides the package's own list; repeats",
+    )
+
+
+def require_memory(mib: int) -> None:
+    """Check the guest's memory, --memory.
+
+    Raises:
+        UsageError: No guest boots with so little.
+    """
+    from harness.vm.spec import LEAST_MEMORY
+
+    if mib < LEAST_MEMORY:
+        raise UsageError(f"--memory {mib} is too little", expected=f"{LEAST_MEMORY} or more")
 
 
 def machine_settings(arguments: argparse.Namespace) -> Settings:

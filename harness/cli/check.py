@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.cli import add_machine_options, machine_settings, positive, say, seconds
+from harness.cli import add_machine_options, machine_settings, positive, require_memory, say, seconds
 from harness.errors import InfrastructureError, UsageError
 from harness.util import tables
 
@@ -176,7 +176,6 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 def _plan(arguments: argparse.Namespace) -> Plan:
     from harness.check.cost import parse_budget
     from harness.check.plan import Loader, Plan, parse_map, parse_place, parse_template, parse_variable
-    from harness.vm.spec import LEAST_MEMORY
 
     flags = [
         *(f"-D{word}" for word in arguments.defines),
@@ -184,8 +183,7 @@ def _plan(arguments: argparse.Namespace) -> Plan:
         *([f"-mcpu={arguments.mcpu.removeprefix('-mcpu=')}"] if arguments.mcpu else []),
         *shlex.split(arguments.cflags),
     ]
-    if arguments.memory < LEAST_MEMORY:
-        raise UsageError(f"--memory {arguments.memory} is too little", expected=f"{LEAST_MEMORY} or more")
+    require_memory(arguments.memory)
     budgets = tuple(parse_budget(text) for text in arguments.budget)
     measures = arguments.baseline is not None or arguments.format == "veristat"
     return Plan(

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.cli import add_machine_options, machine_settings, positive, say
+from harness.cli import add_machine_options, add_verdict_options, machine_settings, positive, require_memory, say
 from harness.errors import UsageError
 
 if TYPE_CHECKING:
@@ -81,16 +81,7 @@ def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
         help="how the program reports its tests: go, libtest, gtest, tap (KTAP too), bpf or junit; on its output, or "
         "in a file of the guest",
     )
-    parser.add_argument("--record", type=Path, metavar="FILE", help="write a run record, for report, compare and merge")
-    parser.add_argument("--leaks", action="store_true", help="fail when kernel objects are left behind")
-    parser.add_argument(
-        "--known-faults",
-        action="append",
-        type=Path,
-        default=[],
-        metavar="FILE",
-        help="faults of the kernel that do not fail the program, besides the package's own list; repeats",
-    )
+    add_verdict_options(parser, "the program")
     add_machine_options(parser)
     parser.add_argument("words", nargs=argparse.REMAINDER, metavar="PROGRAM ARGUMENTS", help="after --, or at the end")
 
@@ -102,13 +93,12 @@ def _run(arguments: argparse.Namespace) -> int:
     from harness.exec.run import Wishes, parse_env, parse_results
     from harness.image.rootfs import rootfs
     from harness.util.architecture import Architecture
-    from harness.vm.spec import LEAST_MEMORY, Needs
+    from harness.vm.spec import Needs
 
     words = arguments.words[1:] if arguments.words[:1] == ["--"] else arguments.words
     if not words:
         raise UsageError("no program is given", hint="harness exec --kernel 6.6 -- ./my.test -v")
-    if arguments.memory < LEAST_MEMORY:
-        raise UsageError(f"--memory {arguments.memory} is too little", expected=f"{LEAST_MEMORY} or more")
+    require_memory(arguments.memory)
     if arguments.folder_limit < 0 or arguments.timeout < 0:
         raise UsageError("--folder-limit and --timeout are not negative")
     pushes = [parse_push(text) for text in arguments.push]

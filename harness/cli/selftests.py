@@ -7,8 +7,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.cli import add_machine_options, downloads, machine_settings, positive, say, seconds
-from harness.errors import UsageError
+from harness.cli import (
+    add_machine_options,
+    add_verdict_options,
+    downloads,
+    machine_settings,
+    positive,
+    require_memory,
+    say,
+    seconds,
+)
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction as SubParsers
@@ -52,8 +60,6 @@ def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--timeout", type=seconds, default=0.0, metavar="S", help="for a test (default: six times the target's own)"
     )
-    parser.add_argument("--record", type=Path, metavar="FILE", help="write a run record, for report, compare and merge")
-    parser.add_argument("--leaks", action="store_true", help="a test fails when it leaves kernel objects behind")
     parser.add_argument(
         "--deny",
         action="append",
@@ -62,14 +68,7 @@ def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
         metavar="FILE",
         help="tests that are not run, each with reason and expiry date, besides the package's own list; repeats",
     )
-    parser.add_argument(
-        "--known-faults",
-        action="append",
-        type=Path,
-        default=[],
-        metavar="FILE",
-        help="faults of the kernel that do not fail a test, besides the package's own list; repeats",
-    )
+    add_verdict_options(parser, "a test")
     add_machine_options(parser)
 
 
@@ -78,10 +77,9 @@ def _run(arguments: argparse.Namespace) -> int:
     from harness.exec.record import ExecRecord
     from harness.selftests import build, denied
     from harness.selftests.run import SelftestPlan, run_selftests
-    from harness.vm.spec import LEAST_MEMORY, Needs
+    from harness.vm.spec import Needs
 
-    if arguments.memory < LEAST_MEMORY:
-        raise UsageError(f"--memory {arguments.memory} is too little", expected=f"{LEAST_MEMORY} or more")
+    require_memory(arguments.memory)
     wanted = [build.parse_wanted(text) for text in arguments.targets]
     entries, expired = denied.load(arguments.deny, expiring.today())
     known, old = known_faults.load(arguments.known_faults)

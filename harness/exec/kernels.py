@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,14 +13,14 @@ from harness.checks.known_faults import load
 from harness.errors import InfrastructureError, KernelFileError
 from harness.exec.parcel import Parcel
 from harness.exec.record import ExecRecord
-from harness.exec.run import Done, Wishes, run_on
+from harness.exec.run import Done, Wishes, lost, run_on
 from harness.exec.streams import Input, Replayed, Writer, flush
 from harness.kernel.catalog import policy
 from harness.kernel.selection import Policy, meets
 from harness.kernel.selector import parse_condition
 from harness.kernel.types import Choice
 from harness.machines.pool import Pool, Settings
-from harness.results.outcomes import Outcome
+from harness.results.outcomes import Outcome, counted
 from harness.util import architecture
 from harness.util.architecture import Architecture
 from harness.vm.spec import Needs
@@ -97,7 +96,7 @@ def exec_on_kernels(
                     pool.give_back(spec, machine)
             except (InfrastructureError, KernelFileError) as error:
                 # The other kernels have something to say all the same.
-                done = Done(InfrastructureError.exit_status, (str(error),), Outcome.INFRASTRUCTURE)
+                done = lost(str(error))
             dones.append(done)
             seconds = time.monotonic() - began
             for text in (*done.excused, *done.said):
@@ -130,5 +129,4 @@ def _status(dones: Sequence[Done]) -> int:
 def _counts(done: Done) -> str:
     if done.suite is None:
         return ""
-    found = Counter(case.outcome for case in done.suite.cases)
-    return "  " + (", ".join(f"{found[one]} {one.shown}" for one in Outcome if found[one]) or "no tests")
+    return "  " + (counted(case.outcome for case in done.suite.cases) or "no tests")

@@ -14,7 +14,7 @@ from typing import Protocol
 from harness.checks.base import Checks
 from harness.checks.kernel_log import KernelLog
 from harness.checks.leaks import LeakCheck
-from harness.errors import GuestCallError, GuestHung, GuestProcessDied, KernelCrashed, UsageError
+from harness.errors import GuestCallError, GuestHung, GuestProcessDied, InfrastructureError, KernelCrashed, UsageError
 from harness.exec.formats import PARSERS, SuiteResult
 from harness.exec.parcel import Parcel
 from harness.guest import calls
@@ -155,6 +155,11 @@ class _Signals:
         for number in self.numbers[self.taken :]:
             self.taken += 1
             program.send_signal(signal.SIGKILL if number in self.numbers[: self.taken - 1] else number)
+
+
+def lost(why: str) -> Done:
+    """Return the end of a program that could not be run, which says nothing about it."""
+    return Done(InfrastructureError.exit_status, (why,), Outcome.INFRASTRUCTURE)
 
 
 def run_on(

@@ -6,6 +6,7 @@ README.md has the table of outcomes: how the terminal, JUnit, the record and the
 from __future__ import annotations
 
 import enum
+from collections import Counter
 from collections.abc import Iterable
 
 from harness.errors import (
@@ -101,6 +102,12 @@ _TROUBLES: dict[type[HarnessError], Trouble] = {
 def trouble_of(error: BaseException) -> Trouble | None:
     """Return the trouble that an error is; None for one of the test's own."""
     return next((trouble for kind, trouble in _TROUBLES.items() if isinstance(error, kind)), None)
+
+
+def counted(outcomes: Iterable[Outcome]) -> str:
+    """Return how many there are of each, the worst first: "1 FAILED, 2 passed"."""
+    found = Counter(outcomes)
+    return ", ".join(f"{found[one]} {one.shown}" for one in Outcome if found[one])
 
 
 def worst(outcomes: Iterable[Outcome]) -> Outcome:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,11 +14,11 @@ from harness.errors import InfrastructureError, KernelFileError
 from harness.exec.kernels import is_for
 from harness.exec.parcel import Parcel, pack, parse_push
 from harness.exec.record import ExecRecord
-from harness.exec.run import Done, Results, Wishes, run_on
+from harness.exec.run import Done, Results, Wishes, lost, run_on
 from harness.kernel.catalog import policy
 from harness.kernel.types import Choice
 from harness.machines.pool import Pool, Settings
-from harness.results.outcomes import Outcome
+from harness.results.outcomes import Outcome, counted
 from harness.selftests.build import Selftest
 from harness.selftests.denied import Denied, denied
 from harness.vm.spec import Needs
@@ -112,8 +111,7 @@ def run_selftests(
             for test in plan.tests:
                 runner.run(test, parcels.get(test.name))
             dones += runner.dones
-            counts = Counter(done.outcome for done in runner.dones)
-            say(f"{choice.label}  " + ", ".join(f"{counts[one]} {one.shown}" for one in Outcome if counts[one]))
+            say(f"{choice.label}  {counted(done.outcome for done in runner.dones)}")
     finally:
         pool.close()
     status = status_of(dones)
@@ -150,7 +148,7 @@ class Runner:
         if entry is not None:
             done = Done(0, (f"denied until {entry.expires}: {entry.reason}",), Outcome.UNSUPPORTED)
         elif parcel is None:
-            done = Done(InfrastructureError.exit_status, (f"not built\n{test.why}".strip(),), Outcome.INFRASTRUCTURE)
+            done = lost(f"not built\n{test.why}".strip())
         else:
             done = self._run(test, parcel)
         seconds = time.monotonic() - began
@@ -182,7 +180,7 @@ class Runner:
             finally:
                 self._pool.give_back(spec, machine)
         except (InfrastructureError, KernelFileError) as error:
-            return Done(InfrastructureError.exit_status, (str(error),), Outcome.INFRASTRUCTURE)
+            return lost(str(error))
         return judged(done, (out.kept + err.kept).decode(errors="replace"))
 
 
@@ -224,5 +222,4 @@ def _pack(test: Selftest, memory: int) -> Parcel:
 
 def _counts(done: Done) -> str:
     cases = done.suite.cases if done.suite is not None else ()
-    found = Counter(case.outcome for case in cases)
-    return "  " + ", ".join(f"{found[one]} {one.shown}" for one in Outcome if found[one]) if cases else ""
+    return f"  {counted(case.outcome for case in cases)}" if cases else ""
