@@ -13,7 +13,6 @@ import gc
 import importlib
 import logging
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from harness import __version__
 from harness.errors import HarnessError, InfrastructureError, UsageError
-from harness.util import streams
+from harness.util import interrupts, streams
 
 if TYPE_CHECKING:
     from harness.kernel.types import Choice
@@ -142,10 +141,6 @@ class _Terminated(BaseException):
     """The process was asked to end."""
 
 
-def _terminate(number: int, frame: object) -> None:  # noqa: ARG001 - the signature of a signal handler
-    raise _Terminated
-
-
 _BROKEN_PIPE = 141
 """What a shell says of a program that SIGPIPE ended."""
 
@@ -200,7 +195,7 @@ def _main(argv: Sequence[str] | None) -> int:
         raise
     logging.basicConfig(level=logging.INFO if arguments.verbose else logging.WARNING, format="%(message)s")
     # Like an interrupt, so that what was started (make, downloads) is ended and temporaries are removed.
-    before = signal.signal(signal.SIGTERM, _terminate)
+    restore = interrupts.heed(_Terminated())
     try:
         status: int = arguments.run(arguments)
     except HarnessError as error:
@@ -215,5 +210,5 @@ def _main(argv: Sequence[str] | None) -> int:
         print("harness: interrupted", file=sys.stderr)
         return 130
     finally:
-        signal.signal(signal.SIGTERM, before)
+        restore()
     return status

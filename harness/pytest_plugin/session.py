@@ -16,6 +16,7 @@ from harness.pytest_plugin.evidence import EvidenceLast
 from harness.pytest_plugin.options import KERNEL_FIXTURE, PREFIX, TAKEN, VM_FIXTURE, option, refuse_parallel
 from harness.pytest_plugin.pause import check_pause_options
 from harness.pytest_plugin.state import STATE, PluginState
+from harness.util import interrupts
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -78,8 +79,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """End every machine."""
     if STATE in config.stash:
         state = config.stash[STATE]
-        if signal.getsignal(signal.SIGTERM) is _terminated:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        state.heed_no_more()
         state.close()
         if state.recorder is not None:
             state.recorder.finish()
@@ -132,20 +132,15 @@ def pytest_runtestloop(session: pytest.Session) -> None:
         config.stash[STATE].pool().save(choice, needs)
 
 
-def _terminated(number: int, frame: object) -> None:  # noqa: ARG001 - the signature of a signal handler
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends the run at once
-    raise KeyboardInterrupt("terminated by SIGTERM")
-
-
-def _heed_termination() -> None:
+def _heed_termination(state: PluginState) -> None:
     """Let SIGTERM end the run as Ctrl-C does, with reports and the summary, unless the project handles it itself."""
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _terminated)
+        state.heed_no_more = interrupts.heed(KeyboardInterrupt("terminated by SIGTERM"))
 
 
 def _prepare_all(state: PluginState) -> list[str]:
     """Bring the kernels onto this machine; return a line about each."""
-    _heed_termination()
+    _heed_termination(state)
     lines = [
         f"{name} is an option of this project's own; kernel-harness's is {PREFIX}{name.removeprefix('--')}"
         for name in state.config.stash.get(TAKEN, [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,6 +57,7 @@ class PluginState:
         self._known: list[KnownFault] | None = None
         self._lines: dict[Choice, Lines | None] = {}
         self.expired: list[str] = []
+        self.heed_no_more: Callable[[], None] = lambda: None
 
     @property
     def is_worker(self) -> bool:
