@@ -363,11 +363,23 @@ class Catalog:
     def acquire_which(self, choice: Choice) -> tuple[Kernel, Choice]:
         """Like :meth:`acquire`, but also return which of the choice and its alternatives it is.
 
+        The snapshot archive keeps what the archive no longer has, under the same key.
+
         Raises:
             HarnessError: It is unavailable.
         """
-        for candidate in (choice, *choice.alternatives):
-            kernel = self._acquire(candidate)
+        candidates = [choice, *choice.alternatives]
+        if choice.provider == INDEXED[1] and choice.architecture == OTHERS:
+            candidates.append(replace(choice, provider=self.snapshot.name))
+        troubles = []
+        for candidate, following in zip(candidates, [*candidates[1:], None], strict=True):
+            try:
+                kernel = self._acquire(candidate)
+            except MirrorError as error:
+                if candidate.provider == choice.provider:
+                    raise
+                troubles.append(f"{candidate.provider}: {error.what}")
+                continue
             if kernel is not None:
                 if choice.sha256 and kernel.digest != choice.sha256:
                     raise CacheError(
@@ -376,8 +388,9 @@ class Catalog:
                         hint="`harness kernels info --verify` checks the cache; `harness kernels lock` locks anew",
                     )
                 return kernel, candidate
-            if choice.alternatives and candidate is not choice.alternatives[-1]:
-                self.progress(f"{choice.label}: {candidate.key} is no longer served; trying the next release")
+            if following is not None:
+                other = "the snapshot archive" if following.provider != choice.provider else "the next release"
+                self.progress(f"{choice.label}: {candidate.key} is no longer served; trying {other}")
         if choice.provider == self.local.name:
             raise KernelFileError(
                 f"{choice.label}: the kernel {choice.key} that was built here is not in the cache",
@@ -390,12 +403,8 @@ class Catalog:
                 f"{choice.label}: {choice.provider} no longer serves "
                 + ("any of the releases in its index" if choice.alternatives else choice.key),
                 expected=f"the packages of {choice.key}" + (" or an older release" if choice.alternatives else ""),
-                hint=f"`harness kernels list {named}--refresh` asks for a new index, `harness kernels lock` locks anew"
-                + (
-                    f"; snapshot:{choice.version} is in Debian's snapshot archive"
-                    if choice.provider == INDEXED[1]
-                    else ""
-                ),
+                hint=f"`harness kernels list {named}--refresh` asks for a new index, `harness kernels lock` locks anew",
+                detail="\n".join(troubles),
             )
 
     def _acquire(self, choice: Choice) -> Kernel | None:

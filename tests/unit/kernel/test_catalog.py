@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -12,9 +13,12 @@ import pytest
 from harness.errors import CacheError, KernelFileError, MirrorError, SelectorError
 from harness.kernel import acquire, lockfile, resolve
 from harness.kernel import cache as kernel_cache
+from harness.kernel.catalog import Catalog
 from harness.kernel.types import Choice
 from harness.kernel.version import KernelVersion
-from tests.unit.kernel.kernel_fakes import CONFIG, Archive, Server, kernel_image
+from tests.servers import http
+from tests.servers.snapshot import Snapshot
+from tests.unit.kernel.kernel_fakes import CONFIG, Archive, Server, Signer, deb, kernel_image
 
 RELEASE = "6.1.0-50-cloud-amd64"
 
@@ -30,13 +34,16 @@ def built(version: str, flavour: str = "minimal") -> None:
         kernel_cache.seal(made, choice, origin="built", built=1)
 
 
-def package(archive: Archive, release: str, revision: str) -> Path:
-    files = {
+def files_of(release: str, revision: str) -> dict[str, bytes]:
+    return {
         f"boot/vmlinuz-{release}": kernel_image(release, f"#1 SMP Debian {revision}"),
         f"boot/config-{release}": CONFIG.encode(),
         f"lib/modules/{release}/kernel/m.ko": b"",
     }
-    return archive.add("bookworm", f"linux-image-{release}", revision, files, padding=150_000)
+
+
+def package(archive: Archive, release: str, revision: str) -> Path:
+    return archive.add("bookworm", f"linux-image-{release}", revision, files_of(release, revision), padding=150_000)
 
 
 @pytest.fixture
@@ -200,8 +207,30 @@ def test_a_locked_kernel_that_is_no_longer_indexed_is_an_error(one: Archive) -> 
     gone = Choice("6.1", KernelVersion(6, 1, 170), "debian", "6.1.0-47-cloud-amd64=6.1.170-3", "cloud", sha256="0" * 64)
     with pytest.raises(MirrorError, match=r"debian no longer serves 6\.1\.0-47-cloud-amd64=6\.1\.170-3") as caught:
         acquire(gone)
-    assert "snapshot:6.1.170" in caught.value.hint
+    assert caught.value.detail.startswith("snapshot: ")
     assert caught.value.hint.endswith("the server is named by HARNESS_DEBIAN_MIRROR")
+
+
+def test_a_locked_kernel_that_the_archive_no_longer_has_comes_from_the_snapshot_archive(
+    one: Archive, signers: tuple[Signer, Signer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = Snapshot(signers[0])
+    name = "6.1.0-47-cloud-amd64"
+    service.add(
+        f"linux-image-{name}",
+        "6.1.170-3",
+        deb({**files_of(name, "6.1.170-3"), "padding": bytes(200_000)}, compression=""),
+    )
+    gone = Choice("6.1", KernelVersion(6, 1, 170), "debian", f"{name}=6.1.170-3", "cloud")
+    said: list[str] = []
+    with http.serve() as server:
+        server.sites["snapshot"] = service
+        monkeypatch.setenv("HARNESS_DEBIAN_SNAPSHOT", f"{server.url}/snapshot")
+        kernel, choice = Catalog(progress=said.append).acquire_which(gone)
+        with pytest.raises(CacheError, match="sha256"):
+            acquire(dataclasses.replace(gone, sha256="0" * 64))
+    assert (kernel.release, choice.provider, choice.key) == (name, "snapshot", gone.key)
+    assert f"6.1: {gone.key} is no longer served; trying the snapshot archive" in said
 
 
 def test_a_locked_kernel_that_was_built_on_another_machine_says_how_to_build_it() -> None:
