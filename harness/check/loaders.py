@@ -45,8 +45,8 @@ def find(loader: Loader) -> Found:
     """Return the loader's file and what runs it.
 
     Raises:
-        UsageError: There is no such file, or it cannot run in a guest.
-        BuildError: A shared library that it needs is missing on this machine.
+        UsageError: There is no such file, it cannot run in a guest, or one of its shared libraries is missing on this
+            machine.
     """
     name = loader.words[0]
     path = Path(name) if "/" in name or Path(name).is_file() else Path(shutil.which(name) or name)

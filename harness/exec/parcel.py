@@ -115,8 +115,8 @@ def pack(
             its PATH, is its own.
 
     Raises:
-        UsageError: There is no such program, it cannot run in the guest, or the guest's memory is too small for it all.
-        BuildError: A library is missing on this machine.
+        UsageError: There is no such program, one of its libraries is missing, it cannot run in the guest, or the
+            guest's memory is too small for it all.
     """
     interpreters: dict[str, None] = {}
     entries: dict[str, Carried] = {}

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from harness import needs
+from harness.errors import BuildError
 from harness.image import cpio, elf
 from harness.util import cache
 
@@ -55,7 +56,11 @@ def bcc_archive() -> bytes:
 
 
 def _bcc(library: Path, package: Path) -> Iterable[cpio.CpioEntry]:
-    found = {_LIBRARY: library, _BY_NAME: library.parent / _BY_NAME, **elf.shared_libraries([library])}
+    found = {
+        _LIBRARY: library,
+        _BY_NAME: library.parent / _BY_NAME,
+        **elf.shared_libraries([library], error=BuildError),
+    }
     for name, path in found.items():
         # A name that is a path is the dynamic loader; the base image has it where programs look for it.
         if not name.startswith("/"):

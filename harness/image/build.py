@@ -280,11 +280,11 @@ def _applets(sources: set[Path]) -> Iterable[cpio.CpioEntry]:
 def _libraries(python: _Python, objects: list[Path], sources: set[Path]) -> Iterable[cpio.CpioEntry]:
     if python.root is None:
         optional = optional_libraries()
-        found = elf.shared_libraries([*objects, *optional.values()])
+        found = elf.shared_libraries([*objects, *optional.values()], error=BuildError)
     else:
         folder = python.root / "usr" / "lib" / python.architecture.triplet
         optional = {name: folder / name for name in _OPTIONAL_LIBRARIES}
-        found = elf.closure([*objects, *optional.values()], python.root, python.architecture.triplet)
+        found = elf.closure([*objects, *optional.values()], python.root, python.architecture.triplet, error=BuildError)
     found.update(optional)
     libc = next((path.parent for name, path in found.items() if name.startswith("libc.so")), None)
     for name in _EXTRA_LIBRARIES:
@@ -322,7 +322,7 @@ def _is_complete(extension: Path, python: _Python) -> bool:
     """Return whether the folder has the libraries of an extension module; it lacks those of curses and dbm."""
     assert python.root is not None, "this machine's Python has the libraries of all its modules"
     try:
-        elf.closure([extension], python.root, python.architecture.triplet)
+        elf.closure([extension], python.root, python.architecture.triplet, error=BuildError)
     except BuildError as error:
         log.info("left out of the guest image: %s", error.what)
         return False

@@ -8,10 +8,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import BuildError
+from harness.errors import BuildError, HarnessError, UsageError
 from harness.util.proc import run
 
-_RESOLVED = re.compile(r"^\s*(?:(?P<name>\S+) => )?(?P<path>/\S+) \(0x[0-9a-f]+\)$")
+# LD_LIBRARY_PATH may name a folder with blanks, or one below the working folder.
+_RESOLVED = re.compile(r"^\s*(?:(?P<name>\S+) => )?(?P<path>.*/.*) \(0x[0-9a-f]+\)$")
 _MISSING = re.compile(r"^\s*(?P<name>\S+) => not found$")
 
 
@@ -49,11 +50,16 @@ def read_header(path: Path) -> Header:
         return Header(number, str(read.header.e_machine), str(read.header.e_type), is_dynamic)
 
 
-def shared_libraries(objects: Iterable[Path]) -> dict[str, Path]:
+def shared_libraries(objects: Iterable[Path], *, error: type[HarnessError] = UsageError) -> dict[str, Path]:
     """Return every shared library the objects load, by the name or path they load it under, and its file.
 
+    Args:
+        objects: Programs and libraries.
+        error: What is raised when a library is missing; by default, the objects are the user's.
+
     Raises:
-        BuildError: A library is missing on this machine, or the objects cannot be read.
+        HarnessError: A library is missing on this machine.
+        BuildError: The objects cannot be read.
     """
     paths = sorted(set(objects))
     done = run(["ldd", *paths], timeout=60)
@@ -61,12 +67,13 @@ def shared_libraries(objects: Iterable[Path]) -> dict[str, Path]:
     for line in done.stdout.splitlines():
         if match := _RESOLVED.match(line):
             path = Path(match["path"])
-            found[match["name"] or match["path"]] = path
+            found[match["name"] or match["path"]] = path.absolute()
         elif match := _MISSING.match(line):
-            raise BuildError(
-                f"the shared library {match['name']} is missing on this machine",
-                expected=f"all libraries of {', '.join(str(p) for p in paths[:3])} ... installed",
-                hint="reinstall the program's package",
+            many = "" if len(paths) == 1 else f" or one of {len(paths) - 1} others"
+            raise error(
+                f"{paths[0]}{many} needs the shared library {match['name']}, which is missing on this machine",
+                expected="all libraries of a program on this machine, from where they go along",
+                hint=f"install the package that has {match['name']}, or name its folder in LD_LIBRARY_PATH",
             )
     if not found:
         raise BuildError(
@@ -78,7 +85,9 @@ def shared_libraries(objects: Iterable[Path]) -> dict[str, Path]:
     return found
 
 
-def closure(objects: Iterable[Path], root: Path, triplet: str) -> dict[str, Path]:
+def closure(
+    objects: Iterable[Path], root: Path, triplet: str, *, error: type[HarnessError] = UsageError
+) -> dict[str, Path]:
     """Return what :func:`shared_libraries` does, for objects of another architecture, of which nothing can be run.
 
     It reads what they need (DT_NEEDED) and their dynamic loader (PT_INTERP), and searches a folder that stands for the
@@ -88,9 +97,11 @@ def closure(objects: Iterable[Path], root: Path, triplet: str) -> dict[str, Path
         objects: Programs and libraries.
         root: The folder.
         triplet: The name of the architecture's folders of libraries.
+        error: As for :func:`shared_libraries`.
 
     Raises:
-        BuildError: A library is missing in the folder.
+        HarnessError: A library is missing in the folder.
+        BuildError: An object cannot be read.
     """
     folders = (root / "usr/lib" / triplet, root / "usr/lib", root / "lib" / triplet, root / "lib")
     found: dict[str, Path] = {}
@@ -105,7 +116,7 @@ def closure(objects: Iterable[Path], root: Path, triplet: str) -> dict[str, Path
             places += [folder / Path(name).name for folder in folders]
             path = next((place for place in places if place.exists()), None)
             if path is None:
-                raise BuildError(
+                raise error(
                     f"{needing.name} needs the shared library {name}, which {root} does not have",
                     expected=f"all libraries of {needing.name} in it",
                     hint="link the program statically, or push the library to /usr/lib with guest.push",

@@ -182,9 +182,9 @@ def push_program(process: GuestProcess, program: Path, *, limit: int = LIMIT) ->
         Its path in the guest.
 
     Raises:
-        UsageError: It is not an ELF program, or one of another architecture than the guest's.
-        BuildError: One of its libraries is missing: on this machine, or, where the guest's architecture is another,
-            among the programs that its image was made of.
+        UsageError: It is not an ELF program, or one of another architecture than the guest's; or one of its libraries
+            is missing: on this machine, or, where the guest's architecture is another, among the programs that its
+            image was made of.
     """
     spec = process.machine.spec
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 import struct
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.errors import BuildError
+from harness.errors import BuildError, UsageError
 from harness.image import build, cpio, elf
 
 
@@ -128,8 +129,24 @@ def fake_ldd(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None
 
 def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_ldd(tmp_path, monkeypatch, "printf '\\tlinux-vdso.so.1 (0x7ff)\\n\\tlibfoo.so.9 => not found\\n'; exit 1")
-    with pytest.raises(BuildError, match=r"libfoo\.so\.9 is missing"):
+    with pytest.raises(
+        UsageError, match=r"python.* needs the shared library libfoo\.so\.9, which is missing"
+    ) as caught:
         elf.shared_libraries([INTERPRETER])
+    assert "LD_LIBRARY_PATH" in caught.value.hint
+    with pytest.raises(BuildError, match=r"/env or one of 1 others needs the shared library libfoo\.so\.9"):
+        elf.shared_libraries([Path("/usr/bin/env"), Path("/zzz")], error=BuildError)
+
+
+@pytest.mark.parametrize("folder", ["a", "a folder (new)"])
+def test_libraries_are_found_where_the_user_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
+    libc = elf.shared_libraries([INTERPRETER])["libc.so.6"]
+    (tmp_path / folder).mkdir()
+    shutil.copyfile(libc, tmp_path / folder / "libc.so.6")
+    monkeypatch.chdir(tmp_path)
+    for named in (Path(folder), tmp_path / folder):
+        monkeypatch.setenv("LD_LIBRARY_PATH", str(named))
+        assert elf.shared_libraries([INTERPRETER])["libc.so.6"] == tmp_path / folder / "libc.so.6"
 
 
 def test_a_static_program_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness import needs
-from harness.errors import BuildError
+from harness.errors import BuildError, UsageError
 from harness.image import build, elf
 from harness.util import architecture
 from tests.needs import needs_program
@@ -50,7 +50,7 @@ def test_what_programs_need_is_found_without_running_them() -> None:
 
 
 def test_a_library_that_the_folder_lacks_is_one_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(BuildError, match=r"needs the shared library .*, which .* does not have"):
+    with pytest.raises(UsageError, match=r"needs the shared library .*, which .* does not have"):
         elf.closure([Path(sys.executable).resolve()], tmp_path, OWN.triplet)
     script = tmp_path / "script"
     script.write_text("#!/bin/sh\n")
