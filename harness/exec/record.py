@@ -28,9 +28,15 @@ class ExecRecord(CommandRecord):
             done: How it ended.
             seconds: How long it took.
         """
-        for case in done.suite.cases if done.suite is not None else ():
-            failure = case.output or case.reason if case.outcome is Outcome.FAILED else ""
-            self._result(f"{program}::{case.name}", label, case.outcome, case.seconds, case.reason, failure)
+        cases = done.suite.cases if done.suite is not None else ()
+        failed = [case.name for case in cases if case.outcome is Outcome.FAILED]
+        for case in cases:
+            reason, failure = case.reason, ""
+            if case.outcome is Outcome.FAILED:
+                inner = sum(name.startswith(f"{case.name}/") for name in failed)
+                reason = reason or (f"{inner} of the tests in it failed" if inner else "")
+                failure = case.output or reason
+            self._result(f"{program}::{case.name}", label, case.outcome, case.seconds, reason, failure)
         failure = "\n\n".join(done.said) or (f"exit status {done.status}" if done.status else "")
         self._result(program, label, done.outcome, round(seconds, 3), failure.partition("\n")[0], failure)
 
