@@ -220,12 +220,13 @@ class Model:
 
     def _batch(self, command: str, steps: Sequence[Any]) -> Any:
         can = self.facts.batch[command]
+        # What is refused before it begins leaves the count as it was.
         if is_answer(can, "EINVAL"):
-            return ["EINVAL", ANY]  # bpf(2) does not know the command
+            return ["EINVAL", len(steps)]  # bpf(2) does not know the command
         if self.outer_frozen:
-            return ["EPERM", ANY]
+            return ["EPERM", len(steps)]
         if not is_answer(can, "ok"):
-            return [can, ANY]
+            return [can, len(steps)]
         for done, step in enumerate(steps):
             answer = step()
             if answer != "ok":

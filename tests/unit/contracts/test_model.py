@@ -52,6 +52,16 @@ def test_a_batch_goes_as_far_as_it_can() -> None:
     assert answers(model, ("batch_delete", 2, 9, 1), ("batch_take",)) == [["ENOENT", 1], ["batch", {1: 0, 3: 0}]]
 
 
+@pytest.mark.parametrize("word", ["EINVAL", "ENOTSUPP"])
+def test_a_batch_command_that_a_map_does_not_have_leaves_the_count_as_it_was(word: str) -> None:
+    lacking = Model(HASH, Facts(batch=dict.fromkeys(Facts().batch, word)))
+    assert answers(lacking, ("batch_insert", 1, 0, 2, 0)) == [[word, 2]]
+
+
+def test_a_frozen_map_leaves_the_count_as_it_was() -> None:
+    assert answers(Model(HASH, Facts()), ("freeze_outer",), ("batch_delete", 1, 2, 3))[1] == ["EPERM", 3]
+
+
 def test_what_no_table_knows_is_equal_to_everything() -> None:
     foretold = {"answer": ["EPERM", ANY], "outer": ANY, "inners": {}, "alive": None}
     assert not difference(foretold, {"answer": ["EPERM", 7], "outer": {1: 2}, "inners": {}, "alive": None})
