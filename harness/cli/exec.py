@@ -25,6 +25,7 @@ As a test runner:
 def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
     """Add `exec`."""
     from harness.kernel.selector import GRAMMAR
+    from harness.vm.network import Network
 
     summary = "run a program of this machine on a fresh guest of each kernel"
     parser = subparsers.add_parser(
@@ -47,6 +48,13 @@ def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
         type=Path,
         metavar="WHAT",
         help="a folder, a tar archive or a saved container image: the root file system of the program",
+    )
+    parser.add_argument(
+        "--network",
+        choices=[one.value for one in Network],
+        default=Network.LOOPBACK.value,
+        help="what the program reaches: nothing, the guest itself, or what this machine reaches, which is then "
+        "10.0.2.2 (default: %(default)s)",
     )
     parser.add_argument("--cpus", type=positive, default=1, help="virtual CPUs (default: 1)")
     parser.add_argument(
@@ -93,6 +101,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from harness.exec.run import Wishes, parse_env, parse_results
     from harness.image.rootfs import rootfs
     from harness.util.architecture import Architecture
+    from harness.vm.network import Network
     from harness.vm.spec import Needs
 
     words = arguments.words[1:] if arguments.words[:1] == ["--"] else arguments.words
@@ -123,7 +132,8 @@ def _run(arguments: argparse.Namespace) -> int:
         arguments.leaks,
         parse_results(arguments.results) if arguments.results else None,
     )
-    needs = Needs(memory=arguments.memory, cpus=arguments.cpus, rootfs=str(what or ""))
+    network = Network(arguments.network)
+    needs = Needs(memory=arguments.memory, cpus=arguments.cpus, rootfs=str(what or ""), network=network)
     selectors = arguments.kernel or ["6.12"]
     record = ExecRecord(arguments.record, sys.argv) if arguments.record is not None else None
     return exec_on_kernels(

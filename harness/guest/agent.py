@@ -19,7 +19,7 @@ import socket
 import struct
 import time
 
-from harness.guest import calls, children, kernel_log, modules, process, setup, stacks, wire
+from harness.guest import calls, children, interfaces, kernel_log, modules, process, setup, stacks, wire
 from harness.guest.api import libbpf, syscalls
 from harness.guest.children import Child
 from harness.guest.leaks import provenance, snapshot
@@ -358,9 +358,10 @@ def main(shared: str, numbers: dict[str, int], ioctl: dict[str, int]) -> NoRetur
     syscalls.NUMBERS.update(numbers)
     syscalls.IOCTL.update(ioctl)
     absent = setup.mount_all(lambda: _options().get("without", "").split(","))
-    setup.raise_loopback()
     os.environ.update(PATH="/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", HOME="/root", LANG="C.UTF-8")
     options = _options()
+    if options.get("loopback") != "off":
+        interfaces.raise_loopback()
     process.raise_limits()
     setup.take_away(options)
     # Before the processes of tests, however many those leave running: the host waits for the agent's answer.
@@ -373,6 +374,8 @@ def main(shared: str, numbers: dict[str, int], ioctl: dict[str, int]) -> NoRetur
         agent.serve()
     if "rootfs" in options:
         setup.mount_rootfs(options["rootfs"])
+    if "cards" in options:
+        interfaces.raise_cards(options["cards"], ["", setup.ROOTFS])
     if "preload" in options:
         getattr(process.Handlers, options["preload"]).preload()
     agent.counts = snapshot.Baseline()

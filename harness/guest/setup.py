@@ -5,10 +5,7 @@ Runs in the guest.
 
 from __future__ import annotations
 
-import fcntl
 import os
-import socket
-import struct
 import time
 
 from harness.guest import credentials
@@ -19,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 MS_RDONLY, _MS_REMOUNT, _MS_BIND, _MS_REC = 1, 32, 4096, 16384
 MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
 # (source and type, target, flags, options); file systems that the kernel lacks are skipped and reported as absent.
@@ -161,15 +157,6 @@ def open_taint_flags() -> int | None:
         return os.open("/proc/sys/kernel/tainted", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
-
-
-def raise_loopback() -> None:
-    """Bring the network interface lo up, where the kernel has a network."""
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
-            fcntl.ioctl(asking, SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", IFF_UP))
-    except OSError:
-        return  # CONFIG_INET is off, and then programs find it off too
 
 
 def parse_command_line(text: str) -> dict[str, str]:

@@ -31,9 +31,9 @@ class BootNeed:
     where: str = ""
 
 
-def table() -> tuple[BootNeed, ...]:
-    """Return the table."""
-    return tuple(BootNeed(**row) for row in read_toml("kernels", "boot.toml")["need"])
+def table(kind: str = "need") -> tuple[BootNeed, ...]:
+    """Return the table of what a boot needs, or of what a "network" needs besides."""
+    return tuple(BootNeed(**row) for row in read_toml("kernels", "boot.toml")[kind])
 
 
 def missing(settings: Mapping[str, str], needs: Sequence[BootNeed], *, has_modules: bool) -> list[BootNeed]:
@@ -74,10 +74,25 @@ def modules_for_boot(kernel: Kernel) -> list[str]:
     Raises:
         KernelFileError: It lacks something; the error names each CONFIG.
     """
+    return _modules_for(kernel, table(), "cannot boot the guest")
+
+
+def modules_for_network(kernel: Kernel) -> list[str]:
+    """Check a kernel's configuration, and return the modules that a guest with network cards must have.
+
+    Raises:
+        KernelFileError: It lacks something; the error names each CONFIG.
+    """
+    needs = table("network")
+    if kernel.settings is None:
+        return [need.module for need in needs if need.module]
+    return _modules_for(kernel, needs, "cannot have a network card")
+
+
+def _modules_for(kernel: Kernel, needs: Sequence[BootNeed], what: str) -> list[str]:
     settings = kernel.settings
     if settings is None:
         return []
-    needs = table()
     lacks = missing(settings, needs, has_modules=kernel.modules is not None)
     if lacks:
         lines = [
@@ -90,7 +105,7 @@ def modules_for_boot(kernel: Kernel) -> list[str]:
             for need in lacks
         ]
         raise KernelFileError(
-            f"{kernel.label}: {kernel.origin} cannot boot the guest: it was configured without "
+            f"{kernel.label}: {kernel.origin} {what}: it was configured without "
             + ", ".join(f"CONFIG_{need.config}" for need in lacks),
             expected="each of them =y",
             hint="`harness kernels build` makes kernels that have them; name another kernel or flavour",

@@ -21,7 +21,7 @@ from harness.errors import (
 from harness.guest import calls
 from harness.image.build import Image, guest_image
 from harness.image.rootfs import Rootfs, rootfs
-from harness.kernel.boot_needs import modules_for_boot
+from harness.kernel.boot_needs import modules_for_boot, modules_for_network
 from harness.kernel.catalog import Catalog
 from harness.kernel.types import Choice, Kernel, Progress
 from harness.util import architecture
@@ -30,6 +30,7 @@ from harness.vm import accel, template
 from harness.vm import clone as clones
 from harness.vm.boot import boot
 from harness.vm.machine import Machine, State, sweep_abandoned
+from harness.vm.network import cards_of
 from harness.vm.process import find_qemu, find_vng
 from harness.vm.spec import BOOT_TIMEOUT, DISK_MODULES, Accel, Acceleration, MachineSpec, Needs
 
@@ -316,7 +317,8 @@ def image_with(plain: MachineSpec, choice: Choice, needs: Needs, progress: Progr
         HarnessError: Something that the image is to hold is unavailable, or the kernel's configuration lacks what the
             guest needs.
     """
-    wanted = [*modules_for_boot(plain.kernel), *(DISK_MODULES if needs.rootfs else ()), *needs.modules]
+    wanted = [*modules_for_boot(plain.kernel), *(DISK_MODULES if needs.rootfs else ())]
+    wanted += [*(modules_for_network(plain.kernel) if cards_of(needs.network) else ()), *needs.modules]
     if not wanted and not needs.image:
         return plain.image
     if needs.image and not plain.architecture.is_own:

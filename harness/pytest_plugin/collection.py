@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, UsageError
 from harness.pytest_plugin.marks import MARKERS, has_mark, marks
 from harness.pytest_plugin.options import (
     BCC,
@@ -145,6 +145,13 @@ def needs_of(item: pytest.Item) -> Needs:
     what = asked.get("rootfs") or item.config.getini("harness_rootfs")
     if what:
         asked["rootfs"] = str(item.config.rootpath / str(what))
+    if "network" in asked:
+        from harness.vm.network import network_named
+
+        try:
+            asked["network"] = network_named(asked["network"])
+        except UsageError as error:
+            raise pytest.UsageError(f"{item.nodeid}: the marker vm: {error}") from None
     parameters: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
     if BCC_FIXTURE in getattr(item, "fixturenames", ()) or parameters.get(LOADER_PARAMETER) == BCC:
         asked = {"image": BCC, **asked, "memory": max(asked.get("memory", 0), _BCC_MEMORY)}
@@ -152,5 +159,6 @@ def needs_of(item: pytest.Item) -> Needs:
         return Needs(**asked)
     except TypeError as error:
         raise pytest.UsageError(
-            f"{item.nodeid}: the marker vm takes memory, cpus, parameters, modules, rootfs, scope and group: {error}"
+            f"{item.nodeid}: the marker vm takes memory, cpus, parameters, modules, rootfs, network, scope and group: "
+            f"{error}"
         ) from error

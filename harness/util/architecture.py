@@ -44,6 +44,7 @@ class Architecture:
     channel: str
     channel_options: tuple[str, ...]
     disk: str
+    card: str
     dropped: tuple[str, ...]
     shared: str
     ioctl_none: int

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from harness.guest.wire import SHARED_SIZE
 from harness.vm.monitor import FIRST, line
+from harness.vm.network import cards_of, network_options
 from harness.vm.spec import Accel, MachineSpec
 
 CHANNEL_SOCKET, QMP_SOCKET = "channel.sock", "qmp.sock"
@@ -74,6 +75,7 @@ def qemu_options(spec: MachineSpec, run_dir: Path) -> tuple[str, ...]:
     return (
         *memory,
         *disk,
+        *network_options(cards_of(spec.needs.network), spec.architecture.card),
         f"-initrd {shlex.quote(str(spec.image.path))}",
         # No CD-ROM drive, no parallel port, no controllers of disks and sensors: each costs start-up time, is something
         # that a guest can attack, and nothing uses them.

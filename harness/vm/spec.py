@@ -12,6 +12,7 @@ from harness.image.rootfs import Rootfs
 from harness.kernel.types import Kernel
 from harness.util import architecture
 from harness.util.architecture import Architecture
+from harness.vm.network import Network, network_words
 
 
 class Accel(enum.Enum):
@@ -63,6 +64,7 @@ class Needs:
         modules: Names of kernel modules to load, with their dependencies, before the machine is ready.
         image: Extra content of the guest image: "" for none, "bcc" for bcc and the kernel's headers.
         rootfs: Path of a folder or archive that programs of the guest get as their root; "" for none.
+        network: What its programs reach.
     """
 
     memory: int = 256
@@ -71,6 +73,7 @@ class Needs:
     modules: tuple[str, ...] = ()
     image: str = ""
     rootfs: str = ""
+    network: Network = Network.LOOPBACK
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,7 @@ class MachineSpec:
         # What the image holds is imported before the template is saved, so that no test waits for it.
         preload = (f"harness.preload={self.needs.image}",) if self.needs.image else ()
         disk = (f"harness.rootfs={DISK}",) if self.rootfs is not None else ()
-        return (*self.needs.parameters, *preload, *disk)
+        return (*self.needs.parameters, *preload, *disk, *network_words(self.needs.network))
 
     def running_under(self, accel: Accel) -> MachineSpec:
         """Return the same with another acceleration, to try it."""

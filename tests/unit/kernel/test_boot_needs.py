@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,23 @@ def test_what_a_boot_needs_is_required_of_built_kernels(wanted: str) -> None:
     required = {setting.symbol for setting in kbuild.fragment_settings("minimal", wanted) if setting.required}
     own = {"amd64": "X86_64", "arm64": "ARM64", "s390x": "S390", "ppc64el": "PPC_PSERIES", "riscv64": "RISCV"}[wanted]
     assert {need.config for need in boot_needs.table() if need.where in ("", own)} <= required
+
+
+CARDS = WHOLE | {"INET": "y", "PCI": "y", "VIRTIO_PCI": "m", "VIRTIO_NET": "m"}
+
+
+def test_the_modules_of_a_network_card_go_into_the_image(tmp_path: Path) -> None:
+    found = boot_needs.modules_for_network(kernel(tmp_path, CARDS | {"VIRTIO_PCI": "y"}, modules=True))
+    assert found == ["virtio_net"]
+
+
+def test_a_kernel_without_a_driver_for_network_cards_is_named_before_the_boot(tmp_path: Path) -> None:
+    lacking = {name: value for name, value in CARDS.items() if name != "VIRTIO_NET"}
+    with pytest.raises(KernelFileError, match=r"cannot have a network card: .* without CONFIG_VIRTIO_NET\n") as caught:
+        boot_needs.modules_for_network(kernel(tmp_path, lacking, modules=True))
+    assert "CONFIG_VIRTIO_NET: needed to drive the network cards" in caught.value.detail
+
+
+def test_a_kernel_of_unknown_configuration_is_asked_for_the_modules(tmp_path: Path) -> None:
+    unknown = dataclasses.replace(kernel(tmp_path, {}, modules=True), config=None)
+    assert boot_needs.modules_for_network(unknown) == ["virtio_pci", "virtio_net"]

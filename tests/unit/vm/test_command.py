@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.errors import UsageError
 from harness.image.rootfs import Rootfs
 from harness.util import architecture
 from harness.vm.command import (
@@ -22,6 +23,7 @@ from harness.vm.command import (
     vng_argv,
     wrapper_script,
 )
+from harness.vm.network import Network, network_named
 from harness.vm.spec import Accel, MachineSpec, Needs
 from tests.unit.vm.specs import spec_of
 
@@ -120,6 +122,25 @@ def test_a_disk_is_only_read_and_the_guest_is_told_of_it() -> None:
     recorded = ["qemu", "-drive", option]
     argv = clone_argv(recorded, run_dir=RUN_DIR, inherited=Inherited(3, 4, 5, 6, 7, private_rom=False, disk=8))
     assert argv[1:3] == ["-drive", "file=/proc/self/fd/8,if=none,id=harness-disk,format=raw,readonly=on"]
+
+
+def test_a_machine_has_a_network_only_when_one_is_named() -> None:
+    for network in (Network.NONE, Network.LOOPBACK):
+        spec = spec_of("/k", "/i", Needs(network=network))
+        assert not any(word in option for option in qemu_options(spec, RUN_DIR) for word in ("net", "nic"))
+        assert ("harness.loopback=off" in kernel_words(spec)) is (network is Network.NONE)
+    spec = spec_of("/k", "/i", Needs(network=Network.USER))
+    options = qemu_options(spec, RUN_DIR)
+    backend = "user,id=harness-user,net=10.0.2.0/24,host=10.0.2.2,dns=10.0.2.3,ipv6=off"
+    assert f"-netdev {backend}" in options
+    assert "-device virtio-net-pci,romfile=,netdev=harness-user,mac=52:54:00:6b:68:ff" in options
+    assert "harness.cards=52:54:00:6b:68:ff,10.0.2.15/24,10.0.2.2,10.0.2.3" in kernel_words(spec)
+
+
+def test_a_network_that_is_none_is_one_error() -> None:
+    assert network_named("user") is Network.USER
+    with pytest.raises(UsageError, match="no network 'bridge' for a guest"):
+        network_named("bridge")
 
 
 def test_a_clone_gets_descriptors_in_place_of_paths_and_loads_no_kernel() -> None:
