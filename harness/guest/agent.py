@@ -325,6 +325,10 @@ class Agent:
             os.write(self.random, entropy)  # before 4.17 there is no such request; a write is mixed in too
         socket.sethostname(hostname)
 
+    def readdress(self, cards: list[tuple[str, str, str]]) -> None:
+        """Give network cards other addresses; see :func:`harness.guest.interfaces.readdress`."""
+        interfaces.readdress(cards)
+
     def kernel_log(self) -> list[bytes]:
         """Return the records of the kernel log since the last call, in the form of /dev/kmsg."""
         return kernel_log.read(self.log_of_tests)

@@ -11,8 +11,8 @@ import socket
 import struct
 import time
 
-SIOCADDRT, SIOCSIFFLAGS, SIOCSIFADDR, SIOCSIFNETMASK = 0x890B, 0x8914, 0x8916, 0x891C
-IFF_UP = 1
+SIOCADDRT, SIOCSIFFLAGS, SIOCSIFADDR, SIOCSIFNETMASK, SIOCSIFHWADDR = 0x890B, 0x8914, 0x8916, 0x891C, 0x8924
+IFF_UP, _ARPHRD_ETHER = 1, 1
 _RTF_UP, _RTF_GATEWAY = 1, 2
 _ROUTE = struct.Struct("L16s16s16sHhLPhPLLH0L")
 """struct rtentry of <linux/route.h>."""
@@ -24,7 +24,7 @@ def raise_loopback() -> None:
     """Bring the network interface lo up, where the kernel has a network."""
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
-            _raise(asking, "lo")
+            _set_flags(asking, "lo", IFF_UP)
     except OSError:
         return  # CONFIG_INET is off, and then programs find it off too
 
@@ -50,10 +50,8 @@ def raise_cards(text: str, roots: list[str]) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
         for mac, address, prefix, gateway, resolver in map(parse_card, text.split("+")):
             name = _wait_for(mac)
-            mask = socket.inet_ntoa(((0xFFFFFFFF << (32 - prefix)) & 0xFFFFFFFF).to_bytes(4, "big"))
-            fcntl.ioctl(asking, SIOCSIFADDR, _request(name, _address(address)))
-            fcntl.ioctl(asking, SIOCSIFNETMASK, _request(name, _address(mask)))
-            _raise(asking, name)
+            _give_address(asking, name, address, prefix)
+            _set_flags(asking, name, IFF_UP)
             if gateway:
                 anywhere = _address("0.0.0.0")  # noqa: S104 - a route, and no server
                 flags = _RTF_UP | _RTF_GATEWAY
@@ -62,6 +60,33 @@ def raise_cards(text: str, roots: list[str]) -> None:
             if resolver:
                 for root in roots:
                     _name_resolver(root, resolver)
+
+
+def readdress(cards: list[tuple[str, str, str]]) -> None:
+    """Give network cards other hardware addresses and addresses, because another clone of this machine has these.
+
+    Args:
+        cards: Of each its hardware address, the new one, and the new address with the length of the prefix.
+
+    Raises:
+        OSError: The kernel refuses.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        for before, mac, text in cards:
+            name = _wait_for(before)
+            _, address, prefix, *_ = parse_card(f"{mac},{text}")
+            # Down first: the kernel then makes its own IPv6 address of the new hardware address.
+            _set_flags(asking, name, 0)
+            hardware = struct.pack("=H6s8x", _ARPHRD_ETHER, bytes.fromhex(mac.replace(":", "")))
+            fcntl.ioctl(asking, SIOCSIFHWADDR, _request(name, hardware))
+            _give_address(asking, name, address, prefix)
+            _set_flags(asking, name, IFF_UP)
+
+
+def _give_address(asking: socket.socket, name: str, address: str, prefix: int) -> None:
+    mask = socket.inet_ntoa(((0xFFFFFFFF << (32 - prefix)) & 0xFFFFFFFF).to_bytes(4, "big"))
+    fcntl.ioctl(asking, SIOCSIFADDR, _request(name, _address(address)))
+    fcntl.ioctl(asking, SIOCSIFNETMASK, _request(name, _address(mask)))
 
 
 def _name_resolver(root: str, resolver: str) -> None:
@@ -103,8 +128,8 @@ def _wait_for(mac: str) -> str:
         time.sleep(_PAUSE)
 
 
-def _raise(asking: socket.socket, name: str) -> None:
-    fcntl.ioctl(asking, SIOCSIFFLAGS, struct.pack("16sH22x", name.encode(), IFF_UP))
+def _set_flags(asking: socket.socket, name: str, flags: int) -> None:
+    fcntl.ioctl(asking, SIOCSIFFLAGS, struct.pack("16sH22x", name.encode(), flags))
 
 
 def _request(name: str, address: bytes) -> bytes:

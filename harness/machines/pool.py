@@ -143,19 +143,20 @@ class Pool:
 
         return foreign_image(userland(wanted, progress=self._progress), wanted)
 
-    def take(self, spec: MachineSpec) -> Machine:
+    def take(self, spec: MachineSpec, *, another: bool = False) -> Machine:
         """Return a machine for one test; give it back after the test.
 
         Args:
             spec: What :meth:`prepare` returned.
+            another: Whether it must be none that tests share, because the test has that one already.
 
         Raises:
             HarnessError: BootError; InfrastructureError when there is no memory for it; CacheError.
         """
-        machine = self._shared.get(spec)
+        machine = None if another else self._shared.get(spec)
         if machine is None:
             machine = self._bootable(spec)
-            if self.shares:
+            if self.shares and not another:
                 self._shared[spec] = machine
             self._open.append(machine)
         return machine
@@ -318,7 +319,7 @@ def image_with(plain: MachineSpec, choice: Choice, needs: Needs, progress: Progr
             guest needs.
     """
     wanted = [*modules_for_boot(plain.kernel), *(DISK_MODULES if needs.rootfs else ())]
-    wanted += [*(modules_for_network(plain.kernel) if cards_of(needs.network) else ()), *needs.modules]
+    wanted += [*(modules_for_network(plain.kernel) if cards_of(needs.network, needs.nics) else ()), *needs.modules]
     if not wanted and not needs.image:
         return plain.image
     if needs.image and not plain.architecture.is_own:

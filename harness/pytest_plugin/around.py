@@ -25,15 +25,21 @@ if TYPE_CHECKING:
     from harness.vm.spec import MachineSpec
 
 
-def log_check(item: pytest.Item, choice: Choice) -> KernelLog:
-    """Return the check of the kernel log, with the test's expected faults and the known faults."""
+def log_check(item: pytest.Item, choice: Choice, *, is_second: bool = False) -> KernelLog:
+    """Return the check of the kernel log, with the test's expected faults and the known faults.
+
+    Args:
+        item: The test.
+        choice: The kernel.
+        is_second: Whether it is that of the test's second machine, of which no fault is expected.
+    """
     from harness.checks.kernel_log import KernelLog
     from harness.kernel.catalog import policy
     from harness.kernel.selection import meets
     from harness.kernel.selector import parse_condition
 
     expected: list[ExpectedFault] = []
-    if has_mark(item, "expects_fault"):
+    if has_mark(item, "expects_fault") and not is_second:
         from harness.pytest_plugin.markers import expected_faults
 
         expected = expected_faults(item)
@@ -88,12 +94,14 @@ class Taken:
         item: The test, the first of several.
         choice: The kernel.
         spec: The machine.
+        first: The machine that the test has already, when this is its second: it is connected with that one. Reports
+            and records say of the first how it started and what it was.
 
     Raises:
         HarnessError: As :meth:`harness.machines.pool.Pool.take`.
     """
 
-    def __init__(self, item: pytest.Item, choice: Choice, spec: MachineSpec) -> None:
+    def __init__(self, item: pytest.Item, choice: Choice, spec: MachineSpec, first: Machine | None = None) -> None:
         from harness.checks.base import Checks
         from harness.checks.leaks import LeakCheck
 
@@ -101,16 +109,30 @@ class Taken:
         self._spec = spec
         pool = self._state.pool()
         began = time.monotonic()
-        self.machine = pool.take(spec)
-        self.note(item, time.monotonic() - began)
+        self._first = first
+        self.machine = pool.take(spec, another=first is not None)
+        self._log = log_check(item, choice, is_second=first is not None)
+        if first is None:
+            self.note(item, time.monotonic() - began)
+            note_boot_faults(item, self._log, self.machine)
+        else:
+            self._connect(first)
         if self._state.next is not None:
             pool.expect(*self._state.next)
-        self._log = log_check(item, choice)
-        note_boot_faults(item, self._log, self.machine)
         # The kernel log is the last.
-        self._leaks = None if has_mark(item, "leaks") else LeakCheck(item.config.rootpath, is_last=not pool.shares)
+        is_last = first is not None or not pool.shares
+        self._leaks = None if has_mark(item, "leaks") else LeakCheck(item.config.rootpath, is_last=is_last)
         self._checks = Checks([self._log] if self._leaks is None else [self._leaks, self._log])
         self._checks.begin(self.machine)
+
+    def _connect(self, first: Machine) -> None:
+        from harness.vm.links import connect
+
+        try:
+            connect(first, self.machine)
+        except BaseException:
+            self.give_back()
+            raise
 
     @property
     def is_alive(self) -> bool:
@@ -139,9 +161,14 @@ class Taken:
         try:
             return self._checks.end(self.machine)
         finally:
-            if self._leaks is not None and self._leaks.count is not None:
+            if self._first is None and self._leaks is not None and self._leaks.count is not None:
                 known.append((properties.LEAK_COUNT, dict(self._leaks.count)))
             known += [known_fault(fault, entry) for fault, entry in self._log.excused]
+
+    @property
+    def where(self) -> str:
+        """What comes before what was found on it; "" for a test's only or first machine."""
+        return f"on the second machine, {self.machine.label}:" if self._first is not None else ""
 
     @property
     def unexpected_end(self) -> HarnessError | None:
@@ -170,7 +197,7 @@ def handled(end: HarnessError) -> HarnessError:
 
 
 def look_back(item: pytest.Item, taken: Taken) -> None:
-    """Fail the test when its machine has a problem, after everything else of the test has ended."""
+    """Fail the test when a machine of it has a problem, after everything else of the test has ended."""
     from harness.vm.machine import State as MachineState
 
     machine = taken.machine
@@ -187,10 +214,10 @@ def look_back(item: pytest.Item, taken: Taken) -> None:
         return
     item.config.stash[STATE].pool().spoil(machine)
     item.user_properties += [(one.name, dict(one.data)) for one in complaints if one.name]
-    text = "\n\n".join(one.text for one in complaints)
+    text = "\n\n".join([*filter(None, [taken.where]), *(one.text for one in complaints)])
     if was_dead or outcome == "failed":
         # The test has failed, or it expected the machine's end.
-        item.stash[FOUND] = text
+        item.stash[FOUND] = "\n\n".join([*filter(None, [item.stash.get(FOUND, "")]), text])
         return
     item.user_properties += [
         (properties.TROUBLE, word) for word in dict.fromkeys(one.trouble.value for one in complaints)

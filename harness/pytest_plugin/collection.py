@@ -14,6 +14,7 @@ from harness.pytest_plugin.options import (
     KERNEL_PARAMETER,
     LOADER_PARAMETER,
     RAW,
+    SECOND_FIXTURE,
     VM_FIXTURE,
     option,
 )
@@ -24,6 +25,9 @@ from harness.results import properties
 if TYPE_CHECKING:
     from harness.kernel.types import Choice
     from harness.vm.spec import Needs
+
+_MOST_CARDS = 4
+"""Network cards that a test may ask for; more were not tried."""
 
 _BCC_MEMORY = 1536
 """MiB of a guest with bcc: its memory contains LLVM and the kernel's headers, and compiling needs the rest."""
@@ -121,6 +125,28 @@ def wanted_by(item: pytest.Item | None) -> tuple[Choice, Needs] | None:
     return choice, needs_of(item)
 
 
+def wanted_second(item: pytest.Item) -> tuple[Choice, Needs] | None:
+    """Return what a test asks of its second machine; None when it has none.
+
+    Raises:
+        HarnessError: Its kernel is not to be had.
+    """
+    wanted = wanted_by(item)
+    if wanted is None or SECOND_FIXTURE not in getattr(item, "fixturenames", ()):
+        return None
+    return second_choice(item, wanted[0]), wanted[1]
+
+
+def second_choice(item: pytest.Item, first: Choice) -> Choice:
+    """Return the kernel of a test's second machine: the one that its markers name, or that of the first.
+
+    Raises:
+        HarnessError: It is not to be had.
+    """
+    selector = next((mark.kwargs["second"] for mark in marks(item, "vm") if "second" in mark.kwargs), None)
+    return first if selector is None else item.config.stash[STATE].choice_of(selector)
+
+
 def kernel_of(item: pytest.Item | None) -> Choice | None:
     """Return the kernel that a test is about; None for a test that is about none."""
     if item is None:
@@ -136,7 +162,10 @@ def needs_of(item: pytest.Item) -> Needs:
     asked: dict[str, Any] = {}
     for mark in reversed(list(marks(item, "vm"))):
         asked.update(mark.kwargs)
-    asked = {name: value for name, value in asked.items() if name not in ("scope", "group")}
+    asked = {name: value for name, value in asked.items() if name not in ("scope", "group", "second")}
+    cards = asked.get("nics", 0)
+    if "nics" in asked and (type(cards) is not int or not 1 <= cards <= _MOST_CARDS):
+        raise pytest.UsageError(f"{item.nodeid}: nics of the marker vm is from 1 to {_MOST_CARDS}, not {cards!r}")
     for name in ("parameters", "modules"):
         words = asked.get(name, ())
         if isinstance(words, str) or not all(isinstance(word, str) for word in words):
@@ -159,6 +188,6 @@ def needs_of(item: pytest.Item) -> Needs:
         return Needs(**asked)
     except TypeError as error:
         raise pytest.UsageError(
-            f"{item.nodeid}: the marker vm takes memory, cpus, parameters, modules, rootfs, network, scope and group: "
-            f"{error}"
+            f"{item.nodeid}: the marker vm takes memory, cpus, parameters, modules, rootfs, network, nics, second, "
+            f"scope and group: {error}"
         ) from error

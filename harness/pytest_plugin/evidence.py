@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from harness.pytest_plugin.collection import kernel_of, needs_of
-from harness.pytest_plugin.options import VM_FIXTURE
+from harness.pytest_plugin.options import SECOND_FIXTURE, VM_FIXTURE
 from harness.pytest_plugin.state import STATE
 from harness.util.proc import quote
 
@@ -67,6 +67,9 @@ def sections(item: pytest.Item, error: HarnessError | None) -> Iterator[tuple[st
     assert machine is None or isinstance(machine, Machine), "the fixture is this plugin's"
     if machine is not None and (error is None or not error.detail) and any(machine.process.console()):
         yield CONSOLE, machine.console_tail()
+    second = (getattr(item, "funcargs", None) or {}).get(SECOND_FIXTURE)
+    if isinstance(second, Machine) and any(second.process.console()):
+        yield f"{CONSOLE}, of the second machine, {second.label}", second.console_tail()
     yield REPEAT, "\n".join([command(item), *_identity(item, machine), *_seeds(item.config)])
 
 

@@ -88,6 +88,24 @@ def _harness_guest(_harness_vm: Machine, request: pytest.FixtureRequest) -> Iter
 
 
 @pytest.fixture
+def _harness_second_vm(
+    _harness_vm: Machine, _harness_choice: Choice, request: pytest.FixtureRequest
+) -> Iterator[Machine]:
+    """The second machine of a test, with the checks around it."""
+    from harness.pytest_plugin.around import Taken, look_back
+    from harness.pytest_plugin.collection import needs_of, second_choice
+
+    choice = second_choice(request.node, _harness_choice)
+    spec = running(request.config).pool().prepare(choice, needs_of(request.node))
+    taken = Taken(request.node, choice, spec, first=_harness_vm)
+    yield taken.machine
+    try:
+        look_back(request.node, taken)
+    finally:
+        taken.give_back()
+
+
+@pytest.fixture
 def _harness_loader(request: pytest.FixtureRequest) -> str:
     """The loader of a test's bpf(2) calls: a parameter where --loader says so."""
     return str(getattr(request, "param", RAW))
@@ -124,6 +142,22 @@ def vm(_harness_vm: Machine) -> Machine:
 def guest(_harness_guest: Guest) -> Guest:
     """The guest: call functions and run programs there, read its kernel log."""
     return _harness_guest
+
+
+@pytest.fixture
+def second_vm(_harness_second_vm: Machine) -> Machine:
+    """Another machine, on the kernel that `vm(second=...)` names or the same; its cards reach those of the first."""
+    return _harness_second_vm
+
+
+@pytest.fixture
+def second_guest(_harness_second_vm: Machine, _harness_guest: Guest) -> Guest:
+    """The guest of the second machine; the test's report shows what it prints among the output of the first."""
+    from harness.remote.guest import Guest
+
+    guest = Guest(_harness_second_vm)
+    guest.outputs = _harness_guest.outputs
+    return guest
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 PREFIX = "harness_"
 
 MARKERS = {
-    "vm": "(memory, cpus, parameters, modules, rootfs, network, scope, group): shape the test's machine, or share it.",
+    "vm": "(memory, cpus, parameters, modules, rootfs, network, nics, second, scope, group): shape the test's machine.",
     "kernel": "(condition, ...): run the test only on kernels of these versions, such as '>=5.11' or '>=5.10,<6.2'.",
     "requires": "(capability, ...): run the test only on kernels with these capabilities, which probes find.",
     "leaks": "(reason): let the test leave kernel objects behind.",

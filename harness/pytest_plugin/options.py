@@ -19,6 +19,7 @@ KERNEL_PARAMETER = "_harness_choice"
 LOADER_PARAMETER = "_harness_loader"
 KERNEL_FIXTURE = "_harness_kernel"
 VM_FIXTURE = "_harness_vm"
+SECOND_FIXTURE = "_harness_second_vm"
 BCC_FIXTURE = "_harness_bcc"
 """Fixtures that this plugin's own are made of: a project may have others that are called `kernel` or `vm`."""
 

@@ -7,16 +7,21 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from harness.errors import HarnessError
-from harness.pytest_plugin.collection import kernel_of, wanted_by
+from harness.pytest_plugin.collection import kernel_of, wanted_by, wanted_second
 from harness.pytest_plugin.evidence import EvidenceLast
 from harness.pytest_plugin.options import KERNEL_FIXTURE, PREFIX, TAKEN, VM_FIXTURE, option, refuse_parallel
 from harness.pytest_plugin.pause import check_pause_options
 from harness.pytest_plugin.state import STATE, PluginState
 from harness.util import interrupts
+
+if TYPE_CHECKING:
+    from harness.kernel.types import Choice
+    from harness.vm.spec import Needs
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -124,12 +129,24 @@ def pytest_runtestloop(session: pytest.Session) -> None:
         session.testsfailed and not config.getoption("continue_on_collection_errors")
     ):
         return
-    machines = list(dict.fromkeys(wanted for item in session.items if (wanted := wanted_by(item)) is not None))
+    machines = list(
+        dict.fromkeys(
+            wanted for item in session.items for wanted in (wanted_by(item), _second(item)) if wanted is not None
+        )
+    )
     # Each of xdist's workers begins with another, since one machine is saved once.
     worker = getattr(config, "workerinput", {}).get("workerid", "").removeprefix("gw")
     first = int(worker) % len(machines) if worker.isdecimal() and machines else 0
     for choice, needs in machines[first:] + machines[:first]:
         config.stash[STATE].pool().save(choice, needs)
+
+
+def _second(item: pytest.Item) -> tuple[Choice, Needs] | None:
+    """Return what a test asks of its second machine; an error is the test's own, when its fixture raises it again."""
+    try:
+        return wanted_second(item)
+    except HarnessError:
+        return None
 
 
 def _heed_termination(state: PluginState) -> None:

@@ -47,6 +47,7 @@ class PluginState:
         self.output = Output(config)
         self._choices: list[Choice] | None = None
         self._pool: Pool | None = None
+        self._named: dict[object, Choice] = {}
         self._capabilities: Capabilities | None = None
         self.next: tuple[Choice, Needs] | None = None
         self.shared: SharedMachine | None = None
@@ -92,6 +93,27 @@ class PluginState:
                 hint="select one (--kernel), or name the fixture among the arguments of a plain test function",
             )
         return choices[0]
+
+    def choice_of(self, selector: object) -> Choice:
+        """Return the one kernel that a test's marker names besides those of the run, resolved once.
+
+        Raises:
+            HarnessError: It names none, or several.
+        """
+        from harness.errors import UsageError
+
+        if selector not in self._named:
+            if not isinstance(selector, str):
+                raise UsageError(f"second of the marker vm is {selector!r}", expected='a selector such as "6.1"')
+            found = self._catalog.resolve([selector])
+            if len(found) != 1:
+                raise UsageError(
+                    f"second of the marker vm is {selector!r}, which names {len(found)} kernels",
+                    expected="one kernel",
+                    hint=f'second="{found[-1].label}"' if found else "",
+                )
+            self._named[selector] = found[0]
+        return self._named[selector]
 
     @functools.cached_property
     def _catalog(self) -> Catalog:

@@ -59,6 +59,11 @@ class Guest:
         return self._machine.spec.architecture.byte_order
 
     @property
+    def addresses(self) -> tuple[str, ...]:
+        """The IPv4 addresses of the network cards that it has for another machine of the test."""
+        return self._machine.addresses
+
+    @property
     def process(self) -> GuestProcess:
         """The guest process of this test; its file descriptors stay open until the test ends."""
         if self._process is None:

@@ -75,7 +75,7 @@ def qemu_options(spec: MachineSpec, run_dir: Path) -> tuple[str, ...]:
     return (
         *memory,
         *disk,
-        *network_options(cards_of(spec.needs.network), spec.architecture.card),
+        *network_options(cards_of(spec.needs.network, spec.needs.nics), spec.architecture.card),
         f"-initrd {shlex.quote(str(spec.image.path))}",
         # No CD-ROM drive, no parallel port, no controllers of disks and sensors: each costs start-up time, is something
         # that a guest can attack, and nothing uses them.

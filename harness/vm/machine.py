@@ -31,6 +31,7 @@ from harness.vm.console import cause_of_death, tail_of
 from harness.vm.death import is_out_of_memory, why_it_ended
 from harness.vm.guest_process import GuestProcess
 from harness.vm.host_state import Watch
+from harness.vm.network import address_of, link_card
 from harness.vm.process import QemuProcess, pids_of_qemu
 from harness.vm.spec import MachineSpec
 
@@ -88,6 +89,7 @@ class Machine:
         folder: Its private folder; removed by :meth:`close`.
         about: The agent's report when the machine was ready.
         boot_log: The kernel log up to then, as records of /dev/kmsg.
+        addresses: The IPv4 addresses of the network cards that another machine can be connected to.
         left_open: The descriptors that functions had open when they returned, as harness.guest.leaks.descriptors has
             them, and `function`, the name; for the leak check, which is made when all tests on it are over.
 
@@ -112,6 +114,7 @@ class Machine:
         self.process = process
         self.about = about
         self.boot_log = boot_log
+        self.addresses = tuple(address_of(link_card(number)) for number in range(spec.needs.nics))
         self.left_open: list[dict[str, Any]] = []
         self._channel = channel
         self._state = state

@@ -7,6 +7,7 @@ slow to import, and a clone's commands are written before QEMU runs.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import select
 import socket
@@ -14,6 +15,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from harness.errors import MonitorError
 
 _PROBE = "kernel-harness probe"
 _LONGEST = 1 << 20
@@ -32,6 +35,7 @@ class Monitor:
         self.connection = connection
         self.shutdown = ""
         self._rest = b""
+        self._numbers = itertools.count(1)
 
     @classmethod
     def to(cls, path: Path) -> Monitor | None:
@@ -58,6 +62,31 @@ class Monitor:
         except OSError:
             return False
         return any(message.get("id") == _PROBE for message in self._messages(timeout))
+
+    def run(self, command: dict[str, Any], timeout: float, descriptor: int | None = None) -> None:
+        """Let QEMU carry out a command.
+
+        Args:
+            command: The command.
+            timeout: Seconds.
+            descriptor: Goes along with it.
+
+        Raises:
+            MonitorError: QEMU refuses it, or does not answer.
+        """
+        number = f"kernel-harness {next(self._numbers)}"
+        given = [descriptor] if descriptor is not None else []
+        name = command["execute"]
+        try:
+            socket.send_fds(self.connection, [line({**command, "id": number})], given)
+        except OSError as error:
+            raise MonitorError(f"QEMU's monitor takes no {name}: {error.strerror}") from error
+        for message in self._messages(timeout):
+            if message.get("id") == number:
+                if "error" in message:
+                    raise MonitorError(f"QEMU refused {name}: {message['error'].get('desc', '')}")
+                return
+        raise MonitorError(f"QEMU did not answer to {name} within {timeout:g} s")
 
     def wait_for(self, event: str, timeout: float) -> bool:
         """Wait for an event; return whether it came within `timeout` seconds and before QEMU ended."""

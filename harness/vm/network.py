@@ -1,4 +1,4 @@
-"""What network a machine has: none, its own loopback, or QEMU's user-mode network. Pure.
+"""What network a machine has: none, its own loopback, QEMU's user-mode network, cards to another machine. Pure.
 
 Addresses are decided here and go to the guest on the kernel's command line: no client of DHCP runs there.
 """
@@ -6,6 +6,7 @@ Addresses are decided here and go to the guest on the kernel's command line: no 
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -56,6 +57,44 @@ USER_CARD = Card(
 """The card of a machine with a user-mode network; the addresses are those that QEMU's manual uses."""
 
 
+def address_of(card: Card) -> str:
+    """Return a card's address without the length of the network's prefix."""
+    return card.address.partition("/")[0]
+
+
+def link_card(number: int, machine: int = 1) -> Card:
+    """Return a card whose other end is a hub, to which another machine can be connected while both run.
+
+    Args:
+        number: Which card of the machine, from 0 on; it is connected with the other machine's of the same number.
+        machine: Which machine of a test, from 1 on: clones of one saved machine would have the same addresses.
+    """
+    return Card(
+        f"harness-link{number}",
+        f"hubport,hubid={number}",
+        f"52:54:00:6b:{machine:02x}:{number:02x}",
+        f"10.1.{number}.{machine}/24",
+    )
+
+
+def sink_options(cards: Sequence[Card]) -> tuple[str, ...]:
+    """Return QEMU's options for a second port of each hub, without anything behind it.
+
+    A hub takes a packet only when some other port can take it. Without this one, what a card sends before another
+    machine is there would wait, and the kernel would complain of a card that sends nothing.
+    """
+    hubs = [card.backend for card in cards if card.backend.startswith("hubport,")]
+    return tuple(f"-netdev {hub.replace(',', f',id=harness-sink{at},')}" for at, hub in enumerate(hubs))
+
+
+_LONELY = re.compile(r": warning: (?:hub|netdev) .*(?:has no peer|is not connected to host network)\s*$")
+
+
+def without_warnings(lines: Sequence[str]) -> list[str]:
+    """Return the lines of a console without QEMU's warnings of hubs that nothing is connected to, as is meant."""
+    return [line for line in lines if not _LONELY.search(line)]
+
+
 def network_named(word: object) -> Network:
     """Return the network that a user named.
 
@@ -72,9 +111,14 @@ def network_named(word: object) -> Network:
         ) from None
 
 
-def cards_of(network: Network) -> tuple[Card, ...]:
-    """Return the network cards of a machine."""
-    return (USER_CARD,) if network is Network.USER else ()
+def cards_of(network: Network, links: int) -> tuple[Card, ...]:
+    """Return the network cards of a machine.
+
+    Args:
+        network: What its programs reach.
+        links: How many cards it has for another machine.
+    """
+    return (*map(link_card, range(links)), *((USER_CARD,) if network is Network.USER else ()))
 
 
 def network_options(cards: Sequence[Card], device: str) -> tuple[str, ...]:
@@ -84,7 +128,7 @@ def network_options(cards: Sequence[Card], device: str) -> tuple[str, ...]:
         cards: The cards.
         device: The device of the architecture, with its own options.
     """
-    return tuple(
+    return sink_options(cards) + tuple(
         option
         for card in cards
         for option in (
@@ -94,10 +138,11 @@ def network_options(cards: Sequence[Card], device: str) -> tuple[str, ...]:
     )
 
 
-def network_words(network: Network) -> tuple[str, ...]:
+def network_words(network: Network, links: int) -> tuple[str, ...]:
     """Return the words of the kernel's command line that tell the guest of its network."""
     cards = "+".join(
-        ",".join(filter(None, (card.mac, card.address, card.gateway, card.resolver))) for card in cards_of(network)
+        ",".join(filter(None, (card.mac, card.address, card.gateway, card.resolver)))
+        for card in cards_of(network, links)
     )
     down = ("harness.loopback=off",) if network is Network.NONE else ()
     return (*down, *((f"harness.cards={cards}",) if cards else ()))

@@ -10,12 +10,12 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pexpect
 
 from harness import needs
-from harness.errors import StateError, ToolMissing
+from harness.errors import MonitorError, StateError, ToolMissing
 from harness.util import architecture
 from harness.util.architecture import Architecture
 from harness.util.proc import kill_group
@@ -23,6 +23,7 @@ from harness.vm.command import CONSOLE_LOG, QEMU_ARGV, QMP_SOCKET, TOOLS
 from harness.vm.console import Console, read_lines
 from harness.vm.death import QemuEnd
 from harness.vm.monitor import Monitor
+from harness.vm.network import without_warnings
 from harness.vm.sandbox import User, confine
 
 # What names the ports in the guest that a command's output goes through.
@@ -48,6 +49,9 @@ class QemuProcess(Protocol):
 
     def monitor_answers(self, timeout: float) -> bool | None:
         """Return whether QEMU itself answers within `timeout` seconds; None when it cannot be asked."""
+
+    def run(self, command: dict[str, Any], timeout: float, descriptor: int | None = None) -> None:
+        """Let QEMU carry out a command of its monitor; see :meth:`harness.vm.monitor.Monitor.run`."""
 
     def command(self) -> list[str]:
         """Return QEMU's command."""
@@ -198,6 +202,10 @@ class ClonedProcess:
         """Return whether QEMU itself answers; see :class:`QemuProcess`."""
         return self.monitor.answers(timeout)
 
+    def run(self, command: dict[str, Any], timeout: float, descriptor: int | None = None) -> None:
+        """Let QEMU carry out a command; see :class:`QemuProcess`."""
+        self.monitor.run(command, timeout, descriptor)
+
     def command(self) -> list[str]:
         """Return QEMU's command."""
         return self._argv
@@ -208,7 +216,7 @@ class ClonedProcess:
         for path in (self._log, self._errors):
             if path.exists():
                 lines += read_lines(path)
-        return lines
+        return without_warnings(lines)
 
     def kill(self) -> None:
         """Kill QEMU."""
@@ -278,13 +286,20 @@ class VngProcess:
         """Return whether QEMU itself answers; see :class:`QemuProcess`."""
         return self.monitor.answers(timeout) if self.monitor is not None else None
 
+    def run(self, command: dict[str, Any], timeout: float, descriptor: int | None = None) -> None:
+        """Let QEMU carry out a command; see :class:`QemuProcess`."""
+        self.watch()
+        if self.monitor is None:
+            raise MonitorError("QEMU's monitor cannot be reached", expected="a QEMU that runs")
+        self.monitor.run(command, timeout, descriptor)
+
     def command(self) -> list[str]:
         """Return QEMU's command, which vng has composed; nothing before vng has started QEMU or after :meth:`kill`."""
         return self._recorded.read_bytes().decode().split("\0")[:-1] if self._recorded.exists() else []
 
     def console(self) -> list[str]:
         """Return the console's last lines; see :class:`QemuProcess`."""
-        return self._console.lines()
+        return without_warnings(self._console.lines())
 
     def kill(self) -> None:
         """Kill QEMU; vng then ends by itself and removes its own temporary files."""

@@ -65,6 +65,7 @@ class Needs:
         image: Extra content of the guest image: "" for none, "bcc" for bcc and the kernel's headers.
         rootfs: Path of a folder or archive that programs of the guest get as their root; "" for none.
         network: What its programs reach.
+        nics: Network cards that another machine of the test can be connected to.
     """
 
     memory: int = 256
@@ -74,6 +75,7 @@ class Needs:
     image: str = ""
     rootfs: str = ""
     network: Network = Network.LOOPBACK
+    nics: int = 0
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ class MachineSpec:
         # What the image holds is imported before the template is saved, so that no test waits for it.
         preload = (f"harness.preload={self.needs.image}",) if self.needs.image else ()
         disk = (f"harness.rootfs={DISK}",) if self.rootfs is not None else ()
-        return (*self.needs.parameters, *preload, *disk, *network_words(self.needs.network))
+        return (*self.needs.parameters, *preload, *disk, *network_words(self.needs.network, self.needs.nics))
 
     def running_under(self, accel: Accel) -> MachineSpec:
         """Return the same with another acceleration, to try it."""

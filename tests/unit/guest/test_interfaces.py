@@ -9,7 +9,7 @@ from harness.vm.network import Network, network_words
 
 
 def test_the_guest_reads_what_the_host_writes() -> None:
-    (word,) = network_words(Network.USER)
+    (word,) = network_words(Network.USER, 0)
     card = parse_card(word.removeprefix("harness.cards="))
     assert card == ("52:54:00:6b:68:ff", "10.0.2.15", 24, "10.0.2.2", "10.0.2.3")
 

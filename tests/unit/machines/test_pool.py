@@ -186,3 +186,19 @@ def test_memory_that_a_machine_of_the_architecture_cannot_have_is_refused_before
     with pytest.raises(UsageError, match=r"a guest of 6\.12-ppc64el cannot have 300 MiB of memory") as caught:
         Pool(Settings(), print, acquire=acquire).prepare(choice, Needs(memory=300))
     assert caught.value.expected == "a multiple of 256 MiB, for ppc64el"
+
+
+def test_a_second_machine_is_never_the_one_that_tests_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Up:
+        def close(self) -> None:
+            pass
+
+    made = [Up(), Up()]
+    pool = Pool(Settings(isolation=pools.Isolation.FORK), lambda _: None)
+    monkeypatch.setattr(pool, "_new", lambda _spec: made.pop(0))
+    monkeypatch.setattr(pools, "is_healthy", lambda _machine: True)
+    spec = spec_of("/k", "/i")
+    first, second = pool.take(spec), pool.take(spec, another=True)
+    assert second is not first
+    pool.give_back(spec, second)
+    assert pool.take(spec) is first

@@ -23,7 +23,7 @@ from harness.vm.command import (
     vng_argv,
     wrapper_script,
 )
-from harness.vm.network import Network, network_named
+from harness.vm.network import Network, link_card, network_named, without_warnings
 from harness.vm.spec import Accel, MachineSpec, Needs
 from tests.unit.vm.specs import spec_of
 
@@ -135,6 +135,29 @@ def test_a_machine_has_a_network_only_when_one_is_named() -> None:
     assert f"-netdev {backend}" in options
     assert "-device virtio-net-pci,romfile=,netdev=harness-user,mac=52:54:00:6b:68:ff" in options
     assert "harness.cards=52:54:00:6b:68:ff,10.0.2.15/24,10.0.2.2,10.0.2.3" in kernel_words(spec)
+
+
+def test_a_card_for_another_machine_ends_in_a_hub_that_always_takes_what_it_sends() -> None:
+    spec = spec_of("/k", "/i", Needs(nics=2))
+    options = qemu_options(spec, RUN_DIR)
+    for number in (0, 1):
+        assert f"-netdev hubport,id=harness-sink{number},hubid={number}" in options
+        assert f"-netdev hubport,id=harness-link{number},hubid={number}" in options
+        device = f"virtio-net-pci,romfile=,netdev=harness-link{number},mac=52:54:00:6b:01:0{number}"
+        assert f"-device {device}" in options
+    cards = "52:54:00:6b:01:00,10.1.0.1/24+52:54:00:6b:01:01,10.1.1.1/24"
+    assert f"harness.cards={cards}" in kernel_words(spec)
+    assert (link_card(1, 2).mac, link_card(1, 2).address) == ("52:54:00:6b:02:01", "10.1.1.2/24")
+
+
+def test_what_qemu_says_of_hubs_is_not_the_consoles() -> None:
+    said = [
+        "qemu-system-x86_64: warning: hub port harness-sink0 has no peer\r",
+        "qemu-system-x86_64: warning: hub 0 is not connected to host network",
+        "qemu-system-x86_64: warning: netdev harness-sink0 has no peer",
+        "qemu-system-x86_64: warning: something else",
+    ]
+    assert without_warnings(said) == said[3:]
 
 
 def test_a_network_that_is_none_is_one_error() -> None:

@@ -12,6 +12,7 @@ from harness.errors import GuestHung, QemuStalled
 from harness.guest import calls, wire
 from harness.vm import machine as machines
 from harness.vm.machine import Machine, State
+from harness.vm.spec import Needs
 
 STARVED = "QEMU got 0.2 s of processor time in 5.0 s and waited for more"
 
@@ -54,7 +55,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, *found: str | None) -> tuple[Machin
     monkeypatch.setattr(machines, "Watch", lambda _pid: Host(*found))
     channel = SilentProcess()
     process: Any = SimpleNamespace(pid=lambda: 0, console=list, monitor_answers=lambda _timeout: True)
-    spec: Any = SimpleNamespace(label="6.1")
+    spec: Any = SimpleNamespace(label="6.1", needs=Needs())
     made = Machine(spec, folder=Path(), process=process, channel=channel, about={"release": "6.1.0"}, boot_log=[])  # type: ignore[arg-type]
     return made, channel
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from collections.abc import Iterator
 
 import pytest
 
+from harness.errors import MonitorError
 from harness.vm.monitor import Monitor
 
 SHUTDOWN = {"event": "SHUTDOWN", "data": {"guest": True, "reason": "guest-reset"}}
@@ -69,3 +71,26 @@ def test_an_event_is_waited_for_and_what_comes_with_it_is_not_lost(ends: tuple[M
     assert not monitor.wait_for("RESUME", 0)
     theirs.close()
     assert not monitor.wait_for("RESUME", 10)
+
+
+def test_a_command_goes_with_its_descriptor_and_its_own_answer_is_awaited(ends: tuple[Monitor, socket.socket]) -> None:
+    monitor, theirs = ends
+    say(theirs, {"return": {}}, {"event": "RESUME"}, {"return": {}, "id": "kernel-harness 1"})
+    with socket.socket() as given:
+        monitor.run({"execute": "getfd", "arguments": {"fdname": "x"}}, 20.0, given.fileno())
+    data, descriptors, *_ = socket.recv_fds(theirs, 4096, 2)
+    assert json.loads(data) == {"execute": "getfd", "arguments": {"fdname": "x"}, "id": "kernel-harness 1"}
+    assert len(descriptors) == 1
+    os.close(descriptors[0])
+
+
+def test_a_command_that_is_refused_says_why(ends: tuple[Monitor, socket.socket]) -> None:
+    monitor, theirs = ends
+    say(theirs, {"error": {"class": "GenericError", "desc": "no such hub"}, "id": "kernel-harness 1"})
+    with pytest.raises(MonitorError, match="QEMU refused netdev_add: no such hub"):
+        monitor.run({"execute": "netdev_add"}, 20.0)
+    with pytest.raises(MonitorError, match="did not answer to netdev_add"):
+        monitor.run({"execute": "netdev_add"}, 0.1)
+    theirs.close()
+    with pytest.raises(MonitorError, match="takes no netdev_add"):
+        monitor.run({"execute": "netdev_add"}, 0.1)
