@@ -47,7 +47,8 @@ def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
         "--rootfs",
         type=Path,
         metavar="WHAT",
-        help="a folder, a tar archive or a saved container image: the root file system of the program",
+        help="the root file system of the program: a folder, a tar archive, a saved container image, or this machine's "
+        "own files: host, host:FOLDER:FOLDER",
     )
     parser.add_argument(
         "--network",
@@ -99,7 +100,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from harness.exec.parcel import Parcel, pack, parse_push
     from harness.exec.record import ExecRecord
     from harness.exec.run import Wishes, parse_env, parse_results
-    from harness.image.rootfs import rootfs
+    from harness.image.rootfs import named, rootfs
     from harness.util.architecture import Architecture
     from harness.vm.network import Network
     from harness.vm.spec import Needs
@@ -111,7 +112,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.folder_limit < 0 or arguments.timeout < 0:
         raise UsageError("--folder-limit and --timeout are not negative")
     pushes = [parse_push(text) for text in arguments.push]
-    what = arguments.rootfs.absolute() if arguments.rootfs is not None else None
+    what = named(arguments.rootfs, Path.cwd()) if arguments.rootfs is not None else None
 
     def pack_for(wanted: Architecture, userland: Path | None) -> Parcel:
         return pack(

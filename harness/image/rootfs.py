@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from harness import needs
 from harness.errors import BuildError, UsageError
+from harness.image import host
 from harness.util import cache
 from harness.util.proc import run
 
 if TYPE_CHECKING:
     from harness.image.tree import Node
+
+Files = list[tuple[str, os.stat_result]]
 
 log = logging.getLogger("harness.image")
 
@@ -52,11 +57,22 @@ class Rootfs:
         return found if found is not None else frozenset()
 
 
+def named(what: Path, folder: Path) -> Path:
+    """Return the root file system that a user named, as :func:`rootfs` takes it.
+
+    Args:
+        what: A path, or this machine's own files: "host", "host:FOLDER".
+        folder: What a relative path begins in.
+    """
+    return what if host.is_host(str(what)) else folder / what
+
+
 def rootfs(what: Path, wanted: str) -> Rootfs:
     """Return the root file system that a path stands for, made if it changed since the last time.
 
     Args:
-        what: A folder or an archive, see :func:`harness.image.layers.read_into`.
+        what: A folder or an archive, see :func:`harness.image.layers.read_into`; or this machine's own files, see
+            :func:`harness.image.host.host_files`.
         wanted: The architecture that is taken of an image for several.
 
     Raises:
@@ -65,12 +81,18 @@ def rootfs(what: Path, wanted: str) -> Rootfs:
         BuildError: mke2fs fails.
         CacheError: The cache folder cannot be written, or the disk is full.
     """
-    if not what.exists():
+    files = None
+    if host.is_host(str(what)):
+        host.check_architecture(wanted)
+        files = host.host_files(str(what), host.ROOT)
+    elif not what.exists():
         raise UsageError(
             f"there is no {what} for a root file system",
             expected="a folder, a tar archive, or a file of docker save or podman save",
         )
-    digest = hashlib.sha256(repr((FORMAT, wanted, _digest(what))).encode()).hexdigest()
+    digest = hashlib.sha256(
+        repr((FORMAT, wanted, _digest(what) if files is None else _facts(files))).encode()
+    ).hexdigest()
     path = cache.cache_root() / "rootfs" / f"{digest[:24]}.ext4"
     record = path.with_suffix(".json")
     found = Rootfs(path, digest)
@@ -84,7 +106,7 @@ def rootfs(what: Path, wanted: str) -> Rootfs:
     def make() -> Rootfs:
         log.info("making a root file system of %s", what)
         with cache.new_file(path) as image:
-            names = _make(image, what, wanted)
+            names = _make(image, what, wanted, files)
             size = image.stat().st_size
             image.chmod(0o444)  # QEMU is another user
         cache.write_record(record, {"size": size, "names": names})
@@ -107,6 +129,17 @@ def _digest(what: Path) -> str:
     return known
 
 
+def _facts(files: Files) -> str:
+    """Return what changes when one of this machine's files changes."""
+    known = hashlib.sha256()
+    for place, status in files:
+        facts = [place, status.st_mode, status.st_uid, status.st_gid]
+        if not stat.S_ISDIR(status.st_mode):  # a folder changes with files that no guest has
+            facts += [status.st_size, status.st_mtime_ns]
+        known.update(repr(facts).encode(errors="surrogateescape"))
+    return known.hexdigest()
+
+
 def _signature(what: Path) -> Iterable[tuple[str, int, int, int]]:
     """Yield what changes when a file or folder changes."""
     paths = [what, *(sorted(what.rglob("*")) if what.is_dir() else ())]
@@ -116,7 +149,7 @@ def _signature(what: Path) -> Iterable[tuple[str, int, int, int]]:
             yield str(path), status.st_mode, status.st_size, status.st_mtime_ns
 
 
-def _make(image: Path, what: Path, wanted: str) -> list[str]:
+def _make(image: Path, what: Path, wanted: str, files: Files | None) -> list[str]:
     """Write the image; return the absolute paths of its files and links."""
     from harness.image.layers import read_into  # few machines have one
     from harness.image.tree import FileTree
@@ -127,14 +160,17 @@ def _make(image: Path, what: Path, wanted: str) -> list[str]:
         folder.mkdir(mode=0o700)
         contents.mkdir(mode=0o700)
         tree = FileTree(str(what), contents)
-        read_into(tree, what, wanted)
+        if files is None:
+            read_into(tree, what, wanted)
+        else:
+            tree.add_files(host.ROOT, files)
         tree.finish()
         for place, node in tree.nodes.items():
             if node.kind == "file":
                 (contents / place).chmod(0o600)
         inodes = len(tree.nodes) * 11 // 10 + 1024
-        files = [(contents / place).lstat().st_size for place in tree.nodes]
-        content = sum(-(-size // _BLOCK) * _BLOCK for size in files) + len(files) * _BLOCK // 4
+        sizes = [(contents / place).lstat().st_size for place in tree.nodes]
+        content = sum(-(-size // _BLOCK) * _BLOCK for size in sizes) + len(sizes) * _BLOCK // 4
         size = (content * 21 // 20 + inodes * _INODE + _SPARE) // _BLOCK
         argv = [str(mke2fs), "-q", "-F", "-t", "ext4", "-O", _FEATURES, "-b", str(_BLOCK), "-I", str(_INODE)]
         argv += ["-N", str(inodes), "-m", "0", "-E", "root_owner=0:0,lazy_itable_init=1", "-d", str(contents)]

@@ -10,7 +10,7 @@ import os
 import shutil
 import stat
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -94,6 +94,28 @@ class FileTree:
                     raise self.refused(f"{path} is neither a file, a folder nor a link")
         except PermissionError as error:
             raise self.refused(f"{error.filename} cannot be read") from None
+
+    def add_files(self, root: Path, files: Iterable[tuple[str, os.stat_result]]) -> None:
+        """Add files, folders and links of this machine, each folder before its content.
+
+        What cannot be read, or is gone meanwhile, is left out.
+
+        Args:
+            root: The folder that is the root.
+            files: Their paths below it, and what they are.
+        """
+        for place, status in files:
+            node = Node("", stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
+            try:
+                if stat.S_ISDIR(status.st_mode):
+                    self._put(place, node, "folder")
+                elif stat.S_ISLNK(status.st_mode):
+                    self._put(place, node, "link", target=str((root / place).readlink()))
+                else:
+                    with (root / place).open("rb") as content:
+                        self._put(place, node, "file", content=content, time=status.st_mtime)
+            except (FileNotFoundError, PermissionError):
+                continue
 
     def add_layer(self, archive: tarfile.TarFile, *, whiteouts: bool) -> None:
         """Add what is in an archive over what is there.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -173,7 +174,9 @@ def needs_of(item: pytest.Item) -> Needs:
         asked[name] = tuple(words)
     what = asked.get("rootfs") or item.config.getini("harness_rootfs")
     if what:
-        asked["rootfs"] = str(item.config.rootpath / str(what))
+        from harness.image.rootfs import named
+
+        asked["rootfs"] = str(named(Path(str(what)), item.config.rootpath))
     if "network" in asked:
         from harness.vm.network import network_named
 

@@ -84,7 +84,7 @@ def declare_settings(parser: pytest.Parser) -> None:
     parser.addini("harness_arch", "architecture of kernels that are selected without one", default="")
     parser.addini(
         "harness_rootfs",
-        "root file system of programs, where the marker vm names none: a folder, tar archive or saved image",
+        "root file system of programs, where the marker vm names none: a folder, tar archive, saved image or host",
         default="",
     )
     parser.addini(
