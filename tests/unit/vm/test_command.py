@@ -133,7 +133,7 @@ def test_a_machine_has_a_network_only_when_one_is_named() -> None:
     options = qemu_options(spec, RUN_DIR)
     backend = "user,id=harness-user,net=10.0.2.0/24,host=10.0.2.2,dns=10.0.2.3,ipv6=off"
     assert f"-netdev {backend}" in options
-    assert "-device virtio-net-pci,romfile=,netdev=harness-user,mac=52:54:00:6b:68:ff" in options
+    assert "-device virtio-net-pci,romfile=,guest_announce=off,netdev=harness-user,mac=52:54:00:6b:68:ff" in options
     assert "harness.cards=52:54:00:6b:68:ff,10.0.2.15/24,10.0.2.2,10.0.2.3" in kernel_words(spec)
 
 
@@ -143,7 +143,7 @@ def test_a_card_for_another_machine_ends_in_a_hub_that_always_takes_what_it_send
     for number in (0, 1):
         assert f"-netdev hubport,id=harness-sink{number},hubid={number}" in options
         assert f"-netdev hubport,id=harness-link{number},hubid={number}" in options
-        device = f"virtio-net-pci,romfile=,netdev=harness-link{number},mac=52:54:00:6b:01:0{number}"
+        device = f"virtio-net-pci,romfile=,guest_announce=off,netdev=harness-link{number},mac=52:54:00:6b:01:0{number}"
         assert f"-device {device}" in options
     cards = "52:54:00:6b:01:00,10.1.0.1/24+52:54:00:6b:01:01,10.1.1.1/24"
     assert f"harness.cards={cards}" in kernel_words(spec)
