@@ -15,12 +15,12 @@ def panic():
     Path("/proc/sysrq-trigger").write_text("c")
 
 
-@pytest.mark.vm(nics=2)
+@pytest.mark.vm(network="none", nics=2)
 def test_leaks(guest, second_guest):
     Bpf(second_guest.process).map("array").pin("/sys/fs/bpf/left")
 
 
-@pytest.mark.vm(nics=2)
+@pytest.mark.vm(network="none", nics=2)
 def test_panics(second_guest):
     second_guest.call(panic)
 

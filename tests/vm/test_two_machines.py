@@ -13,6 +13,8 @@ from harness.testing import Guest, Machine
 
 PORT = 5000
 
+pytestmark = pytest.mark.vm(network="none", nics=2)  # one saved machine with the test of no network
+
 
 def answer(count: int) -> list[str]:
     """Answer datagrams with their own content in capitals; return who sent each."""
@@ -48,7 +50,6 @@ def macs() -> set[str]:
     return {(card / "address").read_text().strip() for card in Path("/sys/class/net").glob("eth*")}
 
 
-@pytest.mark.vm(nics=2)
 def test_each_card_reaches_the_other_machines_card_of_the_same_number(guest: Guest, second_guest: Guest) -> None:
     assert guest.addresses == ("10.1.0.1", "10.1.1.1")
     assert second_guest.addresses == ("10.1.0.2", "10.1.1.2")
@@ -59,7 +60,7 @@ def test_each_card_reaches_the_other_machines_card_of_the_same_number(guest: Gue
         assert came.result() == ["10.1.0.1", "10.1.1.1"]
 
 
-@pytest.mark.vm(nics=2, second="6.12")
+@pytest.mark.vm(second="6.12")
 def test_the_second_machine_may_have_another_kernel(
     vm: Machine, guest: Guest, second_vm: Machine, second_guest: Guest
 ) -> None:
