@@ -21,12 +21,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import CacheError, HarnessError, KernelFileError, MirrorError, SelectorError
 from harness.kernel import cache as kernel_cache
 from harness.kernel import lockfile
+from harness.kernel.build import missing
 from harness.kernel.files.download import Meter, no_meter, served_by
 from harness.kernel.selection import Policy, arrange, has_version, select
 from harness.kernel.selector import GRAMMAR, SINGLE, Item, SelectorKind, is_distribution, parse
@@ -46,14 +48,6 @@ ON_REQUEST = {
     "ubuntu": (SelectorKind.SERIES, SelectorKind.RELEASE),
 }
 """Providers that are asked only for what those before them do not have, in this order, and for which kinds of items."""
-
-
-SOURCE = "source"
-"""The provider's name in choices that are to be built."""
-
-BUILT_FLAVOUR = "minimal"
-
-_BUILDABLE = (SelectorKind.SERIES, SelectorKind.RELEASE)
 
 
 def silent(line: str) -> None:
@@ -233,35 +227,15 @@ class Catalog:
             if not chosen:
                 asked = (*asked, name)
                 chosen = self._select(item, (name,), rules, of, every=every)
-        buildable = item.kind in _BUILDABLE and not item.provider and item.flavour in ("", *self.local.flavours)
+        buildable = not item.provider and item.flavour in ("", *self.local.flavours)
         if not chosen and self._build_missing and buildable:
-            chosen = self._to_build(item, of)
+            chosen = missing.choices(item, of, progress=self.progress)
         # The cache alone cannot say which kernels `all` or a range means: a run over fewer kernels would look
         # complete.
         failed = any((name, of) in self.troubles for name in asked)
         if not chosen or (item.kind not in SINGLE and failed):
             raise self._nothing(item, asked, of)
         return chosen
-
-    def _to_build(self, item: Item, of: str) -> list[Choice]:
-        from harness.kernel.build import kbuild, source
-
-        if of not in kbuild.buildable():
-            return []
-        _, version, _, _ = source.on_kernel_org(item.word, progress=self.progress)
-        return [Choice(item.text, version, SOURCE, str(version), item.flavour or BUILT_FLAVOUR, architecture=of)]
-
-    def _build(self, choice: Choice) -> Kernel:
-        from harness.kernel.build import kbuild, source
-
-        of = choice.architecture
-        known = kernel_cache.load(kbuild.choice_of(choice.version, choice.flavour, wanted=of), progress=self.progress)
-        if known is None:
-            tree = source.from_kernel_org(choice.key, progress=self.progress, meter=self._meter)
-            known = kbuild.build(
-                tree.path, choice.flavour, origin=tree.origin, wanted=of, progress=self.progress
-            ).kernel
-        return replace(known, label=choice.label)
 
     def _more(self, item: Item, asked: Sequence[str], of: str) -> list[str]:
         """Return the providers that are asked for what those with a complete list do not have."""
@@ -294,35 +268,20 @@ class Catalog:
                 else:
                     yield name, self._reason(name, of)
             if not item.provider:
-                yield SOURCE, self._source_reason(item, of)
+                index = partial(self._debian_index, of)
+                yield missing.SOURCE, missing.reason(item, of, index, progress=self.progress)
 
     def _reason(self, name: str, of: str) -> str:
         return self.troubles[name, of].what if (name, of) in self.troubles else "has no such kernel"
 
-    def _source_reason(self, item: Item, of: str) -> str:
-        """Return what `harness kernels build` would build of an item, or why nothing."""
-        from harness.kernel.build import kbuild, source
-
-        if item.kind not in _BUILDABLE:
-            return "builds a series or a release, and this is neither"
-        if of not in kbuild.buildable():
-            return f"builds for {' and '.join(kbuild.buildable())} alone"
-        command = f"`harness kernels build {item.word}{_option(of)}` makes it"
-        try:
-            # A mirror that does not answer has been reported as Debian's.
-            index = {"sources": []} if (INDEXED[1], of) in self.troubles else self.debian.index(progress=self.progress)
-            package = source.debian_package(item.word, index)
-            if package is not None:
-                return f"{package['name']} {package['version']}: {command}"
-            _, version, _, _ = source.on_kernel_org(item.word, progress=self.progress)
-        except HarnessError as error:
-            return error.what
-        return f"{version} of kernel.org: {command}"
+    def _debian_index(self, of: str) -> dict[str, Any]:
+        """Return Debian's index; an empty one where its mirror did not answer, which has been reported as Debian's."""
+        return {"sources": []} if (INDEXED[1], of) in self.troubles else self.debian.index(progress=self.progress)
 
     def _nothing(self, item: Item, asked: Sequence[str], of: str) -> HarnessError:
         lines = [f"{name}: {self._reason(name, of)}" for name in asked]
         if not item.provider:
-            lines.append(f"{SOURCE}: not built here")
+            lines.append(f"{missing.SOURCE}: not built here")
         offers = [offer for name in asked for offer in self._ask(name, of, item)]
         series = sorted({offer.version.series for offer in offers})
         known = ", ".join("{}.{}".format(*one) for one in series)
@@ -395,7 +354,7 @@ class Catalog:
             raise KernelFileError(
                 f"{choice.label}: the kernel {choice.key} that was built here is not in the cache",
                 expected=str(kernel_cache.entry_folder(choice.provider, choice.key)),
-                hint=f"harness kernels build {choice.version} --flavour {choice.flavour}{_option(choice.architecture)}",
+                hint=missing.command(str(choice.version), choice.architecture, choice.flavour),
             )
         named = f"{choice.provider} " if is_distribution(choice.provider) else ""
         with served_by(self.provider(choice.provider, choice.architecture).setting):
@@ -408,8 +367,8 @@ class Catalog:
             )
 
     def _acquire(self, choice: Choice) -> Kernel | None:
-        if choice.provider == SOURCE:
-            return self._build(choice)
+        if choice.provider == missing.SOURCE:
+            return missing.build(choice, progress=self.progress, meter=self._meter)
         if not choice.key.startswith("/"):
             cached = kernel_cache.load(choice, progress=self.progress)
             if cached is not None:
@@ -417,11 +376,6 @@ class Catalog:
         provider = self.provider(choice.provider, choice.architecture)
         with served_by(provider.setting):
             return provider.acquire(choice, progress=self.progress)
-
-
-def _option(of: str) -> str:
-    """Return the option of `harness kernels build` for an architecture, with a blank before it; "" for the own one."""
-    return "" if of == architecture.own_name() else f" --arch {of}"
 
 
 def _wanted(item: Item | None, *, every: bool) -> Wanted:
