@@ -1,4 +1,4 @@
-"""One virtual machine: its state, its guest processes, and the reason when it stops answering."""
+"""One virtual machine: its state, its guest processes, and what is asked of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import enum
 import itertools
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,19 +17,16 @@ from harness.errors import (
     GuestHung,
     GuestProcessDied,
     HarnessError,
-    KernelCrashed,
     ProtocolBroken,
-    QemuStalled,
     StateError,
 )
 from harness.guest import calls, wire
 from harness.util import cache
 from harness.vm import answers
 from harness.vm.channel import Channel, ChannelClosed, decode
-from harness.vm.console import cause_of_death, tail_of
-from harness.vm.death import is_out_of_memory, why_it_ended
+from harness.vm.console import tail_of
+from harness.vm.diagnosis import Diagnosis
 from harness.vm.guest_process import GuestProcess
-from harness.vm.host_state import Watch
 from harness.vm.network import address_of, link_card
 from harness.vm.process import QemuProcess, pids_of_qemu
 from harness.vm.spec import MachineSpec
@@ -39,12 +35,8 @@ if TYPE_CHECKING:
     from harness.guest.calls import P, R
 
 _PING_TIMEOUT = 5.0
-_END_TIMEOUT = 5.0
 _LEDGER_TIMEOUT = 60.0
 _AGENT_TIMEOUT = 10.0
-
-_SPINS = "look for what takes all its processor time: a program at a real-time priority, or a loop in the kernel"
-_WAITS = "look for what stopped it: its processors are idle"
 
 
 class State(enum.Enum):
@@ -118,12 +110,9 @@ class Machine:
         self.left_open: list[dict[str, Any]] = []
         self._channel = channel
         self._state = state
-        self._end: HarnessError | None = None
-        self._ending = threading.Lock()
+        self._diagnosis = Diagnosis(self, channel)
         self._processes = itertools.count(1)
         self._is_used = False
-        self._watch: Watch | None = None
-        channel.waiting = self._look_at_host
 
     def __enter__(self) -> Machine:  # noqa: PYI034 - never subclassed
         return self
@@ -139,7 +128,7 @@ class Machine:
     @property
     def end(self) -> HarnessError | None:
         """What was raised when it was found dead: the reason of its end; None for a machine that did not die."""
-        return self._end
+        return self._diagnosis.end
 
     @property
     def answers(self) -> bool:
@@ -155,6 +144,14 @@ class Machine:
         if to not in MOVES[self._state]:
             self.require(*(state for state, targets in MOVES.items() if to in targets))
         self._state = to
+
+    def die(self) -> None:
+        """Mark the machine dead.
+
+        Raises:
+            StateError: It is closed.
+        """
+        self.move(State.DEAD)
 
     def why_not_cloned(self) -> str | None:
         """Return why this machine cannot become a template, or None when it can."""
@@ -182,9 +179,9 @@ class Machine:
             StateError: It is in another state; the message names both.
             HarnessError: It is dead; the error that was raised when that was found.
         """
-        if self.state is State.DEAD and self._end is not None:
+        if self.state is State.DEAD and self.end is not None:
             # A call during the handling of a kernel crash, to restore a sysctl, must not hide the crash.
-            raise self._end.with_traceback(None)
+            raise self.end.with_traceback(None)
         if self.state not in states:
             raise StateError(
                 f"the machine {self.label} is {self.state.value}",
@@ -258,22 +255,18 @@ class Machine:
         """
         kind = wire.LAST if is_last else wire.REQUEST
         self.require(State.READY)
-        self._watch = None
+        self._diagnosis.begin()
         try:
             answer = self._channel.request(process, shown or request[0], request, timeout=timeout, kind=kind)
             answers.check(call, answer)
             return answer
-        except (ChannelClosed, ProtocolBroken) as error:
-            raise self._explain_end(error) from error
-        except GuestHung as error:
-            raise self._explain_silence(process, error) from error
-        except GuestProcessDied as error:
-            raise self._explain_death(process, error) from error
+        except (ChannelClosed, ProtocolBroken, GuestHung, GuestProcessDied) as error:
+            raise self._diagnosis.explain(process, error) from error
         except (GuestCallError, wire.WireError):
             raise
         except BaseException:
             # Interrupted: half a request may have been sent, so the channel is unusable.
-            self.move(State.DEAD)
+            self.die()
             raise
 
     def decode(self, payload: bytes, what: str) -> Any:
@@ -289,18 +282,16 @@ class Machine:
         try:
             return decode(payload, what)
         except ProtocolBroken as error:
-            raise self._explain_end(error) from error
+            raise self._diagnosis.explain(wire.AGENT, error) from error
 
     def send(self, process: int, request: calls.Request) -> int:
         """Send a request without waiting; return its tag. Arguments and errors as :meth:`request`."""
         self.require(State.READY)
-        self._watch = None
+        self._diagnosis.begin()
         try:
             return self._channel.begin(process, request[0], request, time.monotonic() + _PING_TIMEOUT)
-        except (ChannelClosed, ProtocolBroken) as error:
-            raise self._explain_end(error) from error
-        except GuestHung as error:
-            raise self._explain_silence(wire.AGENT, error) from error
+        except (ChannelClosed, ProtocolBroken, GuestHung) as error:
+            raise self._diagnosis.explain(wire.AGENT, error) from error
 
     def collect(self, process: int, name: str, tag: int, timeout: float) -> tuple[bool, Any]:
         """Return whether the answer to a request that was sent came within the time, and the answer."""
@@ -309,108 +300,8 @@ class Machine:
             return True, self._channel.collect(process, tag, name, time.monotonic() + timeout)
         except GuestHung:
             return False, None
-        except (ChannelClosed, ProtocolBroken) as error:
-            raise self._explain_end(error) from error
-        except GuestProcessDied as error:
-            raise self._explain_death(process, error) from error
-
-    def _look_at_host(self) -> Watch:
-        watch = self._watch or Watch(self.process.pid())
-        self._watch = watch
-        watch.look()
-        return watch
-
-    def _explain_end(self, error: ChannelClosed | ProtocolBroken) -> HarnessError:
-        """Return the error for a channel that closed or carries nonsense: what the guest did, or what was lost."""
-        with self._ending:  # several threads may find it closed
-            if self._end is None:
-                if isinstance(error, ProtocolBroken):
-                    error.detail = self.console_tail(12)
-                    self._end = error
-                else:
-                    self.process.wait(_END_TIMEOUT)
-                    self._end = why_it_ended(self.label, self.release, self.process.end(error.what))
-                self.move(State.DEAD)
-            return self._end
-
-    def _die_of(self, error: HarnessError) -> HarnessError:
-        with self._ending:
-            if self._end is None:
-                self.move(State.DEAD)
-                self._end = error
-            return self._end
-
-    def _ask(self, call: calls.Call[P, R], /, *arguments: P.args, **keywords: P.kwargs) -> R:
-        """Ask the agent while an error is explained: silence and the channel's end are raised as they are."""
-        request = calls.request(call, "", *arguments, **keywords)
-        answer: R = self._channel.request(wire.AGENT, request[0], request, timeout=_PING_TIMEOUT)
-        answers.check(call, answer)
-        return answer
-
-    def _keep_words(self, process: int, error: GuestHung | GuestProcessDied) -> str:
-        """Put what a guest process has printed into its error; return the stacks of its threads."""
-        words = self._ask(calls.Agent.last_words, process)
-        error.stdout, error.stderr, stacks = (
-            words[name].decode(errors="replace") for name in ("stdout", "stderr", "stacks")
-        )
-        return stacks
-
-    def _explain_death(self, process: int, error: GuestProcessDied) -> HarnessError:
-        """Return the error for a guest process that has ended, or for the guest if it has ended too."""
-        error.detail = self.console_tail(12)
-        if is_out_of_memory(error.status, self.process.console()):
-            error.what = f"{error.what}: the guest has no memory left"
-            error.hint = f"it has {self.spec.needs.memory} MiB; the marker vm(memory=MiB) gives it more"
-        try:
-            self._keep_words(process, error)
-        except (ChannelClosed, ProtocolBroken) as other:
-            return self._explain_end(other)
-        except GuestHung as other:
-            return self._explain_silence(wire.AGENT, other)
-        return error
-
-    def _explain_silence(self, process: int, error: GuestHung) -> HarnessError:
-        """Return the error for a missing answer: this machine's doing, or one guest process hangs, or the guest."""
-        watch = self._look_at_host()
-        stalled = watch.trouble()
-        if stalled is None and process != wire.AGENT:
-            hung = GuestHung(f"{error.what}; the kernel {self.release} is alive, the guest process was killed")
-            try:
-                self._ask(calls.Agent.ping)
-                # After a short time-out it shows only now whether this machine let QEMU run.
-                stalled = watch.trouble()
-                if stalled is None:
-                    words = self._keep_words(process, hung)
-                    hung.detail = f"the stacks of its threads, the innermost frame first:\n{words}" if words else ""
-                    self._ask(calls.Agent.signal, process, int(signal.SIGKILL))
-                    return hung
-            except GuestHung:
-                stalled = watch.trouble()
-            except (ChannelClosed, ProtocolBroken) as other:
-                return self._explain_end(other)
-        cause = cause_of_death(self.process.console())
-        if cause is not None:
-            return self._die_of(
-                KernelCrashed(f"the kernel {self.release} crashed: {cause}", detail=self.console_tail())
-            )
-        if stalled is None and self.process.monitor_answers(_PING_TIMEOUT) is False:
-            stalled = "QEMU itself does not answer"
-        if stalled is not None:
-            return self._die_of(
-                QemuStalled(
-                    f"{error.what}: {stalled}",
-                    expected="a machine that lets QEMU run",
-                    hint="run the test again; with fewer workers (-n) or a longer time-out if this machine is busy",
-                    detail=self.console_tail(),
-                )
-            )
-        return self._die_of(
-            GuestHung(
-                f"{error.what}; the kernel {self.release} stopped answering completely",
-                hint=_SPINS if watch.is_busy() else _WAITS,
-                detail=self.console_tail(),
-            )
-        )
+        except (ChannelClosed, ProtocolBroken, GuestProcessDied) as error:
+            raise self._diagnosis.explain(process, error) from error
 
     def close(self) -> None:
         """End QEMU and remove the machine's folder; allowed in any state and more than once."""

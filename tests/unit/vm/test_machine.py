@@ -1,4 +1,4 @@
-"""Whom a machine blames for an answer that did not come."""
+"""What a machine names as the reason for a missing answer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from harness.errors import GuestHung, QemuStalled
 from harness.guest import calls, wire
-from harness.vm import machine as machines
+from harness.vm import diagnosis
 from harness.vm.machine import Machine, State
 from harness.vm.spec import Needs
 
@@ -52,7 +52,7 @@ class Host:
 
 
 def machine(monkeypatch: pytest.MonkeyPatch, *found: str | None) -> tuple[Machine, SilentProcess]:
-    monkeypatch.setattr(machines, "Watch", lambda _pid: Host(*found))
+    monkeypatch.setattr(diagnosis, "Watch", lambda _pid: Host(*found))
     channel = SilentProcess()
     process: Any = SimpleNamespace(pid=lambda: 0, console=list, monitor_answers=lambda _timeout: True)
     spec: Any = SimpleNamespace(label="6.1", needs=Needs())
