@@ -78,7 +78,7 @@ class Bench:
             self._idle(5 if self._quick else 20)
             self._suites()
             if not self._quick:
-                self._ledger(5)
+                self._leak_check(5)
         finally:
             self._pool.close()
 
@@ -192,11 +192,11 @@ class Bench:
                     *(["-n", str(workers)] if workers > 1 else []),
                 )
 
-    def _ledger(self, rounds: int) -> None:
+    def _leak_check(self, rounds: int) -> None:
         tests = 40
         with (
             suite(tests) as plain,
-            suite(tests, 'pytestmark = pytest.mark.leaks("timed without the ledger")') as bare,
+            suite(tests, 'pytestmark = pytest.mark.leaks("timed without the leak check")') as bare,
         ):
             for _ in range(rounds):
                 self._pytest(plain, "with_ledger", f"file of {tests} tests, --isolation=vm")

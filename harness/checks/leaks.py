@@ -41,7 +41,7 @@ class LeakCheck:
         """Return the leaks; none for a dead machine."""
         if machine.state is not State.READY:
             return []
-        baseline, end = machine.about["ledger"], machine.ledger(is_last=self._is_last)
+        baseline, end = machine.about["snapshot"], machine.leak_snapshot(is_last=self._is_last)
         self.count = {
             "settled_ms": end["waited"],
             "grace_periods": end["grace"],

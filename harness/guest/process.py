@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from harness.guest import calls
 
-SHIPPED = "shipped"
+PICKLED = "pickled"
 """The module's name that functions of the host see."""
 
 _TRACEBACK_LIMIT = 40
@@ -179,7 +179,7 @@ class Steps:
 
     def enter(self, frame: types.FrameType, _event: str, _argument: Any) -> Callable[..., Any] | None:
         """Trace a function that the host pickled."""
-        if frame.f_globals.get("__name__") != SHIPPED:
+        if frame.f_globals.get("__name__") != PICKLED:
             return None
         file, first = frame.f_code.co_filename, -frame.f_code.co_firstlineno
         last = first
@@ -197,21 +197,21 @@ class Steps:
 
 
 def unpack(code: bytes, names: dict[str, Any], imports: dict[str, tuple[str, str]]) -> Callable[..., Any]:
-    """Return a function that the host shipped.
+    """Return a function that the host pickled by value.
 
     Args:
-        code: The marshalled code of a module that defines it (and the functions it calls) and assigns it to `shipped`.
+        code: The marshalled code of a module that defines it (and the functions it calls) and assigns it to `pickled`.
         names: Plain values that it uses from its module.
         imports: Modules that it uses, and members of modules, by their name in the function.
     """
-    scope: dict[str, Any] = {"__name__": SHIPPED, "__builtins__": __builtins__, **names}
+    scope: dict[str, Any] = {"__name__": PICKLED, "__builtins__": __builtins__, **names}
     for alias, (module, member) in imports.items():
         __import__(module)
         scope[alias] = getattr(sys.modules[module], member) if member else sys.modules[module]
     module_code = marshal.loads(code)  # noqa: S302 - the host made it, for this interpreter
     assert isinstance(module_code, types.CodeType)
     exec(module_code, scope)  # noqa: S102 - this is what the request asks for
-    function: Callable[..., Any] = scope["shipped"]
+    function: Callable[..., Any] = scope["pickled"]
     return function
 
 

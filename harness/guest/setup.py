@@ -179,5 +179,5 @@ def describe_machine(absent: list[str], tainted: int, baseline: dict[str, Any]) 
         "cpus": os.cpu_count() or 1,
         "absent": absent,
         "tainted": tainted,
-        "ledger": baseline,
+        "snapshot": baseline,
     }

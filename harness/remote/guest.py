@@ -100,7 +100,7 @@ class Guest:
             KernelCrashed: The kernel panicked during the call.
             GuestHung: No answer in time.
         """
-        shipment = pickling.pack(function)
+        pickled = pickling.pack(function)
         coverage = covered.measuring()
         name = function.__name__
         try:
@@ -108,7 +108,7 @@ class Guest:
                 f"{name}()",
                 timeout,
                 calls.Process.run_function,
-                *(shipment.code, shipment.names, shipment.imports, arguments, keywords, closes, coverage is not None),
+                *(pickled.code, pickled.names, pickled.imports, arguments, keywords, closes, coverage is not None),
             )
         except GuestError as error:
             if isinstance(error, GuestCallError):
@@ -117,7 +117,7 @@ class Guest:
             error.stdout = error.stderr = ""
             raise
         except wire.WireError:
-            raise _unshippable(name, arguments, keywords) from None
+            raise _not_picklable(name, arguments, keywords) from None
         self._note(name, *(stream.decode(errors="replace") for stream in (ended["stdout"], ended["stderr"])))
         if coverage is not None:
             covered.add(coverage, ended["steps"])
@@ -229,7 +229,7 @@ def _named(error: GuestCallError, function: str) -> GuestCallError:
     return error
 
 
-def _unshippable(function: str, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> UsageError:
+def _not_picklable(function: str, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> UsageError:
     """Return an error that names the argument that cannot go to the guest."""
     given = [(f"argument {number}", value) for number, value in enumerate(arguments, 1)]
     for name, value in [*given, *((f"argument {name}", value) for name, value in keywords.items())]:

@@ -25,11 +25,11 @@ from harness.image.build import LEFT_OUT
 
 
 @dataclass(frozen=True)
-class Shipment:
+class PickledFunction:
     """The data that the guest needs to run a function.
 
     Attributes:
-        code: Marshalled code of a module that defines the functions; the name `shipped` is the first function.
+        code: Marshalled code of a module that defines the functions; the name `pickled` is the first function.
         names: Plain values by their name in the functions.
         imports: Modules, and members of modules, by their name in the functions: ("os", "") or ("os.path", "join").
             Submodules that a function reaches through their package have their whole name: ("xml.etree", "").
@@ -49,7 +49,7 @@ class _Packing:
     imports: dict[str, tuple[str, str]] = field(default_factory=dict)
 
 
-def pack(function: Callable[..., Any]) -> Shipment:
+def pack(function: Callable[..., Any]) -> PickledFunction:
     """Return the data that the guest needs to run `function`.
 
     Raises:
@@ -64,16 +64,16 @@ def pack(function: Callable[..., Any]) -> Shipment:
     packing = _Packing(function.__qualname__)
     _add(packing, function.__name__, function)
     module = ast.Module(
-        [*packing.definitions.values(), ast.parse(f"shipped = {function.__name__}").body[0]], type_ignores=[]
+        [*packing.definitions.values(), ast.parse(f"pickled = {function.__name__}").body[0]], type_ignores=[]
     )
-    code = compile(ast.fix_missing_locations(module), inspect.getsourcefile(function) or "shipped", "exec")
+    code = compile(ast.fix_missing_locations(module), inspect.getsourcefile(function) or "pickled", "exec")
     # A function from another module is code of that module's file.
     constants = [
         _in_file(one, packing.files.get((one.co_name, one.co_firstlineno))) if isinstance(one, types.CodeType) else one
         for one in code.co_consts
     ]
     code = code.replace(co_consts=tuple(constants))
-    return Shipment(marshal.dumps(code), packing.names, packing.imports)
+    return PickledFunction(marshal.dumps(code), packing.names, packing.imports)
 
 
 def _in_file(constant: Any, file: str | None) -> Any:
@@ -101,7 +101,7 @@ def _add(packing: _Packing, name: str, function: types.FunctionType) -> None:
         )
     packing.definitions[name], names = _definition(function)
     packing.imports |= {module: (module, "") for module in _submodules(packing.definitions[name], function.__globals__)}
-    packing.files[function.__name__, packing.definitions[name].lineno] = inspect.getsourcefile(function) or "shipped"
+    packing.files[function.__name__, packing.definitions[name].lineno] = inspect.getsourcefile(function) or "pickled"
     for used in names:
         if used in packing.definitions or used in packing.names or used in packing.imports:
             continue
@@ -141,7 +141,7 @@ def _definition(function: types.FunctionType) -> tuple[ast.FunctionDef, list[str
         elif isinstance(node, ast.arg):
             node.annotation = None
     ast.increment_lineno(definition, first - 1)
-    code = compile(ast.Module([definition], type_ignores=[]), "shipped", "exec")
+    code = compile(ast.Module([definition], type_ignores=[]), "pickled", "exec")
     return definition, sorted(_global_names(code))
 
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from harness.guest.calls import P, R
 
 _PING_TIMEOUT = 5.0
-_LEDGER_TIMEOUT = 60.0
+_SNAPSHOT_TIMEOUT = 60.0
 _AGENT_TIMEOUT = 10.0
 
 
@@ -216,7 +216,7 @@ class Machine:
         self.process.watch()
         return GuestProcess(self, next(self._processes))
 
-    def ledger(self, *, is_last: bool = False) -> dict[str, Any]:
+    def leak_snapshot(self, *, is_last: bool = False) -> dict[str, Any]:
         """Return what the kernel still holds after a test; see harness.guest.leaks.snapshot.
 
         Ends the test's processes in the guest. With `is_last`, when the machine serves no other test, it only makes
@@ -224,7 +224,7 @@ class Machine:
         """
         # A process that the test left running may keep the agent from running at all: that shows sooner so.
         self.ask_agent(calls.Agent.ping)
-        return self.ask_agent_within(_LEDGER_TIMEOUT, calls.Agent.leak_snapshot, is_last=is_last)
+        return self.ask_agent_within(_SNAPSHOT_TIMEOUT, calls.Agent.leak_snapshot, is_last=is_last)
 
     def has_ended(self, process: int) -> bool:
         """Return whether the guest has reported the end of this guest process."""

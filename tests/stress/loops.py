@@ -1,6 +1,6 @@
 """Loops that run in the guest: bpf(2) with nothing around it, so that a hundred thousand rounds take a minute.
 
-What these functions use goes along when a test ships one of them.
+What these functions use goes along when a test calls one of them in the guest.
 """
 
 from __future__ import annotations

@@ -99,3 +99,40 @@ def test_the_name_of_a_class_stands_for_one_thing() -> None:
         for name in class_names(path) if path != CALLS else ():
             places.setdefault(name, []).append(str(path.relative_to(ROOT)))
     assert {name: found for name, found in places.items() if len(found) > 1} == {}
+
+
+GIVEN_UP = frozenset({"aftermath", "census", "fate", "kernellog", "ledger", "shelf", "shipment", "shipped", "triage"})
+"""From the last column of the table in CONTRIBUTING."""
+
+
+def names(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        match node:
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name) | ast.arg(arg=name):
+                yield name
+            case ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(attr=name, ctx=ast.Store()):
+                yield name
+
+
+def given_up(name: str) -> bool:
+    return not GIVEN_UP.isdisjoint(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower().split("_"))
+
+
+def test_names_are_not_of_words_that_were_given_up() -> None:
+    files = sorted((ROOT / "harness").rglob("*.py"))
+    found = [f"{path.name}: {name}" for path in files for name in names(ast.parse(path.read_text())) if given_up(name)]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("def ledger(self): ...", "ledger"),
+        ("class KernelShelf: ...", "KernelShelf"),
+        ("def f(a_fate): ...", "a_fate"),
+        ("self.triage = 1", "triage"),
+        ("MAX_LEDGER = 5", "MAX_LEDGER"),
+    ],
+)
+def test_a_name_of_a_word_that_was_given_up_is_seen(text: str, found: str) -> None:
+    assert [name for name in names(ast.parse(text)) if given_up(name)] == [found]

@@ -67,7 +67,7 @@ class OneMachine(kernels.PoolMachines):
 
     def give_back(self, machine: Machine) -> None:
         if is_healthy(machine):
-            machine.ledger()  # ends the trial's process
+            machine.leak_snapshot()  # ends the trial's process
         else:
             self._kept = None
             super().give_back(machine)

@@ -18,7 +18,11 @@ FLOW_DISSECTOR = 17
 
 def holders(vm: Machine) -> list[str]:
     """Return the holder of each leaked program."""
-    return [one.leak.holder for one in leak_diff.judge(vm.about["ledger"], vm.ledger()) if one.leak.kind == "program"]
+    return [
+        one.leak.holder
+        for one in leak_diff.judge(vm.about["snapshot"], vm.leak_snapshot())
+        if one.leak.kind == "program"
+    ]
 
 
 def test_a_network_namespace_holds_a_program(bpf: Bpf, vm: Machine) -> None:

@@ -444,9 +444,9 @@ def test_a_marker_without_a_reason_is_an_error_of_its_own_test(
 def test_what_has_closed_all_lives_on_where_the_machine_does_not(vm: Machine) -> None:
     process = vm.new_process()
     process.ask(calls.Bpf.map_create, "hash", 4, 4, 1)
-    assert not vm.ledger(is_last=True)["beyond"]
+    assert not vm.leak_snapshot(is_last=True)["beyond"]
     assert process.alive
-    assert not vm.ledger()["beyond"]
+    assert not vm.leak_snapshot()["beyond"]
     with pytest.raises(GuestProcessDied):
         process.ask(calls.Process.close)
 
@@ -462,8 +462,8 @@ def map_it(flags: int) -> None:
 def test_what_holds_a_map_by_its_memory_alone_is_ended(vm: Machine) -> None:
     process = vm.new_process()
     mapped = pickling.pack(map_it)
-    shipped = (mapped.code, mapped.names, mapped.imports)
-    process.ask(calls.Process.run_function, *shipped, (uapi.MMAPABLE,), {}, False, False)
-    assert not vm.ledger(is_last=True)["beyond"]
+    pickled = (mapped.code, mapped.names, mapped.imports)
+    process.ask(calls.Process.run_function, *pickled, (uapi.MMAPABLE,), {}, False, False)
+    assert not vm.leak_snapshot(is_last=True)["beyond"]
     with pytest.raises(GuestProcessDied):
         process.ask(calls.Process.close)

@@ -22,13 +22,13 @@ def halve(number: int) -> int:
 
 def steps_of(function: Callable[..., Any], *arguments: Any) -> set[tuple[str, int, int]]:
     """Return the steps of a function that is pickled and run as in the guest, by a tracer of this process's own."""
-    shipment = pickling.pack(function)
-    shipped = unpack(shipment.code, shipment.names, shipment.imports)
+    pickled = pickling.pack(function)
+    unpacked = unpack(pickled.code, pickled.names, pickled.imports)
     steps = Steps()
     before = sys.gettrace()
     sys.settrace(steps.enter)
     try:
-        shipped(*arguments)
+        unpacked(*arguments)
     finally:
         sys.settrace(before)
     return steps.found

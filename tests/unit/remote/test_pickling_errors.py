@@ -45,8 +45,8 @@ def uses_class_of_library(path: str) -> str:
 
 
 def arrive(function: Any, *arguments: Any, **keywords: Any) -> Any:
-    shipment = pickling.pack(function)
-    return unpack(shipment.code, shipment.names, shipment.imports)(*arguments, **keywords)
+    pickled = pickling.pack(function)
+    return unpack(pickled.code, pickled.names, pickled.imports)(*arguments, **keywords)
 
 
 def test_a_function_takes_along_what_it_uses() -> None:
