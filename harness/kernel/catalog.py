@@ -25,9 +25,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import CacheError, HarnessError, KernelFileError, MirrorError, SelectorError
+from harness.errors import HarnessError, MirrorError, SelectorError
 from harness.kernel import cache as kernel_cache
-from harness.kernel import lockfile
+from harness.kernel import lockfile, unavailable
 from harness.kernel.build import missing
 from harness.kernel.files.download import Meter, no_meter, served_by
 from harness.kernel.selection import Policy, arrange, has_version, select
@@ -283,33 +283,10 @@ class Catalog:
         if not item.provider:
             lines.append(f"{missing.SOURCE}: not built here")
         offers = [offer for name in asked for offer in self._ask(name, of, item)]
-        series = sorted({offer.version.series for offer in offers})
-        known = ", ".join("{}.{}".format(*one) for one in series)
-        build = "`harness kernels build` makes others"
         # Without Debian's index it is unknown whether such a kernel exists: the mirror is to blame.
         decisive = item.provider or self.debian.name
-        trouble = self.troubles.get((decisive, of))
-        if trouble is not None and decisive in asked:
-            return MirrorError(
-                f"no kernel for {item.text!r} can be found: {trouble.what}",
-                expected=trouble.expected,
-                hint=trouble.hint or build,
-                detail="\n".join([*(line for line in lines if trouble.what not in line), *trouble.detail.splitlines()]),
-            )
-        if item.flavour and offers and all(offer.flavour != item.flavour for offer in offers):
-            flavours = ", ".join(dict.fromkeys(offer.flavour for offer in offers))
-            return SelectorError(
-                f"no kernel matches {item.text!r}: {item.flavour!r} is neither an architecture nor a flavour of {of}",
-                expected=f"one of the architectures {architecture.names()} or of the flavours {flavours}",
-                hint=f"`harness kernels list` prints what is available; {build}",
-                detail="\n".join(lines),
-            )
-        return SelectorError(
-            f"no kernel matches {item.text!r}" + ("" if of == architecture.own_name() else f" for {of}"),
-            expected=f"one of the series {known}" if known else "a kernel that a provider has",
-            hint=f"`harness kernels list` prints what is available; {build}",
-            detail="\n".join(lines),
-        )
+        trouble = self.troubles.get((decisive, of)) if decisive in asked else None
+        return unavailable.nothing_matches(item, of, lines, offers, trouble)
 
     def acquire(self, choice: Choice) -> Kernel:
         """Bring a chosen kernel onto this machine, or an alternative if the choice allows that.
@@ -341,30 +318,15 @@ class Catalog:
                 continue
             if kernel is not None:
                 if choice.sha256 and kernel.digest != choice.sha256:
-                    raise CacheError(
-                        f"{choice.label}: the boot image has sha256 {kernel.digest}",
-                        expected=f"{choice.sha256}, from the lock file",
-                        hint="`harness kernels info --verify` checks the cache; `harness kernels lock` locks anew",
-                    )
+                    raise unavailable.another_image(choice, kernel.digest)
                 return kernel, candidate
             if following is not None:
                 other = "the snapshot archive" if following.provider != choice.provider else "the next release"
                 self.progress(f"{choice.label}: {candidate.key} is no longer served; trying {other}")
         if choice.provider == self.local.name:
-            raise KernelFileError(
-                f"{choice.label}: the kernel {choice.key} that was built here is not in the cache",
-                expected=str(kernel_cache.entry_folder(choice.provider, choice.key)),
-                hint=missing.command(str(choice.version), choice.architecture, choice.flavour),
-            )
-        named = f"{choice.provider} " if is_distribution(choice.provider) else ""
+            raise unavailable.not_in_cache(choice)
         with served_by(self.provider(choice.provider, choice.architecture).setting):
-            raise MirrorError(
-                f"{choice.label}: {choice.provider} no longer serves "
-                + ("any of the releases in its index" if choice.alternatives else choice.key),
-                expected=f"the packages of {choice.key}" + (" or an older release" if choice.alternatives else ""),
-                hint=f"`harness kernels list {named}--refresh` asks for a new index, `harness kernels lock` locks anew",
-                detail="\n".join(troubles),
-            )
+            raise unavailable.not_served(choice, troubles)
 
     def _acquire(self, choice: Choice) -> Kernel | None:
         if choice.provider == missing.SOURCE:
