@@ -146,7 +146,7 @@ def guest(_harness_guest: Guest) -> Guest:
 
 @pytest.fixture
 def second_vm(_harness_second_vm: Machine) -> Machine:
-    """Another machine, on the kernel that `vm(second=...)` names or the same; its cards reach those of the first."""
+    """Another machine of the test, on the same kernel or another; its network cards reach those of the first."""
     return _harness_second_vm
 
 
