@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import KernelFileError
+from harness.errors import KernelFileError, UsageError
 from harness.kernel import boot_needs
 from harness.kernel.build import kbuild
 from harness.kernel.types import Kernel
@@ -86,6 +86,12 @@ def test_a_kernel_without_a_driver_for_network_cards_is_named_before_the_boot(tm
     with pytest.raises(KernelFileError, match=r"cannot have a network card: .* without CONFIG_VIRTIO_NET\n") as caught:
         boot_needs.modules_for_network(kernel(tmp_path, lacking, modules=True))
     assert "CONFIG_VIRTIO_NET: needed to drive the network cards" in caught.value.detail
+
+
+def test_a_network_card_that_does_not_work_is_refused_before_the_boot(tmp_path: Path) -> None:
+    big_endian = dataclasses.replace(kernel(tmp_path, CARDS, modules=True), architecture="s390x")
+    with pytest.raises(UsageError, match="network cards do not work in guests of s390x"):
+        boot_needs.modules_for_network(big_endian)
 
 
 def test_a_kernel_of_unknown_configuration_is_asked_for_the_modules(tmp_path: Path) -> None:
