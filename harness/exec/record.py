@@ -33,8 +33,8 @@ class ExecRecord(CommandRecord):
         for case in cases:
             reason, failure = case.reason, ""
             if case.outcome is Outcome.FAILED:
-                inner = sum(name.startswith(f"{case.name}/") for name in failed)
-                reason = reason or (f"{inner} of the tests in it failed" if inner else "")
+                if not reason and (inner := sum(name.startswith(f"{case.name}/") for name in failed)):
+                    reason = f"{inner} of the tests in it failed"
                 failure = case.output or reason
             self._result(f"{program}::{case.name}", label, case.outcome, case.seconds, reason, failure)
         failure = "\n\n".join(done.said) or (f"exit status {done.status}" if done.status else "")

@@ -75,7 +75,9 @@ def modules_for_boot(kernel: Kernel) -> list[str]:
     Raises:
         KernelFileError: It lacks something; the error names each CONFIG.
     """
-    return _modules_for(kernel, table(), "cannot boot the guest")
+    if kernel.settings is None:
+        return []
+    return _modules_for(kernel, kernel.settings, table(), "cannot boot the guest")
 
 
 def modules_for_network(kernel: Kernel) -> list[str]:
@@ -94,13 +96,10 @@ def modules_for_network(kernel: Kernel) -> list[str]:
     needs = table("network")
     if kernel.settings is None:
         return [need.module for need in needs if need.module]
-    return _modules_for(kernel, needs, "cannot have a network card")
+    return _modules_for(kernel, kernel.settings, needs, "cannot have a network card")
 
 
-def _modules_for(kernel: Kernel, needs: Sequence[BootNeed], what: str) -> list[str]:
-    settings = kernel.settings
-    if settings is None:
-        return []
+def _modules_for(kernel: Kernel, settings: Mapping[str, str], needs: Sequence[BootNeed], what: str) -> list[str]:
     lacks = missing(settings, needs, has_modules=kernel.modules is not None)
     if lacks:
         lines = [

@@ -132,8 +132,8 @@ def wanted_second(item: pytest.Item) -> tuple[Choice, Needs] | None:
     Raises:
         HarnessError: Its kernel is not to be had.
     """
-    wanted = wanted_by(item)
-    if wanted is None or SECOND_FIXTURE not in getattr(item, "fixturenames", ()):
+    wanted = wanted_by(item) if SECOND_FIXTURE in getattr(item, "fixturenames", ()) else None
+    if wanted is None:
         return None
     return second_choice(item, wanted[0]), wanted[1]
 

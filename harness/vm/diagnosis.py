@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from harness.guest.calls import P, R
     from harness.vm.machine import Machine
 
-_PING_TIMEOUT = 5.0
+PING_TIMEOUT = 5.0
 _END_TIMEOUT = 5.0
 
 _SPINS = "look for what takes all its processor time: a program at a real-time priority, or a loop in the kernel"
@@ -98,7 +98,7 @@ class Diagnosis:
     def _ask(self, call: calls.Call[P, R], /, *arguments: P.args, **keywords: P.kwargs) -> R:
         """Ask the agent while an error is explained: silence and the channel's end are raised as they are."""
         request = calls.request(call, "", *arguments, **keywords)
-        answer: R = self._channel.request(wire.AGENT, request[0], request, timeout=_PING_TIMEOUT)
+        answer: R = self._channel.request(wire.AGENT, request[0], request, timeout=PING_TIMEOUT)
         answers.check(call, answer)
         return answer
 
@@ -148,7 +148,7 @@ class Diagnosis:
             return self._die_of(
                 KernelCrashed(f"the kernel {machine.release} crashed: {cause}", detail=machine.console_tail())
             )
-        if stalled is None and machine.process.monitor_answers(_PING_TIMEOUT) is False:
+        if stalled is None and machine.process.monitor_answers(PING_TIMEOUT) is False:
             stalled = "QEMU itself does not answer"
         if stalled is not None:
             return self._die_of(

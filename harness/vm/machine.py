@@ -25,7 +25,7 @@ from harness.util import cache
 from harness.vm import answers
 from harness.vm.channel import Channel, ChannelClosed, decode
 from harness.vm.console import tail_of
-from harness.vm.diagnosis import Diagnosis
+from harness.vm.diagnosis import PING_TIMEOUT, Diagnosis
 from harness.vm.guest_process import GuestProcess
 from harness.vm.network import address_of, link_card
 from harness.vm.process import QemuProcess, pids_of_qemu
@@ -34,7 +34,6 @@ from harness.vm.spec import MachineSpec
 if TYPE_CHECKING:
     from harness.guest.calls import P, R
 
-_PING_TIMEOUT = 5.0
 _SNAPSHOT_TIMEOUT = 60.0
 _AGENT_TIMEOUT = 10.0
 
@@ -289,7 +288,7 @@ class Machine:
         self.require(State.READY)
         self._diagnosis.begin()
         try:
-            return self._channel.begin(process, request[0], request, time.monotonic() + _PING_TIMEOUT)
+            return self._channel.begin(process, request[0], request, time.monotonic() + PING_TIMEOUT)
         except (ChannelClosed, ProtocolBroken, GuestHung) as error:
             raise self._diagnosis.explain(wire.AGENT, error) from error
 
