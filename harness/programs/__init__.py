@@ -6,6 +6,7 @@ A pytest plugin, which the package's own plugin loads where the setting names so
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,11 @@ class ProgramCollector:
         program: ProgramFile = ProgramFile.from_parent(parent, path=file_path)
         program.named = named
         return program
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Name the program where a test was skipped, not the function that ran it."""
+        report = yield
+        if isinstance(item.parent, ProgramFile) and report.skipped and isinstance(report.longrepr, tuple):
+            report.longrepr = (str(item.path), 0, report.longrepr[2])
+        return report

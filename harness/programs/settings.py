@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -112,7 +113,7 @@ def find(lines: Iterable[Named], root: Path) -> tuple[dict[Path, Named], list[st
         root: The project's root.
 
     Raises:
-        UsageError: Two lines name one file.
+        UsageError: Two lines name one file, or one names a file outside the project.
     """
     found: dict[Path, Named] = {}
     without: list[str] = []
@@ -120,10 +121,17 @@ def find(lines: Iterable[Named], root: Path) -> tuple[dict[Path, Named], list[st
         for pattern in named.patterns:
             anchor = Path(Path(pattern).anchor) if Path(pattern).is_absolute() else root
             relative = str(Path(pattern).relative_to(anchor)) if Path(pattern).is_absolute() else pattern
-            files = sorted(path for path in anchor.glob(relative) if path.is_file())
+            files = sorted(Path(os.path.normpath(path)) for path in anchor.glob(relative) if path.is_file())
             if not files:
                 without.append(pattern)
             for path in files:
+                if not path.is_relative_to(root):
+                    # pytest gives such a file no name of its own, and never looks there by itself.
+                    raise UsageError(
+                        f"{PROGRAMS_SETTING}: {named.line!r} names {path}, which is outside the project",
+                        expected=f"files below {root}",
+                        hint="make a symbolic link to it in the project, and name that",
+                    )
                 if found.setdefault(path, named) is not named:
                     raise UsageError(
                         f"{PROGRAMS_SETTING}: {path} is named by {found[path].line!r} and by {named.line!r}",

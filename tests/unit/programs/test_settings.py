@@ -57,3 +57,19 @@ def test_a_program_on_two_lines_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a").touch()
     with pytest.raises(UsageError, match="is named by 'go: a' and by 'tap: a'"):
         find([parse("go: a"), parse("tap: a")], tmp_path)
+
+
+@pytest.mark.parametrize("pattern", ["../*.test", "{outside}/a.test", "b/../../a.test"])
+def test_a_program_outside_the_project_is_an_error(tmp_path: Path, pattern: str) -> None:
+    root = tmp_path / "project"
+    (root / "b").mkdir(parents=True)
+    (tmp_path / "a.test").touch()
+    with pytest.raises(UsageError, match="which is outside the project") as raised:
+        find([parse(f"go: {pattern.format(outside=tmp_path)}")], root)
+    assert "symbolic link" in raised.value.hint
+
+
+def test_a_way_around_names_the_same_file(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a.test").touch()
+    assert list(find([parse("go: b/../a.test")], tmp_path)[0]) == [tmp_path / "a.test"]
