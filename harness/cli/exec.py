@@ -100,7 +100,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from harness.exec.parcel import Parcel, pack, parse_push
     from harness.exec.record import ExecRecord
     from harness.exec.run import Wishes, parse_env, parse_results
-    from harness.image.rootfs import named, rootfs
+    from harness.image.rootfs import Rootfs, named
     from harness.util.architecture import Architecture
     from harness.vm.network import Network
     from harness.vm.spec import Needs
@@ -114,7 +114,7 @@ def _run(arguments: argparse.Namespace) -> int:
     pushes = [parse_push(text) for text in arguments.push]
     what = named(arguments.rootfs, Path.cwd()) if arguments.rootfs is not None else None
 
-    def pack_for(wanted: Architecture, userland: Path | None) -> Parcel:
+    def pack_for(wanted: Architecture, userland: Path | None, files: Rootfs | None) -> Parcel:
         return pack(
             words,
             pushes,
@@ -123,7 +123,7 @@ def _run(arguments: argparse.Namespace) -> int:
             memory=arguments.memory,
             wanted=wanted,
             userland=userland,
-            rootfs=rootfs(what, wanted.name) if what is not None else None,
+            rootfs=files,
         )
 
     wishes = Wishes(

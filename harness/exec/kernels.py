@@ -15,6 +15,7 @@ from harness.exec.parcel import Parcel
 from harness.exec.record import ExecRecord
 from harness.exec.run import Done, Wishes, lost, run_on
 from harness.exec.streams import Input, Replayed, Writer, flush
+from harness.image.rootfs import Rootfs
 from harness.kernel.catalog import policy
 from harness.kernel.selection import Policy, meets
 from harness.kernel.selector import parse_condition
@@ -25,7 +26,7 @@ from harness.util import architecture
 from harness.util.architecture import Architecture
 from harness.vm.spec import Needs
 
-Packer = Callable[[Architecture, Path | None], Parcel]
+Packer = Callable[[Architecture, Path | None, Rootfs | None], Parcel]
 
 _KEPT = 64 << 20
 """Bytes of output that are searched for results."""
@@ -45,10 +46,11 @@ def exec_on_kernels(
     """Run it, each time on a machine of its own.
 
     Args:
-        pack_for: Returns the command and its files for a guest of an architecture.
+        pack_for: Returns the command and its files for a guest of an architecture, with its userland and the root file
+            system.
         wishes: How to run it.
         selectors: The kernels.
-        needs: Memory and CPUs of the machines.
+        needs: What is asked of the machines.
         settings: How machines are run.
         say: Prints a line of progress.
         record: The run record to write.
@@ -62,11 +64,15 @@ def exec_on_kernels(
         UsageError: The program cannot be started.
     """
     choices = kernel.resolve(list(selectors), progress=say)
+    pool = Pool(settings, say)
+
+    def parcel_for(name: str, userland: Path | None = None) -> Parcel:
+        return pack_for(architecture.require(name), userland, pool.rootfs(needs.rootfs, name))
+
     # What cannot run is refused before anything is downloaded.
-    parcels = {name: pack_for(architecture.require(name), None) for name in {one.architecture for one in choices}}
+    parcels = {name: parcel_for(name) for name in {one.architecture for one in choices}}
     for note in next(iter(parcels.values())).notes:
         say(f"harness: {note}")
-    pool = Pool(settings, say)
     known, expired = load(known_faults)
     for line in expired:
         say(f"harness: known fault: {line}")
@@ -84,7 +90,7 @@ def exec_on_kernels(
                 spec = pool.prepare(choice, needs)
                 parcel = parcels[choice.architecture]
                 if spec.image.userland is not None:
-                    parcel = pack_for(spec.architecture, spec.image.userland)
+                    parcel = parcel_for(choice.architecture, spec.image.userland)
                 machine = pool.take(spec)
                 release = machine.release
                 try:

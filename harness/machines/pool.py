@@ -95,6 +95,7 @@ class Pool:
         self._progress = progress
         self._acquire = acquire or Catalog(progress=progress).acquire
         self._specs: dict[tuple[Choice, Needs], MachineSpec] = {}
+        self._rootfs: dict[tuple[str, str], Rootfs] = {}
         self._templates: dict[MachineSpec, template.Template | None] = {}
         self._shared: dict[MachineSpec, Machine] = {}
         self._open: list[Machine] = []
@@ -117,8 +118,25 @@ class Pool:
             plain = self._specs.get((choice, Needs())) or self._bring(choice)
             self._specs[choice, Needs()] = plain
             image = image_with(plain, choice, needs, self._progress)
-            self._specs[choice, needs] = replace(plain, needs=needs, image=image, rootfs=rootfs_of(needs, plain))
+            files = self.rootfs(needs.rootfs, plain.architecture.name)
+            self._specs[choice, needs] = replace(plain, needs=needs, image=image, rootfs=files)
         return self._specs[choice, needs]
+
+    def rootfs(self, what: str, wanted: str) -> Rootfs | None:
+        """Return a root file system; what changes in it later changes nothing for this process.
+
+        Args:
+            what: As :attr:`harness.vm.spec.Needs.rootfs`; "" for none.
+            wanted: The architecture of the guests.
+
+        Raises:
+            HarnessError: It is unusable, or cannot be made.
+        """
+        if not what:
+            return None
+        if (what, wanted) not in self._rootfs:
+            self._rootfs[what, wanted] = rootfs(Path(what), wanted)
+        return self._rootfs[what, wanted]
 
     def known(self, choice: Choice, needs: Needs) -> MachineSpec | None:
         """Return what :meth:`prepare` has returned for this; None when it was not called, or raised."""
@@ -342,17 +360,6 @@ def image_with(plain: MachineSpec, choice: Choice, needs: Needs, progress: Progr
         archives.append(bcc_archive())
         archives.append(headers_archive(found.folder, found.release, found.build, found.common))
     return extended(plain.image, archives)
-
-
-def rootfs_of(needs: Needs, plain: MachineSpec) -> Rootfs | None:
-    """Return the root file system that a test asks for; None where it asks for none.
-
-    Raises:
-        HarnessError: It is unusable, or cannot be made.
-    """
-    if not needs.rootfs:
-        return None
-    return rootfs(Path(needs.rootfs), plain.architecture.name)
 
 
 def is_healthy(machine: Machine) -> bool:

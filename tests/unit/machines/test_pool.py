@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -202,3 +203,14 @@ def test_a_second_machine_is_never_the_one_that_tests_share(monkeypatch: pytest.
     assert second is not first
     pool.give_back(spec, second)
     assert pool.take(spec) is first
+
+
+def test_all_machines_of_a_run_get_the_root_file_system_that_was_looked_at_first(tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files/a").write_text("first")
+    pool = Pool(Settings(), print)
+    first = pool.rootfs(str(tmp_path / "files"), "x86-64")
+    (tmp_path / "files/b").write_text("came later")
+    assert pool.rootfs(str(tmp_path / "files"), "x86-64") is first
+    assert Pool(Settings(), print).rootfs(str(tmp_path / "files"), "x86-64") != first
+    assert pool.rootfs("", "x86-64") is None
