@@ -129,10 +129,12 @@ def one_kernel(selector: str, command: str) -> Choice:
 
 
 def _wanted(words: Sequence[str]) -> list[str]:
-    """Return the commands that this command line is about: one, or all where help or an error lists them.
+    """Return the commands that this command line is about: one, none, or all where help or an error lists them.
 
     Together their modules take longer to import than some commands to run.
     """
+    if list(words) == ["--version"]:
+        return []
     first = next((word for word in words if not word.startswith("-")), "")
     return [first] if first in COMMANDS else COMMANDS
 

@@ -98,7 +98,6 @@ def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     from harness.exec.kernels import exec_on_kernels
     from harness.exec.parcel import Parcel, pack, parse_push
-    from harness.exec.record import ExecRecord
     from harness.exec.run import Wishes, parse_env, parse_results
     from harness.image.rootfs import Rootfs, named
     from harness.util.architecture import Architecture
@@ -136,7 +135,11 @@ def _run(arguments: argparse.Namespace) -> int:
     network = Network(arguments.network)
     needs = Needs(memory=arguments.memory, cpus=arguments.cpus, rootfs=str(what or ""), network=network)
     selectors = arguments.kernel or ["6.12"]
-    record = ExecRecord(arguments.record, sys.argv) if arguments.record is not None else None
+    record = None
+    if arguments.record is not None:
+        from harness.exec.record import ExecRecord  # few runs write one
+
+        record = ExecRecord(arguments.record, sys.argv)
     return exec_on_kernels(
         pack_for,
         wishes,

@@ -6,13 +6,13 @@ import functools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness import kernel
 from harness.checks.kernel_log import KernelLog
 from harness.checks.known_faults import load
 from harness.errors import InfrastructureError, KernelFileError
 from harness.exec.parcel import Parcel
-from harness.exec.record import ExecRecord
 from harness.exec.run import Done, Wishes, lost, run_on
 from harness.exec.streams import Input, Replayed, Writer, flush
 from harness.image.rootfs import Rootfs
@@ -25,6 +25,9 @@ from harness.results.outcomes import Outcome, counted
 from harness.util import architecture
 from harness.util.architecture import Architecture
 from harness.vm.spec import Needs
+
+if TYPE_CHECKING:
+    from harness.exec.record import ExecRecord
 
 Packer = Callable[[Architecture, Path | None, Rootfs | None], Parcel]
 
