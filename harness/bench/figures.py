@@ -17,6 +17,7 @@ BARS = {
     "clone_rss": 90.0,
     "cold_boot": 3.5,
     "warm_pytest": 1.2,
+    "exec_true": 0.6,
     "ledger": 0.030,
     "idle_plugin": 0.010,
     "check_input": 0.5,
@@ -29,7 +30,9 @@ RATIOS = (
     ("vng_pristine", "clone_ready"),
     ("vng_pristine", "isolated_test"),
     ("vng_pristine", "cold_boot"),
+    ("vng_pristine", "exec_true"),
     ("cold_boot", "clone_ready"),
+    ("clone_without_files", "clone_with_files"),
     ("plain_without", "plain_with"),
 )
 """Figures whose medians are compared; larger is better."""
@@ -105,8 +108,9 @@ class Figures:
         return result
 
     def ratios(self) -> dict[str, float]:
-        """Return the comparisons of :data:`RATIOS`."""
-        return {f"{one} / {other}": self[one].median / self[other].median for one, other in RATIOS}
+        """Return the comparisons of :data:`RATIOS` whose figures were measured."""
+        pairs = [pair for pair in RATIOS if self._figures.keys() >= set(pair)]
+        return {f"{one} / {other}": self[one].median / self[other].median for one, other in pairs}
 
     def rows(self) -> list[tuple[str, ...]]:
         """Return the rows of the table."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from harness import kernel as kernels
 from harness.bench.figures import Figures
-from harness.bench.suite import bpf_source, plain_suite, suite
+from harness.bench.suite import bpf_source, plain_suite, root_files, suite
 from harness.errors import InfrastructureError
 from harness.guest import calls
 from harness.kernel.types import Choice
@@ -28,10 +28,13 @@ from harness.util.proc import run as run_program
 from harness.vm import template
 from harness.vm.machine import Machine
 from harness.vm.process import find_vng, require_udev, vng_environment
-from harness.vm.spec import Accel
+from harness.vm.spec import Accel, MachineSpec, Needs
 
 _VNG_TIMEOUT = 300.0
 _SUITE_TIMEOUT = 1800.0
+
+_HARNESS = (sys.executable, "-c", "from harness.cli import main; raise SystemExit(main())")
+"""The command, with the Python of this process."""
 
 
 class Bench:
@@ -74,11 +77,13 @@ class Bench:
                 self._clones(10 if self._quick else 20)
                 self._forks(10 if self._quick else 20)
                 self._warm_run()
+            self._exec(2 if self._quick else 10)
             self._check(1 if self._quick else 5)
             self._idle(5 if self._quick else 20)
             self._suites()
             if not self._quick:
                 self._leak_check(5)
+                self._root_files(30)
         finally:
             self._pool.close()
 
@@ -135,9 +140,33 @@ class Bench:
         with suite(1) as folder:
             self._pytest(folder, "warm_pytest", "pytest -k one_test, warm", "-k", "one_test")
 
+    def _exec(self, rounds: int) -> None:
+        """Take how long `harness exec` takes for a program that does nothing, on a kernel that was saved before."""
+        command = [*_HARNESS, "exec", "--kernel", self._choice.label, "--folder-limit", "0", "--", "/bin/true"]
+        for _ in range(rounds):
+            self.figures.timed("exec_true", "harness exec -- /bin/true, warm", partial(_run, command, _SUITE_TIMEOUT))
+
+    def _root_files(self, rounds: int) -> None:
+        """Take clones with a root file system and clones without, in turn."""
+        with root_files(200) as folder:
+            with_files = self._pool.prepare(self._choice, Needs(rootfs=str(folder)))
+            specs = (
+                ("clone_without_files", "a clone and its first answer", self._spec),
+                ("clone_with_files", "the same with 200 MiB of files as its root", with_files),
+            )
+            for _ in range(rounds):
+                for name, what, spec in specs:
+                    machine = self.figures.timed(name, what, partial(self._answering, spec))
+                    self._pool.give_back(spec, machine)
+
+    def _answering(self, spec: MachineSpec) -> Machine:
+        machine = self._pool.take(spec)
+        machine.ask_agent(calls.Agent.log_since)
+        return machine
+
     def _check(self, rounds: int) -> None:
         """Take how long `harness check` takes, on one kernel that was saved before."""
-        command = [sys.executable, "-c", "from harness.cli import main; raise SystemExit(main())", "check"]
+        command = [*_HARNESS, "check"]
         on_kernel = ("--kernel", self._choice.label)
         with bpf_source(1, 10) as source, bpf_source(60, 1000) as larger, plain_suite(1) as folder:
             wrong = next(folder.iterdir())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,4 +77,17 @@ def plain_suite(count: int) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="harness-bench-") as folder:
         tests = "\n\n".join(f"def test_{number}():\n    assert {number} >= 0" for number in range(count))
         (Path(folder) / "test_plain.py").write_text(tests)
+        yield Path(folder)
+
+
+@contextmanager
+def root_files(mib: int) -> Iterator[Path]:
+    """Yield a folder for a root file system, for the time of a with statement.
+
+    Args:
+        mib: MiB of files in it.
+    """
+    with tempfile.TemporaryDirectory(prefix="harness-bench-") as folder:
+        for number in range(mib):
+            (Path(folder) / f"file_{number}").write_bytes(os.urandom(1 << 20))
         yield Path(folder)
