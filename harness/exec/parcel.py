@@ -13,7 +13,7 @@ from elftools.common.exceptions import ELFError
 
 from harness.errors import UsageError
 from harness.image import elf, script
-from harness.image.rootfs import Rootfs
+from harness.image.rootfs import Contents, Rootfs
 from harness.remote.transfer import checked_target
 from harness.util import architecture
 from harness.util.architecture import Architecture
@@ -127,7 +127,7 @@ def pack(
     for push in pushes:
         for one in _tree(push.source, push.target):
             entries[one.target] = one
-    guest = _Guest(wanted or architecture.own(), userland, rootfs.names() if rootfs is not None else None)
+    guest = _Guest(wanted or architecture.own(), userland, rootfs.contents() if rootfs is not None else None)
     program = _find(words[0], cwd, [one.target for one in pushes], guest)
     if program is None:
         argv0 = words[0]
@@ -153,19 +153,43 @@ class _Guest:
     Attributes:
         architecture: The guest's.
         userland: As for :func:`pack`.
-        names: The files of its root file system; None where it has this machine's programs.
+        contents: What is in its root file system; None where it has this machine's programs.
     """
 
     architecture: Architecture
     userland: Path | None
-    names: frozenset[str] | None
+    contents: Contents | None
 
     def has(self, word: str) -> bool:
-        """Return whether it has a program itself, by its path or by its name on PATH."""
-        if self.names is None:
+        """Return whether it has a program itself, by its path or by its name on PATH.
+
+        Raises:
+            UsageError: The root file system has it, and it cannot run there.
+        """
+        if self.contents is None:
             return word in ("python3", script.PYTHON)
         paths = [word] if "/" in word else [f"{folder}/{word}" for folder in _PATH]
-        return any(path in self.names or f"/usr{path}" in self.names for path in paths)
+        place = next(filter(None, map(self.contents.find, paths)), None)
+        if place is not None and place in self.contents.programs:
+            self._check(place, *self.contents.programs[place], self.contents)
+        return place is not None
+
+    def _check(self, program: str, number: int, loader: str, contents: Contents) -> None:
+        found = architecture.by_elf(number)
+        # Others may run: 32-bit programs do on many 64-bit kernels.
+        if found is not None and number != self.architecture.elf:
+            raise UsageError(
+                f"the root file system's {program} is a program for {found.title}, and the guest is "
+                f"{self.architecture.title}",
+                expected=f"a root file system for {self.architecture.title}",
+                hint="--kernel 6.12:ARCHITECTURE runs kernels of another architecture",
+            )
+        if loader and contents.find(loader) is None:
+            raise UsageError(
+                f"the root file system's {program} wants {loader}, which the root file system has not",
+                expected="programs with their dynamic loader and their libraries",
+                hint="with --rootfs host:FOLDER name the folders of libraries too, /usr/lib and /usr/lib64",
+            )
 
 
 _PATH = ("/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin")
@@ -175,7 +199,7 @@ def _find(word: str, cwd: Path, pushed: Sequence[str], guest: _Guest) -> Path | 
     """Return the program's path on this machine; None for what the guest has itself."""
     if guest.has(word) or word in pushed:
         return None
-    if guest.names is not None and word.startswith("/"):
+    if guest.contents is not None and word.startswith("/"):
         raise UsageError(
             f"the root file system has no program {word}",
             expected="a program of it, or one of this machine by a path such as ./program",
@@ -219,7 +243,7 @@ def _program(path: Path, interpreters: dict[str, None], guest: _Guest) -> Iterat
 def _script(path: Path, starters: Sequence[str], interpreters: dict[str, None], guest: _Guest) -> Iterator[Carried]:
     if not starters:
         raise UsageError(f"the first line of {path} names no interpreter", expected="such as #!/bin/sh")
-    if guest.names is not None:
+    if guest.contents is not None:
         for one in starters:
             if not guest.has(one):
                 raise UsageError(

@@ -10,14 +10,14 @@ import hashlib
 import logging
 import os
 import stat
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import needs
 from harness.errors import BuildError, UsageError
-from harness.image import host
+from harness.image import elf, host
 from harness.util import cache
 from harness.util.proc import run
 
@@ -28,7 +28,7 @@ Files = list[tuple[str, os.stat_result]]
 
 log = logging.getLogger("harness.image")
 
-FORMAT = 2
+FORMAT = 3
 """Part of every key: raise it when the same source gives another image."""
 
 _BLOCK = 4096
@@ -51,10 +51,36 @@ class Rootfs:
     path: Path
     digest: str
 
-    def names(self) -> frozenset[str]:
-        """Return the absolute paths of its files and links."""
-        found = cache.from_record(self.path.with_suffix(".json"), lambda known: frozenset(known["names"]))
-        return found if found is not None else frozenset()
+    def contents(self) -> Contents:
+        """Return what is in it."""
+        found = cache.from_record(self.path.with_suffix(".json"), lambda known: Contents(**known["contents"]))
+        return found if found is not None else Contents([], {}, {})
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What is in a root file system, as far as programs go.
+
+    Attributes:
+        files: The absolute paths of its files.
+        links: What its links point to, by absolute path.
+        programs: What starts its compiled programs, by absolute path: as :func:`harness.image.elf.starter`.
+    """
+
+    files: Sequence[str]
+    links: Mapping[str, str]
+    programs: Mapping[str, tuple[int, str]]
+
+    def find(self, path: str) -> str | None:
+        """Return the path of a file, without links; None where there is no such file.
+
+        Args:
+            path: An absolute path.
+        """
+        from harness.image.tree import follow  # with it come readers of archives
+
+        found = follow(path.lstrip("/"), lambda place: self.links.get(f"/{place}"), last=True)
+        return f"/{found}" if found is not None and f"/{found}" in self.files else None
 
 
 def named(what: Path, folder: Path) -> Path:
@@ -106,10 +132,10 @@ def rootfs(what: Path, wanted: str) -> Rootfs:
     def make() -> Rootfs:
         log.info("making a root file system of %s", what)
         with cache.new_file(path) as image:
-            names = _make(image, what, wanted, files)
+            contents = _make(image, what, wanted, files)
             size = image.stat().st_size
             image.chmod(0o444)  # QEMU is another user
-        cache.write_record(record, {"size": size, "names": names})
+        cache.write_record(record, {"size": size, "contents": asdict(contents)})
         cache.drop_unused(path.parent.glob("*.ext4"))
         return found
 
@@ -149,8 +175,8 @@ def _signature(what: Path) -> Iterable[tuple[str, int, int, int]]:
             yield str(path), status.st_mode, status.st_size, status.st_mtime_ns
 
 
-def _make(image: Path, what: Path, wanted: str, files: Files | None) -> list[str]:
-    """Write the image; return the absolute paths of its files and links."""
+def _make(image: Path, what: Path, wanted: str, files: Files | None) -> Contents:
+    """Write the image; return what is in it."""
     from harness.image.layers import read_into  # few machines have one
     from harness.image.tree import FileTree
 
@@ -178,7 +204,22 @@ def _make(image: Path, what: Path, wanted: str, files: Files | None) -> list[str
         script = folder / "owners"
         script.write_text("".join(f"{line}\n" for line in _owners(tree.nodes)))
         _run([str(debugfs), "-w", "-f", str(script), str(image)], what, quiet=True)
-    return [f"/{place}" for place, node in tree.nodes.items() if node.kind != "folder"]
+        return _contents(tree.nodes, contents)
+
+
+def _contents(nodes: dict[str, Node], folder: Path) -> Contents:
+    programs = {}
+    for place, node in nodes.items():
+        if node.kind == "file" and node.mode & 0o111:
+            with (folder / place).open("rb") as file:
+                starter = elf.starter(file.read(4096))
+            if starter is not None:
+                programs[f"/{place}"] = starter
+    return Contents(
+        [f"/{place}" for place, node in nodes.items() if node.kind == "file"],
+        {f"/{place}": node.target for place, node in nodes.items() if node.kind == "link"},
+        programs,
+    )
 
 
 def _owners(nodes: dict[str, Node]) -> Iterable[str]:

@@ -10,7 +10,7 @@ import os
 import shutil
 import stat
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -161,27 +161,14 @@ class FileTree:
 
     def _resolved(self, place: str) -> str:
         """Return a path whose folders are folders of the tree: a layer may write through a link of a lower one."""
-        left = place.split("/")
-        done: list[str] = []
-        for _ in range(_MOST_LINKS):
-            while left:
-                if left[0] in ("", "."):
-                    left.pop(0)
-                elif left[0] == "..":
-                    left.pop(0)
-                    del done[-1:]
-                else:
-                    node = self.nodes.get("/".join([*done, left[0]]))
-                    if node is not None and node.kind == "link" and len(left) > 1:
-                        break
-                    done.append(left.pop(0))
-            if not left:
-                return "/".join(done)
-            target = self.nodes["/".join([*done, left.pop(0)])].target
-            if target.startswith("/"):
-                done = []
-            left = [*target.split("/"), *left]
-        raise self.refused(f"its links go round in circles at {place!r}")
+        found = follow(place, self._target, last=False)
+        if found is None:
+            raise self.refused(f"its links go round in circles at {place!r}")
+        return found
+
+    def _target(self, place: str) -> str | None:
+        node = self.nodes.get(place)
+        return node.target if node is not None and node.kind == "link" else None
 
     def _put(
         self,
@@ -265,6 +252,37 @@ class FileTree:
         for place, node in self.nodes.items():
             if node.kind == "link":
                 (self._folder / place).symlink_to(node.target)
+
+
+def follow(place: str, target: Callable[[str], str | None], *, last: bool) -> str | None:
+    """Return where a path leads, through the links of a tree.
+
+    Args:
+        place: The path, without leading slash.
+        target: Returns what the link at a path points to; None where there is no link.
+        last: Whether a link at the path itself is followed too.
+
+    Returns:
+        A path without leading slash, where there need not be anything; None when links go round in circles.
+    """
+    left = place.split("/")
+    done: list[str] = []
+    for _ in range(_MOST_LINKS):
+        points_to = None
+        while left and points_to is None:
+            part = left.pop(0)
+            if part == "..":
+                del done[-1:]
+            elif part not in ("", "."):
+                points_to = target("/".join([*done, part])) if left or last else None
+                if points_to is None:
+                    done.append(part)
+        if points_to is None:
+            return "/".join(done)
+        if points_to.startswith("/"):
+            done = []
+        left = [*points_to.split("/"), *left]
+    return None
 
 
 def _is_of_the_guest(place: str) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from harness.errors import UsageError
 from harness.exec import parcel as parcels
 from harness.exec.parcel import Carried, Parcel, pack, parse_push
-from harness.image.rootfs import Rootfs
+from harness.image.rootfs import Contents, Rootfs
 from harness.util import architecture
 
 
@@ -148,20 +150,42 @@ def test_a_program_must_be_of_the_guests_architecture(folder: Path) -> None:
 @pytest.fixture
 def rootfs(tmp_path: Path) -> Rootfs:
     image = tmp_path / "r.ext4"
-    image.with_suffix(".json").write_text('{"names": ["/usr/bin/sh", "/usr/bin/env", "/opt/tool"]}')
+    contents = Contents(
+        [
+            "/usr/bin/dash",
+            "/usr/bin/env",
+            "/usr/bin/arm",
+            "/usr/bin/old",
+            "/usr/bin/bare",
+            "/usr/lib64/ld.so",
+            "/opt/tool",
+        ],
+        {"/bin": "usr/bin", "/lib64": "/usr/lib64", "/usr/bin/sh": "dash", "/usr/bin/loop": "loop", "/a": "b/../../c"},
+        {
+            "/usr/bin/dash": (62, "/lib64/ld.so"),
+            "/opt/tool": (62, ""),
+            "/usr/bin/arm": (183, "/lib64/ld.so"),
+            "/usr/bin/old": (3, ""),
+            "/usr/bin/bare": (62, "/lib/ld.so"),
+        },
+    )
+    image.with_suffix(".json").write_text(json.dumps({"contents": asdict(contents)}))
     return Rootfs(image, "")
 
 
-@pytest.mark.parametrize("word", ["sh", "/bin/sh", "/usr/bin/sh", "/opt/tool"])
+X86_64 = architecture.require("x86-64")
+
+
+@pytest.mark.parametrize("word", ["sh", "/bin/sh", "/usr/bin/sh", "/opt/tool", "old"])
 def test_a_program_of_the_root_file_system_is_not_sent(folder: Path, rootfs: Rootfs, word: str) -> None:
-    found = pack([word], (), cwd=folder, memory=256, rootfs=rootfs)
+    found = pack([word], (), cwd=folder, memory=256, wanted=X86_64, rootfs=rootfs)
     assert found.argv == (word,)
     assert not any(one.is_library for one in found.entries)
 
 
 def test_a_script_uses_the_root_file_systems_interpreter(folder: Path, rootfs: Rootfs) -> None:
     script(folder, "#!/usr/bin/env sh")
-    found = pack(["./s"], (), cwd=folder, memory=256, rootfs=rootfs)
+    found = pack(["./s"], (), cwd=folder, memory=256, wanted=X86_64, rootfs=rootfs)
     assert "/usr/bin/env" not in targets(found)
     assert f"{folder}/s" in targets(found)
 
@@ -172,6 +196,10 @@ def test_a_script_uses_the_root_file_systems_interpreter(folder: Path, rootfs: R
         ("", "/bin/true", "the root file system has no program /bin/true"),
         ("#!/usr/bin/python3", "./s", "wants /usr/bin/python3, which the root file system has not"),
         ("#!/usr/bin/env perl", "./s", "wants perl, which the root file system has not"),
+        ("", "/usr/bin/loop", "the root file system has no program /usr/bin/loop"),
+        ("", "arm", "the root file system's /usr/bin/arm is a program for arm64, and the guest is x86-64"),
+        ("", "bare", "the root file system's /usr/bin/bare wants /lib/ld.so, which the root file system has not"),
+        ("#!/bin/bare", "./s", "/usr/bin/bare wants /lib/ld.so"),
     ],
 )
 def test_what_the_root_file_system_lacks_is_named(
@@ -179,7 +207,7 @@ def test_what_the_root_file_system_lacks_is_named(
 ) -> None:
     script(folder, first)
     with pytest.raises(UsageError) as found:
-        pack([word], (), cwd=folder, memory=256, rootfs=rootfs)
+        pack([word], (), cwd=folder, memory=256, wanted=X86_64, rootfs=rootfs)
     assert said in found.value.what
 
 

@@ -111,7 +111,9 @@ def test_the_image_has_them_and_is_made_again_when_one_changes(root: Path, monke
     needs_features("rootfs")
     monkeypatch.setattr(host, "ROOT", root)
     made = rootfs(Path("host"), architecture.own_name())
-    assert made.names() == {"/bin", "/etc/passwd", "/usr/bin/tool", "/var/run"}
+    contents = made.contents()
+    assert {*contents.files, *contents.links} == {"/bin", "/etc/passwd", "/usr/bin/tool", "/var/run"}
+    assert contents.find("/bin/tool") == "/usr/bin/tool"
     assert "Mode:  04755" in run(["debugfs", "-R", "stat /usr/bin/tool", made.path], timeout=30).stdout
     assert rootfs(Path("host"), architecture.own_name()) == made
     os.utime(root / "etc/shadow", (5, 5))  # no guest has it
