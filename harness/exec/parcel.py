@@ -182,7 +182,7 @@ class _Guest:
                 f"the root file system's {program} is a program for {found.title}, and the guest is "
                 f"{self.architecture.title}",
                 expected=f"a root file system for {self.architecture.title}",
-                hint="--kernel 6.12:ARCHITECTURE runs kernels of another architecture",
+                hint=f"or a kernel for {found.title}, such as --kernel 6.12:{found.name}",
             )
         if loader and contents.find(loader) is None:
             raise UsageError(

@@ -62,7 +62,7 @@ def _named(process: GuestProcess, program: str) -> Iterator[None]:
             f"{program} cannot be started in the guest: {error.what}",
             expected="an executable program of the guest's image (Python, perhaps busybox) or root file system, and "
             "the interpreter that it names",
-            hint="send it with guest.push_program, which brings its libraries too",
+            hint="guest.push_program, or harness exec with a path, sends a program of this machine and its libraries",
         ) from None
 
 
