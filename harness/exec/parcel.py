@@ -127,7 +127,8 @@ def pack(
     for push in pushes:
         for one in _tree(push.source, push.target):
             entries[one.target] = one
-    guest = _Guest(wanted or architecture.own(), userland, rootfs.contents() if rootfs is not None else None)
+    contents = rootfs.contents() if rootfs is not None else None
+    guest = _Guest(wanted or architecture.own(), userland, contents, frozenset(entries))
     program = _find(words[0], cwd, [one.target for one in pushes], guest)
     if program is None:
         argv0 = words[0]
@@ -154,11 +155,13 @@ class _Guest:
         architecture: The guest's.
         userland: As for :func:`pack`.
         contents: What is in its root file system; None where it has this machine's programs.
+        sent: What goes along.
     """
 
     architecture: Architecture
     userland: Path | None
     contents: Contents | None
+    sent: frozenset[str]
 
     def has(self, word: str) -> bool:
         """Return whether it has a program itself, by its path or by its name on PATH.
@@ -184,7 +187,7 @@ class _Guest:
                 expected=f"a root file system for {self.architecture.title}",
                 hint=f"or a kernel for {found.title}, such as --kernel 6.12:{found.name}",
             )
-        if loader and contents.find(loader) is None:
+        if loader and loader not in self.sent and contents.find(loader) is None:
             raise UsageError(
                 f"the root file system's {program} wants {loader}, which the root file system has not",
                 expected="programs with their dynamic loader and their libraries",

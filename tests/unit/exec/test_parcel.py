@@ -183,6 +183,11 @@ def test_a_program_of_the_root_file_system_is_not_sent(folder: Path, rootfs: Roo
     assert not any(one.is_library for one in found.entries)
 
 
+def test_a_dynamic_loader_may_go_along(folder: Path, rootfs: Rootfs) -> None:
+    loader = Carried(script(folder, ""), "/lib/ld.so")
+    assert pack(["bare"], (loader,), cwd=folder, memory=256, wanted=X86_64, rootfs=rootfs).argv == ("bare",)
+
+
 def test_a_script_uses_the_root_file_systems_interpreter(folder: Path, rootfs: Rootfs) -> None:
     script(folder, "#!/usr/bin/env sh")
     found = pack(["./s"], (), cwd=folder, memory=256, wanted=X86_64, rootfs=rootfs)
