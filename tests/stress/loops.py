@@ -11,8 +11,12 @@ import struct
 import threading
 import traceback
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 from harness.guest.api import asm, syscalls
+
+if TYPE_CHECKING:
+    from harness.guest.api.asm import ByteOrder
 
 MAP_CREATE, MAP_UPDATE_ELEM, MAP_DELETE_ELEM = 0, 2, 3
 ARRAY = 2
@@ -20,11 +24,11 @@ ARRAY = 2
 
 def with_map(code: bytes, fd: int) -> bytes:
     """Return a program with the descriptor of a map put into the first instruction that names one."""
-    at = code.index(struct.pack("<BB", 0x18, 0x11))
-    return code[: at + 4] + struct.pack("<i", fd) + code[at + 8 :]
+    at = code.index(struct.pack("=BB", 0x18, 0x11))
+    return code[: at + 4] + struct.pack("=i", fd) + code[at + 8 :]
 
 
-def lookup_inner(outer: int) -> bytes:
+def lookup_inner(outer: int, byte_order: ByteOrder) -> bytes:
     """Return a program that looks key 0 up in the outer map and then in the inner one; it returns the value, or 1."""
     return asm.assemble(
         asm.st("W", asm.R10, -4, 0),
@@ -43,19 +47,20 @@ def lookup_inner(outer: int) -> bytes:
         asm.label("none"),
         asm.mov(asm.R0, 1),
         asm.exit(),
+        byte_order=byte_order,
     )
 
 
 def insert_and_delete(outer: int, first_key: int, rounds: int, replace: bool) -> None:
     """Make an inner map, insert it, forget it, delete it; with `replace` nothing is deleted until the end."""
     call = syscalls.bpf
-    create = ctypes.create_string_buffer(struct.pack("<IIII", ARRAY, 4, 4, 1), 16)
+    create = ctypes.create_string_buffer(struct.pack("=IIII", ARRAY, 4, 4, 1), 16)
     key, value = ctypes.c_uint32(first_key), ctypes.c_int32(0)
     element = ctypes.create_string_buffer(
-        struct.pack("<IxxxxQQQ", outer, ctypes.addressof(key), ctypes.addressof(value), 0), 32
+        struct.pack("=IxxxxQQQ", outer, ctypes.addressof(key), ctypes.addressof(value), 0), 32
     )
     # What a command has no use for has to be zero, the value too.
-    gone = ctypes.create_string_buffer(struct.pack("<IxxxxQ", outer, ctypes.addressof(key)), 16)
+    gone = ctypes.create_string_buffer(struct.pack("=IxxxxQ", outer, ctypes.addressof(key)), 16)
     create_at, element_at, gone_at = (ctypes.addressof(one) for one in (create, element, gone))
     for number in range(rounds):
         inner = call(MAP_CREATE, create_at, 16)

@@ -119,7 +119,7 @@ def held_by(outer: int) -> list[int]:
     held = []
     for key in range(SLOTS):
         try:
-            held.append(struct.unpack("<I", raw.map_lookup(outer, struct.pack("<I", key), 4))[0])
+            held.append(struct.unpack("=I", raw.map_lookup(outer, struct.pack("=I", key), 4))[0])
         except OSError as error:
             if error.errno != ENOENT:
                 raise
@@ -133,9 +133,9 @@ def put_back(outer: int, before: list[int], after: list[int], inner: int) -> Non
         if before[key] == after[key]:
             continue
         if before[key]:
-            raw.map_update(outer, struct.pack("<I", key), struct.pack("<i", inner))
+            raw.map_update(outer, struct.pack("=I", key), struct.pack("=i", inner))
         else:
-            raw.map_delete(outer, struct.pack("<I", key))
+            raw.map_delete(outer, struct.pack("=I", key))
 
 
 def fail_each_step(how: str, action: str, kind: str, flags: int, code: bytes, steps: int) -> list[int]:
@@ -160,34 +160,34 @@ def fail_each_step(how: str, action: str, kind: str, flags: int, code: bytes, st
     outer = raw.map_create(kind, 4, 4, SLOTS, inner_map_fd=inner, map_flags=flags)
     if action in FILLED:
         for slot in range(SLOTS):
-            raw.map_update(outer, struct.pack("<I", slot), struct.pack("<i", inner))
+            raw.map_update(outer, struct.pack("=I", slot), struct.pack("=i", inner))
     raw.obj_pin(inner, PIN)
     new = raw.map_info(other)["id"]
 
     insns = with_map(code, outer)
-    key, value, out = (ctypes.create_string_buffer(data, 4) for data in (bytes(4), struct.pack("<i", other), b""))
-    keys = ctypes.create_string_buffer(struct.pack(f"<{SLOTS}I", *range(SLOTS)))
-    values = ctypes.create_string_buffer(struct.pack(f"<{SLOTS}i", *(other for _ in range(SLOTS))))
+    key, value, out = (ctypes.create_string_buffer(data, 4) for data in (bytes(4), struct.pack("=i", other), b""))
+    keys = ctypes.create_string_buffer(struct.pack(f"={SLOTS}I", *range(SLOTS)))
+    values = ctypes.create_string_buffer(struct.pack(f"={SLOTS}i", *(other for _ in range(SLOTS))))
     pin, other_pin, held, licence = (
         ctypes.create_string_buffer(data) for data in (PIN.encode(), OTHER_PIN.encode(), insns, b"GPL")
     )
     at = ctypes.addressof
     number, attr = {
-        "create": (0, struct.pack("<IIIIII", 13 if kind == "hash_of_maps" else 12, 4, 4, 64, flags, inner)),
-        "inner-hash": (0, struct.pack("<IIIII", 1, 4, 4, 64, 0)),
-        "inner-array": (0, struct.pack("<IIIII", 2, 4, 4, 64, 0)),
-        "lookup": (1, struct.pack("<IxxxxQQQ", outer, at(key), at(out), 0)),
-        "update": (2, struct.pack("<IxxxxQQQ", outer, at(key), at(value), 0)),
-        "replace": (2, struct.pack("<IxxxxQQQ", outer, at(key), at(value), 0)),
-        "delete": (3, struct.pack("<IxxxxQ", outer, at(key))),
-        "next-key": (4, struct.pack("<IxxxxQQ", outer, at(key), at(out))),
-        "load": (5, struct.pack("<IIQQ", 1, len(insns) // 8, at(held), at(licence))),
-        "pin": (6, struct.pack("<QI", at(other_pin), outer)),
-        "get": (7, struct.pack("<QII", at(pin), 0, 0)),
-        "by-id": (14, struct.pack("<III", new, 0, 0)),
-        "lookup-batch": (24, struct.pack("<QQQQIIQQ", 0, at(out), at(keys), at(values), SLOTS, outer, 0, 0)),
-        "update-batch": (26, struct.pack("<QQQQIIQQ", 0, 0, at(keys), at(values), SLOTS, outer, 0, 0)),
-        "delete-batch": (27, struct.pack("<QQQQIIQQ", 0, 0, at(keys), 0, SLOTS, outer, 0, 0)),
+        "create": (0, struct.pack("=IIIIII", 13 if kind == "hash_of_maps" else 12, 4, 4, 64, flags, inner)),
+        "inner-hash": (0, struct.pack("=IIIII", 1, 4, 4, 64, 0)),
+        "inner-array": (0, struct.pack("=IIIII", 2, 4, 4, 64, 0)),
+        "lookup": (1, struct.pack("=IxxxxQQQ", outer, at(key), at(out), 0)),
+        "update": (2, struct.pack("=IxxxxQQQ", outer, at(key), at(value), 0)),
+        "replace": (2, struct.pack("=IxxxxQQQ", outer, at(key), at(value), 0)),
+        "delete": (3, struct.pack("=IxxxxQ", outer, at(key))),
+        "next-key": (4, struct.pack("=IxxxxQQ", outer, at(key), at(out))),
+        "load": (5, struct.pack("=IIQQ", 1, len(insns) // 8, at(held), at(licence))),
+        "pin": (6, struct.pack("=QI", at(other_pin), outer)),
+        "get": (7, struct.pack("=QII", at(pin), 0, 0)),
+        "by-id": (14, struct.pack("=III", new, 0, 0)),
+        "lookup-batch": (24, struct.pack("=QQQQIIQQ", 0, at(out), at(keys), at(values), SLOTS, outer, 0, 0)),
+        "update-batch": (26, struct.pack("=QQQQIIQQ", 0, 0, at(keys), at(values), SLOTS, outer, 0, 0)),
+        "delete-batch": (27, struct.pack("=QQQQIIQQ", 0, 0, at(keys), 0, SLOTS, outer, 0, 0)),
     }[action]
     before = held_by(outer)
     done = {
@@ -251,7 +251,9 @@ CASES = [
 def test_allocations_fail(guest: Guest, stress: Stress, how: str, action: str, kind: str, flags: int) -> None:
     if not guest.call(has_fault_injection):
         pytest.skip("this kernel has no fault injection: CONFIG_FAULT_INJECTION, CONFIG_FAILSLAB")
-    answers = guest.call(fail_each_step, how, action, kind, flags, lookup_inner(0), stress.rounds, timeout=600)
+    answers = guest.call(
+        fail_each_step, how, action, kind, flags, lookup_inner(0, guest.byte_order), stress.rounds, timeout=600
+    )
     assert answers[0] == answers[-1] == 0
     # What fails for want of memory says so; an allocation that has a second way does not show.
     assert set(answers) <= {0, ENOMEM} | ALSO.get(action, set())
@@ -277,7 +279,7 @@ def copy_at_each_step(how: str, kind: str, steps: int) -> list[list[int]]:
     """Create outer maps, allocations failing; return what was answered, and what the template's insertion into each."""
     expedite()
     template = template_with_kptr()
-    attr = struct.pack("<IIIIII", 13 if kind == "hash_of_maps" else 12, 4, 4, 4, 0, template)
+    attr = struct.pack("=IIIIII", 13 if kind == "hash_of_maps" else 12, 4, 4, 4, 0, template)
     given = ctypes.create_string_buffer(attr, len(attr))
 
     def call() -> int:
@@ -290,7 +292,7 @@ def copy_at_each_step(how: str, kind: str, steps: int) -> list[list[int]]:
             seen.append([-result, 0])
             continue
         insertion, _, _, _ = raw.attempt(
-            "MAP_UPDATE_ELEM", {"map_fd": result, "key": bytes(4), "value": struct.pack("<i", template)}
+            "MAP_UPDATE_ELEM", {"map_fd": result, "key": bytes(4), "value": struct.pack("=i", template)}
         )
         seen.append([0, insertion])
         os.close(result)

@@ -84,8 +84,8 @@ def rounds_in_batches(rounds: int) -> float:
 
     def work(number: int) -> None:
         inners = [raw.map_create("array", 4, 4, 1) for _ in range(2)]
-        ids = [struct.pack("<I", raw.map_info(inner)["id"]) for inner in inners]
-        keys = [struct.pack("<I", number * BATCH + at) for at in range(BATCH)]
+        ids = [struct.pack("=I", raw.map_info(inner)["id"]) for inner in inners]
+        keys = [struct.pack("=I", number * BATCH + at) for at in range(BATCH)]
         left = rounds // CPUS + (number < rounds % CPUS)
         batch = 0
         while left:
@@ -94,7 +94,7 @@ def rounds_in_batches(rounds: int) -> float:
             batch += 1
             some = b"".join(keys[:count])
             # Each key gets the other inner map than in the batch before.
-            values = b"".join(struct.pack("<i", inners[(at + batch) % 2]) for at in range(count))
+            values = b"".join(struct.pack("=i", inners[(at + batch) % 2]) for at in range(count))
             raw.command("MAP_UPDATE_BATCH", map_fd=outer, keys=some, values=values, count=count)
             for at in {0, count - 1, batch % count}:
                 assert raw.map_lookup(outer, keys[at], 4) == ids[(at + batch) % 2]
@@ -125,7 +125,7 @@ def many_outers(rounds: int) -> float:
     for _ in range(rounds):
         outers.append(raw.map_create("hash_of_maps", 4, 4, 4, inner_map_fd=inner, map_flags=1))
         for key in range(4):
-            raw.map_update(outers[-1], struct.pack("<I", key), struct.pack("<i", inner))
+            raw.map_update(outers[-1], struct.pack("=I", key), struct.pack("=i", inner))
     for fd in [inner, *outers]:
         os.close(fd)
     return time.monotonic() - began
@@ -141,8 +141,8 @@ def fill(kind: str, flags: int, rounds: int) -> float:
     began = time.monotonic()
     outer = make_outer(kind, flags, rounds)
     inner = raw.map_create("array", 4, 4, 1)
-    value = struct.pack("<i", inner)
-    keys = [struct.pack("<I", number) for number in range(rounds + 1)]
+    value = struct.pack("=i", inner)
+    keys = [struct.pack("=I", number) for number in range(rounds + 1)]
     for key in keys[:-1]:
         raw.map_update(outer, key, value)
     for _ in range(10):
@@ -174,7 +174,7 @@ def write_against_lookups(kind: str, code: bytes, rounds: int) -> float:
     code = with_map(code, outer)
     program = raw.command("PROG_LOAD", prog_type="socket_filter", insns=code, insn_cnt=len(code) // 8, license="GPL")
     first = raw.map_create("array", 4, 4, 1)
-    raw.map_update(outer, bytes(4), struct.pack("<i", first))
+    raw.map_update(outer, bytes(4), struct.pack("=i", first))
     os.close(first)
     began = time.monotonic()
 
@@ -182,7 +182,7 @@ def write_against_lookups(kind: str, code: bytes, rounds: int) -> float:
         if number < 2:
             for _ in range(-(-rounds // 2)):
                 inner = raw.map_create("array", 4, 4, 1)
-                raw.map_update(outer, bytes(4), struct.pack("<i", inner))
+                raw.map_update(outer, bytes(4), struct.pack("=i", inner))
                 os.close(inner)
             return
         for _ in range(max(rounds // 20, 1)):
@@ -204,7 +204,7 @@ def write_against_lookups(kind: str, code: bytes, rounds: int) -> float:
 
 @pytest.mark.parametrize("kind", ["hash_of_maps", "array_of_maps"])
 def test_writers_against_lookups_from_programs(guest: Guest, stress: Stress, kind: str) -> None:
-    stress.run(guest, write_against_lookups, kind, lookup_inner(0), rounds=min(stress.rounds, 20_000))
+    stress.run(guest, write_against_lookups, kind, lookup_inner(0, guest.byte_order), rounds=min(stress.rounds, 20_000))
 
 
 def storm(code: bytes, rounds: int) -> float:
@@ -215,7 +215,7 @@ def storm(code: bytes, rounds: int) -> float:
         for _ in range(-(-rounds // WORKERS)):
             outer = make_outer("hash_of_maps", 0, 8)
             inner = raw.map_create("array", 4, 4, 1)
-            raw.map_update(outer, bytes(4), struct.pack("<i", inner))
+            raw.map_update(outer, bytes(4), struct.pack("=i", inner))
             insns = with_map(code, outer)
             program = raw.command(
                 "PROG_LOAD", prog_type="socket_filter", insns=insns, insn_cnt=len(insns) // 8, license="GPL"
@@ -229,7 +229,7 @@ def storm(code: bytes, rounds: int) -> float:
 
 
 def test_a_storm_of_creation_and_destruction(guest: Guest, stress: Stress) -> None:
-    stress.run(guest, storm, lookup_inner(0), rounds=min(stress.rounds, 20_000))
+    stress.run(guest, storm, lookup_inner(0, guest.byte_order), rounds=min(stress.rounds, 20_000))
 
 
 def exhaust_descriptors(rounds: int) -> float:
@@ -322,7 +322,7 @@ def fill_cgroup(group: str) -> None:
     while refused < 4:
         try:
             opened.append(raw.map_create("hash", 4, 4096, 256))
-            raw.map_update(outer, struct.pack("<I", len(opened) % 64), struct.pack("<i", opened[-1]))
+            raw.map_update(outer, struct.pack("=I", len(opened) % 64), struct.pack("=i", opened[-1]))
         except OSError as error:
             if error.errno not in (ENOMEM, 22):
                 raise
@@ -382,8 +382,8 @@ def pass_descriptors(rounds: int) -> float:
                 if not data:
                     return
                 for _, _, packed in ancillary:
-                    for inner in struct.unpack(f"<{len(packed) // 4}i", packed):
-                        raw.map_update(outer, bytes(4), struct.pack("<i", inner))
+                    for inner in struct.unpack(f"={len(packed) // 4}i", packed):
+                        raw.map_update(outer, bytes(4), struct.pack("=i", inner))
                         os.close(inner)
         theirs.close()
         for _ in range(rounds):

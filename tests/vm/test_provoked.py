@@ -58,7 +58,7 @@ def test_an_error_path_that_forgets_memory_is_found_when_allocations_fail(vm: Ma
     assert guest.call(has_fault_injection)
     assert Kernel(vm).forget_calls(["htab_of_map_alloc"], "bpf_map_meta_free") == 1
     log.begin(vm)
-    guest.call(fail_each_step, "from-then-on", "create", *HASH, lookup_inner(0), 200, timeout=600)
+    guest.call(fail_each_step, "from-then-on", "create", *HASH, lookup_inner(0, guest.byte_order), 200, timeout=600)
     complaints = log.end(vm)
     assert complaints
     assert all("htab_of_map_alloc" in complaint.text for complaint in complaints)
@@ -71,7 +71,7 @@ def test_an_error_path_that_forgets_a_reference_is_found_when_allocations_fail(v
     leak_check.begin(vm)
     assert guest.call(has_fault_injection)
     assert Kernel(vm).forget_calls(["map_create", "__sys_bpf"], "bpf_map_put_with_uref")
-    guest.call(fail_each_step, "once", "create", *HASH, lookup_inner(0), 200, timeout=600)
+    guest.call(fail_each_step, "once", "create", *HASH, lookup_inner(0, guest.byte_order), 200, timeout=600)
     complaints = leak_check.end(vm)
     assert complaints
     assert "leaked: hash_of_maps map" in complaints[0].text
