@@ -172,3 +172,13 @@ def unpack(package: Path, release: str | None, target: Path) -> None:
             assert content is not None, "a regular file has content"
             with place.open("wb") as stream:
                 shutil.copyfileobj(content, stream, 1 << 20)
+            if place == target / "vmlinuz" and _is_elf(place):
+                # Packages of linux-binary have ppc64el's image under that name too.
+                place.rename(target / "vmlinux")
+
+
+def _is_elf(path: Path) -> bool:
+    from harness.kernel.files.bzimage import ELF_MAGIC  # with it come decompressors
+
+    with path.open("rb") as file:
+        return file.read(len(ELF_MAGIC)) == ELF_MAGIC
