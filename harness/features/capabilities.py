@@ -102,7 +102,14 @@ def judge(name: str, finding: ProbeResult, version: KernelVersion, config: Mappi
 CAPABILITIES: dict[str, Capability] = {
     **PARTS,
     **{
-        f"map_{name}": Capability(f"maps can be of the type {name}", of.since, of.origin, creates_type(name), of.config)
+        f"map_{name}": Capability(
+            f"maps can be of the type {name}",
+            of.since,
+            of.origin,
+            creates_type(name),
+            of.config,
+            is_part=of.by_architecture,
+        )
         for name, of in map_types.MAP_TYPES.items()
     },
     "prog_test_run": Capability(
@@ -199,11 +206,11 @@ CAPABILITIES: dict[str, Capability] = {
     ),
     "timers": Capability("programs set timers in map values", "5.15", "commit b00628b1c7d5", helper(169)),
     "timer_programs": Capability(
-        "the verifier accepts programs that initialise timers",
+        "programs initialise timers",
         "5.15",
         "commit b00628b1c7d5",
         timer_programs,
-        "!PREEMPT_RT",
+        "HAVE_CMPXCHG_DOUBLE !PREEMPT_RT",
     ),
     "outer_batch_ops": Capability("outer maps have batch commands", "5.19", "commit 9263dddc7b6f", outer_batch),
     "lookup_percpu_elem": Capability(

@@ -36,6 +36,7 @@ class MapType:
         fields: Attributes of BPF_MAP_CREATE other than four bytes of key, four of value and one element.
         config: The configuration symbols that it needs, on some releases at least; "" for none.
         btf: Whether it must be created with BTF, such as :data:`INTEGERS`.
+        by_architecture: Whether kernels of some architectures refuse it.
     """
 
     since: str
@@ -43,6 +44,7 @@ class MapType:
     fields: Mapping[str, Any] = field(default_factory=dict)
     config: str = ""
     btf: bool = False
+    by_architecture: bool = False
 
     @property
     def max_entries(self) -> int:
@@ -91,6 +93,7 @@ MAP_TYPES: dict[str, MapType] = {
         "commit 317460317a02",
         {"key_size": 0, "value_size": 0, "map_flags": uapi.MMAPABLE},
         "BPF_JIT",
+        by_architecture=True,  # bpf_jit_supports_arena() in arena_map_alloc(); not yet there in v6.12
     ),
     "insn_array": MapType("6.19", "commit b4ce5923e780", {"value_size": 16}),
     "rhash": MapType("7.2", "BPF_MAP_TYPE_RHASH in include/linux/bpf_types.h", {"map_flags": uapi.NO_PREALLOC}),
