@@ -11,6 +11,7 @@ from harness.guest import calls
 from harness.guest.api import asm, btf, uapi
 from harness.remote.bpf import Bpf
 from harness.remote.command import BpfError, HasFd
+from harness.remote.objects import Program
 from harness.remote.sysctl import JIT, sysctl
 from harness.util.errnos import ENOTSUPP, errno_name
 
@@ -235,11 +236,26 @@ def inner_spin_lock(bpf: Bpf) -> ProbeResult:
 
 
 def timer_programs(bpf: Bpf) -> ProbeResult:
-    """A program can be loaded and initialises the timer in a map's value.
+    """A program that initialises the timer in a map's value can be loaded."""
+    found = _with_timer(bpf)
+    return found if isinstance(found, ProbeResult) else _by_errno(0, yes=(0,), no=())
+
+
+def timer_memory(bpf: Bpf) -> ProbeResult:
+    """A program initialises the timer in a map's value.
 
     Since bpf_timer_init() allocates by kmalloc_nolock(), which it did not in v6.12 and does in v7.2, it is ENOMEM where
     the processor does not compare and exchange two words at once: `!(s->flags & __CMPXCHG_DOUBLE)` in mm/slub.c.
     """
+    found = _with_timer(bpf)
+    if isinstance(found, ProbeResult):
+        return found
+    answer = found.run().retval
+    return _by_errno((1 << 32) - answer if answer else 0, yes=(0,), no=(ENOMEM,))
+
+
+def _with_timer(bpf: Bpf) -> Program | ProbeResult:
+    """Return a program that initialises a timer and returns what bpf_timer_init() does; or why there is none."""
     try:
         timed = map_types.with_struct(bpf, "bpf_timer", "array")
     except BpfError as error:
@@ -256,11 +272,9 @@ def timer_programs(bpf: Bpf) -> ProbeResult:
         asm.exit(),
     ]
     try:
-        program = bpf.prog("sched_cls", code)
+        return bpf.prog("sched_cls", code)
     except BpfError as error:
         return _by_errno(error.errno, yes=(), no=(EINVAL, EACCES))
-    answer = program.run().retval
-    return _by_errno((1 << 32) - answer if answer else 0, yes=(0,), no=(ENOMEM,))
 
 
 def exclusive_inner(bpf: Bpf) -> ProbeResult:
