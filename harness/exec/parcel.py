@@ -282,7 +282,7 @@ def _libraries(path: Path, guest: _Guest) -> Iterator[Carried]:
         header = elf.read_header(path)
     except ELFError as error:
         raise UsageError(f"{path} is a damaged program: {error}", expected="a compiled program (ELF)") from None
-    if header.kind not in ("ET_EXEC", "ET_DYN"):
+    if not header.is_program:
         raise UsageError(
             f"{path} is not a program but {'an object file' if header.kind == 'ET_REL' else header.kind}",
             expected="a linked program",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import struct
 from collections.abc import Iterable
@@ -15,8 +16,8 @@ from harness.util.proc import run
 _RESOLVED = re.compile(r"^\s*(?:(?P<name>\S+) => )?(?P<path>.*/.*) \(0x[0-9a-f]+\)$")
 _MISSING = re.compile(r"^\s*(?P<name>\S+) => not found$")
 
-_HEADER, _EXEC, _DYN, _INTERP = 64, 2, 3, 3
-"""Bytes of the longer file header; ET_EXEC, ET_DYN and PT_INTERP of elf.h."""
+_LONGEST_PATH = 4096
+"""PATH_MAX of Linux."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +28,20 @@ class Header:
         number: The number of its architecture (e_machine).
         machine: The name of its architecture, as elf.h has it ("EM_X86_64"); the number where it has none.
         kind: "ET_EXEC", "ET_DYN", "ET_REL" and the like.
-        is_dynamic: Whether a dynamic loader starts it (PT_INTERP).
+        loader: The dynamic loader that starts it (PT_INTERP); "" where none does, or its name is not there.
+        is_dynamic: Whether a dynamic loader starts it.
     """
 
     number: int
     machine: str
     kind: str
+    loader: str
     is_dynamic: bool
+
+    @property
+    def is_program(self) -> bool:
+        """Whether it is linked: a program, or a library."""
+        return self.kind in ("ET_EXEC", "ET_DYN")
 
 
 def read_header(path: Path) -> Header:
@@ -43,46 +51,41 @@ def read_header(path: Path) -> Header:
         OSError: It cannot be read.
         elftools.common.exceptions.ELFError: It is not an ELF file, or is damaged.
     """
+    from elftools.common.exceptions import ELFError
     from elftools.elf.elffile import ELFFile
 
     with path.open("rb") as file:
-        read = ELFFile(file)
-        is_dynamic = any(segment.header.p_type == "PT_INTERP" for segment in read.iter_segments())
+        try:
+            read = ELFFile(file)
+            segment = next(read.iter_segments("PT_INTERP"), None)
+            size, name = 0, b""
+            if segment is not None:
+                size = segment.header.p_filesz
+                file.seek(segment.header.p_offset)
+                name = file.read(min(size, _LONGEST_PATH))
+        except (OverflowError, ValueError, OSError) as error:  # an offset that no file has
+            if isinstance(error, OSError) and error.errno != errno.EINVAL:
+                raise
+            raise ELFError(str(error)) from error
+        loader = name.rstrip(b"\0").decode(errors="surrogateescape") if len(name) == size else ""
         file.seek(18)
         number = int.from_bytes(file.read(2), "little" if read.little_endian else "big")
-        return Header(number, str(read.header.e_machine), str(read.header.e_type), is_dynamic)
+        return Header(number, str(read.header.e_machine), str(read.header.e_type), loader, segment is not None)
 
 
-def starter(start: bytes) -> tuple[int, str] | None:
-    """Return what starts a compiled program, of its first bytes; the library that reads ELF takes milliseconds a file.
-
-    Args:
-        start: The first 4 KiB, or all of a smaller file.
+def starter(path: Path) -> tuple[int, str] | None:
+    """Return what starts a compiled program: the number of its architecture, and its dynamic loader or "".
 
     Returns:
-        The number of its architecture, and its dynamic loader: "" where it has none, or its name lies elsewhere in the
-        file. None for what is not a linked program.
+        None for what is not a linked program, or is damaged.
     """
-    if not start.startswith(b"\x7fELF") or len(start) < _HEADER:
+    from elftools.common.exceptions import ELFError
+
+    try:
+        header = read_header(path)
+    except ELFError:
         return None
-    order, wide = ("<" if start[5] == 1 else ">"), start[4] == 2
-    kind, number = struct.unpack_from(f"{order}HH", start, 16)
-    if kind not in (_EXEC, _DYN):
-        return None
-    (headers,) = struct.unpack_from(f"{order}Q", start, 32) if wide else struct.unpack_from(f"{order}I", start, 28)
-    each, count = struct.unpack_from(f"{order}HH", start, 54 if wide else 42)
-    if each < (56 if wide else 32):
-        return None
-    for place in range(headers, min(headers + each * count, len(start) - each + 1), each):
-        if struct.unpack_from(f"{order}I", start, place)[0] != _INTERP:
-            continue
-        if wide:
-            begin, size = (struct.unpack_from(f"{order}Q", start, place + field)[0] for field in (8, 32))
-        else:
-            begin, size = (struct.unpack_from(f"{order}I", start, place + field)[0] for field in (4, 16))
-        name = start[begin : begin + size]
-        return number, name.rstrip(b"\0").decode(errors="surrogateescape") if len(name) == size else ""
-    return number, ""
+    return (header.number, header.loader) if header.is_program else None
 
 
 def shared_libraries(objects: Iterable[Path], *, error: type[HarnessError] = UsageError) -> dict[str, Path]:

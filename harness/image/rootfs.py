@@ -211,8 +211,7 @@ def _contents(nodes: dict[str, Node], folder: Path) -> Contents:
     programs = {}
     for place, node in nodes.items():
         if node.kind == "file" and node.mode & 0o111:
-            with (folder / place).open("rb") as file:
-                starter = elf.starter(file.read(4096))
+            starter = elf.starter(folder / place)
             if starter is not None:
                 programs[f"/{place}"] = starter
     return Contents(
