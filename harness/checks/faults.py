@@ -128,6 +128,7 @@ SIGNS = _signs(
             r"Unable to handle kernel ",  # arm64, s390x, riscv64
             r"(?:Oops|Kernel BUG)\b.*\[#\d+\]",  # ppc64el, riscv64
             r"(?:PANIC: )?double fault|Fixing recursive fault",
+            r"Internal error: .*\[#\d+\]",  # arm64, armhf
             r".*: (?:0x)?[0-9a-f]{4,16} (?:ilc:\d )?\[#\d+\]",
         ),
     ),
@@ -163,11 +164,15 @@ _RULE = re.compile(r"={10,}$")
 _CALL_TRACE = re.compile(r"\s*Call Trace:|\s*stack backtrace:|\s*backtrace:", re.IGNORECASE)
 _FUNCTION = r"([A-Za-z_][\w.$]*)\+(0x[0-9a-f]+)/(0x[0-9a-f]+)"
 # A mark says that the frame may be none: a question mark, on s390x a parenthesis around it, on ppc64el a word after it.
-_FRAME = re.compile(rf"\s*(\((?=\[<))?(?:\[<?[0-9a-f]+>?\]\s*)*(\? )?(?!.*\(unreliable\)){_FUNCTION}")
-# The line with the faulting instruction, on x86-64, on arm64 and riscv64, on s390x and on ppc64el.
-_RIP = re.compile(
-    r"(?:RIP: (?:0010:)?(?:\[<[0-9a-f]+>\]\s*)?|(?<!\w)e?pc : |Krnl PSW : [0-9a-f]+ [0-9a-f]+ \(|NIP \[[0-9a-f]+\] )"
+# On armhf each line names a function and then where it was called from.
+_FRAME = re.compile(
+    r"\s*(\((?=\[<))?(?:\[<?[0-9a-f]+>?\]\s*)*(\? )?(?!.*\(unreliable\))(?:\S+ from (?:\[<[0-9a-f]+>\] \()?)?"
     + _FUNCTION
+)
+# The line with the faulting instruction, on x86-64, on arm64 and riscv64, on s390x, on ppc64el and on armhf.
+_RIP = re.compile(
+    r"(?:RIP: (?:0010:)?(?:\[<[0-9a-f]+>\]\s*)?|(?<!\w)e?pc : |Krnl PSW : [0-9a-f]+ [0-9a-f]+ \(|NIP \[[0-9a-f]+\] "
+    r"|PC is at )" + _FUNCTION
 )
 _AT = re.compile(rf"WARNING: .*\bat (?:\S+:\d+ )?{_FUNCTION}")
 # Other lines between the frames of a trace and after them.
@@ -193,6 +198,8 @@ _GENERIC = re.compile(
     r"|do_syscall_\w+|x64_sys_call|ret_from_fork\w*|start_thread|secondary_startup_\w+"
     # arm64
     r"|invoke_syscall|el[01]t?h?_\w+|do_el0_svc|do_mem_abort|do_translation_fault|__do_kernel_fault|__primary_switched"
+    # armhf
+    r"|unwind_backtrace|ret_fast_syscall"
     # s390x, ppc64el, riscv64
     r"|system_call\w*|__do_syscall|handle_exception|(?:__do_)?pgm_check\w*|monitor_event_exception|illegal_op"
 )
@@ -242,7 +249,9 @@ def _block(lines: Sequence[LogRecord], at: int) -> tuple[int, Sign, int] | None:
         for place in range(at + 1, min(at + 12, end)):
             sign = sign_of(lines[place].text)
             if sign is not None:
-                return place, sign, end
+                # Where a warning is printed by a function (armhf, x86-64 before v4.19), its words follow it.
+                words = sign_of(lines[place + 1].text) if sign.kind == "WARN" and place + 1 < end else None
+                return (place, sign, end) if words is None or words.kind == "WARN" else (place + 1, words, end)
         return min(at + 1, len(lines) - 1), _UNKNOWN, max(end, at + 1)
     title = at
     if _RULE.match(text):
@@ -366,7 +375,7 @@ def fingerprint(kind: str, title: str, frames: Iterable[str]) -> str:
 
 
 _PLACE = re.compile(rf"{_FUNCTION}(?![0-9a-f]| ?\[)")  # a module's name follows the place
-_EXACT = re.compile(r"\s*(?:RIP: |e?pc : |NIP |WARNING: )")
+_EXACT = re.compile(r"\s*(?:RIP: |e?pc : |NIP |PC is at |WARNING: )")
 
 
 def with_lines(excerpt: str, line_of: Callable[[str, bool], str]) -> str:

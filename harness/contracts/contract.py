@@ -35,6 +35,8 @@ TAKES = ("errno", "value", "count", "time")
 OUTERS = {"hom": "hash_of_maps", "aom": "array_of_maps", "mim": ""}
 """First word of a contract's id, and the outer map it speaks of; "mim" speaks of map-in-map as such."""
 
+_BOTH = ("hom", "aom")
+
 
 def _between(since: KernelVersion | None, version: KernelVersion, until: KernelVersion | None) -> bool:
     return (since is None or _reached(version, since)) and (until is None or not _reached(version, until))
@@ -201,7 +203,7 @@ def read(tables: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, Contract]
 
 _FIELDS = {
     *("id", "outer", "each", "sentence", "takes", "expect", "backports", "since", "until", "requires"),
-    *("requires_by_case", "decided_by", "when"),
+    *("requires_by_outer", "requires_by_case", "decided_by", "when"),
 }
 
 
@@ -217,7 +219,7 @@ def _expanded(file: str, entry: Mapping[str, Any]) -> Iterable[Contract]:
         raise _malformed(where, "it has no sentence", "what is promised, in words")
     if entry.get("takes") not in TAKES:
         raise _malformed(where, f"it takes {entry.get('takes')!r}", " or ".join(TAKES))
-    outers = entry.get("outer", ["hom", "aom"])
+    outers = entry.get("outer", _BOTH)
     if not outers or not set(outers) <= set(OUTERS):
         raise _malformed(where, f"its outer maps are {outers!r}", f"some of {', '.join(OUTERS)}")
     if entry.get("decided_by"):
@@ -241,22 +243,25 @@ def _expanded(file: str, entry: Mapping[str, Any]) -> Iterable[Contract]:
                 backports=tuple(_for_case(one, outer, case) for one in backports),
                 since=_version(where, entry.get("since")),
                 until=_version(where, entry.get("until")),
-                requires=_required(where, entry, case),
+                requires=_required(where, entry, outer, case),
                 decided_by=entry.get("decided_by", ""),
                 when=when,
             )
 
 
-def _required(where: str, entry: Mapping[str, Any], case: str) -> tuple[str, ...]:
-    """Return the capabilities that asking needs: of every case, and of this one."""
-    by_case: Mapping[str, list[str]] = entry.get("requires_by_case", {})
-    unknown = set(by_case) - set(entry.get("each", ()))
-    if unknown:
-        raise _malformed(where, f"requires_by_case has {min(unknown)!r}", "cases that `each` has")
-    names = tuple(name.replace("{each}", case) for name in (*entry.get("requires", ()), *by_case.get(case, ())))
-    for name in names:
+def _required(where: str, entry: Mapping[str, Any], outer: str, case: str) -> tuple[str, ...]:
+    """Return the capabilities that asking needs: of every contract of the entry, of its outer map, and of its case."""
+    names = list(entry.get("requires", ()))
+    for field, one, known in (("outer", outer, entry.get("outer", _BOTH)), ("case", case, entry.get("each", ()))):
+        only: Mapping[str, list[str]] = entry.get(f"requires_by_{field}", {})
+        unknown = set(only) - set(known)
+        if unknown:
+            raise _malformed(where, f"requires_by_{field} has {min(unknown)!r}", "one of " + ", ".join(known))
+        names += only.get(one, ())
+    found = tuple(name.replace("{each}", case) for name in names)
+    for name in found:
         _check_capability(where, name)
-    return names
+    return found
 
 
 def _check_capability(where: str, name: str) -> None:

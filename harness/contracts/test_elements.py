@@ -229,6 +229,12 @@ def test_a_lookup_gives_an_id(scene: Scene, observe: Observe) -> None:
     observe(what_is_at(scene, scene.holding(), 0))
 
 
+@pytest.mark.contract("lookup.where")
+def test_an_inner_map_is_found_where_it_was_put(scene: Scene, observe: Observe) -> None:
+    outer = scene.holding(2)
+    observe([key for key in range(ENTRIES) if errno_of(outer.lookup, key) == "ok"])
+
+
 @pytest.mark.contract("lookup.after_replace")
 @pytest.mark.usefixtures("replaces")
 def test_a_lookup_gives_the_new_id(scene: Scene, observe: Observe) -> None:

@@ -17,6 +17,7 @@ from harness.features.parts import PARTS
 from harness.features.probes import (
     blocks_above_4_mib,
     btf_load,
+    compiled_functions,
     creates,
     creates_type,
     elided_null_check,
@@ -30,6 +31,7 @@ from harness.features.probes import (
     interpreter,
     loads,
     next_id,
+    outer_array_read,
     outer_batch,
     outer_lookup,
     percpu_array_inlined,
@@ -42,6 +44,7 @@ from harness.features.probes import (
     timer_programs,
     unlimited_memory,
     vmlinux_btf,
+    wide_words,
 )
 from harness.guest.api import uapi
 from harness.kernel.version import KernelVersion
@@ -96,7 +99,7 @@ def judge(name: str, finding: ProbeResult, version: KernelVersion, config: Mappi
     if capability.is_part:
         symbols = " and ".join(needed)
         with_symbol = f", although it was built with {symbols}" if symbols else ""
-        return Judgement(Decision.SKIP, f"{lacks}; it was booted without{with_symbol}")
+        return Judgement(Decision.SKIP, f"{lacks}; it was booted without, or its architecture cannot{with_symbol}")
     return Judgement(Decision.FAIL, f"{lacks}: a kernel of this version should have it")
 
 
@@ -188,6 +191,29 @@ CAPABILITIES: dict[str, Capability] = {
         "4.12",
         "",
         blocks_above_4_mib,
+        is_part=True,
+    ),
+    "wide_words": Capability(
+        "a word of the kernel has 64 bits (BITS_PER_LONG), without which the verifier inlines no lookup",
+        "4.12",
+        "",
+        wide_words,
+        is_part=True,
+    ),
+    "outer_array_read": Capability(
+        "an inner map is found in an array of maps where it was put (pointers of 32 bits are put at index * 4, "
+        "array->ptrs, and read at index * 8, array->elem_size)",
+        "4.12",
+        "",
+        outer_array_read,
+        is_part=True,
+    ),
+    "compiled_functions": Capability(
+        "programs with functions of their own, callbacks among them, are compiled, where the architecture's JIT can",
+        "4.16",
+        "commit 1c2a088a6626",
+        compiled_functions,
+        "BPF_JIT",
         is_part=True,
     ),
     "percpu_array_inlined": Capability(

@@ -13,6 +13,7 @@ from harness.remote.bpf import Bpf
 from harness.remote.command import BpfError, HasFd
 from harness.remote.objects import Program
 from harness.remote.sysctl import JIT, sysctl
+from harness.util.architecture import ByteOrder
 from harness.util.errnos import ENOTSUPP, errno_name
 
 _AT_PAGESZ = 6
@@ -194,12 +195,55 @@ def blocks_above_4_mib(bpf: Bpf) -> ProbeResult:
         )
     except BpfError as error:
         return ProbeResult(Availability.INCONCLUSIVE, f"{error.command}: {error.name}")
-    words = [int.from_bytes(vector[at : at + 8], bpf.byte_order) for at in range(0, len(vector), 8)]
-    page = dict(zip(words[::2], words[1::2], strict=True))[_AT_PAGESZ]
+    _, page = _word_and_page(vector, bpf.byte_order)
     columns = lines.splitlines()[0].partition(b"zone")[2].split()[1:]
     largest = page << len(columns) - 1
     answer = Availability.YES if largest > 4 << 20 else Availability.NO
     return ProbeResult(answer, f"blocks have up to {largest >> 10} KiB")
+
+
+def wide_words(bpf: Bpf) -> ProbeResult:
+    """The auxiliary vector of a process, which is of the kernel's own kind, has words of 8 bytes."""
+    path = "/proc/self/auxv"
+    try:
+        vector = bpf.commands.ask(f"read of {path}", calls.Files.read_file, path=path)
+    except BpfError as error:
+        return ProbeResult(Availability.INCONCLUSIVE, f"{error.command}: {error.name}")
+    word, _ = _word_and_page(vector, bpf.byte_order)
+    return ProbeResult(Availability.YES if word == 8 else Availability.NO, f"words have {8 * word} bits")
+
+
+def _word_and_page(vector: bytes, byte_order: ByteOrder) -> tuple[int, int]:
+    """Return the bytes of a word and of a page, by an auxiliary vector: pairs of words, one of them about pages."""
+    for size in (8, 4):
+        words = [int.from_bytes(vector[at : at + size], byte_order) for at in range(0, len(vector), size)]
+        pairs = dict(zip(words[::2], words[1::2], strict=False))
+        if _AT_PAGESZ in pairs:
+            return size, pairs[_AT_PAGESZ]
+    raise AssertionError(f"an auxiliary vector does not say how large a page is: {vector.hex()}")
+
+
+def outer_array_read(bpf: Bpf) -> ProbeResult:
+    """An inner map is found in an array of maps where it was put, at another index than 0."""
+    inner = bpf.map("array")
+    outer = bpf.map("array_of_maps", max_entries=2, inner=inner)
+    outer[1] = inner
+    fields = {"map_fd": outer, "key": (1).to_bytes(4, bpf.byte_order)}
+    errno = bpf.commands.attempt("MAP_LOOKUP_ELEM", fields, {"value": 8}).errno
+    if errno == ENOTSUPP:  # before v4.13, user space cannot look
+        return wide_words(bpf)
+    return _by_errno(errno, yes=(0,), no=(ENOENT,))
+
+
+def compiled_functions(bpf: Bpf) -> ProbeResult:
+    """A program with a function of its own is compiled where the compiler is on; otherwise it is interpreted."""
+    code = (asm.call_local("function"), asm.exit(), asm.label("function"), *asm.return_(0))
+    try:
+        with sysctl(bpf.commands, JIT, "1"), bpf.prog("socket_filter", code) as program:
+            compiled = program.info()["jited_prog_len"] > 0
+    except BpfError as error:
+        return ProbeResult(Availability.NO, f"{error.command}: {error.name}")
+    return ProbeResult(*((Availability.YES, "compiled") if compiled else (Availability.NO, "interpreted")))
 
 
 def _small_map() -> tuple[str, dict[str, int | str]]:

@@ -113,7 +113,7 @@ def seal(made: Path, choice: Choice, *, origin: str, **facts: object) -> None:
     bzimage.require_architecture(image, name, wanted)
     if bzimage.image_kind(image, name) is bzimage.ImageKind.IMAGE:
         raw_image.check(image, name)
-        kernel = image
+        kernel = bzimage.plain_kernel(image, name)
     else:
         if compressed.exists():
             release = bzimage.setup_header(image, name).release
@@ -123,7 +123,7 @@ def seal(made: Path, choice: Choice, *, origin: str, **facts: object) -> None:
         kernel = plain.read_bytes()
         bzimage.check_elf(kernel, name, wanted)
         pvh = bzimage.has_pvh_note(kernel)
-    release = release or (raw_image.banner(kernel) or bzimage.elf_banner(kernel)).split(" ", 1)[0]
+    release = release or (raw_image.banner(image) or bzimage.elf_banner(kernel)).split(" ", 1)[0]
     if not config.exists() and (embedded := bzimage.embedded_config(kernel)) is not None:
         config.write_bytes(embedded)
     if config.exists():

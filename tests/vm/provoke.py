@@ -177,7 +177,28 @@ class PowerCode(Code):
         return self
 
 
-_CODES = {"amd64": Code, "arm64": ArmCode, "s390x": S390Code, "riscv64": RiscvCode, "ppc64el": PowerCode}
+class Arm32Code(Code):
+    """Machine instructions of armhf; arguments of functions are r0, r1, ..."""
+
+    JUMP = "r12", "1c ff 2f e1"  # bx r12
+
+    def load(self, register: str, value: int | str) -> Code:
+        """Put a number, or a symbol's address, into a register."""
+        number = (self._symbol(value) if isinstance(value, str) else value) & (1 << 32) - 1
+        for kind, part in ((0xE3000000, number & 0xFFFF), (0xE3400000, number >> 16)):  # movw, movt
+            place = int(register.removeprefix("r")) << 12
+            self.bytes += struct.pack("<I", kind | part >> 12 << 16 | place | part & 0xFFF)
+        return self
+
+
+_CODES = {
+    "amd64": Code,
+    "arm64": ArmCode,
+    "s390x": S390Code,
+    "riscv64": RiscvCode,
+    "ppc64el": PowerCode,
+    "armhf": Arm32Code,
+}
 
 
 class Kernel:
@@ -459,7 +480,16 @@ RECIPES = {
 """Faults by what provokes them."""
 
 
-def _common(first: str, second: str, *, reads: tuple[str, str], undefined: str, below: str) -> dict[str, Recipe]:
+def _common(
+    first: str,
+    second: str,
+    *,
+    reads: tuple[str, str],
+    undefined: str,
+    below: str,
+    nowhere: int = 0xDEAD << 48,
+    used: str = "init_cred",
+) -> dict[str, Recipe]:
     """Return the recipes that every other architecture has.
 
     Args:
@@ -468,6 +498,8 @@ def _common(first: str, second: str, *, reads: tuple[str, str], undefined: str, 
         reads: A register, and instructions that read from the address in it and return.
         undefined: An instruction that there is not.
         below: Instructions that put an address below the stack's end into the first register.
+        nowhere: An address at which there is nothing.
+        used: A symbol at which there is a number other than 0, as in credentials that are in use.
     """
     base, read = reads
 
@@ -476,10 +508,10 @@ def _common(first: str, second: str, *, reads: tuple[str, str], undefined: str, 
 
     return {
         "warn": Recipe("WARN", lambda kernel: kernel.code().jump("vfree", **{first: 0x1001})),
-        "bug": Recipe("BUG", lambda kernel: kernel.code().jump("__put_cred", **{first: "init_cred"}), dies=True),
+        "bug": Recipe("BUG", lambda kernel: kernel.code().jump("__put_cred", **{first: used}), dies=True),
         "null": reading(0),
         "opcode": Recipe("oops", lambda kernel: kernel.code().raw(undefined), dies=True),
-        "paging": reading(0xDEAD << 48),
+        "paging": reading(nowhere),
         "refcount": Recipe(
             "refcount", lambda kernel: kernel.code().raw(below).jump("refcount_warn_saturate", **{second: 3})
         ),
@@ -529,12 +561,24 @@ POWER_RECIPES = _common(
 )
 """The same on ppc64el."""
 
+ARM32_RECIPES = _common(
+    "r0",
+    "r1",
+    reads=("r1", "00 00 91 e5 1e ff 2f e1"),  # ldr r0, [r1]; bx lr
+    undefined="f0 00 f0 e7",
+    below="80 00 4d e2",  # sub r0, sp, #128
+    nowhere=0xDEAD << 16,
+    used="vfree",  # a function: its kernels do not list their data in kallsyms
+)
+"""The same on armhf."""
+
 _RECIPES = {
     "amd64": RECIPES,
     "arm64": ARM_RECIPES,
     "s390x": S390_RECIPES,
     "riscv64": RISCV_RECIPES,
     "ppc64el": POWER_RECIPES,
+    "armhf": ARM32_RECIPES,
 }
 
 

@@ -12,10 +12,14 @@ if TYPE_CHECKING:
     Layout = tuple[tuple[str, str, int], ...]
 
 
-def _layout(text: str) -> Layout:
-    """Parse the layout of a part of union bpf_attr: letters set the format of the following names, @N the offset.
+def layout(text: str, pointer: int = 8) -> Layout:
+    """Parse the layout of a struct: letters set the format of the following names, @N the offset.
 
     Formats are those of :mod:`struct`, and P for a pointer; fields are aligned as in C.
+
+    Args:
+        text: The layout.
+        pointer: Bytes of a pointer: 8 in all that bpf(2) takes, also where a process's have 4.
     """
     found = []
     form, at = "I", 0
@@ -25,7 +29,7 @@ def _layout(text: str) -> Layout:
         elif word in ("I", "Q", "P", "16s", "8s"):
             form = word
         else:
-            size = size_of(form)
+            size = size_of(form, pointer)
             if form in "IQP":
                 at = (at + size - 1) // size * size
             found.append((word, form, at))
@@ -33,9 +37,9 @@ def _layout(text: str) -> Layout:
     return tuple(found)
 
 
-def size_of(form: str) -> int:
+def size_of(form: str, pointer: int = 8) -> int:
     """Return the size in bytes of a field of this format."""
-    return 8 if form == "P" else struct.calcsize(form)
+    return pointer if form == "P" else struct.calcsize(form)
 
 
 # A pointer is given as bytes (the kernel reads a copy), or is named in the outputs of attempt().
@@ -46,7 +50,7 @@ _BY_ID = "I id next_id open_flags"
 _OBJ = "P pathname I bpf_fd file_flags path_fd"
 _ATTACH = "I target_fd attach_bpf_fd attach_type attach_flags replace_bpf_fd relative_fd Q expected_revision"
 COMMANDS: dict[str, tuple[int, Layout]] = {
-    name: (number, _layout(fields))
+    name: (number, layout(fields))
     for name, number, fields in (
         (
             "MAP_CREATE",
@@ -131,15 +135,15 @@ COMMANDS: dict[str, tuple[int, Layout]] = {
 
 # The fields of OBJ_GET_INFO_BY_FD by kind of object. A kernel reports how many bytes it fills; the rest is omitted.
 INFO: dict[str, Layout] = {
-    "map": _layout(
+    "map": layout(
         "I type id key_size value_size max_entries map_flags 16s name I ifindex btf_vmlinux_value_type_id "
         "Q netns_dev netns_ino I btf_id btf_key_type_id btf_value_type_id btf_vmlinux_id Q map_extra"
     ),
-    "prog": _layout(
+    "prog": layout(
         "I type id 8s tag I jited_prog_len xlated_prog_len @40 Q load_time I created_by_uid nr_map_ids @64 16s name "
         "I ifindex gpl_compatible Q netns_dev netns_ino I nr_jited_ksyms nr_jited_func_lens @128 btf_id @192 "
         "Q run_time_ns run_cnt recursion_misses I verified_insns attach_btf_obj_id attach_btf_id"
     ),
-    "btf": _layout("@8 I btf_size id @28 kernel_btf"),
-    "link": _layout("I type id prog_id"),
+    "btf": layout("@8 I btf_size id @28 kernel_btf"),
+    "link": layout("I type id prog_id"),
 }

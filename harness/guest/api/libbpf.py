@@ -15,13 +15,15 @@ import mmap
 import struct
 
 from harness.guest.api import bpf, syscalls
-from harness.guest.api.libbpf_commands import COMMANDS, LIBRARY, LOAD, RUN, Call
+from harness.guest.api.libbpf_commands import COMMANDS, LIBRARY, LOAD, OPEN, RUN, Call, packed
 from harness.guest.api.uapi import MAP_TYPES, PROG_TYPES
 from harness.guest.leaks import provenance
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from harness.guest.api.layouts import Layout
 
 _MESSAGE_ROOM = (16 << 20) + 4096  # libbpf prints a verifier's log (at most 16 MiB) as one message
 _LOG_ROOM = (1 << 24) - 1
@@ -133,7 +135,7 @@ def attempt(
     return -result if result < 0 else 0, result, changed, {field: bytes(buffer) for field, buffer in buffers.items()}
 
 
-def _changed(layout: tuple[tuple[str, str, int], ...], after: Any, given: dict[str, Any]) -> dict[str, int]:
+def _changed(layout: Layout, after: Any, given: dict[str, Any]) -> dict[str, int]:
     found = {}
     for field, form, at in layout:
         if form == "I":
@@ -193,8 +195,8 @@ def open_object(data: bytes, name: str, btf: str) -> tuple[int, int, bytes, dict
     """
     library = _library()
     held_name, held_btf = (ctypes.create_string_buffer(text.encode()) for text in (name, btf))
-    # struct bpf_object_open_opts: its size, object_name, and btf_custom_path at offset 48.
-    options = struct.pack("=QQ32xQ", 56, ctypes.addressof(held_name), ctypes.addressof(held_btf) if btf else 0)
+    texts = {"object_name": held_name, **({"btf_custom_path": held_btf} if btf else {})}
+    options = packed(OPEN, {field: ctypes.addressof(held) for field, held in texts.items()})
     pointer = library.lib.bpf_object__open_mem(data, ctypes.c_size_t(len(data)), options)
     if not pointer:
         return ctypes.get_errno(), 0, library.take_messages(), {}

@@ -9,63 +9,52 @@ import ctypes
 import struct
 
 from harness.guest.api import bpf
-from harness.guest.api.layouts import size_of
+from harness.guest.api.layouts import layout, size_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from harness.guest.api.layouts import Layout
+
 LIBRARY = "libbpf.so.1"
 
-# Options of the wrappers are structs that begin with their own size: (field of union bpf_attr, format, offset).
-_CREATE = (
-    ("btf_fd", "I", 8),
-    ("btf_key_type_id", "I", 12),
-    ("btf_value_type_id", "I", 16),
-    ("btf_vmlinux_value_type_id", "I", 20),
-    ("inner_map_fd", "I", 24),
-    ("map_flags", "I", 28),
-    ("map_extra", "Q", 32),
-    ("numa_node", "I", 40),
-    ("map_ifindex", "I", 44),
+_POINTER = ctypes.sizeof(ctypes.c_void_p)
+
+
+def _options(text: str) -> Layout:
+    """Return the layout of a wrapper's options, a struct that begins with its own size: fields of union bpf_attr."""
+    return layout("P size " + text, _POINTER)
+
+
+_CREATE = _options(
+    "I btf_fd btf_key_type_id btf_value_type_id btf_vmlinux_value_type_id inner_map_fd map_flags Q map_extra "
+    "I numa_node map_ifindex"
 )
-LOAD = (
-    ("expected_attach_type", "I", 12),
-    ("prog_btf_fd", "I", 16),
-    ("prog_flags", "I", 20),
-    ("prog_ifindex", "I", 24),
-    ("kern_version", "I", 28),
-    ("attach_btf_id", "I", 32),
-    ("attach_prog_fd", "I", 36),
-    ("attach_btf_obj_fd", "I", 40),
-    ("func_info", "P", 56),
-    ("func_info_cnt", "I", 64),
-    ("func_info_rec_size", "I", 68),
-    ("line_info", "P", 72),
-    ("line_info_cnt", "I", 80),
-    ("line_info_rec_size", "I", 84),
-    ("log_level", "I", 88),
-    ("log_size", "I", 92),
-    ("log_buf", "P", 96),
+LOAD = _options(
+    "I attempts expected_attach_type prog_btf_fd prog_flags prog_ifindex kern_version attach_btf_id attach_prog_fd "
+    "attach_btf_obj_fd P fd_array func_info I func_info_cnt func_info_rec_size P line_info I line_info_cnt "
+    "line_info_rec_size log_level log_size P log_buf"
 )
-RUN = (
-    ("data_in", "P", 8),
-    ("data_out", "P", 16),
-    ("data_size_in", "I", 24),
-    ("data_size_out", "I", 28),
-    ("ctx_in", "P", 32),
-    ("ctx_out", "P", 40),
-    ("ctx_size_in", "I", 48),
-    ("ctx_size_out", "I", 52),
-    ("retval", "I", 56),
-    ("repeat", "I", 60),
-    ("duration", "I", 64),
-    ("flags", "I", 68),
-    ("cpu", "I", 72),
-    ("batch_size", "I", 76),
+RUN = _options(
+    "P data_in data_out I data_size_in data_size_out P ctx_in ctx_out I ctx_size_in ctx_size_out retval repeat "
+    "duration flags cpu batch_size"
 )
-_BATCH = (("elem_flags", "Q", 8), ("flags", "Q", 16))
+OPEN = _options("P object_name I relaxed_maps P pin_root_path I unused P kconfig btf_custom_path")
+_BATCH = _options("Q elem_flags flags")
+
+
+def packed(fields: Layout, values: dict[str, int]) -> ctypes.Array[ctypes.c_char]:
+    """Return a wrapper's options with these values; other fields are zero."""
+    sizes = {field: size_of(form, _POINTER) for field, form, _ in fields}
+    values = {**values, "size": max(at + sizes[field] for field, _, at in fields)}
+    found = ctypes.create_string_buffer(values["size"])
+    for field, _, at in fields:
+        if field in values:
+            mask = (1 << 8 * sizes[field]) - 1
+            struct.pack_into("=I" if sizes[field] == 4 else "=Q", found, at, values[field] & mask)
+    return found
 
 
 class Call:
@@ -92,19 +81,14 @@ class Call:
         value = self.left.pop(field, None)
         return value.encode() if isinstance(value, str) else value
 
-    def options(self, layout: tuple[tuple[str, str, int], ...]) -> ctypes.Array[ctypes.c_char] | None:
+    def options(self, fields: Layout) -> ctypes.Array[ctypes.c_char] | None:
         """Return the wrapper's options; a null pointer when none is set."""
-        given = [(field, form, at) for field, form, at in layout if field in self.left]
-        if not given:
-            return None
-        size = max(at + size_of(form) for _, form, at in layout)
-        found = ctypes.create_string_buffer(size)
-        struct.pack_into("=Q", found, 0, size)
-        for field, form, at in given:
-            value: int = self.pointer(field).value or 0 if form == "P" else self.number(field)
-            bits = 8 * size_of(form)
-            struct.pack_into("=I" if form == "I" else "=Q", found, at, value & ((1 << bits) - 1))
-        return found
+        given = {
+            field: (self.pointer(field).value or 0) if form == "P" else self.number(field)
+            for field, form, _ in fields
+            if field in self.left
+        }
+        return packed(fields, given) if given else None
 
     def finish(self) -> None:
         """Raise CannotExpress when a field was not taken."""
@@ -197,7 +181,7 @@ def _obj_pin(call: Call) -> tuple[str, tuple[Any, ...]]:
 
 
 def _obj_get(call: Call) -> tuple[str, tuple[Any, ...]]:
-    flags = call.options((("file_flags", "I", 8),))
+    flags = call.options(_options("I file_flags"))
     return "bpf_obj_get_opts", (call.text("pathname"), flags)
 
 
@@ -211,7 +195,7 @@ def _test_run(call: Call) -> tuple[str, tuple[Any, ...]]:
 
 def _link_create(call: Call) -> tuple[str, tuple[Any, ...]]:
     fixed = (call.number("prog_fd"), call.number("target_fd"), call.number("attach_type"))
-    return "bpf_link_create", (*fixed, call.options((("flags", "I", 8), ("iter_info", "P", 16))))
+    return "bpf_link_create", (*fixed, call.options(_options("I flags P iter_info")))
 
 
 def _raw_tracepoint(call: Call) -> tuple[str, tuple[Any, ...]]:
@@ -234,7 +218,7 @@ def _btf_load(call: Call) -> tuple[str, tuple[Any, ...]]:
 
 def _link_update(call: Call) -> tuple[str, tuple[Any, ...]]:
     fixed = (call.number("link_fd"), call.number("new_prog_fd"))
-    return "bpf_link_update", (*fixed, call.options((("flags", "I", 8), ("old_prog_fd", "I", 12))))
+    return "bpf_link_update", (*fixed, call.options(_options("I flags old_prog_fd")))
 
 
 def _of_link(call: Call) -> tuple[str, tuple[Any, ...]]:

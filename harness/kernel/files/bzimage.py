@@ -25,6 +25,9 @@ ELF_MAGIC = b"\x7fELF"
 XEN_ELFNOTE_PHYS32_ENTRY = 18
 """The note by which QEMU boots an uncompressed kernel: PVH's 32-bit entry point."""
 
+UNPACKER_SIZE = 1 << 18
+"""Bytes at the beginning of a zImage among which its compressed kernel begins."""
+
 LZ4_LEGACY_BLOCK = 8 << 20
 """Uncompressed size of every block but the last in lz4's legacy frame, the only one the kernel uses."""
 
@@ -216,6 +219,41 @@ def extract_vmlinux(image: bytes, name: str) -> tuple[bytes, str]:
         raise _damaged(name, compression, f"it unpacks to {len(kernel)} bytes, not {expected}")
     check_elf(kernel, f"the kernel inside {name}")
     return kernel, compression
+
+
+def plain_kernel(image: bytes, name: str) -> bytes:
+    """Return the kernel in an image that QEMU loads as it is: of armhf's `zImage` unpacked, any other image itself.
+
+    Args:
+        image: The whole file.
+        name: Its name in error messages.
+
+    Raises:
+        KernelFileError: It is damaged, or compressed in an unknown way.
+        ToolMissing: Its decompressor is a program that is not installed.
+    """
+    end = raw_image.payload_end(image)
+    if not end:
+        return image
+    # Where the payload begins is known to the code before it alone.
+    starts = (
+        (found.start(), label, decompress)
+        for magic, label, decompress in _DECOMPRESSORS
+        for found in re.finditer(re.escape(magic), image[: min(end, UNPACKER_SIZE)])
+    )
+    (expected,) = struct.unpack_from("<I", image, end - 4)
+    for start, _, decompress in sorted(starts):
+        try:
+            kernel = decompress(image[start:end])
+        except _library_errors():
+            continue
+        if len(kernel) == expected:
+            return kernel
+    raise KernelFileError(
+        f"no kernel was found in {name}: it is damaged, or compressed in an unknown way",
+        expected="a zImage compressed by one of " + ", ".join(label for _, label, _ in _DECOMPRESSORS),
+        hint="fetch or build it again",
+    )
 
 
 def _library_errors() -> tuple[type[Exception], ...]:

@@ -1,9 +1,10 @@
-"""Kernel images that QEMU loads as they are: the `Image` of arm64 and riscv64, and s390x's `bzImage`.
+"""Kernel images that QEMU loads as they are: the `Image` of arm64 and riscv64, s390x's `bzImage` and armhf's `zImage`.
 
 Pure: bytes in, records out. An `Image` has a header of 64 bytes (Linux `Documentation/arch/arm64/booting.rst` and
 `Documentation/arch/riscv/boot-image-header.rst`). With CONFIG_EFI that is also the header of a PE file, whose sections
 say how long the file is. s390x's has its parameters at a fixed place (struct parmarea of
-`arch/s390/include/asm/setup.h`), and a trailer (`arch/s390/boot/vmlinux.lds.S`).
+`arch/s390/include/asm/setup.h`), and a trailer (`arch/s390/boot/vmlinux.lds.S`). A `zImage` has a header (Linux
+`arch/arm/boot/compressed/head.S`) and a table that says where its compressed kernel ends (`vmlinux.lds.S` there).
 """
 
 from __future__ import annotations
@@ -21,6 +22,11 @@ _S390 = b"S390EP"
 _S390_AT = 0x10008
 _KERNEL_VERSION_AT = 0x10428
 _TRAILER = b"\0\0\0\x20zIPL"
+
+_ZIMAGE = b"\x18\x28\x6f\x01"
+_ZIMAGE_AT = 36
+_TABLE_AT = 56
+_SIZES = b"KLSZ"
 
 
 def architecture_of(data: bytes) -> Architecture | None:
@@ -46,6 +52,24 @@ def banner(data: bytes) -> str:
         return ""
     at = int.from_bytes(data[_KERNEL_VERSION_AT : _KERNEL_VERSION_AT + 8], "big")
     return data[at : at + 512].split(b"\0", 1)[0].decode(errors="replace") if at else ""
+
+
+def payload_end(data: bytes) -> int:
+    """Return where the compressed kernel in a `zImage` ends, in bytes; 0 for other images, and where it does not say.
+
+    The last four bytes before it are the size of what it unpacks to.
+
+    Args:
+        data: The whole file.
+    """
+    if not data.startswith(_ZIMAGE, _ZIMAGE_AT):
+        return 0
+    try:
+        (table,) = struct.unpack_from("<I", data, _TABLE_AT)
+        tag, size_at = struct.unpack_from("<4sI", data, table + 4)
+    except struct.error:
+        return 0
+    return size_at + 4 if tag == _SIZES and size_at + 4 <= len(data) else 0
 
 
 def is_zboot(data: bytes) -> bool:

@@ -140,7 +140,7 @@ def _banner(path: Path) -> str:
         if bzimage.image_kind(head, str(path)) is bzimage.ImageKind.BZIMAGE:
             return bzimage.setup_header(head, str(path)).banner
     whole = path.read_bytes()
-    return raw_image.banner(whole) or bzimage.elf_banner(whole)
+    return raw_image.banner(whole) or bzimage.elf_banner(bzimage.plain_kernel(whole, str(path)))
 
 
 def _architecture(path: Path) -> str:

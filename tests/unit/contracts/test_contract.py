@@ -92,6 +92,11 @@ def test_a_case_has_requirements_of_its_own() -> None:
     assert [one.requires for one in found.values()] == [("ids", "prog_xdp", "links"), ("ids", "prog_kprobe")]
 
 
+def test_an_outer_map_has_requirements_of_its_own() -> None:
+    entry = {**CHANGED, "outer": ["hom", "aom"], "requires": ["ids"], "requires_by_outer": {"aom": ["links"]}}
+    assert [one.requires for one in read([("a.toml", {"contract": [entry]})]).values()] == [("ids",), ("ids", "links")]
+
+
 def test_a_contract_is_for_some_versions() -> None:
     old, new, always = contract(until="5.9"), contract(since="5.10", until="6.1"), contract()
     assert [one.condition for one in (old, new, always)] == ["<5.9", ">=5.10,<6.1", ""]
@@ -130,6 +135,9 @@ def test_an_entry_stands_for_each_outer_map_and_case() -> None:
         {"requires": ["prog_{each}"], "each": ["flying"]},
         {"requires_by_case": {"y": ["ids"]}, "each": ["x"]},
         {"requires_by_case": {"x": ["flying"]}, "each": ["x"]},
+        {"requires_by_outer": {"aom": ["ids"]}, "outer": ["hom"]},
+        {"requires_by_outer": {"mim": ["ids"]}},
+        {"requires_by_outer": {"hom": ["flying"]}},
         {"decided_by": "inner_max_entries"},
         {"when": {"yes": 1}},
         {"expect": [{"answer": "ok"}]},

@@ -39,6 +39,9 @@ YES, NO, UNKNOWN = (
         ("timer_memory", NO, "7.2", {"HAVE_CMPXCHG_DOUBLE": "y"}, Decision.FAIL),
         ("timer_memory", NO, "7.2", {"PREEMPT": "y"}, Decision.SKIP),
         ("map_arena", NO, "7.2", {"BPF_JIT": "y"}, Decision.SKIP),
+        ("wide_words", NO, "6.12", {"BPF_JIT": "y"}, Decision.SKIP),
+        ("outer_array_read", NO, "6.12", {"BPF_JIT": "y"}, Decision.SKIP),
+        ("compiled_functions", NO, "6.12", {"BPF_JIT": "y"}, Decision.SKIP),
         ("map_bloom_filter", NO, "7.2", {"BPF_JIT": "y"}, Decision.FAIL),
         ("map_sockmap", NO, "5.4", {"INET": "y"}, Decision.SKIP),
         ("map_sockmap", NO, "5.4", {"INET": "y", "BPF_STREAM_PARSER": "y"}, Decision.FAIL),
@@ -67,7 +70,11 @@ def test_the_reason_names_where_it_came_from() -> None:
     ("name", "config", "words"),
     [
         ("user_namespaces", {"BPF": "y"}, "it was built without CONFIG_USER_NS"),
-        ("user_namespaces", {"USER_NS": "y"}, "it was booted without, although it was built with CONFIG_USER_NS"),
+        (
+            "user_namespaces",
+            {"USER_NS": "y"},
+            "it was booted without, or its architecture cannot, although it was built with CONFIG_USER_NS",
+        ),
         ("user_namespaces", None, "its configuration is unknown, CONFIG_USER_NS may be off"),
         ("expedited_waits", {"TINY_RCU": "y"}, "it was built with CONFIG_TINY_RCU"),
         ("jit_switch", {"BPF_JIT": "y"}, "it was built without CONFIG_PROC_SYSCTL"),

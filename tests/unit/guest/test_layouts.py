@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
-from harness.guest.api import bpf, layouts
+from harness.guest.api import bpf, layouts, libbpf_commands
 
 
 @pytest.mark.parametrize(
@@ -65,6 +67,33 @@ def test_fields_have_the_kernels_offsets(command: str, field: str, offset: int) 
 )
 def test_information_is_read_where_the_kernel_writes_it(kind: str, field: str, offset: int) -> None:
     assert {name: at for name, _, at in layouts.INFO[kind]}[field] == offset
+
+
+@pytest.mark.parametrize(
+    ("options", "field", "offset"),
+    [
+        (libbpf_commands.LOAD, "expected_attach_type", 12),
+        (libbpf_commands.LOAD, "fd_array", 48),
+        (libbpf_commands.LOAD, "line_info", 72),
+        (libbpf_commands.LOAD, "log_buf", 96),
+        (libbpf_commands.RUN, "ctx_in", 32),
+        (libbpf_commands.RUN, "batch_size", 76),
+        (libbpf_commands.OPEN, "btf_custom_path", 48),
+    ],
+)
+def test_options_have_the_offsets_of_libbpfs_structs(options: layouts.Layout, field: str, offset: int) -> None:
+    assert {name: at for name, _, at in options}[field] == offset
+
+
+def test_pointers_of_four_bytes_move_what_follows_them() -> None:
+    found = layouts.layout("P size I flags P info I count Q cookie", pointer=4)
+    assert {name: at for name, _, at in found} == {"size": 0, "flags": 4, "info": 8, "count": 12, "cookie": 16}
+
+
+def test_options_begin_with_their_size() -> None:
+    options = libbpf_commands.packed(libbpf_commands.RUN, {"repeat": 3, "data_in": 1 << 40})
+    assert options.raw[:16] == (80).to_bytes(8, sys.byteorder) + (1 << 40).to_bytes(8, sys.byteorder)
+    assert options.raw[60:64] == (3).to_bytes(4, sys.byteorder)
 
 
 def test_a_command_or_field_that_does_not_exist_is_refused_by_name() -> None:

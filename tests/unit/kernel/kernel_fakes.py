@@ -97,6 +97,18 @@ def s390x_image(release: str = RELEASE, build: str = "#1 SMP", *, named: bool = 
     return bytes(image)
 
 
+def armhf_image(release: str = RELEASE, build: str = "#1 SMP", *, table: bool = True) -> bytes:
+    """A zImage of armhf: its header, code, the table that says where the compressed kernel ends unless not `table`."""
+    plain = f"\0Linux version {release} (fake@host) {build}\0".encode()
+    # Code may look like the beginning of something compressed.
+    image = bytearray(0x100) + b"\x1f\x8b\x08 is no kernel" + gzip.compress(plain)
+    image[36:40] = b"\x18\x28\x6f\x01"
+    if table:
+        struct.pack_into("<I", image, 56, 0x80)
+        struct.pack_into("<I4sI", image, 0x80, 3, b"KLSZ", len(image))
+    return bytes(image) + struct.pack("<I", len(plain)) + bytes(64)
+
+
 def module(depends: str = "", name: str = "m", *, order: str = "<", softdep: str = "") -> bytes:
     """A kernel module that holds nothing but what modinfo reads; `order` as in struct."""
     info = f"license=GPL\0depends={depends}\0name={name}\0".encode()

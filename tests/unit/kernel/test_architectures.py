@@ -21,7 +21,16 @@ from harness.kernel.selector import Item, parse, parse_condition
 from harness.kernel.types import Choice
 from harness.kernel.version import KernelVersion
 from harness.util import architecture
-from tests.unit.kernel.kernel_fakes import CONFIG, Archive, arm64_image, elf, kernel_image, riscv64_image, s390x_image
+from tests.unit.kernel.kernel_fakes import (
+    CONFIG,
+    Archive,
+    arm64_image,
+    armhf_image,
+    elf,
+    kernel_image,
+    riscv64_image,
+    s390x_image,
+)
 
 X86, ARM, PAGES = "6.1.0-50-cloud-amd64", "6.1.0-50-cloud-arm64", "6.12.9-arm64-16k"
 
@@ -63,6 +72,8 @@ def mixed(archive: Archive) -> Archive:
         ("6.12:x86_64", "6.12", "amd64", ""),
         ("6.12:riscv64", "6.12", "riscv64", ""),
         ("all:riscv64", "all", "riscv64", ""),
+        ("6.12:armhf", "6.12", "armhf", ""),
+        ("6.12:armv7l", "6.12", "armhf", ""),
         ("6.12:arm64:16k", "6.12", "arm64", "16k"),
         ("6.12:16k:arm64", "6.12", "arm64", "16k"),
         ("arm64:16k:6.12", "6.12", "arm64", "16k"),
@@ -258,6 +269,7 @@ def test_an_image_tells_its_architecture() -> None:
             "Image": arm64_image(),
             "image of s390x": s390x_image(),
             "Image of riscv64": riscv64_image(),
+            "zImage": armhf_image(),
             "vmlinux": elf(),
             "arm64 vmlinux": elf(machine=183),
             "mips vmlinux": elf(machine=8),
@@ -268,6 +280,7 @@ def test_an_image_tells_its_architecture() -> None:
         "Image": "arm64",
         "image of s390x": "s390x",
         "Image of riscv64": "riscv64",
+        "zImage": "armhf",
         "vmlinux": "amd64",
         "arm64 vmlinux": "arm64",
         "mips vmlinux": None,
@@ -286,6 +299,20 @@ def test_an_image_tells_its_architecture() -> None:
 def test_a_damaged_image_is_refused(data: bytes, message: str) -> None:
     with pytest.raises(KernelFileError, match=message):
         raw_image.check(data, "Image")
+
+
+def test_a_zimage_has_its_version_in_the_compressed_kernel() -> None:
+    data = armhf_image("6.12.9+deb13-armmp-lpae", "#1 SMP Debian 6.12.9-1")
+    raw_image.check(data, "zImage")
+    assert bzimage.elf_banner(data) == ""
+    banner = bzimage.elf_banner(bzimage.plain_kernel(data, "zImage"))
+    assert banner == "6.12.9+deb13-armmp-lpae (fake@host) #1 SMP Debian 6.12.9-1"
+    for other in (armhf_image(table=False), arm64_image(), s390x_image(), data[:0x84]):
+        assert bzimage.plain_kernel(other, "an image") == other
+    end = raw_image.payload_end(data)
+    for damaged in (data[: end - 4] + bytes(4) + data[end:], data.replace(b"\x1f\x8b", b"\x1f\x8c")):
+        with pytest.raises(KernelFileError, match="no kernel was found in zImage: it is damaged"):
+            bzimage.plain_kernel(damaged, "zImage")
 
 
 def test_an_image_of_s390x_has_its_version_beside_the_compressed_kernel() -> None:

@@ -123,6 +123,11 @@ def test_an_x86_64_machine_boots_riscv64_kernels(host: Callable[[str], None]) ->
     assert argv_of(spec("riscv64")) == [*BEGIN, "--arch", "riscv64", *QEMU, *COMMON, "--disable-kvm", *RISCV]
 
 
+def test_an_x86_64_machine_boots_armhf_kernels(host: Callable[[str], None]) -> None:
+    host("x86_64")
+    assert argv_of(spec("armhf")) == [*BEGIN, "--arch", "armhf", *QEMU, *COMMON, "--disable-kvm", *ARM]
+
+
 def test_a_kernel_with_pages_of_16_kib_gets_a_processor_that_has_them(host: Callable[[str], None]) -> None:
     host("x86_64")
     made = spec("arm64")
