@@ -11,7 +11,7 @@ have no version in them. A table's fields are those of :class:`harness.contracts
     sentence = "A key may be 513 bytes long."
     takes = "errno"                     # errno, value, count, time
     requires = ["ids", "prog_{each}"]   # capabilities and parts of a kernel that asking needs
-    requires_by_outer = { aom = ["outer_array_read"] }  # and those of one outer map
+    requires_by_outer = { aom = ["wide_words"] }  # and those of one outer map
     requires_by_case = { link = ["cgroups"] }   # and those that single cases need
     since = "4.13"                      # versions that it can be asked of at all; also until
     expect = [

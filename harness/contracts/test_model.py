@@ -29,7 +29,7 @@ from harness.vm.machine import Machine
 EXAMPLES = 25
 
 WHERE_READ = [
-    pytest.param(name, marks=[] if one.is_hash else pytest.mark.requires("outer_array_read"))
+    pytest.param(name, marks=[] if one.is_hash else pytest.mark.requires("wide_words"))
     for name, one in SETTINGS.items()
 ]
 """Names of settings. The model has the elements of an array of maps where they were put."""

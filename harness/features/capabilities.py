@@ -31,7 +31,6 @@ from harness.features.probes import (
     interpreter,
     loads,
     next_id,
-    outer_array_read,
     outer_batch,
     outer_lookup,
     percpu_array_inlined,
@@ -194,18 +193,11 @@ CAPABILITIES: dict[str, Capability] = {
         is_part=True,
     ),
     "wide_words": Capability(
-        "a word of the kernel has 64 bits (BITS_PER_LONG), without which the verifier inlines no lookup",
+        "a word of the kernel has 64 bits (BITS_PER_LONG), without which the verifier inlines no lookup and an array "
+        "of maps is read elsewhere than it is written (the contract aom.lookup.where)",
         "4.12",
         "",
         wide_words,
-        is_part=True,
-    ),
-    "outer_array_read": Capability(
-        "an inner map is found in an array of maps where it was put (pointers of 32 bits are put at index * 4, "
-        "array->ptrs, and read at index * 8, array->elem_size)",
-        "4.12",
-        "",
-        outer_array_read,
         is_part=True,
     ),
     "compiled_functions": Capability(

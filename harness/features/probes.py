@@ -223,18 +223,6 @@ def _word_and_page(vector: bytes, byte_order: ByteOrder) -> tuple[int, int]:
     raise AssertionError(f"an auxiliary vector does not say how large a page is: {vector.hex()}")
 
 
-def outer_array_read(bpf: Bpf) -> ProbeResult:
-    """An inner map is found in an array of maps where it was put, at another index than 0."""
-    inner = bpf.map("array")
-    outer = bpf.map("array_of_maps", max_entries=2, inner=inner)
-    outer[1] = inner
-    fields = {"map_fd": outer, "key": (1).to_bytes(4, bpf.byte_order)}
-    errno = bpf.commands.attempt("MAP_LOOKUP_ELEM", fields, {"value": 8}).errno
-    if errno == ENOTSUPP:  # before v4.13, user space cannot look
-        return wide_words(bpf)
-    return _by_errno(errno, yes=(0,), no=(ENOENT,))
-
-
 def compiled_functions(bpf: Bpf) -> ProbeResult:
     """A program with a function of its own is compiled where the compiler is on; otherwise it is interpreted."""
     code = (asm.call_local("function"), asm.exit(), asm.label("function"), *asm.return_(0))

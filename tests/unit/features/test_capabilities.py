@@ -40,7 +40,6 @@ YES, NO, UNKNOWN = (
         ("timer_memory", NO, "7.2", {"PREEMPT": "y"}, Decision.SKIP),
         ("map_arena", NO, "7.2", {"BPF_JIT": "y"}, Decision.SKIP),
         ("wide_words", NO, "6.12", {"BPF_JIT": "y"}, Decision.SKIP),
-        ("outer_array_read", NO, "6.12", {"BPF_JIT": "y"}, Decision.SKIP),
         ("compiled_functions", NO, "6.12", {"BPF_JIT": "y"}, Decision.SKIP),
         ("map_bloom_filter", NO, "7.2", {"BPF_JIT": "y"}, Decision.FAIL),
         ("map_sockmap", NO, "5.4", {"INET": "y"}, Decision.SKIP),
