@@ -29,7 +29,7 @@ from harness.guest import wire
 from harness.image import layers
 from harness.image.tree import FileTree
 from harness.kernel import lockfile, selector
-from harness.kernel.files import bzimage, modules, packages, signature
+from harness.kernel.files import bzimage, modules, packages, raw_image, signature
 from harness.kernel.providers import apt_sources, debian_archive, debian_index, debs, rpm_md, snapshot, ubuntu
 from harness.kernel.version import KernelVersion
 from harness.programs import settings as program_settings
@@ -155,6 +155,20 @@ def test_boot_images(data: bytes) -> None:
             bzimage.setup_header(data, "image")
             kernel, _ = bzimage.extract_vmlinux(data, "image")
             bzimage.check_elf(kernel, "image")
+
+
+ZIMAGE = kernel_fakes.armhf_image()
+
+
+@fuzz
+@given(damaged(ZIMAGE))
+@example(ZIMAGE[:0x84])
+@example(ZIMAGE[:0x88] + b"\0\0\0\0" + ZIMAGE[0x8C:])
+@example(ZIMAGE[:0x88] + b"\xff\xff\xff\xff" + ZIMAGE[0x8C:])
+def test_images_that_qemu_loads(data: bytes) -> None:
+    with only(KernelFileError):
+        raw_image.check(data, "image")
+        bzimage.embedded_config(bzimage.plain_kernel(data, "image"))
 
 
 @fuzz
