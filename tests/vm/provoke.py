@@ -347,10 +347,8 @@ class Recipe:
 
 def _raise_preempt_count(kernel: Kernel) -> Code:
     """Return code that forbids preemption: `inc dword gs:[__preempt_count]`, part of pcpu_hot from 6.2 to 6.14."""
-    if (6, 2) <= kernel.version < (6, 15):
-        address = kernel.symbol("pcpu_hot") + 8
-    else:
-        address = kernel.symbol("__preempt_count")
+    in_hot = (6, 2) <= kernel.version < (6, 15)
+    address = kernel.symbol("pcpu_hot") + 8 if in_hot else kernel.symbol("__preempt_count")
     return kernel.code().raw("65 ff 04 25" + struct.pack("<I", address & 0xFFFFFFFF).hex())
 
 
