@@ -231,7 +231,7 @@ def compiled_functions(bpf: Bpf) -> ProbeResult:
             compiled = program.info()["jited_prog_len"] > 0
     except BpfError as error:
         return ProbeResult(Availability.NO, f"{error.command}: {error.name}")
-    return ProbeResult(*((Availability.YES, "compiled") if compiled else (Availability.NO, "interpreted")))
+    return ProbeResult(Availability.YES if compiled else Availability.NO, "compiled" if compiled else "interpreted")
 
 
 def _small_map() -> tuple[str, dict[str, int | str]]:

@@ -23,7 +23,7 @@ class BootNeed:
         config: The symbol, without "CONFIG_".
         purpose: What the harness needs it for.
         module: The module that may bring it instead, or "".
-        where: The symbol that must be "y" for this to apply, or "".
+        where: The symbols one of which must be "y" for this to apply, with spaces between them, or "".
     """
 
     config: str
@@ -59,7 +59,7 @@ def as_modules(settings: Mapping[str, str], needs: Sequence[BootNeed]) -> list[s
 
 
 def _apply(settings: Mapping[str, str], needs: Sequence[BootNeed]) -> list[BootNeed]:
-    return [need for need in needs if not need.where or settings.get(need.where) == "y"]
+    return [need for need in needs if not need.where or any(settings.get(one) == "y" for one in need.where.split())]
 
 
 def _is_there(need: BootNeed, settings: Mapping[str, str], *, has_modules: bool) -> bool:

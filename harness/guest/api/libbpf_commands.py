@@ -43,6 +43,9 @@ RUN = _options(
 )
 OPEN = _options("P object_name I relaxed_maps P pin_root_path I unused P kconfig btf_custom_path")
 _BATCH = _options("Q elem_flags flags")
+_GET = _options("I file_flags")
+_LINK = _options("I flags P iter_info")
+_LINK_UPDATE = _options("I flags old_prog_fd")
 
 
 def packed(fields: Layout, values: dict[str, int]) -> ctypes.Array[ctypes.c_char]:
@@ -181,7 +184,7 @@ def _obj_pin(call: Call) -> tuple[str, tuple[Any, ...]]:
 
 
 def _obj_get(call: Call) -> tuple[str, tuple[Any, ...]]:
-    flags = call.options(_options("I file_flags"))
+    flags = call.options(_GET)
     return "bpf_obj_get_opts", (call.text("pathname"), flags)
 
 
@@ -195,7 +198,7 @@ def _test_run(call: Call) -> tuple[str, tuple[Any, ...]]:
 
 def _link_create(call: Call) -> tuple[str, tuple[Any, ...]]:
     fixed = (call.number("prog_fd"), call.number("target_fd"), call.number("attach_type"))
-    return "bpf_link_create", (*fixed, call.options(_options("I flags P iter_info")))
+    return "bpf_link_create", (*fixed, call.options(_LINK))
 
 
 def _raw_tracepoint(call: Call) -> tuple[str, tuple[Any, ...]]:
@@ -218,7 +221,7 @@ def _btf_load(call: Call) -> tuple[str, tuple[Any, ...]]:
 
 def _link_update(call: Call) -> tuple[str, tuple[Any, ...]]:
     fixed = (call.number("link_fd"), call.number("new_prog_fd"))
-    return "bpf_link_update", (*fixed, call.options(_options("I flags old_prog_fd")))
+    return "bpf_link_update", (*fixed, call.options(_LINK_UPDATE))
 
 
 def _of_link(call: Call) -> tuple[str, tuple[Any, ...]]:
