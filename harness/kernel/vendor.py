@@ -16,13 +16,15 @@ _MARKS: Final = (
     (r"uek", "Oracle's UEK"),
     (r"\.fc\d+", "Fedora"),
     (r"-cloudflare|-fly\b", "a hoster"),
-    (r"-(azure|aws|gcp|gke|gkeop|oracle|ibm|kvm|lowlatency|nvidia|raspi)\b", "Ubuntu"),
+    (r"-(azure|aws|gcp|gke|gkeop|oracle|ibm|kvm|lowlatency|nvidia|raspi|oem|intel)\b", "Ubuntu"),
     (r"-\d+-generic", "Ubuntu"),
     (r"-microsoft-standard|-WSL2", "WSL"),
     (r"\.(cm|azl)\d+", "Azure Linux"),
-    (r"-default\b", "SUSE"),
+    (r"-pve\b", "Proxmox"),
+    (r"-(default|preempt)\b", "SUSE"),
     (r"-android\d+", "Android"),
-    (r"\.(oe|an|tl|ks)\d+", "openEuler, Anolis or TencentOS"),
+    (r"\.(oe|an|tl|ks|ky)\d+", "openEuler, Anolis, TencentOS or Kylin"),
+    (r"\.ph\d+", "Photon OS"),
     (r"-cos\b|-google", "Container-Optimized OS"),
 )
 
