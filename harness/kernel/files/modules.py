@@ -7,8 +7,8 @@ lines of the modules are read.
 from __future__ import annotations
 
 import functools
+import io
 import re
-import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,25 +125,18 @@ def modinfo(data: bytes, name: str) -> dict[str, str]:
     Raises:
         KernelFileError: It is not a kernel module.
     """
+    from elftools.common.exceptions import ELFError
+    from elftools.construct import ConstructError
+    from elftools.elf.elffile import ELFFile
+
     try:
-        if data[:5] != b"\x7fELF\x02":
-            raise ValueError("no 64-bit ELF file")
-        order = "<" if data[5] == 1 else ">"
-        table, entry_size, count, names_index = (
-            struct.unpack_from(f"{order}Q", data, 0x28)[0],
-            *struct.unpack_from(f"{order}HHH", data, 0x3A),
-        )
-        sections = [struct.unpack_from(f"{order}IIQQQQ", data, table + entry_size * number) for number in range(count)]
-        names_at = sections[names_index][4]
-        for name_at, _, _, _, offset, size in sections:
-            start = names_at + name_at
-            if data[start : data.index(b"\0", start)] == b".modinfo":
-                words = data[offset : offset + size].split(b"\0")
-                pairs = [word.decode(errors="replace").partition("=") for word in words if b"=" in word]
-                return {key: value for key, _, value in reversed(pairs)}
-        raise ValueError("no .modinfo section")
-    except (ValueError, struct.error, IndexError) as error:
+        section = ELFFile(io.BytesIO(data)).get_section_by_name(".modinfo")
+        if section is None:
+            raise ValueError("no .modinfo section")
+        pairs = [word.decode(errors="replace").partition("=") for word in section.data().split(b"\0") if b"=" in word]
+    except (ELFError, ConstructError, ValueError, OverflowError) as error:
         raise KernelFileError(f"{name} is not a kernel module: {error}", expected="a .ko file") from error
+    return {key: value for key, _, value in reversed(pairs)}
 
 
 def read_module(path: Path) -> bytes:

@@ -109,24 +109,25 @@ def armhf_image(release: str = RELEASE, build: str = "#1 SMP", *, table: bool = 
     return bytes(image) + struct.pack("<I", len(plain)) + bytes(64)
 
 
-def module(depends: str = "", name: str = "m", *, order: str = "<", softdep: str = "") -> bytes:
-    """A kernel module that holds nothing but what modinfo reads; `order` as in struct."""
+def module(depends: str = "", name: str = "m", *, order: str = "<", softdep: str = "", bits: int = 64) -> bytes:
+    """A kernel module that holds nothing but what modinfo reads; `order` as in struct, `bits` of its words."""
     info = f"license=GPL\0depends={depends}\0name={name}\0".encode()
     if softdep:
         info += f"softdep={softdep}\0".encode()
     names = b"\0.modinfo\0.shstrtab\0"
-    sections = [(0, 0, 0), (1, 64, len(info)), (10, 64 + len(info), len(names))]
+    word, head, entry = ("Q", 64, 64) if bits == 64 else ("I", 52, 40)
+    sections = [(0, 0, 0), (1, head, len(info)), (10, head + len(info), len(names))]
     table = b"".join(
-        struct.pack(f"{order}IIQQQQIIQQ", name_at, 1, 0, 0, offset, size, 0, 0, 1, 0)
+        struct.pack(f"{order}II{word * 4}II{word * 2}", name_at, 1, 0, 0, offset, size, 0, 0, 1, 0)
         for name_at, offset, size in sections
     )
     header = (
-        b"\x7fELF\x02"
-        + (b"\x01" if order == "<" else b"\x02")
-        + b"\x01"
+        b"\x7fELF"
+        + bytes([bits // 32, 1 if order == "<" else 2, 1])
         + bytes(9)
         + struct.pack(
-            f"{order}HHIQQQIHHHHHH", 1, EM_X86_64, 1, 0, 0, 64 + len(info) + len(names), 0, 64, 0, 0, 64, 3, 2
+            f"{order}HHI{word * 3}IHHHHHH",
+            *(1, EM_X86_64, 1, 0, 0, head + len(info) + len(names), 0, head, 0, 0, entry, 3, 2),
         )
     )
     return header + info + names + table

@@ -104,9 +104,11 @@ def test_other_files_than_modules_are_refused(data: bytes) -> None:
         modinfo(data, "x.ko")
 
 
-def test_modinfo() -> None:
-    for order in "<>":
-        assert modinfo(module("a,b", order=order), "m.ko") == {"license": "GPL", "depends": "a,b", "name": "m"}
+@pytest.mark.parametrize("bits", [32, 64])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_modinfo(order: str, bits: int) -> None:
+    data = module("a,b", order=order, bits=bits)
+    assert modinfo(data, "m.ko") == {"license": "GPL", "depends": "a,b", "name": "m"}
 
 
 def test_index_files() -> None:
