@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.errors import KernelFileError, UsageError
+from harness.errors import KernelFileError
 from harness.kernel.types import Kernel
-from harness.util import architecture
 from harness.util.data import read_toml
 
 
@@ -84,15 +83,8 @@ def modules_for_network(kernel: Kernel) -> list[str]:
     """Check a kernel's configuration, and return the modules that a guest with network cards must have.
 
     Raises:
-        UsageError: No network card works in guests of its architecture.
         KernelFileError: It lacks something; the error names each CONFIG.
     """
-    of = architecture.require(kernel.architecture)
-    if not of.card:
-        raise UsageError(
-            f"{kernel.label}: network cards do not work in guests of {of.name}: what they send does not arrive",
-            expected='a kernel of another architecture, or a test without network="user", --network user and nics',
-        )
     needs = table("network")
     if kernel.settings is None:
         return [need.module for need in needs if need.module]

@@ -82,6 +82,7 @@ S390 = [
     *qemu_options(
         "-device virtio-serial-ccw,id=harness-serial",
         "-device virtserialport,chardev=harness,name=harness",
+        machine=("-cpu max,vx=off",),
         shared=False,
     ),
 ]
