@@ -86,12 +86,12 @@ def _show(kernels: list[Golden]) -> int:
             expected = json.dumps(one.verdict.expected)
             wrong.append(f"  {one.kernel.name}: {one.contract}: {json.dumps(one.observed)}, expected {expected}")
     rows = [
-        [one.version, one.release, one.flavour, *(str(counts[one.name][word]) for word in words),
+        [one.version, one.release, one.architecture, one.flavour, *(str(counts[one.name][word]) for word in words),
          str(sum(one.not_asked.values()))]
         for one in kernels
     ]  # fmt: skip
-    header = ("version", "release", "flavour", *words, "not asked")
-    print("\n".join(tables.lines(rows, header=header, right=header[3:])))
+    header = ("version", "release", "architecture", "flavour", *words, "not asked")
+    print("\n".join(tables.lines(rows, header=header, right=header[4:])))
     if wrong:
         print("\ndiffers:", *wrong, sep="\n")
     return int(bool(wrong))

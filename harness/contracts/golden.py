@@ -38,6 +38,7 @@ class Golden(msgspec.Struct, frozen=True, omit_defaults=True):
         answers: Observations by contract.
         probed: Answers of the probes that decide contracts, "yes" or "no".
         not_asked: Number of contracts by the reason that they were not asked for.
+        architecture: "amd64", "arm64", ...
     """
 
     version: str
@@ -47,11 +48,16 @@ class Golden(msgspec.Struct, frozen=True, omit_defaults=True):
     answers: dict[str, Any] = {}
     probed: dict[str, str] = {}
     not_asked: dict[str, int] = {}
+    architecture: str = "amd64"
 
     @property
     def name(self) -> str:
-        """The name of its file, without the suffix: release, flavour and the start of the configuration's digest."""
-        parts = (self.release or self.version, self.flavour, self.config_digest[:8])
+        """The name of its file, without the suffix.
+
+        Release, architecture (of others than x86-64), flavour, and the start of the configuration's digest.
+        """
+        other = "" if self.architecture == "amd64" else self.architecture
+        parts = (self.release or self.version, other, self.flavour, self.config_digest[:8])
         return re.sub(r"[^\w.+~=-]", "_", "=".join(part for part in parts if part))
 
 
@@ -82,6 +88,7 @@ def _of_kernel(record: RunRecord, kernel: RecordedKernel) -> Golden:
         dict(sorted(answers.items())),
         dict(sorted(probed.items())),
         dict(sorted(not_asked.items())),
+        kernel.architecture or "amd64",
     )
 
 
