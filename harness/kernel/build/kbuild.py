@@ -103,11 +103,6 @@ def tree_version(tree: Path) -> KernelVersion:
     return KernelVersion.parse(number + (rc[0] if rc else ""))
 
 
-def buildable() -> list[str]:
-    """Return the names of the architectures whose kernels can be built: those that have a fragment."""
-    return [name for name in architecture.known() if (_fragments() / f"{name}.config").exists()]
-
-
 def _fragments() -> Path:
     return data_folder("kernels") / "configs"
 
@@ -120,17 +115,11 @@ def fragment_settings(flavour: str, wanted: str = "") -> list[kconfig.Setting]:
         wanted: Name of the architecture; "" for this machine's own.
 
     Raises:
-        SelectorError: There is no such flavour, or no kernel of the architecture can be built.
+        SelectorError: There is no such flavour.
     """
     of = architecture.or_own(wanted).name
     if flavour not in FLAVOURS:
         raise SelectorError(f"{flavour!r} is not a flavour to build", expected="one of " + ", ".join(FLAVOURS))
-    if of not in buildable():
-        raise SelectorError(
-            f"kernels for {of} cannot be built: the harness has no configuration for them",
-            expected="one of " + ", ".join(buildable()),
-            hint=f"Debian's are served built: harness kernels list all:{of}",
-        )
     first, *more = FLAVOURS[flavour]
     return [
         setting
@@ -167,7 +156,6 @@ def build(
 
     Raises:
         KernelFileError: The tree is not a clean, whole kernel tree.
-        SelectorError: No kernel of the architecture can be built.
         BuildError: The build failed, or its result is unusable.
         ToolMissing: A program that builds need is missing.
         CacheError: The cache cannot be written.

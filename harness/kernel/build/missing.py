@@ -25,7 +25,7 @@ _KINDS = (SelectorKind.SERIES, SelectorKind.RELEASE)
 
 
 def choices(item: Item, of: str, *, progress: Progress) -> list[Choice]:
-    """Return the kernel that an item means, to be built; none where no kernel of the architecture can be built.
+    """Return the kernel that an item means, to be built.
 
     Args:
         item: A series or a release.
@@ -36,9 +36,9 @@ def choices(item: Item, of: str, *, progress: Progress) -> list[Choice]:
         SelectorError: There is no such release.
         MirrorError: kernel.org does not answer.
     """
-    from harness.kernel.build import kbuild, source
+    from harness.kernel.build import source
 
-    if item.kind not in _KINDS or of not in kbuild.buildable():
+    if item.kind not in _KINDS:
         return []
     _, version, _, _ = source.on_kernel_org(item.word, progress=progress)
     return [Choice(item.text, version, SOURCE, str(version), item.flavour or _FLAVOUR, architecture=of)]
@@ -74,12 +74,10 @@ def reason(item: Item, of: str, index: Callable[[], dict[str, Any]], *, progress
         index: Returns Debian's index, whose linux-source packages are built before kernel.org's releases.
         progress: Called with each line that a person should see.
     """
-    from harness.kernel.build import kbuild, source
+    from harness.kernel.build import source
 
     if item.kind not in _KINDS:
         return "builds a series or a release, and this is neither"
-    if of not in kbuild.buildable():
-        return f"builds for {' and '.join(kbuild.buildable())} alone"
     makes = f"`{command(item.word, of)}` makes it"
     try:
         package = source.debian_package(item.word, index())

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import KernelFileError, UsageError
+from harness.errors import KernelFileError
 from harness.kernel import boot_needs
 from harness.kernel.build import kbuild
 from harness.kernel.types import Kernel
 from harness.kernel.version import KernelVersion
+from harness.util import architecture
 
 WHOLE = {need.config: "y" for need in boot_needs.table()} | {"X86_64": "y"}
 
@@ -66,11 +67,12 @@ def test_serial_ports_of_another_machine_are_not_asked_for() -> None:
     assert boot_needs.missing(settings, boot_needs.table(), has_modules=False) == []
 
 
-@pytest.mark.parametrize("wanted", kbuild.buildable())
+@pytest.mark.parametrize("wanted", architecture.known())
 def test_what_a_boot_needs_is_required_of_built_kernels(wanted: str) -> None:
     required = {setting.symbol for setting in kbuild.fragment_settings("minimal", wanted) if setting.required}
-    own = {"amd64": "X86_64", "arm64": "ARM64", "s390x": "S390", "ppc64el": "PPC_PSERIES", "riscv64": "RISCV"}[wanted]
-    assert {need.config for need in boot_needs.table() if not need.where or own in need.where.split()} <= required
+    own = {"amd64": "X86_64", "arm64": "ARM64", "s390x": "S390", "ppc64el": "PPC_PSERIES", "riscv64": "RISCV"}
+    words = {own.get(wanted, "ARM")}
+    assert {need.config for need in boot_needs.table() if not need.where or words & set(need.where.split())} <= required
 
 
 CARDS = WHOLE | {"INET": "y", "PCI": "y", "VIRTIO_PCI": "m", "VIRTIO_NET": "m"}
@@ -86,12 +88,6 @@ def test_a_kernel_without_a_driver_for_network_cards_is_named_before_the_boot(tm
     with pytest.raises(KernelFileError, match=r"cannot have a network card: .* without CONFIG_VIRTIO_NET\n") as caught:
         boot_needs.modules_for_network(kernel(tmp_path, lacking, modules=True))
     assert "CONFIG_VIRTIO_NET: needed to drive the network cards" in caught.value.detail
-
-
-def test_a_network_card_that_does_not_work_is_refused_before_the_boot(tmp_path: Path) -> None:
-    big_endian = dataclasses.replace(kernel(tmp_path, CARDS, modules=True), architecture="s390x")
-    with pytest.raises(UsageError, match="network cards do not work in guests of s390x"):
-        boot_needs.modules_for_network(big_endian)
 
 
 def test_a_kernel_of_unknown_configuration_is_asked_for_the_modules(tmp_path: Path) -> None:
