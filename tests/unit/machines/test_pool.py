@@ -58,6 +58,16 @@ def test_a_machine_that_failed_twice_is_not_booted_again(monkeypatch: pytest.Mon
     assert boots.take() is UP  # another machine of that kernel may boot
 
 
+def test_the_error_of_a_failed_boot_does_not_grow_with_each_test_that_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    boots = Boots(monkeypatch, False, False)
+    lengths = []
+    for _ in range(3):
+        with pytest.raises(BootError) as caught:
+            boots.take()
+        lengths.append(len(caught.traceback))
+    assert lengths[1] == lengths[2]
+
+
 def test_no_machine_of_a_kernel_is_booted_when_the_smallest_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     boots = Boots(monkeypatch, False, False, True)
     for cpus in (1, 2):
