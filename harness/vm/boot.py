@@ -37,6 +37,10 @@ from harness.vm.spec import BOOT_TIMEOUT, MachineSpec
 log = logging.getLogger("harness.vm")
 
 _MORE_TIME = "run again; with fewer workers (-n) or a longer --boot-timeout if this machine is busy"
+_WRONG_PORT = (
+    "if the console below ends with the firmware's lines, the kernel takes the channel's serial port for its first, and "
+    "writes its log there"
+)
 _POLL_INTERVAL = 0.25
 _END_TIMEOUT = 5.0
 
@@ -64,18 +68,22 @@ def boot(spec: MachineSpec, *, timeout: float = BOOT_TIMEOUT) -> Machine:
         deadline = time.monotonic() + timeout
         process = VngProcess(argv, folder)
         channel = connect(listener, process, deadline)
-        about = watch = None
+        about = watch = broken = None
         if channel is not None:
             with contextlib.suppress(StateError):  # it has ended already
                 watch = Watch(process.pid())
                 watch.look()
-            with contextlib.suppress(GuestHung, ChannelClosed, ProtocolBroken):
+            try:
                 about = channel.wait_event(deadline - time.monotonic())
+            except ProtocolBroken as error:
+                broken = error
+            except (GuestHung, ChannelClosed):
+                about = None
         if channel is None or about is None:
             if process.wait(0) and not (folder / QEMU_ARGV).exists():
                 raise _vng_failed(process.console(), plain_vng_argv(spec, vng=vng))
             stalled = watch.trouble() if watch is not None else None
-            raise _boot_error(spec.label, process, plain_argv(spec, qemu=qemu), timeout, stalled)
+            raise _boot_error(spec.label, process, plain_argv(spec, qemu=qemu), timeout, stalled, broken)
         if about["event"] != "ready":
             raise _module_error(spec.label, process, about)
         machine = Machine(spec, folder=folder, process=process, channel=channel, about=about, boot_log=[])
@@ -145,7 +153,14 @@ def _vng_failed(lines: list[str], plain: list[str]) -> VngFailed:
     )
 
 
-def _boot_error(label: str, process: QemuProcess, plain: list[str], timeout: float, stalled: str | None) -> BootError:
+def _boot_error(
+    label: str,
+    process: QemuProcess,
+    plain: list[str],
+    timeout: float,
+    stalled: str | None,
+    broken: ProtocolBroken | None,
+) -> BootError:
     # A panic ends QEMU; its last lines may still arrive.
     ended = process.wait(_END_TIMEOUT if cause_of_death(process.console()) else 0.5)
     lines = process.console()
@@ -156,11 +171,18 @@ def _boot_error(label: str, process: QemuProcess, plain: list[str], timeout: flo
         what = f"the kernel {label} died while it booted: {cause}"
     elif ended:
         what = f"QEMU ended before the guest of {label} was ready"
+    elif broken is not None:
+        what = f"before its agent, something else wrote to the channel of the guest of {label}: {broken.what}"
     else:
         what = f"the guest of {label} was not ready within {timeout:g} s{f': {stalled}' if stalled else ''}"
+    hint = f"look at the console below; without the harness: {quote(plain)}"
+    if broken is not None:
+        hint = _WRONG_PORT
+    elif stalled:
+        hint = _MORE_TIME
     return BootError(
         what,
         expected="the guest's agent to report that it is ready",
-        hint=_MORE_TIME if stalled else f"look at the console below; without the harness: {quote(plain)}",
+        hint=hint,
         detail=tail_of(lines, 60 if agent_exited(lines) else 25),  # the agent's traceback comes before the kernel's
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -218,6 +219,28 @@ def test_a_guest_that_never_says_a_word(inner: Inner, tmp_path: Path) -> None:
     options = [f"--kernel={KERNEL}", "--accel=tcg", "--isolation=boot", "--boot-timeout=3"]
     result = inner.run(*options, env=fake_qemu(tmp_path, 'exec -a "$0 $*" sleep 1000'))
     assert_tests_are_lost(result, "the guest of 6.1 was not ready within 3 s")
+
+
+LOG_TO_CHANNEL = r"""
+import re, socket, sys, time
+channel = socket.socket(socket.AF_UNIX)
+channel.connect(re.search(r"id=harness,path=([^ ,]+)", " ".join(sys.argv))[1])
+channel.sendall(b"[    0.000000] Linux version 6.1.192\r\n" * 100)
+time.sleep(1000)
+"""
+
+
+def test_a_kernel_that_writes_its_log_to_the_channel(inner: Inner, tmp_path: Path) -> None:
+    """As one does that finds the channel's serial port before the console's."""
+    inner.write(test_kernel=TESTS)
+    program = tmp_path / "log_to_channel.py"
+    program.write_text(LOG_TO_CHANNEL)
+    options = [f"--kernel={KERNEL}", "--accel=tcg", "--isolation=boot"]
+    result = inner.run(*options, env=fake_qemu(tmp_path, f'exec {sys.executable} {program} "$@"'))
+    what = "before its agent, something else wrote to the channel of the guest of 6.1: the guest broke the protocol: "
+    assert result.status == INFRASTRUCTURE, result.out
+    assert len(re.findall(rf"^BootError: {what}", result.out, re.MULTILINE)) == 1, result.out
+    assert "next step: if the console below ends with the firmware's lines" in result.out
 
 
 def test_a_qemu_that_refuses(inner: Inner, tmp_path: Path) -> None:
