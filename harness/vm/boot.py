@@ -38,8 +38,8 @@ log = logging.getLogger("harness.vm")
 
 _MORE_TIME = "run again; with fewer workers (-n) or a longer --boot-timeout if this machine is busy"
 _WRONG_PORT = (
-    "if the console below ends with the firmware's lines, the kernel takes the channel's serial port for its first, and "
-    "writes its log there"
+    "if the console below ends with the firmware's lines, the kernel takes the channel's serial port for its first, "
+    "and writes its log there"
 )
 _POLL_INTERVAL = 0.25
 _END_TIMEOUT = 5.0
