@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from harness.errors import KernelFileError
 from harness.kernel.types import Kernel
+from harness.kernel.version import KernelVersion
 from harness.util.data import read_toml
 
 
@@ -23,12 +24,14 @@ class BootNeed:
         purpose: What the harness needs it for.
         module: The module that may bring it instead, or "".
         where: The symbols one of which must be "y" for this to apply, with spaces between them, or "".
+        since: The first version that has the symbol; earlier ones do what it stands for.
     """
 
     config: str
     purpose: str
     module: str = ""
     where: str = ""
+    since: str = ""
 
 
 def table(kind: str = "need") -> tuple[BootNeed, ...]:
@@ -92,6 +95,7 @@ def modules_for_network(kernel: Kernel) -> list[str]:
 
 
 def _modules_for(kernel: Kernel, settings: Mapping[str, str], needs: Sequence[BootNeed], what: str) -> list[str]:
+    needs = [need for need in needs if not need.since or kernel.version >= KernelVersion.parse(need.since)]
     lacks = missing(settings, needs, has_modules=kernel.modules is not None)
     if lacks:
         lines = [

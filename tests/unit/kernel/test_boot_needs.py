@@ -62,6 +62,15 @@ def test_what_no_module_can_bring_must_be_built_in(tmp_path: Path) -> None:
         boot_needs.modules_for_boot(kernel(tmp_path, WHOLE | {"BINFMT_SCRIPT": "m"}, modules=True))
 
 
+def test_what_a_symbol_stands_for_is_not_asked_of_kernels_before_it(tmp_path: Path) -> None:
+    lacking = {name: value for name, value in WHOLE.items() if name not in ("COMPAT_32BIT_TIME", "X86_64")}
+    found = kernel(tmp_path, lacking | {"ARM": "y"})
+    with pytest.raises(KernelFileError, match="without CONFIG_COMPAT_32BIT_TIME\n"):
+        boot_needs.modules_for_boot(found)
+    old = dataclasses.replace(found, version=KernelVersion(5, 0, 21))
+    assert boot_needs.modules_for_boot(old) == []
+
+
 def test_serial_ports_of_another_machine_are_not_asked_for() -> None:
     settings = {name: value for name, value in WHOLE.items() if not name.startswith(("SERIAL", "X86"))}
     assert boot_needs.missing(settings, boot_needs.table(), has_modules=False) == []
