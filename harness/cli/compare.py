@@ -43,7 +43,8 @@ def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
         "--kernels",
         nargs=2,
         metavar=("OLD", "NEW"),
-        help="compare these two kernels, by label or exact version (default: those of one label)",
+        help="compare these two kernels, by label or exact version (default: those of one label); nearest for OLD: the "
+        "one that answers the contracts most like NEW, as for a vendor's kernel, of which its version says little",
     )
     parser.add_argument(
         "--fail-on",
@@ -84,12 +85,27 @@ def _run(arguments: argparse.Namespace) -> int:
         )
     old = read(arguments.old)
     new = read(arguments.new) if arguments.new is not None else old
-    comparison = compare(
-        old, new, tuple(arguments.kernels) if arguments.kernels else None, threshold=arguments.threshold
-    )
+    kernels = tuple(arguments.kernels) if arguments.kernels else None
+    if kernels is not None and kernels[0] == "nearest":
+        kernels = (_nearest(old, new, kernels[1]), kernels[1])
+    comparison = compare(old, new, kernels, threshold=arguments.threshold)
     fail_on = [Change(word) for word in arguments.fail_on]
     _print(arguments.format, comparison, old, new, fail_on)
     return int(is_regression(comparison, fail_on))
+
+
+def _nearest(old: RunRecord, new: RunRecord, name: str) -> str:
+    """Return the label of the kernel of `old` that answers most like one of `new`, vendors' kernels aside."""
+    from harness.contracts import golden
+    from harness.report.compare.changes import find_kernel
+
+    found = golden.nearest_of(new, find_kernel(new, name), old)
+    if found is None:
+        raise UsageError(
+            f"no kernel of the first record is near to {name}: none of them answered a contract",
+            expected="kernels of mainline releases in a run of harness.contracts",
+        )
+    return found.label
 
 
 def _print(wanted: str, comparison: Comparison, old: RunRecord, new: RunRecord, fail_on: list[Change]) -> None:

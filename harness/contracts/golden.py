@@ -198,6 +198,13 @@ def nearest(one: Golden, golden: Iterable[Golden]) -> Nearest | None:
     return min(found, key=lambda each: (len(each.otherwise) - each.alike, len(each.otherwise)), default=None)
 
 
+def nearest_of(record: RunRecord, kernel: RecordedKernel, others: RunRecord) -> RecordedKernel | None:
+    """Return the kernel of other records that answers most like one of a record, as :func:`nearest` does."""
+    answers = [(each, _of_kernel(others, each)) for each in others.kernels]
+    found = nearest(_of_kernel(record, kernel), [one for _, one in answers if one.answers])
+    return next((each for each, one in answers if found is not None and one is found.kernel), None)
+
+
 def unconfirmed(golden: Iterable[Golden], contracts: Mapping[str, Contract]) -> list[tuple[Contract, Range]]:
     """Return the ranges of versions that no kernel has confirmed, with their contracts.
 

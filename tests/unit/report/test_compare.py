@@ -271,6 +271,28 @@ def test_bad_input_is_one_error(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "'bad' is not a list of: broken" in capsys.readouterr().err
 
 
+def test_a_vendors_kernel_is_compared_with_the_one_that_answers_most_like_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def answers(on: str, *values: str) -> list[RecordedResult]:
+        names = [f"hom.area.{letter}" for letter in "abc"[: len(values)]]
+        return [
+            result(f"t.py::test_it[{name}]", on, contract=name, observations=(observation(name, value),))
+            for name, value in zip(names, values, strict=True)
+        ]
+
+    both = [*answers("5.10", "a", "b", "c"), *answers("6.1", "A", "B", "c")]
+    write(tmp_path / "old.json", record(*both))
+    vendors = kernel("6.16.12", release="4.18.0-348.el8.x86_64")
+    write(tmp_path / "new.json", record(*answers("6.16", "A", "B", "C"), kernels=[vendors]))
+    command = ["compare", str(tmp_path / "old.json"), str(tmp_path / "new.json"), "--kernels", "nearest", "6.16"]
+    assert main(command) == 0
+    assert "6.1 → 6.16: c → C" in capsys.readouterr().out
+    write(tmp_path / "old.json", record(kernels=[kernel("6.1.192")]))
+    assert main(command) == 2
+    assert "no kernel of the first record is near to 6.16" in capsys.readouterr().err
+
+
 def test_the_command_knows_every_change() -> None:
     assert [change.value for change in Change] == command._CHANGES
 
