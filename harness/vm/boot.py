@@ -74,11 +74,10 @@ def boot(spec: MachineSpec, *, timeout: float = BOOT_TIMEOUT) -> Machine:
                 watch = Watch(process.pid())
                 watch.look()
             try:
-                about = channel.wait_event(deadline - time.monotonic())
+                with contextlib.suppress(GuestHung, ChannelClosed):
+                    about = channel.wait_event(deadline - time.monotonic())
             except ProtocolBroken as error:
                 broken = error
-            except (GuestHung, ChannelClosed):
-                about = None
         if channel is None or about is None:
             if process.wait(0) and not (folder / QEMU_ARGV).exists():
                 raise _vng_failed(process.console(), plain_vng_argv(spec, vng=vng))
@@ -165,6 +164,7 @@ def _boot_error(
     ended = process.wait(_END_TIMEOUT if cause_of_death(process.console()) else 0.5)
     lines = process.console()
     cause = cause_of_death(lines)
+    hint = _MORE_TIME if stalled else f"look at the console below; without the harness: {quote(plain)}"
     if agent_exited(lines):
         what = f"the agent in the guest of {label} ended by itself while the guest booted, a defect of kernel-harness"
     elif cause is not None:
@@ -173,13 +173,9 @@ def _boot_error(
         what = f"QEMU ended before the guest of {label} was ready"
     elif broken is not None:
         what = f"before its agent, something else wrote to the channel of the guest of {label}: {broken.what}"
+        hint = _WRONG_PORT
     else:
         what = f"the guest of {label} was not ready within {timeout:g} s{f': {stalled}' if stalled else ''}"
-    hint = f"look at the console below; without the harness: {quote(plain)}"
-    if broken is not None:
-        hint = _WRONG_PORT
-    elif stalled:
-        hint = _MORE_TIME
     return BootError(
         what,
         expected="the guest's agent to report that it is ready",

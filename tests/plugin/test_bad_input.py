@@ -243,6 +243,17 @@ def test_a_kernel_that_writes_its_log_to_the_channel(inner: Inner, tmp_path: Pat
     assert "next step: if the console below ends with the firmware's lines" in result.out
 
 
+def test_a_kernel_that_panics_in_the_middle_of_a_message(inner: Inner, tmp_path: Path) -> None:
+    inner.write(test_kernel=TESTS)
+    program = tmp_path / "log_to_channel.py"
+    program.write_text(LOG_TO_CHANNEL)
+    panic = "echo '[    1.000000] Kernel panic - not syncing: out of luck' >&2"
+    options = [f"--kernel={KERNEL}", "--accel=tcg", "--isolation=boot"]
+    result = inner.run(*options, env=fake_qemu(tmp_path, f'{panic}\nexec {sys.executable} {program} "$@"'))
+    assert_tests_are_lost(result, "the kernel 6.1 died while it booted: Kernel panic - not syncing: out of luck")
+    assert "next step: look at the console below; without the harness: " in result.out
+
+
 def test_a_qemu_that_refuses(inner: Inner, tmp_path: Path) -> None:
     inner.write(test_kernel=TESTS)
     options = [f"--kernel={KERNEL}", "--accel=tcg", "--isolation=boot"]
