@@ -103,10 +103,6 @@ def tree_version(tree: Path) -> KernelVersion:
     return KernelVersion.parse(number + (rc[0] if rc else ""))
 
 
-def _fragments() -> Path:
-    return data_folder("kernels") / "configs"
-
-
 def fragment_settings(flavour: str, wanted: str = "") -> list[kconfig.Setting]:
     """Return the settings of a flavour's fragments, in order.
 
@@ -121,10 +117,11 @@ def fragment_settings(flavour: str, wanted: str = "") -> list[kconfig.Setting]:
     if flavour not in FLAVOURS:
         raise SelectorError(f"{flavour!r} is not a flavour to build", expected="one of " + ", ".join(FLAVOURS))
     first, *more = FLAVOURS[flavour]
+    folder = data_folder("kernels") / "configs"
     return [
         setting
         for name in (first, of, *more)
-        for setting in kconfig.parse_fragment((_fragments() / f"{name}.config").read_text(), f"{name}.config")
+        for setting in kconfig.parse_fragment((folder / f"{name}.config").read_text(), f"{name}.config")
     ]
 
 

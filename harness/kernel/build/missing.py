@@ -25,10 +25,10 @@ _KINDS = (SelectorKind.SERIES, SelectorKind.RELEASE)
 
 
 def choices(item: Item, of: str, *, progress: Progress) -> list[Choice]:
-    """Return the kernel that an item means, to be built.
+    """Return the kernel that an item means, to be built; none where it is neither a series nor a release.
 
     Args:
-        item: A series or a release.
+        item: What a user named.
         of: Name of the architecture.
         progress: Called with each line that a person should see.
 
