@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,7 +53,7 @@ def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
         "Debian or kernel.org has (default: %(default)s)",
     )
     parser.add_argument("--jobs", type=positive, default=0, metavar="N", help="of make (default: one per processor)")
-    parser.add_argument("--memory", type=int, default=512, metavar="MIB", help="guest memory (default: %(default)s)")
+    parser.add_argument("--memory", type=int, default=1024, metavar="MIB", help="guest memory (default: %(default)s)")
     parser.add_argument("--cpus", type=positive, default=1, help="virtual CPUs (default: 1)")
     parser.add_argument(
         "--module", action="append", default=[], metavar="NAME", help="a kernel module that tests need; repeats"
@@ -73,10 +74,14 @@ def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from harness import kernel
     from harness.checks import expiring, known_faults
     from harness.exec.record import ExecRecord
+    from harness.kernel.build.kbuild import tree_version
+    from harness.machines.pool import Pool
     from harness.selftests import build, denied
     from harness.selftests.run import SelftestPlan, run_selftests
+    from harness.selftests.types import types_for
     from harness.vm.spec import Needs
 
     require_memory(arguments.memory)
@@ -85,17 +90,22 @@ def _run(arguments: argparse.Namespace) -> int:
     known, old = known_faults.load(arguments.known_faults)
     for line in (*expired, *old):
         say(f"harness: {line}")
-    tree = _tree(arguments.source)
-    tests = build.build(tree.path, wanted, jobs=arguments.jobs, say=say)
+    choices = kernel.resolve(arguments.kernel or [_SERIES], progress=say)
+    tree = _tree(arguments.source).path
     needs = Needs(memory=arguments.memory, cpus=arguments.cpus, modules=tuple(arguments.module))
-    record = ExecRecord(arguments.record, sys.argv) if arguments.record is not None else None
-    return run_selftests(
-        SelftestPlan(tests, entries, needs, arguments.timeout, arguments.leaks, known),
-        arguments.kernel or ["6.12"],
-        settings=machine_settings(arguments),
-        say=lambda line: print(line, flush=True),
-        record=record,
-    )
+    with contextlib.closing(Pool(machine_settings(arguments), say)) as pool:
+        found = types_for(tree_version(tree), choices, pool, needs) if build.wants_types(tree, wanted) else None
+        if found is not None:
+            say(f"building selftests of {tree}: with the types (BTF) of {found[0].label}")
+        tests = build.build(tree, wanted, jobs=arguments.jobs, say=say, types=found[1] if found is not None else None)
+        record = ExecRecord(arguments.record, sys.argv) if arguments.record is not None else None
+        return run_selftests(
+            SelftestPlan(tests, entries, needs, arguments.timeout, arguments.leaks, known),
+            choices,
+            pool=pool,
+            say=lambda line: print(line, flush=True),
+            record=record,
+        )
 
 
 def _tree(text: str) -> SourceTree:

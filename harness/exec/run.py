@@ -22,6 +22,7 @@ from harness.image import script
 from harness.remote import transfer
 from harness.remote.program import Piece, Streamed, process_for_programs
 from harness.results.outcomes import Outcome, Trouble, outcome_of
+from harness.vm.death import killed_for_memory
 from harness.vm.guest_process import GuestProcess
 from harness.vm.machine import Machine
 
@@ -100,6 +101,7 @@ class Wishes:
         leaks: Whether kernel objects that it leaves behind count.
         results: How it reports its tests; None where it does not.
         limited_by: What the user calls the time limit.
+        memory_by: What gives the guest more memory.
     """
 
     env: Mapping[str, str]
@@ -108,6 +110,7 @@ class Wishes:
     leaks: bool = False
     results: Results | None = None
     limited_by: str = "--timeout"
+    memory_by: str = "--memory"
 
 
 @dataclass(frozen=True)
@@ -264,7 +267,7 @@ def execute(
         source: Its standard input.
         out: Where its standard output goes.
         err: Where its standard error goes.
-        said: Gets a line where it was ended for its time-out.
+        said: Gets a line where it was ended for its time-out, or the kernel killed a process for want of memory.
         forward: Called again and again while it runs, to send it signals.
 
     Raises:
@@ -294,6 +297,12 @@ def execute(
     err.end()
     if asked_at:
         return TIMED_OUT
+    killed = killed_for_memory(process.machine.process.console()) if piece.returncode else ""
+    if killed:
+        size = process.machine.spec.needs.memory
+        said.append(
+            f"the guest had no memory left, so the kernel killed {killed}: it has {size} MiB, see {wishes.memory_by}"
+        )
     return piece.returncode if piece.returncode >= 0 else 128 - piece.returncode
 
 

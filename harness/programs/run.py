@@ -76,6 +76,7 @@ def run_test(machine: Machine, parcel: Parcel, named: Named, test: Listed, item:
         timeout=named.timeout,
         results=Results(kind.results) if kind.results else None,
         limited_by=f"timeout= in {PROGRAMS_SETTING}",
+        memory_by=f"memory= in {PROGRAMS_SETTING}",
     )
     said: list[str] = []
     out, err = Shown(sys.stdout), Shown(sys.stderr)

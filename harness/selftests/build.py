@@ -80,7 +80,19 @@ def parse_wanted(text: str) -> WantedSelftest:
     return WantedSelftest(target, test)
 
 
-def build(tree: Path, wanted: Sequence[WantedSelftest], *, jobs: int, say: Callable[[str], None]) -> list[Selftest]:
+def wants_types(tree: Path, wanted: Iterable[WantedSelftest]) -> bool:
+    """Return whether the makefile of a target asks for the types of a kernel.
+
+    Raises:
+        UsageError: The tree has no such target.
+    """
+    makefiles = [_folder(tree, one) / "Makefile" for one in wanted]
+    return any("VMLINUX_BTF" in path.read_text(errors="replace") for path in makefiles)
+
+
+def build(
+    tree: Path, wanted: Sequence[WantedSelftest], *, jobs: int, say: Callable[[str], None], types: bytes | None = None
+) -> list[Selftest]:
     """Build tests.
 
     Args:
@@ -88,6 +100,7 @@ def build(tree: Path, wanted: Sequence[WantedSelftest], *, jobs: int, say: Calla
         wanted: What to build, in the order in which it is to run.
         jobs: Parallel jobs of make; 0 for one per processor.
         say: Prints a line of progress.
+        types: The types (BTF) of a kernel; None for those that the makefiles find on this machine.
 
     Raises:
         UsageError: The tree has no such target, or the target no such test.
@@ -105,7 +118,7 @@ def build(tree: Path, wanted: Sequence[WantedSelftest], *, jobs: int, say: Calla
         out.mkdir(parents=True, exist_ok=True)
         cache.mark_used(out)
     with cache.locked(out.with_name(f"{key}.lock")), cache.disk_errors(out):
-        make = _Make(tree, out, jobs or os.cpu_count() or 1)
+        make = _Make(tree, out, jobs or os.cpu_count() or 1, types)
         say(f"building selftests of {tree}: the kernel's headers")
         make.headers()
         found: dict[str, Selftest] = {}
@@ -154,12 +167,19 @@ class _Make:
         tree: The tree.
         out: The folder for all that is made.
         jobs: Parallel jobs.
+        types: As for :func:`build`.
     """
 
-    def __init__(self, tree: Path, out: Path, jobs: int) -> None:
+    def __init__(self, tree: Path, out: Path, jobs: int, types: bytes | None) -> None:
         self._tree = tree
         self._out = out
         self._words: list[str | Path] = [needs.program("make"), f"-j{jobs}"]
+        if types is not None:
+            path = out / "types.btf"
+            # What is made of it is made again when it changes, and only then.
+            if not path.exists() or path.read_bytes() != types:
+                path.write_bytes(types)
+            self._words.append(f"VMLINUX_BTF={path}")
 
     def headers(self) -> None:
         """Make the headers that the kernel has for programs."""

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from harness import kernel
 from harness.checks.kernel_log import KernelLog
 from harness.checks.known_faults import KnownFault
 from harness.errors import InfrastructureError, KernelFileError
@@ -17,7 +16,7 @@ from harness.exec.record import ExecRecord
 from harness.exec.run import Done, Results, Wishes, lost, run_on
 from harness.kernel.catalog import policy
 from harness.kernel.types import Choice
-from harness.machines.pool import Pool, Settings
+from harness.machines.pool import Pool
 from harness.results.outcomes import Outcome, counted
 from harness.selftests.build import Selftest
 from harness.selftests.denied import Denied, denied
@@ -78,9 +77,9 @@ class _Kept:
 
 def run_selftests(
     plan: SelftestPlan,
-    selectors: Sequence[str],
+    choices: Sequence[Choice],
     *,
-    settings: Settings,
+    pool: Pool,
     say: Callable[[str], None],
     record: ExecRecord | None,
 ) -> int:
@@ -88,8 +87,8 @@ def run_selftests(
 
     Args:
         plan: The tests.
-        selectors: The kernels.
-        settings: How machines are run.
+        choices: The kernels.
+        pool: Where their machines come from.
         say: Prints a line.
         record: The run record to write.
 
@@ -97,23 +96,17 @@ def run_selftests(
         The exit status: 0, 1 when a test failed, 3 when one could not be run.
 
     Raises:
-        SelectorError: A selector names no kernel.
         UsageError: A test cannot be started.
         KeyboardInterrupt: A signal came while a test ran, which got it first.
     """
-    choices = kernel.resolve(list(selectors), progress=say)
     parcels = {test.name: _pack(test, plan.needs.memory) for test in plan.tests if test.path is not None}
-    pool = Pool(settings, say)
     dones: list[Done] = []
-    try:
-        for choice in choices:
-            runner = Runner(plan, choice, pool, say, record)
-            for test in plan.tests:
-                runner.run(test, parcels.get(test.name))
-            dones += runner.dones
-            say(f"{choice.label}  {counted(done.outcome for done in runner.dones)}")
-    finally:
-        pool.close()
+    for choice in choices:
+        runner = Runner(plan, choice, pool, say, record)
+        for test in plan.tests:
+            runner.run(test, parcels.get(test.name))
+        dones += runner.dones
+        say(f"{choice.label}  {counted(done.outcome for done in runner.dones)}")
     status = status_of(dones)
     if record is not None:
         record.finish(status)

@@ -17,7 +17,7 @@ _TRIPLE_FAULT = "Triple fault"
 """QEMU's log, in software emulation."""
 _POWERED_OFF, _RESET, _BY_SIGNAL = "guest-shutdown", "guest-reset", "host-signal"
 _TERMINATED = "terminating on signal"
-OUT_OF_MEMORY = re.compile("Out of memory: Kill(ed)? process")
+OUT_OF_MEMORY = re.compile(r"Out of memory: Kill(?:ed)? process \d+ \((?P<name>.*?)\)")
 """What the kernel says when it kills a process; "Kill" up to 5.2."""
 
 
@@ -77,7 +77,17 @@ def is_out_of_memory(status: int, lines: list[str]) -> bool:
         status: Its wait status.
         lines: The console's last lines.
     """
-    return status & 0x7F == signal.SIGKILL and any(OUT_OF_MEMORY.search(line) for line in lines)
+    return status & 0x7F == signal.SIGKILL and killed_for_memory(lines) != ""
+
+
+def killed_for_memory(lines: list[str]) -> str:
+    """Return the name of the last process that the kernel killed because the guest had no memory left; "" for none.
+
+    Args:
+        lines: The console's last lines.
+    """
+    found = [match["name"] for line in lines if (match := OUT_OF_MEMORY.search(line))]
+    return found[-1] if found else ""
 
 
 def _lost(label: str, end: QemuEnd, tail: str) -> LinkBroken:

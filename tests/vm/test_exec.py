@@ -120,6 +120,17 @@ def test_the_exit_status_is_the_programs(vm: Machine, tmp_path: Path, code: str,
     assert run(vm, tmp_path, "python3", "-c", f"import os; {code}").done.status == status
 
 
+@pytest.mark.parametrize("words", [("python3", "-c"), ("/bin/sh", "-c", 'python3 -c "$0"; exit 3')])
+def test_a_program_that_the_kernel_kills_for_want_of_memory_says_so(
+    vm: Machine, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    """Also where it is a child of the program that was started, which has a status of its own."""
+    done = run(vm, tmp_path, *words, "kept = [bytes([1]) * (1 << 24) for _ in range(64)]").done
+    assert done.status == (137 if len(words) == 2 else 3)
+    (said,) = done.said
+    assert said.endswith("so the kernel killed python3: it has 256 MiB, see --memory")
+
+
 def test_loopback_is_up_and_the_user_is_who_was_asked_for(vm: Machine, tmp_path: Path) -> None:
     code = """
 import os, socket

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import BuildError, UsageError
-from harness.selftests.build import Selftest, WantedSelftest, build, installs, parse_wanted
+from harness.selftests.build import Selftest, WantedSelftest, build, installs, parse_wanted, wants_types
 from tests.needs import needs_program
 
 LIB = """
@@ -96,6 +96,21 @@ def test_only_trees_that_do_not_know_khdr_includes_get_the_headers_in_cflags(
     assert new.path is not None
     assert old.path is not None
     assert (new.path.read_text(), old.path.read_text()) == ("undefined\n", "environment\n")
+
+
+def test_the_types_of_a_kernel_are_given_to_make_and_what_is_made_of_them_is_made_again_when_they_change(
+    tree: Path,
+) -> None:
+    makefile = tree / "tools/testing/selftests/other/Makefile"
+    assert not wants_types(tree, [WantedSelftest("timers")])
+    makefile.write_text("TEST_GEN_PROGS := uses\ninclude ../lib.mk\n$(OUTPUT)/uses: $(VMLINUX_BTF)\n\tcat $< >> $@\n")
+    assert wants_types(tree, [WantedSelftest("timers"), WantedSelftest("other")])
+    seen = []
+    for types in (b"one ", b"one ", b"two "):
+        (found,) = build(tree, [WantedSelftest("other")], jobs=1, say=lambda _: None, types=types)
+        assert found.path is not None
+        seen.append(found.path.read_text())
+    assert seen == ["one ", "one ", "one two "]
 
 
 @pytest.mark.parametrize(

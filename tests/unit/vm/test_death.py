@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from harness.errors import GuestEnded, HarnessError, KernelCrashed, LinkBroken
-from harness.vm.death import QemuEnd, is_out_of_memory, why_it_ended
+from harness.vm.death import QemuEnd, is_out_of_memory, killed_for_memory, why_it_ended
 
 PANIC = "[   18.1] Kernel panic - not syncing: sysrq triggered crash"
 INIT = "[   18.1] Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100"
@@ -61,3 +61,6 @@ def test_a_process_that_the_guests_kernel_killed_for_memory_is_told_from_one_tha
     assert not is_out_of_memory(9, [])
     assert not is_out_of_memory(11, lines)
     assert not is_out_of_memory(0x300, lines)
+    assert killed_for_memory(lines) == "init"
+    assert killed_for_memory([*lines, "Out of memory: Killed process 9 (a (b) total-vm:1kB"]) == "a (b"
+    assert killed_for_memory(["Killed process 9"]) == ""
