@@ -174,10 +174,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--again", action="store_true", help="do not go on from trials that were done")
     parser.add_argument("--build", type=int, metavar="N", help="build so many kernels without options in place of that")
     parser.add_argument("--source", type=Path, metavar="TREE", help="with --build: the source tree")
+    parser.add_argument("--first", type=int, default=1, metavar="K", help="with --build: begin with the K-th of them")
     parser.add_argument("select", nargs="*", help="modules in place of harness.contracts")
     arguments = parser.parse_args(argv)
     if (arguments.build is None) != (arguments.source is None):
         parser.error("--build and --source belong together: --build 20 --source TREE")
+    if arguments.first != 1 and not 1 <= arguments.first <= (arguments.build or 0):
+        parser.error(f"--first {arguments.first} is none of the kernels that --build N builds")
     try:
         return _with_builds(arguments) if arguments.build is not None else _at_run_time(arguments)
     except HarnessError as error:
@@ -189,8 +192,8 @@ def _with_builds(arguments: argparse.Namespace) -> int:
     tree = arguments.source.expanduser().absolute()
     folder = _folder(f"built-{kbuild.tree_version(tree)}")
     digest, done = _digest(), []
-    sets = built.option_sets(arguments.build, arguments.seed)
-    for number, names in enumerate(sets, 1):
+    sets = built.option_sets(arguments.build, arguments.seed)[arguments.first - 1 :]
+    for number, names in enumerate(sets, arguments.first):
         kernel = built.kernel(tree, names, folder, lambda line: print(line, file=sys.stderr))
         if kernel.still_on:
             print(f"  on all the same: {', '.join(kernel.still_on)}", file=sys.stderr)
@@ -198,7 +201,7 @@ def _with_builds(arguments: argparse.Namespace) -> int:
         if arguments.again or not _complete(record):
             _pytest(names, record, [f"--kernel={kernel.folder}"], arguments.select, os.environ)
         done.append(judged(names, read(record)))
-        _say(done[-1], f"{number}/{len(sets)}")
+        _say(done[-1], f"{number}/{arguments.build}")
     _print(done)
     lacking = built.by_option(one.not_asked for one in done)
     rows = []

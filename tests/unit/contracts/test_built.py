@@ -63,6 +63,15 @@ def test_builds_need_a_tree_and_a_number(arguments: list[str], capsys: pytest.Ca
     assert "--build and --source belong together: --build 20 --source TREE" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("arguments", [["--first", "2"], ["--build", "3", "--source", "tree", "--first", "4"]])
+def test_the_first_kernel_is_one_of_those_that_are_built(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        trials.main(arguments)
+    assert f"--first {arguments[-1]} is none of the kernels that --build N builds" in capsys.readouterr().err
+
+
 def test_what_is_no_tree_is_one_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert trials.main(["--build", "1", "--source", "nowhere"]) == 3
     assert "nowhere is not a kernel source tree" in capsys.readouterr().err
