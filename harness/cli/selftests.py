@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,6 +63,9 @@ def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
         "--timeout", type=seconds, default=0.0, metavar="S", help="for a test (default: six times the target's own)"
     )
     parser.add_argument(
+        "--args", type=_words, default=[], metavar="WORDS", help="arguments for each test, such as '-t map_in_map'"
+    )
+    parser.add_argument(
         "--deny",
         action="append",
         type=Path,
@@ -71,6 +75,14 @@ def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
     )
     add_verdict_options(parser, "a test")
     add_machine_options(parser)
+
+
+def _words(text: str) -> list[str]:
+    """Read words as a shell does."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {str(error).lower()}") from None
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -100,7 +112,7 @@ def _run(arguments: argparse.Namespace) -> int:
         tests = build.build(tree, wanted, jobs=arguments.jobs, say=say, types=found[1] if found is not None else None)
         record = ExecRecord(arguments.record, sys.argv) if arguments.record is not None else None
         return run_selftests(
-            SelftestPlan(tests, entries, needs, arguments.timeout, arguments.leaks, known),
+            SelftestPlan(tests, entries, needs, arguments.args, arguments.timeout, arguments.leaks, known),
             choices,
             pool=pool,
             say=lambda line: print(line, flush=True),

@@ -44,6 +44,7 @@ class SelftestPlan:
         tests: The tests.
         denied: Those that are not run.
         needs: The machines.
+        arguments: What each test is started with.
         timeout: Seconds for a test; 0 for :data:`EMULATED` times the target's own limit.
         leaks: Whether kernel objects that a test leaves behind count.
         known_faults: Faults of the kernel that do not fail a test.
@@ -52,6 +53,7 @@ class SelftestPlan:
     tests: Sequence[Selftest]
     denied: Sequence[Denied]
     needs: Needs
+    arguments: Sequence[str] = ()
     timeout: float = 0.0
     leaks: bool = False
     known_faults: Sequence[KnownFault] = ()
@@ -99,7 +101,7 @@ def run_selftests(
         UsageError: A test cannot be started.
         KeyboardInterrupt: A signal came while a test ran, which got it first.
     """
-    parcels = {test.name: _pack(test, plan.needs.memory) for test in plan.tests if test.path is not None}
+    parcels = {test.name: _pack(test, plan) for test in plan.tests if test.path is not None}
     dones: list[Done] = []
     for choice in choices:
         runner = Runner(plan, choice, pool, say, record)
@@ -204,13 +206,14 @@ def status_of(dones: Sequence[Done]) -> int:
     return int(any(done.outcome.is_bad for done in dones))
 
 
-def _pack(test: Selftest, memory: int) -> Parcel:
+def _pack(test: Selftest, plan: SelftestPlan) -> Parcel:
     assert test.path is not None, "a test that was not built is not packed"
     folder = test.path.parent
     top = folder.parents[test.target.count("/")]
     beside = [path for path in sorted(top.iterdir()) if path not in (folder, *folder.parents)]
     pushes = [parse_push(str(path)) for path in beside]
-    return pack([str(test.path)], pushes, cwd=folder, folder_limit=_FOLDER_LIMIT, memory=memory)
+    words = [str(test.path), *plan.arguments]
+    return pack(words, pushes, cwd=folder, folder_limit=_FOLDER_LIMIT, memory=plan.needs.memory)
 
 
 def _counts(done: Done) -> str:
