@@ -1,6 +1,7 @@
 """Builds kselftest targets with the tree's own makefiles, and puts what each installs into a folder.
 
-The tree is only read: make writes to a folder in the cache, where the next run finds what is up to date.
+Make writes to a folder in the cache, where the next run finds what is up to date. BPF's makefile alone also writes to
+the tree: lists of its tests, `tests.h`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from harness import needs
 from harness.errors import BuildError, UsageError
+from harness.kernel.build.kbuild import first_errors
 from harness.util import cache, proc
 
 _SELFTESTS = "tools/testing/selftests"
@@ -211,7 +213,7 @@ class _Make:
         _install(source, installed, wanted.target, [name for names in lists.values() for name in names])
         for script in sorted((source.parent / "kselftest").glob("*.sh")):
             _copy(script, installed / "kselftest" / script.name)
-        why = "" if done is None or done.status == 0 else "\n".join([done.tail(10), *installs(done.stderr)])
+        why = "" if done is None or done.status == 0 else "\n".join([first_errors(done.stderr), *installs(done.stderr)])
         timeout = _timeout(source)
         result = []
         for name in dict.fromkeys(Path(program).name for program in programs):

@@ -24,7 +24,6 @@ from harness.vm.spec import Needs
 
 _KEPT = 16 << 20
 _SHOWN = 15
-_FOLDER_LIMIT = 128 << 20
 
 _STATUSES = {2: Outcome.XFAILED, 4: Outcome.UNSUPPORTED}
 """KSFT_XFAIL and KSFT_SKIP of kselftest.h."""
@@ -210,10 +209,9 @@ def _pack(test: Selftest, plan: SelftestPlan) -> Parcel:
     assert test.path is not None, "a test that was not built is not packed"
     folder = test.path.parent
     top = folder.parents[test.target.count("/")]
-    beside = [path for path in sorted(top.iterdir()) if path not in (folder, *folder.parents)]
-    pushes = [parse_push(str(path)) for path in beside]
-    words = [str(test.path), *plan.arguments]
-    return pack(words, pushes, cwd=folder, folder_limit=_FOLDER_LIMIT, memory=plan.needs.memory)
+    # Pushed, because all of it goes along: a working folder that is too large stays behind.
+    pushes = [parse_push(str(path)) for path in sorted(top.iterdir())]
+    return pack([str(test.path), *plan.arguments], pushes, cwd=folder, folder_limit=0, memory=plan.needs.memory)
 
 
 def _counts(done: Done) -> str:

@@ -377,5 +377,6 @@ class Job:
 def first_errors(output: str, lines: int = 12) -> str:
     """Return the lines of make's output that show the error: the first errors, else the last lines."""
     all_lines = output.splitlines()
-    telling = [line for line in all_lines if re.search(r"\berror\b|\*\*\*|undefined reference|No such file", line)]
+    tells = re.compile(r"\berror\b|\*\*\*|undefined reference|No such file|not found$")
+    telling = [line for line in all_lines if tells.search(line)]
     return "\n".join(telling[:lines] or all_lines[-lines:])
