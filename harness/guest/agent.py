@@ -19,7 +19,7 @@ import socket
 import struct
 import time
 
-from harness.guest import calls, children, interfaces, kernel_log, modules, process, setup, stacks, wire
+from harness.guest import calls, children, interfaces, kernel_log, modules, process, setup, stacks, timers, wire
 from harness.guest.api import libbpf, syscalls
 from harness.guest.children import Child
 from harness.guest.leaks import provenance, snapshot
@@ -313,9 +313,11 @@ class Agent:
             return False  # it has died
         return True
 
-    def wake(self, *, realtime: float, entropy: bytes, hostname: str) -> None:
-        """Give a clone its own identity: clock, entropy and host name."""
-        # First: the kernel also programs its timers anew, and a clone may have lost the interrupt of the next.
+    def wake(self, *, realtime: float, entropy: bytes, hostname: str, restarts_timers: bool) -> None:
+        """Give a clone its own identity: clock, entropy and host name; and the timers that QEMU forgot."""
+        if restarts_timers:
+            timers.restart()
+        # Early: the kernel also programs its timers anew, and a clone may have lost the interrupt of the next.
         time.clock_settime(CLOCK_REALTIME, realtime)
         credit = _ENTROPY.pack(len(entropy) * 8, len(entropy))
         fcntl.ioctl(self.random, syscalls.IOCTL["write"] | RNDADDENTROPY, credit + entropy)

@@ -53,6 +53,7 @@ class Architecture:
     flavours: Mapping[str, str]
     kernel_parameters: tuple[str, ...] = ()
     keeps_timers: bool = True
+    restarts_timers: bool = False
     memory_step: int = 1
 
     @property

@@ -73,7 +73,7 @@ def start_clone(template: Template, spec: MachineSpec) -> Clone:
             if not template.whole_stream:
                 # Written before QEMU starts, so that nothing waits for QEMU's monitor.
                 if spec.architecture.clone_polls:
-                    channel.leave(wire.AGENT, _identity())
+                    channel.leave(wire.AGENT, _identity(spec))
                 monitor.sendall(clone_commands(feeder.reader))
             numbers = [theirs_monitor.fileno(), theirs.fileno(), shared, console, feeder.reader]
             process = ClonedProcess(
@@ -203,11 +203,17 @@ def require_timers(template: Template, spec: MachineSpec) -> None:
         machine.close()
 
 
-def _identity() -> calls.Request:
+def _identity(spec: MachineSpec) -> calls.Request:
     """Return the request that gives a clone its own identity."""
     entropy = os.urandom(64)
-    hostname = f"kh-{entropy[:4].hex()}"
-    return calls.request(calls.Agent.wake, "", realtime=time.time(), entropy=entropy, hostname=hostname)
+    return calls.request(
+        calls.Agent.wake,
+        "",
+        realtime=time.time(),
+        entropy=entropy,
+        hostname=f"kh-{entropy[:4].hex()}",
+        restarts_timers=spec.architecture.restarts_timers,
+    )
 
 
 class Clone:
@@ -264,7 +270,7 @@ class Clone:
                 # A port takes nothing before its guest runs.
                 self._process.monitor.wait_for("RESUME", timeout)
             if self._template.whole_stream or not polls:
-                channel.post(wire.AGENT, FIRST_TAG, _identity(), deadline)
+                channel.post(wire.AGENT, FIRST_TAG, _identity(self._spec), deadline)
             channel.collect(wire.AGENT, FIRST_TAG, calls.name_of(calls.Agent.wake), deadline)
             machine.move(State.READY)
         except (GuestHung, ChannelClosed, ProtocolBroken, MonitorError) as error:

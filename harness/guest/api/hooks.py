@@ -14,7 +14,8 @@ import struct
 from harness.guest.api import syscalls
 
 SO_ATTACH_BPF = 50
-PERF_TYPE_TRACEPOINT = 2
+PERF_TYPE_SOFTWARE, PERF_TYPE_TRACEPOINT = 1, 2
+PERF_COUNT_SW_PAGE_FAULTS = 2
 PERF_SAMPLE_RAW = 1 << 10
 PERF_FLAG_FD_CLOEXEC = 8
 PERF_EVENT_IOC_ENABLE, PERF_EVENT_IOC_SET_BPF = 0x2400, 0x00042408
@@ -107,6 +108,16 @@ def kprobe(prog_fd: int, symbol: str, *, at_return: bool) -> int:
     with open("/sys/bus/event_source/devices/kprobe/type") as file:
         kind = int(file.read())
     return _perf_event(prog_fd, kind, int(at_return), symbol.encode() + b"\0")
+
+
+def page_faults() -> int:
+    """Return the descriptor of a perf event that each page fault of this process overflows."""
+    attr = ctypes.create_string_buffer(_PERF_ATTR_SIZE)
+    struct.pack_into("=IIQQ", attr, 0, PERF_TYPE_SOFTWARE, _PERF_ATTR_SIZE, PERF_COUNT_SW_PAGE_FAULTS, 1)
+    fd = _perf_event_open(ctypes.addressof(attr), 0, -1, -1, PERF_FLAG_FD_CLOEXEC)
+    if fd < 0:
+        raise syscalls.failed("perf_event_open")
+    return fd
 
 
 def _perf_event(prog_fd: int, kind: int, config: int, name: bytes) -> int:
