@@ -134,7 +134,7 @@ def scene(
     kernel: Kernel,
     outer_type: str,
     scenes: WeakKeyDictionary[Guest, dict[tuple[str, str], Scene]],
-) -> Scene:
+) -> Iterator[Scene]:
     """What a test's outer maps are made on."""
     made = scenes.setdefault(shared_guest, {})
     known = made.get((bpf_loader, outer_type))
@@ -144,7 +144,8 @@ def scene(
         bpf = Bpf(shared_guest.new_process(), bpf_loader)
         bpf.commands.ask("rcu_expedited", calls.Hooks.expedite)
         known = made[bpf_loader, outer_type] = Scene(shared_guest, bpf, kernel, outer_type)
-    return known
+    yield known
+    known.end_others()
 
 
 @pytest.fixture

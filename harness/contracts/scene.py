@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from harness.remote.sysctl import JIT, UNPRIVILEGED, sysctl
 from harness.testing import Bpf, Guest, Held, Kernel, Map, errno_name, errno_of
+from harness.vm.guest_process import GuestProcess
 
 T = TypeVar("T")
 
@@ -39,6 +40,7 @@ class Scene:
         self.kernel = kernel
         self.type = outer_type
         self._made: dict[tuple[object, ...], Any] = {}
+        self._others: list[GuestProcess] = []
 
     @functools.cached_property
     def template(self) -> Map:
@@ -71,8 +73,14 @@ class Scene:
         return errno_of(self.bpf.map, self.type, **{"inner": self.template, **attributes})
 
     def another(self) -> Bpf:
-        """Return the bpf system call in another guest process, for what changes the process."""
-        return Bpf(self.guest.new_process())
+        """Return the bpf system call in another guest process, for what changes the process; the test's end ends it."""
+        self._others.append(self.guest.new_process())
+        return Bpf(self._others[-1])
+
+    def end_others(self) -> None:
+        """End the other processes: with pages of 64 KiB each has 18 MiB."""
+        while self._others:
+            self._others.pop().close()
 
     def empty(self, **attributes: Any) -> Map:
         """Return a new outer map."""

@@ -254,7 +254,7 @@ def locked_pages() -> int:
     low, high = 0, 1 << 20
     while low < high:
         middle = (low + high) // 2
-        resource.setrlimit(resource.RLIMIT_MEMLOCK, (middle * 4096, resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (middle * resource.getpagesize(), resource.RLIM_INFINITY))
         try:
             os.close(raw.map_create("array", 4, 4, 1))
         except OSError:

@@ -15,7 +15,6 @@ from harness.features import map_types
 from harness.features.capability import Availability, Capability, Decision, Judgement, ProbeResult
 from harness.features.parts import PARTS
 from harness.features.probes import (
-    blocks_above_4_mib,
     btf_load,
     compiled_functions,
     creates,
@@ -29,6 +28,7 @@ from harness.features.probes import (
     inner_max_entries,
     inner_spin_lock,
     interpreter,
+    keys_of_4_mib,
     loads,
     next_id,
     outer_batch,
@@ -156,7 +156,7 @@ CAPABILITIES: dict[str, Capability] = {
         "maps can be ring buffers",
         "5.8",
         "commit 457f44363a88",
-        creates(map_type="ringbuf", key_size=0, value_size=0, max_entries=4096),
+        creates(map_type="ringbuf", key_size=0, value_size=0, max_entries=map_types.RING_SIZE),
     ),
     "link_detach": Capability(
         "links can be detached", "5.9", "commit 73b11c2ab072", refuses_bad_fd("LINK_DETACH", "link_fd")
@@ -185,11 +185,11 @@ CAPABILITIES: dict[str, Capability] = {
         "htab_map_alloc_check in kernel/bpf/hashtab.c",
         creates(map_type="hash", key_size=513, no=(E2BIG,)),
     ),
-    "blocks_above_4_mib": Capability(
-        "the kernel allocates more than 4 MiB in one piece (MAX_PAGE_ORDER, the size of its pages)",
+    "keys_of_4_mib": Capability(
+        "keys of hash tables may have 4 MiB, for which the kernel allocates more in one piece (MAX_PAGE_ORDER)",
         "4.12",
         "",
-        blocks_above_4_mib,
+        keys_of_4_mib,
         is_part=True,
     ),
     "wide_words": Capability(

@@ -53,7 +53,10 @@ class MapType:
 
 
 _KEYLESS = {"key_size": 0}
-_PAGES = {"key_size": 0, "value_size": 0, "max_entries": 4096}
+RING_SIZE = 1 << 16
+"""Bytes of a small ring buffer: a multiple of the kernel's page size, whatever that is."""
+
+_PAGES = {"key_size": 0, "value_size": 0, "max_entries": RING_SIZE}
 _STORAGE = {"value_size": 8, "max_entries": 0, "map_flags": uapi.NO_PREALLOC}
 _CGROUP = {"key_size": 16, "value_size": 8, "max_entries": 0}
 _SOCKETS = "INET BPF_STREAM_PARSER"  # in bpf_types.h of v5.15 the first alone

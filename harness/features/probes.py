@@ -186,8 +186,14 @@ def percpu_array_inlined(bpf: Bpf) -> ProbeResult:
     return ProbeResult(Availability.NO if called else Availability.YES, "called" if called else "inlined")
 
 
-def blocks_above_4_mib(bpf: Bpf) -> ProbeResult:
-    """/proc/buddyinfo has a column for each power of two of pages, up to the largest block."""
+def keys_of_4_mib(bpf: Bpf) -> ProbeResult:
+    """Keys have no limit of 512 bytes, and blocks of the kernel's memory are larger than 4 MiB.
+
+    /proc/buddyinfo has a column for each power of two of pages, up to the largest block.
+    """
+    short = creates(map_type="hash", key_size=513, no=(E2BIG,))(bpf)
+    if short.answer is not Availability.YES:
+        return short
     try:
         lines, vector = (
             bpf.commands.ask(f"read of {path}", calls.Files.read_file, path=path)

@@ -114,12 +114,12 @@ class Pool:
             HarnessError: It is unavailable, or cannot be run; any kind but GuestError.
         """
         if (choice, needs) not in self._specs:
-            _require_memory(choice, needs)
+            given = with_memory(choice, needs)
             plain = self._specs.get((choice, Needs())) or self._bring(choice)
             self._specs[choice, Needs()] = plain
             image = image_with(plain, choice, needs, self._progress)
             files = self.rootfs(needs.rootfs, plain.architecture.name)
-            self._specs[choice, needs] = replace(plain, needs=needs, image=image, rootfs=files)
+            self._specs[choice, needs] = replace(plain, needs=given, image=image, rootfs=files)
         return self._specs[choice, needs]
 
     def rootfs(self, what: str, wanted: str) -> Rootfs | None:
@@ -148,7 +148,12 @@ class Pool:
         if not self._specs:
             find_vng()
             sweep_abandoned()
-        spec = MachineSpec(self._acquire(choice), self._image(wanted), Acceleration(Accel.TCG, "not tried yet"))
+        spec = MachineSpec(
+            self._acquire(choice),
+            self._image(wanted),
+            Acceleration(Accel.TCG, "not tried yet"),
+            needs=with_memory(choice, Needs()),
+        )
         spec = replace(spec, image=image_with(spec, choice, Needs(), self._progress))
         return replace(spec, acceleration=accel.decide(self._settings.accel, spec))
 
@@ -314,14 +319,19 @@ class Pool:
         return self._templates[spec]
 
 
-def _require_memory(choice: Choice, needs: Needs) -> None:
-    """Raise UsageError where a machine of the kernel's architecture cannot have as much memory as a test asks for."""
+def with_memory(choice: Choice, needs: Needs) -> Needs:
+    """Return what a test asks for, with the memory that guests of the kernel's architecture have at the least.
+
+    Raises:
+        UsageError: A machine of that architecture cannot have as much as the test asks for.
+    """
     wanted = architecture.require(choice.architecture)
     if needs.memory % wanted.memory_step:
         raise UsageError(
             f"a guest of {choice.label} cannot have {needs.memory} MiB of memory",
             expected=f"a multiple of {wanted.memory_step} MiB, for {wanted.title}",
         )
+    return replace(needs, memory=max(needs.memory, wanted.least_memory))
 
 
 def image_with(plain: MachineSpec, choice: Choice, needs: Needs, progress: Progress) -> Image:

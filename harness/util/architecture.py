@@ -55,6 +55,7 @@ class Architecture:
     keeps_timers: bool = True
     restarts_timers: bool = False
     memory_step: int = 1
+    least_memory: int = 0
 
     @property
     def is_own(self) -> bool:

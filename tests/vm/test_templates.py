@@ -493,8 +493,8 @@ def ticks(seconds: float) -> int:
     """Keep the processor busy for some time; return how many ticks the kernel counted meanwhile."""
 
     def count() -> int:
-        with open("/proc/timer_list") as file:
-            return next(int(line.split()[1]) for line in file if line.startswith("jiffies:"))
+        lines = Path("/proc/timer_list").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("jiffies:"))
 
     before, end = count(), time.monotonic() + seconds
     while time.monotonic() < end:

@@ -24,6 +24,7 @@ from harness.contracts.programs.code import (
     run,
 )
 from harness.contracts.scene import jit
+from harness.features.map_types import RING_SIZE
 from harness.guest.api.asm import R0, R1, R2, R3, R4, R5, R6, R7, R10
 from harness.testing import Bpf, BpfError, Map, asm, btf, uapi
 
@@ -94,7 +95,7 @@ USES = {
     ),
     "ringbuf": Use(
         [asm.mov(R1, R0), *key_on_stack(R2, 1, 2), asm.mov(R3, 8), asm.mov(R4, 0), asm.call("ringbuf_output")],
-        attributes={"key_size": 0, "value_size": 0, "max_entries": 4096},
+        attributes={"key_size": 0, "value_size": 0, "max_entries": RING_SIZE},
     ),
     "perf_event_array": Use(
         [

@@ -14,7 +14,7 @@ from harness.errors import BootError, TemplateError, ToolMissing, UsageError, Vn
 from harness.kernel.types import Choice
 from harness.kernel.version import KernelVersion
 from harness.machines import pool as pools
-from harness.machines.pool import Pool, Settings
+from harness.machines.pool import Pool, Settings, with_memory
 from harness.util import architecture
 from harness.vm import clone as vm_clone
 from harness.vm import template
@@ -197,6 +197,13 @@ def test_memory_that_a_machine_of_the_architecture_cannot_have_is_refused_before
     with pytest.raises(UsageError, match=r"a guest of 6\.12-ppc64el cannot have 300 MiB of memory") as caught:
         Pool(Settings(), print, acquire=acquire).prepare(choice, Needs(memory=300))
     assert caught.value.expected == "a multiple of 256 MiB, for ppc64el"
+
+
+@pytest.mark.parametrize(("memory", "given"), [(256, 512), (512, 512), (768, 768)])
+def test_a_guest_has_the_memory_that_its_architecture_needs_at_the_least(memory: int, given: int) -> None:
+    choice = Choice("6.12-ppc64el", KernelVersion(6, 12), "debian", "key", architecture="ppc64el")
+    assert with_memory(choice, Needs(memory=memory)).memory == given
+    assert with_memory(dataclasses.replace(choice, architecture="amd64"), Needs(memory=memory)).memory == memory
 
 
 def test_a_second_machine_is_never_the_one_that_tests_share(monkeypatch: pytest.MonkeyPatch) -> None:
