@@ -28,7 +28,7 @@ from harness.features.probes import (
     inner_max_entries,
     inner_spin_lock,
     interpreter,
-    keys_of_4_mib,
+    keys_of,
     loads,
     next_id,
     outer_batch,
@@ -101,6 +101,8 @@ def judge(name: str, finding: ProbeResult, version: KernelVersion, config: Mappi
         return Judgement(Decision.SKIP, f"{lacks}; it was booted without, or its architecture cannot{with_symbol}")
     return Judgement(Decision.FAIL, f"{lacks}: a kernel of this version should have it")
 
+
+_KEYS_OF = "keys of hash tables may have {} MiB, for which the kernel allocates more in one piece (MAX_PAGE_ORDER)"
 
 CAPABILITIES: dict[str, Capability] = {
     **PARTS,
@@ -185,13 +187,8 @@ CAPABILITIES: dict[str, Capability] = {
         "htab_map_alloc_check in kernel/bpf/hashtab.c",
         creates(map_type="hash", key_size=513, no=(E2BIG,)),
     ),
-    "keys_of_4_mib": Capability(
-        "keys of hash tables may have 4 MiB, for which the kernel allocates more in one piece (MAX_PAGE_ORDER)",
-        "4.12",
-        "",
-        keys_of_4_mib,
-        is_part=True,
-    ),
+    "keys_of_4_mib": Capability(_KEYS_OF.format(4), "4.12", "", keys_of(4 << 20), is_part=True),
+    "keys_of_16_mib": Capability(_KEYS_OF.format(16), "4.12", "", keys_of(16 << 20), is_part=True),
     "wide_words": Capability(
         "a word of the kernel has 64 bits (BITS_PER_LONG), without which the verifier inlines no lookup and an array "
         "of maps is read elsewhere than it is written (the contract aom.lookup.where)",

@@ -186,26 +186,30 @@ def percpu_array_inlined(bpf: Bpf) -> ProbeResult:
     return ProbeResult(Availability.NO if called else Availability.YES, "called" if called else "inlined")
 
 
-def keys_of_4_mib(bpf: Bpf) -> ProbeResult:
-    """Keys have no limit of 512 bytes, and blocks of the kernel's memory are larger than 4 MiB.
+def keys_of(size: int) -> Probe:
+    """Keys have no limit of 512 bytes, and blocks of the kernel's memory are larger than this number of bytes.
 
     /proc/buddyinfo has a column for each power of two of pages, up to the largest block.
     """
-    short = creates(map_type="hash", key_size=513, no=(E2BIG,))(bpf)
-    if short.answer is not Availability.YES:
-        return short
-    try:
-        lines, vector = (
-            bpf.commands.ask(f"read of {path}", calls.Files.read_file, path=path)
-            for path in ("/proc/buddyinfo", "/proc/self/auxv")
-        )
-    except BpfError as error:
-        return ProbeResult(Availability.INCONCLUSIVE, f"{error.command}: {error.name}")
-    _, page = _word_and_page(vector, bpf.byte_order)
-    columns = lines.splitlines()[0].partition(b"zone")[2].split()[1:]
-    largest = page << len(columns) - 1
-    answer = Availability.YES if largest > 4 << 20 else Availability.NO
-    return ProbeResult(answer, f"blocks have up to {largest >> 10} KiB")
+
+    def probe(bpf: Bpf) -> ProbeResult:
+        short = creates(map_type="hash", key_size=513, no=(E2BIG,))(bpf)
+        if short.answer is not Availability.YES:
+            return short
+        try:
+            lines, vector = (
+                bpf.commands.ask(f"read of {path}", calls.Files.read_file, path=path)
+                for path in ("/proc/buddyinfo", "/proc/self/auxv")
+            )
+        except BpfError as error:
+            return ProbeResult(Availability.INCONCLUSIVE, f"{error.command}: {error.name}")
+        _, page = _word_and_page(vector, bpf.byte_order)
+        columns = lines.splitlines()[0].partition(b"zone")[2].split()[1:]
+        largest = page << len(columns) - 1
+        answer = Availability.YES if largest > size else Availability.NO
+        return ProbeResult(answer, f"blocks have up to {largest >> 10} KiB")
+
+    return probe
 
 
 def wide_words(bpf: Bpf) -> ProbeResult:
