@@ -316,7 +316,8 @@ def _with_timer(bpf: Bpf) -> Program | ProbeResult:
     try:
         return bpf.prog("sched_cls", code)
     except BpfError as error:
-        return _by_errno(error.errno, yes=(), no=(EINVAL, EACCES))
+        # EOPNOTSUPP of a kernel with CONFIG_PREEMPT_RT, seen on 6.12.
+        return _by_errno(error.errno, yes=(), no=(EINVAL, EACCES, EOPNOTSUPP))
 
 
 def exclusive_inner(bpf: Bpf) -> ProbeResult:
