@@ -267,10 +267,14 @@ def _tap_case(point: re.Match[str], printed: str) -> Case:
 
 
 _BPF = re.compile(r"^#(?P<number>\d+(?:/\w+)?)\s+(?P<name>\S.*?)(?: |:)(?P<word>OK|FAIL|SKIP)\b(?P<why>.*)$")
-_BPF_BEGIN = re.compile(r"^#\d+/[up] (?P<name>\S.*)$")
+_BPF_BEGIN = re.compile(r"^#\d+/(?P<part>[up]) (?P<name>\S.*?)(?: Failed to load BTF spec: .*)?$")
+"""A test of test_verifier that has not ended; it also prints in the middle of a line that its types were refused."""
+_BPF_WORD = re.compile(r"OK|FAIL|SKIP")
 _BPF_END = re.compile(
     r"^Summary: (?P<passed>\d+)(?P<parts>/\d+)? PASSED, (?P<skipped>\d+) SKIPPED, (?P<failed>\d+) FAILED", re.MULTILINE
 )
+_BPF_USERS = {"u": "unprivileged", "p": "privileged"}
+"""As whom test_verifier loads a program."""
 _BPF_WORDS = {"OK": Outcome.PASSED, "FAIL": Outcome.FAILED, "SKIP": Outcome.UNSUPPORTED}
 
 
@@ -293,8 +297,8 @@ def parse_bpf(text: str) -> SuiteResult:
             begun = None
             _, _, part = match["number"].partition("/")
             name = match["name"]
-            if part in ("u", "p"):  # test_verifier: as a plain user, as root
-                name = f"{name} ({'unprivileged' if part == 'u' else 'privileged'})"
+            if part in _BPF_USERS:
+                name = f"{name} ({_BPF_USERS[part]})"
             elif part:
                 parts.append(len(cases))
             else:
@@ -305,7 +309,10 @@ def parse_bpf(text: str) -> SuiteResult:
             cases.append(Case(name, _BPF_WORDS[match["word"]], 0.0, match["why"].strip(" :()")))
         elif match := _BPF_BEGIN.match(line):
             close()
-            begun = match["name"].strip()
+            begun = f"{match['name'].strip()} ({_BPF_USERS[match['part']]})"
+        elif begun is not None and _BPF_WORD.fullmatch(line):
+            cases.append(Case(begun, _BPF_WORDS[line]))
+            begun = None
         elif match := _BPF_END.match(line):
             close()
         else:

@@ -179,7 +179,7 @@ class Runner:
 
 
 def judged(done: Done, printed: str) -> Done:
-    """Return how a test ended, by the exit statuses of kselftest; a failure has its last lines.
+    """Return how a test ended, by the exit statuses of kselftest; a failure has its failed subtests or its last lines.
 
     Args:
         done: How the program ended.
@@ -190,12 +190,19 @@ def judged(done: Done, printed: str) -> Done:
         return replace(done, status=0, outcome=_STATUSES[done.status], said=tuple(last[-1:]))
     if done.outcome.is_bad:
         ended = () if done.said else (f"exit status {done.status}",)
-        return replace(done, said=(*done.said, *ended, *last))
+        return replace(done, said=(*done.said, *ended, *(_failed(done) or last)))
     if done.outcome is Outcome.PASSED and done.suite is not None and done.suite.cases:
         outcomes = {case.outcome for case in done.suite.cases}
         if outcomes == {Outcome.UNSUPPORTED}:
             return replace(done, outcome=Outcome.UNSUPPORTED, said=(done.suite.cases[0].reason,))
     return done
+
+
+def _failed(done: Done) -> list[str]:
+    """Return the first subtests that failed, and how many more did."""
+    cases = done.suite.cases if done.suite is not None else ()
+    bad = [f"{case.name}: {case.reason}".rstrip(": ") for case in cases if case.outcome.is_bad]
+    return bad[:_SHOWN] + ([f"and {len(bad) - _SHOWN} more"] if len(bad) > _SHOWN else [])
 
 
 def status_of(dones: Sequence[Done]) -> int:

@@ -293,6 +293,20 @@ def test_what_test_verifier_prints() -> None:
     assert found.cases[2].output == "Unexpected success to load!\nprocessed 9 insns"
 
 
+def test_test_verifier_tells_of_refused_types_in_the_middle_of_a_line() -> None:
+    """As 6.1's does on 6.12."""
+    found = PARSERS["bpf"](
+        "#628/p bpf_timer_init is forbidden Failed to load BTF spec: 'Invalid argument'\nFAIL\n"
+        "Unexpected verifier log!\nRES:\nFAIL\n#629/p other Failed to load BTF spec: 'Invalid argument'\nOK\n"
+        "Summary: 1 PASSED, 0 SKIPPED, 1 FAILED\n"
+    )
+    assert shown(found.cases) == [
+        ("bpf_timer_init is forbidden (privileged)", "failed", "Unexpected verifier log!"),
+        ("other (privileged)", "passed", ""),
+    ]
+    assert found.problems == ()
+
+
 def test_what_test_progs_prints_of_old_and_new() -> None:
     found = PARSERS["bpf"](PROGS)
     assert [(case.name, case.outcome.value) for case in found.cases] == [
@@ -308,7 +322,7 @@ def test_what_test_progs_prints_of_old_and_new() -> None:
 
 def test_bpf_tests_that_end_in_the_middle_or_report_less_than_they_count() -> None:
     found = PARSERS["bpf"]("#0/u first OK\n#1/u second ")
-    assert shown(found.cases)[1] == ("second", "failed", UNFINISHED)
+    assert shown(found.cases)[1] == ("second (unprivileged)", "failed", UNFINISHED)
     assert found.problems == ("the program ended before its summary",)
     found = PARSERS["bpf"]("#0/u first OK\nSummary: 2 PASSED, 0 SKIPPED, 0 FAILED\n")
     assert found.problems == ("2 tests were planned, 1 have a result",)

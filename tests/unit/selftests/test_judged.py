@@ -35,6 +35,13 @@ def test_a_skip_has_its_last_line_and_a_failure_its_last_lines() -> None:
     assert judged(Done(1, ("leaked",), Outcome.LEAKED), "b\n").said == ("leaked", "b")
 
 
+def test_a_failure_with_subtests_names_those_that_failed() -> None:
+    cases = (Case("a", Outcome.PASSED), *(Case(f"b{number}", Outcome.FAILED, 0.0, "why") for number in range(17)))
+    said = judged(Done(1, (), Outcome.FAILED, SuiteResult(cases)), "the last line\n").said
+    assert said[:3] == ("exit status 1", "b0: why", "b1: why")
+    assert said[-2:] == ("b14: why", "and 2 more")
+
+
 def test_a_fault_or_a_time_out_is_no_skip() -> None:
     assert judged(Done(4, ("WARN",), Outcome.FAULTED), "").outcome is Outcome.FAULTED
     assert judged(Done(4, ("2 tests were planned, 1 has a result",), Outcome.FAILED), "").outcome is Outcome.FAILED
