@@ -274,7 +274,7 @@ _BPF_END = re.compile(
     r"^Summary: (?P<passed>\d+)(?P<parts>/\d+)? PASSED, (?P<skipped>\d+) SKIPPED, (?P<failed>\d+) FAILED", re.MULTILINE
 )
 _BPF_USERS = {"u": "unprivileged", "p": "privileged"}
-"""As whom test_verifier loads a program."""
+"""The user that test_verifier loads a program as."""
 _BPF_WORDS = {"OK": Outcome.PASSED, "FAIL": Outcome.FAILED, "SKIP": Outcome.UNSUPPORTED}
 
 
