@@ -136,19 +136,12 @@ class Libbpf:
             known_as = name or path.name.partition(".")[0]
         _require_byte_order(data, known_as, spec)
         if b"\0.kconfig\0" in data:
-            self._provide_configuration()
+            transfer.push_configuration(self.commands.process)
         answer = self.commands.process.ask_within(_LOAD_TIMEOUT, calls.Libbpf.open_object, data, known_as, btf)
         errno, handle, messages, described = answer
         if errno:
             raise BpfError(errno, "bpf_object__open_mem", {"name": known_as}, log=messages.decode(errors="replace"))
         return BpfObject(self, self.commands, handle, known_as, _definitions(described))
-
-    def _provide_configuration(self) -> None:
-        """Put the kernel's configuration where libbpf looks for it, if the kernel came with one."""
-        machine = self.commands.process.machine
-        config = machine.spec.kernel.config
-        if config is not None:
-            transfer.push(self.commands.process, config, f"/boot/config-{machine.release}")
 
 
 def _require_byte_order(data: bytes, name: str, spec: MachineSpec) -> None:

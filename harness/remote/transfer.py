@@ -170,6 +170,14 @@ def fetch(process: GuestProcess, path: str, *, limit: int = LIMIT, whole: int | 
             return found
 
 
+def push_configuration(process: GuestProcess) -> None:
+    """Put the kernel's configuration where libbpf looks for it, if the kernel came with one."""
+    machine = process.machine
+    config = machine.spec.kernel.config
+    if config is not None:
+        push(process, config, f"/boot/config-{machine.release}")
+
+
 def push_program(process: GuestProcess, program: Path, *, limit: int = LIMIT) -> str:
     """Send a program of the guest's architecture, with the shared libraries that it needs and the guest lacks.
 

@@ -17,6 +17,7 @@ from harness.exec.run import Done, Results, Wishes, lost, run_on
 from harness.kernel.catalog import policy
 from harness.kernel.types import Choice
 from harness.machines.pool import Pool
+from harness.remote import transfer
 from harness.results.outcomes import Outcome, counted
 from harness.selftests.build import Selftest
 from harness.selftests.denied import Denied, denied
@@ -169,6 +170,7 @@ class Runner:
                 if self._record is not None and not self._is_recorded:
                     self._record.add_choice(self._choice, spec, machine.release)
                     self._is_recorded = True
+                transfer.push_configuration(machine.new_process())
                 log = KernelLog((), self.plan.known_faults, self._is_for)
                 done = run_on(machine, parcel, wishes, _Nothing(), out, err, log)
             finally:

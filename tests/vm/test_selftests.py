@@ -1,4 +1,4 @@
-"""`harness selftests`, with a small tree: arguments, the kernel's types, results."""
+"""`harness selftests`, with a small tree: arguments, the kernel's types and configuration, results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ include ../lib.mk
 $(OUTPUT)/types: $(VMLINUX_BTF)
 \tcp $< $@
 """,
-    "bpf/good.sh": '#!/bin/sh\ncmp types /sys/kernel/btf/vmlinux && test "$*" = "-t one two"\n',
+    "bpf/good.sh": """#!/bin/sh
+cmp types /sys/kernel/btf/vmlinux && test "$*" = "-t one two" && test -s "/boot/config-$(uname -r)"
+""",
     "bpf/bad.sh": """#!/bin/sh
 echo "#1/1 first:OK"
 echo "#1/2 second:FAIL"
