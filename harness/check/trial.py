@@ -13,7 +13,7 @@ from harness.check.results import Author, Verdict
 from harness.errors import GuestHung, GuestProcessDied, HarnessError, KernelCrashed
 from harness.guest import calls
 from harness.remote.libbpf import BpfObject
-from harness.vm.death import OUT_OF_MEMORY
+from harness.vm.death import killed_for_memory
 from harness.vm.machine import Machine, State
 
 NO_MEMORY = "the kernel killed the process because the guest's memory was used up"
@@ -64,7 +64,7 @@ class LogWatch:
         if self._machine.state is not State.READY:
             return ()
         said = self._machine.ask_agent(calls.Agent.log_since)
-        self.out_of_memory |= any(OUT_OF_MEMORY.search(record.decode(errors="replace")) for record in said["records"])
+        self.out_of_memory |= killed_for_memory([record.decode(errors="replace") for record in said["records"]]) != ""
         if not said["records"] and said["tainted"] == self._tainted:
             return ()
         from harness.checks.kernel_log import find_faults  # takes longer than a load, and most loads log nothing

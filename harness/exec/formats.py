@@ -269,7 +269,6 @@ def _tap_case(point: re.Match[str], printed: str) -> Case:
 _BPF = re.compile(r"^#(?P<number>\d+(?:/\w+)?)\s+(?P<name>\S.*?)(?: |:)(?P<word>OK|FAIL|SKIP)\b(?P<why>.*)$")
 _BPF_BEGIN = re.compile(r"^#\d+/(?P<part>[up]) (?P<name>\S.*?)(?: Failed to load BTF spec: .*)?$")
 """A test of test_verifier that has not ended; it also prints in the middle of a line that its types were refused."""
-_BPF_WORD = re.compile(r"OK|FAIL|SKIP")
 _BPF_END = re.compile(
     r"^Summary: (?P<passed>\d+)(?P<parts>/\d+)? PASSED, (?P<skipped>\d+) SKIPPED, (?P<failed>\d+) FAILED", re.MULTILINE
 )
@@ -310,7 +309,7 @@ def parse_bpf(text: str) -> SuiteResult:
         elif match := _BPF_BEGIN.match(line):
             close()
             begun = f"{match['name'].strip()} ({_BPF_USERS[match['part']]})"
-        elif begun is not None and _BPF_WORD.fullmatch(line):
+        elif begun is not None and line in _BPF_WORDS:
             cases.append(Case(begun, _BPF_WORDS[line]))
             begun = None
         elif match := _BPF_END.match(line):

@@ -52,10 +52,10 @@ class MapType:
         return int(self.fields.get("max_entries", 1))
 
 
-_KEYLESS = {"key_size": 0}
 RING_SIZE = 1 << 16
 """Bytes of a small ring buffer: a multiple of the kernel's page size, whatever that is."""
 
+_KEYLESS = {"key_size": 0}
 _PAGES = {"key_size": 0, "value_size": 0, "max_entries": RING_SIZE}
 _STORAGE = {"value_size": 8, "max_entries": 0, "map_flags": uapi.NO_PREALLOC}
 _CGROUP = {"key_size": 16, "value_size": 8, "max_entries": 0}

@@ -16,9 +16,6 @@ import os
 
 from harness.guest.api import hooks, syscalls
 
-_PERF_EVENT_IOC_REFRESH = 0x2402
-"""Number of an ioctl, without the bits of syscalls.IOCTL."""
-
 
 def restart() -> None:
     """Raise an irq_work on each processor: a perf event of one page fault, which is disabled by it.
@@ -31,7 +28,7 @@ def restart() -> None:
     try:
         for processor in processors:
             os.sched_setaffinity(0, [processor])
-            fcntl.ioctl(event, syscalls.IOCTL["none"] | _PERF_EVENT_IOC_REFRESH, 1)
+            fcntl.ioctl(event, syscalls.IOCTL["none"] | hooks.PERF_EVENT_IOC_REFRESH, 1)
             with mmap.mmap(-1, mmap.PAGESIZE) as page:
                 page[0] = 1
     finally:

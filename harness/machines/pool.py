@@ -226,7 +226,7 @@ class Pool:
             return
         spec = self._specs.get((choice, needs))
         saved = self._templates.get(spec) if spec is not None else None
-        if spec is not None and saved is not None and available_mib() > needs.memory + _SPARE_MIB:
+        if spec is not None and saved is not None and available_mib() > spec.needs.memory + _SPARE_MIB:
             # take() handles a damaged template.
             with contextlib.suppress(TemplateError):
                 self._ahead = (spec, clones.start_clone(saved, spec))

@@ -17,7 +17,7 @@ _TRIPLE_FAULT = "Triple fault"
 """QEMU's log, in software emulation."""
 _POWERED_OFF, _RESET, _BY_SIGNAL = "guest-shutdown", "guest-reset", "host-signal"
 _TERMINATED = "terminating on signal"
-OUT_OF_MEMORY = re.compile(r"Out of memory: Kill(?:ed)? process \d+ \((?P<name>.*?)\)")
+_OUT_OF_MEMORY = re.compile(r"Out of memory: Kill(?:ed)? process \d+ \((?P<name>.*?)\)")
 """What the kernel says when it kills a process; "Kill" up to 5.2."""
 
 
@@ -86,7 +86,7 @@ def killed_for_memory(lines: list[str]) -> str:
     Args:
         lines: The console's last lines.
     """
-    found = [match["name"] for line in lines if (match := OUT_OF_MEMORY.search(line))]
+    found = [match["name"] for line in lines if (match := _OUT_OF_MEMORY.search(line))]
     return found[-1] if found else ""
 
 

@@ -18,7 +18,7 @@ PERF_TYPE_SOFTWARE, PERF_TYPE_TRACEPOINT = 1, 2
 PERF_COUNT_SW_PAGE_FAULTS = 2
 PERF_SAMPLE_RAW = 1 << 10
 PERF_FLAG_FD_CLOEXEC = 8
-PERF_EVENT_IOC_ENABLE, PERF_EVENT_IOC_SET_BPF = 0x2400, 0x00042408
+PERF_EVENT_IOC_ENABLE, PERF_EVENT_IOC_REFRESH, PERF_EVENT_IOC_SET_BPF = 0x2400, 0x2402, 0x00042408
 """Numbers of ioctls, without the bits of syscalls.IOCTL."""
 
 _PERF_ATTR_SIZE = 112  # PERF_ATTR_SIZE_VER5: known to every kernel since 4.1
@@ -114,7 +114,11 @@ def page_faults() -> int:
     """Return the descriptor of a perf event that each page fault of this process overflows."""
     attr = ctypes.create_string_buffer(_PERF_ATTR_SIZE)
     struct.pack_into("=IIQQ", attr, 0, PERF_TYPE_SOFTWARE, _PERF_ATTR_SIZE, PERF_COUNT_SW_PAGE_FAULTS, 1)
-    fd = _perf_event_open(ctypes.addressof(attr), 0, -1, -1, PERF_FLAG_FD_CLOEXEC)
+    return _open_perf_event(attr, process=0, cpu=-1)
+
+
+def _open_perf_event(attr: ctypes.Array[ctypes.c_char], *, process: int, cpu: int) -> int:
+    fd = _perf_event_open(ctypes.addressof(attr), process, cpu, -1, PERF_FLAG_FD_CLOEXEC)
     if fd < 0:
         raise syscalls.failed("perf_event_open")
     return fd
@@ -128,9 +132,7 @@ def _perf_event(prog_fd: int, kind: int, config: int, name: bytes) -> int:
     if name:
         struct.pack_into("=Q", attr, 56, ctypes.addressof(held))  # config1: the function's name
     # For every process, on the first CPU: such an event fires on all CPUs anyway.
-    fd = _perf_event_open(ctypes.addressof(attr), -1, 0, -1, PERF_FLAG_FD_CLOEXEC)
-    if fd < 0:
-        raise syscalls.failed("perf_event_open")
+    fd = _open_perf_event(attr, process=-1, cpu=0)
     try:
         fcntl.ioctl(fd, syscalls.IOCTL["write"] | PERF_EVENT_IOC_SET_BPF, prog_fd)
         fcntl.ioctl(fd, syscalls.IOCTL["none"] | PERF_EVENT_IOC_ENABLE, 0)
