@@ -419,9 +419,14 @@ TAINTS = {
 
 _TOLD_BY_A_FAULT = frozenset({4, 5, 7, 9, 14})
 
+_ORIGINS = frozenset({0, 10, 12, 13, 15, 18})
+"""Flags that say what kind of module was loaded. Whoever loads a module of their own does so on purpose."""
+
 
 def taint_fault(before: int, after: int, *, explained: bool) -> Fault | None:
-    """Return the fault for a change of the kernel's taint flags; None when nothing changed or the log explains it.
+    """Return the fault for a change of the kernel's taint flags.
+
+    None when nothing changed, the log explains it, or the flags say no more than what kind of module was loaded.
 
     Args:
         before: The flags before.
@@ -429,7 +434,7 @@ def taint_fault(before: int, after: int, *, explained: bool) -> Fault | None:
         explained: Whether a fault was found in the log; faults set flags too.
     """
     new = [bit for bit in range(64) if (after & ~before) >> bit & 1]
-    new = [bit for bit in new if not (explained and bit in _TOLD_BY_A_FAULT)]
+    new = [bit for bit in new if bit not in _ORIGINS and not (explained and bit in _TOLD_BY_A_FAULT)]
     if not new:
         return None
     words = ", ".join(TAINTS.get(bit, f"bit {bit}") for bit in new)

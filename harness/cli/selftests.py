@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from argparse import _SubParsersAction as SubParsers
 
     from harness.kernel.build.source import SourceTree
+    from harness.kernel.types import Choice
 
 _SERIES = "6.12"
 
@@ -92,8 +93,9 @@ def _run(arguments: argparse.Namespace) -> int:
     from harness.kernel.build.kbuild import tree_version
     from harness.machines.pool import Pool
     from harness.selftests import build, denied
+    from harness.selftests.against import kernel_for
     from harness.selftests.run import SelftestPlan, run_selftests
-    from harness.selftests.types import types_for
+    from harness.util import architecture
     from harness.vm.spec import Needs
 
     require_memory(arguments.memory)
@@ -106,10 +108,15 @@ def _run(arguments: argparse.Namespace) -> int:
     tree = _tree(arguments.source).path
     needs = Needs(memory=arguments.memory, cpus=arguments.cpus, modules=tuple(arguments.module))
     with contextlib.closing(Pool(machine_settings(arguments), say)) as pool:
-        found = types_for(tree_version(tree), choices, pool, needs) if build.wants_types(tree, wanted) else None
-        if found is not None:
-            say(f"building selftests of {tree}: with the types (BTF) of {found[0].label}")
-        tests = build.build(tree, wanted, jobs=arguments.jobs, say=say, types=found[1] if found is not None else None)
+        by_architecture: dict[str, list[Choice]] = {}
+        for choice in choices:
+            by_architecture.setdefault(choice.architecture, []).append(choice)
+        tests = {}
+        for name, of in by_architecture.items():
+            wants = build.wants_kernel(tree, wanted)
+            against = kernel_for(tree_version(tree), of, pool, needs) if wants else None
+            target = architecture.require(name)
+            tests[name] = build.build(tree, wanted, jobs=arguments.jobs, say=say, target=target, against=against)
         record = ExecRecord(arguments.record, sys.argv) if arguments.record is not None else None
         return run_selftests(
             SelftestPlan(tests, entries, needs, arguments.args, arguments.timeout, arguments.leaks, known),

@@ -266,7 +266,10 @@ def _tap_case(point: re.Match[str], printed: str) -> Case:
     return Case(name, outcome, 0.0, reason, printed)
 
 
-_BPF = re.compile(r"^#(?P<number>\d+(?:/\w+)?)\s+(?P<name>\S.*?)(?: |:)(?P<word>OK|FAIL|SKIP)\b(?P<why>.*)$")
+_BPF = re.compile(r"^#(?P<number>\d+(?:/\w+)?)\s+(?P<name>\S.*?)(?P<mark>[ :])(?P<word>OK|FAIL|SKIP)\b(?P<why>.*)$")
+"""A blank stands before the result in test_verifier, which prints the details after it; a colon in test_progs."""
+_BPF_AGAIN = "\nAll error logs:\n"
+"""Where test_progs repeats what the tests that failed have printed."""
 _BPF_BEGIN = re.compile(r"^#\d+/(?P<part>[up]) (?P<name>\S.*?)(?: Failed to load BTF spec: .*)?$")
 """A test of test_verifier that has not ended; it also prints in the middle of a line that its types were refused."""
 _BPF_END = re.compile(
@@ -285,13 +288,17 @@ def parse_bpf(text: str) -> SuiteResult:
     printed: list[str] = []
 
     def close() -> None:
-        if cases and cases[-1].outcome is Outcome.FAILED and printed:
+        if cases and cases[-1].outcome is Outcome.FAILED and printed and not cases[-1].output:
             reason = cases[-1].reason or next((one.strip() for one in printed if one.strip()), "")
             cases[-1] = replace(cases[-1], reason=reason, output="\n".join(printed))
         printed.clear()
 
-    for line in text.splitlines():
+    first, _, _again = text.partition(_BPF_AGAIN)
+    for line in first.splitlines():
         if match := _BPF.match(line):
+            before: list[str] = []
+            if match["mark"] == ":":
+                before, printed = printed, before
             close()
             begun = None
             _, _, part = match["number"].partition("/")
@@ -305,7 +312,10 @@ def parse_bpf(text: str) -> SuiteResult:
                     if not cases[index].name.startswith(f"{name}/"):
                         cases[index] = replace(cases[index], name=f"{name}/{cases[index].name}")
                 parts = []
-            cases.append(Case(name, _BPF_WORDS[match["word"]], 0.0, match["why"].strip(" :()")))
+            outcome, why = _BPF_WORDS[match["word"]], match["why"].strip(" :()")
+            if outcome is Outcome.FAILED:
+                why = why or next((one for one in before if ":FAIL:" in one), "")
+            cases.append(Case(name, outcome, 0.0, why, "\n".join(before) if outcome is Outcome.FAILED else ""))
         elif match := _BPF_BEGIN.match(line):
             close()
             begun = f"{match['name'].strip()} ({_BPF_USERS[match['part']]})"

@@ -1,7 +1,6 @@
 """Builds kselftest targets with the tree's own makefiles, and puts what each installs into a folder.
 
-Make writes to a folder in the cache, where the next run finds what is up to date. BPF's makefile alone also writes to
-the tree: lists of its tests, `tests.h`.
+Make writes to a folder in the cache, where the next run finds what is up to date; the tree is only read.
 """
 
 from __future__ import annotations
@@ -16,16 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import needs
-from harness.errors import BuildError, UsageError
+from harness.errors import BuildError, MirrorError, ToolMissing, UsageError
 from harness.kernel.build.kbuild import first_errors
-from harness.util import cache, proc
+from harness.selftests import modules, place
+from harness.selftests.against import Against
+from harness.util import architecture, cache, proc
+from harness.util.architecture import Architecture
 
 _SELFTESTS = "tools/testing/selftests"
 _NAME = re.compile(r"[\w.+-]+(?:/[\w.+-]+)*")
 _TIMEOUT = 3600.0
 _PROGRAMS = ("TEST_PROGS", "TEST_GEN_PROGS", "TEST_CUSTOM_PROGS")
 _BESIDE = ("TEST_PROGS_EXTENDED", "TEST_GEN_PROGS_EXTENDED", "TEST_FILES", "TEST_GEN_FILES", "TEST_INCLUDES")
-_TOOLS = ("make", "gcc", "ld", "/usr/include/stdio.h")
 _MISSING = re.compile(
     r"fatal error: (?P<header>[\w./-]+\.h): No such file|cannot find -l(?P<library>\w+)"
     r"|(?P<program>[\w.-]+): (?:command )?not found"
@@ -82,18 +83,27 @@ def parse_wanted(text: str) -> WantedSelftest:
     return WantedSelftest(target, test)
 
 
-def wants_types(tree: Path, wanted: Iterable[WantedSelftest]) -> bool:
-    """Return whether the makefile of a target asks for the types of a kernel.
+def wants_kernel(tree: Path, wanted: Iterable[WantedSelftest]) -> bool:
+    """Return whether the makefile of a target asks for a kernel: for its types, or to build modules for it.
 
     Raises:
         UsageError: The tree has no such target.
     """
-    makefiles = [_folder(tree, one) / "Makefile" for one in wanted]
-    return any("VMLINUX_BTF" in path.read_text(errors="replace") for path in makefiles)
+    folders = [_folder(tree, one) for one in wanted]
+    return any(
+        "VMLINUX_BTF" in (folder / "Makefile").read_text(errors="replace") or modules.are_wanted(folder)
+        for folder in folders
+    )
 
 
 def build(
-    tree: Path, wanted: Sequence[WantedSelftest], *, jobs: int, say: Callable[[str], None], types: bytes | None = None
+    tree: Path,
+    wanted: Sequence[WantedSelftest],
+    *,
+    jobs: int,
+    say: Callable[[str], None],
+    target: Architecture | None = None,
+    against: Against | None = None,
 ) -> list[Selftest]:
     """Build tests.
 
@@ -102,7 +112,9 @@ def build(
         wanted: What to build, in the order in which it is to run.
         jobs: Parallel jobs of make; 0 for one per processor.
         say: Prints a line of progress.
-        types: The types (BTF) of a kernel; None for those that the makefiles find on this machine.
+        target: The architecture of the kernels that the tests are for; this machine's own by default.
+        against: The kernel whose types, and build folder, the tests get; None for what the makefiles find on this
+            machine.
 
     Raises:
         UsageError: The tree has no such target, or the target no such test.
@@ -111,18 +123,22 @@ def build(
     """
     for one in wanted:
         _folder(tree, one)
-    for tool in _TOOLS:
+    target = target or architecture.own()
+    for tool in ("make", f"{target.cross}gcc", *(("ld", "/usr/include/stdio.h") if target.is_own else ())):
         if needs.find(needs.need(tool)) is None:
             raise needs.missing(tool)
-    key = hashlib.sha256(str(tree.resolve()).encode()).hexdigest()[:20]
+    name = str(tree.resolve()) + ("" if target.is_own else f" {target.name}")
+    key = hashlib.sha256(name.encode()).hexdigest()[:20]
     out = cache.cache_root() / "selftests" / key
     with cache.disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         cache.mark_used(out)
     with cache.locked(out.with_name(f"{key}.lock")), cache.disk_errors(out):
-        make = _Make(tree, out, jobs or os.cpu_count() or 1, types)
+        make = _Make(tree, out, jobs or os.cpu_count() or 1, target, say)
         say(f"building selftests of {tree}: the kernel's headers")
         make.headers()
+        if against is not None:
+            make.use(against, is_for_modules=any(modules.are_wanted(_folder(tree, one)) for one in wanted))
         found: dict[str, Selftest] = {}
         for one in wanted:
             say(f"building selftests of {tree}: {one}")
@@ -169,19 +185,42 @@ class _Make:
         tree: The tree.
         out: The folder for all that is made.
         jobs: Parallel jobs.
-        types: As for :func:`build`.
+        target: The architecture that is compiled for.
+        say: Prints a line of progress.
     """
 
-    def __init__(self, tree: Path, out: Path, jobs: int, types: bytes | None) -> None:
+    def __init__(self, tree: Path, out: Path, jobs: int, target: Architecture, say: Callable[[str], None]) -> None:
         self._tree = tree
         self._out = out
+        self._say = say
         self._words: list[str | Path] = [needs.program("make"), f"-j{jobs}"]
-        if types is not None:
-            path = out / "types.btf"
+        if not target.is_own:
+            self._words += [f"ARCH={target.kbuild}", f"CROSS_COMPILE={target.cross}"]
+        self._kernel: list[str] = []
+        self._lacks = ""
+
+    def use(self, against: Against, *, is_for_modules: bool) -> None:
+        """Give the makefiles a kernel.
+
+        Args:
+            against: The kernel.
+            is_for_modules: Whether its build folder is wanted too.
+        """
+        if against.types is not None:
+            self._say(f"building selftests of {self._tree}: with the types (BTF) of {against.choice.label}")
+            path = self._out / "types.btf"
             # What is made of it is made again when it changes, and only then.
-            if not path.exists() or path.read_bytes() != types:
-                path.write_bytes(types)
-            self._words.append(f"VMLINUX_BTF={path}")
+            if not path.exists() or path.read_bytes() != against.types:
+                path.write_bytes(against.types)
+            self._kernel.append(f"VMLINUX_BTF={path}")
+        if is_for_modules:
+            try:
+                folder = modules.build_folder(self._tree, against, self._out / "kernel", self._words, say=self._say)
+            except (BuildError, ToolMissing, MirrorError) as error:
+                # Most tests want no module; those that do are not built, and say this.
+                self._lacks = str(error)
+            else:
+                self._kernel.append(f"KDIR={folder}")
 
     def headers(self) -> None:
         """Make the headers that the kernel has for programs."""
@@ -195,10 +234,10 @@ class _Make:
 
     def tests(self, wanted: WantedSelftest) -> list[Selftest]:
         """Build a target, or one test of it, and install what there is."""
-        source = _folder(self._tree, wanted)
-        out = self._out / "kselftest" / wanted.target
-        out.mkdir(parents=True, exist_ok=True)
-        lists = self._lists(source, out, wanted)
+        source = place.mirrored(
+            self._tree, f"{_SELFTESTS}/{wanted.target}", self._out / "built" / wanted.target.replace("/", "-")
+        )
+        lists = self._lists(source, wanted)
         programs = [name for variable in _PROGRAMS for name in lists[variable]]
         extended = lists["TEST_GEN_PROGS_EXTENDED"] + lists["TEST_PROGS_EXTENDED"]
         if wanted.test:
@@ -208,12 +247,13 @@ class _Make:
                 raise UsageError(f"there is no selftest {wanted}", expected=f"one of {known}")
             programs = named[:1]
         goals = [name for name in programs if name.startswith("/")] if wanted.test else ["all"]
-        done = self._run(source, out, "-k", *goals) if goals else None
+        done = self._run(source, "-k", *goals) if goals else None
         installed = self._out / "installed" / wanted.target.replace("/", "-")
         _install(source, installed, wanted.target, [name for names in lists.values() for name in names])
         for script in sorted((source.parent / "kselftest").glob("*.sh")):
             _copy(script, installed / "kselftest" / script.name)
-        why = "" if done is None or done.status == 0 else "\n".join([first_errors(done.stderr), *installs(done.stderr)])
+        errors = [] if done is None or done.status == 0 else [first_errors(done.stderr), *installs(done.stderr)]
+        why = "\n".join([*errors, *([self._lacks] if self._lacks else [])])
         timeout = _timeout(source)
         result = []
         for name in dict.fromkeys(Path(program).name for program in programs):
@@ -221,11 +261,11 @@ class _Make:
             result.append(Selftest(f"{wanted.target}:{name}", path if path.is_file() else None, why, timeout))
         return result
 
-    def _lists(self, source: Path, out: Path, wanted: WantedSelftest) -> dict[str, list[str]]:
+    def _lists(self, source: Path, wanted: WantedSelftest) -> dict[str, list[str]]:
         """Return what the makefile lists: its tests, and the files that they need."""
         # make prints them itself: a shell takes no word as long as the list of all BPF objects.
         lines = "".join(f"$(info harness:{name}=$({name}))" for name in (*_PROGRAMS, *_BESIDE))
-        done = self._run(source, out, "-s", f"--eval=harness-lists:;{lines}@:", "harness-lists")
+        done = self._run(source, "-s", f"--eval=harness-lists:;{lines}@:", "harness-lists")
         found = dict(re.findall(r"^harness:(\w+)=(.*)$", done.stdout, re.MULTILINE))
         if done.status != 0 or not found:
             raise BuildError(
@@ -235,7 +275,7 @@ class _Make:
             )
         return {name: found.get(name, "").split() for name in (*_PROGRAMS, *_BESIDE)}
 
-    def _run(self, source: Path, out: Path, *words: str) -> proc.Completed:
+    def _run(self, source: Path, *words: str) -> proc.Completed:
         headers = f"-isystem {self._out / 'usr/include'}"
         env = dict(os.environ)
         shared = [self._tree / _SELFTESTS / name for name in ("Makefile", "lib.mk")]
@@ -244,7 +284,7 @@ class _Make:
             # it starts, together with what the makefiles add, and bpftool's then defines _GNU_SOURCE twice.
             env["CFLAGS"] = f"{env.get('CFLAGS', '')} {headers}".strip()
         return proc.run(
-            [*self._words, "-C", source, f"OUTPUT={out}", f"KHDR_INCLUDES={headers}", *words],
+            [*self._words, "-C", source, *self._kernel, f"OUTPUT={source}", f"KHDR_INCLUDES={headers}", *words],
             timeout=_TIMEOUT,
             env=env,
         )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from harness.checks.kernel_log import KernelLog
 from harness.checks.known_faults import KnownFault
-from harness.errors import InfrastructureError, KernelFileError
+from harness.errors import InfrastructureError, KernelFileError, UsageError
 from harness.exec.kernels import is_for
 from harness.exec.parcel import Parcel, pack, parse_push
 from harness.exec.record import ExecRecord
@@ -21,7 +22,8 @@ from harness.remote import transfer
 from harness.results.outcomes import Outcome, counted
 from harness.selftests.build import Selftest
 from harness.selftests.denied import Denied, denied
-from harness.vm.spec import Needs
+from harness.util import architecture
+from harness.vm.spec import MachineSpec, Needs
 
 _KEPT = 16 << 20
 _SHOWN = 15
@@ -41,7 +43,7 @@ class SelftestPlan:
     """How to run selftests.
 
     Attributes:
-        tests: The tests.
+        tests: The tests, by the name of the architecture that they were built for.
         denied: Those that are not run.
         needs: The machines.
         arguments: What each test is started with.
@@ -50,7 +52,7 @@ class SelftestPlan:
         known_faults: Faults of the kernel that do not fail a test.
     """
 
-    tests: Sequence[Selftest]
+    tests: Mapping[str, Sequence[Selftest]]
     denied: Sequence[Denied]
     needs: Needs
     arguments: Sequence[str] = ()
@@ -98,15 +100,13 @@ def run_selftests(
         The exit status: 0, 1 when a test failed, 3 when one could not be run.
 
     Raises:
-        UsageError: A test cannot be started.
         KeyboardInterrupt: A signal came while a test ran, which got it first.
     """
-    parcels = {test.name: _pack(test, plan) for test in plan.tests if test.path is not None}
     dones: list[Done] = []
     for choice in choices:
         runner = Runner(plan, choice, pool, say, record)
-        for test in plan.tests:
-            runner.run(test, parcels.get(test.name))
+        for test in plan.tests[choice.architecture]:
+            runner.run(test)
         dones += runner.dones
         say(f"{choice.label}  {counted(done.outcome for done in runner.dones)}")
     status = status_of(dones)
@@ -133,19 +133,19 @@ class Runner:
         self._say = say
         self._record = record
         self._is_for = functools.partial(is_for, choice, policy())
-        self._width = max(len(test.name) for test in plan.tests)
+        self._width = max(len(test.name) for tests in plan.tests.values() for test in tests)
         self._is_recorded = False
 
-    def run(self, test: Selftest, parcel: Parcel | None) -> None:
-        """Run one test; `parcel` is None where it was not built."""
+    def run(self, test: Selftest) -> None:
+        """Run one test."""
         began = time.monotonic()
         entry = denied(self.plan.denied, test.name, self._is_for)
         if entry is not None:
             done = Done(0, (f"denied until {entry.expires}: {entry.reason}",), Outcome.UNSUPPORTED)
-        elif parcel is None:
+        elif test.path is None:
             done = lost(f"not built\n{test.why}".strip())
         else:
-            done = self._run(test, parcel)
+            done = self._run(test, test.path)
         seconds = time.monotonic() - began
         self.dones.append(done)
         if done.interrupted:
@@ -159,12 +159,13 @@ class Runner:
             self._is_recorded = True
             self._record.add(label, test.name, done, seconds)
 
-    def _run(self, test: Selftest, parcel: Parcel) -> Done:
+    def _run(self, test: Selftest, path: Path) -> Done:
         limit = self.plan.timeout or test.timeout * EMULATED or _LONGEST
         wishes = Wishes({}, None, limit, self.plan.leaks, Results("bpf" if test.target == "bpf" else "tap"))
         out, err = _Kept(), _Kept()
         try:
             spec = self._pool.prepare(self._choice, self.plan.needs)
+            parcel = _pack(test, path, self.plan, spec)
             machine = self._pool.take(spec)
             try:
                 if self._record is not None and not self._is_recorded:
@@ -175,7 +176,8 @@ class Runner:
                 done = run_on(machine, parcel, wishes, _Nothing(), out, err, log)
             finally:
                 self._pool.give_back(spec, machine)
-        except (InfrastructureError, KernelFileError) as error:
+        except (InfrastructureError, KernelFileError, UsageError) as error:
+            # The other tests have something to say all the same, also where this one lacks an interpreter.
             return lost(str(error))
         return judged(done, (out.kept + err.kept).decode(errors="replace"))
 
@@ -214,13 +216,20 @@ def status_of(dones: Sequence[Done]) -> int:
     return int(any(done.outcome.is_bad for done in dones))
 
 
-def _pack(test: Selftest, plan: SelftestPlan) -> Parcel:
-    assert test.path is not None, "a test that was not built is not packed"
-    folder = test.path.parent
+def _pack(test: Selftest, path: Path, plan: SelftestPlan, spec: MachineSpec) -> Parcel:
+    folder = path.parent
     top = folder.parents[test.target.count("/")]
     # Pushed, because all of it goes along: a working folder that is too large stays behind.
-    pushes = [parse_push(str(path)) for path in sorted(top.iterdir())]
-    return pack([str(test.path), *plan.arguments], pushes, cwd=folder, folder_limit=0, memory=plan.needs.memory)
+    pushes = [parse_push(str(one)) for one in sorted(top.iterdir())]
+    return pack(
+        [str(path), *plan.arguments],
+        pushes,
+        cwd=folder,
+        folder_limit=0,
+        memory=plan.needs.memory,
+        wanted=architecture.require(spec.kernel.architecture),
+        userland=spec.image.userland,
+    )
 
 
 def _counts(done: Done) -> str:

@@ -1,4 +1,4 @@
-"""A kernel's headers, for programs that are compiled in its guest.
+"""A kernel's headers, for programs that are compiled in its guest, and its exported symbols, for modules.
 
 A Debian kernel's headers are in the package `linux-headers-RELEASE` and the package with the common part that it
 depends on, found in the same verified indexes as the kernel. For a kernel built here with CONFIG_IKHEADERS (flavour
@@ -7,10 +7,11 @@ bcc), the build stores them beside its image.
 
 from __future__ import annotations
 
+import functools
 import re
 import shutil
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,12 @@ _LEFT_OUT = frozenset(
     "clocksource crypto drm dt-bindings keys kunit media memory misc pcmcia ras rdma rv scsi soc sound target ufs "
     "video xen".split()
 )
+
+
+_EXPORTS = "Module.symvers"
+
+Package = dict[str, str]
+"""What an index says of a package, and under `base` the address of its archive."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +72,37 @@ def headers_of(choice: Choice, *, progress: Progress) -> Headers:
             expected="a Debian kernel, whose headers are packaged, or a kernel built here with its headers",
             hint="harness kernels build VERSION --flavour bcc",
         )
-    release = choice.key.partition("=")[0]
+    release = _release(choice)
     folder = _folder(choice)
     build = f"usr/src/linux-headers-{release}"
-    cache.artefact(folder, whole=lambda: _there(folder), make=lambda: _bring(choice, release, folder, progress))
+    cache.artefact(folder, whole=lambda: _there(folder), make=lambda: _bring(choice, folder, progress))
     common = next(path.name for path in (folder / "usr/src").iterdir() if path.name != Path(build).name)
     return Headers(folder, release, build, f"usr/src/{common}")
+
+
+def exports_of(choice: Choice, *, progress: Progress) -> Path | None:
+    """Return the list of the symbols that a kernel exports to modules, Module.symvers; from the cache, or fetched.
+
+    Returns:
+        None for a kernel that is not Debian's: only there it is packaged.
+
+    Raises:
+        MirrorError: The mirror does not have it, or does not answer.
+        CacheError: The cache cannot be written.
+    """
+    if choice.provider != DebianProvider.name:
+        return None
+    folder = _folder(choice).with_name(f"{_folder(choice).name}-exports")
+
+    def bring() -> Path:
+        _find_package, own = _packages(choice, progress)
+        progress(f"debian: fetching the exported symbols of {_release(choice)} ({int(own['Size']) / 1e6:.0f} MB)")
+        with cache.new_folder(folder) as made:
+            _extract(choice, own, made, lambda inner: inner == (_EXPORTS,))
+        return folder
+
+    cache.artefact(folder, whole=lambda: _there(folder), make=bring)
+    return folder / f"usr/src/linux-headers-{_release(choice)}" / _EXPORTS
 
 
 def _folder(choice: Choice) -> Path:
@@ -107,27 +139,36 @@ def _built(choice: Choice, packed: Path) -> Headers:
     return Headers(folder, release, build, build)
 
 
-def _bring(choice: Choice, release: str, folder: Path, progress: Progress) -> Path:
+def _bring(choice: Choice, folder: Path, progress: Progress) -> Path:
+    find, own = _packages(choice, progress)
+    common_name = re.search(r"linux-headers-\S+-common\S*", own["Depends"])
+    common = find(common_name[0]) if common_name is not None else None
+    if common is None:
+        raise _missing(choice)
+    size = int(own["Size"]) + int(common["Size"])
+    progress(f"debian: fetching headers of {_release(choice)} ({size / 1e6:.0f} MB)")
+    with cache.new_folder(folder) as made:
+        for package in (own, common):
+            _extract(choice, package, made, _is_included)
+    return folder
+
+
+def _release(choice: Choice) -> str:
+    return choice.key.partition("=")[0]
+
+
+def _packages(choice: Choice, progress: Progress) -> tuple[Callable[[str], Package | None], Package]:
+    """Return what finds packages of a kernel's version, and the one with the flavour's headers."""
     provider = DebianProvider(choice.architecture)
     index = provider.index(progress=progress)
     kernel = next((one for one in index["kernels"] if one["key"] == choice.key), None)
-    own = _find(provider.folder, kernel, f"linux-headers-{release}") if kernel is not None else None
-    if kernel is None or own is None:
+    if kernel is None:
         raise _missing(choice)
-    common_name = re.search(r"linux-headers-\S+-common\S*", own["Depends"])
-    common = _find(provider.folder, kernel, common_name[0]) if common_name is not None else None
-    if common is None:
+    find = functools.partial(_find, provider.folder, kernel)
+    own = find(f"linux-headers-{_release(choice)}")
+    if own is None:
         raise _missing(choice)
-    progress(f"debian: fetching headers of {release} ({(int(own['Size']) + int(common['Size'])) / 1e6:.0f} MB)")
-    with cache.new_folder(folder) as made:
-        for package in (own, common):
-            path = kernel_cache.folder() / "downloads" / Path(package["Filename"]).name
-            url = f"{package['base']}/{package['Filename']}"
-            if not fetch(url, path, size=int(package["Size"]), sha256=package["SHA256"]):
-                raise _missing(choice)
-            _unpack(path, made)
-            path.unlink()
-    return folder
+    return find, own
 
 
 def _missing(choice: Choice) -> MirrorError:
@@ -138,7 +179,7 @@ def _missing(choice: Choice) -> MirrorError:
     )
 
 
-def _find(provider_folder: Path, kernel: dict[str, Any], name: str) -> dict[str, str] | None:
+def _find(provider_folder: Path, kernel: dict[str, Any], name: str) -> Package | None:
     """Find a package of the kernel's version in the indexes that the kernel was found in."""
     bases = {package["suite"]: package["url"].partition("/pool/")[0] for one in kernel["sets"] for package in one}
     stanza = re.compile(rb"(?:\A|\n)Package: " + re.escape(name.encode()) + rb"\n(.*?)(?=\n\n|\Z)", re.DOTALL)
@@ -157,18 +198,27 @@ def _indexes(provider_folder: Path, suite: str) -> Iterator[Path]:
         yield from (path for path in provider_folder.rglob(pattern) if path.suffix != ".lock")
 
 
-def _unpack(package: Path, target: Path) -> None:
-    """Extract those headers from a package that programs for the kernel's architecture include."""
-    with package_members(package) as members:
+def _extract(choice: Choice, package: Package, target: Path, is_wanted: Callable[[tuple[str, ...]], bool]) -> None:
+    """Fetch a package, and extract files of it by their paths below a folder of usr/src."""
+    path = kernel_cache.folder() / "downloads" / Path(package["Filename"]).name
+    url = f"{package['base']}/{package['Filename']}"
+    if not fetch(url, path, size=int(package["Size"]), sha256=package["SHA256"]):
+        raise _missing(choice)
+    with package_members(path) as members:
         for member in members:
             parts = Path(member.name.removeprefix("./")).parts
-            if not member.isfile() or parts[:2] != ("usr", "src") or not member.name.endswith(".h") or ".." in parts:
+            if not member.isfile() or parts[:2] != ("usr", "src") or ".." in parts or not is_wanted(parts[3:]):
                 continue
-            inner = parts[3:]
-            wanted = inner[:2] == ("arch", "x86") or (inner[:1] == ("include",) and inner[1] not in _LEFT_OUT)
             content = members.extractfile(member)
-            if wanted and content is not None:
+            if content is not None:
                 place = target.joinpath(*parts)
                 place.parent.mkdir(parents=True, exist_ok=True)
                 with place.open("wb") as stream:
                     shutil.copyfileobj(content, stream)
+    path.unlink()
+
+
+def _is_included(inner: tuple[str, ...]) -> bool:
+    """Return whether programs for the kernel's architecture include a file."""
+    of_kernel = inner[:2] == ("arch", "x86") or (inner[:1] == ("include",) and inner[1] not in _LEFT_OUT)
+    return of_kernel and inner[-1].endswith(".h")

@@ -85,7 +85,7 @@ def test_a_taint_that_nothing_explains_is_a_complaint() -> None:
 
 
 def test_a_taint_beside_a_fault_that_does_not_explain_it_is_another_complaint() -> None:
-    kinds = [complaint.data["kind"] for complaint in look(FakeMachine(CUT, WARNING, END, tainted=512 | 1 << 13))]
+    kinds = [complaint.data["kind"] for complaint in look(FakeMachine(CUT, WARNING, END, tainted=512 | 1 << 2))]
     assert kinds == ["WARN", "taint"]
 
 

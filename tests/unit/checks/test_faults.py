@@ -365,8 +365,10 @@ def test_a_fingerprint_leaves_out_what_differs_between_builds() -> None:
         (512, 512, False, None),
         (0, 512, True, None),
         (0, 512, False, "W"),
-        (0, 512 | 1 << 13, True, "E"),
-        (512, 512 | 1 | 1 << 12, False, "P,O"),
+        (0, 512 | 1 << 2, True, "S"),
+        (512, 512 | 1 << 1 | 1 << 3, False, "F,R"),
+        (0, 1 | 1 << 10 | 1 << 12 | 1 << 13 | 1 << 15 | 1 << 18, False, None),
+        (0, 1 << 12 | 1 << 3, False, "R"),
         (0, 1 << 40, False, "40"),
     ],
 )

@@ -320,6 +320,29 @@ def test_what_test_progs_prints_of_old_and_new() -> None:
     assert found.problems == ()
 
 
+def test_what_test_progs_prints_before_a_result_is_its_and_what_it_prints_again_is_not_counted_again() -> None:
+    """As 6.1's does on Debian's 6.1 (cloud), shortened."""
+    log = """\
+test_module_attach:PASS:set_attach_target 0 nsec
+libbpf: prog 'handle_fmod_ret': BPF program load failed: Invalid argument
+bpf_testmod_test_read() is not modifiable
+test_module_attach:FAIL:skel_load failed to load skeleton
+#121     module_attach:FAIL
+"""
+    found = PARSERS["bpf"](
+        f"#25/1    btf_map_in_map/lookup_update:OK\n#25      btf_map_in_map:OK\n#122     after:FAIL\n{log}\n"
+        f"All error logs:\n#122     after:FAIL\n{log}Summary: 1/1 PASSED, 0 SKIPPED, 2 FAILED\n"
+    )
+    assert shown(found.cases) == [
+        ("btf_map_in_map/lookup_update", "passed", ""),
+        ("btf_map_in_map", "passed", ""),
+        ("after", "failed", ""),
+        ("module_attach", "failed", "test_module_attach:FAIL:skel_load failed to load skeleton"),
+    ]
+    assert found.cases[3].output == log.rpartition("\n#")[0]
+    assert found.problems == ()
+
+
 def test_bpf_tests_that_end_in_the_middle_or_report_less_than_they_count() -> None:
     found = PARSERS["bpf"]("#0/u first OK\n#1/u second ")
     assert shown(found.cases)[1] == ("second (unprivileged)", "failed", UNFINISHED)

@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from harness.errors import BuildError, UsageError
-from harness.selftests.build import Selftest, WantedSelftest, build, installs, parse_wanted, wants_types
+from harness.kernel.types import Choice
+from harness.kernel.version import KernelVersion
+from harness.selftests.against import Against
+from harness.selftests.build import Selftest, WantedSelftest, build, installs, parse_wanted, wants_kernel
 from tests.needs import needs_program
 
 LIB = """
@@ -69,6 +72,15 @@ def test_a_target_is_built_and_what_cannot_be_is_named(tree: Path) -> None:
     assert not list((tree / "tools").rglob("good"))  # the tree was only read
 
 
+def test_a_target_is_built_in_place_in_a_copy(tree: Path) -> None:
+    library = tree / "tools/testing/selftests/lib.mk"
+    library.write_text(LIB.replace("cp $< $@", 'test "$(OUTPUT)" = "$$(pwd -P)" && cp $< made-here && cp made-here $@'))
+    for _ in range(2):
+        (good,) = made(tree, WantedSelftest("timers", "good"))
+        assert good.path is not None
+    assert not list(tree.rglob("made-here"))
+
+
 def test_one_test_is_built_alone_also_one_that_does_not_run_by_default(tree: Path) -> None:
     (only,) = made(tree, WantedSelftest("timers", "dangerous"))
     assert only.path is not None
@@ -102,12 +114,13 @@ def test_the_types_of_a_kernel_are_given_to_make_and_what_is_made_of_them_is_mad
     tree: Path,
 ) -> None:
     makefile = tree / "tools/testing/selftests/other/Makefile"
-    assert not wants_types(tree, [WantedSelftest("timers")])
+    assert not wants_kernel(tree, [WantedSelftest("timers")])
     makefile.write_text("TEST_GEN_PROGS := uses\ninclude ../lib.mk\n$(OUTPUT)/uses: $(VMLINUX_BTF)\n\tcat $< >> $@\n")
-    assert wants_types(tree, [WantedSelftest("timers"), WantedSelftest("other")])
+    assert wants_kernel(tree, [WantedSelftest("timers"), WantedSelftest("other")])
     seen = []
     for types in (b"one ", b"one ", b"two "):
-        (found,) = build(tree, [WantedSelftest("other")], jobs=1, say=lambda _: None, types=types)
+        against = Against(Choice("6.1", KernelVersion(6, 1), "debian", "k"), "6.1.0-1", None, types)
+        (found,) = build(tree, [WantedSelftest("other")], jobs=1, say=lambda _: None, against=against)
         assert found.path is not None
         seen.append(found.path.read_text())
     assert seen == ["one ", "one ", "one two "]

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from harness.exec.formats import Case, SuiteResult
-from harness.exec.parcel import Parcel
 from harness.exec.run import Done
 from harness.kernel.types import Choice
 from harness.kernel.version import KernelVersion
@@ -65,14 +64,20 @@ ENTRY = Denied("timers:b", ">=4.12", "there is no clock", dt.date(2999, 1, 1), "
 
 def runner(said: list[str]) -> Runner:
     tests = (Selftest("timers:a", None, "cannot find -lx"), Selftest("timers:b", Path("b")))
-    return Runner(SelftestPlan(tests, (ENTRY,), Needs()), CHOICE, Pool(Settings(), said.append), said.append, None)
+    return Runner(
+        SelftestPlan({CHOICE.architecture: tests}, (ENTRY,), Needs()),
+        CHOICE,
+        Pool(Settings(), said.append),
+        said.append,
+        None,
+    )
 
 
 def test_what_was_not_built_has_no_verdict_and_what_is_denied_is_skipped_with_its_reason() -> None:
     said: list[str] = []
     one = runner(said)
-    for test in one.plan.tests:
-        one.run(test, None)
+    for test in one.plan.tests[CHOICE.architecture]:
+        one.run(test)
     assert [done.outcome for done in one.dones] == [Outcome.INFRASTRUCTURE, Outcome.UNSUPPORTED]
     assert "not built\n    cannot find -lx" in said[0]
     assert "denied until 2999-01-01: there is no clock" in said[1]
@@ -82,4 +87,4 @@ def test_an_interrupt_ends_the_run_and_not_only_the_test(monkeypatch: pytest.Mon
     done = Done(130, (), Outcome.FAILED, interrupted=True)
     monkeypatch.setattr(Runner, "_run", lambda *_: done)
     with pytest.raises(KeyboardInterrupt):
-        runner([]).run(Selftest("timers:a", Path("a")), Parcel(("a",), "/", ()))
+        runner([]).run(Selftest("timers:a", Path("a")))

@@ -1,4 +1,4 @@
-"""A kernel's headers out of a small signed archive on 127.0.0.1."""
+"""A kernel's headers, and the symbols that it exports, out of a small signed archive on 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from harness.errors import MirrorError, UsageError
 from harness.kernel.catalog import Catalog
-from harness.kernel.files.headers import Headers, headers_of
+from harness.kernel.files.headers import Headers, exports_of, headers_of
 from harness.kernel.types import Choice
 from tests.unit.kernel.kernel_fakes import CONFIG, Archive, Server, kernel_image
 
@@ -73,8 +73,21 @@ def test_headers_that_are_not_there_are_a_clear_error_and_nothing_is_kept(kernel
     assert files(cache / "kernels" / "headers") == []
 
 
+def test_the_symbols_that_a_kernel_exports_are_kept_alone(with_headers: Archive, server: Server, cache: Path) -> None:
+    with_headers.publish()
+    [choice] = Catalog().resolve(["6.1"])
+    found = exports_of(choice, progress=lambda line: None)
+    assert found is not None
+    assert found.read_text() == "x"
+    assert [Path(name).name for name in files(cache / "kernels" / "headers")] == ["Module.symvers"]
+    before = len(server.requests)
+    assert exports_of(choice, progress=lambda line: None) == found
+    assert len(server.requests) == before
+
+
 def test_a_kernel_of_another_source_has_none() -> None:
     from harness.kernel.version import KernelVersion
 
+    assert exports_of(Choice("x", KernelVersion(6, 1), "local", "/x"), progress=lambda line: None) is None
     with pytest.raises(UsageError, match="Debian"):
         headers_of(Choice("x", KernelVersion(6, 1), "local", "/x"), progress=lambda line: None)

@@ -1,4 +1,4 @@
-"""Which kernel's types selftests are compiled with."""
+"""Which kernel selftests are compiled for."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from harness.kernel.types import Choice
 from harness.kernel.version import KernelVersion
-from harness.selftests.types import by_nearness
+from harness.selftests.against import by_nearness
 
 
 @pytest.mark.parametrize(
