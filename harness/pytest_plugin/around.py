@@ -64,7 +64,7 @@ def known_fault(fault: Fault, entry: KnownFault) -> tuple[str, dict[str, Any]]:
 
 
 def note_boot_faults(item: pytest.Item, log: KernelLog, machine: Machine) -> None:
-    """Put faults from before any test into the report of the first test on the machine.
+    """Put faults from before any test into the report of the first test on the machine, or on that kernel.
 
     They are not the fault of a test: they count once for each kernel, by
     :class:`harness.pytest_plugin.summaries.KernelFaults`.
@@ -80,7 +80,9 @@ def note_boot_faults(item: pytest.Item, log: KernelLog, machine: Machine) -> Non
         return
     seen.add(boot_log)
     found = sort_out(find_faults(machine.boot_log, 0, machine.about["tainted"]), known=log.known, is_for=log.is_for)
-    item.user_properties += [(properties.BOOT_FAULT, asdict(one.fault)) for one in found.counted]
+    for one in found.counted:
+        fault: properties.BootFault = {"kernel": machine.label, "fault": asdict(one.fault)}
+        item.user_properties.append((properties.BOOT_FAULT, fault))
     item.user_properties += [known_fault(one.fault, entry) for one, entry in found.known]
 
 
@@ -114,9 +116,9 @@ class Taken:
         self._log = log_check(item, choice, is_second=first is not None)
         if first is None:
             self.note(item, time.monotonic() - began)
-            note_boot_faults(item, self._log, self.machine)
         else:
             self._connect(first)
+        note_boot_faults(item, self._log, self.machine)
         if self._state.next is not None:
             pool.expect(*self._state.next)
         # The kernel log is the last.

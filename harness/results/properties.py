@@ -41,7 +41,7 @@ THROUGHPUT = "throughput"
 LEAK_COUNT = "leak_count"
 """What the kernel held when the test was over: a :class:`LeakCount`."""
 BOOT_FAULT = "boot_fault"
-"""One complaint of the kernel's own before any test ran: a :class:`harness.results.types.Fault`."""
+"""One complaint of a kernel's own before any test ran on it: a :class:`BootFault`."""
 KNOWN_FAULT = "known_fault"
 """One complaint that is known and does not count: a :class:`harness.results.types.ExcusedFault`."""
 
@@ -81,6 +81,18 @@ class Started(TypedDict):
 
     start: float
     boot: float | None
+
+
+class BootFault(TypedDict):
+    """A complaint of a kernel before any test ran on it.
+
+    Attributes:
+        kernel: Label of the kernel, of a test with two machines either's.
+        fault: A :class:`harness.results.types.Fault`, as a dictionary.
+    """
+
+    kernel: str
+    fault: dict[str, Any]
 
 
 class NotBooted(TypedDict):

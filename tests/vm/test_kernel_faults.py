@@ -248,6 +248,25 @@ def test_a_fault_during_boot_is_reported_once_and_fails_the_run(
     assert told.count(line) == 1, result.out
 
 
+def test_a_fault_during_the_boot_of_a_second_machine_is_told_of_its_kernel(new_inner: Callable[[], Inner]) -> None:
+    inner = new_inner()
+    inner.write(
+        test_boot="""
+import pytest
+
+@pytest.mark.vm(nics=1, second="6.12", parameters=["clearcpuid=514"])
+def test_two(vm, second_vm):
+    assert vm.about["tainted"] and second_vm.about["tainted"]
+"""
+    )
+    result = inner.run(f"--kernel={KERNEL}", "--accel=tcg", env=HERE)
+    assert result.status == 1
+    assert re.search(r"^=+ 1 passed in ", result.last), result.out
+    told = result.out.partition(" kernels that complained while they booted =")[2]
+    line = "taint: the kernel was tainted: S (out of specification)"
+    assert [told.count(f"kernel {label}: {line}") for label in (KERNEL, "6.12")] == [1, 1], result.out
+
+
 @pytest.mark.parametrize("isolation", ["fork", "boot"])
 def test_faults_are_found_with_every_isolation(new_inner: Callable[[], Inner], isolation: str) -> None:
     inner = new_inner()

@@ -42,8 +42,8 @@ class KernelFaults:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Collect from the last report of a test, which has everything."""
         kernel = next(iter(properties.values(report.user_properties, properties.KERNEL)), "")
-        for fault in properties.values(report.user_properties, properties.BOOT_FAULT):
-            self._boot.setdefault((kernel, fault["fingerprint"]), fault)
+        for found in properties.values(report.user_properties, properties.BOOT_FAULT):
+            self._boot.setdefault((found["kernel"], found["fault"]["fingerprint"]), found["fault"])
         if report.when == "teardown":
             for fault in properties.values(report.user_properties, properties.KNOWN_FAULT):
                 self._known.setdefault((kernel, fault["fingerprint"]), []).append(fault)
