@@ -26,7 +26,14 @@ _SELFTESTS = "tools/testing/selftests"
 _NAME = re.compile(r"[\w.+-]+(?:/[\w.+-]+)*")
 _TIMEOUT = 3600.0
 _PROGRAMS = ("TEST_PROGS", "TEST_GEN_PROGS", "TEST_CUSTOM_PROGS")
-_BESIDE = ("TEST_PROGS_EXTENDED", "TEST_GEN_PROGS_EXTENDED", "TEST_FILES", "TEST_GEN_FILES", "TEST_INCLUDES")
+_BESIDE = (
+    "TEST_PROGS_EXTENDED",
+    "TEST_GEN_PROGS_EXTENDED",
+    "TEST_FILES",
+    "TEST_GEN_FILES",
+    "TEST_INCLUDES",
+    "TEST_GEN_MODS_DIR",
+)
 _MISSING = re.compile(
     r"fatal error: (?P<header>[\w./-]+\.h): No such file|cannot find -l(?P<library>\w+)"
     r"|(?P<program>[\w.-]+): (?:command )?not found"
@@ -246,13 +253,14 @@ class _Make:
                 known = ", ".join(sorted({Path(name).name for name in programs}))
                 raise UsageError(f"there is no selftest {wanted}", expected=f"one of {known}")
             programs = named[:1]
-        goals = [name for name in programs if name.startswith("/")] if wanted.test else ["all"]
-        done = self._run(source, "-k", *goals) if goals else None
+        # A script may start whatever the target builds.
+        is_alone = wanted.test and programs[0].startswith("/")
+        done = self._run(source, "-k", *(programs if is_alone else ["all"]))
         installed = self._out / "installed" / wanted.target.replace("/", "-")
         _install(source, installed, wanted.target, [name for names in lists.values() for name in names])
         for script in sorted((source.parent / "kselftest").glob("*.sh")):
             _copy(script, installed / "kselftest" / script.name)
-        errors = [] if done is None or done.status == 0 else [first_errors(done.stderr), *installs(done.stderr)]
+        errors = [] if done.status == 0 else [first_errors(done.stderr), *installs(done.stderr)]
         why = "\n".join([*errors, *([self._lacks] if self._lacks else [])])
         timeout = _timeout(source)
         result = []

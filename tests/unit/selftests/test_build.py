@@ -87,6 +87,12 @@ def test_one_test_is_built_alone_also_one_that_does_not_run_by_default(tree: Pat
     assert not (only.path.parent / "good").exists()
 
 
+def test_for_a_script_all_is_built_that_it_may_start(tree: Path) -> None:
+    (only,) = made(tree, WantedSelftest("timers", "script.sh"))
+    assert only.path is not None
+    assert (only.path.parent / "good").exists()
+
+
 def test_a_changed_source_is_built_again(tree: Path) -> None:
     made(tree, WantedSelftest("timers", "good"))
     (tree / "tools/testing/selftests/timers/good.txt").write_text("new")
