@@ -17,6 +17,7 @@ from pathlib import Path
 from harness import needs
 from harness.errors import BuildError, MirrorError, ToolMissing, UsageError
 from harness.kernel.build.kbuild import first_errors
+from harness.kernel.build.kconfig import parse_config
 from harness.selftests import modules, place
 from harness.selftests.against import Against
 from harness.util import architecture, cache, proc
@@ -65,12 +66,14 @@ class Selftest:
         path: The program in the folder of what the target installs; None where it could not be built.
         why: Why it could not, in make's last lines.
         timeout: Seconds that the target gives each of its tests; 0 where it sets no limit.
+        options: The options that the target wants its kernels to be built with, in its file `config`.
     """
 
     name: str
     path: Path | None
     why: str = ""
     timeout: float = 0.0
+    options: tuple[str, ...] = ()
 
     @property
     def target(self) -> str:
@@ -262,11 +265,12 @@ class _Make:
             _copy(script, installed / "kselftest" / script.name)
         errors = [] if done.status == 0 else [first_errors(done.stderr), *installs(done.stderr)]
         why = "\n".join([*errors, *([self._lacks] if self._lacks else [])])
-        timeout = _timeout(source)
+        timeout, options = _timeout(source), _options(source)
         result = []
         for name in dict.fromkeys(Path(program).name for program in programs):
             path = installed / wanted.target / name
-            result.append(Selftest(f"{wanted.target}:{name}", path if path.is_file() else None, why, timeout))
+            there = path if path.is_file() else None
+            result.append(Selftest(f"{wanted.target}:{name}", there, why, timeout, options))
         return result
 
     def _lists(self, source: Path, wanted: WantedSelftest) -> dict[str, list[str]]:
@@ -326,3 +330,10 @@ def _timeout(source: Path) -> float:
         return 45.0
     match = re.search(r"^timeout=(\d+)", text, re.MULTILINE)
     return float(match[1]) if match else 45.0
+
+
+def _options(source: Path) -> tuple[str, ...]:
+    """Return the options that a target wants its kernels to be built with."""
+    file = source / "config"
+    settings = parse_config(file.read_text(errors="replace")) if file.is_file() else {}
+    return tuple(name for name, value in settings.items() if value in ("y", "m"))

@@ -16,7 +16,7 @@ from harness.exec.parcel import Parcel, pack, parse_push
 from harness.exec.record import ExecRecord
 from harness.exec.run import Done, Results, Wishes, lost, run_on
 from harness.kernel.catalog import policy
-from harness.kernel.types import Choice
+from harness.kernel.types import Choice, Kernel
 from harness.machines.pool import Pool
 from harness.remote import transfer
 from harness.results.outcomes import Outcome, counted
@@ -179,22 +179,32 @@ class Runner:
         except (InfrastructureError, KernelFileError, UsageError) as error:
             # The other tests have something to say all the same, also where this one lacks an interpreter.
             return lost(str(error))
-        return judged(done, (out.kept + err.kept).decode(errors="replace"))
+        return judged(done, (out.kept + err.kept).decode(errors="replace"), lacking(test, spec.kernel))
 
 
-def judged(done: Done, printed: str) -> Done:
+def lacking(test: Selftest, kernel: Kernel) -> list[str]:
+    """Return the options that a test's target asks for and a kernel was built without."""
+    settings = kernel.settings
+    return [] if settings is None else [name for name in test.options if settings.get(name) not in ("y", "m")]
+
+
+def judged(done: Done, printed: str, lacks: Sequence[str] = ()) -> Done:
     """Return how a test ended, by the exit statuses of kselftest; a failure has its failed subtests or its last lines.
 
     Args:
         done: How the program ended.
         printed: What it printed.
+        lacks: Options that the tests ask for and the kernel lacks: a failure may be of that.
     """
     last = [line for line in printed.splitlines() if line.strip()][-_SHOWN:]
     if done.outcome is Outcome.FAILED and not done.said and done.status in _STATUSES:
         return replace(done, status=0, outcome=_STATUSES[done.status], said=tuple(last[-1:]))
     if done.outcome.is_bad:
         ended = () if done.said else (f"exit status {done.status}",)
-        return replace(done, said=(*done.said, *ended, *(_failed(done) or last)))
+        options = ", ".join(f"CONFIG_{name}" for name in lacks)
+        is_told = bool(lacks) and done.outcome is Outcome.FAILED
+        without = (f"the kernel was built without what the tests' file `config` asks for: {options}",) * is_told
+        return replace(done, said=(*done.said, *ended, *(_failed(done) or last), *without))
     if done.outcome is Outcome.PASSED and done.suite is not None and done.suite.cases:
         outcomes = {case.outcome for case in done.suite.cases}
         if outcomes == {Outcome.UNSUPPORTED}:

@@ -45,6 +45,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tests / "lib.mk").write_text(LIB)
     (tests / "timers/Makefile").write_text(TIMERS)
     (tests / "timers/settings").write_text("timeout=90\n")
+    (tests / "timers/config").write_text("CONFIG_POSIX_TIMERS=y\nCONFIG_RTC=m\nCONFIG_HZ=100\n")
     for name in ("timers/good.txt", "timers/dangerous.txt", "timers/script.sh", "timers/data", "other/lib.sh"):
         (tests / name).write_text(name)
     (tests / "kselftest/runner.sh").write_text("")
@@ -61,7 +62,7 @@ def test_a_target_is_built_and_what_cannot_be_is_named(tree: Path) -> None:
     assert script.path is not None
     assert good.path is not None
     assert good.path.read_text() == "timers/good.txt"
-    assert (good.timeout, good.target) == (90, "timers")
+    assert (good.timeout, good.target, good.options) == (90, "timers", ("POSIX_TIMERS", "RTC"))
     assert bad.path is None
     assert "No rule to make target" in bad.why
     folder = script.path.parent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 from pathlib import Path
 
@@ -9,13 +10,13 @@ import pytest
 
 from harness.exec.formats import Case, SuiteResult
 from harness.exec.run import Done
-from harness.kernel.types import Choice
+from harness.kernel.types import Choice, Kernel
 from harness.kernel.version import KernelVersion
 from harness.machines.pool import Pool, Settings
 from harness.results.outcomes import Outcome
 from harness.selftests.build import Selftest
 from harness.selftests.denied import Denied
-from harness.selftests.run import Runner, SelftestPlan, judged, status_of
+from harness.selftests.run import Runner, SelftestPlan, judged, lacking, status_of
 from harness.vm.spec import Needs
 
 
@@ -39,6 +40,21 @@ def test_a_failure_with_subtests_names_those_that_failed() -> None:
     said = judged(Done(1, (), Outcome.FAILED, SuiteResult(cases)), "the last line\n").said
     assert said[:3] == ("exit status 1", "b0: why", "b1: why")
     assert said[-2:] == ("b14: why", "and 2 more")
+
+
+def test_a_failure_names_the_options_that_its_tests_ask_for_and_the_kernel_lacks(tmp_path: Path) -> None:
+    config = tmp_path / "config"
+    config.write_text("CONFIG_BPF=y\nCONFIG_DUMMY=m\n# CONFIG_FPROBE is not set\n")
+    kernel = Kernel(
+        "6.1", CHOICE.version, "", None, None, pvh=False, config=config, modules=None, digest="", flavour="", origin=""
+    )
+    test = Selftest("bpf:a", Path("a"), options=("BPF", "FPROBE", "DUMMY", "IKCONFIG"))
+    assert lacking(test, kernel) == ["FPROBE", "IKCONFIG"]
+    assert lacking(test, dataclasses.replace(kernel, config=None)) == []
+    last = judged(Done(1, (), Outcome.FAILED), "b\n", ["FPROBE", "IKCONFIG"]).said[-1]
+    assert last == "the kernel was built without what the tests' file `config` asks for: CONFIG_FPROBE, CONFIG_IKCONFIG"
+    assert judged(Done(1, ("WARN",), Outcome.FAULTED), "b\n", ["FPROBE"]).said == ("WARN", "b")
+    assert judged(Done(0), "b\n", ["FPROBE"]).said == ()
 
 
 def test_a_fault_or_a_time_out_is_no_skip() -> None:
