@@ -67,6 +67,7 @@ class Selftest:
         why: Why it could not, in make's last lines.
         timeout: Seconds that the target gives each of its tests; 0 where it sets no limit.
         options: The options that the target wants its kernels to be built with, in its file `config`.
+        modules_for: What `uname -r` prints on the one kernel that loads the target's modules; "" where it has none.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Selftest:
     why: str = ""
     timeout: float = 0.0
     options: tuple[str, ...] = ()
+    modules_for: str = ""
 
     @property
     def target(self) -> str:
@@ -208,6 +210,7 @@ class _Make:
             self._words += [f"ARCH={target.kbuild}", f"CROSS_COMPILE={target.cross}"]
         self._kernel: list[str] = []
         self._lacks = ""
+        self._modules_for = ""
 
     def use(self, against: Against, *, is_for_modules: bool) -> None:
         """Give the makefiles a kernel.
@@ -231,6 +234,7 @@ class _Make:
                 self._lacks = str(error)
             else:
                 self._kernel.append(f"KDIR={folder}")
+                self._modules_for = against.release
 
     def headers(self) -> None:
         """Make the headers that the kernel has for programs."""
@@ -266,11 +270,12 @@ class _Make:
         errors = [] if done.status == 0 else [first_errors(done.stderr), *installs(done.stderr)]
         why = "\n".join([*errors, *([self._lacks] if self._lacks else [])])
         timeout, options = _timeout(source), _options(source)
+        modules_for = self._modules_for if modules.are_wanted(source) else ""
         result = []
         for name in dict.fromkeys(Path(program).name for program in programs):
             path = installed / wanted.target / name
             there = path if path.is_file() else None
-            result.append(Selftest(f"{wanted.target}:{name}", there, why, timeout, options))
+            result.append(Selftest(f"{wanted.target}:{name}", there, why, timeout, options, modules_for))
         return result
 
     def _lists(self, source: Path, wanted: WantedSelftest) -> dict[str, list[str]]:

@@ -179,32 +179,43 @@ class Runner:
         except (InfrastructureError, KernelFileError, UsageError) as error:
             # The other tests have something to say all the same, also where this one lacks an interpreter.
             return lost(str(error))
-        return judged(done, (out.kept + err.kept).decode(errors="replace"), lacking(test, spec.kernel))
+        return judged(done, (out.kept + err.kept).decode(errors="replace"), doubts(test, spec.kernel, machine.release))
 
 
-def lacking(test: Selftest, kernel: Kernel) -> list[str]:
-    """Return the options that a test's target asks for and a kernel was built without."""
+def doubts(test: Selftest, kernel: Kernel, release: str) -> list[str]:
+    """Return what a failure of a test may be of, besides the kernel's behaviour.
+
+    Args:
+        test: The test.
+        kernel: The kernel that it ran on.
+        release: What `uname -r` prints on it.
+    """
+    found = []
+    if test.modules_for not in ("", release):
+        found.append(f"the tests' modules were built for {test.modules_for}; {release} does not load them")
     settings = kernel.settings
-    return [] if settings is None else [name for name in test.options if settings.get(name) not in ("y", "m")]
+    lacks = [] if settings is None else [name for name in test.options if settings.get(name) not in ("y", "m")]
+    if lacks:
+        options = ", ".join(f"CONFIG_{name}" for name in lacks)
+        found.append(f"the kernel was built without what the tests' file `config` asks for: {options}")
+    return found
 
 
-def judged(done: Done, printed: str, lacks: Sequence[str] = ()) -> Done:
+def judged(done: Done, printed: str, doubts: Sequence[str] = ()) -> Done:
     """Return how a test ended, by the exit statuses of kselftest; a failure has its failed subtests or its last lines.
 
     Args:
         done: How the program ended.
         printed: What it printed.
-        lacks: Options that the tests ask for and the kernel lacks: a failure may be of that.
+        doubts: What a failure may be of, besides the kernel's behaviour.
     """
     last = [line for line in printed.splitlines() if line.strip()][-_SHOWN:]
     if done.outcome is Outcome.FAILED and not done.said and done.status in _STATUSES:
         return replace(done, status=0, outcome=_STATUSES[done.status], said=tuple(last[-1:]))
     if done.outcome.is_bad:
         ended = () if done.said else (f"exit status {done.status}",)
-        options = ", ".join(f"CONFIG_{name}" for name in lacks)
-        is_told = bool(lacks) and done.outcome is Outcome.FAILED
-        without = (f"the kernel was built without what the tests' file `config` asks for: {options}",) * is_told
-        return replace(done, said=(*done.said, *ended, *(_failed(done) or last), *without))
+        about = doubts if done.outcome is Outcome.FAILED else ()
+        return replace(done, said=(*done.said, *ended, *(_failed(done) or last), *about))
     if done.outcome is Outcome.PASSED and done.suite is not None and done.suite.cases:
         outcomes = {case.outcome for case in done.suite.cases}
         if outcomes == {Outcome.UNSUPPORTED}:

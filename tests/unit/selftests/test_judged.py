@@ -16,7 +16,7 @@ from harness.machines.pool import Pool, Settings
 from harness.results.outcomes import Outcome
 from harness.selftests.build import Selftest
 from harness.selftests.denied import Denied
-from harness.selftests.run import Runner, SelftestPlan, judged, lacking, status_of
+from harness.selftests.run import Runner, SelftestPlan, doubts, judged, status_of
 from harness.vm.spec import Needs
 
 
@@ -42,19 +42,20 @@ def test_a_failure_with_subtests_names_those_that_failed() -> None:
     assert said[-2:] == ("b14: why", "and 2 more")
 
 
-def test_a_failure_names_the_options_that_its_tests_ask_for_and_the_kernel_lacks(tmp_path: Path) -> None:
+def test_a_failure_names_what_else_it_may_be_of(tmp_path: Path) -> None:
     config = tmp_path / "config"
     config.write_text("CONFIG_BPF=y\nCONFIG_DUMMY=m\n# CONFIG_FPROBE is not set\n")
-    kernel = Kernel(
-        "6.1", CHOICE.version, "", None, None, pvh=False, config=config, modules=None, digest="", flavour="", origin=""
-    )
-    test = Selftest("bpf:a", Path("a"), options=("BPF", "FPROBE", "DUMMY", "IKCONFIG"))
-    assert lacking(test, kernel) == ["FPROBE", "IKCONFIG"]
-    assert lacking(test, dataclasses.replace(kernel, config=None)) == []
-    last = judged(Done(1, (), Outcome.FAILED), "b\n", ["FPROBE", "IKCONFIG"]).said[-1]
-    assert last == "the kernel was built without what the tests' file `config` asks for: CONFIG_FPROBE, CONFIG_IKCONFIG"
-    assert judged(Done(1, ("WARN",), Outcome.FAULTED), "b\n", ["FPROBE"]).said == ("WARN", "b")
-    assert judged(Done(0), "b\n", ["FPROBE"]).said == ()
+    files = {"bzimage": None, "vmlinux": None, "pvh": False, "config": config, "modules": None}
+    kernel = Kernel("6.1", CHOICE.version, "", **files, digest="", flavour="", origin="")  # type: ignore[arg-type]
+    test = Selftest("bpf:a", Path("a"), options=("BPF", "FPROBE", "DUMMY", "IKCONFIG"), modules_for="6.1.0-1")
+    other = "the tests' modules were built for 6.1.0-1; 6.12.0-1 does not load them"
+    lacks = "the kernel was built without what the tests' file `config` asks for: CONFIG_FPROBE, CONFIG_IKCONFIG"
+    assert doubts(test, kernel, "6.12.0-1") == [other, lacks]
+    assert doubts(test, kernel, "6.1.0-1") == [lacks]
+    assert doubts(test, dataclasses.replace(kernel, config=None), "6.1.0-1") == []
+    assert judged(Done(1, (), Outcome.FAILED), "b\n", [other]).said == ("exit status 1", "b", other)
+    assert judged(Done(1, ("WARN",), Outcome.FAULTED), "b\n", [other]).said == ("WARN", "b")
+    assert judged(Done(0), "b\n", [other]).said == ()
 
 
 def test_a_fault_or_a_time_out_is_no_skip() -> None:
