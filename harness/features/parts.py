@@ -73,6 +73,18 @@ def loads_type(type_: str) -> Probe:
     return probe
 
 
+def _knows_tracing(bpf: Bpf) -> ProbeResult:
+    """A kernel that knows the type looks into the program and then misses the function that it traces."""
+    try:
+        bpf.prog("tracing", asm.return_(0)).close()
+    except BpfError as error:
+        said = error.log.strip().splitlines()
+        return ProbeResult(
+            Availability.YES if said else Availability.NO, said[0] if said else f"{error.command}: {error.name}"
+        )
+    return ProbeResult(Availability.YES, "accepted")
+
+
 def _with_compiler(bpf: Bpf) -> None:
     with sysctl(bpf.commands, JIT, "1"):
         pass
@@ -238,6 +250,14 @@ PARTS: dict[str, Capability] = {
         "the kernel protects itself against Spectre (no mitigations=off)", "CPU_MITIGATIONS", _mitigated
     ),
     "locked_memory": _part("root may lock any amount of memory", "MULTIUSER", works(_locked_memory, "setrlimit")),
+    "prog_tracing": Capability(
+        "programs can be of the type tracing",
+        "5.5",
+        "BPF_PROG_TYPE() in bpf_types.h",
+        _knows_tracing,
+        "BPF_EVENTS",
+        is_part=True,
+    ),
     **{
         f"prog_{name}": _type(name, since, config)
         for name, since, config in (
