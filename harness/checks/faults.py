@@ -420,7 +420,7 @@ TAINTS = {
 _TOLD_BY_A_FAULT = frozenset({4, 5, 7, 9, 14})
 
 _ORIGINS = frozenset({0, 10, 12, 13, 15, 18})
-"""Flags that say what kind of module was loaded. Whoever loads a module of their own does so on purpose."""
+"""Flags that say what kind of module was loaded: a user who loads one of their own does so on purpose."""
 
 
 def taint_fault(before: int, after: int, *, explained: bool) -> Fault | None:

@@ -43,7 +43,7 @@ def build_folder(
     Raises:
         BuildError: It cannot be made.
         ToolMissing: A program is missing that it is made with.
-        MirrorError: The symbols that the kernel exports cannot be had.
+        MirrorError: The list of symbols that the kernel exports is unavailable.
     """
     own = Path(against.choice.key)
     if (own / _EXPORTS).is_file():
