@@ -175,18 +175,25 @@ def _folder(tree: Path, wanted: WantedSelftest) -> Path:
     return folder
 
 
-def installs(printed: str) -> list[str]:
+def installs(printed: str, target: Architecture) -> list[str]:
     """Return how to install what a build lacked, one line for each package.
 
     Args:
         printed: What make printed on standard error.
+        target: The architecture that was compiled for; the files of another than this machine's are in packages of its
+            own.
     """
     found: dict[str, None] = {}
     for match in _MISSING.finditer(printed):
-        header = match["header"] or f"{match['library'] or ''}.h"
+        headers = [match["header"]] if match["header"] else [f"{match['library']}.h", f"lib{match['library']}.h"]
         for need in needs.table().needs:
-            if match["program"] in need.names or any(name.endswith(f"/{header}") for name in need.names):
+            if match["program"] in need.names:
                 found[f"{match[0]}: {need.install}"] = None
+            elif any(name.endswith(f"/{header}") for name in need.names for header in headers):
+                packages = " ".join(f"{one}:{target.name}" for one in need.packages)
+                first = f"dpkg --add-architecture {target.name} && apt-get update && "
+                how = need.install if target.is_own else f"{first}apt-get install {packages}"
+                found[f"{match[0]}: {how}"] = None
     return list(found)
 
 
@@ -204,6 +211,7 @@ class _Make:
     def __init__(self, tree: Path, out: Path, jobs: int, target: Architecture, say: Callable[[str], None]) -> None:
         self._tree = tree
         self._out = out
+        self._target = target
         self._say = say
         self._words: list[str | Path] = [needs.program("make"), f"-j{jobs}"]
         if not target.is_own:
@@ -267,7 +275,7 @@ class _Make:
         _install(source, installed, wanted.target, [name for names in lists.values() for name in names])
         for script in sorted((source.parent / "kselftest").glob("*.sh")):
             _copy(script, installed / "kselftest" / script.name)
-        errors = [] if done.status == 0 else [first_errors(done.stderr), *installs(done.stderr)]
+        errors = [] if done.status == 0 else [first_errors(done.stderr), *installs(done.stderr, self._target)]
         why = "\n".join([*errors, *([self._lacks] if self._lacks else [])])
         timeout, options = _timeout(source), _options(source)
         modules_for = self._modules_for if modules.are_wanted(source) else ""
