@@ -17,8 +17,8 @@ import pytest
 from harness import contracts as suite
 from harness.contracts import contracts
 from harness.contracts.contract import Contract
-from harness.features.capabilities import CAPABILITIES
 from harness.features.map_types import MAP_TYPES
+from harness.guest.api.uapi import PROG_TYPES
 
 FILES = {
     "/proc/vmallocinfo": "vmallocinfo",
@@ -176,13 +176,13 @@ def _reach(node: ast.AST) -> Iterator[str]:
         yield "prog_perf_event"
     if name in ("prog", "load", "run", "Use"):
         texts += [one.value.value for one in node.keywords if one.arg == "program" and _is_text(one.value)]  # type: ignore[attr-defined]
-        yield from (f"prog_{one}" for one in texts if f"prog_{one}" in CAPABILITIES and one not in ALWAYS)
+        yield from (f"prog_{one}" for one in texts if one in PROG_TYPES and one not in ALWAYS)
 
 
 def of_case(contract: Contract, *, makes_map: bool) -> Iterator[str]:
     """Yield the parts that the case of a contract names: a type of programs or of maps that has a symbol of its own."""
     for word in (contract.case, contract.case.partition("_with")[0]):
-        if contract.name == "prog.type" and f"prog_{word}" in CAPABILITIES and word not in ALWAYS:
+        if contract.name == "prog.type" and word in PROG_TYPES and word not in ALWAYS:
             yield f"prog_{word}"
         if makes_map and word in MAP_TYPES and MAP_TYPES[word].config:
             yield f"map_{word}"
