@@ -39,6 +39,8 @@ _MISSING = re.compile(
     r"fatal error: (?P<header>[\w./-]+\.h): No such file|cannot find -l(?P<library>\w+)"
     r"|(?P<program>[\w.-]+): (?:command )?not found"
 )
+_FAILED = re.compile(r"\*\*\* \[(?:[^\]\s]+: )?(?P<target>[^\]\s]+)\] Error")
+"""The target of a recipe that failed, in what make prints."""
 
 
 @dataclass(frozen=True)
@@ -270,7 +272,7 @@ class _Make:
             programs = named[:1]
         # A script may start whatever the target builds.
         is_alone = wanted.test and programs[0].startswith("/")
-        done = self._run(source, "-k", *(programs if is_alone else ["all"]))
+        done = self._make(source, programs if is_alone else ["all"], [one for one in programs if one.startswith("/")])
         installed = self._out / "installed" / wanted.target.replace("/", "-")
         _install(source, installed, wanted.target, [name for names in lists.values() for name in names])
         for script in sorted((source.parent / "kselftest").glob("*.sh")):
@@ -280,11 +282,26 @@ class _Make:
         timeout, options = _timeout(source), _options(source)
         modules_for = self._modules_for if modules.are_wanted(source) else ""
         result = []
-        for name in dict.fromkeys(Path(program).name for program in programs):
-            path = installed / wanted.target / name
-            there = path if path.is_file() else None
+        for program in dict.fromkeys(programs):
+            name = Path(program).name
+            there = installed / wanted.target / name if (source / program).is_file() else None
             result.append(Selftest(f"{wanted.target}:{name}", there, why, timeout, options, modules_for))
         return result
+
+    def _make(self, source: Path, goals: Sequence[str], programs: Iterable[str]) -> proc.Completed:
+        """Make what can be made of some goals; nothing stays of an earlier source that cannot be made of this one."""
+        stamp = self._out / "began"
+        stamp.touch()
+        done = self._run(source, "-k", *goals)
+        if done.status == 0:
+            return done
+        began = stamp.stat().st_mtime_ns
+        paths = {source / name for name in (*_FAILED.findall(done.stderr), *programs)}
+        old = [path for path in paths if path.is_file() and path.stat().st_mtime_ns < began]
+        for path in old:
+            path.unlink()
+        # Programs that were up to date come back.
+        return self._run(source, "-k", *goals) if old else done
 
     def _lists(self, source: Path, wanted: WantedSelftest) -> dict[str, list[str]]:
         """Return what the makefile lists: its tests, and the files that they need."""
@@ -322,8 +339,12 @@ def _install(source: Path, installed: Path, target: str, names: Iterable[str]) -
         path = Path(name) if name.startswith("/") else source / name
         # Files of another target keep their place beside this one.
         place = f"{target}/{path.name}" if not name.startswith("..") else os.path.normpath(f"{target}/{name}")
-        if path.exists() and not place.startswith(".."):
+        if place.startswith(".."):
+            continue
+        if path.exists():
             _copy(path, installed / place)
+        elif (installed / place).is_file():
+            (installed / place).unlink()
 
 
 def _copy(path: Path, target: Path) -> None:

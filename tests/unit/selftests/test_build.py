@@ -104,6 +104,30 @@ def test_a_changed_source_is_built_again(tree: Path) -> None:
     assert found.path.read_text() == "new"
 
 
+def test_what_can_no_longer_be_built_is_not_there_from_before(tree: Path) -> None:
+    tests = tree / "tools/testing/selftests/timers"
+    makefile = tests / "Makefile"
+    makefile.write_text(
+        TIMERS.replace("good bad", "good other")
+        + "TEST_GEN_FILES := $(OUTPUT)/object\nall: $(OUTPUT)/object\n"
+        + "$(OUTPUT)/object: object.c\n\tgrep -q whole $< && cp $< $@\n"
+        + "$(OUTPUT)/other: other.c\n\tgrep -q whole $< && cp $< $@\n"
+    )
+    for name in ("object.c", "other.c"):
+        (tests / name).write_text("whole")
+    assert all(one.path is not None for one in made(tree, WantedSelftest("timers")))
+    for name in ("object.c", "other.c"):
+        (tests / name).write_text("half")
+    for _ in range(2):
+        script, good, other = made(tree, WantedSelftest("timers"))
+        assert (other.name, other.path) == ("timers:other", None)
+        assert good.path is not None
+        assert good.path.is_file()
+        assert script.path is not None
+        assert not (script.path.parent / "object").exists()
+        assert not (script.path.parent / "other").exists()
+
+
 def test_only_trees_that_do_not_know_khdr_includes_get_the_headers_in_cflags(
     tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
