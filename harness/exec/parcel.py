@@ -138,9 +138,10 @@ def pack(
             entries.setdefault(one.target, one)
     parcel = Parcel((argv0, *words[1:]), place, tuple(entries.values()), tuple(interpreters), tuple(notes))
     needed = (parcel.size >> 20) + _SPARE_MIB
-    if needed > memory:
+    has = max(memory, guest.architecture.least_memory)
+    if needed > has:
         raise UsageError(
-            f"the program and its files have {parcel.size >> 20} MiB, too many for a guest of {memory} MiB",
+            f"the program and its files have {parcel.size >> 20} MiB, too many for a guest of {has} MiB",
             expected="files that fit beside the guest's own memory",
             hint=f"--memory {needed}",
         )

@@ -54,6 +54,17 @@ def test_the_working_folder_goes_along_with_its_links_and_without_git(folder: Pa
     assert found.notes == ()
 
 
+def test_files_must_fit_beside_the_guests_own_memory_of_which_some_architectures_have_more(folder: Path) -> None:
+    script(folder, "#!/usr/bin/python3")
+    with (folder / "large").open("wb") as file:
+        file.truncate(200 << 20)  # the content is nothing but holes
+    with pytest.raises(UsageError, match="200 MiB, too many for a guest of 256 MiB") as raised:
+        packed(folder, "./s", limit=1 << 30)
+    assert raised.value.hint == "--memory 360"
+    ppc64el = architecture.require("ppc64el")
+    pack(["./s"], (), cwd=folder, folder_limit=1 << 30, memory=256, wanted=ppc64el)
+
+
 def test_of_a_large_folder_only_testdata_goes_along(folder: Path) -> None:
     (folder / "large").write_bytes(bytes(3000))
     script(folder, "#!/bin/sh")
