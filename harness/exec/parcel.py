@@ -12,7 +12,7 @@ from pathlib import Path
 from elftools.common.exceptions import ELFError
 
 from harness.errors import UsageError
-from harness.image import elf, script
+from harness.image import busybox, elf, script
 from harness.image.rootfs import Contents, Rootfs
 from harness.remote.transfer import checked_target
 from harness.util import architecture
@@ -171,12 +171,26 @@ class _Guest:
             UsageError: The root file system has it, and it cannot run there.
         """
         if self.contents is None:
-            return word in ("python3", script.PYTHON)
+            return word in ("python3", script.PYTHON) or ("/" not in word and self._has_applet(word))
         paths = [word] if "/" in word else [f"{folder}/{word}" for folder in _PATH]
         place = next(filter(None, map(self.contents.find, paths)), None)
         if place is not None and place in self.contents.programs:
             self._check(place, *self.contents.programs[place], self.contents)
         return place is not None
+
+    def starts(self, interpreter: str) -> bool:
+        """Return whether it has an interpreter itself, by the path or the name in a script's first line."""
+        folder, _, name = interpreter.rpartition("/")
+        return self.has(interpreter) or (self.contents is None and folder in _PATH and self.has(name))
+
+    def _has_applet(self, name: str) -> bool:
+        """Return whether it has a program by the busybox of its architecture's userland; yes where nobody knows yet.
+
+        To a guest of this machine's architecture this machine's programs are sent.
+        """
+        if self.architecture.is_own:
+            return False
+        return self.userland is None or name in busybox.read(self.userland / busybox.PLACE)
 
     def _check(self, program: str, number: int, loader: str, contents: Contents) -> None:
         found = architecture.by_elf(number)
@@ -249,10 +263,22 @@ def _script(path: Path, starters: Sequence[str], interpreters: dict[str, None], 
         raise UsageError(f"the first line of {path} names no interpreter", expected="such as #!/bin/sh")
     if guest.contents is not None:
         for one in starters:
-            if not guest.has(one):
+            if not guest.starts(one):
                 raise UsageError(
                     f"{path} wants {one}, which the root file system has not",
                     expected="an interpreter that the root file system has",
+                )
+        return
+    if not guest.architecture.is_own:
+        for one in starters:
+            if "/" in one and script.is_python(one):
+                interpreters[one] = None
+            elif not guest.starts(one):
+                title = guest.architecture.title
+                raise UsageError(
+                    f"{path} wants {one}, which guests of {title} have not",
+                    expected="an interpreter that they have: Python or busybox's sh",
+                    hint=f"--rootfs with a root file system for {title}",
                 )
         return
     needed = [starters[0]]

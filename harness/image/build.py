@@ -2,9 +2,9 @@
 
 The image is kept in the cache. Its key is made of its sources: path, size and time of every file. It holds the
 interpreter, its shared libraries, the standard library as bytecode with its extension modules, the agent and the
-loader; and a static busybox, where this machine has one of the guest's architecture. The build reads the files of
-harness.guest and never imports them, and runs nothing of another architecture: bytecode depends on the version of
-Python alone.
+loader; and a static busybox, where this machine has one or the guest's architecture is another. The build reads the
+files of harness.guest and never imports them, and runs nothing of another architecture: bytecode depends on the version
+of Python alone.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 import harness
 from harness import needs
 from harness.errors import BuildError
-from harness.image import cpio, elf, script
+from harness.image import busybox, cpio, elf, script
 from harness.util import architecture, cache
 from harness.util.architecture import Architecture
 from harness.util.proc import run
@@ -248,8 +248,7 @@ def _entries(python: _Python, sources: set[Path]) -> Iterable[cpio.CpioEntry]:
         place = path if python.root is None else path.relative_to(python.root)
         yield cpio.file(str(place).lstrip("/"), _object(path, sources), 0o755)
     yield from _libraries(python, [python.interpreter, *extensions], sources)
-    if python.root is None:
-        yield from _applets(sources)
+    yield from _applets(python, sources)
     for source in _stdlib_files(stdlib):
         relative = source.relative_to(stdlib)
         code = _bytecode(source, f"/{library}/{relative}", sources)
@@ -260,19 +259,19 @@ def _entries(python: _Python, sources: set[Path]) -> Iterable[cpio.CpioEntry]:
         yield cpio.file(f"{shown_as}c", _bytecode(source, f"/{shown_as}", sources))
 
 
-def _applets(sources: set[Path]) -> Iterable[cpio.CpioEntry]:
-    """Yield a static busybox and its applets, where this machine has one: scripts and system(3) want a shell."""
-    busybox = needs.find(needs.need(_BUSYBOX))
-    if busybox is None:
-        return
-    busybox = busybox.resolve()
-    listed = run([busybox, "--list"], timeout=20)
-    if listed.status != 0:
-        raise BuildError(
-            f"{busybox} --list failed", expected="the names of its applets", hint="reinstall it", detail=listed.tail()
-        )
-    yield cpio.file("usr/bin/busybox", _object(busybox, sources), 0o755)
-    for applet in listed.stdout.split():
+def _applets(python: _Python, sources: set[Path]) -> Iterable[cpio.CpioEntry]:
+    """Yield a static busybox and its applets: scripts and system(3) want a shell. This machine may have none."""
+    if python.root is None:
+        found = needs.find(needs.need(_BUSYBOX))
+        if found is None:
+            return
+        program = found.resolve()
+        applets = busybox.listed(program)
+    else:
+        program = python.root / busybox.PLACE
+        applets = busybox.read(program)
+    yield cpio.file("usr/bin/busybox", _object(program, sources), 0o755)
+    for applet in applets:
         if applet != "busybox":
             yield cpio.link(f"usr/bin/{applet}", "busybox")
 

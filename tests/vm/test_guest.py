@@ -13,6 +13,7 @@ import pytest
 from harness.errors import GuestCallError, GuestProcessDied, UsageError
 from harness.testing import Guest
 from harness.vm.machine import Machine
+from tests.needs import needs_program
 
 PYTHON = "/usr/bin/python3"
 
@@ -146,6 +147,17 @@ def test_a_program_of_the_host_comes_with_its_libraries(guest: Guest, vm: Machin
     assert ran.stdout.startswith("gzip ")
     packed = guest.run([program, "-c"], stdin=b"hello " * 100)
     assert packed.status == 0
+
+
+def asks_a_shell() -> tuple[int, str]:
+    return os.system("test -d /proc && ls / | grep -q proc"), os.uname().machine
+
+
+def test_scripts_and_system_have_a_shell_and_its_tools(guest: Guest, vm: Machine) -> None:
+    needs_program("busybox-static")
+    assert guest.call(asks_a_shell) == (0, vm.spec.architecture.machine)
+    guest.push(b"#!/bin/sh\nuname -m | tr a-z A-Z\n", "/tmp/script", mode=0o755)
+    assert guest.run(["/tmp/script"]).stdout == f"{vm.spec.architecture.machine.upper()}\n"
 
 
 def test_files_and_folders_go_to_and_fro(guest: Guest, tmp_path: Path) -> None:

@@ -153,9 +153,31 @@ def test_a_program_must_be_of_the_guests_architecture(folder: Path) -> None:
     (folder / "s").write_bytes(changed)
     (folder / "s").chmod(0o755)
     assert pack(["./s"], (), cwd=folder, memory=256, wanted=arm64).argv == (f"{folder}/s",)
+
+
+def test_guests_of_another_architecture_have_busybox_and_python_and_no_program_of_this_machine(
+    folder: Path, tmp_path: Path
+) -> None:
+    arm64 = architecture.require("arm64")
+    userland = tmp_path / "userland"
+    (userland / "usr/bin").mkdir(parents=True)
+    (userland / "usr/bin/busybox").write_bytes(b"\x7fELF\0[\0[[\0env\0ls\0sh\0\0")
     script(folder, "#!/bin/sh", "t")
-    with pytest.raises(UsageError, match="/bin/sh is a program for"):
-        pack(["./t"], (), cwd=folder, memory=256, wanted=arm64)
+    script(folder, "#!/usr/bin/env bash", "b")
+    script(folder, "#!/opt/own/bin/python3", "p")
+
+    def found(word: str, *, known: bool = True) -> Parcel:
+        return pack([word], (), cwd=folder, memory=256, wanted=arm64, userland=userland if known else None)
+
+    assert found("ls").argv == ("ls",)
+    assert not {"/bin/sh", "/usr/bin/env"} & targets(found("./t"))
+    assert found("./p").interpreters == ("/opt/own/bin/python3",)
+    with pytest.raises(UsageError, match="wants bash, which guests of arm64 have not"):
+        found("./b")
+    with pytest.raises(UsageError, match="is a program for"):
+        found("make")
+    # Before its programs are fetched, nobody knows what the guest has.
+    assert (found("make", known=False).argv, found("./b", known=False).argv) == (("make",), (f"{folder}/b",))
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 
 from harness import needs
 from harness.errors import BuildError, UsageError
-from harness.image import build, elf
+from harness.image import build, busybox, elf
 from harness.util import architecture
 from tests.needs import needs_program
 from tests.unit.image.test_build import read_archive
@@ -38,6 +38,9 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     found = elf.shared_libraries([interpreter, libbpf, *extensions])
     for name, path in {**found, "libbpf.so.1": libbpf}.items():
         shutil.copyfile(path, libraries / Path(name).name)
+    busybox = needs.find(needs.need("busybox-static"))
+    assert busybox is not None
+    shutil.copyfile(busybox, root / "usr/bin/busybox")
     return root
 
 
@@ -70,11 +73,21 @@ def test_the_image_is_of_the_folder_and_tells_the_guest_its_architecture(root: P
     assert f"usr/bin/{PYTHON}" in found
     assert f"usr/lib/{PYTHON}/harness/guest/agent.pyc" in found
     assert "usr/lib/libbpf.so.1" in found
+    assert (found["usr/bin/sh"].data, found["usr/bin/ls"].data) == (b"busybox", b"busybox")
     assert found["lib"].data == b"usr/lib"
     assert not [path for path in found if str(root).lstrip("/") in path]
     # The second time it comes from the cache, and another change of the folder makes it anew.
     assert build.foreign_image(root, ARM) == image
     assert build.guest_image() != image
+
+
+def test_the_applets_of_a_busybox_are_read_as_it_lists_them_itself(tmp_path: Path) -> None:
+    program = needs.find(needs.need("busybox-static"))
+    assert program is not None
+    assert busybox.read(program) == busybox.listed(program)
+    (tmp_path / "busybox").write_bytes(b"\x7fELF nothing")
+    with pytest.raises(BuildError, match="has no table of applets"):
+        busybox.read(tmp_path / "busybox")
 
 
 def test_a_folder_without_python_is_one_clear_error(tmp_path: Path) -> None:
