@@ -141,7 +141,7 @@ def packages() -> Finding:
 
 
 def qemu(wanted: Architecture) -> Finding:
-    """Check the version of QEMU, and that it has the machine type and the device of guests.
+    """Check the version of QEMU, and that it has the machine type of guests, and the device where they have it.
 
     Args:
         wanted: The architecture of the guests.
@@ -151,26 +151,28 @@ def qemu(wanted: Architecture) -> Finding:
     """
     from harness.vm.process import find_qemu
 
-    name, machine = wanted.qemu, wanted.qemu_machine
+    name, machine, device = wanted.qemu, wanted.qemu_machine, DEVICE if wanted.shared else ""
+    features = needs.need(name).features
     path = find_qemu(wanted)
     machines = proc.run([path, "-machine", "help"], timeout=_PROGRAM_TIMEOUT)
     if machines.status != 0:
         what = f"{path} ends with status {machines.status}: {machines.tail(1)}"
-        return Finding(name, Status.WRONG, what, _as_root(needs.need(name).install))
+        return Finding(name, Status.WRONG, what, _as_root(needs.need(name).install), features)
     devices = proc.run([path, "-device", "help"], timeout=_PROGRAM_TIMEOUT)
     lacking = [
         f"the {kind} {part}"
         for kind, part, text in (
             ("machine", machine, re.findall(r"^(\S+)", machines.stdout, re.MULTILINE)),
-            ("device", DEVICE, re.findall(r'^name "([^"]+)"', devices.stdout, re.MULTILINE)),
+            ("device", device, re.findall(r'^name "([^"]+)"', devices.stdout, re.MULTILINE)),
         )
-        if part not in text
+        if part and part not in text
     ]
     about = f"{needs.version_of(path) or 'unknown version'}, {path}"
     if lacking:
         what = f"{about}, was built without {' and '.join(lacking)}"
-        return Finding(name, Status.WRONG, what, "put another QEMU first on PATH")
-    return Finding(name, Status.GOOD, f"{about}; has {machine} and {DEVICE}")
+        return Finding(name, Status.WRONG, what, "put another QEMU first on PATH", features)
+    has = " and ".join(filter(None, (machine, device)))
+    return Finding(name, Status.GOOD, f"{about}; has {has}", features=features)
 
 
 def vng() -> Finding:

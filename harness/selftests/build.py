@@ -243,7 +243,7 @@ class _Make:
                 # Most tests want no module; those that do are not built, and say this.
                 self._lacks = str(error)
             else:
-                self._kernel.append(f"KDIR={folder}")
+                self._kernel += [f"KDIR={folder}", *modules.warnings(folder)]
                 self._modules_for = against.release
 
     def headers(self) -> None:

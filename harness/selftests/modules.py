@@ -7,6 +7,7 @@ kernel's version, and of what the kernel came with: its configuration, its types
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -26,6 +27,11 @@ _KDIR = re.compile(r"^KDIR\b", re.MULTILINE)
 def are_wanted(folder: Path) -> bool:
     """Return whether a target has modules that are built for a kernel of the user's choice."""
     return any(_KDIR.search(path.read_text(errors="replace")) for path in folder.rglob("Makefile"))
+
+
+def warnings(folder: Path) -> list[str]:
+    """Return words for make that let it build modules in a build folder that does not list the kernel's symbols."""
+    return [] if (folder / _EXPORTS).is_file() else ["KBUILD_MODPOST_WARN=1"]
 
 
 def build_folder(
@@ -80,7 +86,8 @@ def build_folder(
     if all((folder / name).is_file() and (folder / name).read_bytes() == text for name, text in files.items()):
         return folder
     say(f"building selftests of {tree}: the build folder of {label}, for modules")
-    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     (folder / ".config").write_bytes(files[".config.given"])
     for goals in (["olddefconfig"], ["modules_prepare"]):
         # Debian's releases are not what the tree's version says, and a kernel loads modules of its own release alone.

@@ -206,6 +206,19 @@ def test_qemu_is_asked_what_it_has(text: str, what: str, tmp_path: Path, monkeyp
     assert (finding.status is Status.GOOD) == ("; has" in what)
 
 
+def test_qemu_of_another_architecture_needs_what_its_guests_have_and_concerns_them_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = QEMU.format(device="virtio-serial-ccw").replace("q35", "s390-ccw-virtio")
+    path = program(tmp_path / "bin", "qemu-system-s390x", text)
+    monkeypatch.setenv("PATH", f"{path.parent}:{os.environ['PATH']}")
+    finding = found("qemu-system-s390x")
+    assert (finding.status, finding.what) == (Status.GOOD, f"7.2.9, {path}; has s390-ccw-virtio")
+    program(tmp_path / "bin", "qemu-system-s390x", "echo lost library; exit 127")
+    finding = found("qemu-system-s390x")
+    assert (finding.stops(["run"]), finding.stops(["s390x"])) == (False, True)
+
+
 def test_vng_is_asked_for_every_option_that_a_boot_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found("vng").status is Status.GOOD
     real = process.find_vng()

@@ -60,8 +60,17 @@ def test_it_is_made_of_the_tree_and_of_what_the_kernel_came_with_and_once(tree: 
         assert (folder / "prepared").read_text() == "6.1.0-7-cloud\n"
     assert (folder / "Module.symvers").read_text() == "symbols"
     assert (folder / "vmlinux").read_bytes() == b"types"
+    (folder / "left").touch()
     made(tree, against(tmp_path, CONFIG + "CONFIG_BPF=y\n"))
-    assert (folder / "prepared").read_text() == "6.1.0-7-cloud\n" * 2
+    assert not (folder / "left").exists()
+
+
+def test_a_kernel_that_does_not_check_symbols_needs_no_list_of_them(tree: Path, tmp_path: Path) -> None:
+    folder = made(tree, against(tmp_path))
+    assert modules.warnings(folder) == []
+    folder = made(tree, against(tmp_path, "CONFIG_MODULES=y\n", provider="local"))
+    assert not (folder / "Module.symvers").exists()
+    assert modules.warnings(folder) == ["KBUILD_MODPOST_WARN=1"]
 
 
 def test_a_tree_that_the_kernel_was_built_in_is_its_build_folder(tree: Path, tmp_path: Path) -> None:
