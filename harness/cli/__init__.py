@@ -86,6 +86,24 @@ def add_verdict_options(parser: argparse.ArgumentParser, what: str) -> None:
     )
 
 
+def add_rootfs_option(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add the root file system of `what`."""
+    parser.add_argument(
+        "--rootfs",
+        type=Path,
+        metavar="WHAT",
+        help=f"the root file system of {what}: a folder, a tar archive, a saved container image, or this machine's "
+        "own files: host, host:FOLDER:FOLDER",
+    )
+
+
+def rootfs_option(arguments: argparse.Namespace) -> str:
+    """Return the root file system that was asked for, as :attr:`harness.vm.spec.Needs.rootfs`; "" for none."""
+    from harness.image.rootfs import named
+
+    return str(named(arguments.rootfs, Path.cwd())) if arguments.rootfs is not None else ""
+
+
 def require_memory(mib: int) -> None:
     """Check the guest's memory, --memory.
 

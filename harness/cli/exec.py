@@ -8,7 +8,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.cli import add_machine_options, add_verdict_options, machine_settings, positive, require_memory, say
+from harness.cli import (
+    add_machine_options,
+    add_rootfs_option,
+    add_verdict_options,
+    machine_settings,
+    positive,
+    require_memory,
+    rootfs_option,
+    say,
+)
 from harness.errors import UsageError
 
 if TYPE_CHECKING:
@@ -43,13 +52,7 @@ def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
         "--kernel", action="append", metavar="SELECTOR", help=f"{GRAMMAR}; repeat it for several (default: 6.12)"
     )
     parser.add_argument("--memory", type=int, default=256, metavar="MIB", help="guest memory (default: 256)")
-    parser.add_argument(
-        "--rootfs",
-        type=Path,
-        metavar="WHAT",
-        help="the root file system of the program: a folder, a tar archive, a saved container image, or this machine's "
-        "own files: host, host:FOLDER:FOLDER",
-    )
+    add_rootfs_option(parser, "the program")
     parser.add_argument(
         "--network",
         choices=[one.value for one in Network],
@@ -99,7 +102,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from harness.exec.kernels import exec_on_kernels
     from harness.exec.parcel import Parcel, pack, parse_push
     from harness.exec.run import Wishes, parse_env, parse_results
-    from harness.image.rootfs import Rootfs, named
+    from harness.image.rootfs import Rootfs
     from harness.util.architecture import Architecture
     from harness.vm.network import Network
     from harness.vm.spec import Needs
@@ -111,7 +114,6 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.folder_limit < 0 or arguments.timeout < 0:
         raise UsageError("--folder-limit and --timeout are not negative")
     pushes = [parse_push(text) for text in arguments.push]
-    what = named(arguments.rootfs, Path.cwd()) if arguments.rootfs is not None else None
 
     def pack_for(wanted: Architecture, userland: Path | None, files: Rootfs | None) -> Parcel:
         return pack(
@@ -133,7 +135,7 @@ def _run(arguments: argparse.Namespace) -> int:
         parse_results(arguments.results) if arguments.results else None,
     )
     network = Network(arguments.network)
-    needs = Needs(memory=arguments.memory, cpus=arguments.cpus, rootfs=str(what or ""), network=network)
+    needs = Needs(memory=arguments.memory, cpus=arguments.cpus, rootfs=rootfs_option(arguments), network=network)
     selectors = arguments.kernel or ["6.12"]
     record = None
     if arguments.record is not None:

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 from harness.cli import (
     add_machine_options,
+    add_rootfs_option,
     add_verdict_options,
     downloads,
     machine_settings,
     positive,
     require_memory,
+    rootfs_option,
     say,
     seconds,
 )
@@ -60,6 +62,7 @@ def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--module", action="append", default=[], metavar="NAME", help="a kernel module that tests need; repeats"
     )
+    add_rootfs_option(parser, "the tests")
     parser.add_argument(
         "--timeout", type=seconds, default=0.0, metavar="S", help="for a test (default: six times the target's own)"
     )
@@ -106,11 +109,14 @@ def _run(arguments: argparse.Namespace) -> int:
         say(f"harness: {line}")
     choices = kernel.resolve(arguments.kernel or [_SERIES], progress=say)
     tree = _tree(arguments.source).path
-    needs = Needs(memory=arguments.memory, cpus=arguments.cpus, modules=tuple(arguments.module))
+    files = rootfs_option(arguments)
+    needs = Needs(memory=arguments.memory, cpus=arguments.cpus, modules=tuple(arguments.module), rootfs=files)
     with contextlib.closing(Pool(machine_settings(arguments), say)) as pool:
         by_architecture: dict[str, list[Choice]] = {}
         for choice in choices:
             by_architecture.setdefault(choice.architecture, []).append(choice)
+        for name in by_architecture:
+            pool.rootfs(files, name)  # what is unusable is said before anything is built
         tests = {}
         for name, of in by_architecture.items():
             wants = build.wants_kernel(tree, wanted)

@@ -54,7 +54,7 @@ def host_files(what: str, root: Path, limit: int = LIMIT) -> list[tuple[str, os.
     """Return this machine's files for a guest: paths without leading slash, each folder before its content.
 
     Args:
-        what: "host" for all of them, or "host:" and folders with ":" between them.
+        what: "host" for all of them, or "host:" and folders with ":" between them; the others are there and empty.
         root: The root of this machine.
         limit: Bytes that they may have.
 
@@ -65,28 +65,25 @@ def host_files(what: str, root: Path, limit: int = LIMIT) -> list[tuple[str, os.
     tops = sorted(path.name for path in root.iterdir())
     found: list[tuple[str, os.stat_result]] = []
     sizes: dict[str, int] = {}
-    for place in folders or tops:
-        status = (root / place).lstat()
-        if place in _SYSTEM or folders:
-            sizes[place] = 0
-            for one in _tree(root, place, status):
-                found.append(one)
-                sizes[place] += _room(one[1])
-                if sizes[place] > limit:
-                    break  # it is refused whatever else is there
-        elif stat.S_ISDIR(status.st_mode):
-            found.append((place, status))
-            if place == "var":
-                below = ((f"{place}/{path.name}", path.lstat()) for path in sorted((root / place).iterdir()))
-                found += [one for one in below if not stat.S_ISREG(one[1].st_mode)]
-        elif stat.S_ISLNK(status.st_mode):
-            found.append((place, status))
+    # /bin and the like are often links into /usr, which programs' paths go through.
+    places = folders or [name for name in tops if name in _SYSTEM and not (root / name).is_symlink()]
+    for name in tops:
+        status = (root / name).lstat()
+        is_named = any(place == name or place.startswith(f"{name}/") for place in places)
+        if stat.S_ISLNK(status.st_mode) or (stat.S_ISDIR(status.st_mode) and not is_named):
+            found.append((name, status))
+        if name == "var" and not is_named:
+            below = ((f"{name}/{path.name}", path.lstat()) for path in sorted((root / name).iterdir()))
+            found += [one for one in below if not stat.S_ISREG(one[1].st_mode)]
+    for place in places:
+        sizes[place] = 0
+        for one in _tree(root, place, (root / place).lstat()):
+            found.append(one)
+            sizes[place] += _room(one[1])
+            if sizes[place] > limit:
+                break  # it is refused whatever else is there
     if sum(sizes.values()) > limit:
         raise _too_large(what, sizes, limit)
-    if folders:
-        # /bin and the like are links into /usr, which programs' paths go through.
-        links = ((name, (root / name).lstat()) for name in tops)
-        found = [one for one in links if stat.S_ISLNK(one[1].st_mode)] + found
     return found
 
 

@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,13 +26,14 @@ from harness.util.architecture import Architecture
 _SELFTESTS = "tools/testing/selftests"
 _NAME = re.compile(r"[\w.+-]+(?:/[\w.+-]+)*")
 _TIMEOUT = 3600.0
+_SHARED = "TEST_INCLUDES"
 _PROGRAMS = ("TEST_PROGS", "TEST_GEN_PROGS", "TEST_CUSTOM_PROGS")
 _BESIDE = (
     "TEST_PROGS_EXTENDED",
     "TEST_GEN_PROGS_EXTENDED",
     "TEST_FILES",
     "TEST_GEN_FILES",
-    "TEST_INCLUDES",
+    _SHARED,
     "TEST_GEN_MODS_DIR",
 )
 _MISSING = re.compile(
@@ -274,7 +275,7 @@ class _Make:
         is_alone = wanted.test and programs[0].startswith("/")
         done = self._make(source, programs if is_alone else ["all"], [one for one in programs if one.startswith("/")])
         installed = self._out / "installed" / wanted.target.replace("/", "-")
-        _install(source, installed, wanted.target, [name for names in lists.values() for name in names])
+        _install(source, installed, wanted.target, lists)
         for script in sorted((source.parent / "kselftest").glob("*.sh")):
             _copy(script, installed / "kselftest" / script.name)
         errors = [] if done.status == 0 else [first_errors(done.stderr), *installs(done.stderr, self._target)]
@@ -332,19 +333,24 @@ class _Make:
         )
 
 
-def _install(source: Path, installed: Path, target: str, names: Iterable[str]) -> None:
+def _install(source: Path, installed: Path, target: str, lists: Mapping[str, Sequence[str]]) -> None:
     """Copy what exists of a target's files to where `make install` puts them."""
     settings = source / "settings"
-    for name in [*names, *([str(settings)] if settings.is_file() else [])]:
-        path = Path(name) if name.startswith("/") else source / name
-        # Files of another target keep their place beside this one.
-        place = f"{target}/{path.name}" if not name.startswith("..") else os.path.normpath(f"{target}/{name}")
-        if place.startswith(".."):
+    places = {
+        # Files of other folders keep their place beside the target's own.
+        name: os.path.normpath(f"{target}/{name if list_ == _SHARED else Path(name).name}")
+        for list_, names in lists.items()
+        for name in names
+    }
+    if settings.is_file():
+        places["settings"] = f"{target}/settings"
+    for name, where in places.items():
+        if where.startswith(".."):
             continue
-        if path.exists():
-            _copy(path, installed / place)
-        elif (installed / place).is_file():
-            (installed / place).unlink()
+        if (source / name).exists():
+            _copy(source / name, installed / where)
+        elif (installed / where).is_file():
+            (installed / where).unlink()
 
 
 def _copy(path: Path, target: Path) -> None:

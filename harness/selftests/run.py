@@ -165,7 +165,7 @@ class Runner:
         out, err = _Kept(), _Kept()
         try:
             spec = self._pool.prepare(self._choice, self.plan.needs)
-            parcel = _pack(test, path, self.plan, spec)
+            parcel = self._pack(test, path, spec)
             machine = self._pool.take(spec)
             try:
                 if self._record is not None and not self._is_recorded:
@@ -181,6 +181,23 @@ class Runner:
             return lost(str(error))
         return judged(done, (out.kept + err.kept).decode(errors="replace"), doubts(test, spec.kernel, machine.release))
 
+    def _pack(self, test: Selftest, path: Path, spec: MachineSpec) -> Parcel:
+        needs = self.plan.needs
+        folder = path.parent
+        top = folder.parents[test.target.count("/")]
+        # Pushed, because all of it goes along: a working folder that is too large stays behind.
+        pushes = [parse_push(str(one)) for one in sorted(top.iterdir())]
+        return pack(
+            [f"./{path.name}", *self.plan.arguments],
+            pushes,
+            cwd=folder,
+            folder_limit=0,
+            memory=needs.memory,
+            wanted=architecture.require(spec.kernel.architecture),
+            userland=spec.image.userland,
+            rootfs=self._pool.rootfs(needs.rootfs, spec.kernel.architecture),
+        )
+
 
 def doubts(test: Selftest, kernel: Kernel, release: str) -> list[str]:
     """Return what a failure of a test may be of, besides the kernel's behaviour.
@@ -194,10 +211,15 @@ def doubts(test: Selftest, kernel: Kernel, release: str) -> list[str]:
     if test.modules_for not in ("", release):
         found.append(f"the tests' modules were built for {test.modules_for}; {release} does not load them")
     settings = kernel.settings
-    lacks = [] if settings is None else [name for name in test.options if settings.get(name) not in ("y", "m")]
-    if lacks:
-        options = ", ".join(f"CONFIG_{name}" for name in lacks)
-        found.append(f"the kernel was built without what the tests' file `config` asks for: {options}")
+    if settings is not None:
+        lacks = [f"CONFIG_{name}" for name in test.options if settings.get(name) not in ("y", "m")]
+        modules = [f"CONFIG_{name}" for name in test.options if settings.get(name) == "m"]
+        if lacks:
+            found.append(f"the kernel was built without what the tests' file `config` asks for: {', '.join(lacks)}")
+        if modules:
+            more = f" and {len(modules) - _SHOWN} more" if len(modules) > _SHOWN else ""
+            names = ", ".join(modules[:_SHOWN]) + more
+            found.append(f"of what the file `config` asks for, the kernel has as modules, for --module NAME: {names}")
     return found
 
 
@@ -235,22 +257,6 @@ def status_of(dones: Sequence[Done]) -> int:
     if any(done.outcome is Outcome.INFRASTRUCTURE for done in dones):
         return InfrastructureError.exit_status
     return int(any(done.outcome.is_bad for done in dones))
-
-
-def _pack(test: Selftest, path: Path, plan: SelftestPlan, spec: MachineSpec) -> Parcel:
-    folder = path.parent
-    top = folder.parents[test.target.count("/")]
-    # Pushed, because all of it goes along: a working folder that is too large stays behind.
-    pushes = [parse_push(str(one)) for one in sorted(top.iterdir())]
-    return pack(
-        [str(path), *plan.arguments],
-        pushes,
-        cwd=folder,
-        folder_limit=0,
-        memory=plan.needs.memory,
-        wanted=architecture.require(spec.kernel.architecture),
-        userland=spec.image.userland,
-    )
 
 
 def _counts(done: Done) -> str:

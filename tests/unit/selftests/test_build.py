@@ -27,8 +27,8 @@ TIMERS = """
 TEST_PROGS := script.sh
 TEST_GEN_PROGS := good bad
 TEST_GEN_PROGS_EXTENDED := dangerous
-TEST_FILES := data settings
-TEST_INCLUDES := ../other/lib.sh
+TEST_FILES := data settings lib.sh
+TEST_INCLUDES := ../other/lib.sh forwarding/lib.sh
 include ../lib.mk
 """
 
@@ -40,14 +40,22 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
     tree = tmp_path / "tree"
     tests = tree / "tools/testing/selftests"
-    for folder in ("timers", "other", "kselftest"):
+    for folder in ("timers/forwarding", "other", "kselftest"):
         (tests / folder).mkdir(parents=True)
     (tree / "Makefile").write_text("headers:\n\tmkdir -p $(O)/usr/include && touch $(O)/usr/include/made\n")
     (tests / "lib.mk").write_text(LIB)
     (tests / "timers/Makefile").write_text(TIMERS)
     (tests / "timers/settings").write_text("timeout=90\n")
     (tests / "timers/config").write_text("CONFIG_POSIX_TIMERS=y\nCONFIG_RTC=m\nCONFIG_HZ=100\n")
-    for name in ("timers/good.txt", "timers/dangerous.txt", "timers/script.sh", "timers/data", "other/lib.sh"):
+    for name in (
+        "timers/good.txt",
+        "timers/dangerous.txt",
+        "timers/script.sh",
+        "timers/data",
+        "other/lib.sh",
+        "timers/lib.sh",
+        "timers/forwarding/lib.sh",
+    ):
         (tests / name).write_text(name)
     (tests / "kselftest/runner.sh").write_text("")
     return tree
@@ -67,7 +75,11 @@ def test_a_target_is_built_and_what_cannot_be_is_named(tree: Path) -> None:
     assert bad.path is None
     assert "No rule to make target" in bad.why
     folder = script.path.parent
-    assert sorted(path.name for path in folder.iterdir()) == ["dangerous", "data", "good", "script.sh", "settings"]
+    assert " ".join(sorted(path.name for path in folder.iterdir())) == (
+        "dangerous data forwarding good lib.sh script.sh settings"
+    )
+    assert (folder / "lib.sh").read_text() == "timers/lib.sh"
+    assert (folder / "forwarding/lib.sh").read_text() == "timers/forwarding/lib.sh"
     # A script finds what lies beside its own folder.
     assert (folder / "../other/lib.sh").exists()
     assert (folder / "../kselftest/runner.sh").exists()
