@@ -50,9 +50,7 @@ def test_a_failure_names_what_else_it_may_be_of(tmp_path: Path) -> None:
     test = Selftest("bpf:a", Path("a"), options=("BPF", "FPROBE", "DUMMY", "IKCONFIG"), modules_for="6.1.0-1")
     other = "the tests' modules were built for 6.1.0-1; 6.12.0-1 does not load them"
     lacks = "the kernel was built without what the tests' file `config` asks for: CONFIG_FPROBE, CONFIG_IKCONFIG"
-    modules = (
-        "what the tests' file `config` asks for and the kernel has as modules, which --module NAME loads: CONFIG_DUMMY"
-    )
+    modules = "of what the file `config` asks for, the kernel has as modules, for --module NAME: CONFIG_DUMMY"
     assert doubts(test, kernel, "6.12.0-1") == [other, lacks, modules]
     assert doubts(test, kernel, "6.1.0-1") == [lacks, modules]
     assert doubts(test, dataclasses.replace(kernel, config=None), "6.1.0-1") == []
