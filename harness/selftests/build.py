@@ -219,6 +219,7 @@ class _Make:
         self._words: list[str | Path] = [needs.program("make"), f"-j{jobs}"]
         if not target.is_own:
             self._words += [f"ARCH={target.kbuild}", f"CROSS_COMPILE={target.cross}"]
+        self._against: Against | None = None
         self._kernel: list[str] = []
         self._lacks = ""
         self._modules_for = ""
@@ -230,6 +231,7 @@ class _Make:
             against: The kernel.
             is_for_modules: Whether its build folder is wanted too.
         """
+        self._against = against
         if against.types is not None:
             self._say(f"building selftests of {self._tree}: with the types (BTF) of {against.choice.label}")
             path = self._out / "types.btf"
@@ -278,9 +280,9 @@ class _Make:
         _install(source, installed, wanted.target, lists)
         for script in sorted((source.parent / "kselftest").glob("*.sh")):
             _copy(script, installed / "kselftest" / script.name)
-        errors = [] if done.status == 0 else [first_errors(done.stderr), *installs(done.stderr, self._target)]
-        why = "\n".join([*errors, *([self._lacks] if self._lacks else [])])
         timeout, options = _timeout(source), _options(source)
+        errors = [] if done.status == 0 else [first_errors(done.stderr), *installs(done.stderr, self._target)]
+        why = "\n".join([*errors, *([self._lacks] if self._lacks else []), *self._doubts(options)])
         modules_for = self._modules_for if modules.are_wanted(source) else ""
         result = []
         for program in dict.fromkeys(programs):
@@ -303,6 +305,15 @@ class _Make:
             path.unlink()
         # Programs that were up to date come back.
         return self._run(source, "-k", *goals) if old else done
+
+    def _doubts(self, options: Sequence[str]) -> list[str]:
+        """Return what the kernel lacks of what a target asks for: it has no types of that."""
+        if self._against is None or self._against.types is None or self._against.config is None:
+            return []
+        settings = parse_config(self._against.config.read_text())
+        lacks = ", ".join(f"CONFIG_{name}" for name in options if settings.get(name) not in ("y", "m"))
+        label = self._against.choice.label
+        return [f"the types (BTF) are those of {label}, which was built without {lacks}"] if lacks else []
 
     def _lists(self, source: Path, wanted: WantedSelftest) -> dict[str, list[str]]:
         """Return what the makefile lists: its tests, and the files that they need."""

@@ -170,6 +170,14 @@ def test_the_types_of_a_kernel_are_given_to_make_and_what_is_made_of_them_is_mad
     assert seen == ["one ", "one ", "one two "]
 
 
+def test_what_is_not_built_against_a_kernels_types_names_the_options_that_it_lacks(tree: Path, tmp_path: Path) -> None:
+    config = tmp_path / "config"
+    config.write_text("CONFIG_RTC=m\n")
+    against = Against(Choice("6.1", KernelVersion(6, 1), "debian", "k"), "6.1.0-1", config, b"types")
+    _, _, bad = build(tree, [WantedSelftest("timers")], jobs=1, say=lambda _: None, against=against)
+    assert bad.why.endswith("the types (BTF) are those of 6.1, which was built without CONFIG_POSIX_TIMERS")
+
+
 @pytest.mark.parametrize(
     ("wanted", "said"),
     [
