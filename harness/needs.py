@@ -58,6 +58,11 @@ class Need:
         """The command that installs it on Debian."""
         return f"apt-get install {' '.join(self.packages)}"
 
+    def install_for(self, architecture: str) -> str:
+        """Return the commands that install it for another architecture than this machine's, by Debian's name."""
+        packages = " ".join(f"{one}:{architecture}" for one in self.packages)
+        return f"dpkg --add-architecture {architecture} && apt-get update && apt-get install {packages}"
+
 
 @dataclass(frozen=True)
 class Table:

@@ -193,9 +193,7 @@ def installs(printed: str, target: Architecture) -> list[str]:
             if match["program"] in need.names:
                 found[f"{match[0]}: {need.install}"] = None
             elif any(name.endswith(f"/{header}") for name in need.names for header in headers):
-                packages = " ".join(f"{one}:{target.name}" for one in need.packages)
-                first = f"dpkg --add-architecture {target.name} && apt-get update && "
-                how = need.install if target.is_own else f"{first}apt-get install {packages}"
+                how = need.install if target.is_own else need.install_for(target.name)
                 found[f"{match[0]}: {how}"] = None
     return list(found)
 
