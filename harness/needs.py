@@ -213,6 +213,27 @@ def missing(name: str, *, what: str = "", expected: str = "") -> ToolMissing:
     )
 
 
+def require(names: Iterable[str]) -> None:
+    """Check that several things are there.
+
+    Args:
+        names: Their names in the table.
+
+    Raises:
+        ToolMissing: Some are missing; the error names them all.
+    """
+    lacking = [one for one in map(need, names) if find(one) is None]
+    if len(lacking) == 1:
+        raise missing(lacking[0].name)
+    if lacking:
+        packages = dict.fromkeys(package for one in lacking for package in one.packages)
+        raise ToolMissing(
+            f"{', '.join(one.name for one in lacking)} are not installed; they are needed to {lacking[0].purpose}",
+            expected="all of them",
+            hint=f"apt-get install {' '.join(packages)}",
+        )
+
+
 def program(name: str) -> Path:
     """Return a program of the table: on PATH, or in the folders for administrators.
 

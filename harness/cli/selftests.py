@@ -67,7 +67,11 @@ def add_parser(subparsers: SubParsers[argparse.ArgumentParser]) -> None:
         "--timeout", type=seconds, default=0.0, metavar="S", help="for a test (default: six times the target's own)"
     )
     parser.add_argument(
-        "--args", type=_words, default=[], metavar="WORDS", help="arguments for each test, such as '-t map_in_map'"
+        "--args",
+        type=_words,
+        default=[],
+        metavar="WORDS",
+        help="arguments for each test: --args='-t map_in_map'",
     )
     parser.add_argument(
         "--deny",
@@ -95,7 +99,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from harness.exec.record import ExecRecord
     from harness.kernel.build.kbuild import tree_version
     from harness.machines.pool import Pool
-    from harness.selftests import build, denied
+    from harness.selftests import build, denied, tools
     from harness.selftests.against import kernel_for
     from harness.selftests.run import SelftestPlan, run_selftests
     from harness.util import architecture
@@ -108,6 +112,8 @@ def _run(arguments: argparse.Namespace) -> int:
     for line in (*expired, *old):
         say(f"harness: {line}")
     choices = kernel.resolve(arguments.kernel or [_SERIES], progress=say)
+    for name in {choice.architecture for choice in choices}:
+        tools.check(architecture.require(name))  # before anything is fetched
     tree = _tree(arguments.source).path
     files = rootfs_option(arguments)
     needs = Needs(memory=arguments.memory, cpus=arguments.cpus, modules=tuple(arguments.module), rootfs=files)

@@ -16,9 +16,8 @@ from pathlib import Path
 
 from harness import needs
 from harness.errors import BuildError, MirrorError, ToolMissing, UsageError
-from harness.kernel.build.kbuild import first_errors
 from harness.kernel.build.kconfig import parse_config
-from harness.selftests import modules, place
+from harness.selftests import modules, place, tools
 from harness.selftests.against import Against
 from harness.util import architecture, cache, proc
 from harness.util.architecture import Architecture
@@ -35,10 +34,6 @@ _BESIDE = (
     "TEST_GEN_FILES",
     _SHARED,
     "TEST_GEN_MODS_DIR",
-)
-_MISSING = re.compile(
-    r"fatal error: (?P<header>[\w./-]+\.h): No such file|cannot find -l(?P<library>\w+)"
-    r"|(?P<program>[\w.-]+): (?:command )?not found"
 )
 _FAILED = re.compile(r"\*\*\* \[(?:[^\]\s]+: )?(?P<target>[^\]\s]+)\] Error")
 """The target of a recipe that failed, in what make prints."""
@@ -139,9 +134,7 @@ def build(
     for one in wanted:
         _folder(tree, one)
     target = target or architecture.own()
-    for tool in ("make", f"{target.cross}gcc", *(("ld", "/usr/include/stdio.h") if target.is_own else ())):
-        if needs.find(needs.need(tool)) is None:
-            raise needs.missing(tool)
+    tools.check(target)
     name = str(tree.resolve()) + ("" if target.is_own else f" {target.name}")
     key = hashlib.sha256(name.encode()).hexdigest()[:20]
     out = cache.cache_root() / "selftests" / key
@@ -176,26 +169,6 @@ def _folder(tree: Path, wanted: WantedSelftest) -> Path:
             hint=f"did you mean {' or '.join(near)}?" if near else f"ls {above}",
         )
     return folder
-
-
-def installs(printed: str, target: Architecture) -> list[str]:
-    """Return how to install what a build lacked, one line for each package.
-
-    Args:
-        printed: What make printed on standard error.
-        target: The architecture that was compiled for; the files of another than this machine's are in packages of its
-            own.
-    """
-    found: dict[str, None] = {}
-    for match in _MISSING.finditer(printed):
-        headers = [match["header"]] if match["header"] else [f"{match['library']}.h", f"lib{match['library']}.h"]
-        for need in needs.table().needs:
-            if match["program"] in need.names:
-                found[f"{match[0]}: {need.install}"] = None
-            elif any(name.endswith(f"/{header}") for name in need.names for header in headers):
-                how = need.install if target.is_own else need.install_for(target.name)
-                found[f"{match[0]}: {how}"] = None
-    return list(found)
 
 
 class _Make:
@@ -279,7 +252,7 @@ class _Make:
         for script in sorted((source.parent / "kselftest").glob("*.sh")):
             _copy(script, installed / "kselftest" / script.name)
         timeout, options = _timeout(source), _options(source)
-        errors = [] if done.status == 0 else [first_errors(done.stderr), *installs(done.stderr, self._target)]
+        errors = [] if done.status == 0 else [tools.errors(done.stderr, self._target)]
         why = "\n".join([*errors, *([self._lacks] if self._lacks else []), *self._doubts(options)])
         modules_for = self._modules_for if modules.are_wanted(source) else ""
         result = []

@@ -13,11 +13,12 @@ from pathlib import Path
 
 from harness import needs
 from harness.errors import BuildError
-from harness.kernel.build.kbuild import first_errors, tree_version
+from harness.kernel.build.kbuild import tree_version
 from harness.kernel.build.kconfig import parse_config
 from harness.kernel.files import headers
+from harness.selftests import tools
 from harness.selftests.against import Against
-from harness.util import proc
+from harness.util import architecture, proc
 
 _TIMEOUT = 1200.0
 _EXPORTS = "Module.symvers"
@@ -68,10 +69,8 @@ def build_folder(
             f"modules cannot be built for {label}: it {lack}",
             expected="a kernel with modules and its configuration beside it",
         )
-    tools = ["pahole"] if settings.get("DEBUG_INFO_BTF") == "y" else []
-    for need in [*needs.table().of(("build",)), *map(needs.need, tools)]:
-        if need.is_program:
-            needs.program(need.name)
+    programs = [need.name for need in needs.table().of(("build",)) if need.is_program]
+    needs.require([*programs, *(["pahole"] if settings.get("DEBUG_INFO_BTF") == "y" else [])])
     exports = headers.exports_of(against.choice, progress=say)
     if exports is None and settings.get("MODVERSIONS") == "y":
         raise BuildError(
@@ -98,7 +97,8 @@ def build_folder(
             raise BuildError(
                 f"the build folder of {label} cannot be made of {tree}",
                 expected=f"a clean tree in which `make O=FOLDER {goals[0]}` works",
-                detail=first_errors(done.stderr),
+                # Only programs of this machine are compiled here.
+                detail=tools.errors(done.stderr, architecture.own()),
             )
     # Last: they show that it is whole. Types stand for the image that a compiler has them from.
     for name, text in files.items():

@@ -320,3 +320,13 @@ def test_setup_refuses_an_architecture_that_it_does_not_know(machine: Machine, w
 def test_the_table_of_needs_and_the_table_of_architectures_agree() -> None:
     for name in table().architectures:
         assert [one.name for one in table().of([name])] == [architecture.require(name).qemu]
+
+
+def test_all_that_is_missing_is_named_in_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(needs, "find", lambda one: None if one.name in ("make", "bc") else Path("/bin/x"))
+    needs.require(["gcc", "ld"])
+    with pytest.raises(ToolMissing, match=r"^make is not installed"):
+        needs.require(["make", "gcc"])
+    with pytest.raises(ToolMissing, match=r"^make, bc are not installed") as raised:
+        needs.require(["make", "gcc", "bc"])
+    assert raised.value.hint == "apt-get install make bc"
