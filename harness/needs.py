@@ -228,7 +228,7 @@ def require(names: Iterable[str]) -> None:
     if lacking:
         packages = dict.fromkeys(package for one in lacking for package in one.packages)
         raise ToolMissing(
-            f"{', '.join(one.name for one in lacking)} are not installed; they are needed to {lacking[0].purpose}",
+            f"{', '.join(one.name for one in lacking)} are not installed",
             expected="all of them",
             hint=f"apt-get install {' '.join(packages)}",
         )
