@@ -112,20 +112,20 @@ def _run(arguments: argparse.Namespace) -> int:
     for line in (*expired, *old):
         say(f"harness: {line}")
     choices = kernel.resolve(arguments.kernel or [_SERIES], progress=say)
-    for name in {choice.architecture for choice in choices}:
+    by_architecture: dict[str, list[Choice]] = {}
+    for choice in choices:
+        by_architecture.setdefault(choice.architecture, []).append(choice)
+    for name in by_architecture:
         tools.check(architecture.require(name))  # before anything is fetched
     tree = _tree(arguments.source).path
     files = rootfs_option(arguments)
     needs = Needs(memory=arguments.memory, cpus=arguments.cpus, modules=tuple(arguments.module), rootfs=files)
     with contextlib.closing(Pool(machine_settings(arguments), say)) as pool:
-        by_architecture: dict[str, list[Choice]] = {}
-        for choice in choices:
-            by_architecture.setdefault(choice.architecture, []).append(choice)
         for name in by_architecture:
             pool.rootfs(files, name)  # what is unusable is said before anything is built
+        wants = build.wants_kernel(tree, wanted)
         tests = {}
         for name, of in by_architecture.items():
-            wants = build.wants_kernel(tree, wanted)
             against = kernel_for(tree_version(tree), of, pool, needs) if wants else None
             target = architecture.require(name)
             tests[name] = build.build(tree, wanted, jobs=arguments.jobs, say=say, target=target, against=against)

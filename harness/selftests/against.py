@@ -7,11 +7,13 @@ the tests get those of a kernel that they run on.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import GuestCallError, InfrastructureError, KernelFileError
+from harness.kernel.build.kconfig import parse_config
 from harness.kernel.types import Choice
 from harness.kernel.version import KernelVersion
 from harness.machines.pool import Pool
@@ -37,6 +39,16 @@ class Against:
     release: str
     config: Path | None
     types: bytes | None
+
+    @functools.cached_property
+    def settings(self) -> Mapping[str, str] | None:
+        """Its configuration, values by symbol; None when it came without."""
+        return parse_config(self.config.read_text()) if self.config is not None else None
+
+
+def lacking(options: Iterable[str], settings: Mapping[str, str]) -> list[str]:
+    """Return those of the options that tests ask for which a kernel was built without, as CONFIG_NAME."""
+    return [f"CONFIG_{name}" for name in options if settings.get(name) not in ("y", "m")]
 
 
 def by_nearness(choices: Iterable[Choice], version: KernelVersion) -> list[Choice]:

@@ -18,7 +18,7 @@ from harness import needs
 from harness.errors import BuildError, MirrorError, ToolMissing, UsageError
 from harness.kernel.build.kconfig import parse_config
 from harness.selftests import modules, place, tools
-from harness.selftests.against import Against
+from harness.selftests.against import Against, lacking
 from harness.util import architecture, cache, proc
 from harness.util.architecture import Architecture
 
@@ -279,10 +279,9 @@ class _Make:
 
     def _doubts(self, options: Sequence[str]) -> list[str]:
         """Return what the kernel lacks of what a target asks for: it has no types of that."""
-        if self._against is None or self._against.types is None or self._against.config is None:
+        if self._against is None or self._against.types is None or self._against.settings is None:
             return []
-        settings = parse_config(self._against.config.read_text())
-        lacks = ", ".join(f"CONFIG_{name}" for name in options if settings.get(name) not in ("y", "m"))
+        lacks = ", ".join(lacking(options, self._against.settings))
         label = self._against.choice.label
         return [f"the types (BTF) are those of {label}, which was built without {lacks}"] if lacks else []
 

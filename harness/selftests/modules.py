@@ -14,7 +14,6 @@ from pathlib import Path
 from harness import needs
 from harness.errors import BuildError
 from harness.kernel.build.kbuild import tree_version
-from harness.kernel.build.kconfig import parse_config
 from harness.kernel.files import headers
 from harness.selftests import tools
 from harness.selftests.against import Against
@@ -62,7 +61,7 @@ def build_folder(
             expected="the tree that the kernel was built from",
             hint=f"--source {against.choice.version}, or a --kernel of {version}",
         )
-    settings = parse_config(against.config.read_text()) if against.config is not None else {}
+    settings = against.settings or {}
     if settings.get("MODULES") != "y":
         lack = "has no modules: it was built without CONFIG_MODULES" if settings else "came without its configuration"
         raise BuildError(

@@ -20,9 +20,9 @@ from harness.kernel.types import Choice, Kernel
 from harness.machines.pool import Pool
 from harness.remote import transfer
 from harness.results.outcomes import Outcome, counted
+from harness.selftests.against import lacking
 from harness.selftests.build import Selftest
 from harness.selftests.denied import Denied, denied
-from harness.util import architecture
 from harness.vm.spec import MachineSpec, Needs
 
 _KEPT = 16 << 20
@@ -166,7 +166,7 @@ class Runner:
         out, err = _Kept(), _Kept()
         try:
             spec = self._pool.prepare(self._choice, self.plan.needs)
-            parcel = self._pack(test, path, spec)
+            parcel = _pack(test, path, self.plan.arguments, spec)
             machine = self._pool.take(spec)
             try:
                 if self._record is not None and not self._is_recorded:
@@ -182,23 +182,6 @@ class Runner:
             return lost(str(error))
         return judged(done, (out.kept + err.kept).decode(errors="replace"), doubts(test, spec.kernel, machine.release))
 
-    def _pack(self, test: Selftest, path: Path, spec: MachineSpec) -> Parcel:
-        needs = self.plan.needs
-        folder = path.parent
-        top = folder.parents[test.target.count("/")]
-        # Pushed, because all of it goes along: a working folder that is too large stays behind.
-        pushes = [parse_push(str(one)) for one in sorted(top.iterdir())]
-        return pack(
-            [f"./{path.name}", *self.plan.arguments],
-            pushes,
-            cwd=folder,
-            folder_limit=0,
-            memory=needs.memory,
-            wanted=architecture.require(spec.kernel.architecture),
-            userland=spec.image.userland,
-            rootfs=self._pool.rootfs(needs.rootfs, spec.kernel.architecture),
-        )
-
 
 def doubts(test: Selftest, kernel: Kernel, release: str) -> list[str]:
     """Return what a failure of a test may be of, besides the kernel's behaviour.
@@ -213,7 +196,7 @@ def doubts(test: Selftest, kernel: Kernel, release: str) -> list[str]:
         found.append(f"the tests' modules were built for {test.modules_for}; {release} does not load them")
     settings = kernel.settings
     if settings is not None:
-        lacks = [f"CONFIG_{name}" for name in test.options if settings.get(name) not in ("y", "m")]
+        lacks = lacking(test.options, settings)
         modules = [f"CONFIG_{name}" for name in test.options if settings.get(name) == "m"]
         if lacks:
             found.append(f"the kernel was built without what the tests' file `config` asks for: {', '.join(lacks)}")
@@ -258,6 +241,22 @@ def status_of(dones: Sequence[Done]) -> int:
     if any(done.outcome is Outcome.INFRASTRUCTURE for done in dones):
         return InfrastructureError.exit_status
     return int(any(done.outcome.is_bad for done in dones))
+
+
+def _pack(test: Selftest, path: Path, arguments: Sequence[str], spec: MachineSpec) -> Parcel:
+    folder = path.parent
+    top = folder.parents[test.target.count("/")]
+    return pack(
+        [f"./{path.name}", *arguments],
+        # Pushed, because all of it goes along: a working folder that is too large stays behind.
+        [parse_push(str(one)) for one in sorted(top.iterdir())],
+        cwd=folder,
+        folder_limit=0,
+        memory=spec.needs.memory,
+        wanted=spec.architecture,
+        userland=spec.image.userland,
+        rootfs=spec.rootfs,
+    )
 
 
 def _counts(done: Done) -> str:
