@@ -211,6 +211,29 @@ def test_every_bit_of_a_commands_flags(scene: Scene, case: str, observe: Observe
     observe(by_errno(scene.guest.call(answers_to_bits, scene.type, COMMANDS[case], "flags", 64, True, closes=False)))
 
 
+# What a command returns.
+
+
+@pytest.mark.contract("returns")
+@pytest.mark.usefixtures("replaces")
+def test_a_command_returns_zero(scene: Scene, case: str, observe: Observe) -> None:
+    outer = scene.empty() if case == "insert" else scene.holding(0, 1)
+    value = scene.inner.fd.to_bytes(4, scene.bpf.byte_order)
+    commands: dict[str, tuple[str, dict[str, Any], dict[str, int | bytes]]] = {
+        "insert": ("MAP_UPDATE_ELEM", {"key": bytes(4), "value": value}, {}),
+        "replace": ("MAP_UPDATE_ELEM", {"key": bytes(4), "value": value}, {}),
+        "delete": ("MAP_DELETE_ELEM", {"key": bytes(4)}, {}),
+        "lookup": ("MAP_LOOKUP_ELEM", {"key": bytes(4)}, {"value": 4}),
+        "next_key": ("MAP_GET_NEXT_KEY", {"key": None}, {"next_key": 4}),
+        "freeze": ("MAP_FREEZE", {}, {}),
+        "update_batch": ("MAP_UPDATE_BATCH", {"keys": bytes(4), "values": value, "count": 1}, {}),
+        "delete_batch": ("MAP_DELETE_BATCH", {"keys": bytes(4), "count": 1}, {}),
+    }
+    command, fields, outputs = commands[case]
+    answer = scene.bpf.commands.attempt(command, {"map_fd": outer.fd, **fields}, outputs)
+    observe(name_of(answer.errno) if answer.errno else answer.result)
+
+
 # What a lookup gives.
 
 
