@@ -9,7 +9,6 @@ from __future__ import annotations
 import lzma
 import os
 import re
-import shutil
 import tarfile
 import tempfile
 import zlib
@@ -23,7 +22,7 @@ from harness.errors import HarnessError, InfrastructureError, KernelFileError, M
 from harness.kernel import cache as kernel_cache
 from harness.kernel.build import kbuild
 from harness.kernel.files import signature
-from harness.kernel.files.decompress import package_members
+from harness.kernel.files.decompress import package_members, write_member
 from harness.kernel.files.download import Meter, fetch, get, no_meter, served_by
 from harness.kernel.types import Progress
 from harness.kernel.version import KernelVersion
@@ -337,10 +336,7 @@ def _tarball(archive: Path, scratch: Path) -> Path:
     with package_members(archive) as members:
         for member in members:
             if member.isfile() and re.search(r"usr/src/linux-source-[^/]*\.tar\.\w+$", member.name):
-                content = members.extractfile(member)
-                assert content is not None, "a regular file has content"
-                with target.open("wb") as stream:
-                    shutil.copyfileobj(content, stream, 1 << 20)
+                write_member(members, member, target)
                 return target
     raise KernelFileError(f"{archive} is a package that has no kernel sources", expected="a linux-source-* package")
 

@@ -1,11 +1,9 @@
-"""Decompresses files, by the ending of their name or by their first bytes, and opens Debian packages.
-
-No side effects: it only reads what it is given.
-"""
+"""Decompresses files, by the ending of their name or by their first bytes; opens archives and takes files of them."""
 
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -157,6 +155,15 @@ def package_members(package: Path) -> Iterator[tarfile.TarFile]:
         if error.errno is not None:
             raise
         raise _no_package(package, error) from error
+
+
+def write_member(archive: tarfile.TarFile, member: tarfile.TarInfo, place: Path) -> None:
+    """Write a regular file of an archive to a place; its folder is made."""
+    content = archive.extractfile(member)
+    assert content is not None, "a regular file has content"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with place.open("wb") as stream:
+        shutil.copyfileobj(content, stream, 1 << 20)
 
 
 def _no_package(package: Path, error: Exception) -> KernelFileError:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import re
-import shutil
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import Any
 
 from harness.errors import MirrorError, UsageError
 from harness.kernel import cache as kernel_cache
-from harness.kernel.files.decompress import package_members
+from harness.kernel.files.decompress import package_members, write_member
 from harness.kernel.files.download import fetch
 from harness.kernel.providers import debian_archive
 from harness.kernel.providers.debian import DebianProvider
@@ -126,13 +125,9 @@ def _built(choice: Choice, packed: Path) -> Headers:
     def unpack() -> Path:
         with cache.new_folder(folder) as made, tarfile.open(packed) as archive:
             for member in archive:
-                content = archive.extractfile(member)
                 place = made / build / member.name
-                if content is None or not member.name.endswith(".h") or ".." in place.parts:
-                    continue
-                place.parent.mkdir(parents=True, exist_ok=True)
-                with place.open("wb") as stream:
-                    shutil.copyfileobj(content, stream)
+                if member.isfile() and member.name.endswith(".h") and ".." not in place.parts:
+                    write_member(archive, member, place)
         return folder
 
     cache.artefact(folder, whole=lambda: _there(folder), make=unpack)
@@ -207,14 +202,8 @@ def _extract(choice: Choice, package: Package, target: Path, is_wanted: Callable
     with package_members(path) as members:
         for member in members:
             parts = Path(member.name.removeprefix("./")).parts
-            if not member.isfile() or parts[:2] != ("usr", "src") or ".." in parts or not is_wanted(parts[3:]):
-                continue
-            content = members.extractfile(member)
-            if content is not None:
-                place = target.joinpath(*parts)
-                place.parent.mkdir(parents=True, exist_ok=True)
-                with place.open("wb") as stream:
-                    shutil.copyfileobj(content, stream)
+            if member.isfile() and parts[:2] == ("usr", "src") and ".." not in parts and is_wanted(parts[3:]):
+                write_member(members, member, target.joinpath(*parts))
     path.unlink()
 
 

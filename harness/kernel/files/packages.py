@@ -9,7 +9,6 @@ import hashlib
 import json
 import lzma
 import re
-import shutil
 import struct
 import tempfile
 import zlib
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import KernelFileError
 from harness.kernel import cache as kernel_cache
 from harness.kernel.files import raw_image, rpm
-from harness.kernel.files.decompress import open_stream, package_members, unpacked
+from harness.kernel.files.decompress import open_stream, package_members, unpacked, write_member
 from harness.util import cache
 
 if TYPE_CHECKING:
@@ -179,11 +178,7 @@ def placed(name: str) -> str | None:
 def _take(members: tarfile.TarFile, target: Path) -> None:
     for member in members:
         if member.isfile() and (place := placed(member.name)) is not None:
-            content = members.extractfile(member)
-            assert content is not None, "a regular file has content"
-            (target / place).parent.mkdir(parents=True, exist_ok=True)
-            with (target / place).open("wb") as out:
-                shutil.copyfileobj(content, out, 1 << 20)
+            write_member(members, member, target / place)
 
 
 @contextmanager
@@ -205,8 +200,7 @@ def _unpack_tar(path: Path, target: Path, oci: Path) -> bool:
         layout = False
         for member in members:
             name = re.sub(r"^(\./)+", "", member.name)
-            content = members.extractfile(member) if member.isfile() else None
-            if content is None:
+            if not member.isfile():
                 continue
             layout = layout or name == "oci-layout"
             if re.fullmatch(r"oci-layout|index\.json|blobs/sha256/[0-9a-f]{64}", name):
@@ -215,9 +209,7 @@ def _unpack_tar(path: Path, target: Path, oci: Path) -> bool:
                 inner = placed(name) or placed(name.partition("/")[2])
                 place = target / inner if inner is not None else None
             if place is not None:
-                place.parent.mkdir(parents=True, exist_ok=True)
-                with place.open("wb") as out:
-                    shutil.copyfileobj(content, out, 1 << 20)
+                write_member(members, member, place)
         return not layout
 
 

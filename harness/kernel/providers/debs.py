@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.errors import KernelFileError
 from harness.kernel import cache as kernel_cache
-from harness.kernel.files.decompress import package_members
+from harness.kernel.files.decompress import package_members, write_member
 from harness.kernel.files.download import Meter, fetch, no_meter
 from harness.kernel.providers.debian_index import DebianKernel
 from harness.kernel.types import Choice, Kernel, Progress
@@ -167,11 +166,7 @@ def unpack(package: Path, release: str | None, target: Path) -> None:
                 place = target / name
             else:
                 continue
-            place.parent.mkdir(parents=True, exist_ok=True)
-            content = members.extractfile(member)
-            assert content is not None, "a regular file has content"
-            with place.open("wb") as stream:
-                shutil.copyfileobj(content, stream, 1 << 20)
+            write_member(members, member, place)
             if place == target / "vmlinuz" and _is_elf(place):
                 # Packages of linux-binary have ppc64el's image under that name too.
                 place.rename(target / "vmlinux")

@@ -8,7 +8,6 @@ architecture and version of Python, and not made again when Debian updates a pac
 from __future__ import annotations
 
 import re
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -16,7 +15,7 @@ from typing import Any
 
 from harness.errors import BuildError, KernelFileError, MirrorError
 from harness.kernel import cache as kernel_cache
-from harness.kernel.files.decompress import package_members
+from harness.kernel.files.decompress import package_members, write_member
 from harness.kernel.files.download import fetch
 from harness.kernel.providers import debian_archive
 from harness.kernel.providers.debian import DebianProvider
@@ -139,15 +138,12 @@ def unpack(package: Path, target: Path) -> None:
             if name.startswith("/") or ".." in PurePosixPath(name).parts:
                 raise KernelFileError(f"{package.name} has the path {member.name}", expected="paths below the root")
             place = target / name
-            place.parent.mkdir(parents=True, exist_ok=True)
             place.unlink(missing_ok=True)
-            if member.issym():
+            if member.isfile():
+                write_member(members, member, place)
+            else:
+                place.parent.mkdir(parents=True, exist_ok=True)
                 place.symlink_to(_inside(member.linkname, name))
-                continue
-            content = members.extractfile(member)
-            assert content is not None, "a regular file has content"
-            with place.open("wb") as stream:
-                shutil.copyfileobj(content, stream, 1 << 20)
 
 
 def _inside(points_to: str, name: str) -> str:
