@@ -212,9 +212,8 @@ def plan(
             expected="a clean tree, because the harness builds in a separate folder",
             hint=f"make -C {tree} mrproper; or, to use that build: --kernel={tree}",
         )
-    for need in needs.table().of(("build", f"build-{flavour}", *([] if target.is_own else [f"build-{target.name}"]))):
-        if need.is_program:
-            needs.program(need.name)
+    features = ("build", f"build-{flavour}", *([] if target.is_own else [f"build-{target.name}"]))
+    needs.require(need.name for need in needs.table().of(features) if need.is_program)
     compiler = choose_compiler(read_toml("kernels", "compilers.toml")["row"], version, cc, gcc_major, target)
     if compiler.doubt:
         progress(f"warning: {compiler.doubt}")

@@ -356,6 +356,13 @@ def test_the_headers_of_a_kernel_that_has_them_in_itself_are_kept_for_bcc(tree: 
     assert headers_of(choice, progress=lambda line: None) == found
 
 
+def test_all_missing_programs_are_named_at_once(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ToolMissing, match="make, flex, bison, bc, perl, gcc, ld, gzip are not installed") as caught:
+        build(tree)
+    assert caught.value.hint == "apt-get install make flex bison bc perl gcc binutils gzip"
+
+
 def test_a_tree_that_was_built_in_says_what_to_do(tree: Path) -> None:
     (tree / ".config").touch()
     with pytest.raises(KernelFileError, match="has been built in") as caught:
