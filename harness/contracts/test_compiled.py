@@ -23,11 +23,14 @@ NOBODY = 65534
 NULL = 0x7777
 """What the program returns when a lookup gave it nothing."""
 
-ELEMENTS, SIZE = 5, 24
-"""Elements of the inner arrays, whose mask is 7, and bytes of each: no power of two."""
+SLOTS, ELEMENTS = 3, 5
+"""Slots of the outer maps, of which the first is taken, and elements of the inner arrays; their masks are 3 and 7."""
 
-READS = ((0, 2), (0, 5), (0, 8), (1, 2), (3, 2), (4, 2), (0xFFFFFFFF, 2))
-"""Keys in an outer map of three slots, of which the first is taken (its mask is 3), and elements of the inner array."""
+POWER_OF_TWO = 4
+"""As many of both have the mask 3: what is asked of the first index beyond the end would be the first element."""
+
+SIZE = 24
+"""Bytes of an element: no power of two."""
 
 
 def found(outer_type: str, how: str) -> str:
@@ -35,10 +38,13 @@ def found(outer_type: str, how: str) -> str:
 
     Args:
         outer_type: The outer map's type.
-        how: "masked" for maps and programs of a user without privileges, "called" for a call that two outer maps come
-            to, which no verifier inlines.
+        how: "masked" or "masked_power_of_two" for maps and programs of a user without privileges, "called" for a call
+            that two outer maps come to, which no verifier inlines.
     """
-    programs = loaded_by_nobody(outer_type) if how == "masked" else loaded(outer_type, how == "called")
+    if how == "masked_power_of_two":
+        programs = loaded_by_nobody(outer_type, POWER_OF_TWO, POWER_OF_TWO)
+    else:
+        programs = loaded_by_nobody(outer_type) if how == "masked" else loaded(outer_type, how == "called")
     answers = []
     for program in programs:
         error, _, numbers, _ = raw.attempt(
@@ -51,16 +57,16 @@ def found(outer_type: str, how: str) -> str:
     return " ".join(answers)
 
 
-def loaded(outer_type: str, has_two: bool) -> list[int]:
-    """Load a program for each of :data:`READS`."""
-    inner = raw.map_create("array", 4, SIZE, ELEMENTS)
-    for element in range(ELEMENTS):
+def loaded(outer_type: str, has_two: bool, slots: int = SLOTS, elements: int = ELEMENTS) -> list[int]:
+    """Load programs that read at a key of the outer map and an element of the inner array; the first finds one."""
+    inner = raw.map_create("array", 4, SIZE, elements)
+    for element in range(elements):
         value = (40 + element).to_bytes(4, sys.byteorder) + bytes(SIZE - 4)
         raw.map_update(inner, element.to_bytes(4, sys.byteorder), value)
-    outer, other = (raw.map_create(outer_type, 4, 4, 3, inner_map_fd=inner) for _ in range(2))
+    outer, other = (raw.map_create(outer_type, 4, 4, slots, inner_map_fd=inner) for _ in range(2))
     raw.map_update(outer, bytes(4), inner.to_bytes(4, sys.byteorder))
     programs = []
-    for key, element in READS:
+    for key, element in ((0, 2), (0, elements), (0, 8), (1, 2), (slots, 2), (slots + 1, 2), (0xFFFFFFFF, 2)):
         code = asm.assemble(*reading(outer, other if has_two else outer, key, element))
         programs.append(
             raw.command("PROG_LOAD", prog_type="socket_filter", insns=code, insn_cnt=len(code) // 8, license="GPL")
@@ -68,11 +74,11 @@ def loaded(outer_type: str, has_two: bool) -> list[int]:
     return programs
 
 
-def loaded_by_nobody(outer_type: str) -> list[int]:
+def loaded_by_nobody(outer_type: str, slots: int = SLOTS, elements: int = ELEMENTS) -> list[int]:
     """Load them without privileges."""
     os.seteuid(NOBODY)
     try:
-        return loaded(outer_type, has_two=False)
+        return loaded(outer_type, False, slots, elements)
     finally:
         os.seteuid(0)
 
@@ -112,7 +118,7 @@ def masks(code: Iterable[asm.Instruction]) -> list[int]:
 @pytest.mark.contract("compiled.unmasked")
 def test_what_is_masked_for_root(scene: Scene, observe: Observe) -> None:
     inner = scene.bpf.map("array", max_entries=ELEMENTS)
-    outer = scene.empty(max_entries=3, inner=inner)
+    outer = scene.empty(max_entries=SLOTS, inner=inner)
     with scene.bpf.prog("socket_filter", reading(outer.fd, outer.fd, 0, 2)) as program:
         observe(masks(program.translated()))
 
