@@ -66,7 +66,8 @@ def loaded(outer_type: str, has_two: bool, slots: int = SLOTS, elements: int = E
     outer, other = (raw.map_create(outer_type, 4, 4, slots, inner_map_fd=inner) for _ in range(2))
     raw.map_update(outer, bytes(4), inner.to_bytes(4, sys.byteorder))
     programs = []
-    for key, element in ((0, 2), (0, elements), (0, 8), (1, 2), (slots, 2), (slots + 1, 2), (0xFFFFFFFF, 2)):
+    # 256 is 0 in its lowest byte and under every mask.
+    for key, element in ((0, 2), (0, elements), (0, 256), (1, 2), (slots, 2), (256, 2), (0xFFFFFFFF, 2)):
         code = asm.assemble(*reading(outer, other if has_two else outer, key, element))
         programs.append(
             raw.command("PROG_LOAD", prog_type="socket_filter", insns=code, insn_cnt=len(code) // 8, license="GPL")

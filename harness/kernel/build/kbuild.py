@@ -324,7 +324,8 @@ class Job:
             f"--directory={self.tree}",
             f"O={self.output}",
             f"ARCH={self.compiler.wanted.kbuild}",
-            *([f"CROSS_COMPILE={self.compiler.wanted.cross}"] if self.compiler.wanted.cross else []),
+            # Also where there is none: some trees name their owner's compiler in the Makefile.
+            f"CROSS_COMPILE={self.compiler.wanted.cross}",
             # What was compiled before, for this kernel or another, is not compiled again.
             f"CC={cached(self.compiler.cc)}",
             *self.compiler.make,

@@ -278,6 +278,11 @@ def test_a_commit_reuses_the_previous_build_and_is_not_a_release(tree: Path, fla
     assert [offer.key for offer in kernel_cache.offers("local")] == []
 
 
+def test_the_owners_compiler_in_the_makefile_is_not_used(tmp_path: Path) -> None:
+    owners = MAKEFILE.replace("bzImage:\n", "CROSS_COMPILE = /nowhere/arm-\nbzImage:\n\t$(CROSS_COMPILE)true\n")
+    assert build(kernel_tree(tmp_path / "linux", makefile=owners)).kernel.release == "6.1.7-minimal"
+
+
 def test_dropped_settings_are_named(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fragments = kbuild.fragment_settings("minimal")
     monkeypatch.setattr(kbuild, "fragment_settings", lambda *_: [*fragments, Setting("DROPPED", "y")])
