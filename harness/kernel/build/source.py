@@ -90,6 +90,7 @@ def _from_git(repository: Path, ref: str, progress: Progress, *, shown: tuple[st
             raise KernelFileError(
                 f"git cannot export {ref} of {repository}",
                 expected="a whole repository: a partial clone lacks objects",
+                hint="clone it whole; or, where what it lacks is not compiled, check it out: --source FOLDER",
                 detail=done.tail(),
             )
         return _unpacked(archive, commit, f"{name} ({commit[:12]}) of {place}", progress)
