@@ -212,6 +212,14 @@ def keys_of(size: int) -> Probe:
     return probe
 
 
+def threads(bpf: Bpf) -> ProbeResult:
+    """A child process starts a thread and ends as it means to."""
+    status = bpf.commands.ask("clone3", calls.Hooks.start_thread)
+    if status:
+        return ProbeResult(Availability.NO, f"a process that started one ended with the wait status {status}")
+    return ProbeResult(Availability.YES, "one was started")
+
+
 def wide_words(bpf: Bpf) -> ProbeResult:
     """The auxiliary vector of a process, which is of the kernel's own kind, has words of 8 bytes."""
     path = "/proc/self/auxv"

@@ -10,6 +10,7 @@ import fcntl
 import os
 import socket
 import struct
+import threading
 
 from harness.guest.api import syscalls
 
@@ -96,6 +97,20 @@ def add_kprobe_event(*, symbols: tuple[str, ...]) -> None:
             return
         finally:
             os.close(fd)
+
+
+def start_thread() -> int:
+    """Start a thread in a child process, which that may kill; return the child's wait status."""
+    child = os.fork()
+    if not child:
+        try:
+            thread = threading.Thread(target=int)
+            thread.start()
+            thread.join()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitpid(child, 0)[1]
 
 
 def run_on(cpu: int) -> None:

@@ -46,6 +46,7 @@ NAMES = {
     "seteuid": "users",
     "sched_setaffinity": "second_cpu",
     "setrlimit": "locked_memory",
+    "Thread": "threads",
     "pin": "bpffs",
     "pinned_map": "bpffs",
     "libbpf_find_vmlinux_btf_id": "btf",
