@@ -21,7 +21,7 @@ from harness.contracts.scene import Scene, jit
 from harness.features import map_types
 from harness.guest.api import asm
 from harness.guest.api import bpf as raw
-from harness.testing import Bpf, Map, btf, errno_name, errno_of, uapi
+from harness.testing import Bpf, BpfError, Map, btf, errno_name, errno_of, uapi
 
 pytestmark = pytest.mark.vm(scope="module")
 
@@ -264,6 +264,16 @@ def test_lookup_in_other_arrays_of_descriptors(scene: Scene, case: str, observe:
 # What stays.
 
 
+def is_there(bpf: Bpf, btf_id: int) -> bool:
+    try:
+        bpf.btf_by_id(btf_id).close()
+    except BpfError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        return False
+    return True
+
+
 @pytest.mark.contract("use.template_types")
 def test_the_types_of_a_template_go_with_it(scene: Scene, case: str, observe: Observe) -> None:
     bpf = scene.bpf
@@ -277,8 +287,7 @@ def test_the_types_of_a_template_go_with_it(scene: Scene, case: str, observe: Ob
         scene.empty(inner=template).close()
     template.close()
     types.close()
-    gone = await_end_of(lambda: bpf.commands.attempt("BTF_GET_FD_BY_ID", {"id": number}).errno != errno.ENOENT)
-    observe("gone" if gone else "stays")
+    observe("gone" if await_end_of(lambda: is_there(bpf, number)) else "stays")
 
 
 def locked_template(outer_type: str, types: tuple[btf.Type, ...], size: int, key_type: int, value_type: int) -> str:
