@@ -194,8 +194,9 @@ def nearest(one: Golden, golden: Iterable[Golden]) -> Nearest | None:
             name: (one.answers[name], other.answers[name]) for name in both if one.answers[name] != other.answers[name]
         }
         found.append(Nearest(other, len(both) - len(otherwise), otherwise))
-    # What one of them was not asked counts for neither: fewer contradictions come first, then more agreement.
-    return min(found, key=lambda each: (len(each.otherwise) - each.alike, len(each.otherwise)), default=None)
+    # What one of them was not asked counts for neither. One contradiction more than there is makes a kernel that was
+    # asked little no better than one that was asked all.
+    return min(found, key=lambda each: (len(each.otherwise) + 1) / (each.alike + len(each.otherwise) + 1), default=None)
 
 
 def nearest_of(record: RunRecord, kernel: RecordedKernel, others: RunRecord) -> RecordedKernel | None:
