@@ -194,8 +194,8 @@ def nearest(one: Golden, golden: Iterable[Golden]) -> Nearest | None:
             name: (one.answers[name], other.answers[name]) for name in both if one.answers[name] != other.answers[name]
         }
         found.append(Nearest(other, len(both) - len(otherwise), otherwise))
-    # What one of them was not asked counts for neither. One contradiction more than there is makes a kernel that was
-    # asked little no better than one that was asked all.
+    # What one of them was not asked counts for neither. The share of contradictions, with one more than there is: so a
+    # kernel that was asked little does not win.
     return min(found, key=lambda each: (len(each.otherwise) + 1) / (each.alike + len(each.otherwise) + 1), default=None)
 
 

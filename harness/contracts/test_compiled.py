@@ -41,10 +41,8 @@ def found(outer_type: str, how: str) -> str:
         how: "masked" or "masked_power_of_two" for maps and programs of a user without privileges, "called" for a call
             that two outer maps come to, which no verifier inlines.
     """
-    if how == "masked_power_of_two":
-        programs = loaded_by_nobody(outer_type, POWER_OF_TWO, POWER_OF_TWO)
-    else:
-        programs = loaded_by_nobody(outer_type) if how == "masked" else loaded(outer_type, how == "called")
+    sizes = (POWER_OF_TWO, POWER_OF_TWO) if how == "masked_power_of_two" else (SLOTS, ELEMENTS)
+    programs = loaded_by_nobody(outer_type, *sizes) if how.startswith("masked") else loaded(outer_type, how == "called")
     answers = []
     for program in programs:
         error, _, numbers, _ = raw.attempt(
