@@ -7,14 +7,11 @@ the tests get those of a kernel that they run on.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from harness.errors import GuestCallError, InfrastructureError, KernelFileError
-from harness.kernel.build.kconfig import parse_config
-from harness.kernel.types import Choice
+from harness.kernel.types import Choice, Kernel
 from harness.kernel.version import KernelVersion
 from harness.machines.pool import Pool
 from harness.remote import transfer
@@ -30,20 +27,15 @@ class Against:
 
     Attributes:
         choice: Which.
+        kernel: Its files.
         release: What `uname -r` prints on it.
-        config: Its configuration file, if it came with one.
         types: Its types as its own file has them; None where it was built without.
     """
 
     choice: Choice
+    kernel: Kernel
     release: str
-    config: Path | None
     types: bytes | None
-
-    @functools.cached_property
-    def settings(self) -> Mapping[str, str] | None:
-        """Its configuration, values by symbol; None when it came without."""
-        return parse_config(self.config.read_text()) if self.config is not None else None
 
 
 def lacking(options: Iterable[str], settings: Mapping[str, str]) -> list[str]:
@@ -84,7 +76,7 @@ def kernel_for(version: KernelVersion, choices: Iterable[Choice], pool: Pool, ne
                 pool.give_back(spec, machine)
         except (InfrastructureError, KernelFileError):
             continue
-        found = Against(choice, machine.release, spec.kernel.config, types)
+        found = Against(choice, spec.kernel, machine.release, types)
         if types is not None:
             return found
         first = first or found

@@ -279,9 +279,9 @@ class _Make:
 
     def _doubts(self, options: Sequence[str]) -> list[str]:
         """Return what the kernel lacks of what a target asks for: it has no types of that."""
-        if self._against is None or self._against.types is None or self._against.settings is None:
+        if self._against is None or self._against.types is None or self._against.kernel.settings is None:
             return []
-        lacks = ", ".join(lacking(options, self._against.settings))
+        lacks = ", ".join(lacking(options, self._against.kernel.settings))
         label = self._against.choice.label
         return [f"the types (BTF) are those of {label}, which was built without {lacks}"] if lacks else []
 

@@ -61,7 +61,7 @@ def build_folder(
             expected="the tree that the kernel was built from",
             hint=f"--source {against.choice.version}, or a --kernel of {version}",
         )
-    settings = against.settings or {}
+    settings = against.kernel.settings or {}
     if settings.get("MODULES") != "y":
         lack = "has no modules: it was built without CONFIG_MODULES" if settings else "came without its configuration"
         raise BuildError(
@@ -77,8 +77,8 @@ def build_folder(
             f"{_EXPORTS} is not at hand",
             expected="a kernel of Debian's, or a tree in which the kernel was built",
         )
-    assert against.config is not None, "its settings were read a moment ago"
-    files = {".config.given": against.config.read_bytes()}
+    assert against.kernel.config is not None, "its settings were read a moment ago"
+    files = {".config.given": against.kernel.config.read_bytes()}
     files |= {"vmlinux": against.types} if against.types is not None else {}
     files |= {_EXPORTS: exports.read_bytes()} if exports is not None else {}
     if all((folder / name).is_file() and (folder / name).read_bytes() == text for name, text in files.items()):

@@ -9,9 +9,9 @@ import pytest
 from harness.errors import BuildError, UsageError
 from harness.kernel.types import Choice
 from harness.kernel.version import KernelVersion
-from harness.selftests.against import Against
 from harness.selftests.build import Selftest, WantedSelftest, build, parse_wanted, wants_kernel
 from tests.needs import needs_program
+from tests.unit.selftests import kernels
 
 LIB = """
 TEST_GEN_PROGS := $(patsubst %,$(OUTPUT)/%,$(TEST_GEN_PROGS))
@@ -162,7 +162,7 @@ def test_the_types_of_a_kernel_are_given_to_make_and_what_is_made_of_them_is_mad
     assert wants_kernel(tree, [WantedSelftest("timers"), WantedSelftest("other")])
     seen = []
     for types in (b"one ", b"one ", b"two "):
-        against = Against(Choice("6.1", KernelVersion(6, 1), "debian", "k"), "6.1.0-1", None, types)
+        against = kernels.against(Choice("6.1", KernelVersion(6, 1), "debian", "k"), "6.1.0-1", None, types)
         (found,) = build(tree, [WantedSelftest("other")], jobs=1, say=lambda _: None, against=against)
         assert found.path is not None
         seen.append(found.path.read_text())
@@ -172,7 +172,7 @@ def test_the_types_of_a_kernel_are_given_to_make_and_what_is_made_of_them_is_mad
 def test_what_is_not_built_against_a_kernels_types_names_the_options_that_it_lacks(tree: Path, tmp_path: Path) -> None:
     config = tmp_path / "config"
     config.write_text("CONFIG_RTC=m\n")
-    against = Against(Choice("6.1", KernelVersion(6, 1), "debian", "k"), "6.1.0-1", config, b"types")
+    against = kernels.against(Choice("6.1", KernelVersion(6, 1), "debian", "k"), "6.1.0-1", config, b"types")
     _, _, bad = build(tree, [WantedSelftest("timers")], jobs=1, say=lambda _: None, against=against)
     assert bad.why.endswith("the types (BTF) are those of 6.1, which was built without CONFIG_POSIX_TIMERS")
 

@@ -14,6 +14,7 @@ from harness.kernel.version import KernelVersion
 from harness.selftests import modules
 from harness.selftests.against import Against
 from tests.needs import needs_program
+from tests.unit.selftests import kernels
 
 MAKEFILE = """
 VERSION = 6
@@ -47,7 +48,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def against(tmp_path: Path, config: str = CONFIG, **of: object) -> Against:
     (tmp_path / "config").write_text(config)
     choice = Choice(**{"label": "6.1", "version": VERSION, "provider": "debian", "key": "k", **of})  # type: ignore[arg-type]
-    return Against(choice, "6.1.0-7-cloud", tmp_path / "config", b"types")
+    return kernels.against(choice, "6.1.0-7-cloud", tmp_path / "config", b"types")
 
 
 def made(tree: Path, kernel: Against) -> Path:
