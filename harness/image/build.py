@@ -154,13 +154,21 @@ def guest_image() -> Image:
 
 
 def _image(python: _Python, parts: Sequence[object]) -> Image:
-    key = cache.cache_root() / "images" / hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:16]
+    # The names too: of a module that is new no record knows that it is missing.
+    named = "\0".join(map(str, [*parts, *_guest_sources()]))
+    key = cache.cache_root() / "images" / hashlib.sha256(named.encode()).hexdigest()[:16]
     record = key.with_suffix(".json")
     return cache.artefact(
         key,
         whole=lambda: cache.from_record(record, lambda known: _whole(record, known, python.root)),
         make=lambda: _build(record, python),
     )
+
+
+def _guest_sources() -> list[Path]:
+    """Return the files of this package that the guest gets."""
+    package = Path(harness.__file__)
+    return [package, *sorted((package.parent / "guest").rglob("*.py"))]
 
 
 def optional_libraries() -> dict[str, Path]:
@@ -217,8 +225,6 @@ def _build(record: Path, python: _Python) -> Image:
 
 def _entries(python: _Python, sources: set[Path]) -> Iterable[cpio.CpioEntry]:
     stdlib, library = python.stdlib, python.library
-    guest = Path(harness.__file__).parent / "guest"
-
     yield cpio.link("bin", "usr/bin")
     yield cpio.link("sbin", "usr/bin")
     yield cpio.link("usr/sbin", "bin")
@@ -254,8 +260,9 @@ def _entries(python: _Python, sources: set[Path]) -> Iterable[cpio.CpioEntry]:
         code = _bytecode(source, f"/{library}/{relative}", sources)
         yield cpio.file(f"{library}/{relative.with_suffix('.pyc')}", code)
 
-    for source in (guest.parent / "__init__.py", *sorted(guest.rglob("*.py"))):
-        shown_as = f"{library}/harness/{source.relative_to(guest.parent)}"
+    package = Path(harness.__file__).parent
+    for source in _guest_sources():
+        shown_as = f"{library}/harness/{source.relative_to(package)}"
         yield cpio.file(f"{shown_as}c", _bytecode(source, f"/{shown_as}", sources))
 
 

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import harness
 from harness.errors import BuildError, UsageError
 from harness.image import build, cpio, elf
 
@@ -211,6 +212,18 @@ def test_a_source_of_the_same_size_that_is_newer_counts_as_changed(builds: Build
 def test_an_image_is_built_again_when_a_source_is_gone(builds: Builds) -> None:
     build.guest_image()
     builds.source = builds.source.rename(builds.source.with_name("moved.py"))
+    build.guest_image()
+    assert builds.count == 2
+
+
+def test_an_image_is_built_again_when_the_guest_has_a_new_module(
+    builds: Builds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guest = tmp_path / "harness" / "guest"
+    guest.mkdir(parents=True)
+    monkeypatch.setattr(harness, "__file__", str(guest.parent / "__init__.py"))
+    build.guest_image()
+    (guest / "new.py").touch()
     build.guest_image()
     assert builds.count == 2
 
