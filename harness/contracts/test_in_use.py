@@ -7,7 +7,6 @@ import errno
 import os
 import struct
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ from harness.contracts.scene import Scene, jit
 from harness.features import map_types
 from harness.guest.api import asm
 from harness.guest.api import bpf as raw
+from harness.guest.threads import second_thread
 from harness.testing import Bpf, BpfError, Map, btf, errno_name, errno_of, uapi
 
 pytestmark = pytest.mark.vm(scope="module")
@@ -292,11 +292,7 @@ def test_the_types_of_a_template_go_with_it(scene: Scene, case: str, observe: Ob
 
 def locked_template(outer_type: str, types: tuple[btf.Type, ...], size: int, key_type: int, value_type: int) -> str:
     """Offer a map with a lock in its values as a template in a process of two threads; say whether it goes."""
-    done = threading.Event()
-    # With one thread alone the kernel takes no reference on the file of a descriptor, and has none to forget.
-    other = threading.Thread(target=done.wait)
-    other.start()
-    try:
+    with second_thread():
         data = btf.encode(*types)
         fds = [raw.command("BTF_LOAD", btf=data, btf_size=len(data))]
         described = {"btf_fd": fds[0], "btf_key_type_id": key_type, "btf_value_type_id": value_type}
@@ -307,9 +303,6 @@ def locked_template(outer_type: str, types: tuple[btf.Type, ...], size: int, key
         for fd in fds:
             os.close(fd)
         return "gone" if await_end_of(lambda: number in raw.ids("map")) else "stays"
-    finally:
-        done.set()
-        other.join()
 
 
 @pytest.mark.contract("use.locked_template")

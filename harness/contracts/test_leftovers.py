@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from harness.contracts.conftest import Observe
 from harness.contracts.scene import Scene
 from harness.guest.api import bpf as raw
 from harness.guest.leaks import snapshot
+from harness.guest.threads import second_thread
 
 ROUNDS = 400
 """Outer maps that are made between two looks at the memory."""
@@ -83,16 +83,9 @@ def try_everything(outer_type: str) -> None:
 def in_a_process_with_threads(outer_type: str) -> int:
     """Return how many maps stay after every command was tried in a process of two threads."""
     before = set(raw.ids("map"))
-    done = threading.Event()
-    # With one thread alone the kernel takes no reference on the file of a descriptor, and has none to forget.
-    other = threading.Thread(target=done.wait)
-    other.start()
-    try:
+    with second_thread():
         try_everything(outer_type)
         return ids_that_stay(before)
-    finally:
-        done.set()
-        other.join()
 
 
 @pytest.mark.contract("leftovers.descriptors_in_a_process_with_threads")
