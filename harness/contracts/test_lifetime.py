@@ -308,7 +308,8 @@ def grace_periods(outer_type: str, commands: list[str], count: int) -> dict[str,
     """Issue commands; return of each how often it waited for a grace period, by function of the kernel.
 
     The trace is on while a command runs and at no other time: to empty it and to read it, this process waits for
-    grace periods too.
+    grace periods too. The events stay: 5.4 warns of each that is switched off, as disable_trace_kprobe() returns 1
+    there (from v5.4.183 on).
 
     Args:
         outer_type: The outer map's type.
@@ -331,7 +332,7 @@ def grace_periods(outer_type: str, commands: list[str], count: int) -> dict[str,
     probes = tracing / "events/waits"
     (tracing / "tracing_on").write_text("0")
     for name in WAITS:
-        with contextlib.suppress(OSError):  # not every kernel has each of them
+        with contextlib.suppress(OSError):  # not every kernel has each of them; and they may be there already
             append(tracing / "kprobe_events", f"p:waits/{name} {name}\n")
     for probe in probes.glob("synchronize_*"):
         (probe / "filter").write_text(f"common_pid == {os.getpid()}")
@@ -350,9 +351,6 @@ def grace_periods(outer_type: str, commands: list[str], count: int) -> dict[str,
             (tracing / "tracing_on").write_text("0")
         lines = [line for line in (tracing / "trace").read_text().splitlines() if not line.startswith("#")]
         found[command] = {name: sum(f" {name}:" in line for line in lines) for name in WAITS}
-    (probes / "enable").write_text("0")
-    (tracing / "kprobe_events").write_text("")
-    (tracing / "tracing_on").write_text("1")
     return found
 
 
@@ -400,6 +398,7 @@ def all_waits(_: Bpf, guest: Guest, outer_type: str) -> dict[str, dict[str, int]
     return guest.call(grace_periods, outer_type, commands, 3, closes=False)
 
 
+@pytest.mark.vm(group="waits")
 @pytest.mark.contract("waits", "waits_batch")
 @pytest.mark.usefixtures("replaces")
 def test_what_waits_for_running_programs(scene: Scene, case: str, observe: Observe) -> None:
