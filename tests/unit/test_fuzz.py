@@ -178,7 +178,7 @@ def test_images_that_qemu_loads(data: bytes) -> None:
 def test_elf_kernels(data: bytes) -> None:
     with only(KernelFileError):
         bzimage.check_elf(data, "vmlinux")
-        bzimage.has_pvh_note(data)
+        bzimage.pvh_problem(data)
         bzimage.load_alignment(data)
         bzimage.elf_banner(data)
         bzimage.embedded_config(data)

@@ -25,6 +25,10 @@ ELF_MAGIC = b"\x7fELF"
 XEN_ELFNOTE_PHYS32_ENTRY = 18
 """The note by which QEMU boots an uncompressed kernel: PVH's 32-bit entry point."""
 
+_PVH_ENTRY_BYTES = 256
+_FINDS_OWN_ADDRESS = bytes.fromhex("e800000000 5d")  # call 1f; 1: pop %ebp
+_USES_OWN_ADDRESS = bytes.fromhex("4889eb 4881eb")  # mov %rbp,%rbx; sub $_pa(pvh_start_xen),%rbx
+
 UNPACKER_SIZE = 1 << 18
 """Bytes at the beginning of a zImage among which its compressed kernel begins."""
 
@@ -321,22 +325,36 @@ def check_elf(data: bytes, name: str, wanted: Architecture | None = None) -> Non
                 expected="a whole vmlinux",
                 hint="copy or build it again",
             )
-        has_pvh_note(data)  # reads the notes, which may be damaged too
+        pvh_problem(data)  # reads the notes, which may be damaged too
     except (ELFError, ConstructError, struct.error, ValueError, OverflowError) as error:
         raise KernelFileError(f"{name} is a damaged ELF file: {error}", expected="a whole vmlinux") from error
 
 
-def has_pvh_note(data: bytes) -> bool:
-    """Return whether an ELF kernel has the PVH entry note; without it QEMU does not boot the file directly.
+def pvh_problem(data: bytes) -> str:
+    """Return why QEMU cannot boot an x86-64 ELF kernel directly, "" where it can: by its PVH entry.
 
     CONFIG_PVH is an option of its own since Linux kernel commit 7733607fb3e6 ("x86/Kconfig: Introduce PVH Kconfig
     option") (in v5.0); earlier kernels have the note only in Xen builds, and older ones not at all.
+
+    Some stable releases (6.6.64 and 6.11.11, not 6.6.65) took changes of v6.13 without the one before them, which
+    puts the address of the entry into a register: they hang there and print nothing.
     """
-    return any(
-        note["n_type"] in (XEN_ELFNOTE_PHYS32_ENTRY, "XEN_ELFNOTE_PHYS32_ENTRY") and note["n_name"] == "Xen"
-        for segment in _elf(data).iter_segments("PT_NOTE")
+    elf = _elf(data)
+    entries = [
+        int.from_bytes(note["n_descdata"], "little")
+        for segment in elf.iter_segments("PT_NOTE")
         for note in segment.iter_notes()
-    )
+        if note["n_type"] in (XEN_ELFNOTE_PHYS32_ENTRY, "XEN_ELFNOTE_PHYS32_ENTRY") and note["n_name"] == "Xen"
+    ]
+    if not entries:
+        return "it has no PVH entry (CONFIG_PVH)"
+    for segment in elf.iter_segments("PT_LOAD"):
+        if 0 <= (inside := entries[0] - segment["p_paddr"]) < segment["p_filesz"]:
+            start = segment["p_offset"] + inside
+            before, used, _ = data[start : start + _PVH_ENTRY_BYTES].partition(_USES_OWN_ADDRESS)
+            if used and _FINDS_OWN_ADDRESS not in before:
+                return "its PVH entry takes its own address from a register that nothing has set"
+    return ""
 
 
 def load_alignment(data: bytes) -> int:

@@ -30,9 +30,10 @@ CONFIG = "CONFIG_BPF=y\nCONFIG_BPF_SYSCALL=y\n"
 def elf(
     *, machine: int = EM_X86_64, pvh: bool = True, align: int = 0x200000, content: bytes = b"", release: str = RELEASE
 ) -> bytes:
-    """A vmlinux with one loadable segment and, with `pvh`, the note that QEMU boots it by."""
-    note = struct.pack("<III", 4, 4, 18) + b"Xen\0" + struct.pack("<I", 0x1000000) if pvh else b""
-    body = f"Linux version {release} (fake@host) (gcc) #1 SMP\n\0".encode() + content
+    """A vmlinux with one loadable segment and, with `pvh`, the note that QEMU boots it by: it enters at the content."""
+    banner = f"Linux version {release} (fake@host) (gcc) #1 SMP\n\0".encode()
+    note = struct.pack("<III", 4, 4, 18) + b"Xen\0" + struct.pack("<I", len(banner)) if pvh else b""
+    body = banner + content
     start = 64 + 56 * 2
     header = (
         b"\x7fELF\x02\x01\x01"

@@ -71,6 +71,19 @@ def test_without_the_pvh_note_the_bzimage_is_booted() -> None:
     assert kernel.digest == cache.digest_file(kernel.bzimage)
 
 
+@pytest.mark.parametrize(
+    ("config", "image", "why"),
+    [
+        (CONFIG, elf(pvh=False), "it has no PVH entry"),
+        (CONFIG + "CONFIG_KASAN=y\n", elf(), "code that KASAN instruments"),
+    ],
+)
+def test_a_vmlinux_that_qemu_cannot_boot_is_refused(config: str, image: bytes, why: str) -> None:
+    with pytest.raises(KernelFileError, match=rf"QEMU cannot boot the kernel image of a test: {why}"):
+        add(image, config, name="vmlinux")
+    assert leftovers() == []
+
+
 def test_with_kasan_the_bzimage_is_booted_too() -> None:
     add(config=CONFIG + "CONFIG_KASAN=y\n")
     kernel = load()

@@ -136,10 +136,21 @@ def test_an_object_file_is_not_a_vmlinux() -> None:
         bzimages.check_elf(bytes(data), "file.o")
 
 
-def test_pvh_note_and_alignment() -> None:
-    assert bzimages.has_pvh_note(elf(pvh=True))
-    assert not bzimages.has_pvh_note(elf(pvh=False))
+def test_alignment() -> None:
     assert bzimages.load_alignment(elf(align=0x1000)) == 0x1000
+
+
+# What objdump shows of v6.11.11 and of v6.13.7: the address in %rbp is that of the call, or is whatever was there.
+USES_ADDRESS = bytes.fromhex("4889eb 4881eb00000001 48891d00000000")
+FINDS_ADDRESS = bytes.fromhex("fc e800000000 5d 83ed0b")
+
+
+def test_what_qemu_cannot_boot_directly() -> None:
+    assert bzimages.pvh_problem(elf(pvh=False)) == "it has no PVH entry (CONFIG_PVH)"
+    assert bzimages.pvh_problem(elf(content=bytes(16))) == ""
+    assert bzimages.pvh_problem(elf(content=FINDS_ADDRESS + bytes(16) + USES_ADDRESS)) == ""
+    assert "register that nothing has set" in bzimages.pvh_problem(elf(content=bytes(16) + USES_ADDRESS))
+    assert bzimages.pvh_problem(elf(content=bytes(300) + USES_ADDRESS)) == ""
 
 
 def test_banner_and_configuration_inside_a_vmlinux() -> None:
