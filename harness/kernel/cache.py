@@ -128,7 +128,7 @@ def seal(made: Path, choice: Choice, *, origin: str, **facts: object) -> None:
         config.write_bytes(embedded)
     if config.exists():
         require_bpf(config.read_text(errors="replace"), origin)
-    if config.exists() and re.search(r"^CONFIG_KASAN=y$", config.read_text(), re.MULTILINE):
+    if compressed.exists() and config.exists() and re.search(r"^CONFIG_KASAN=y$", config.read_text(), re.MULTILINE):
         # 6.1.192 so built prints nothing and resets in QEMU, while its bzImage boots.
         problem = "code that KASAN instruments runs on its PVH entry before there is shadow memory"
     if problem and not compressed.exists() and wanted.name == "amd64":
