@@ -27,6 +27,7 @@ from harness.results.file import read
 from harness.results.outcomes import Outcome
 from harness.results.types import RunRecord
 from harness.util import cache, tables
+from harness.util.proc import die_with_parent
 
 _NET_ADMIN, _SYS_PTRACE, _SYS_ADMIN_LIKE, _SYS_RESOURCE, _SYSLOG, _PERFMON, _BPF = 12, 19, (16, 23, 27), 24, 34, 38, 39
 
@@ -154,7 +155,14 @@ def _pytest(
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
     command += ["--pyargs", *(select or ["harness.contracts"]), f"--record={record}"]
     with log.open("w") as output:
-        subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, env=environment, check=False)
+        subprocess.run(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            check=False,
+            preexec_fn=die_with_parent,
+        )
     if not record.exists():
         raise RecordError(
             f"the trial without {', '.join(names)} wrote no record",
